@@ -1,0 +1,48 @@
+# Needs only make and Python 3.10 to 3.13. Another Python: make test PYTHON=python3.12 VENV=.venv-3.12
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format benchmark clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## install everything in .venv (the other targets do it by themselves)
+
+demo: $(STAMP) ## train a small group of learners from start to finish
+	$(BIN)/python scripts/demo.py
+
+test: $(STAMP) ## run the tests (more options: PYTEST_ARGS="-k sac -x")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(STAMP) ## measure the training speed
+	$(BIN)/python scripts/benchmark_speed.py
+
+clean: ## remove .venv and caches (runs and results stay)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# setuptools comes first, so that the project is built with the pinned one instead of the newest.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { echo "policykd: no '$(PYTHON)' here; install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo "policykd: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); needed is Python 3.10 to 3.13: name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || { echo "policykd: '$(PYTHON)' has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "policykd: setting up $(VENV), once; this downloads PyTorch and may take some minutes"
+	"$(PYTHON)" -m venv "$(VENV)"
+	$(BIN)/python -m pip install -c constraints.txt setuptools
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@

@@ -1,0 +1,5 @@
+"""``python -m policykd_envs`` prints the table of ``README.md``."""
+
+from policykd_envs.registration import readme_table
+
+print(readme_table(), end="")

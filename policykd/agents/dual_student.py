@@ -1,0 +1,309 @@
+"""Learners that learn one task together and from one another: the agent that a user trains."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+
+from policykd import checkpoint, export, native
+from policykd.agents import snapshot
+from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, env_factory
+from policykd.agents.run_folder import CHECKPOINT, RunFolder
+from policykd.agents.training import COMPILE_PAYS, train
+from policykd.agents.update import Update, can_compile
+from policykd.config import Config, change
+from policykd.distillation.methods import METHODS
+from policykd.errors import PolicyKDError, nearest
+from policykd.evaluation import Evaluation, Evaluator
+from policykd.learners import CONFIGS, LEARNERS
+from policykd.memory import SharedReplay
+from policykd.presets import preset
+from policykd.seeding import env_seed, stream
+
+LearnerChoice = int | Literal["best"]
+
+
+class DualStudent:
+    """Groups of peers that learn a continuous-control task, all in one batched update.
+
+    Args:
+        env: id of a registered environment, an instance made from one, or a function that makes an instance.
+        method: a row of ``policykd.distillation.methods.METHODS``.
+        backbone: "ddpg" or "td3".
+        peers: learners per group that learn from one another.
+        seeds: one group per seed; groups are independent repetitions.
+        config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
+        device: "auto" is CUDA where there is one.
+        compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
+        run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
+
+    Raises:
+        PolicyKDError: anything of this cannot work; the text is one line.
+    """
+
+    def __init__(
+        self,
+        env: str | gym.Env | EnvFactory,
+        *,
+        method: str = "dpd",
+        backbone: str = "ddpg",
+        peers: int = 2,
+        seeds: Sequence[int] = (0,),
+        config: str | dict[str, Any] | Config | None = None,
+        device: str = "auto",
+        compile: bool | Literal["auto"] = "auto",
+        run_dir: str | Path | None = None,
+    ) -> None:
+        self.method_name = _known("method", method, METHODS)
+        self.backbone = _known("backbone", backbone, LEARNERS)
+        self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
+        self.env_id, self.factory = env_factory(env)
+        self.config = resolve_config(config, backbone, self.env_id)
+        self.device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
+        self.compile = compile
+        probe = self.factory()
+        try:
+            self.observation_space, self.action_space = check_spaces(probe)
+        finally:
+            probe.close()
+        self.action_scale = ActionScale(self.action_space)
+        self.folder = None
+        if run_dir is not None:
+            self.folder = RunFolder(run_dir, f"{method}-{backbone}", self.env_id, self.n_learners)
+            self.folder.create(self.settings)
+        self._build()
+
+    def _build(self) -> None:
+        """Make networks, replay and generators; environments and logs are opened when first needed."""
+        sizes = self.observation_space.shape[0], self.action_space.shape[0]
+        streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
+        self.exploration, self.sampling = streams["exploration"], streams["replay"]
+        self.learner = LEARNERS[self.backbone](*sizes, self.config, streams["learner"], self.device)
+        self.replay_buffer = SharedReplay(
+            self.config.buffer_size, *sizes, self.n_learners, self.peers, self.device
+        )
+        self.update: Update | None = None
+        self.envs: LearnerEnvs | None = None
+        self.evaluator: Evaluator | None = None
+        self._logger: Logger | None = None
+        self.resumed: dict[str, Any] | None = None
+        self.num_timesteps = 0
+        self.span = (0, 0)  # the steps between which the current (or an interrupted) call of learn runs
+        self.elapsed = 0.0
+        self.last_observations: np.ndarray | None = None
+        self.episodes: list[deque[dict[str, float]]] = [deque(maxlen=100) for _ in self.learners]
+        self.n_episodes = 0
+        self.evaluation_steps: list[int] = []
+        self.evaluations: list[Evaluation] = []
+
+    @property
+    def learners(self) -> list[tuple[int, int]]:
+        """(seed, peer) of every learner, in the order of the learner axis."""
+        return [(seed, peer) for seed in self.seeds for peer in range(self.peers)]
+
+    @property
+    def n_learners(self) -> int:
+        """Length K of the learner axis."""
+        return len(self.seeds) * self.peers
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this run what it is, as plain values."""
+        return snapshot.settings(self)
+
+    @property
+    def logger(self) -> Logger:
+        """The run's SB3 logger: means over the learners, and what callbacks record."""
+        if self._logger is None:
+            self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
+        return self._logger
+
+    def get_env(self) -> LearnerEnvs:
+        """The training environments, one per learner, as an SB3 ``VecEnv``."""
+        if self.envs is None:
+            folders = None if self.folder is None else self.folder.learner_folders
+            if self.resumed is not None and self.folder is not None:
+                self.folder.rewind(self.resumed["log_sizes"], self.num_timesteps)
+            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, append=self.resumed is not None)
+            if self.resumed is None:
+                seeds = [env_seed(seed, peer, "environment") for seed, peer in self.learners]
+                self.last_observations = self.envs.start(seeds)
+            else:
+                snapshot.restore_envs(self, self.resumed)
+        return self.envs
+
+    def make_update(self, compiled: bool) -> Update:
+        """Put learners, method and replay together for training."""
+        method = METHODS[self.method_name]
+        self.update = Update(
+            self.learner, method, self.config, self.replay_buffer, self.sampling, self.peers, compiled
+        )
+        return self.update
+
+    def prepare_update(self, total_timesteps: int) -> None:
+        """Decide whether to compile, once, when it is known how long training will be."""
+        if self.compile == "auto":
+            updates = total_timesteps // self.peers // self.config.train_freq * self.config.gradient_steps
+            self.compile = updates >= COMPILE_PAYS and can_compile()
+        if self.update is None:
+            self.make_update(self.compile)
+
+    def learn(
+        self, total_timesteps: int, callback: BaseCallback | list[BaseCallback] | None = None, progress_bar: bool = False
+    ) -> DualStudent:
+        """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
+
+        Args:
+            total_timesteps: the budget of this call.
+            callback: SB3 callbacks; ``num_timesteps`` is that of one group.
+            progress_bar: show a live progress bar with the latest returns.
+
+        Raises:
+            PolicyKDError: the environment returned a NaN, or a file could not be written.
+        """
+        train(self, total_timesteps, callback, progress_bar)
+        return self
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+        learner: LearnerChoice = "best",
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Actions in units of the environment, for one observation ``(O,)`` or several ``(n, O)``.
+
+        Args:
+            observation: raw observations.
+            state: passed through (policies have no memory).
+            episode_start: not used, for SB3's protocol.
+            deterministic: False adds the exploration noise of training.
+            learner: which learner acts: its index, or "best", the one with the best last evaluation.
+        """
+        k = self.learner_index(learner)
+        inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
+        with torch.no_grad():
+            rows = self.learner.actor[k : k + 1]
+            actions = self.learner.policy(rows, inputs.reshape(1, -1, inputs.shape[-1]))[0].cpu().numpy()
+        if not deterministic:
+            actions = actions + self.config.action_noise_std * np.random.standard_normal(actions.shape)
+        scaled = self.action_scale.to_env(np.clip(actions, -1, 1)).astype(self.action_space.dtype)
+        return scaled.reshape(*np.shape(observation)[:-1], -1), state
+
+    def learner_index(self, learner: LearnerChoice) -> int:
+        """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
+        if learner == "best":
+            return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
+        if not 0 <= learner < self.n_learners:
+            raise PolicyKDError(f"learner {learner} does not exist: there are 0 to {self.n_learners - 1}")
+        return learner
+
+    def policies(self, observations: np.ndarray) -> np.ndarray:
+        """Every learner's deterministic action ``(K, A)`` in [-1, 1] at its row of ``observations (K, O)``."""
+        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
+        with torch.no_grad():
+            return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()
+
+    def evaluate(self, n_eval_episodes: int | None = None) -> Evaluation:
+        """Evaluate all learners now, on environments and seeds of their own (not recorded)."""
+        if self.evaluator is None:
+            self.evaluator = Evaluator(self.factory, [seed for seed, _ in self.learners], self.action_scale.to_env)
+        episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
+        return self.evaluator.run(self.policies, episodes, self.num_timesteps)
+
+    def save(self, path: str | Path, include_replay: bool = False) -> None:
+        """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
+
+        Args:
+            path: the file.
+            include_replay: also write the replay and the environments' states, to go on exactly from here.
+        """
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".safetensors")
+        checkpoint.save(path, snapshot.state(self, include_replay))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto"
+    ) -> DualStudent:
+        """Read an agent back. A run's own checkpoint goes on writing into its run folder.
+
+        Args:
+            path: a file that ``save`` wrote, or a run folder.
+            env: the environment, where it is not a registered id.
+            device: where to put it.
+
+        Raises:
+            PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+        """
+        path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+        loaded = checkpoint.load(path)
+        settings = loaded["settings"]
+        agent = cls(
+            settings["env"] if env is None else env,
+            method=settings["method"],
+            backbone=settings["backbone"],
+            peers=settings["peers"],
+            seeds=settings["seeds"],
+            config=settings["config"],
+            device=device,
+            compile=loaded["compile"],
+        )
+        snapshot.restore(agent, loaded)
+        if path.name == CHECKPOINT and agent.resumed is not None:
+            algorithm = f"{agent.method_name}-{agent.backbone}"
+            agent.folder = RunFolder(path.parent, algorithm, agent.env_id, agent.n_learners)
+        return agent
+
+    def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
+        """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load."""
+        return export.to_sb3(self, self.learner_index(learner))
+
+    @property
+    def computed_by(self) -> str:
+        """What does the arithmetic: it must be the same for a run to go on bit by bit."""
+        return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
+
+
+def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, env_id: str) -> Config:
+    """The whole configuration of a backbone from a preset's name, changed fields or itself."""
+    kind = CONFIGS[backbone]
+    if config is None:
+        return kind()
+    if isinstance(config, str):
+        return change(kind(), preset(config, env_id, backbone))
+    if isinstance(config, dict):
+        return change(kind(), config)
+    if type(config) is not kind:
+        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
+    return config
+
+
+def _known(what: str, name: str, table: dict[str, Any]) -> str:
+    if name not in table:
+        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, table)}; there are {', '.join(table)}")
+    return name
+
+
+def _check_groups(distils: bool, method: str, peers: int, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    least = 2 if distils else 1
+    if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
+        raise PolicyKDError(f"peers: {method} needs at least {least} learners per group, got {peers!r}")
+    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else (seeds,)
+    if not values or not all(isinstance(seed, int | np.integer) and seed >= 0 for seed in values):
+        raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
+    if len(set(values)) < len(values):
+        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
+    return peers, tuple(int(seed) for seed in values)

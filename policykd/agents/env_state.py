@@ -1,0 +1,185 @@
+"""Exact saving and restoring of one Gymnasium environment in the middle of an episode, without pickle.
+
+The rule: every attribute of the environment and of each wrapper around it that is a plain value is saved.
+Plain values are None, bool, int, float, str, numpy arrays and scalars, and lists, tuples, dicts and deques
+of these. Three kinds of object are saved too, and restored in place: numpy generators, the generators of
+spaces, and MuJoCo's ``MjData`` with all its derived quantities (Ant and Humanoid read some of them, left from
+the step before, ahead of the next one). Everything else is left as built; `unsaved_state` names it.
+"""
+
+import functools
+import inspect
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+_SCALARS = (type(None), bool, int, float, str)
+
+# What a constructor was told or opened, and caches of it: the new environment keeps its own.
+_AS_BUILT = {
+    *("env", "spec", "_cached_spec", "metadata", "_metadata"),
+    *("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"),
+    *("render_mode", "mujoco_renderer", "screen", "surf", "clock"),  # drawing
+    *("fullpath", "results_writer"),  # files: the model's XML, the Monitor's csv
+}
+
+
+def get_env_state(env: gym.Env) -> dict[str, Any]:
+    """Copy the state of an environment and of its wrappers.
+
+    Args:
+        env: The environment, possibly wrapped.
+
+    Returns:
+        Nested dict and lists with string keys, whose leaves are numpy arrays or values that Python's json
+        writes and reads back exactly (integers of 128 bits and infinite floats included).
+    """
+    layers = [{"class": type(layer).__name__, "attributes": _scan(layer)[0]} for layer in _layers(env)]
+    return {"layers": layers}
+
+
+def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
+    """Bring an environment, built in the same way, to a state from `get_env_state`.
+
+    It then continues bit for bit as the saved one: observations, rewards, flags and later resets. No reset is
+    needed before. Objects in ``env`` that are no plain values stay.
+
+    Args:
+        env: Environment with the same wrappers and the same model as the saved one.
+        state: What `get_env_state` returned.
+
+    Raises:
+        ValueError: If the wrappers or the MuJoCo model are not those of the saved environment.
+    """
+    layers = list(_layers(env))
+    here, saved = [type(layer).__name__ for layer in layers], [entry["class"] for entry in state["layers"]]
+    if here != saved:
+        raise ValueError(f"the state is of {' < '.join(saved)}, not of {' < '.join(here)}")
+    for layer, entry in zip(layers, state["layers"], strict=True):
+        unsaved = _scan(layer)[1]
+        for name, value in entry["attributes"].items():
+            if name not in unsaved:  # an object, such as an open window, is never replaced by a plain value
+                vars(layer)[name] = _decode(value, vars(layer).get(name))
+
+
+def unsaved_state(env: gym.Env) -> list[str]:
+    """Name the attributes that `get_env_state` cannot save and that may change between steps.
+
+    Args:
+        env: The environment, possibly wrapped.
+
+    Returns:
+        ``"Class.attribute"`` for each object that is neither saved nor known to stay as built, such as
+        another physics engine or running statistics. Empty if restoring is exact.
+    """
+    return [f"{type(layer).__name__}.{name}" for layer in _layers(env) for name in _scan(layer)[1]]
+
+
+def _layers(env: gym.Env) -> Iterator[gym.Env]:
+    """Yield the environment and what it wraps, from the outside to the task itself."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
+
+
+def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:
+    """Return the encoded attributes of one layer, and the names of those that cannot be encoded."""
+    encoded, unsaved = {}, []
+    for name, value in vars(layer).items():
+        constant = isinstance(value, mujoco.MjModel) or inspect.isroutine(value) or inspect.isclass(value)
+        if name in _AS_BUILT or constant:
+            continue
+        try:
+            encoded[name] = _encode(value)
+        except TypeError:
+            unsaved.append(name)
+    return encoded, unsaved
+
+
+def _encode(value: Any) -> Any:
+    """Copy a value into lists, arrays, scalars and ``{"type": ...}`` dicts; TypeError if it is not plain."""
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return value.copy()
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return {"type": "scalar", "value": np.asarray(value)}
+    if type(value) is list:
+        return [_encode(item) for item in value]
+    if type(value) is tuple:
+        return {"type": "tuple", "items": [_encode(item) for item in value]}
+    if type(value) is deque:
+        return {"type": "deque", "items": [_encode(item) for item in value], "maxlen": value.maxlen}
+    if type(value) is dict:
+        return {"type": "dict", "items": [[_encode(key), _encode(item)] for key, item in value.items()]}
+    if isinstance(value, np.random.Generator):
+        return {"type": "generator", "state": _encode(value.bit_generator.state)}
+    if isinstance(value, gym.Space) and not hasattr(value, "spaces"):
+        return {"type": "space", "generator": _encode(value._np_random)}
+    if isinstance(value, mujoco.MjData):
+        fields = {name: getattr(value, name).copy() for name in _fields(value.model)}
+        return {"type": "MjData", "time": value.time, "fields": fields}
+    raise TypeError(f"{type(value).__name__} is not a plain value")
+
+
+def _decode(value: Any, current: Any) -> Any:
+    """Return the value that was encoded; ``current``, where it is such an object, is changed in place."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list):
+        return [_decode(item, None) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value["type"]
+    if kind == "scalar":
+        return value["value"][()]
+    if kind == "tuple":
+        return tuple(_decode(value["items"], None))
+    if kind == "deque":
+        return deque(_decode(value["items"], None), maxlen=value["maxlen"])
+    if kind == "dict":
+        return {_decode(key, None): _decode(item, None) for key, item in value["items"]}
+    if kind == "generator":
+        return _restore_generator(_decode(value["state"], None), current)
+    if kind == "space":
+        current._np_random = _decode(value["generator"], current._np_random)
+        return current
+    return _restore_mjdata(value, current)
+
+
+def _restore_generator(state: dict[str, Any], current: np.random.Generator | None) -> np.random.Generator:
+    if current is None or type(current.bit_generator).__name__ != state["bit_generator"]:
+        current = np.random.Generator(getattr(np.random, state["bit_generator"])())
+    current.bit_generator.state = state
+    return current
+
+
+def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData:
+    shapes = {name: getattr(data, name).shape for name in _fields(data.model)}
+    if {name: field.shape for name, field in value["fields"].items()} != shapes:
+        raise ValueError("the state is of another MuJoCo model, or of another version of MuJoCo")
+    data.time = value["time"]
+    for name, field in value["fields"].items():
+        getattr(data, name)[...] = field
+    return data
+
+
+@functools.lru_cache(maxsize=16)
+def _fields(model: mujoco.MjModel) -> tuple[str, ...]:
+    """Name the arrays of a model's ``MjData`` that outlive a step.
+
+    Contacts and constraint rows live in an arena that each step fills anew: they have no memory in a fresh
+    ``MjData``, where the bindings return arrays of their own instead of views.
+    """
+    data = mujoco.MjData(model)
+    names = []
+    for name in dir(data):
+        value = None if name.startswith("_") else getattr(data, name)
+        if isinstance(value, np.ndarray) and value.size and not value.flags.owndata and name != "plugin_data":
+            names.append(name)  # plugin_data holds addresses
+    return tuple(names)

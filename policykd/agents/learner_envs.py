@@ -1,0 +1,129 @@
+"""One environment per learner, as an SB3 ``VecEnv`` whose actions are those of the learners, in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+import policykd_envs
+from policykd.errors import PolicyKDError, nearest
+
+EnvFactory = Callable[[], gym.Env]
+
+
+def env_factory(env: str | gym.Env | EnvFactory) -> tuple[str, EnvFactory]:
+    """The name of an environment and a function that makes instances of it.
+
+    Args:
+        env: a registered id, an instance made from one (``gym.make``), or a function that makes an instance.
+
+    Raises:
+        PolicyKDError: the id is not registered, or the instance cannot be made again.
+    """
+    if isinstance(env, str):
+        name = env.split(":")[-1]
+        if ":" not in env and name not in gym.registry and not _known_without_version(name):
+            raise PolicyKDError(f"environment: {name!r} is not registered{nearest(name, gym.registry)}")
+        return name, lambda: policykd_envs.make(env)
+    if isinstance(env, gym.Env):
+        spec = env.spec
+        if spec is None:
+            raise PolicyKDError("environment: one instance cannot serve several learners: give its id or a function")
+        return spec.id, lambda: gym.make(spec)
+    made = env()
+    made.close()
+    return (made.spec.id if made.spec is not None else type(made.unwrapped).__name__), env
+
+
+def _known_without_version(name: str) -> bool:
+    return any(registered.rsplit("-v", 1)[0] == name for registered in gym.registry)
+
+
+def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
+    """The observation and action space, if learners can work on them.
+
+    Raises:
+        PolicyKDError: the actions are not a bounded box, or the observations no vector.
+    """
+    observation_space, action_space = env.observation_space, env.action_space
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    if not isinstance(action_space, spaces.Box):
+        raise PolicyKDError(
+            f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box)"
+        )
+    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all() and action_space.shape):
+        raise PolicyKDError(f"environment: {name} has unbounded actions; wrap it in RescaleAction or ClipAction")
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+        raise PolicyKDError(
+            f"environment: {name} has observations {observation_space}; a vector (Box of one axis) is needed: wrap it "
+            "in FlattenObservation"
+        )
+    return observation_space, action_space
+
+
+class ActionScale:
+    """Maps actions between [-1, 1], where learners live, and the units of the environment."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.low = space.low.astype(np.float32)
+        self.high = space.high.astype(np.float32)
+
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in [-1, 1] in units of the environment, never beyond its bounds."""
+        return np.clip(self.low + 0.5 * (actions + 1.0) * (self.high - self.low), self.low, self.high)
+
+    def from_env(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` of the environment in [-1, 1]."""
+        return 2.0 * (actions - self.low) / (self.high - self.low) - 1.0
+
+
+class LearnerEnvs(DummyVecEnv):
+    """K monitored environments, stepped together; an ended episode starts anew at once, as SB3 does.
+
+    Args:
+        factory: makes one environment.
+        folders: one folder per learner for its ``monitor.csv``, or None to write none.
+        append: go on writing an existing ``monitor.csv`` (a resumed run).
+    """
+
+    def __init__(self, factory: EnvFactory, learners: int, folders: list[Path] | None, append: bool = False) -> None:
+        def monitored(index: int) -> Callable[[], gym.Env]:
+            filename = None if folders is None else str(folders[index] / "monitor.csv")
+            return lambda: Monitor(factory(), filename, override_existing=not append)
+
+        super().__init__([monitored(k) for k in range(learners)])
+        self.action_scale = ActionScale(check_spaces(self.envs[0])[1])
+        self.observations = np.zeros((learners, *self.observation_space.shape), np.float32)
+
+    def start(self, seeds: list[int]) -> np.ndarray:
+        """Begin the first episode of every learner; returns observations ``(K, O)``."""
+        for k, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            self.observations[k], self.reset_infos[k] = env.reset(seed=seed)
+        return self.observations.copy()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step every environment; as SB3's, without its deep copies, which cost as much as the physics."""
+        rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
+        for k, env in enumerate(self.envs):
+            observation, reward, terminated, truncated, info = env.step(self.actions[k])
+            rewards[k], dones[k] = reward, terminated or truncated  # type: ignore[assignment]
+            info["TimeLimit.truncated"] = truncated and not terminated
+            if dones[k]:
+                info["terminal_observation"] = observation
+                observation, self.reset_infos[k] = env.reset()
+            self.observations[k] = observation
+            infos.append(info)
+        return self.observations.copy(), rewards, dones, infos
+
+    def step_learners(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step with actions ``(K, A)`` in [-1, 1]; returns observations, rewards, dones and infos."""
+        self.step_async(self.action_scale.to_env(actions))
+        return self.step_wait()  # type: ignore[return-value]

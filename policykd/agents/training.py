@@ -1,0 +1,233 @@
+"""The one training loop: act, step, remember, improve; then log, evaluate and save when it is time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
+from tqdm import tqdm
+
+from policykd.errors import PolicyKDError
+
+if TYPE_CHECKING:
+    from policykd.agents.dual_student import DualStudent
+
+COMPILE_PAYS = 20_000
+"""Updates from which ``compile="auto"`` compiles: below, compiling takes longer than it saves."""
+
+
+def train(
+    agent: DualStudent, total_timesteps: int, callback: BaseCallback | list[BaseCallback] | None, progress_bar: bool
+) -> None:
+    """Train for ``total_timesteps`` more environment steps per group (see ``DualStudent.learn``)."""
+    end = agent.num_timesteps + total_timesteps
+    if agent.span[1] != end:  # else an interrupted call goes on: its schedules run from where it began
+        agent.span = (agent.num_timesteps, end)
+    agent.get_env()
+    agent.prepare_update(total_timesteps)
+    callbacks = _callbacks(callback)
+    callbacks.init_callback(agent)  # type: ignore[arg-type]
+    started = time.perf_counter() - agent.elapsed
+    callbacks.on_training_start({"self": agent, "total_timesteps": end}, {})
+    # disable=None shows the bar on a terminal only
+    bar = tqdm(total=end, initial=agent.num_timesteps, unit="step", smoothing=0.05, disable=None if progress_bar else True)
+    with bar, one_thread(), _interruptible() as interrupted:
+        callbacks.on_rollout_start()
+        while agent.num_timesteps < end:
+            episodes = agent.n_episodes
+            callbacks.update_locals(_collect(agent))
+            go_on = callbacks.on_step()
+            diagnose = _due(agent, agent.config.log_freq) or agent.num_timesteps >= end
+            info = _improve(agent, diagnose)
+            agent.elapsed = time.perf_counter() - started
+            if diagnose:
+                _log(agent, info)
+            if _due(agent, agent.config.eval_freq):
+                _evaluate(agent)
+            if _due(agent, agent.config.checkpoint_freq):
+                _checkpoint(agent)
+            bar.update(agent.peers)
+            if agent.n_episodes > episodes:
+                bar.set_postfix_str(_latest_returns(agent), refresh=False)
+            if not go_on or interrupted.is_set():
+                break
+        callbacks.on_rollout_end()
+        if not interrupted.is_set() and agent.evaluation_steps[-1:] != [agent.num_timesteps]:
+            _evaluate(agent)
+        _checkpoint(agent)
+    callbacks.on_training_end()
+    if interrupted.is_set():
+        where = "" if agent.folder is None else f" saved to {agent.folder.checkpoint}; go on with --resume"
+        print(f"\ninterrupted at {agent.num_timesteps:,} steps{where}", flush=True)
+        raise KeyboardInterrupt
+
+
+def _collect(agent: DualStudent) -> dict[str, Any]:
+    """One environment step of every learner into the replay; returns what SB3's callbacks look at."""
+    envs, observations = agent.get_env(), agent.last_observations
+    assert observations is not None
+    steps = agent.num_timesteps // agent.peers
+    actions = _explore(agent, observations, random=steps < agent.config.learning_starts)
+    new_observations, rewards, dones, infos = envs.step_learners(actions)
+    truncated = np.zeros(agent.n_learners, bool)
+    next_observations = new_observations
+    if dones.any():
+        next_observations = new_observations.copy()
+        for k in np.flatnonzero(dones):
+            next_observations[k] = infos[k]["terminal_observation"]
+            truncated[k] = infos[k]["TimeLimit.truncated"]
+            agent.episodes[k].append(infos[k]["episode"])
+            agent.n_episodes += 1
+    _check_finite(agent, steps, next_observations, rewards)
+    agent.replay_buffer.add(observations, actions, next_observations, rewards, dones & ~truncated, truncated)
+    agent.last_observations = new_observations
+    agent.num_timesteps += agent.peers
+    return {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_observations}
+
+
+def _explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
+    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then the policy's with Gaussian noise, each learner's its own."""
+    shape = (agent.n_learners, agent.action_space.shape[0])
+    if random:
+        return np.stack([g.uniform(-1, 1, shape[1]) for g in agent.exploration]).astype(np.float32)
+    noise = np.empty(shape, np.float32)
+    for row, generator in zip(noise, agent.exploration, strict=True):
+        generator.standard_normal(dtype=np.float32, out=row)
+    noise *= agent.config.action_noise_std
+    noise += agent.policies(observations)
+    return noise.clip(-1, 1, out=noise)
+
+
+def _improve(agent: DualStudent, diagnose: bool) -> dict[str, torch.Tensor]:
+    """The updates that are due after a step."""
+    config, steps = agent.config, agent.num_timesteps // agent.peers
+    info: dict[str, torch.Tensor] = {}
+    if steps <= config.learning_starts or steps % config.train_freq:
+        return info
+    start, end = agent.span
+    progress = (agent.num_timesteps - start) / max(1, end - start)
+    assert agent.update is not None
+    for _ in range(config.gradient_steps):
+        info = {**info, **agent.update.step(progress, diagnose)}
+    return info
+
+
+def _check_finite(agent: DualStudent, step: int, observations: np.ndarray, rewards: np.ndarray) -> None:
+    """Stop before a NaN or infinity reaches the replay, and say whose it was."""
+    if np.isfinite(rewards).all() and np.isfinite(observations).all():
+        return
+    for k, (seed, peer) in enumerate(agent.learners):
+        what = "reward" if not np.isfinite(rewards[k]) else "observation"
+        if not (np.isfinite(rewards[k]) and np.isfinite(observations[k]).all()):
+            raise PolicyKDError(
+                f"environment: {agent.env_id} returned a {what} that is not finite at step {step + 1} of learner {k} "
+                f"(seed {seed}, peer {peer}); training stopped, earlier checkpoints are untouched"
+            )
+
+
+def _due(agent: DualStudent, every: int) -> bool:
+    """Whether the last step crossed a multiple of ``every`` (never for 0)."""
+    return every > 0 and agent.num_timesteps % every < agent.peers
+
+
+def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:
+    """Write one row of progress per learner, and their means into the run's own log."""
+    values = {key: tensor.detach().cpu().numpy() for key, tensor in info.items()}
+    rows = []
+    for k, episodes in enumerate(agent.episodes):
+        row = {key: float(value[k]) for key, value in values.items()}
+        if episodes:
+            row["rollout/ep_rew_mean"] = float(np.mean([episode["r"] for episode in episodes]))
+            row["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in episodes]))
+        rows.append(row)
+    assert agent.update is not None
+    common = {
+        "time/fps": int(agent.num_timesteps * len(agent.seeds) / max(agent.elapsed, 1e-9)),
+        "time/time_elapsed": int(agent.elapsed),
+        "time/episodes": agent.n_episodes,
+        "train/n_updates": agent.update.n_updates,
+    }
+    _write(agent, rows, common)
+
+
+def _write(agent: DualStudent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
+    """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
+    loggers: list[Logger] = [] if agent.folder is None else agent.folder.loggers
+    mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in {k: 0 for r in rows for k in r}}
+    for logger, row in zip([agent.logger, *loggers], [mean, *rows], strict=False):
+        for key, value in {**row, **common, "time/total_timesteps": agent.num_timesteps}.items():
+            logger.record(key, value)
+        logger.dump(agent.num_timesteps)
+
+
+def _evaluate(agent: DualStudent) -> None:
+    """Evaluate all learners, log it, and keep each learner's best model so far."""
+    before = [evaluation.returns.mean(1) for evaluation in agent.evaluations]
+    result = agent.evaluate()
+    agent.evaluation_steps.append(agent.num_timesteps)
+    agent.evaluations.append(result)
+    means, lengths = result.returns.mean(1), result.lengths.mean(1)
+    rows = [{"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)} for m, n in zip(means, lengths, strict=True)]
+    _write(agent, rows, {})
+    if agent.folder is None:
+        return
+    for k in range(agent.n_learners):
+        returns = np.stack([evaluation.returns[k] for evaluation in agent.evaluations])
+        episode_lengths = np.stack([evaluation.lengths[k] for evaluation in agent.evaluations])
+        agent.folder.write_evaluations(k, agent.evaluation_steps, returns, episode_lengths)
+        if all(means[k] > earlier[k] for earlier in before):
+            agent.folder.save_model(k, agent.to_sb3(k))
+
+
+def _checkpoint(agent: DualStudent) -> None:
+    if agent.folder is not None:
+        agent.save(agent.folder.checkpoint, include_replay=True)
+
+
+def _latest_returns(agent: DualStudent) -> str:
+    shown = [f"{episodes[-1]['r']:.0f}" if episodes else "-" for episodes in list(agent.episodes)[:6]]
+    return f"last returns {' '.join(shown)}{' ...' if agent.n_learners > 6 else ''}"
+
+
+def _callbacks(callback: BaseCallback | list[BaseCallback] | None) -> BaseCallback:
+    if isinstance(callback, BaseCallback):
+        return callback
+    return CallbackList(list(callback or []))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: at these sizes handing work to others costs more than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_interrupt(number: int, frame: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)

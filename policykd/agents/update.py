@@ -1,0 +1,134 @@
+"""The update of all learners: a gradient step of reinforcement learning, then one of distillation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.config import Config
+from policykd.distillation.methods import Method
+from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.step import DistillationStep
+from policykd.learners import DDPG
+from policykd.memory.replay import Batch, SharedReplay
+
+
+class Peers:
+    """Who copies whom. In a group of N, the peer of a learner turns through the N - 1 others, step by step.
+
+    Args:
+        learners: number of learners K.
+        peers: learners per group N.
+        source: "peer", "first" (only copies of each group's first learner count) or None.
+        device: where the index tensors live.
+    """
+
+    def __init__(self, learners: int, peers: int, source: str | None, device: torch.device) -> None:
+        index = np.arange(learners)
+        first, place = index // peers * peers, index % peers
+        self.peer_of = [first + (place + 1 + shift) % peers for shift in range(max(1, peers - 1))]
+        self.turns = []
+        for peer_of in self.peer_of:
+            taught = np.ones(learners) if source == "peer" else (peer_of == first) & (index != first)
+            self.turns.append(
+                (
+                    torch.from_numpy(peer_of).to(device),
+                    torch.from_numpy(np.argsort(peer_of)).to(device),
+                    torch.from_numpy(taught.astype(np.float32)).to(device),
+                )
+            )
+
+
+class Update:
+    """Samples batches and improves all learners by one step each.
+
+    Args:
+        learner: the learners.
+        method: what they learn from one another.
+        config: settings.
+        replay: where their transitions are.
+        generators: one per learner, for sampling.
+        peers: learners per group.
+        compiled: compile the step with ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        learner: DDPG,
+        method: Method,
+        config: Config,
+        replay: SharedReplay,
+        generators: list[np.random.Generator],
+        peers: int,
+        compiled: bool,
+    ) -> None:
+        self.learner, self.method, self.config = learner, method, config
+        self.replay, self.generators, self.compiled = replay, generators, compiled
+        self.peers = Peers(len(generators), peers, method.source, learner.actor.device)
+        self.distillation = DistillationStep(method, config, learner) if method.source and peers > 1 else None
+        self.schedule = SCHEDULES[config.distill_schedule]
+        self.distill_learning_rate = torch.zeros((), device=learner.actor.device)
+        self.n_updates = 0
+        self._step = compile_step(self._learn) if compiled else self._learn
+
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner and, after each step of the policies, one of distillation.
+
+        Args:
+            progress: from 0 to 1 over the run, for schedules.
+            diagnose: also return what is only logged.
+
+        Returns:
+            diagnostics by log key, ``(K,)``.
+        """
+        self.n_updates += 1
+        config, update_actor = self.config, self.learner.updates_actor(self.n_updates)
+        batch = self.replay.sample(config.batch_size, self.generators, self.method.replay)
+        noise = self.learner.draw_noise(config.batch_size)
+        states, turn = None, 0
+        if self.distillation is not None and update_actor:
+            turn = self.n_updates % len(self.peers.turns)
+            peer_of = self.peers.peer_of[turn]
+            states = self.replay.sample(
+                config.distill_batch_size,
+                self.generators,
+                self.method.states,
+                peer_of=peer_of,
+                recent=config.distill_recent,
+            ).observations
+            self.distill_learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
+        with torch.no_grad():
+            # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
+            return self._step(batch, noise, states, self.peers.turns[turn], update_actor, diagnose or self.compiled)
+
+    def _learn(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        states: Tensor | None,
+        turn: tuple[Tensor, Tensor, Tensor],
+        update_actor: bool,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        info = self.learner.update(batch, noise, update_actor)
+        if self.distillation is not None and states is not None:
+            info |= self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
+        return info
+
+
+def can_compile() -> bool:
+    """Whether this machine has what ``torch.compile`` needs: a C++ compiler, or a GPU."""
+    return torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+
+
+def compile_step(function: Any) -> Any:
+    """``torch.compile`` as it serves small networks best."""
+    # One thread and thin kernels: the C++ wrapper halves the cost of calling them. CUDA graphs do so on a GPU.
+    if torch.cuda.is_available():
+        return torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
+    return torch.compile(function, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})

@@ -1,0 +1,192 @@
+"""Stable-Baselines3's own single agents, and random actions, as what PolicyKD's learners are compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from policykd.errors import PolicyKDError
+
+ALGORITHMS: dict[str, type[TD3]] = {"ddpg": DDPG, "td3": TD3}
+EVAL_SEED_OFFSET = 1_000_003
+"""Added to the seed for the environment that evaluates, so that it never repeats what training saw."""
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """How well and how fast a single agent of SB3 learnt."""
+
+    timesteps: np.ndarray
+    """Environment steps at each evaluation, ``(E,)``."""
+    returns: np.ndarray
+    """Undiscounted return of each evaluation episode, played without noise, ``(E, n_eval_episodes)``."""
+    wall_seconds: float
+    """Seconds of training, without set-up, evaluations and progress reports."""
+    steps_per_second: float
+    """Environment steps per second of ``wall_seconds``."""
+
+
+def run_sb3(
+    algorithm: Literal["ddpg", "td3"],
+    env_id: str,
+    *,
+    total_timesteps: int,
+    seed: int,
+    net_arch: Sequence[int],
+    batch_size: int,
+    learning_rate: float,
+    buffer_size: int,
+    learning_starts: int,
+    gamma: float,
+    tau: float,
+    train_freq: int,
+    gradient_steps: int,
+    action_noise_std: float,
+    eval_freq: int,
+    n_eval_episodes: int,
+    run_dir: Path,
+    progress: Callable[[int], None] | None = None,
+) -> BaselineResult:
+    """Train one agent of SB3 on the CPU, evaluate it on the way, and time it.
+
+    ``run_dir`` gets SB3's own files: ``0.monitor.csv`` with every training episode and ``evaluations.npz``. What
+    is no parameter here has SB3's default. SB3 seeds the global generators of NumPy, PyTorch and ``random``.
+
+    Args:
+        algorithm: ``"ddpg"`` or ``"td3"``.
+        env_id: Gymnasium's name of an environment with box observations ``(O,)`` and actions ``(A,)``.
+        total_timesteps: environment steps to train for; SB3 goes on to the next multiple of ``train_freq``.
+        seed: seed of the agent and its environment; evaluation has an environment and a seed of its own.
+        net_arch: hidden layers of actor and critic.
+        batch_size: transitions per gradient step.
+        learning_rate: Adam's learning rate of actor and critic.
+        buffer_size: transitions that the replay keeps.
+        learning_starts: first steps, with random actions and without updates. SB3 adds noise to these too.
+        gamma: discount factor.
+        tau: Polyak coefficient of the target networks.
+        train_freq: environment steps between updates.
+        gradient_steps: gradient steps at every update.
+        action_noise_std: standard deviation of the Gaussian exploration noise, in actions scaled to [-1, 1].
+            SB3 itself explores with none.
+        eval_freq: environment steps between evaluations.
+        n_eval_episodes: episodes of each evaluation.
+        run_dir: folder for the files; made where missing, and otherwise empty.
+        progress: called about a hundred times with the environment steps so far.
+
+    Returns:
+        The curve, whose last point is at the last multiple of ``eval_freq``, and the speed.
+
+    Raises:
+        PolicyKDError: an unknown algorithm, no evaluation in ``total_timesteps``, or a ``run_dir`` that holds files.
+    """
+    if algorithm not in ALGORITHMS:
+        raise PolicyKDError(f"algorithm {algorithm!r}: SB3's baselines are {', '.join(ALGORITHMS)}")
+    if not 1 <= eval_freq <= total_timesteps:
+        raise PolicyKDError(f"eval_freq {eval_freq}: must be 1 to total_timesteps ({total_timesteps})")
+    run_dir = _empty_folder(run_dir)
+    env = DummyVecEnv([lambda: Monitor(gym.make(env_id), str(run_dir / "0"))])
+    eval_env = DummyVecEnv([lambda: Monitor(gym.make(env_id))])
+    eval_env.seed(seed + EVAL_SEED_OFFSET)
+    size = env.action_space.shape or (1,)
+    noise = NormalActionNoise(np.zeros(size), np.full(size, action_noise_std)) if action_noise_std else None
+    try:
+        model = ALGORITHMS[algorithm](
+            "MlpPolicy",
+            env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=noise,
+            policy_kwargs={"net_arch": list(net_arch)},
+            seed=seed,
+            device="cpu",
+        )
+        callback = _Evaluation(eval_env, eval_freq, n_eval_episodes, run_dir, total_timesteps, progress)
+        started = time.perf_counter()
+        model.learn(total_timesteps, callback=callback)
+        seconds = time.perf_counter() - started - callback.seconds
+    finally:
+        env.close()
+        eval_env.close()
+    return BaselineResult(
+        timesteps=np.array(callback.evaluations_timesteps),
+        returns=np.array(callback.evaluations_results),
+        wall_seconds=seconds,
+        steps_per_second=model.num_timesteps / seconds,
+    )
+
+
+def random_policy_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
+    """Undiscounted returns ``(n_episodes,)`` of actions drawn uniformly from the action space.
+
+    Args:
+        env_id: Gymnasium's name of the environment.
+        n_episodes: episodes to play, each to its end.
+        seed: seed of the environment and of the actions.
+    """
+    env = gym.make(env_id)
+    env.action_space.seed(seed)
+    returns = np.zeros(n_episodes)
+    try:
+        for episode in range(n_episodes):
+            env.reset(seed=seed if episode == 0 else None)
+            done = False
+            while not done:
+                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+                returns[episode] += float(reward)
+                done = terminated or truncated
+    finally:
+        env.close()
+    return returns
+
+
+class _Evaluation(EvalCallback):
+    """SB3's evaluation, which also reports progress and knows how long it kept training waiting."""
+
+    def __init__(
+        self,
+        eval_env: DummyVecEnv,
+        eval_freq: int,
+        n_eval_episodes: int,
+        run_dir: Path,
+        total_timesteps: int,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        super().__init__(
+            eval_env, eval_freq=eval_freq, n_eval_episodes=n_eval_episodes, log_path=str(run_dir), verbose=0
+        )
+        self.seconds = 0.0
+        self._progress = progress
+        self._progress_freq = max(1, total_timesteps // 100)
+
+    def _on_step(self) -> bool:
+        started = time.perf_counter()
+        go_on = super()._on_step()
+        if self._progress is not None and self.num_timesteps % self._progress_freq == 0:
+            self._progress(self.num_timesteps)
+        self.seconds += time.perf_counter() - started
+        return go_on
+
+
+def _empty_folder(folder: Path) -> Path:
+    """Make the folder, and refuse one in which another run's files could be overwritten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise PolicyKDError(f"{folder}: holds files already; choose a new folder for this run")
+    return folder

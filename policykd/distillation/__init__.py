@@ -1,0 +1,1 @@
+"""Learning from another policy: how far, how much, how long, from whom."""

@@ -1,0 +1,91 @@
+"""How far apart two policies are at a state. Every divergence returns one number per state, ``(K, B)``.
+
+Actions and means are ``(K, B, A)`` in [-1, 1]; distances are summed over the action dimension, never averaged, so
+that a divergence of two factorised Gaussians is that of their joint distribution.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Direction = Literal["forward", "reverse"]
+
+
+def action_mse(actions: Tensor, target_actions: Tensor) -> Tensor:
+    """Squared Euclidean distance of two actions, the D of DPD (Lai et al. 2020, section 3.2).
+
+    Args:
+        actions: the student's actions ``(K, B, A)``.
+        target_actions: the actions to copy ``(K, B, A)``.
+
+    Returns:
+        ``(K, B)``.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(actions, target_actions)
+    return (actions - target_actions).square().sum(-1)
+
+
+def action_huber(actions: Tensor, target_actions: Tensor, delta: float = 1.0) -> Tensor:
+    """Huber distance (quadratic up to ``delta``, linear beyond), summed over action dimensions: ``(K, B)``.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(actions, target_actions)
+    return torch.nn.functional.huber_loss(actions, target_actions, reduction="none", delta=delta).sum(-1)
+
+
+def gaussian_kl(
+    mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor, direction: Direction = "forward"
+) -> Tensor:
+    """Kullback-Leibler divergence of two diagonal Gaussians, ``(K, B)``.
+
+    Args:
+        mean: the student's means ``(K, B, A)``.
+        std: the student's standard deviations ``(K, B, A)``.
+        target_mean: the target's means ``(K, B, A)``.
+        target_std: the target's standard deviations ``(K, B, A)``.
+        direction: "forward" is KL(target || student), which covers the target's mass; "reverse" is
+            KL(student || target), which seeks its mode.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(mean, std, target_mean, target_std)
+    if direction == "reverse":
+        mean, std, target_mean, target_std = target_mean, target_std, mean, std
+    ratio = (target_std.square() + (target_mean - mean).square()) / (2 * std.square())
+    return (std.log() - target_std.log() + ratio - 0.5).sum(-1)
+
+
+def wasserstein2(mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
+    """Squared 2-Wasserstein distance of two diagonal Gaussians ``(K, B, A)``: ``(K, B)``.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(mean, std, target_mean, target_std)
+    return ((mean - target_mean).square() + (std - target_std).square()).sum(-1)
+
+
+def gaussian_nll(mean: Tensor, std: Tensor, target_actions: Tensor) -> Tensor:
+    """Negative log-likelihood of the target's actions under the student's diagonal Gaussian: ``(K, B)``.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(mean, std, target_actions)
+    return -torch.distributions.Normal(mean, std, validate_args=False).log_prob(target_actions).sum(-1)
+
+
+def _check(*tensors: Tensor) -> None:
+    """Refuse shapes that broadcasting would quietly accept."""
+    if tensors[0].ndim != 3 or any(tensor.shape != tensors[0].shape for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(f"a divergence needs tensors of one shape (K, B, A), got {shapes}")

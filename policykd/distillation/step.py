@@ -1,0 +1,104 @@
+"""The distillation step of all learners at once (DPD, Lai et al. 2020, section 3.2 and algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from policykd.config import DistillationConfig
+from policykd.distillation.methods import Method
+from policykd.distillation.weights import effective_sample_size
+from policykd.networks import Adam, gradient
+
+
+class Student(Protocol):
+    """What distillation needs of a learner."""
+
+    actor: Tensor
+    """The actors' parameters ``(K, P)``, changed in place."""
+
+    def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
+        """Deterministic actions ``(K, B, A)`` at observations ``(K, B, O)``."""
+
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """V(s) = Q(s, a) of the policy's action ``a``, ``(K, B)``."""
+
+
+class DistillationStep:
+    """One gradient step on J = E_s [w(s) D(pi_self(s), pi_peer(s))] per learner, with an optimiser of its own."""
+
+    def __init__(self, method: Method, config: DistillationConfig, learner: Student) -> None:
+        self.method, self.config, self.learner = method, config, learner
+        self.adam = Adam(learner.actor)
+
+    def update(
+        self,
+        states: Tensor,
+        peer_of: Tensor,
+        student_of: Tensor,
+        taught: Tensor,
+        learning_rate: Tensor,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        """Move every actor towards its peer's actions at ``states`` and return diagnostics ``(K,)``.
+
+        Args:
+            states: observations ``(K, B, O)`` at which learner k distils.
+            peer_of: the learner whom k copies, a permutation ``(K,)`` within the groups.
+            student_of: the learner who copies k, its inverse ``(K,)``.
+            taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``.
+            learning_rate: a scalar tensor, so that a schedule does not recompile.
+            diagnose: also compute what is only logged.
+        """
+        learner, weigh = self.learner, self.method.weight
+        with torch.no_grad():
+            # The peer acts in its own row, on the states of the learner who copies it; then each learner fetches its
+            # peer's answer. This moves states and actions, never weights. Peers get no gradient.
+            peer_states = states[student_of]
+            peer_actions = learner.policy(learner.actor, peer_states)
+            if weigh is not None:
+                peer_value = learner.value(peer_states, peer_actions)[peer_of]
+            peer_actions = peer_actions[peer_of]
+
+        def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            actions = learner.policy(actor, states)
+            distance = self.method.divergence(actions, peer_actions)
+            info = {}
+            if weigh is None:
+                weighted = distance
+            else:
+                own_value = learner.value(states, actions.detach())
+                weight = weigh(peer_value, own_value, self.config)
+                weighted = weighted_distance(weight, distance)
+                if diagnose:
+                    xi = peer_value - own_value
+                    info = {
+                        "distill/weight_ess": effective_sample_size(weight),
+                        "distill/weight_max": weight.amax(1),
+                        "distill/xi_mean": xi.mean(1),
+                        "distill/xi_std": xi.std(1),
+                    }
+            losses = weighted.mean(1) * taught
+            if diagnose:
+                gap = (actions.detach() - peer_actions).square().sum(-1).sqrt().mean(1)
+                info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
+            return losses, info
+
+        gradients, info = gradient(loss, learner.actor)
+        self.adam.step(learner.actor, gradients, learning_rate)
+        return info
+
+
+def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
+    """Weight times distance per state, ``(K, B)``; any other shape is refused.
+
+    Raises:
+        ValueError: the two are not of one shape ``(K, B)``. The released DPD code lost its weights to (B, 1) * (B,).
+    """
+    if weight.ndim != 2 or weight.shape != distance.shape:
+        raise ValueError(
+            f"weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
+        )
+    return weight * distance

@@ -1,0 +1,108 @@
+"""How much each state counts in a distillation loss. Every weight is ``(K, B)``, without gradient, of mean 1 over B.
+
+The mean of 1 makes the strength of distillation independent of the weights' scale: ``alpha = 0`` is exactly the
+unweighted loss. The exceptions are said where they are: a gate that no state passes is 0 everywhere, and
+``published_code`` repeats a defect.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def uniform(peer_value: Tensor, own_value: Tensor) -> Tensor:
+    """Every state counts 1, ``(K, B)``: unweighted mutual distillation."""
+    _check(peer_value, own_value)
+    return torch.ones_like(own_value)
+
+
+def disadvantage(
+    peer_value: Tensor,
+    own_value: Tensor,
+    alpha: float,
+    *,
+    scale_free: bool = False,
+    weight_ratio: float = 1e4,
+    std_floor: float = 1e-6,
+) -> Tensor:
+    """DPD's weight exp(alpha * xi), xi = V_peer(s) - V_self(s), brought to mean 1 (Lai et al. 2020, equation 11).
+
+    Args:
+        peer_value: the peer's value of each state ``(K, B)``.
+        own_value: the learner's own value of the same states ``(K, B)``.
+        alpha: confidence in xi; 0 gives exactly 1 everywhere.
+        scale_free: divide xi by its standard deviation over the batch, so that the weights do not change when
+            rewards are scaled; a batch without spread then weighs all its states alike.
+        weight_ratio: the largest weight of a batch is at most this many times the smallest.
+        std_floor: added to that standard deviation.
+
+    Returns:
+        ``(K, B)`` of mean 1 over B, without gradient.
+
+    Raises:
+        ValueError: the values are not both ``(K, B)``.
+    """
+    _check(peer_value, own_value)
+    xi = (peer_value - own_value).detach()
+    if scale_free:
+        xi = xi / (xi.std(1, correction=0, keepdim=True) + std_floor)
+    # A shift of xi cancels in the mean. Measured from the largest, the bound cuts the least of the weights and keeps
+    # the order of the greatest; cutting exp(alpha * xi) itself would make all states equal where the peer is far ahead.
+    exponent = alpha * (xi - xi.amax(1, keepdim=True))
+    return _mean_one(exponent.clamp_min(-math.log(weight_ratio)).exp())
+
+
+def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
+    """Only states where the peer is better count: 1(xi > 0) over its mean, ``(K, B)`` (Lai et al. 2020, equation 9).
+
+    A learner whose peer is nowhere better in the batch has weights 0.
+    """
+    _check(peer_value, own_value)
+    return _gate(peer_value > own_value)
+
+
+def q_filter(peer_action_value: Tensor, own_action_value: Tensor) -> Tensor:
+    """Only states count where the learner's own critic prefers the peer's action, ``(K, B)``.
+
+    Args:
+        peer_action_value: Q_self(s, a_peer) ``(K, B)``.
+        own_action_value: Q_self(s, a_self) ``(K, B)``.
+    """
+    _check(peer_action_value, own_action_value)
+    return _gate(peer_action_value > own_action_value)
+
+
+def published_code(peer_value: Tensor, own_value: Tensor, alpha: float) -> Tensor:
+    """What the released DPD-DDPG code does: its weights cancel, and the batch is summed instead of averaged.
+
+    That code clips exp(alpha * xi) to [0.01, 100], divides by the batch sum, and multiplies weights ``(B, 1)`` with
+    distances ``(B,)``. The product broadcasts to ``(B, B)``, whose sum is (sum of weights) * (sum of distances). Seen
+    from one state, its weight is the sum of all the weights, here in units of the mean over B: the constant B.
+    """
+    _check(peer_value, own_value)
+    weights = (alpha * (peer_value - own_value).detach()).exp().clamp(0.01, 100.0)
+    weights = weights / weights.sum(1, keepdim=True)
+    return (weights.sum(1, keepdim=True) * weights.shape[1]).expand_as(weights)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """How many of the B states the weights ``(K, B)`` amount to: (sum w)^2 / sum w^2, ``(K,)``, from 1 to B."""
+    return weights.sum(1).square() / weights.square().sum(1).clamp_min(1e-12)
+
+
+def _mean_one(weights: Tensor) -> Tensor:
+    return weights / weights.mean(1, keepdim=True)
+
+
+def _gate(passes: Tensor) -> Tensor:
+    open_states = passes.float()
+    return open_states / open_states.mean(1, keepdim=True).clamp_min(1.0 / passes.shape[1])
+
+
+def _check(first: Tensor, second: Tensor) -> None:
+    """Refuse shapes that broadcasting would quietly accept: (B, 1) times (B,) is how DPD's weights were lost."""
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(f"weights need two tensors (K, B), got {tuple(first.shape)} and {tuple(second.shape)}")

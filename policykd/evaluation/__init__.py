@@ -1,0 +1,5 @@
+"""Measuring policies."""
+
+from policykd.evaluation.evaluate import Evaluation, Evaluator
+
+__all__ = ["Evaluation", "Evaluator"]

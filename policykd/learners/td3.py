@@ -1,0 +1,39 @@
+"""Twin delayed DDPG (Fujimoto et al. 2018, algorithm 1), K learners at once: DDPG with three changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.config import TD3Config
+from policykd.learners.ddpg import DDPG
+from policykd.memory.replay import Batch
+
+
+class TD3(DDPG):
+    """DDPG with twin critics, smoothed target actions, and actors and targets updated every ``policy_delay`` steps."""
+
+    critics = 2
+    config: TD3Config
+
+    def draw_noise(self, batch_size: int) -> Tensor:
+        """Standard normal noise ``(K, B, A)`` for the target policy, each learner's from its own generator."""
+        noise = np.empty((len(self.generators), batch_size, self.action_size), np.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            generator.standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(noise).to(self.actor.device)
+
+    def updates_actor(self, n_updates: int) -> bool:
+        """Whether gradient step number ``n_updates`` (from 1) also updates the actors and the targets."""
+        return n_updates % self.config.policy_delay == 0
+
+    @torch.no_grad()
+    def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
+        """y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
+        assert noise is not None
+        bound = self.config.target_noise_clip
+        smoothing = (noise * self.config.target_policy_noise).clamp(-bound, bound)
+        next_actions = (self.policy(self.actor_target, batch.next_observations) + smoothing).clamp(-1, 1)
+        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
+        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values

@@ -1,0 +1,5 @@
+"""What learners remember and share."""
+
+from policykd.memory.replay import Batch, SharedReplay
+
+__all__ = ["Batch", "SharedReplay"]

@@ -1,0 +1,147 @@
+"""One replay for all learners: each writes its own row, and reads its own, its peer's or its group's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.errors import PolicyKDError
+
+Source = Literal["own", "peer", "pooled"]
+
+
+class Batch(NamedTuple):
+    """Transitions of K learners; what is one number per transition is ``(K, B)``."""
+
+    observations: Tensor
+    """Raw observations ``(K, B, O)``."""
+    actions: Tensor
+    """Actions in [-1, 1], ``(K, B, A)``."""
+    next_observations: Tensor
+    """Raw observations after the action, of the same episode, ``(K, B, O)``."""
+    rewards: Tensor
+    """Rewards ``(K, B)``."""
+    terminated: Tensor
+    """1 where the task ended, ``(K, B)``: no value beyond."""
+    truncated: Tensor
+    """1 where a time limit cut the episode, ``(K, B)``: the value beyond still counts."""
+
+
+class SharedReplay:
+    """A ring of the last ``capacity`` transitions of every learner, in one preallocated tensor.
+
+    A transition is one row of float32 (observation, action, next observation, reward, terminated, truncated), so that
+    sampling is one gather. Learners step together: all rings have the same length and position.
+
+    Args:
+        capacity: transitions kept of each learner.
+        observation_size: length O of an observation.
+        action_size: length A of an action.
+        learners: number of learners K.
+        peers: learners per group; learners of one group are neighbours.
+        device: where the transitions live.
+
+    Raises:
+        PolicyKDError: the machine has less memory than the replay needs.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        learners: int = 1,
+        peers: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity, self.peers = capacity, peers
+        self.sections = [observation_size, action_size, observation_size, 1, 1, 1]
+        shape = (learners, capacity, sum(self.sections))
+        self.nbytes = 4 * int(np.prod(shape))
+        self.device = torch.device(device)
+        if self.device.type == "cpu" and self.nbytes > _physical_memory():
+            raise PolicyKDError(
+                f"replay: {learners} learners x {capacity:,} transitions need {self.nbytes / 1e9:.1f} GB, this machine "
+                f"has {_physical_memory() / 1e9:.1f} GB: lower buffer_size"
+            )
+        self.storage = torch.zeros(shape, device=self.device)
+        self.size = 0
+        self.position = 0
+        self._row = np.empty((learners, shape[2]), np.float32)
+        self._first_row = np.arange(learners)[:, None] * capacity
+        self._first_of_group = np.arange(learners)[:, None] // peers * peers * capacity
+
+    @property
+    def observations(self) -> Tensor:
+        """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
+        return self.storage[:, : self.size, : self.sections[0]]
+
+    def add(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        next_observations: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
+        row, start = self._row, 0
+        columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
+        for width, values in zip(self.sections, columns, strict=True):
+            row[:, start : start + width] = values
+            start += width
+        self.storage[:, self.position] = torch.from_numpy(row)
+        self.position = (self.position + 1) % self.capacity
+        self.size = min(self.size + 1, self.capacity)
+
+    def sample(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source = "own",
+        *,
+        peer_of: np.ndarray | None = None,
+        recent: int | None = None,
+    ) -> Batch:
+        """Draw transitions with replacement, each learner by its own generator.
+
+        Args:
+            batch_size: transitions B per learner.
+            generators: one per learner.
+            source: a learner's own transitions, its peer's, or those of its whole group pooled.
+            peer_of: the peer of every learner ``(K,)``, for source "peer".
+            recent: draw from the most recent so many transitions only; None is all.
+        """
+        uniform = np.empty((len(self._row), batch_size))
+        for row, generator in zip(uniform, generators, strict=True):
+            generator.random(out=row)
+        count = self.size if recent is None else min(recent, self.size)
+        if source == "pooled":
+            draws = (uniform * (count * self.peers)).astype(np.int64)
+            first_row = self._first_of_group + draws // count * self.capacity
+            draws %= count
+        else:
+            draws = (uniform * count).astype(np.int64)
+            first_row = self._first_row if source == "own" else self._first_row[peer_of]
+        indices = first_row + (self.position - 1 - draws) % self.size
+        return self._gather(torch.from_numpy(indices).to(self.device))
+
+    def _gather(self, indices: Tensor) -> Batch:
+        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
+        parts = rows.view(*indices.shape, -1).split(self.sections, dim=-1)
+        return Batch(*parts[:3], *(part.squeeze(-1) for part in parts[3:]))
+
+
+def _physical_memory() -> int:
+    """Bytes of memory in this machine."""
+    import os
+
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide
+        return 2**63
