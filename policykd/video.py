@@ -16,6 +16,7 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 
+import policykd_envs
 from policykd.errors import PolicyKDError
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ def record_video(
     """Play one episode and write it as an MP4 (H.264, yuv420p) at the environment's own speed.
 
     A run must not fail over its video: where the environment cannot be drawn, this logs one warning that says
-    why, and writes nothing. MuJoCo draws with OpenGL. On Linux with neither a display nor ``MUJOCO_GL`` set,
-    EGL and then OSMesa are tried, and ``MUJOCO_GL`` names the one that works until this call returns.
+    why, and writes nothing. MuJoCo draws with the OpenGL that ``MUJOCO_GL`` names. Where it names none, the
+    display, EGL and OSMesa are tried in turn, and it names the first that works until this call returns.
 
     Args:
         env_id: Gymnasium's name of the environment.
@@ -72,7 +73,7 @@ def record_video(
     with ExitStack() as stack:
         try:
             imageio_ffmpeg.get_ffmpeg_exe()
-            env = gym.make(env_id, render_mode="rgb_array", **dict(env_kwargs or {}))
+            env = policykd_envs.make(env_id, render_mode="rgb_array", **dict(env_kwargs or {}))
             stack.callback(env.close)
             # MuJoCo chooses its OpenGL at the first picture, not when the environment is made.
             if hasattr(env.unwrapped, "mujoco_renderer"):
@@ -88,48 +89,53 @@ def record_video(
 
 @contextmanager
 def _opengl() -> Iterator[None]:
-    """Name an OpenGL that works in ``MUJOCO_GL`` for a while, where MuJoCo would look for a display in vain.
+    """Have ``MUJOCO_GL`` name an OpenGL that works, for a while.
 
     Raises:
-        RuntimeError: no OpenGL works, with how to get one, or the chosen one fails.
+        RuntimeError: none works, and how to get one.
     """
     given = os.environ.get("MUJOCO_GL")
-    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if given or display or not sys.platform.startswith("linux"):
-        yield
-        return
-    backend = _headless_opengl()
-    if backend is None:
+    chosen = next(filter(_can_draw, [given] if given else _backends()), None)
+    if chosen is None:
         raise RuntimeError(
-            "MuJoCo needs OpenGL, and there is no display, EGL or OSMesa; "
-            "install libegl1 or libosmesa6 (Debian and Ubuntu: apt install libegl1)"
+            f"MuJoCo cannot draw with MUJOCO_GL={given}; unset it, or try egl or osmesa"
+            if given
+            else "MuJoCo finds no OpenGL (no display, EGL or OSMesa works); install EGL or OSMesa "
+            "(Debian and Ubuntu: apt install libegl1, or libosmesa6)"
         )
-    os.environ["MUJOCO_GL"] = backend
+    os.environ["MUJOCO_GL"] = chosen
     try:
         yield
     finally:
-        os.environ.pop("MUJOCO_GL")
-        if given is not None:
+        if given is None:
+            del os.environ["MUJOCO_GL"]
+        else:
             os.environ["MUJOCO_GL"] = given
 
 
+def _backends() -> list[str]:
+    """What ``MUJOCO_GL`` may name on this machine; GLFW is the one that needs a display."""
+    if not sys.platform.startswith("linux"):
+        return ["glfw"]
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return ["glfw", "egl", "osmesa"] if display else ["egl", "osmesa"]
+
+
 @functools.cache
-def _headless_opengl() -> str | None:
-    """The first of EGL and OSMesa that draws; tried in processes of their own, which a broken one can end."""
-    for backend in ("egl", "osmesa"):
-        try:
-            subprocess.run(
-                [sys.executable, "-c", PROBE],
-                env={**os.environ, "MUJOCO_GL": backend},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=60,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return backend
-    return None
+def _can_draw(backend: str) -> bool:
+    """Whether MuJoCo draws with a backend; tried in another process, as a broken one can abort its own."""
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PROBE],
+            env={**os.environ, "MUJOCO_GL": backend},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
 
 
 def _picture(env: gym.Env) -> np.ndarray:

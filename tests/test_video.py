@@ -125,29 +125,50 @@ def test_point_reach_needs_no_opengl(tmp_path, monkeypatch):
     assert read(path)[0].std() > 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux chooses EGL or OSMesa")
-def test_says_how_to_get_opengl_where_there_is_none(tmp_path, monkeypatch, caplog):
-    for name in SCREEN:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(video, "_headless_opengl", lambda: None)
+@pytest.mark.parametrize(("given", "advice"), [(None, "install EGL or OSMesa"), ("glfw", "unset it")])
+def test_says_how_to_get_opengl_where_none_works(tmp_path, monkeypatch, caplog, given, advice):
+    monkeypatch.setattr(video, "_can_draw", lambda backend: False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if given:
+        monkeypatch.setenv("MUJOCO_GL", given)
     with caplog.at_level(logging.WARNING):
         assert record_video("Reacher-v5", lambda _: np.zeros(2), tmp_path / "a.mp4", seed=0, steps=2) is None
     assert len(caplog.records) == 1
-    assert "install libegl1 or libosmesa6" in caplog.text
+    assert advice in caplog.text
+    assert os.environ.get("MUJOCO_GL") == given
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a choice")
+@pytest.mark.parametrize(("display", "tried"), [("", ["egl", "osmesa"]), (":0", ["glfw", "egl", "osmesa"])])
+def test_tries_a_display_only_where_there_is_one(monkeypatch, display, tried):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display)
+    seen = []
+    monkeypatch.setattr(video, "_can_draw", lambda backend: seen.append(backend) or backend == "osmesa")
+    with video._opengl():
+        assert os.environ["MUJOCO_GL"] == "osmesa"
+    assert seen == tried
+    assert "MUJOCO_GL" not in os.environ
+
+
+def test_an_opengl_that_cannot_be_loaded_cannot_draw():
+    assert not video._can_draw("nonsense")
 
 
 MUJOCO_VIDEO = """
 import os, sys
 import numpy as np
 from policykd.video import record_video
-written = record_video("Reacher-v5", lambda _: np.zeros(2), sys.argv[1], seed=0, steps=3,
-                       env_kwargs={"width": 65, "height": 49})
+for _ in range(2):
+    written = record_video("Reacher-v5", lambda _: np.zeros(2), sys.argv[1], seed=0, steps=3,
+                           env_kwargs={"width": 65, "height": 49})
 assert os.environ.get("MUJOCO_GL") is None
 print("none" if written is None else "written")
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux chooses EGL or OSMesa")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a choice")
 def test_mujoco_without_a_display(tmp_path):
     path = tmp_path / "reacher.mp4"
     env = {name: value for name, value in os.environ.items() if name not in SCREEN}

@@ -45,6 +45,7 @@ class DualStudent:
         device: "auto" is CUDA where there is one.
         compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
+        overrides: fields to change in a preset or config.
 
     Raises:
         PolicyKDError: anything of this cannot work; the text is one line.
@@ -62,12 +63,13 @@ class DualStudent:
         device: str = "auto",
         compile: bool | Literal["auto"] = "auto",
         run_dir: str | Path | None = None,
+        overrides: dict[str, Any] | None = None,
     ) -> None:
         self.method_name = _known("method", method, METHODS)
         self.backbone = _known("backbone", backbone, LEARNERS)
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
         self.env_id, self.factory = env_factory(env)
-        self.config = resolve_config(config, backbone, self.env_id)
+        self.config = change(resolve_config(config, backbone, self.env_id), overrides or {})
         self.device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         )
@@ -216,12 +218,19 @@ class DualStudent:
         with torch.no_grad():
             return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()
 
-    def evaluate(self, n_eval_episodes: int | None = None) -> Evaluation:
-        """Evaluate all learners now, on environments and seeds of their own (not recorded)."""
+    def evaluate(self, n_eval_episodes: int | None = None, seed: int | None = None) -> Evaluation:
+        """Evaluate all learners now, on environments of their own; the result is returned, not recorded.
+
+        Args:
+            n_eval_episodes: episodes per learner; None is the config's.
+            seed: seed of the episodes' starts, the same for all groups; None is each group's own, and new starts
+                at every number of steps.
+        """
         if self.evaluator is None:
-            self.evaluator = Evaluator(self.factory, [seed for seed, _ in self.learners], self.action_scale.to_env)
+            self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
         episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
-        return self.evaluator.run(self.policies, episodes, self.num_timesteps)
+        seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
+        return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
 
     def save(self, path: str | Path, include_replay: bool = False) -> None:
         """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.

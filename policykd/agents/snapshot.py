@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policykd.agents.env_state import get_env_state, set_env_state
+from policykd.agents.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.config import Config
 from policykd.errors import PolicyKDError
 from policykd.evaluation import Evaluation
 from policykd.networks import load_state_tensors, state_tensors
@@ -22,15 +23,19 @@ log = logging.getLogger("policykd")
 
 def settings(agent: DualStudent) -> dict[str, Any]:
     """What makes a run what it is; two runs of equal settings are the same run."""
-    config = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(agent.config).items()}
     return {
         "env": agent.env_id,
         "method": agent.method_name,
         "backbone": agent.backbone,
         "peers": agent.peers,
         "seeds": list(agent.seeds),
-        "config": config,
+        "config": plain(agent.config),
     }
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A config as JSON reads it back."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
 
 
 def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
@@ -96,6 +101,8 @@ def restore(agent: DualStudent, loaded: dict[str, Any]) -> None:
 def restore_envs(agent: DualStudent, resumed: dict[str, Any]) -> None:
     """Put the environments back where the checkpoint left them, in the middle of their episodes."""
     assert agent.envs is not None
+    if unsaved := unsaved_state(agent.envs.envs[0]):
+        log.warning("not exact: %s keeps state that cannot be saved (%s)", agent.env_id, ", ".join(unsaved))
     for env, saved in zip(agent.envs.envs, resumed["envs"], strict=True):
         set_env_state(env, saved)
     agent.last_observations = np.array(resumed["last_observations"], np.float32)

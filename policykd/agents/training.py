@@ -35,39 +35,55 @@ def train(
     agent.prepare_update(total_timesteps)
     callbacks = _callbacks(callback)
     callbacks.init_callback(agent)  # type: ignore[arg-type]
-    started = time.perf_counter() - agent.elapsed
     callbacks.on_training_start({"self": agent, "total_timesteps": end}, {})
     # disable=None shows the bar on a terminal only
-    bar = tqdm(total=end, initial=agent.num_timesteps, unit="step", smoothing=0.05, disable=None if progress_bar else True)
+    bar = tqdm(
+        total=end, initial=agent.num_timesteps, unit="step", smoothing=0.05, disable=None if progress_bar else True
+    )
     with bar, one_thread(), _interruptible() as interrupted:
         callbacks.on_rollout_start()
-        while agent.num_timesteps < end:
-            episodes = agent.n_episodes
-            callbacks.update_locals(_collect(agent))
-            go_on = callbacks.on_step()
-            diagnose = _due(agent, agent.config.log_freq) or agent.num_timesteps >= end
-            info = _improve(agent, diagnose)
-            agent.elapsed = time.perf_counter() - started
-            if diagnose:
-                _log(agent, info)
-            if _due(agent, agent.config.eval_freq):
-                _evaluate(agent)
-            if _due(agent, agent.config.checkpoint_freq):
-                _checkpoint(agent)
-            bar.update(agent.peers)
-            if agent.n_episodes > episodes:
-                bar.set_postfix_str(_latest_returns(agent), refresh=False)
-            if not go_on or interrupted.is_set():
-                break
+        loop(agent, end, callbacks, bar, interrupted)
         callbacks.on_rollout_end()
         if not interrupted.is_set() and agent.evaluation_steps[-1:] != [agent.num_timesteps]:
             _evaluate(agent)
         _checkpoint(agent)
     callbacks.on_training_end()
     if interrupted.is_set():
-        where = "" if agent.folder is None else f" saved to {agent.folder.checkpoint}; go on with --resume"
+        where = "" if agent.folder is None else f", saved to {agent.folder.checkpoint}; go on with --resume"
         print(f"\ninterrupted at {agent.num_timesteps:,} steps{where}", flush=True)
         raise KeyboardInterrupt
+
+
+def loop(
+    agent: DualStudent,
+    end: int,
+    callbacks: BaseCallback | None = None,
+    bar: tqdm | None = None,
+    interrupted: threading.Event | None = None,
+) -> None:
+    """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or ``interrupted`` is set."""
+    agent.get_env()
+    agent.prepare_update(end - agent.num_timesteps)
+    go_on = True
+    while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
+        started, episodes = time.perf_counter(), agent.n_episodes
+        seen = _collect(agent)
+        if callbacks is not None:
+            callbacks.update_locals(seen)
+            go_on = callbacks.on_step()
+        diagnose = _due(agent, agent.config.log_freq)
+        info = _improve(agent, diagnose)
+        agent.elapsed += time.perf_counter() - started  # evaluations and checkpoints do not count as training
+        if diagnose:
+            _log(agent, info)
+        if _due(agent, agent.config.eval_freq):
+            _evaluate(agent)
+        if _due(agent, agent.config.checkpoint_freq):
+            _checkpoint(agent)
+        if bar is not None:
+            bar.update(agent.peers)
+            if agent.n_episodes > episodes:
+                bar.set_postfix_str(_latest_returns(agent), refresh=False)
 
 
 def _collect(agent: DualStudent) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's own single agents, and random actions, as what PolicyKD's learners are compared with."""
+"""What PolicyKD's learners are compared with: Stable-Baselines3's own single agents, and random actions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import policykd_envs
 from policykd.errors import PolicyKDError
 
 ALGORITHMS: dict[str, type[TD3]] = {"ddpg": DDPG, "td3": TD3}
@@ -60,8 +61,9 @@ def run_sb3(
 ) -> BaselineResult:
     """Train one agent of SB3 on the CPU, evaluate it on the way, and time it.
 
-    ``run_dir`` gets SB3's own files: ``0.monitor.csv`` with every training episode and ``evaluations.npz``. What
-    is no parameter here has SB3's default. SB3 seeds the global generators of NumPy, PyTorch and ``random``.
+    ``run_dir`` gets SB3's own files: ``0.monitor.csv`` with every training episode, and ``evaluations.npz``.
+    What is no parameter here has SB3's default. SB3 seeds the global generators of NumPy, PyTorch and
+    ``random``.
 
     Args:
         algorithm: ``"ddpg"`` or ``"td3"``.
@@ -88,15 +90,16 @@ def run_sb3(
         The curve, whose last point is at the last multiple of ``eval_freq``, and the speed.
 
     Raises:
-        PolicyKDError: an unknown algorithm, no evaluation in ``total_timesteps``, or a ``run_dir`` that holds files.
+        PolicyKDError: an unknown algorithm, no evaluation in ``total_timesteps``, or a ``run_dir`` that is
+            not empty.
     """
     if algorithm not in ALGORITHMS:
         raise PolicyKDError(f"algorithm {algorithm!r}: SB3's baselines are {', '.join(ALGORITHMS)}")
     if not 1 <= eval_freq <= total_timesteps:
         raise PolicyKDError(f"eval_freq {eval_freq}: must be 1 to total_timesteps ({total_timesteps})")
     run_dir = _empty_folder(run_dir)
-    env = DummyVecEnv([lambda: Monitor(gym.make(env_id), str(run_dir / "0"))])
-    eval_env = DummyVecEnv([lambda: Monitor(gym.make(env_id))])
+    env = DummyVecEnv([lambda: Monitor(policykd_envs.make(env_id), str(run_dir / "0"))])
+    eval_env = DummyVecEnv([lambda: Monitor(policykd_envs.make(env_id))])
     eval_env.seed(seed + EVAL_SEED_OFFSET)
     size = env.action_space.shape or (1,)
     noise = NormalActionNoise(np.zeros(size), np.full(size, action_noise_std)) if action_noise_std else None
@@ -140,7 +143,7 @@ def random_policy_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray
         n_episodes: episodes to play, each to its end.
         seed: seed of the environment and of the actions.
     """
-    env = gym.make(env_id)
+    env = policykd_envs.make(env_id)
     env.action_space.seed(seed)
     returns = np.zeros(n_episodes)
     try:
@@ -173,13 +176,16 @@ class _Evaluation(EvalCallback):
         )
         self.seconds = 0.0
         self._progress = progress
+        self._total_timesteps = total_timesteps
         self._progress_freq = max(1, total_timesteps // 100)
 
     def _on_step(self) -> bool:
         started = time.perf_counter()
         go_on = super()._on_step()
-        if self._progress is not None and self.num_timesteps % self._progress_freq == 0:
-            self._progress(self.num_timesteps)
+        steps = self.num_timesteps
+        due = steps % self._progress_freq == 0 or steps == self._total_timesteps
+        if due and self._progress is not None:
+            self._progress(steps)
         self.seconds += time.perf_counter() - started
         return go_on
 

@@ -26,28 +26,32 @@ class Evaluator:
 
     Args:
         factory: makes one environment.
-        seeds: the seed of every learner's group ``(K,)``.
+        learners: number of learners K.
         to_env: maps actions ``(K, A)`` in [-1, 1] to units of the environment.
     """
 
     def __init__(
-        self, factory: Callable[[], gym.Env], seeds: list[int], to_env: Callable[[np.ndarray], np.ndarray]
+        self, factory: Callable[[], gym.Env], learners: int, to_env: Callable[[np.ndarray], np.ndarray]
     ) -> None:
-        self.envs = [factory() for _ in seeds]
-        self.seeds, self.to_env = seeds, to_env
+        self.envs = [factory() for _ in range(learners)]
+        self.to_env = to_env
 
-    def run(self, act: Callable[[np.ndarray], np.ndarray], n_episodes: int, number: int) -> Evaluation:
+    def run(
+        self, act: Callable[[np.ndarray], np.ndarray], n_episodes: int, seeds: list[int], number: int
+    ) -> Evaluation:
         """Play ``n_episodes`` per learner with ``act``: observations ``(K, O)`` to actions ``(K, A)`` in [-1, 1].
 
         Args:
             act: the learners' deterministic policies.
             n_episodes: episodes per learner.
+            seeds: the seed of every learner's group ``(K,)``.
             number: which evaluation this is; another number gives other starts.
         """
+        starts = [[env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds]
         learners = len(self.envs)
         returns, lengths = np.zeros((learners, n_episodes)), np.zeros((learners, n_episodes), np.int64)
         episode = np.zeros(learners, np.int64)
-        observations = np.stack([self._reset(k, number, 0) for k in range(learners)])
+        observations = np.stack([self._reset(k, starts[k][0]) for k in range(learners)])
         while (playing := np.flatnonzero(episode < n_episodes)).size:
             actions = self.to_env(act(observations))
             for k in playing:
@@ -58,7 +62,7 @@ class Evaluator:
                 if terminated or truncated:
                     episode[k] += 1
                     if episode[k] < n_episodes:
-                        observations[k] = self._reset(k, number, int(episode[k]))
+                        observations[k] = self._reset(k, starts[k][episode[k]])
         return Evaluation(returns, lengths)
 
     def close(self) -> None:
@@ -66,6 +70,6 @@ class Evaluator:
         for env in self.envs:
             env.close()
 
-    def _reset(self, k: int, number: int, episode: int) -> np.ndarray:
-        observation, _ = self.envs[k].reset(seed=env_seed(self.seeds[k], 0, "evaluation", number, episode))
+    def _reset(self, k: int, seed: int) -> np.ndarray:
+        observation, _ = self.envs[k].reset(seed=seed)
         return observation.astype(np.float32)

@@ -12,10 +12,11 @@ import stat
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("mlp.c")
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
-# The first that compiles is used: x86 and most others, then ARM compilers that know only -mcpu, then any compiler.
+# The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
 
 
@@ -37,7 +38,7 @@ def find_compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Find or make the folder that holds built libraries; code is loaded from it, so only its user may write there.
+    """Find or make the folder of built libraries; code is loaded from it, so only its user may write there.
 
     Raises:
         Unavailable: the folder belongs to someone else, or others may write to it.
@@ -56,17 +57,18 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _processor() -> str:
-    """Describe the processor: a library built for its instructions must not be loaded on another, as homes travel."""
+    """Describe the processor: homes travel, and a library built for one processor may crash on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     names = ("model name", "flags", "Features", "CPU part")
-    return "\n".join([platform.machine(), platform.processor(), *sorted({x for x in lines if x.startswith(names)})])
+    described = sorted({line for line in lines if line.startswith(names)})
+    return "\n".join([platform.machine(), platform.processor(), *described])
 
 
 def build() -> Path:
-    """Compile the kernels unless this compiler did so before on this processor, and return the library's path.
+    """Compile the kernels, unless this compiler did so before on this processor, and return the library.
 
     Safe in several processes at once: each writes a file of its own and renames it when it is complete.
 
@@ -108,10 +110,11 @@ def load() -> ctypes.CDLL:
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(str(error)) from error
     integer, real, pointer = ctypes.c_ssize_t, ctypes.c_float, ctypes.c_void_p
-    network = [integer] * 3 + [pointer, pointer, integer]  # networks, samples, layers, sizes, rows and their stride
-    batch = [pointer] + [integer] * 3
-    library.forward.argtypes = [*network, *batch, pointer, pointer]
-    library.backward.argtypes = [*network, *batch, pointer, *batch, pointer, pointer]
-    library.adam.argtypes = [integer] + [pointer] * 4 + [real] * 5
+    counts = (integer, integer, integer)
+    network: tuple[Any, ...] = (*counts, pointer, integer, pointer, integer)  # widths, widest, rows, stride
+    batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
+    library.forward.argtypes = (*network, *batch, pointer, pointer)
+    library.backward.argtypes = (*network, *batch, pointer, *batch, pointer, pointer)
+    library.adam.argtypes = (integer, *[pointer] * 4, *[real] * 5)
     library.adam.restype = None
     return library

@@ -1,12 +1,11 @@
 /* Forward and backward pass of many small MLPs, and Adam, on one thread.
  *
- * With 64-wide layers a matrix product lasts two microseconds, and a general library loses most of its speed on calls,
- * on dispatch and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves the three
- * products of a linear layer, a network stays in cache from its first layer to its last, and bias, ReLU and the ReLU's
- * gradient cost nothing, because they are applied while results are in registers.
+ * With 64-wide layers a matrix product lasts two microseconds, and a general library loses most of its speed
+ * on calls and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves the
+ * three products of a linear layer, a network stays in cache from its first layer to its last, and bias, ReLU
+ * and its gradient cost nothing, because they are applied while results are in registers.
  *
- * All numbers are float32. A network's parameters: weight (in, out) row-major, then bias (out,), layer by layer.
- */
+ * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer. */
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -20,7 +19,7 @@ enum { LANES = 8, VECTORS = 2 }; /* 6 x 2 sums fit 16 registers of 8 numbers, or
 enum { PANEL = LANES * VECTORS, MOST_ROWS = 12 };
 
 typedef ptrdiff_t Int;
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* aligned(4): at any address */
+typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* 4: at any address */
 typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
@@ -32,7 +31,7 @@ typedef struct {
 /* What happens to results before they are stored. */
 typedef struct {
     const float *bias; /* (N,) added to every row, or NULL */
-    const float *gate; /* laid out as the result, which becomes 0 where this is <= 0 (gradient of ReLU), or NULL */
+    const float *gate; /* like the result, which becomes 0 where this is <= 0 (gradient of ReLU), or NULL */
     int relu;
 } Epilogue;
 
@@ -57,31 +56,39 @@ INLINE void store(float *to, Vec value, int width) {
 
 INLINE Vec zero_where(Mask mask, Vec value) { return (Vec)(~mask & (Mask)value); }
 
-/* The micro-kernel: c[m, n * LANES] = a[m, depth] @ panel[depth, n * LANES]; m and n are constants where it is inlined.
- * The last vector of c starts at column `last`: a ragged right edge overlaps its neighbour instead of being masked.
+/* Some columns of the right operand: n vectors per row, the last one `last` numbers from the first. */
+typedef struct {
+    const float *data;
+    Int row, last;
+} Panel;
+#define COLUMN(j, last) ((j) < n - 1 ? (j) * LANES : (last))
+
+/* The micro-kernel: c[m, n * LANES] = a[m, depth] @ b[depth, n * LANES]; m and n are constants where inlined.
+ * The last vector of c starts at column `last`: a ragged edge overlaps its neighbour instead of being masked.
  * Comparisons are such that NaN passes, as it does in torch: a diverged network must stay visible. */
-INLINE void tile(const int m, const int n, Int depth, Matrix a, const float *panel, float *c, Int c_row, Int last,
+INLINE void tile(const int m, const int n, Int depth, Matrix a, Panel b, float *c, Int c_row, Int last,
                  int width, Epilogue end) {
     Vec sum[MOST_ROWS][VECTORS];
 #pragma GCC unroll 4
     for (int j = 0; j < n; j++) {
-        const Vec start = end.bias ? load(end.bias + (j < n - 1 ? j * LANES : last), width) : (Vec){0};
+        const Vec start = end.bias ? load(end.bias + COLUMN(j, last), width) : (Vec){0};
 #pragma GCC unroll 12
         for (int i = 0; i < m; i++) sum[i][j] = start;
     }
     for (Int k = 0; k < depth; k++) {
+        const float *right = b.data + k * b.row;
 #pragma GCC unroll 12
         for (int i = 0; i < m; i++) {
             const float left = a.data[i * a.row + k * a.column];
 #pragma GCC unroll 4
-            for (int j = 0; j < n; j++) sum[i][j] += left * *(const Vec *)(panel + k * PANEL + j * LANES);
+            for (int j = 0; j < n; j++) sum[i][j] += left * *(const Vec *)(right + COLUMN(j, b.last));
         }
     }
 #pragma GCC unroll 12
     for (int i = 0; i < m; i++) {
 #pragma GCC unroll 4
         for (int j = 0; j < n; j++) {
-            const Int at = i * c_row + (j < n - 1 ? j * LANES : last);
+            const Int at = i * c_row + COLUMN(j, last);
             Vec value = sum[i][j];
             if (end.relu) value = zero_where(value < 0, value);
             if (end.gate) value = zero_where(load(end.gate + at, width) <= 0, value);
@@ -90,16 +97,16 @@ INLINE void tile(const int m, const int n, Int depth, Matrix a, const float *pan
     }
 }
 
-/* One panel of n vectors: tiles of m rows, the last one overlapping its neighbour too; row by row if there are fewer. */
-INLINE void strip(const int m, const int n, Int rows, Int depth, Matrix a, const float *panel, float *c, Int c_row,
+/* One panel: tiles of m rows, the last one overlapping its neighbour too; row by row if there are fewer. */
+INLINE void strip(const int m, const int n, Int rows, Int depth, Matrix a, Panel b, float *c, Int c_row,
                   Int last, int width, Epilogue end) {
     const Int step = rows < m ? 1 : m;
     for (Int i = 0; i < rows; i += step) {
         const Int at = i + step > rows ? rows - step : i;
         const Matrix left = {a.data + at * a.row, a.row, a.column};
         const Epilogue here = {end.bias, end.gate ? end.gate + at * c_row : NULL, end.relu};
-        if (step == m) tile(m, n, depth, left, panel, c + at * c_row, c_row, last, width, here);
-        else tile(1, n, depth, left, panel, c + at * c_row, c_row, last, width, here);
+        if (step == m) tile(m, n, depth, left, b, c + at * c_row, c_row, last, width, here);
+        else tile(1, n, depth, left, b, c + at * c_row, c_row, last, width, here);
     }
 }
 
@@ -138,13 +145,14 @@ static void pack(Int depth, Matrix b, int width, float *panel) {
             transpose(b.data + at, b.column, panel + at * PANEL);
         }
     } else {
-        for (Int k = 0; k < depth; k++)
-            for (int j = 0; j < LANES; j++) panel[k * PANEL + j] = j < width ? b.data[k * b.row + j * b.column] : 0;
+        for (Int k = 0; k < depth; k++, panel += PANEL, b.data += b.row)
+            for (int j = 0; j < LANES; j++) panel[j] = j < width ? b.data[j * b.column] : 0;
     }
 }
 
-/* c[rows, columns] = a[rows, depth] @ b[depth, columns], c contiguous; `panel` has room for depth * PANEL numbers. */
-static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float *c, Epilogue end, float *panel) {
+/* c[rows, columns] = a[rows, depth] @ b[depth, columns]; c is contiguous, panel holds depth * PANEL numbers. */
+static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float *c, Epilogue end,
+                    float *panel) {
     if (columns == 1 && rows > 1 && !end.relu) { /* a column is a row: now vectors run along it */
         const Matrix left = {b.data, b.column, b.row}, right = {a.data, a.column, a.row};
         product(1, rows, depth, left, right, c, (Epilogue){NULL, end.gate, 0}, panel);
@@ -152,54 +160,45 @@ static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float 
         return;
     }
     const int width = columns < LANES ? (int)columns : LANES;
+    /* A copy pays where vectors must be made, or where distant rows are read more than once. */
+    const int copied = b.column != 1 || width < LANES || (rows > MOST_ROWS && b.row > PANEL);
     for (Int j = 0; j < columns; j += PANEL) {
         const Int rest = columns - j;
         const int n = rest < PANEL ? (int)((rest + LANES - 1) / LANES) : VECTORS;
         const Int last = rest < n * LANES ? rest - width : (n - 1) * LANES;
-        for (int v = 0; v < n; v++) {
-            const Matrix part = {b.data + (j + (v < n - 1 ? v * LANES : last)) * b.column, b.row, b.column};
+        Panel right = {b.data + j, b.row, last};
+        if (copied) right = (Panel){panel, PANEL, (n - 1) * LANES};
+        for (int v = 0; copied && v < n; v++) {
+            const Matrix part = {b.data + (j + COLUMN(v, last)) * b.column, b.row, b.column};
             pack(depth, part, width, panel + v * LANES);
         }
         const Epilogue here = {end.bias ? end.bias + j : NULL, end.gate ? end.gate + j : NULL, end.relu};
-        switch (n) { /* the fewer vectors, the more rows: many sums in flight hide the latency of an addition */
-            case 1: strip(12, 1, rows, depth, a, panel, c + j, columns, last, width, here); break;
-            case 2: strip(VECTORS == 2 ? 6 : 12, 2, rows, depth, a, panel, c + j, columns, last, LANES, here); break;
+#define CASE(m, n, width) \
+    case n: strip(m, n, rows, depth, a, right, c + j, columns, last, width, here); break
+        switch (n) { /* the fewer vectors, the more rows: many sums in flight hide the latency of one */
+            CASE(12, 1, width);
+            CASE(VECTORS == 2 ? 6 : 12, 2, LANES);
 #if defined(__AVX512F__)
-            case 3: strip(8, 3, rows, depth, a, panel, c + j, columns, last, LANES, here); break;
-            case 4: strip(6, 4, rows, depth, a, panel, c + j, columns, last, LANES, here); break;
+            CASE(8, 3, LANES);
+            CASE(6, 4, LANES);
 #endif
         }
     }
 }
 
-/* Inputs and gradients of outputs come with any strides (network, sample, feature), other batches contiguous. */
-typedef struct {
-    const float *data;
-    Int network, sample, feature;
-} Batch;
-
-static Matrix of(Batch batch, Int network) {
-    return (Matrix){batch.data + network * batch.network, batch.sample, batch.feature};
-}
-
-static Int most(const Int *sizes, Int layers) {
-    Int result = 1;
-    for (Int i = 0; i <= layers; i++) result = sizes[i] > result ? sizes[i] : result;
-    return result;
-}
-
-/* outputs (networks, samples, sizes[layers]). `hidden` takes what backward needs, one network after the other and of
- * each layer after layer (samples, width) after ReLU; NULL if no gradient will be asked for. Returns 0, or -1 without
- * memory. */
-int forward(Int networks, Int samples, Int layers, const Int *sizes, const float *rows, Int row_stride,
-            const float *inputs, Int network, Int sample, Int feature, float *hidden, float *outputs) {
-    const Int widest = most(sizes, layers), last = samples * sizes[layers];
+/* outputs (networks, samples, sizes[layers]) of inputs with any strides (network, sample, feature). `hidden`
+ * takes what backward needs, network by network, of each layer by layer (samples, width) after ReLU; NULL if no
+ * gradient will be asked for. Returns 0, or -1 without memory. */
+int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
+            Int row_stride, const float *inputs, Int network, Int sample, Int feature, float *hidden,
+            float *outputs) {
+    const Int last = samples * sizes[layers];
     float *panel = malloc(sizeof(float) * (size_t)(widest * PANEL + 2 * samples * widest));
     if (!panel) return -1;
     float *spare[2] = {panel + widest * PANEL, panel + widest * PANEL + samples * widest};
     for (Int r = 0; r < networks; r++) {
         const float *weight = rows + r * row_stride;
-        Matrix x = of((Batch){inputs, network, sample, feature}, r);
+        Matrix x = {inputs + r * network, sample, feature};
         for (Int l = 0; l < layers; l++) {
             const Int in = sizes[l], out = sizes[l + 1];
             float *y = l == layers - 1 ? outputs + r * last : hidden ? hidden : spare[l % 2];
@@ -214,36 +213,40 @@ int forward(Int networks, Int samples, Int layers, const Int *sizes, const float
     return 0;
 }
 
-/* Gradients of rows (networks, row length) and of inputs (networks, samples, sizes[0]), each unless NULL, from the
- * gradient of outputs. Returns 0, or -1 without memory. */
-int backward(Int networks, Int samples, Int layers, const Int *sizes, const float *rows, Int row_stride,
-             const float *inputs, Int network, Int sample, Int feature, const float *hidden, const float *outputs,
-             Int network_out, Int sample_out, Int feature_out, float *to_rows, float *to_inputs) {
+/* Gradients of rows (networks, length) and of inputs (networks, samples, sizes[0]), each unless NULL, from that
+ * of outputs, which comes with any strides as the inputs do. Returns 0, or -1 without memory. */
+int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
+             Int row_stride, const float *inputs, Int network, Int sample, Int feature, const float *hidden,
+             const float *outputs, Int network_out, Int sample_out, Int feature_out, float *to_rows,
+             float *to_inputs) {
     static const float one = 1;
-    const Int widest = most(sizes, layers), deepest = widest > samples ? widest : samples;
+    const Int deepest = widest > samples ? widest : samples;
     float *panel = malloc(sizeof(float) * (size_t)(deepest * PANEL + 2 * samples * widest));
     if (!panel) return -1;
     float *spare[2] = {panel + deepest * PANEL, panel + deepest * PANEL + samples * widest};
     Int length = 0, kept = 0; /* numbers in a row, and in the activations of a network */
-    for (Int l = 0; l < layers; l++) length += (sizes[l] + 1) * sizes[l + 1], kept += l ? samples * sizes[l] : 0;
+    for (Int l = 0; l < layers; l++) {
+        length += (sizes[l] + 1) * sizes[l + 1];
+        kept += l ? samples * sizes[l] : 0;
+    }
     for (Int r = 0; r < networks; r++) {
         const float *weight = rows + r * row_stride + length, *x = hidden + r * kept + kept;
         float *gradient = to_rows ? to_rows + (r + 1) * length : NULL;
-        Matrix g = of((Batch){outputs, network_out, sample_out, feature_out}, r);
+        Matrix g = {outputs + r * network_out, sample_out, feature_out};
         for (Int l = layers - 1; l >= 0; l--) {
             const Int in = sizes[l], out = sizes[l + 1];
             weight -= (in + 1) * out;
             x -= l ? samples * in : 0;
-            const Matrix before = l ? (Matrix){x, in, 1} : of((Batch){inputs, network, sample, feature}, r);
+            const Matrix turned = l ? (Matrix){x, 1, in} : (Matrix){inputs + r * network, feature, sample};
             if (to_rows) {
                 gradient -= (in + 1) * out;
-                const Matrix turned = {before.data, before.column, before.row};
                 product(in, out, samples, turned, g, gradient, (Epilogue){0}, panel);
                 product(1, out, samples, (Matrix){&one, 0, 0}, g, gradient + in * out, (Epilogue){0}, panel);
             }
             if (l == 0 && !to_inputs) break;
             float *y = l ? spare[l % 2] : to_inputs + r * samples * in;
-            product(samples, in, out, g, (Matrix){weight, 1, out}, y, (Epilogue){NULL, l ? x : NULL, 0}, panel);
+            const Epilogue end = {NULL, l ? x : NULL, 0};
+            product(samples, in, out, g, (Matrix){weight, 1, out}, y, end, panel);
             g = (Matrix){y, in, 1};
         }
     }
@@ -252,8 +255,8 @@ int backward(Int networks, Int samples, Int layers, const Int *sizes, const floa
 }
 
 /* One step of Adam on n numbers in place; step_size and scale hold the two corrections of the bias. */
-void adam(Int n, float *restrict row, float *restrict mean, float *restrict square, const float *restrict gradient,
-          float beta1, float beta2, float eps, float step_size, float scale) {
+void adam(Int n, float *restrict row, float *restrict mean, float *restrict square,
+          const float *restrict gradient, float beta1, float beta2, float eps, float step_size, float scale) {
     for (Int i = 0; i < n; i++) {
         const float g = gradient[i];
         mean[i] += (g - mean[i]) * (1 - beta1);

@@ -1,0 +1,164 @@
+"""Calls of the C kernels on tensors: they check shapes and allocate, and record nothing for gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from policykd.native import build
+
+Sizes = tuple[int, ...]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    try:
+        return build.load(), ""
+    except build.Unavailable as unavailable:
+        return None, str(unavailable)
+
+
+def available() -> bool:
+    """Whether the kernels are loaded; the first call builds them if need be."""
+    return _load()[0] is not None
+
+
+def reason() -> str:
+    """Say why the kernels are not available; empty if they are."""
+    return _load()[1]
+
+
+def _library() -> ctypes.CDLL:
+    library, why = _load()
+    if library is None:
+        raise RuntimeError(f"native kernels are not available: {why}")
+    return library
+
+
+class _Layout(NamedTuple):
+    widths: ctypes.Array[ctypes.c_ssize_t]
+    layers: int
+    widest: int
+    length: int  # numbers in a row of parameters
+    hidden: int  # width of all hidden layers together
+
+
+@cache
+def layout(sizes: Sizes) -> _Layout:
+    """What the kernels must know of an MLP of these widths."""
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"an MLP needs at least two positive widths, not {sizes}")
+    length = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    widths = (ctypes.c_ssize_t * len(sizes))(*sizes)
+    return _Layout(widths, len(sizes) - 1, max(sizes), length, sum(sizes[1:-1]))
+
+
+def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Outputs ``(R, B, out)``, and what ``backward`` needs if ``keep``.
+
+    Args:
+        rows: parameters ``(R, P)``, contiguous along ``P``.
+        inputs: ``(R, B, in)`` with any strides.
+        sizes: widths from input to output.
+        keep: whether gradients will be asked for.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+        MemoryError: no memory for working space.
+    """
+    shape = layout(sizes)
+    networks, samples, width = inputs.shape
+    if rows.shape != (networks, shape.length) or width != sizes[0]:
+        raise ValueError(f"rows {tuple(rows.shape)} and inputs {tuple(inputs.shape)} do not fit {sizes}")
+    outputs = inputs.new_empty(networks, samples, sizes[-1])
+    hidden = inputs.new_empty(networks, samples * shape.hidden) if keep else None
+    failed = _library().forward(
+        *(networks, samples, shape.layers, shape.widths, shape.widest, rows.data_ptr(), rows.stride(0)),
+        *(inputs.data_ptr(), *inputs.stride()),
+        *(None if hidden is None else hidden.data_ptr(), outputs.data_ptr()),
+    )
+    if failed:
+        raise MemoryError("no memory for the activations of an MLP")
+    return outputs, hidden
+
+
+def backward(
+    gradient: Tensor,
+    rows: Tensor,
+    inputs: Tensor,
+    hidden: Tensor,
+    sizes: Sizes,
+    to_rows: bool,
+    to_inputs: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of rows ``(R, P)`` and of inputs ``(R, B, in)``, of each only if asked for, else ``None``.
+
+    Args:
+        gradient: gradient of the outputs ``(R, B, out)`` with any strides.
+        rows: as given to ``forward``.
+        inputs: as given to ``forward``.
+        hidden: as ``forward`` returned it.
+        sizes: as given to ``forward``.
+        to_rows: ask for the gradient of rows.
+        to_inputs: ask for the gradient of inputs.
+
+    Raises:
+        MemoryError: no memory for working space.
+    """
+    shape = layout(sizes)
+    networks, samples, width = inputs.shape
+    row_gradient = inputs.new_empty(networks, shape.length) if to_rows else None
+    input_gradient = inputs.new_empty(networks, samples, width) if to_inputs else None
+    failed = _library().backward(
+        *(networks, samples, shape.layers, shape.widths, shape.widest, rows.data_ptr(), rows.stride(0)),
+        *(inputs.data_ptr(), *inputs.stride(), hidden.data_ptr(), gradient.data_ptr(), *gradient.stride()),
+        None if row_gradient is None else row_gradient.data_ptr(),
+        None if input_gradient is None else input_gradient.data_ptr(),
+    )
+    if failed:
+        raise MemoryError("no memory for the gradients of an MLP")
+    return row_gradient, input_gradient
+
+
+def adam_(
+    rows: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradients: Tensor,
+    *,
+    steps: float,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``, float32 tensors on the CPU.
+
+    Args:
+        rows: parameters, contiguous.
+        exp_avg: mean of gradients, contiguous.
+        exp_avg_sq: mean of squared gradients, contiguous.
+        gradients: gradients, with any strides.
+        steps: number of steps including this one.
+        learning_rate: step size.
+        betas: decay of the two means.
+        eps: added to the denominator.
+
+    Raises:
+        ValueError: a tensor that is written is not contiguous, or shapes differ.
+    """
+    gradients = gradients.contiguous()
+    if not (rows.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
+        raise ValueError("parameters and moments must be contiguous")
+    if not rows.shape == exp_avg.shape == exp_avg_sq.shape == gradients.shape:
+        raise ValueError("parameters, moments and gradients must have one shape")
+    beta1, beta2 = betas
+    _library().adam(
+        *(rows.numel(), rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
+        *(beta1, beta2, eps, learning_rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5),
+    )
+    increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale

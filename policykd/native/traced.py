@@ -1,0 +1,110 @@
+"""The kernels as operators that ``torch.compile`` puts into its graphs, differentiable by ``torch.func``.
+
+Called one by one, operators cost twice the time of the calls in ``kernels``, so eager code does without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policykd.native import kernels
+
+Sizes = kernels.Sizes
+
+_library = torch.library.Library("policykd", "DEF")
+_library.define("mlp(Tensor rows, Tensor inputs, int[] sizes) -> Tensor")
+_library.define("mlp_kept(Tensor rows, Tensor inputs, int[] sizes) -> (Tensor, Tensor)")
+_library.define(
+    "mlp_backward(Tensor gradient, Tensor rows, Tensor inputs, Tensor hidden, int[] sizes, bool to_rows,"
+    " bool to_inputs) -> (Tensor, Tensor)"
+)
+
+
+def _mlp(rows: Tensor, inputs: Tensor, sizes: list[int]) -> Tensor:
+    return kernels.forward(rows, inputs, tuple(sizes), False)[0]
+
+
+def _mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int]) -> Any:
+    return kernels.forward(rows, inputs, tuple(sizes), True)
+
+
+def _mlp_backward(
+    gradient: Tensor,
+    rows: Tensor,
+    inputs: Tensor,
+    hidden: Tensor,
+    sizes: list[int],
+    to_rows: bool,
+    to_inputs: bool,
+) -> tuple[Tensor, Tensor]:
+    results = kernels.backward(gradient, rows, inputs, hidden, tuple(sizes), to_rows, to_inputs)
+    first, second = (gradient.new_empty(0) if result is None else result for result in results)
+    return first, second  # operators return tensors always; an empty one stands for none
+
+
+def _shape_of_mlp(rows: Tensor, inputs: Tensor, sizes: list[int]) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], inputs.shape[1], sizes[-1])
+
+
+def _shape_of_mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    hidden = inputs.new_empty(inputs.shape[0], inputs.shape[1] * sum(sizes[1:-1]))
+    return _shape_of_mlp(rows, inputs, sizes), hidden
+
+
+def _shape_of_mlp_backward(
+    gradient: Tensor,
+    rows: Tensor,
+    inputs: Tensor,
+    hidden: Tensor,
+    sizes: list[int],
+    to_rows: bool,
+    to_inputs: bool,
+) -> tuple[Tensor, Tensor]:
+    return rows.new_empty(rows.shape if to_rows else 0), inputs.new_empty(inputs.shape if to_inputs else 0)
+
+
+_operators: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
+    ("mlp", _mlp, _shape_of_mlp),
+    ("mlp_kept", _mlp_kept, _shape_of_mlp_kept),
+    ("mlp_backward", _mlp_backward, _shape_of_mlp_backward),
+]
+for _name, _kernel, _shape in _operators:
+    _library.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"policykd::{_name}", _shape, lib=_library)
+
+
+class _MLP(torch.autograd.Function):
+    """``torch.func`` asks for ``setup_context`` beside ``forward``, slower than what eager code uses."""
+
+    @staticmethod
+    def forward(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Any:
+        return torch.ops.policykd.mlp_kept(rows, inputs, sizes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        rows, batch, ctx.sizes = inputs
+        ctx.save_for_backward(rows, batch, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Any:
+        to_rows, to_inputs, _sizes = ctx.needs_input_grad
+        results = torch.ops.policykd.mlp_backward(gradient, *ctx.saved_tensors, ctx.sizes, to_rows, to_inputs)
+        return results[0] if to_rows else None, results[1] if to_inputs else None, None
+
+
+# Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
+@torch.compiler.allow_in_graph
+def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
+    return _MLP.apply(rows, inputs, sizes)[0]
+
+
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
+    """As ``policykd.native.mlp``, for functions that ``torch.compile`` traces."""
+    if torch.is_grad_enabled():
+        return _differentiable(rows, inputs, sizes)
+    return torch.ops.policykd.mlp(rows, inputs, sizes)

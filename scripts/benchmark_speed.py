@@ -1,0 +1,286 @@
+"""How fast are many learners in one update against one SB3 learner? Both sides in this process, in turn, one thread.
+
+    python scripts/benchmark_speed.py            # DDPG on HalfCheetah-v5, several minutes
+    python scripts/benchmark_speed.py --help
+
+Ours includes a distillation step per update and learner; SB3 has none. One update per environment step and learner
+on both sides. Writes the raw rows and the tables it prints to ``results/speed/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.noise import NormalActionNoise
+
+import policykd_envs
+from policykd import DualStudent, native
+from policykd.agents import training
+from policykd.agents.run_folder import versions, write_text
+
+SB3 = {"ddpg": DDPG, "td3": TD3}
+WARM_UP = 300
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of running ours."""
+
+    name: str
+    groups: int
+    width: int
+    batch_size: int
+    compile: bool
+    target: str
+    """What the project set out to reach against SB3 with the same networks and batch."""
+
+
+CASES = (
+    Case("2 learners, compiled", 1, 64, 64, True, "8x in all"),
+    Case("2 learners, eager", 1, 64, 64, False, "3x in all"),
+    Case("20 learners, compiled", 10, 64, 64, True, "10x in all"),
+    Case("2 learners, compiled", 1, 256, 256, True, "1.3x per learner"),
+    Case("2 learners, eager", 1, 256, 256, False, "1.3x per learner"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    env: str = "HalfCheetah-v5"
+    """The task."""
+    backbone: str = "ddpg"
+    """ddpg or td3, on both sides."""
+    seconds: float = 3.0
+    """Length of one measurement."""
+    rounds: int = 5
+    """How often all sides are measured in turn; the median round counts."""
+    out: Path = Path("results/speed")
+    """Folder for the raw rows and the tables."""
+
+
+def sb3_stepper(options: Options, width: int, batch_size: int) -> Callable[[int], None]:
+    """A function that trains SB3 for n more steps."""
+    env = policykd_envs.make(options.env)
+    size = env.action_space.shape[0]
+    model = SB3[options.backbone](
+        "MlpPolicy",
+        env,
+        policy_kwargs={"net_arch": [width, width]},
+        batch_size=batch_size,
+        learning_starts=100,
+        action_noise=NormalActionNoise(np.zeros(size), np.full(size, 0.1)),
+        train_freq=1,
+        gradient_steps=1,
+        device="cpu",
+        seed=0,
+    )
+    return lambda n: model.learn(n, reset_num_timesteps=False, log_interval=100)
+
+
+def our_agent(options: Options, case: Case) -> DualStudent:
+    """Ours, without files and evaluations, as SB3 is here."""
+    config = {
+        "net_arch": (case.width, case.width),
+        "batch_size": case.batch_size,
+        "distill_batch_size": case.batch_size,
+        "buffer_size": 100_000,
+        "learning_starts": 100,
+        "log_freq": 4_000,
+        "eval_freq": 0,
+        "checkpoint_freq": 0,
+    }
+    return DualStudent(
+        options.env,
+        method="dpd",
+        backbone=options.backbone,
+        seeds=range(case.groups),
+        config=config,
+        compile=case.compile,
+        device="cpu",
+    )
+
+
+def steps_only(agent: DualStudent, steps: int) -> None:
+    """Train for ``steps`` steps of all learners together: the training loop without the evaluation that ends it."""
+    group_steps = steps // len(agent.seeds)
+    with training.one_thread():
+        training.loop(agent, agent.num_timesteps + group_steps)
+
+
+def rate(step: Callable[[int], None], seconds: float, guess: int) -> float:
+    """Environment steps per second over about ``seconds``."""
+    started = time.perf_counter()
+    step(guess)
+    count = max(guess, int(guess * seconds / (time.perf_counter() - started)))
+    started = time.perf_counter()
+    step(count)
+    return count / (time.perf_counter() - started)
+
+
+def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
+    """Microseconds per environment step (of one learner) that each part of the loop takes, with timers around them."""
+    spent = dict.fromkeys(("physics", "acting", "replay", "update", "logging"), 0.0)
+
+    def timed(part: str, function: Callable) -> Callable:
+        def wrapper(*arguments, **options):  # noqa: ANN002, ANN003, ANN202
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[part] += time.perf_counter() - started
+
+        return wrapper
+
+    places = (
+        (agent.get_env(), "step_learners", "physics"),
+        (training, "_explore", "acting"),
+        (agent.replay_buffer, "add", "replay"),
+        (agent.replay_buffer, "sample", "replay"),
+        (agent.update, "_step", "update"),
+        (training, "_log", "logging"),
+    )
+    originals = [getattr(owner, name) for owner, name, _ in places]
+    for (owner, name, part), function in zip(places, originals, strict=True):
+        setattr(owner, name, timed(part, function))
+    started = time.perf_counter()
+    steps_only(agent, steps)
+    total = time.perf_counter() - started
+    for (owner, name, _), function in zip(places, originals, strict=True):
+        setattr(owner, name, function)
+    parts = {part: seconds / steps * 1e6 for part, seconds in spent.items()}
+    return {**parts, "rest of the loop": (total - sum(spent.values())) / steps * 1e6}
+
+
+def update_gflop(agent: DualStudent) -> float:
+    """Billions of floating-point operations in the matrix products of one update of one learner.
+
+    Counted: forward products; products for the gradients of parameters; products for the gradients of inputs, only
+    where they are needed (in the actor's step those of the critic down to the action, none of its parameters).
+    """
+    learner, config = agent.learner, agent.config
+
+    def products(layers: list[tuple[int, int]]) -> int:
+        return sum(inputs * outputs for inputs, outputs in layers)
+
+    actor, critic = learner.actor_network.layers, learner.critic_network.layers
+    actor_all, critic_all = products(actor), products(critic)
+    to_action = products(critic[1:]) + learner.action_size * critic[0][1]
+    critic_step = actor_all + learner.critics * (3 * critic_all + products(critic[1:]))
+    actor_step = 2 * actor_all + products(actor[1:]) + critic_all + to_action
+    distillation = 3 * actor_all + products(actor[1:]) + 2 * learner.critics * critic_all
+    delay = getattr(config, "policy_delay", 1)
+    per_sample = critic_step * config.batch_size + (
+        actor_step * config.batch_size + distillation * config.distill_batch_size
+    ) / delay
+    return 2 * per_sample / 1e9
+
+
+def plain_product(width: int, batch_size: int, learners: int) -> float:
+    """GFLOP/s of ``torch.bmm`` on the hidden layer's shapes: what a plain matrix product reaches here."""
+    a, b = torch.randn(learners, batch_size, width), torch.randn(learners, width, width)
+    with training.one_thread():
+        for _ in range(10):
+            torch.bmm(a, b)
+        count = max(20, int(2e9 / (2 * learners * batch_size * width * width)))
+        started = time.perf_counter()
+        for _ in range(count):
+            torch.bmm(a, b)
+        return 2 * learners * batch_size * width * width * count / (time.perf_counter() - started) / 1e9
+
+
+def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], list[dict]]:
+    """All cases of one network size against SB3; returns raw rows (one per round) and the time per part."""
+    cases = [case for case in CASES if (case.width, case.batch_size) == (width, batch_size)]
+    sb3 = sb3_stepper(options, width, batch_size)
+    agents = [our_agent(options, case) for case in cases]
+    with training.one_thread():
+        sb3(WARM_UP)
+    for case, agent in zip(cases, agents, strict=True):
+        print(f"  warming up: {case.name}, {width} wide", flush=True)
+        steps_only(agent, WARM_UP * agent.n_learners)
+    raw = []
+    for number in range(options.rounds):
+        with training.one_thread():
+            base = rate(sb3, options.seconds, 100)
+        row = {"width": width, "batch_size": batch_size, "round": number, "who": "SB3", "steps_per_second": base}
+        raw.append({**row, "ratio": 1.0, "ratio_per_learner": 1.0})
+        for case, agent in zip(cases, agents, strict=True):
+            ours = rate(lambda n, agent=agent: steps_only(agent, n), options.seconds, 100 * agent.n_learners)
+            ratios = {"ratio": ours / base, "ratio_per_learner": ours / base / agent.n_learners}
+            raw.append({**row, "who": case.name, "steps_per_second": ours, **ratios})
+        print(f"  round {number + 1} of {options.rounds} done", flush=True)
+    parts = []
+    for case, agent in zip(cases, agents, strict=True):
+        times = time_per_part(agent, 1_000 * agent.n_learners)
+        gflops = update_gflop(agent) / (times["update"] * 1e-6)
+        plain = plain_product(width, batch_size, agent.n_learners)
+        parts.append({"width": width, "who": case.name, **times, "update_gflops": gflops, "bmm_gflops": plain})
+    return raw, parts
+
+
+def median(raw: list[dict], case: Case, key: str) -> float:
+    """Median over the rounds of one case."""
+    return statistics.median(r[key] for r in raw if r["who"] == case.name and r["width"] == case.width)
+
+
+def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"{options.backbone.upper()} on {options.env}, one thread, one update per environment step and learner; ours",
+        f"with distillation. Medians of {options.rounds} rounds in turn; ratios are taken round by round.",
+        "",
+        "| networks, batch | ours | steps/s, all learners | one SB3 learner | ratio | lowest to highest | aim |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in CASES:
+        rows = [r for r in raw if r["who"] == case.name and r["width"] == case.width]
+        sb3 = statistics.median(r["steps_per_second"] for r in raw if r["who"] == "SB3" and r["width"] == case.width)
+        ratios = sorted(r["ratio"] for r in rows)
+        lines.append(
+            f"| {case.width}x{case.width}, {case.batch_size} | {case.name} "
+            f"| {median(raw, case, 'steps_per_second'):,.0f} | {sb3:,.0f} | {statistics.median(ratios):.1f}x "
+            f"| {ratios[0]:.1f} to {ratios[-1]:.1f} | {case.target} |"
+        )
+    lines += ["", "Microseconds per environment step of one learner, and GFLOP/s:", ""]
+    names = [name for name in parts[0] if name not in ("width", "who")]
+    lines += ["| networks | ours | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for part in parts:
+        values = " | ".join(f"{part[name]:.0f}" for name in names)
+        lines.append(f"| {part['width']} | {part['who']} | {values} |")
+    lines += ["", f"Kernels: {'native' if not native.reason() else f'torch ({native.reason()})'}."]
+    return "\n".join(lines) + "\n"
+
+
+def main(options: Options) -> None:
+    """Measure, print and keep."""
+    raw, parts = [], []
+    for width, batch_size in sorted({(case.width, case.batch_size) for case in CASES}):
+        print(f"networks ({width}, {width}), batch {batch_size}", flush=True)
+        rows, times = measure(options, width, batch_size)
+        raw += rows
+        parts += times
+    text = tables(options, raw, parts)
+    print("\n" + text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with open(options.out / f"{options.backbone}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, raw[0])
+        writer.writeheader()
+        writer.writerows(raw)
+    write_text(options.out / f"{options.backbone}.md", text)
+    write_text(options.out / f"{options.backbone}_versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
