@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import numpy as np
 import tyro
 
 from policykd.agents import snapshot
-from policykd.agents.dual_student import DualStudent, resolve_config
+from policykd.agents.dual_student import DualStudent, LearnerChoice, resolve_config
 from policykd.agents.run_folder import CHECKPOINT
 from policykd.benchmark.compare import CompareOptions, compare
 from policykd.config import Config, change
@@ -93,7 +94,12 @@ def train(arguments: Sequence[str]) -> None:
     """``policykd train``."""
     options = _train_options(arguments)
     _say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
-    asked = {"env": options.env, "method": options.method, "backbone": options.backbone, "peers": options.peers}
+    asked = {
+        "env": options.env,
+        "method": options.method,
+        "backbone": options.backbone,
+        "peers": options.peers,
+    }
     if options.resume:
         agent = _resume(options, asked)
     else:
@@ -115,11 +121,12 @@ def train(arguments: Sequence[str]) -> None:
     _say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
     _say(_outcome(agent))
-    steps = [step for step in agent.evaluation_steps]
-    import numpy as np
-
     curves = [
-        Curve(f"seed {seed}, peer {peer}", np.array(steps), np.stack([e.returns[k] for e in agent.evaluations]))
+        Curve(
+            f"seed {seed}, peer {peer}",
+            np.array(agent.evaluation_steps),
+            np.stack([e.returns[k] for e in agent.evaluations]),
+        )
         for k, (seed, peer) in enumerate(agent.learners)
     ]
     picture = learning_curves(curves, folder / "learning_curves.png", title=f"{agent.env_id}: {agent.method_name}")
@@ -141,7 +148,7 @@ def video(arguments: Sequence[str]) -> None:
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     agent = DualStudent.load(options.path)
-    choice = "best" if options.learner == "best" else _index(options.learner)
+    choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,
         lambda observation: agent.predict(observation, learner=choice)[0],
@@ -180,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = arguments
     try:
         if name not in COMMANDS:
-            raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+            raise PolicyKDError(
+                f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
+            )
         COMMANDS[name](rest)
     except PolicyKDError as error:
         print(f"policykd: error: {error}", file=sys.stderr)

@@ -48,7 +48,12 @@ class DistillationConfig:
             "must be positive, or None for the whole replay",
         )
         require(self.distill_batch_size >= 1, "distill_batch_size", self.distill_batch_size, "must be positive")
-        require(self.distill_learning_rate > 0, "distill_learning_rate", self.distill_learning_rate, "must be positive")
+        require(
+            self.distill_learning_rate > 0,
+            "distill_learning_rate",
+            self.distill_learning_rate,
+            "must be positive",
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,12 @@ class TD3Config(DDPGConfig):
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
         require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "must be positive")
-        require(self.target_policy_noise >= 0, "target_policy_noise", self.target_policy_noise, "must not be negative")
+        require(
+            self.target_policy_noise >= 0,
+            "target_policy_noise",
+            self.target_policy_noise,
+            "must not be negative",
+        )
         require(self.target_noise_clip >= 0, "target_noise_clip", self.target_noise_clip, "must not be negative")
 
 

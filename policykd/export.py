@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def to_sb3(agent: DualStudent, k: int) -> SB3TD3:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters."""
     config = agent.config
     action_size = agent.action_space.shape[0]
-    common = dict(
+    common: dict[str, Any] = dict(
         learning_rate=config.learning_rate,
         buffer_size=config.buffer_size,
         learning_starts=config.learning_starts,
@@ -39,7 +39,10 @@ def to_sb3(agent: DualStudent, k: int) -> SB3TD3:
     )
     env = DummyVecEnv([agent.factory])  # type: ignore[list-item]
     if isinstance(config, TD3Config):
-        smoothing = {"target_policy_noise": config.target_policy_noise, "target_noise_clip": config.target_noise_clip}
+        smoothing = {
+            "target_policy_noise": config.target_policy_noise,
+            "target_noise_clip": config.target_noise_clip,
+        }
         model = SB3TD3("MlpPolicy", env, policy_delay=config.policy_delay, **smoothing, **common)
     else:
         model = SB3DDPG("MlpPolicy", env, **common)
@@ -71,9 +74,7 @@ def read_sb3(learner: DDPG, k: int, model: SB3TD3) -> None:
     _read_adam(model.critic.optimizer, learner.critic_adam, critics)
 
 
-def _pairs(
-    learner: DDPG, model: SB3TD3, k: int, critics: slice
-) -> list[tuple[nn.Module, tuple[MLP, Tensor]]]:
+def _pairs(learner: DDPG, model: SB3TD3, k: int, critics: slice) -> list[tuple[nn.Module, tuple[MLP, Tensor]]]:
     """SB3's four networks beside ours."""
     actor, critic = learner.actor_network, learner.critic_network
     return [

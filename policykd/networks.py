@@ -70,7 +70,9 @@ class MLP:
         return hidden.tanh() if self.squash else hidden
 
 
-def gradient(loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def gradient(
+    loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]], rows: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradient ``(R, P)`` of the summed losses ``(R,)`` and the diagnostics beside them.
 
     Rows never mix: the gradient of a sum over rows is, row by row, the gradient of that row's own loss.

@@ -8,7 +8,12 @@ from policykd.errors import PolicyKDError, nearest
 
 Changes = dict[str, Any]
 
-ZOO_MUJOCO: Changes = {"learning_starts": 10_000, "learning_rate": 1e-3, "batch_size": 256, "net_arch": (400, 300)}
+ZOO_MUJOCO: Changes = {
+    "learning_starts": 10_000,
+    "learning_rate": 1e-3,
+    "batch_size": 256,
+    "net_arch": (400, 300),
+}
 """rl-baselines3-zoo's TD3 and DDPG settings for the MuJoCo tasks."""
 
 QUICK: Changes = {"learning_starts": 500, "batch_size": 64, "net_arch": (64, 64), "buffer_size": 100_000}
@@ -18,7 +23,12 @@ PRESETS: dict[str, dict[str, Changes]] = {
     "zoo": {
         "default": ZOO_MUJOCO,
         "Swimmer-v5": {**ZOO_MUJOCO, "gamma": 0.9999},
-        "Pendulum-v1": {"learning_starts": 10_000, "buffer_size": 200_000, "gamma": 0.98, "gradient_steps": 1},
+        "Pendulum-v1": {
+            "learning_starts": 10_000,
+            "buffer_size": 200_000,
+            "gamma": 0.98,
+            "gradient_steps": 1,
+        },
     },
     "quick": {
         "default": QUICK,

@@ -15,8 +15,8 @@ from typing import Any
 import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
-
 import policykd_envs
+
 from policykd.errors import PolicyKDError
 
 logger = logging.getLogger(__name__)

@@ -10,20 +10,22 @@ on both sides. Writes the raw rows and the tables it prints to ``results/speed/`
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import policykd_envs
 import torch
 import tyro
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
-import policykd_envs
 from policykd import DualStudent, native
 from policykd.agents import training
 from policykd.agents.run_folder import versions, write_text
@@ -134,7 +136,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
     spent = dict.fromkeys(("physics", "acting", "replay", "update", "logging"), 0.0)
 
     def timed(part: str, function: Callable) -> Callable:
-        def wrapper(*arguments, **options):  # noqa: ANN002, ANN003, ANN202
+        def wrapper(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
             try:
                 return function(*arguments, **options)
@@ -181,9 +183,10 @@ def update_gflop(agent: DualStudent) -> float:
     actor_step = 2 * actor_all + products(actor[1:]) + critic_all + to_action
     distillation = 3 * actor_all + products(actor[1:]) + 2 * learner.critics * critic_all
     delay = getattr(config, "policy_delay", 1)
-    per_sample = critic_step * config.batch_size + (
-        actor_step * config.batch_size + distillation * config.distill_batch_size
-    ) / delay
+    per_sample = (
+        critic_step * config.batch_size
+        + (actor_step * config.batch_size + distillation * config.distill_batch_size) / delay
+    )
     return 2 * per_sample / 1e9
 
 
@@ -214,10 +217,16 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     for number in range(options.rounds):
         with training.one_thread():
             base = rate(sb3, options.seconds, 100)
-        row = {"width": width, "batch_size": batch_size, "round": number, "who": "SB3", "steps_per_second": base}
+        row = {
+            "width": width,
+            "batch_size": batch_size,
+            "round": number,
+            "who": "SB3",
+            "steps_per_second": base,
+        }
         raw.append({**row, "ratio": 1.0, "ratio_per_learner": 1.0})
         for case, agent in zip(cases, agents, strict=True):
-            ours = rate(lambda n, agent=agent: steps_only(agent, n), options.seconds, 100 * agent.n_learners)
+            ours = rate(functools.partial(steps_only, agent), options.seconds, 100 * agent.n_learners)
             ratios = {"ratio": ours / base, "ratio_per_learner": ours / base / agent.n_learners}
             raw.append({**row, "who": case.name, "steps_per_second": ours, **ratios})
         print(f"  round {number + 1} of {options.rounds} done", flush=True)

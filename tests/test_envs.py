@@ -174,9 +174,7 @@ def test_shifted_model():
     torso = old.body("torso").id
     np.testing.assert_allclose(new.body_mass[1:] / old.body_mass[1:], [2.0] + [1.0] * (old.nbody - 2))
     np.testing.assert_allclose(new.body_inertia[torso], 2.0 * old.body_inertia[torso])
-    np.testing.assert_allclose(
-        new.body_subtreemass[torso] - old.body_subtreemass[torso], old.body_mass[torso]
-    )
+    np.testing.assert_allclose(new.body_subtreemass[torso] - old.body_subtreemass[torso], old.body_mass[torso])
     np.testing.assert_allclose(new.opt.gravity, 0.5 * old.opt.gravity)
     np.testing.assert_allclose(new.geom_friction, 0.25 * old.geom_friction)
     np.testing.assert_allclose(new.actuator_gear, 3.0 * old.actuator_gear)

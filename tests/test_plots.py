@@ -35,9 +35,7 @@ def test_same_curves_give_the_same_picture_and_replace_the_old_file(tmp_path):
 @pytest.mark.parametrize("threshold", [None, -3.0])
 @pytest.mark.parametrize(("evaluations", "episodes"), [(1, 1), (1, 4), (6, 1)])
 def test_draws_what_is_short(tmp_path, evaluations, episodes, threshold):
-    path = learning_curves(
-        [curve("a", evaluations, episodes)], tmp_path / "a.png", title="short", threshold=threshold
-    )
+    path = learning_curves([curve("a", evaluations, episodes)], tmp_path / "a.png", title="short", threshold=threshold)
     assert np.isfinite(imread(path)).all()
 
 

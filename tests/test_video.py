@@ -54,9 +54,7 @@ def read(path):
     reader = imageio_ffmpeg.read_frames(path)
     header = next(reader)
     width, height = header["size"]
-    return np.stack(
-        [np.frombuffer(picture, np.uint8).reshape(height, width, 3) for picture in reader]
-    ), header
+    return np.stack([np.frombuffer(picture, np.uint8).reshape(height, width, 3) for picture in reader]), header
 
 
 def test_writes_every_picture_of_the_episode(tmp_path):
@@ -87,13 +85,8 @@ def test_an_environment_that_cannot_be_drawn_is_one_warning(tmp_path, caplog):
     path = tmp_path / "a.mp4"
     with caplog.at_level(logging.WARNING):
         kwargs = {"broken": True}
-        assert (
-            record_video("PolicyKDTest/Blocks-v0", lambda _: np.zeros(1), path, seed=0, env_kwargs=kwargs)
-            is None
-        )
-    assert [record.getMessage() for record in caplog.records] == [
-        "no video of PolicyKDTest/Blocks-v0: no screen"
-    ]
+        assert record_video("PolicyKDTest/Blocks-v0", lambda _: np.zeros(1), path, seed=0, env_kwargs=kwargs) is None
+    assert [record.getMessage() for record in caplog.records] == ["no video of PolicyKDTest/Blocks-v0: no screen"]
     assert not list(tmp_path.iterdir())
 
 

@@ -70,9 +70,7 @@ class DualStudent:
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
         self.env_id, self.factory = env_factory(env)
         self.config = change(resolve_config(config, backbone, self.env_id), overrides or {})
-        self.device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.compile = compile
         probe = self.factory()
         try:
@@ -92,9 +90,7 @@ class DualStudent:
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.exploration, self.sampling = streams["exploration"], streams["replay"]
         self.learner = LEARNERS[self.backbone](*sizes, self.config, streams["learner"], self.device)
-        self.replay_buffer = SharedReplay(
-            self.config.buffer_size, *sizes, self.n_learners, self.peers, self.device
-        )
+        self.replay_buffer = SharedReplay(self.config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
         self.update: Update | None = None
         self.envs: LearnerEnvs | None = None
         self.evaluator: Evaluator | None = None
@@ -148,9 +144,7 @@ class DualStudent:
     def make_update(self, compiled: bool) -> Update:
         """Put learners, method and replay together for training."""
         method = METHODS[self.method_name]
-        self.update = Update(
-            self.learner, method, self.config, self.replay_buffer, self.sampling, self.peers, compiled
-        )
+        self.update = Update(self.learner, method, self.config, self.replay_buffer, self.sampling, self.peers, compiled)
         return self.update
 
     def prepare_update(self, total_timesteps: int) -> None:
@@ -162,7 +156,10 @@ class DualStudent:
             self.make_update(self.compile)
 
     def learn(
-        self, total_timesteps: int, callback: BaseCallback | list[BaseCallback] | None = None, progress_bar: bool = False
+        self,
+        total_timesteps: int,
+        callback: BaseCallback | list[BaseCallback] | None = None,
+        progress_bar: bool = False,
     ) -> DualStudent:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
 
@@ -244,9 +241,7 @@ class DualStudent:
         checkpoint.save(path, snapshot.state(self, include_replay))
 
     @classmethod
-    def load(
-        cls, path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto"
-    ) -> DualStudent:
+    def load(cls, path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto") -> DualStudent:
         """Read an agent back. A run's own checkpoint goes on writing into its run folder.
 
         Args:

@@ -1,11 +1,11 @@
 """A run on disk: what was asked, with what it was made, and one folder per learner laid out as SB3 and its zoo do.
 
-    run/
-      config.json  command.txt  versions.json     what was asked and with what it ran
-      checkpoint.safetensors                       where to go on from
-      progress.csv  events.out.tfevents...         means over the learners
-      dpd-ddpg/HalfCheetah-v5_1/                   learner 1 (the zoo's <algorithm>/<task>_<number>)
-        progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip
+run/
+  config.json  command.txt  versions.json     what was asked and with what it ran
+  checkpoint.safetensors                       where to go on from
+  progress.csv  events.out.tfevents...         means over the learners
+  dpd-ddpg/HalfCheetah-v5_1/                   learner 1 (the zoo's <algorithm>/<task>_<number>)
+    progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip
 """
 
 from __future__ import annotations

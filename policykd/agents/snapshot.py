@@ -40,7 +40,7 @@ def plain(config: Config) -> dict[str, Any]:
 
 def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
     """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
-    result = {
+    result: dict[str, Any] = {
         "settings": settings(agent),
         "compile": agent.compile,
         "computed_by": agent.computed_by,

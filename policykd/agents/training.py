@@ -25,7 +25,10 @@ COMPILE_PAYS = 20_000
 
 
 def train(
-    agent: DualStudent, total_timesteps: int, callback: BaseCallback | list[BaseCallback] | None, progress_bar: bool
+    agent: DualStudent,
+    total_timesteps: int,
+    callback: BaseCallback | list[BaseCallback] | None,
+    progress_bar: bool,
 ) -> None:
     """Train for ``total_timesteps`` more environment steps per group (see ``DualStudent.learn``)."""
     end = agent.num_timesteps + total_timesteps
@@ -38,7 +41,11 @@ def train(
     callbacks.on_training_start({"self": agent, "total_timesteps": end}, {})
     # disable=None shows the bar on a terminal only
     bar = tqdm(
-        total=end, initial=agent.num_timesteps, unit="step", smoothing=0.05, disable=None if progress_bar else True
+        total=end,
+        initial=agent.num_timesteps,
+        unit="step",
+        smoothing=0.05,
+        disable=None if progress_bar else True,
     )
     with bar, one_thread(), _interruptible() as interrupted:
         callbacks.on_rollout_start()
@@ -106,7 +113,13 @@ def _collect(agent: DualStudent) -> dict[str, Any]:
     agent.replay_buffer.add(observations, actions, next_observations, rewards, dones & ~truncated, truncated)
     agent.last_observations = new_observations
     agent.num_timesteps += agent.peers
-    return {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_observations}
+    return {
+        "actions": actions,
+        "rewards": rewards,
+        "dones": dones,
+        "infos": infos,
+        "new_obs": new_observations,
+    }
 
 
 def _explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
@@ -191,7 +204,9 @@ def _evaluate(agent: DualStudent) -> None:
     agent.evaluation_steps.append(agent.num_timesteps)
     agent.evaluations.append(result)
     means, lengths = result.returns.mean(1), result.lengths.mean(1)
-    rows = [{"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)} for m, n in zip(means, lengths, strict=True)]
+    rows = [
+        {"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)} for m, n in zip(means, lengths, strict=True)
+    ]
     _write(agent, rows, {})
     if agent.folder is None:
         return

@@ -97,7 +97,10 @@ def _train_ours(options: CompareOptions) -> DualStudent:
         run_dir=options.out / "policykd",
         overrides={"eval_freq": options.eval_freq, "n_eval_episodes": options.n_eval_episodes},
     )
-    print(f"policykd: {options.peers} {options.method} peers, {options.total_timesteps:,} steps in all", flush=True)
+    print(
+        f"policykd: {options.peers} {options.method} peers, {options.total_timesteps:,} steps in all",
+        flush=True,
+    )
     return agent.learn(options.total_timesteps, progress_bar=True)
 
 
@@ -135,7 +138,9 @@ def _rows(options: CompareOptions, agent: DualStudent, sb3: BaselineResult, chan
         Row(f"{options.method.upper()} peer {k + 1}", steps, returns[:, k], speed, agent.elapsed)
         for k in range(options.peers)
     ]
-    baseline = Row(f"SB3 {options.backbone.upper()}", sb3.timesteps, sb3.returns, sb3.steps_per_second, sb3.wall_seconds)
+    baseline = Row(
+        f"SB3 {options.backbone.upper()}", sb3.timesteps, sb3.returns, sb3.steps_per_second, sb3.wall_seconds
+    )
     ends = np.array([steps[0], steps[-1]])
     return [*ours, baseline, Row("random actions", ends, np.stack([chance, chance]), None, None)]
 
@@ -154,16 +159,27 @@ def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
     ]
     for row in rows:
         last = row.returns[-1]
-        cells = [row.who, f"{last.mean():,.0f} +/- {last.std():,.0f}", _ratio(last.mean(), reference.returns[-1].mean())]
+        cells = [
+            row.who,
+            f"{last.mean():,.0f} +/- {last.std():,.0f}",
+            _ratio(last.mean(), reference.returns[-1].mean()),
+        ]
         if row.steps_per_second and row.wall_seconds:
             speed = f"{row.steps_per_second:,.0f}" + (" (all peers)" if row.who.split()[1] == "peer" else "")
-            cells += [speed, _ratio(row.steps_per_second, reference.steps_per_second), f"{row.wall_seconds:,.0f}"]
+            cells += [
+                speed,
+                _ratio(row.steps_per_second, reference.steps_per_second),
+                f"{row.wall_seconds:,.0f}",
+            ]
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
     setting = {**dataclasses.asdict(agent.config)}
     kept = ("net_arch", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "alpha")
-    lines += ["", "Both sides: " + ", ".join(f"{n}={setting[n]}" for n in kept[:-1]) + f"; ours: alpha={agent.config.alpha}"]
+    lines += [
+        "",
+        "Both sides: " + ", ".join(f"{n}={setting[n]}" for n in kept[:-1]) + f"; ours: alpha={agent.config.alpha}",
+    ]
     return "\n".join(lines) + "\n"
 
 

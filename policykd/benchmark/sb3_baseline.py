@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import gymnasium as gym
 import numpy as np
+import policykd_envs
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import policykd_envs
 from policykd.errors import PolicyKDError
 
 ALGORITHMS: dict[str, type[TD3]] = {"ddpg": DDPG, "td3": TD3}

@@ -67,7 +67,9 @@ def _published_code(peer_value: Tensor, own_value: Tensor, config: DistillationC
 
 METHODS: dict[str, Method] = {
     "dpd": Method("Dual Policy Distillation: copy the peer, more where it is better", weight=_disadvantage),
-    "dpd_hard": Method("DPD with the hard gate of equation 9: copy the peer only where it is better", weight=_hard_gate),
+    "dpd_hard": Method(
+        "DPD with the hard gate of equation 9: copy the peer only where it is better", weight=_hard_gate
+    ),
     "mutual": Method("Unweighted mutual distillation: copy the peer everywhere"),
     "one_way": Method("DPD in one direction: the others copy the first learner", source="first", weight=_disadvantage),
     "dpd_shared": Method("DPD on top of one pooled replay", weight=_disadvantage, replay="pooled"),

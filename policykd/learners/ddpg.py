@@ -37,7 +37,8 @@ class DDPG:
         self.config, self.generators, self.action_size = config, list(generators), action_size
         self.actor_network = MLP((observation_size, *config.net_arch, action_size), squash=True)
         self.critic_network = MLP((observation_size + action_size, *config.net_arch, 1))
-        actors, critics = [], []
+        actors: list[Tensor] = []
+        critics: list[Tensor] = []
         for generator in self.generators:
             actors.append(self.actor_network.initialise(generator))
             critics.extend(self.critic_network.initialise(generator) for _ in range(self.critics))
@@ -82,7 +83,7 @@ class DDPG:
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
+        """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
         next_actions = self.policy(self.actor_target, batch.next_observations)
         next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
         return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values

@@ -30,7 +30,7 @@ class TD3(DDPG):
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
+        """Y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
         smoothing = (noise * self.config.target_policy_noise).clamp(-bound, bound)

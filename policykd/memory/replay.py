@@ -91,7 +91,14 @@ class SharedReplay:
     ) -> None:
         """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
         row, start = self._row, 0
-        columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
+        columns = (
+            observations,
+            actions,
+            next_observations,
+            rewards[:, None],
+            terminated[:, None],
+            truncated[:, None],
+        )
         for width, values in zip(self.sections, columns, strict=True):
             row[:, start : start + width] = values
             start += width

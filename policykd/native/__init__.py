@@ -1,4 +1,4 @@
-"""MLPs and Adam in C for small networks on one CPU thread, where calls of torch cost more than the arithmetic.
+"""MLPs and Adam in C for small networks on one CPU thread, where torch is far from the speed of the machine.
 
 The kernels are compiled at first use, and optional: where they cannot be had, ``usable`` is false,
 ``reason()`` says why, and callers keep to torch. ``POLICYKD_NATIVE=0`` in the environment switches them off.
@@ -24,7 +24,7 @@ def _ready() -> bool:
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
-    """Whether the kernels are there and take these tensors: float32, on the CPU, torch on one thread as they are.
+    """Whether the kernels are there and take these tensors: float32 on the CPU, torch on one thread as they are.
 
     Inside ``torch.compile`` availability and the number of threads are those at the time of tracing.
     """
@@ -49,8 +49,9 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
+        rows, inputs, hidden = ctx.saved_tensors
         to_rows, to_inputs, _ = ctx.needs_input_grad
-        return *kernels.backward(gradient, *ctx.saved_tensors, ctx.sizes, to_rows, to_inputs), None
+        return *kernels.backward(gradient, rows, inputs, hidden, ctx.sizes, to_rows, to_inputs), None
 
 
 def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:

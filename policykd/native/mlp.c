@@ -22,6 +22,7 @@ typedef ptrdiff_t Int;
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* 4: at any address */
 typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16") /* or sums would not stay in registers */
 
 typedef struct {
     const float *data;
@@ -69,25 +70,19 @@ typedef struct {
 INLINE void tile(const int m, const int n, Int depth, Matrix a, Panel b, float *c, Int c_row, Int last,
                  int width, Epilogue end) {
     Vec sum[MOST_ROWS][VECTORS];
-#pragma GCC unroll 4
-    for (int j = 0; j < n; j++) {
+    UNROLL for (int j = 0; j < n; j++) {
         const Vec start = end.bias ? load(end.bias + COLUMN(j, last), width) : (Vec){0};
-#pragma GCC unroll 12
-        for (int i = 0; i < m; i++) sum[i][j] = start;
+        UNROLL for (int i = 0; i < m; i++) sum[i][j] = start;
     }
     for (Int k = 0; k < depth; k++) {
         const float *right = b.data + k * b.row;
-#pragma GCC unroll 12
-        for (int i = 0; i < m; i++) {
+        UNROLL for (int i = 0; i < m; i++) {
             const float left = a.data[i * a.row + k * a.column];
-#pragma GCC unroll 4
-            for (int j = 0; j < n; j++) sum[i][j] += left * *(const Vec *)(right + COLUMN(j, b.last));
+            UNROLL for (int j = 0; j < n; j++) sum[i][j] += left * *(const Vec *)(right + COLUMN(j, b.last));
         }
     }
-#pragma GCC unroll 12
-    for (int i = 0; i < m; i++) {
-#pragma GCC unroll 4
-        for (int j = 0; j < n; j++) {
+    UNROLL for (int i = 0; i < m; i++) {
+        UNROLL for (int j = 0; j < n; j++) {
             const Int at = i * c_row + COLUMN(j, last);
             Vec value = sum[i][j];
             if (end.relu) value = zero_where(value < 0, value);
@@ -122,15 +117,12 @@ INLINE void strip(const int m, const int n, Int rows, Int depth, Matrix a, Panel
 static void transpose(const float *from, Int from_row, float *to) {
     Vec x[LANES], y[LANES];
     for (int i = 0; i < LANES; i++) x[i] = *(const Vec *)(from + i * from_row);
-#pragma GCC unroll 4
-    for (int round = 1; round < LANES; round *= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES / 2; i++) {
+    UNROLL for (int round = 1; round < LANES; round *= 2) {
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
             y[2 * i] = LOW(x[i], x[i + LANES / 2]);
             y[2 * i + 1] = HIGH(x[i], x[i + LANES / 2]);
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) x[i] = y[i];
+        UNROLL for (int i = 0; i < LANES; i++) x[i] = y[i];
     }
     for (int i = 0; i < LANES; i++) *(Vec *)(to + i * PANEL) = x[i];
 }
