@@ -66,8 +66,11 @@ def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """``value`` as JSON, its tensors and arrays moved to ``tensors`` under their path."""
     if isinstance(value, Tensor | np.ndarray):
         kind = "tensor" if isinstance(value, Tensor) else "array"
+        name = f"{len(tensors)}{name}"  # a number keeps apart {"a/b": t} and {"a": {"b": t}}
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.array(value))  # torch takes no negative strides and no memory it may not write
         # A clone: safetensors refuses tensors that share memory, and views of arrays often do.
-        tensors[name] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+        tensors[name] = value.detach().cpu().contiguous().clone()
         return {ARRAY: [kind, name]}
     if isinstance(value, dict):
         return {str(key): _take_arrays(item, f"{name}/{key}", tensors) for key, item in value.items()}

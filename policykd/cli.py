@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import tyro
 
@@ -19,7 +20,7 @@ from policykd.agents import snapshot
 from policykd.agents.dual_student import DualStudent, LearnerChoice, resolve_config
 from policykd.agents.run_folder import CHECKPOINT
 from policykd.benchmark.compare import CompareOptions, compare
-from policykd.config import Config, change
+from policykd.config import change, require
 from policykd.errors import PolicyKDError, nearest
 from policykd.learners import CONFIGS
 from policykd.plots import Curve, learning_curves
@@ -93,8 +94,9 @@ class VideoOptions:
 def train(arguments: Sequence[str]) -> None:
     """``policykd train``."""
     options = _train_options(arguments)
+    require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     _say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
-    asked = {
+    asked: dict[str, Any] = {
         "env": options.env,
         "method": options.method,
         "backbone": options.backbone,
@@ -147,6 +149,8 @@ def video(arguments: Sequence[str]) -> None:
     options = tyro.cli(VideoOptions, args=list(arguments), prog="policykd video")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
+    require(options.steps > 0, "steps", options.steps, "must be positive")
+    require(options.seed >= 0, "seed", options.seed, "must not be negative")
     agent = DualStudent.load(options.path)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
@@ -184,57 +188,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = [f"  {name:10}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
         _say("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
         return
-    name, *rest = arguments
+    run(lambda: _dispatch(*arguments))
+
+
+def run(job: Callable[[], None]) -> None:
+    """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
     try:
-        if name not in COMMANDS:
-            raise PolicyKDError(
-                f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}"
-            )
-        COMMANDS[name](rest)
+        job()
     except PolicyKDError as error:
+        print(f"policykd: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, gym.error.Error) as error:  # a full disk, a folder that may not be written, a broken environment
         print(f"policykd: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _dispatch(name: str, *arguments: str) -> None:
+    if name not in COMMANDS:
+        raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+    COMMANDS[name](arguments)
+
+
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
-    """Options of ``train``: the backbone, preset and file decide the settings that the other flags change."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    defaults = TrainOptions[Any]()
-    for name in ("env", "backbone", "preset", "config-file"):
-        first.add_argument(f"--{name}", default=getattr(defaults, name.replace("-", "_")))
+    """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
+    first = argparse.ArgumentParser(prog="policykd train", add_help=False, allow_abbrev=False)
+    for name in ("--env", "--backbone", "--preset", "--config-file"):
+        first.add_argument(*dict.fromkeys((name, name.replace("config-file", "config_file"))))
     known, _ = first.parse_known_args(list(arguments))
-    start = defaults
-    if known.config_file is not None:
-        start = _from_file(Path(known.config_file), known.backbone)
-        known.backbone = start.backbone if "--backbone" not in arguments else known.backbone
-    if known.backbone not in CONFIGS:
-        raise PolicyKDError(f"backbone: {known.backbone!r} is unknown{nearest(known.backbone, CONFIGS)}")
-    if known.preset is not None:
-        start = dataclasses.replace(start, config=resolve_config(known.preset, known.backbone, known.env))
-    if not isinstance(start.config, CONFIGS[known.backbone]):
-        start = dataclasses.replace(start, config=CONFIGS[known.backbone]())
-    kind = TrainOptions[CONFIGS[known.backbone]]  # type: ignore[misc]
+    start, settings = _from_file(Path(known.config_file)) if known.config_file else (TrainOptions[Any](), {})
+    env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
+    if backbone not in CONFIGS:
+        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, CONFIGS)}")
+    config = change(resolve_config(preset, backbone, env), settings)
+    start = dataclasses.replace(start, backbone=backbone, config=config)
+    kind = TrainOptions[CONFIGS[backbone]]  # type: ignore[valid-type]
     return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
 
 
-def _from_file(path: Path, backbone: str) -> TrainOptions[Any]:
-    """Options from a JSON file: those of ``train``, with the settings under "config"."""
+def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
+    """Options of ``train`` from a JSON file, and the settings that it has under "config"."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PolicyKDError(f"config file: cannot read {path}: {error}") from None
-    names = {f.name for f in dataclasses.fields(TrainOptions)} - {"config_file", "resume"}
+    settings = content.pop("config", {}) if isinstance(content, dict) else None
+    if not isinstance(settings, dict):
+        raise PolicyKDError(f'config file: {path} must hold options by name, with the settings by name under "config"')
+    names = {f.name for f in dataclasses.fields(TrainOptions)} - {"config_file", "config", "resume", "run_dir"}
     for name in content:
         if name not in names:
             raise PolicyKDError(f"config file: unknown key {name!r} in {path}{nearest(name, names)}")
-    backbone = content.get("backbone", backbone)
-    if backbone not in CONFIGS:
-        raise PolicyKDError(f"config file: backbone {backbone!r} in {path} is unknown{nearest(backbone, CONFIGS)}")
-    config: Config = change(CONFIGS[backbone](), content.pop("config", {}))
-    content = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    return TrainOptions(**content, config=config)
+    return change(TrainOptions[Any](), content), settings
 
 
 def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:

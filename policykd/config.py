@@ -8,6 +8,7 @@ Names are Stable-Baselines3's where SB3 has the setting. Settings of a learner (
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -106,6 +107,9 @@ class DDPGConfig(DistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         DistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
+        for name, value in vars(self).items():
+            unbounded = name == "weight_ratio"  # infinity: no bound
+            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
         for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(
@@ -148,6 +152,8 @@ class TD3Config(DDPGConfig):
 Config = DDPGConfig
 """What every backbone's config is: DDPG's settings are common to all off-policy learners."""
 
+D = typing.TypeVar("D")
+
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise a one-line ``PolicyKDError`` about setting ``name`` unless ``condition`` holds."""
@@ -155,15 +161,15 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise PolicyKDError(f"config: {name}={value!r} {rule}")
 
 
-def change(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of ``config`` with some fields changed; unknown names and values of the wrong type are errors."""
+def change(config: D, changes: Mapping[str, Any]) -> D:
+    """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors."""
     hints = typing.get_type_hints(type(config))
     values = {}
     for name, value in changes.items():
         if name not in hints:
             raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{nearest(name, hints)}")
         values[name] = _checked(name, value, hints[name])
-    return dataclasses.replace(config, **values)
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

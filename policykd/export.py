@@ -37,9 +37,9 @@ def to_sb3(agent: DualStudent, k: int) -> SB3TD3:
         policy_kwargs={"net_arch": list(config.net_arch)},
         device="cpu",
     )
-    env = DummyVecEnv([agent.factory])  # type: ignore[list-item]
+    env = DummyVecEnv([agent.factory])
     if isinstance(config, TD3Config):
-        smoothing = {
+        smoothing: dict[str, Any] = {
             "target_policy_noise": config.target_policy_noise,
             "target_noise_clip": config.target_noise_clip,
         }

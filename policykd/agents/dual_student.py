@@ -70,19 +70,22 @@ class DualStudent:
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
         self.env_id, self.factory = env_factory(env)
         self.config = change(resolve_config(config, backbone, self.env_id), overrides or {})
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = _device(device)
         self.compile = compile
-        probe = self.factory()
+        try:
+            probe = self.factory()
+        except (gym.error.Error, ImportError) as error:
+            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {_one_line(error)}") from None
         try:
             self.observation_space, self.action_space = check_spaces(probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
-        self.folder = None
-        if run_dir is not None:
+        self.folder: RunFolder | None = None
+        self._build()
+        if run_dir is not None:  # last: a run that cannot start leaves no folder behind
             self.folder = RunFolder(run_dir, f"{method}-{backbone}", self.env_id, self.n_learners)
             self.folder.create(self.settings)
-        self._build()
 
     def _build(self) -> None:
         """Make networks, replay and generators; environments and logs are opened when first needed."""
@@ -124,6 +127,8 @@ class DualStudent:
     def logger(self) -> Logger:
         """The run's SB3 logger: means over the learners, and what callbacks record."""
         if self._logger is None:
+            if self.resumed is not None:
+                self.get_env()  # cuts the logs back to the checkpoint before they are opened
             self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
         return self._logger
 
@@ -140,6 +145,15 @@ class DualStudent:
             else:
                 snapshot.restore_envs(self, self.resumed)
         return self.envs
+
+    def get_vec_normalize_env(self) -> None:
+        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
+        return None
+
+    def dump_logs(self) -> None:
+        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
+        self.logger.record("time/total_timesteps", self.num_timesteps)
+        self.logger.dump(self.num_timesteps)
 
     def make_update(self, compiled: bool) -> Update:
         """Put learners, method and replay together for training."""
@@ -205,8 +219,8 @@ class DualStudent:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
         if learner == "best":
             return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
-        if not 0 <= learner < self.n_learners:
-            raise PolicyKDError(f"learner {learner} does not exist: there are 0 to {self.n_learners - 1}")
+        if not isinstance(learner, int | np.integer) or not 0 <= learner < self.n_learners:
+            raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
         return learner
 
     def policies(self, observations: np.ndarray) -> np.ndarray:
@@ -226,6 +240,8 @@ class DualStudent:
         if self.evaluator is None:
             self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
         episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
+        if episodes < 1 or (seed is not None and seed < 0):
+            raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
         seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
         return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
 
@@ -254,6 +270,8 @@ class DualStudent:
         """
         path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
         loaded = checkpoint.load(path)
+        if "settings" not in loaded:
+            raise PolicyKDError(f"checkpoint: {path} holds no agent")
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,
@@ -293,6 +311,21 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, 
     if type(config) is not kind:
         raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
     return config
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
+        raise PolicyKDError(f"device: {name!r} cannot be used: {_one_line(error)}") from None
+    return device
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _known(what: str, name: str, table: dict[str, Any]) -> str:

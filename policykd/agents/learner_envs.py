@@ -101,7 +101,8 @@ class LearnerEnvs(DummyVecEnv):
 
         super().__init__([monitored(k) for k in range(learners)])
         self.action_scale = ActionScale(check_spaces(self.envs[0])[1])
-        self.observations = np.zeros((learners, *self.observation_space.shape), np.float32)
+        size = check_spaces(self.envs[0])[0].shape[0]
+        self.observations = np.zeros((learners, size), np.float32)
 
     def start(self, seeds: list[int]) -> np.ndarray:
         """Begin the first episode of every learner; returns observations ``(K, O)``."""
@@ -114,7 +115,7 @@ class LearnerEnvs(DummyVecEnv):
         rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
         for k, env in enumerate(self.envs):
             observation, reward, terminated, truncated, info = env.step(self.actions[k])
-            rewards[k], dones[k] = reward, terminated or truncated  # type: ignore[assignment]
+            rewards[k], dones[k] = float(reward), terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             if dones[k]:
                 info["terminal_observation"] = observation

@@ -99,7 +99,8 @@ class RunFolder:
 
     def open_loggers(self) -> Logger:
         """Open every learner's logs and return the logger of the run itself."""
-        self.loggers = [_logger(folder) for folder in self.learner_folders]
+        # In place: who holds the list already must see them, or the first row is written to no learner's log.
+        self.loggers[:] = [_logger(folder) for folder in self.learner_folders]
         return _logger(self.path)
 
     def log_sizes(self) -> dict[str, int]:

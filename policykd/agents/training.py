@@ -123,7 +123,7 @@ def _collect(agent: DualStudent) -> dict[str, Any]:
 
 
 def _explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
-    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then the policy's with Gaussian noise, each learner's its own."""
+    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then the policy's with each learner's own Gaussian noise."""
     shape = (agent.n_learners, agent.action_space.shape[0])
     if random:
         return np.stack([g.uniform(-1, 1, shape[1]) for g in agent.exploration]).astype(np.float32)

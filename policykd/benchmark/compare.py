@@ -69,6 +69,10 @@ def compare(options: CompareOptions) -> tuple[DualStudent, str]:
     out = options.out
     if out.exists() and any(out.iterdir()):
         raise PolicyKDError(f"compare: {out} is not empty: choose another folder with --out")
+    if not 1 <= options.eval_freq <= options.total_timesteps:
+        raise PolicyKDError(
+            f"compare: eval_freq={options.eval_freq} must be from 1 to total_timesteps={options.total_timesteps}"
+        )
     agent = _train_ours(options)
     sb3 = _train_sb3(options, agent)
     chance = random_policy_returns(options.env, options.n_eval_episodes, options.seed)
@@ -150,8 +154,8 @@ def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
     reference = next(row for row in rows if row.who.startswith("SB3"))
     assert reference.steps_per_second and reference.wall_seconds
     lines = [
-        f"{options.env}, {options.total_timesteps:,} environment steps a side, seed {options.seed}; returns of the last",
-        f"evaluation ({options.n_eval_episodes} episodes without noise, mean +/- standard deviation over episodes).",
+        f"{options.env}, {options.total_timesteps:,} environment steps a side, seed {options.seed}; returns of the",
+        f"last evaluation ({options.n_eval_episodes} episodes without noise; mean +/- standard deviation).",
         "One seed shows that it works, not which side is better.",
         "",
         "| | return | ratio to SB3 | environment steps/s | ratio to SB3 | training seconds |",

@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from policykd.agents.training import one_thread
 from policykd.errors import PolicyKDError
 
 ALGORITHMS: dict[str, type[TD3]] = {"ddpg": DDPG, "td3": TD3}
@@ -58,7 +59,7 @@ def run_sb3(
     run_dir: Path,
     progress: Callable[[int], None] | None = None,
 ) -> BaselineResult:
-    """Train one agent of SB3 on the CPU, evaluate it on the way, and time it.
+    """Train one agent of SB3 on one thread of the CPU, evaluate it on the way, and time it.
 
     ``run_dir`` gets SB3's own files: ``0.monitor.csv`` with every training episode, and ``evaluations.npz``.
     What is no parameter here has SB3's default. SB3 seeds the global generators of NumPy, PyTorch and
@@ -121,7 +122,8 @@ def run_sb3(
         )
         callback = _Evaluation(eval_env, eval_freq, n_eval_episodes, run_dir, total_timesteps, progress)
         started = time.perf_counter()
-        model.learn(total_timesteps, callback=callback)
+        with one_thread():  # as ours; torch's default of all cores is slower at these sizes
+            model.learn(total_timesteps, callback=callback)
         seconds = time.perf_counter() - started - callback.seconds
     finally:
         env.close()

@@ -65,6 +65,8 @@ class DistillationStep:
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             actions = learner.policy(actor, states)
             distance = self.method.divergence(actions, peer_actions)
+            if distance.shape != states.shape[:2]:  # also where no weight would notice
+                raise ValueError(f"a divergence must return (K, B), got {tuple(distance.shape)}")
             info = {}
             if weigh is None:
                 weighted = distance

@@ -62,7 +62,7 @@ class Evaluator:
                 if terminated or truncated:
                     episode[k] += 1
                     if episode[k] < n_episodes:
-                        observations[k] = self._reset(k, starts[k][episode[k]])
+                        observations[k] = self._reset(k, starts[k][int(episode[k])])
         return Evaluation(returns, lengths)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -59,7 +60,7 @@ class SharedReplay:
         device: torch.device | str = "cpu",
     ) -> None:
         self.capacity, self.peers = capacity, peers
-        self.sections = [observation_size, action_size, observation_size, 1, 1, 1]
+        self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
         self.nbytes = 4 * int(np.prod(shape))
         self.device = torch.device(device)
@@ -90,19 +91,9 @@ class SharedReplay:
         truncated: np.ndarray,
     ) -> None:
         """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
-        row, start = self._row, 0
-        columns = (
-            observations,
-            actions,
-            next_observations,
-            rewards[:, None],
-            terminated[:, None],
-            truncated[:, None],
-        )
-        for width, values in zip(self.sections, columns, strict=True):
-            row[:, start : start + width] = values
-            start += width
-        self.storage[:, self.position] = torch.from_numpy(row)
+        ends = (rewards[:, None], terminated[:, None], truncated[:, None])
+        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._row)
+        self.storage[:, self.position] = torch.from_numpy(self._row)
         self.position = (self.position + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
@@ -140,14 +131,12 @@ class SharedReplay:
 
     def _gather(self, indices: Tensor) -> Batch:
         rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
-        parts = rows.view(*indices.shape, -1).split(self.sections, dim=-1)
-        return Batch(*parts[:3], *(part.squeeze(-1) for part in parts[3:]))
+        *vectors, ends = rows.view(*indices.shape, -1).split(self.sections, dim=-1)
+        return Batch(*vectors, *ends.unbind(-1))
 
 
 def _physical_memory() -> int:
     """Bytes of memory in this machine."""
-    import os
-
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide

@@ -24,7 +24,7 @@ def _ready() -> bool:
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
-    """Whether the kernels are there and take these tensors: float32 on the CPU, torch on one thread as they are.
+    """Whether the kernels are there and take these tensors: float32, on the CPU, torch on one thread as well.
 
     Inside ``torch.compile`` availability and the number of threads are those at the time of tracing.
     """

@@ -115,6 +115,6 @@ def load() -> ctypes.CDLL:
     batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
     library.forward.argtypes = (*network, *batch, pointer, pointer)
     library.backward.argtypes = (*network, *batch, pointer, *batch, pointer, pointer)
-    library.adam.argtypes = (integer, *[pointer] * 4, *[real] * 5)
+    library.adam.argtypes = (integer, *[pointer] * 4, *[real] * 6)
     library.adam.restype = None
     return library

@@ -159,6 +159,6 @@ def adam_(
     beta1, beta2 = betas
     _library().adam(
         *(rows.numel(), rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
-        *(beta1, beta2, eps, learning_rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5),
+        *(1 - beta1, beta2, 1 - beta2, eps, learning_rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5),
     )
     increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale

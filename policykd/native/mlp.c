@@ -1,9 +1,9 @@
 /* Forward and backward pass of many small MLPs, and Adam, on one thread.
  *
  * With 64-wide layers a matrix product lasts two microseconds, and a general library loses most of its speed
- * on calls and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves the
- * three products of a linear layer, a network stays in cache from its first layer to its last, and bias, ReLU
- * and its gradient cost nothing, because they are applied while results are in registers.
+ * on calls and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves
+ * the three products of a linear layer, a network stays in cache from its first layer to its last, and bias,
+ * ReLU and its gradient cost nothing, because they are applied while results are in registers.
  *
  * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer. */
 #include <math.h>
@@ -24,10 +24,7 @@ typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16") /* or sums would not stay in registers */
 
-typedef struct {
-    const float *data;
-    Int row, column; /* strides: to transpose is to swap them */
-} Matrix;
+typedef struct { const float *data; Int row, column; } Matrix; /* and strides: to transpose is to swap them */
 
 /* What happens to results before they are stored. */
 typedef struct {
@@ -45,23 +42,14 @@ INLINE Vec load(const float *from, int width) {
 }
 
 INLINE void store(float *to, Vec value, int width) {
-    if (width == LANES) {
-        *(Vec *)to = value;
-        return;
-    }
-    float copy[LANES];
-    *(Vec *)copy = value;
-    for (int i = 0; i < LANES; i++)
-        if (i < width) to[i] = copy[i];
+    for (int i = 0; width < LANES && i < width; i++) to[i] = value[i];
+    if (width == LANES) *(Vec *)to = value;
 }
 
 INLINE Vec zero_where(Mask mask, Vec value) { return (Vec)(~mask & (Mask)value); }
 
-/* Some columns of the right operand: n vectors per row, the last one `last` numbers from the first. */
-typedef struct {
-    const float *data;
-    Int row, last;
-} Panel;
+/* Some columns of the right operand: in each row n vectors, the last one `last` numbers from the first. */
+typedef struct { const float *data; Int row, last; } Panel;
 #define COLUMN(j, last) ((j) < n - 1 ? (j) * LANES : (last))
 
 /* The micro-kernel: c[m, n * LANES] = a[m, depth] @ b[depth, n * LANES]; m and n are constants where inlined.
@@ -142,7 +130,7 @@ static void pack(Int depth, Matrix b, int width, float *panel) {
     }
 }
 
-/* c[rows, columns] = a[rows, depth] @ b[depth, columns]; c is contiguous, panel holds depth * PANEL numbers. */
+/* c[rows, columns] = a[rows, depth] @ b[depth, columns]; c is contiguous, panel of depth * PANEL numbers. */
 static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float *c, Epilogue end,
                     float *panel) {
     if (columns == 1 && rows > 1 && !end.relu) { /* a column is a row: now vectors run along it */
@@ -179,8 +167,8 @@ static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float 
 }
 
 /* outputs (networks, samples, sizes[layers]) of inputs with any strides (network, sample, feature). `hidden`
- * takes what backward needs, network by network, of each layer by layer (samples, width) after ReLU; NULL if no
- * gradient will be asked for. Returns 0, or -1 without memory. */
+ * takes what backward needs, network by network, of each layer by layer (samples, width) after ReLU; NULL if
+ * no gradient will be asked for. Returns 0, or -1 without memory. */
 int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
             Int row_stride, const float *inputs, Int network, Int sample, Int feature, float *hidden,
             float *outputs) {
@@ -205,8 +193,8 @@ int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest,
     return 0;
 }
 
-/* Gradients of rows (networks, length) and of inputs (networks, samples, sizes[0]), each unless NULL, from that
- * of outputs, which comes with any strides as the inputs do. Returns 0, or -1 without memory. */
+/* Gradients of rows (networks, length) and of inputs (networks, samples, sizes[0]), each unless NULL, from
+ * that of outputs, which comes with any strides as the inputs do. Returns 0, or -1 without memory. */
 int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
              Int row_stride, const float *inputs, Int network, Int sample, Int feature, const float *hidden,
              const float *outputs, Int network_out, Int sample_out, Int feature_out, float *to_rows,
@@ -246,13 +234,15 @@ int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest
     return 0;
 }
 
-/* One step of Adam on n numbers in place; step_size and scale hold the two corrections of the bias. */
+/* One step of Adam on n numbers in place; step_size and scale hold the corrections of the two biases. The new
+ * parts (1 - beta) are given, as in float32 the difference 1 - 0.999 would be wrong in its fifth digit. */
 void adam(Int n, float *restrict row, float *restrict mean, float *restrict square,
-          const float *restrict gradient, float beta1, float beta2, float eps, float step_size, float scale) {
+          const float *restrict gradient, float new1, float beta2, float new2, float eps, float step_size,
+          float scale) {
     for (Int i = 0; i < n; i++) {
         const float g = gradient[i];
-        mean[i] += (g - mean[i]) * (1 - beta1);
-        square[i] = square[i] * beta2 + (1 - beta2) * g * g;
+        mean[i] += (g - mean[i]) * new1;
+        square[i] = square[i] * beta2 + new2 * g * g;
         row[i] -= step_size * mean[i] / (sqrtf(square[i]) * scale + eps);
     }
 }

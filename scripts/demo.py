@@ -1,0 +1,53 @@
+"""The main job, from start to finish: two DPD peers on HalfCheetah-v5 beside SB3's DDPG, a picture, a table, a video.
+
+    make demo        # or: python scripts/demo.py --help
+
+Both sides get the same networks, exploration noise and total number of environment steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from policykd.benchmark.compare import CompareOptions, compare
+from policykd.cli import run
+from policykd.video import record_video
+
+VIDEO_STEPS = 250
+SMALL = {"width": 320, "height": 240}  # drawing without a GPU takes up to 0.1 s a picture
+
+
+def main(options: CompareOptions) -> None:
+    """Train both sides, then show them."""
+    out = _free(options.out)
+    agent, table = compare(replace(options, out=out))
+    print(f"\n{table}")
+    best = agent.learner_index("best")
+    print(f"recording peer {best + 1}, the better one in the last evaluation ...", flush=True)
+    video = record_video(
+        options.env,
+        lambda observation: agent.predict(observation, learner=best)[0],
+        out / "better_peer.mp4",
+        seed=options.seed,
+        steps=VIDEO_STEPS,
+        env_kwargs=SMALL,
+    )
+    print(f"picture  {out / 'learning_curves.png'}\ntable    {out / 'table.md'}\nreturns  {out / 'returns.csv'}")
+    print(f"video    {video or 'none: no way to draw here (see the message above)'}")
+    print(f"runs     {out / 'policykd'}, {out / 'sb3'}  (tensorboard --logdir {out})")
+
+
+def _free(folder: Path) -> Path:
+    """The folder, or the first of folder_2, folder_3 ... that is not there yet: a demo runs again and again."""
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}_{number}")
+    return free
+
+
+if __name__ == "__main__":
+    run(lambda: main(tyro.cli(CompareOptions, default=CompareOptions(out=Path("runs/demo")), description=__doc__)))

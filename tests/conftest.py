@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from policykd import native
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Torch on one thread, as in training: the native kernels serve float32 networks then, and tests are faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["native", "torch"])
+def path(request, monkeypatch):
+    """Networks with the native kernels, where they can be had, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "usable", lambda rows, inputs: False)
+    elif native.reason():
+        pytest.skip(f"no native kernels: {native.reason()}")
+    return request.param

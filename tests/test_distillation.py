@@ -1,0 +1,267 @@
+"""Weights, divergences and schedules against values known by other means."""
+
+import math
+import typing
+
+import pytest
+import torch
+
+from policykd.config import DistillationConfig
+from policykd.distillation import divergences, weights
+from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.step import weighted_distance
+
+K, B, A = 3, 16, 2
+WEIGHTS = {
+    "uniform": weights.uniform,
+    "disadvantage": lambda peer, own: weights.disadvantage(peer, own, 1.0),
+    "scale_free": lambda peer, own: weights.disadvantage(peer, own, 1.0, scale_free=True),
+    "hard_gate": weights.hard_gate,
+    "q_filter": weights.q_filter,
+    "published_code": lambda peer, own: weights.published_code(peer, own, 1.0),
+}
+MEAN_ONE = [name for name in WEIGHTS if name != "published_code"]
+
+
+@pytest.fixture
+def values():
+    """Values of the same states by the peer and by the learner, (K, B) each, in units of return."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, K, B, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def gaussians():
+    """Means and standard deviations of student and target, (K, B, A) each."""
+    generator = torch.Generator().manual_seed(1)
+    means = torch.randn(2, K, B, A, generator=generator, dtype=torch.float64)
+    stds = 0.3 + torch.rand(2, K, B, A, generator=generator, dtype=torch.float64)
+    return means[0], stds[0], means[1], stds[1]
+
+
+def gradient_shares(weight):
+    """Each state's share of a learner's gradient, where all states are equally far from their targets."""
+    actions = torch.zeros(*weight.shape, A, dtype=torch.float64, requires_grad=True)
+    distance = divergences.action_mse(actions, torch.ones(*weight.shape, A, dtype=torch.float64))
+    weighted_distance(weight, distance).mean(1).sum().backward()
+    sizes = actions.grad.norm(dim=2)
+    return sizes / sizes.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("scale_free", [False, True])
+def test_alpha_0_is_exactly_the_unweighted_loss(values, scale_free):
+    for peer, own in (values, values.float(), 1e8 * values):
+        weight = weights.disadvantage(peer, own, 0.0, scale_free=scale_free)
+        assert torch.equal(weight, torch.ones_like(own))
+        distance = torch.rand_like(own)
+        assert torch.equal(weighted_distance(weight, distance), distance)
+
+
+@pytest.mark.parametrize("name", ["disadvantage", "scale_free"])
+def test_raising_the_peers_value_at_a_state_raises_its_share_of_the_gradient(values, name):
+    peer, own = values
+    before = gradient_shares(WEIGHTS[name](peer, own))
+    assert torch.allclose(before.sum(1), torch.ones(K, dtype=torch.float64))
+    for state in range(B):
+        better = peer.clone()
+        better[1, state] += 0.5
+        after = gradient_shares(WEIGHTS[name](better, own))
+        assert after[1, state] > before[1, state] * 1.01
+        assert torch.equal(after[[0, 2]], before[[0, 2]])  # the other learners see nothing of it
+        own_better = own.clone()
+        own_better[1, state] += 0.5
+        assert gradient_shares(WEIGHTS[name](peer, own_better))[1, state] < before[1, state] * 0.99
+
+
+def test_weights_are_exp_of_alpha_xi_over_their_mean():
+    peer, own = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])  # xi = 0 and 1
+    expected = torch.tensor([[1.0, math.e]]) * 2 / (1 + math.e)
+    torch.testing.assert_close(weights.disadvantage(peer, own, 1.0), expected)
+    # the spread of (0, 1) is 1/2
+    expected = torch.tensor([[1.0, math.e**2]]) * 2 / (1 + math.e**2)
+    torch.testing.assert_close(weights.disadvantage(peer, own, 1.0, scale_free=True), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale_free", [False, True])
+def test_a_large_alpha_concentrates_on_the_largest_xi(values, scale_free):
+    peer, own = values
+    best = (peer - own).argmax(1, keepdim=True)
+    weight = weights.disadvantage(peer, own, 1000.0, scale_free=scale_free)
+    # All others are at the bound: 10,000 times less each.
+    torch.testing.assert_close(weight.gather(1, best), torch.full((K, 1), B / (1 + (B - 1) / 1e4), dtype=torch.float64))
+    weight = weights.disadvantage(peer, own, 1000.0, scale_free=scale_free, weight_ratio=1e12)
+    assert (gradient_shares(weight).gather(1, best) > 1 - 1e-9).all()
+    assert (weights.effective_sample_size(weight) - 1).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("scale_free", "alpha", "scale"), [(False, 1.0, 1.0), (False, 10.0, 1e6), (True, 50.0, 1e6)])
+def test_no_weight_is_more_than_weight_ratio_times_another(values, scale_free, alpha, scale):
+    peer, own = values.float() * scale
+    for ratio in (1.0, 20.0, 1e4):
+        weight = weights.disadvantage(peer, own, alpha, scale_free=scale_free, weight_ratio=ratio)
+        spread = weight.amax(1) / weight.amin(1)
+        assert (spread <= ratio * (1 + 1e-5)).all()
+        if ratio < 1e4 or scale > 1:  # the bound is met, so the line above says something
+            assert (spread >= ratio * (1 - 1e-5)).all()
+        order = (peer - own).argsort(1)
+        assert (weight.gather(1, order).diff(dim=1) >= 0).all()  # the bound keeps the order
+
+
+def test_a_peer_far_ahead_everywhere_does_not_make_all_weights_equal(values):
+    """Cutting exp(alpha xi) itself would: the released code cuts it at 100."""
+    peer, own = values
+    torch.testing.assert_close(
+        weights.disadvantage(peer + 500, own, 1.0, weight_ratio=1e9),
+        weights.disadvantage(peer, own, 1.0, weight_ratio=1e9),
+    )
+
+
+@pytest.mark.parametrize("name", MEAN_ONE)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_weights_have_mean_1_and_no_gradient(values, name, scale):
+    peer, own = (scale * values).requires_grad_()
+    weight = WEIGHTS[name](peer, own)
+    assert weight.shape == (K, B) and not weight.requires_grad
+    assert (weight >= 0).all()
+    assert (weight.double().mean(1) - 1).abs().max() < (1e-6 if weight.dtype is torch.float32 else 1e-12)
+
+
+def test_a_batch_without_spread_weighs_all_states_alike():
+    peer, own = torch.full((K, B), 5.0), torch.full((K, B), 2.0)
+    assert torch.equal(weights.disadvantage(peer, own, 10.0, scale_free=True), torch.ones(K, B))
+
+
+def test_scale_free_weights_do_not_see_the_scale_of_rewards(values):
+    peer, own = values
+    weight = weights.disadvantage(peer, own, 2.0, scale_free=True)
+    torch.testing.assert_close(
+        weights.disadvantage(10 * peer, 10 * own, 2.0, scale_free=True), weight, rtol=1e-4, atol=0
+    )
+    raw = weights.disadvantage(peer, own, 2.0)
+    assert (weights.disadvantage(10 * peer, 10 * own, 2.0) - raw).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_order_of_the_batch_and_its_duplication_change_nothing(values, name):
+    peer, own = values
+    weight, order = WEIGHTS[name](peer, own), torch.randperm(B, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(WEIGHTS[name](peer[:, order], own[:, order]), weight[:, order], rtol=1e-12, atol=0)
+    twice = WEIGHTS[name](torch.cat((peer, peer), 1), torch.cat((own, own), 1))
+    # the released code sums over the batch, so that its gradient doubles with it
+    factor = 2 if name == "published_code" else 1
+    torch.testing.assert_close(twice, factor * torch.cat((weight, weight), 1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("gate", [weights.hard_gate, weights.q_filter])
+def test_gates_let_only_better_states_pass(gate):
+    peer = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0], [9.0, 9.0, 9.0, 9.0]])
+    own = torch.tensor([[1.0, 1.0, 4.0, 3.9], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+    # equal is not better; a gate that nothing passes is closed, not a division by 0
+    expected = torch.tensor([[0.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    assert torch.equal(gate(peer, own), expected)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.75, 10.0])
+def test_published_code_is_the_released_codes_broadcast_product(values, alpha):
+    peer, own = values
+    distance = torch.rand(K, B, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    ours = weighted_distance(weights.published_code(peer, own, alpha), distance).mean(1)
+    for k in range(K):
+        weight = torch.exp(alpha * (peer[k] - own[k]).unsqueeze(1)).clamp(0.01, 100)  # (B, 1), as released
+        product = weight / weight.sum() * distance[k]  # (B, 1) * (B,)
+        assert product.shape == (B, B)
+        torch.testing.assert_close(ours[k], product.sum())
+        torch.testing.assert_close(ours[k], B * distance[k].mean())  # alpha is without effect
+
+
+SHAPES = [((B,), (B,)), ((K, B, 1), (K, B, 1)), ((K, B), (K, 1)), ((K, B), (B,)), ((1, B), (K, B)), ((K, B), (K, B, 1))]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("function", [*WEIGHTS.values(), weighted_distance], ids=[*WEIGHTS, "weighted_distance"])
+def test_weights_of_other_shapes_than_k_b_are_refused(function, shapes):
+    with pytest.raises(ValueError, match=r"\(K, B\)"):
+        function(*map(torch.ones, shapes))
+
+
+@pytest.mark.parametrize("shape", [(K, B), (B, A), (K, 1, A), (K, B, 1), (1, B, A), (K, B, A, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (divergences.action_mse, 2),
+        (divergences.action_huber, 2),
+        (divergences.gaussian_kl, 4),
+        (divergences.wasserstein2, 4),
+        (divergences.gaussian_nll, 3),
+    ],
+)
+def test_divergences_of_unequal_or_other_shapes_are_refused(function, arguments, shape):
+    assert function(*[torch.ones(K, B, A)] * arguments).shape == (K, B)
+    for wrong in range(arguments):
+        tensors = [torch.ones(K, B, A)] * arguments
+        tensors[wrong] = torch.ones(shape)
+        with pytest.raises(ValueError, match=r"\(K, B, A\)"):
+            function(*tensors)
+    if len(shape) != 3:
+        with pytest.raises(ValueError, match=r"\(K, B, A\)"):
+            function(*[torch.ones(shape)] * arguments)
+
+
+def test_action_distances_by_hand():
+    actions, targets = torch.tensor([[[0.5, -1.0]]]), torch.tensor([[[0.0, 1.0]]])
+    assert divergences.action_mse(actions, targets).item() == 0.25 + 4.0
+    assert divergences.action_huber(actions, targets).item() == 0.125 + 1.5
+    assert divergences.action_huber(actions, targets, delta=0.5).item() == 0.125 + 0.5 * (2 - 0.25)
+
+
+def test_gaussian_divergences_by_hand():
+    zero, one, two = (torch.full((1, 1, 1), x, dtype=torch.float64) for x in (0.0, 1.0, 2.0))
+    student_and_target = zero, one, one, two  # N(0, 1) and N(1, 4)
+    forward, reverse = 2.5 - 0.5 - math.log(2), math.log(2) + 0.25 - 0.5
+    assert divergences.gaussian_kl(*student_and_target).item() == pytest.approx(forward)
+    assert divergences.gaussian_kl(*student_and_target, direction="reverse").item() == pytest.approx(reverse)
+    assert divergences.wasserstein2(*student_and_target).item() == 2.0
+    nll = 0.5 * math.log(2 * math.pi) + math.log(2) + 1 / 8
+    assert divergences.gaussian_nll(zero, two, one).item() == pytest.approx(nll)
+
+
+def test_gaussian_divergences_are_those_of_the_joint_distributions(gaussians):
+    mean, std, target_mean, target_std = gaussians
+    student = torch.distributions.MultivariateNormal(mean, torch.diag_embed(std**2))
+    target = torch.distributions.MultivariateNormal(target_mean, torch.diag_embed(target_std**2))
+    kl = torch.distributions.kl_divergence
+    torch.testing.assert_close(divergences.gaussian_kl(*gaussians, direction="forward"), kl(target, student))
+    torch.testing.assert_close(divergences.gaussian_kl(*gaussians, direction="reverse"), kl(student, target))
+    torch.testing.assert_close(divergences.gaussian_nll(mean, std, target_mean), -student.log_prob(target_mean))
+
+
+def test_kl_and_wasserstein2_by_sampling(gaussians):
+    mean, std, target_mean, target_std = (x[:1, :2] for x in gaussians)
+    student, target = torch.distributions.Normal(mean, std), torch.distributions.Normal(target_mean, target_std)
+    torch.manual_seed(0)
+    drawn = target.sample((40_000,))
+    ratios = (target.log_prob(drawn) - student.log_prob(drawn)).sum(-1)
+    error = ratios.std(0) / 200
+    assert ((divergences.gaussian_kl(mean, std, target_mean, target_std) - ratios.mean(0)).abs() < 4 * error).all()
+    # In one dimension the best transport takes quantile to quantile.
+    quantiles = (torch.arange(20_000, dtype=torch.float64) + 0.5).view(-1, 1, 1, 1) / 20_000
+    moved = (student.icdf(quantiles) - target.icdf(quantiles)).square().mean(0).sum(-1)
+    torch.testing.assert_close(divergences.wasserstein2(mean, std, target_mean, target_std), moved, rtol=1e-3, atol=0)
+
+
+def test_a_student_equal_to_its_target_is_at_distance_exactly_0(gaussians):
+    mean, std = gaussians[:2]
+    zero = torch.zeros(K, B, dtype=mean.dtype)
+    assert torch.equal(divergences.action_mse(mean, mean.clone()), zero)
+    assert torch.equal(divergences.action_huber(mean, mean.clone()), zero)
+    assert torch.equal(divergences.wasserstein2(mean, std, mean.clone(), std.clone()), zero)
+    for direction in ("forward", "reverse"):
+        assert torch.equal(divergences.gaussian_kl(mean, std, mean.clone(), std.clone(), direction), zero)
+
+
+def test_schedules():
+    at = {name: [schedule(p) for p in (0.0, 0.25, 0.5, 1.0, 1.5)] for name, schedule in SCHEDULES.items()}
+    assert at["constant"] == [1, 1, 1, 1, 1]
+    assert at["linear"] == [1, 0.75, 0.5, 0, 0]
+    assert at["exponential"] == pytest.approx([1, 10**-0.5, 0.1, 0.01, 0.01])
+    assert set(at) == set(typing.get_args(typing.get_type_hints(DistillationConfig)["distill_schedule"]))

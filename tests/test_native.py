@@ -1,0 +1,299 @@
+"""The C kernels against torch, in float32 and float64; building, caching and doing without them."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from policykd import native
+from policykd.native import build, kernels
+from policykd.networks import MLP, Adam, gradient
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {native.reason()}")
+needs_posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX only")
+
+SIZES = [(17, 64, 64, 6), (23, 64, 64, 1), (348, 256, 17), (105, 33, 1), (5, 1, 7, 3), (1, 16, 80, 2), (9, 4), (3, 1)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Forget and afterwards reload the kernels."""
+    monkeypatch.delenv("POLICYKD_NATIVE", raising=False)
+    kernels._load.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    kernels._load.cache_clear()
+
+
+def with_torch(rows, inputs, sizes):
+    hidden = inputs
+    for index, (weight, bias) in enumerate(MLP(sizes).unpack(rows)):
+        hidden = torch.baddbmm(bias, hidden if index == 0 else hidden.relu(), weight)
+    return hidden
+
+
+def draw(sizes, networks, samples, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(networks, MLP(sizes).parameter_count, generator=generator) / max(sizes) ** 0.5
+    inputs = torch.randn(networks, samples, sizes[0], generator=generator)
+    weights = torch.randn(networks, samples, sizes[-1], generator=generator)
+    return rows, inputs, weights
+
+
+def results(function, rows, inputs, weights, sizes):
+    """Outputs and the gradients of their weighted sum."""
+    rows, inputs = rows.detach().requires_grad_(), inputs.detach().requires_grad_()
+    outputs = function(rows, inputs, sizes)
+    return outputs.detach(), *torch.autograd.grad(outputs, (rows, inputs), weights)
+
+
+def check(rows, inputs, weights, sizes):
+    """Compare with torch in float64, within what rounding explains, and with torch in float32, within twice that.
+
+    Sums of products err by a few units of rounding times the sum of absolute products, whatever cancels in it. That
+    sum is what absolute parameters, inputs and weights give: no ReLU is then closed, and nothing cancels.
+    """
+    doubles = [tensor.double() for tensor in (rows, inputs, weights)]
+    measured = results(native.mlp, rows, inputs, weights, sizes)
+    exact = results(with_torch, *doubles, sizes)
+    magnitudes = results(with_torch, *(tensor.abs() for tensor in doubles), sizes)
+    reference = results(with_torch, rows, inputs, weights, sizes)
+    for mine, true, magnitude, torchs in zip(measured, exact, magnitudes, reference, strict=True):
+        assert mine.shape == true.shape
+        allowed = 8 * torch.finfo(torch.float32).eps * magnitude
+        assert ((mine - true).abs() <= allowed).all()
+        assert ((mine - torchs).abs() <= 2 * allowed).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("networks", "samples"), [(1, 1), (4, 64), (2, 7), (3, 101)])
+def test_outputs_and_gradients(sizes, networks, samples):
+    check(*draw(sizes, networks, samples), sizes)
+
+
+@needs_kernels
+def test_any_strides():
+    sizes = (17, 64, 64, 6)
+    rows, inputs, weights = draw(sizes, 4, 32)
+    wide = torch.zeros(4, rows.shape[1] + 5)
+    wide[:, 3:-2] = rows
+    batch = torch.randn(4, 32, 40)
+    for strided_rows, strided_inputs, strided_weights in [
+        (wide[:, 3:-2], inputs, weights),
+        (rows[::2].expand(2, -1), batch[::2, :, 5:22], weights[::2]),
+        (rows[:1].expand(4, -1), inputs[:1].expand(4, -1, -1), weights.mT.contiguous().mT),
+        (rows, inputs.mT.contiguous().mT, weights[:, :1].expand(4, 32, 6)),
+    ]:
+        assert native.usable(strided_rows, strided_inputs)
+        check(strided_rows, strided_inputs, strided_weights, sizes)
+    assert not native.usable(rows.mT.contiguous().mT, inputs)
+
+
+@needs_kernels
+def test_nothing_is_computed_or_kept_unasked(monkeypatch):
+    sizes = (5, 32, 32, 3)
+    rows, inputs, weights = draw(sizes, 2, 8)
+    _, to_rows, to_inputs = results(with_torch, rows, inputs, weights, sizes)
+    asked = []
+    backward, forward = kernels.backward, kernels.forward
+
+    def record(*arguments):
+        asked.append(arguments[-2:])
+        return backward(*arguments)
+
+    monkeypatch.setattr(kernels, "backward", record)
+    leaf = inputs.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(native.mlp(rows, leaf, sizes), leaf, weights)[0], to_inputs)
+    leaf = rows.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(native.mlp(leaf, inputs, sizes), leaf, weights)[0], to_rows)
+    assert asked == [(False, True), (True, False)]
+
+    kept = []
+    monkeypatch.setattr(kernels, "forward", lambda *arguments: kept.append(arguments[-1]) or forward(*arguments))
+    with torch.no_grad():
+        assert not native.mlp(leaf, inputs, sizes).requires_grad
+    native.mlp(rows, inputs, sizes)
+    assert kept == [False, False]
+
+
+@needs_kernels
+def test_gradients_are_not_differentiable_again():
+    sizes = (3, 8, 1)
+    rows, inputs, _ = draw(sizes, 1, 4)
+    leaf = rows.requires_grad_()
+    (first,) = torch.autograd.grad(native.mlp(leaf, inputs, sizes).square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@needs_kernels
+def test_not_a_number_stays_visible():
+    sizes = (3, 20, 20, 2)
+    rows, inputs, weights = draw(sizes, 2, 15)
+    inputs[0, 4, 1] = torch.nan
+    outputs, to_rows, _ = results(native.mlp, rows, inputs, weights, sizes)
+    assert outputs[0, 4].isnan().all() and not outputs[0, :4].isnan().any() and not outputs[1].isnan().any()
+    assert to_rows[0].isnan().any() and not to_rows[1].isnan().any()
+
+
+@needs_kernels
+def test_empty_batch():
+    sizes = (3, 20, 2)
+    rows, inputs, weights = draw(sizes, 2, 0)
+    outputs, to_rows, to_inputs = results(native.mlp, rows, inputs, weights, sizes)
+    assert (outputs.shape, to_inputs.shape, to_rows.shape) == ((2, 0, 2), (2, 0, 3), rows.shape)
+    assert not to_rows.any()
+
+
+@needs_kernels
+def test_shapes_that_do_not_fit_are_refused():
+    rows, inputs, _ = draw((3, 8, 1), 2, 4)
+    for bad_rows, bad_inputs, sizes in [
+        (rows[:, 1:], inputs, (3, 8, 1)),
+        (rows[:1], inputs, (3, 8, 1)),
+        (rows, inputs[..., :2], (3, 8, 1)),
+        (rows, inputs, (3,)),
+        (rows, inputs, (3, 0, 1)),
+    ]:
+        with pytest.raises(ValueError, match=r"fit|widths"):
+            native.mlp(bad_rows, bad_inputs, sizes)
+
+
+@needs_kernels
+def test_usable_only_for_what_the_kernels_can_do():
+    rows, inputs, _ = draw((3, 8, 1), 2, 4)
+    assert native.usable(rows, inputs)
+    assert not native.usable(rows.double(), inputs.double())
+    assert not native.usable(rows, inputs.double())
+    assert not native.usable(rows.to("meta"), inputs.to("meta"))
+    torch.set_num_threads(2)
+    assert not native.usable(rows, inputs)
+
+
+@needs_kernels
+def test_adam_follows_torch():
+    rows = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    theirs = rows.clone().requires_grad_()
+    mine, optimiser = rows.clone(), Adam(rows)
+    other = torch.optim.Adam([theirs], lr=1e-2)
+    for seed in range(10):
+        theirs.grad = torch.randn(3, 1000, generator=torch.Generator().manual_seed(seed))
+        other.step()
+        version = mine._version
+        optimiser.step(mine, theirs.grad, torch.tensor(1e-2) if seed % 2 else 1e-2)
+        assert mine._version > version  # else autograd would miss the write
+    # A step is about 1e-2 long and exact to some 1e-7 of that; each sum is rounded to 1e-7 of a parameter of about 1.
+    torch.testing.assert_close(mine, theirs.detach(), rtol=5e-7, atol=5e-8)
+
+
+@needs_kernels
+def test_adam_refuses_what_it_cannot_write():
+    rows = torch.zeros(2, 10)
+    options = {"steps": 1.0, "learning_rate": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}
+    with pytest.raises(ValueError, match="contiguous"):
+        native.adam_(torch.zeros(2, 20)[:, ::2], rows.clone(), rows.clone(), rows, **options)
+    with pytest.raises(ValueError, match="shape"):
+        native.adam_(rows, rows, rows, rows[:1], **options)
+
+
+@needs_kernels
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_inside_compiled_functions(backend):
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("inductor needs a C++ compiler")
+    policy, critic = MLP((3, 16, 2), squash=True), MLP((5, 16, 1))
+    (rows, observations, _), critics = draw(policy.sizes, 2, 8), draw(critic.sizes, 2, 8)[0]
+
+    def ascend(rows, critics, observations):  # the gradient of rows passes through the inputs of the critic
+        def loss(parameters):
+            actions = policy(parameters, observations)
+            values = critic(critics, torch.cat([observations, actions], -1))
+            return -values.mean((1, 2)), {"value": values.detach().mean((1, 2))}
+
+        with torch.no_grad():
+            before = policy(rows, observations)
+        return *gradient(loss, rows), before
+
+    expected_gradient, expected_info, expected_before = ascend(rows, critics, observations)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(ascend, fullgraph=True, dynamic=False, backend=backend)
+        found, info, before = compiled(rows, critics, observations)
+    assert expected_gradient.abs().max() > 0
+    torch.testing.assert_close(found, expected_gradient)
+    torch.testing.assert_close(info["value"], expected_info["value"])
+    torch.testing.assert_close(before, expected_before)
+
+
+def assert_torch_takes_over(expected_reason):
+    rows, inputs, _ = draw((3, 8, 1), 2, 4)
+    assert not native.usable(rows, inputs)
+    assert expected_reason in native.reason()
+    torch.testing.assert_close(MLP((3, 8, 1))(rows, inputs), with_torch(rows, inputs, (3, 8, 1)))
+    with pytest.raises(RuntimeError, match="not available"):
+        native.mlp(rows, inputs, (3, 8, 1))
+
+
+def test_without_a_compiler(fresh):
+    fresh.setattr(build.shutil, "which", lambda name: None)
+    assert_torch_takes_over("no C compiler")
+
+
+@needs_posix
+def test_with_a_compiler_that_fails(fresh, tmp_path):
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh.setenv("CC", "false")
+    assert_torch_takes_over("false failed")
+    assert not list((tmp_path / "policykd").iterdir())
+
+
+def test_switched_off(fresh):
+    fresh.setenv("POLICYKD_NATIVE", "0")
+    assert_torch_takes_over("POLICYKD_NATIVE=0")
+
+
+@needs_posix
+def test_cache_folder_is_private(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = build.cache_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o770)
+    with pytest.raises(build.Unavailable, match="only this user"):
+        build.cache_folder()
+    folder.chmod(0o700)
+    with monkeypatch.context() as other_user:
+        other_user.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+        with pytest.raises(build.Unavailable, match="only this user"):
+            build.cache_folder()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(build.Unavailable, match="only this user"):
+        build.cache_folder()
+
+
+@needs_kernels
+def test_two_processes_build_at_once(tmp_path):
+    # The file alone, as importing the package would import torch twice more.
+    program = (
+        "import importlib.util as u, sys; s = u.spec_from_file_location('build', sys.argv[1]);"
+        "m = u.module_from_spec(s); s.loader.exec_module(m); m.COMMON_FLAGS.append('-O0'); m.load(); print(m.build())"
+    )
+    command = [sys.executable, "-c", program, importlib.util.find_spec("policykd.native.build").origin]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = {process.communicate(timeout=120)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [str(path) for path in (tmp_path / "policykd").iterdir()] == list(printed)  # one, nothing left over

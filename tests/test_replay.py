@@ -1,0 +1,189 @@
+"""The shared replay, by rows that say whose they are and when they came; alone and filled by training."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.wrappers import TimeLimit
+
+from policykd import DualStudent, PolicyKDError, SharedReplay
+
+
+def filled(capacity, steps, learners=4, peers=2):
+    """A replay whose transitions are tagged with learner k and time t; 1 of 3 ended, 1 of 5 ran out of time."""
+    replay = SharedReplay(capacity, 2, 1, learners, peers)
+    k = np.arange(learners)
+    for t in range(steps):
+        state, after = (np.stack((k, np.full(learners, time)), axis=1) for time in (t, t + 0.5))
+        ends = (t % 3 == 0, t % 5 == 0)
+        replay.add(state, (10 * k + t)[:, None] / 1000, after, 100.0 * k + t, *(np.full(learners, end) for end in ends))
+    return replay
+
+
+def generators(learners=4):
+    return [np.random.default_rng(k) for k in range(learners)]
+
+
+def draw(replay, source="own", size=500, **arguments):
+    """Sample, check that every transition is whole, and return its learner and its time, (K, B) each."""
+    batch = replay.sample(size, generators(), source, **arguments)
+    k, t = batch.observations.unbind(-1)
+    torch.testing.assert_close(batch.next_observations, torch.stack((k, t + 0.5), -1))
+    torch.testing.assert_close(batch.actions, (10 * k + t).unsqueeze(-1) / 1000)
+    torch.testing.assert_close(batch.rewards, 100 * k + t)
+    assert torch.equal(batch.terminated, (t % 3 == 0).float())
+    assert torch.equal(batch.truncated, (t % 5 == 0).float())
+    return k.long(), t.long()
+
+
+def test_the_ring_keeps_the_last_transitions():
+    replay = filled(capacity=5, steps=3)
+    assert replay.size == 3
+    assert replay.observations[2].tolist() == [[2, 0], [2, 1], [2, 2]]
+    replay = filled(capacity=5, steps=12)
+    assert replay.size == 5
+    for k in range(4):  # 10 and 11 have overwritten the first two places
+        assert replay.observations[k].tolist() == [[k, 10], [k, 11], [k, 7], [k, 8], [k, 9]]
+
+
+PEER_OF = np.array([1, 0, 3, 2])
+
+
+@pytest.mark.parametrize(
+    ("steps", "recent", "times"),
+    [
+        (30, None, range(30)),  # not full: nothing of what is not written yet
+        (50, None, range(50)),
+        (73, None, range(23, 73)),  # wrapped around
+        (73, 7, range(66, 73)),
+        (52, 7, range(45, 52)),  # the most recent lie on both sides of the seam
+        (73, 1, [72]),
+        (30, 1000, range(30)),
+        (73, 1000, range(23, 73)),
+    ],
+)
+@pytest.mark.parametrize(("source", "whose"), [("own", [0, 1, 2, 3]), ("peer", [1, 0, 3, 2]), ("pooled", None)])
+def test_samples_come_from_exactly_the_rows_asked_for(source, whose, steps, recent, times):
+    replay = filled(capacity=50, steps=steps)
+    k, t = draw(replay, source, size=2000, peer_of=PEER_OF, recent=recent)
+    for row in range(4):
+        group = {0, 1} if row < 2 else {2, 3}
+        expected = {(learner, time) for learner in (group if whose is None else {whose[row]}) for time in times}
+        assert set(zip(k[row].tolist(), t[row].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(("source", "rows"), [("own", 10), ("peer", 10), ("pooled", 20)])
+def test_every_row_is_equally_likely(source, rows):
+    k, t = draw(filled(capacity=10, steps=14), source, size=20_000, peer_of=PEER_OF)
+    for row in range(4):
+        counts = torch.bincount(k[row] * 100 + t[row]).float()
+        counts = counts[counts > 0]
+        assert len(counts) == rows
+        mean = 20_000 / rows
+        assert ((counts - mean).abs() < 5 * mean**0.5).all()
+
+
+def test_a_learner_draws_by_its_own_generator_alone():
+    replay = filled(capacity=50, steps=50)
+    first = replay.sample(64, generators())
+    others = [np.random.default_rng(k if k == 2 else k + 100) for k in range(4)]
+    second = replay.sample(64, others)
+    assert torch.equal(first.observations[2], second.observations[2])
+    for k in (0, 1, 3):
+        assert not torch.equal(first.observations[k], second.observations[k])
+    times = first.observations[..., 1]
+    assert all(not torch.equal(times[i], times[j]) for i in range(4) for j in range(i))
+
+
+def test_bytes_stated_are_bytes_taken():
+    replay = SharedReplay(capacity=1000, observation_size=17, action_size=6, learners=4, peers=2)
+    assert replay.nbytes == 4 * 1000 * (17 + 6 + 17 + 3) * 4
+    tensors = [value for value in vars(replay).values() if isinstance(value, torch.Tensor)]
+    arrays = [value for value in vars(replay).values() if isinstance(value, np.ndarray)]
+    taken = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    assert taken == replay.nbytes
+    assert sum(array.nbytes for array in arrays) < 0.01 * replay.nbytes  # working space
+
+
+def test_more_than_the_machine_has_is_refused_in_one_line():
+    with pytest.raises(
+        PolicyKDError, match=r"2 learners x 1,000,000,000,000 transitions need .* GB.*lower buffer_size"
+    ):
+        SharedReplay(10**12, 17, 6, learners=2)
+    with pytest.raises(PolicyKDError, match="lower buffer_size"):
+        DualStudent("PolicyKD/PointReach-v0", config={"buffer_size": 10**12})
+
+
+class Clock(gym.Env):
+    """The observation is the step of the episode and of the whole life; may end at a step of every episode."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, ends_at=None):
+        self.ends_at, self.life = ends_at, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = 0
+        return np.array([0, self.life], np.float32), {}
+
+    def step(self, action):
+        self.now, self.life = self.now + 1, self.life + 1
+        return np.array([self.now, self.life], np.float32), float(self.now), self.now == self.ends_at, False, {}
+
+
+TINY = {"net_arch": (8,), "batch_size": 8, "distill_batch_size": 8, "buffer_size": 1000, "n_eval_episodes": 1}
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "length", "terminated", "truncated"),
+    [(None, 5, 0.0, 1.0), (3, 3, 1.0, 0.0), (5, 5, 1.0, 0.0)],  # the last: both at once is an end of the task
+    ids=["time limit", "end", "both"],
+)
+def test_the_last_observation_of_an_episode_is_stored_not_the_next_first(ends_at, length, terminated, truncated):
+    agent = DualStudent(lambda: TimeLimit(Clock(ends_at), 5), config=TINY, compile=False)
+    agent.learn(2 * 23)
+    batch = agent.replay_buffer.sample(2000, generators(2))  # of 23 rows: misses none
+    for k in range(2):
+        lives = batch.observations[k, :, 1]
+        assert sorted(set(lives.tolist())) == list(range(23))
+        for place in (int((lives == life).nonzero()[0]) for life in range(23)):
+            life, now = int(lives[place]), int(batch.observations[k, place, 0])
+            assert now == life % length
+            assert batch.next_observations[k, place].tolist() == [now + 1, life + 1]
+            assert batch.rewards[k, place] == now + 1
+            last = now == length - 1
+            assert batch.terminated[k, place] == (terminated if last else 0)
+            assert batch.truncated[k, place] == (truncated if last else 0)
+
+
+class Listener(gym.Wrapper):
+    """Keeps the actions that an environment receives beside what it observed before."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.heard = {}
+
+    def reset(self, **arguments):
+        self.before, info = super().reset(**arguments)
+        return self.before, info
+
+    def step(self, action):
+        self.heard[np.asarray(self.before, np.float32).tobytes()] = np.array(action)
+        self.before, *rest = super().step(action)
+        return self.before, *rest
+
+
+def test_actions_are_stored_in_unit_bounds_and_sent_in_the_environments_units():
+    config = {**TINY, "learning_starts": 60, "action_noise_std": 0.5}
+    agent = DualStudent(lambda: Listener(gym.make("InvertedPendulum-v5")), config=config, compile=False)
+    assert agent.action_space.high == 3.0
+    agent.learn(2 * 120)
+    batch = agent.replay_buffer.sample(5000, generators(2))
+    for k, heard in enumerate(agent.get_env().get_attr("heard")):
+        assert len(heard) == 120
+        stored = batch.actions[k].numpy()
+        sent = np.stack([heard[state.tobytes()] for state in batch.observations[k].numpy()])
+        np.testing.assert_allclose(sent, 3 * stored, rtol=0, atol=1e-6)
+        assert 0.9 < np.abs(stored).max() <= 1.0  # and so above 2.7 in the environment
