@@ -226,8 +226,9 @@ def test_networks_of_another_shape_are_refused(agent_file):
         DualStudent.load(agent_file)
 
 
-def test_a_checkpoint_killed_while_it_was_written_does_not_pile_up(tmp_path):
-    """Every checkpoint of a run replaces the last: one file, no temporary one."""
-    agent = DualStudent(POINT, config={**TINY, "checkpoint_freq": 20}, run_dir=tmp_path / "run").learn(100)
-    names = [path.name for path in agent.folder.path.iterdir() if "checkpoint" in path.name]
-    assert names == ["checkpoint.safetensors"]
+def test_checkpoints_of_a_run_replace_one_another_and_half_written_ones_are_removed(tmp_path):
+    run = tmp_path / "run"
+    DualStudent(POINT, config={**TINY, "checkpoint_freq": 20}, run_dir=run).learn(60)
+    (run / ".checkpoint.safetensors.123456.tmp").write_bytes(b"of a process that was killed while it wrote")
+    DualStudent.load(run).learn(60)
+    assert [path.name for path in run.iterdir() if "checkpoint" in path.name] == ["checkpoint.safetensors"]

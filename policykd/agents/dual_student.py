@@ -11,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import checkpoint, export, native
 from policykd.agents import snapshot
@@ -172,19 +173,21 @@ class DualStudent:
     def learn(
         self,
         total_timesteps: int,
-        callback: BaseCallback | list[BaseCallback] | None = None,
+        callback: MaybeCallback = None,
         progress_bar: bool = False,
     ) -> DualStudent:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
 
         Args:
             total_timesteps: the budget of this call.
-            callback: SB3 callbacks; ``num_timesteps`` is that of one group.
+            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of one group.
             progress_bar: show a live progress bar with the latest returns.
 
         Raises:
             PolicyKDError: the environment returned a NaN, or a file could not be written.
         """
+        if callback is not None and not isinstance(callback, BaseCallback | list):
+            callback = ConvertCallback(callback)
         train(self, total_timesteps, callback, progress_bar)
         return self
 

@@ -109,6 +109,8 @@ class RunFolder:
 
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
         """Take back what was logged after the checkpoint: a killed run may have gone on for a while."""
+        for unfinished in self.path.rglob(".*.tmp"):
+            unfinished.unlink()
         for file in self._growing_logs():
             size = sizes.get(str(file.relative_to(self.path)))
             if size is None:

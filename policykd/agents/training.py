@@ -20,7 +20,7 @@ from policykd.errors import PolicyKDError
 if TYPE_CHECKING:
     from policykd.agents.dual_student import DualStudent
 
-COMPILE_PAYS = 20_000
+COMPILE_PAYS = 100_000
 """Updates from which ``compile="auto"`` compiles: below, compiling takes longer than it saves."""
 
 

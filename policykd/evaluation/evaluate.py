@@ -47,7 +47,7 @@ class Evaluator:
             seeds: the seed of every learner's group ``(K,)``.
             number: which evaluation this is; another number gives other starts.
         """
-        starts = [[env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds]
+        starts: list[list[int]] = [[env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds]
         learners = len(self.envs)
         returns, lengths = np.zeros((learners, n_episodes)), np.zeros((learners, n_episodes), np.int64)
         episode = np.zeros(learners, np.int64)
@@ -62,7 +62,7 @@ class Evaluator:
                 if terminated or truncated:
                     episode[k] += 1
                     if episode[k] < n_episodes:
-                        observations[k] = self._reset(k, starts[k][int(episode[k])])
+                        observations[k] = self._reset(int(k), starts[k][episode[k]])
         return Evaluation(returns, lengths)
 
     def close(self) -> None:

@@ -1,0 +1,210 @@
+"""What a run leaves on disk: SB3's and the zoo's layout, which their tools read unchanged."""
+
+import json
+import re
+import shlex
+import signal
+import sys
+import time
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import policykd_envs
+import pytest
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common import results_plotter
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor, load_results
+from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import POINT, TINY, differences, flags, logged_steps, start
+
+from policykd import checkpoint
+from policykd.agents.dual_student import DualStudent
+from policykd.cli import main
+from policykd.evaluation import Evaluation
+
+COMMAND = ["train", "--env", POINT, "--backbone", "td3", "--seeds", "0", "1", "--total-timesteps", "300"]
+SETTINGS = {"eval_freq": 100, "n_eval_episodes": 2, "buffer_size": 10_000}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of two groups of two, 300 steps each."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    main([*COMMAND, *flags(**SETTINGS), "--run-dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learners(run):
+    return [run / "dpd-td3" / f"PolicyKD-PointReach-v0_{number}" for number in (1, 2, 3, 4)]
+
+
+def test_a_run_has_one_folder_per_learner_and_explains_itself(run, learners):
+    names = {"progress.csv", "monitor.csv", "evaluations.npz", "best_model.zip"}
+    for folder in learners:
+        events = [path.name for path in folder.glob("events.out.tfevents*")]
+        assert {path.name for path in folder.iterdir()} == names | set(events)
+        assert len(events) == 1
+    others = {"config.json", "command.txt", "versions.json", "progress.csv", "checkpoint.safetensors", "dpd-td3"}
+    events = [path.name for path in run.glob("events.out.tfevents*")]
+    assert {path.name for path in run.iterdir()} == others | {"learning_curves.png"} | set(events)
+    assert len(events) == 1
+
+
+def test_settings_command_and_versions_are_kept(run):
+    settings = json.loads((run / "config.json").read_text())
+    agent = DualStudent.load(run)
+    assert settings == agent.settings
+    assert (settings["env"], settings["method"], settings["backbone"]) == (POINT, "dpd", "td3")
+    assert (settings["peers"], settings["seeds"]) == (2, [0, 1])
+    assert settings["config"]["buffer_size"] == 10_000
+    assert settings["config"]["tau"] == 0.005  # a default, resolved
+    command = shlex.split((run / "command.txt").read_text())
+    assert command[1:] == sys.argv
+    versions = json.loads((run / "versions.json").read_text())
+    assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert {"torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"} <= versions["packages"].keys()
+    assert re.fullmatch("[0-9a-f]{40}", versions["git_commit"] or "0" * 40)
+
+
+def test_sb3_reads_the_monitors(learners):
+    for folder in learners:
+        frame = load_results(str(folder))
+        steps, returns = ts2xy(frame, X_TIMESTEPS)
+        assert steps.tolist() == [50, 100, 150]  # 150 steps of each peer
+        assert (returns < 0).all()
+        assert json.loads((folder / "monitor.csv").read_text().splitlines()[0][1:])["env_id"] == POINT
+
+
+def test_sb3_plots_the_monitors(learners, monkeypatch):
+    monkeypatch.setattr(matplotlib.pyplot, "show", lambda: None)
+    results_plotter.plot_results([str(folder) for folder in learners], 300, X_TIMESTEPS, POINT)
+    points = [line.get_offsets() for line in matplotlib.pyplot.gca().collections]
+    assert [len(each) for each in points] == [3] * 4
+    matplotlib.pyplot.close("all")
+
+
+def test_evaluations_are_those_of_sb3(learners, tmp_path):
+    callback = EvalCallback(
+        Monitor(policykd_envs.make(POINT)), n_eval_episodes=2, eval_freq=20, log_path=str(tmp_path), verbose=0
+    )
+    TD3("MlpPolicy", policykd_envs.make(POINT), learning_starts=1000, buffer_size=100).learn(60, callback=callback)
+    theirs = np.load(tmp_path / "evaluations.npz")
+    for folder in learners:
+        ours = np.load(folder / "evaluations.npz")
+        assert sorted(ours.files) == sorted(theirs.files)
+        for name in theirs.files:
+            assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape), name
+        assert ours["timesteps"].tolist() == [100, 200, 300]
+        assert ours["ep_lengths"].tolist() == [[50, 50]] * 3
+    results = [np.load(folder / "evaluations.npz")["results"] for folder in learners]
+    assert len(np.unique(results)) == 4 * 3 * 2
+
+
+def test_the_zoo_finds_the_evaluations(run):
+    """The rule of rl_zoo3.plots.all_plots: <folder>/<algorithm>/<folders with the task in their name>."""
+    found = [
+        np.load(folder / "evaluations.npz")["results"].mean(axis=1).shape
+        for folder in (run / "dpd-td3").iterdir()
+        if POINT.replace("/", "-") in folder.name and folder.is_dir()
+    ]
+    assert found == [(3,)] * 4
+
+
+def test_the_zoo_plots_a_run(run, tmp_path, monkeypatch):
+    all_plots = pytest.importorskip("rl_zoo3.plots.all_plots", reason="rl-baselines3-zoo is not installed")
+    task, output = POINT.replace("/", "-"), tmp_path / "results"
+    options = ["-a", "dpd-td3", "-e", task, "-f", str(run), "--no-million", "--no-display", "-o", str(output)]
+    monkeypatch.setattr(sys, "argv", ["all_plots", *options])
+    all_plots.all_plots()
+    assert output.with_suffix(".pkl").exists()
+
+
+def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
+    sb3 = {
+        *("rollout/ep_rew_mean", "rollout/ep_len_mean", "train/actor_loss", "train/critic_loss", "train/n_updates"),
+        *("eval/mean_reward", "eval/mean_ep_length"),
+        *("time/fps", "time/episodes", "time/time_elapsed", "time/total_timesteps"),
+    }
+    for folder in (run, *learners):
+        rows = pd.read_csv(folder / "progress.csv")
+        assert {key for key in rows.columns if not key.startswith("distill/")} == sb3
+        assert {"distill/loss", "distill/weight_ess", "distill/weight_max", "distill/action_gap"} <= set(rows.columns)
+        assert rows["train/n_updates"].dropna().tolist() == [5, 30, 55, 80, 105, 130]
+        assert rows["eval/mean_reward"].notna().sum() == 3
+        events = EventAccumulator(str(folder)).Reload()
+        assert set(events.Tags()["scalars"]) == set(rows.columns)
+
+
+def test_the_runs_own_log_is_the_mean_over_learners(run, learners):
+    each = [pd.read_csv(folder / "progress.csv") for folder in learners]
+    mean = pd.read_csv(run / "progress.csv")
+    for key in ("train/critic_loss", "eval/mean_reward", "rollout/ep_rew_mean"):
+        values = np.stack([rows[key] for rows in each])
+        assert np.nanstd(values, axis=0).min() > 0
+        np.testing.assert_allclose(values.mean(0), mean[key], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("backbone", "kind"), [("ddpg", DDPG), ("td3", TD3)])
+def test_best_model_is_the_one_with_the_best_evaluation_so_far(tmp_path, monkeypatch, backbone, kind):
+    observations = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    scripted = iter([[1.0, 5.0], [3.0, 4.0], [3.0, 6.0], [2.0, 7.0]])  # of both learners, evaluation by evaluation
+    acted = []
+
+    def evaluate(agent):
+        acted.append([agent.predict(observations, learner=k)[0] for k in range(2)])
+        return Evaluation(np.array(next(scripted))[:, None], np.ones((2, 1), np.int64))
+
+    monkeypatch.setattr(DualStudent, "evaluate", evaluate)
+    settings = {**TINY, "eval_freq": 50}
+    agent = DualStudent(POINT, backbone=backbone, config=settings, run_dir=tmp_path / "run").learn(200)
+    for folder, expected in zip(agent.folder.learner_folders, (acted[1][0], acted[3][1]), strict=True):
+        model = kind.load(folder / "best_model.zip")
+        np.testing.assert_allclose(model.predict(observations, deterministic=True)[0], expected, atol=1e-6)
+    assert np.abs(acted[1][0] - acted[3][0]).max() > 1e-4
+
+
+def test_evaluation_never_disturbs_training():
+    often, never = (
+        DualStudent(POINT, config={**TINY, "eval_freq": frequency, "n_eval_episodes": 3}).learn(200)
+        for frequency in (20, 0)
+    )
+    assert len(often.evaluations) == 10
+    assert len(never.evaluations) == 1
+    assert not {id(env.unwrapped) for env in often.evaluator.envs} & {id(env.unwrapped) for env in often.envs.envs}
+    assert list(differences(often.learner.actor, never.learner.actor)) == []
+    assert list(differences(often.replay_buffer.observations, never.replay_buffer.observations)) == []
+    np.testing.assert_array_equal(often.evaluations[-1].returns, never.evaluations[-1].returns)
+    assert len(np.unique([evaluation.returns for evaluation in often.evaluations])) == 10 * 2 * 3  # new starts
+
+
+def test_capacity_and_bytes_of_the_replay_are_stated_at_the_start(tmp_path, capsys):
+    settings = flags(buffer_size=100_000)
+    main(["train", "--env", POINT, "--total-timesteps", "20", *settings, "--run-dir", str(tmp_path / "run")])
+    first = capsys.readouterr().out.split("run folder")[0]
+    stated = re.search(r"replay 100,000 transitions each, ([\d.]+) MB", first)
+    assert stated is not None, first
+    numbers = 2 * 4 + 2 + 3  # two observations, an action, reward, terminated, truncated
+    assert float(stated[1]) == pytest.approx(2 * 100_000 * numbers * 4 / 1e6, rel=0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise")
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    command = ["train", "--env", POINT, *flags(eval_freq=0, checkpoint_freq=0), "--run-dir", str(run)]
+    process = start(*command, "--total-timesteps", "1000000")
+    while logged_steps(run) < 100 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    saved = checkpoint.load(run / "checkpoint.safetensors")["num_timesteps"]
+    expected = f"interrupted at {saved:,} steps, saved to {run / 'checkpoint.safetensors'}; go on with --resume"
+    assert expected in output
+    assert "Traceback" not in errors
+    main([*command, "--total-timesteps", str(saved + 60), "--resume"])
+    assert f"going on from {saved:,} steps" in capsys.readouterr().out
+    assert DualStudent.load(run).num_timesteps == saved + 60
