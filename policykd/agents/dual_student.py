@@ -166,7 +166,7 @@ class DualStudent:
         """Decide whether to compile, once, when it is known how long training will be."""
         if self.compile == "auto":
             updates = total_timesteps // self.peers // self.config.train_freq * self.config.gradient_steps
-            self.compile = updates >= COMPILE_PAYS and can_compile()
+            self.compile = updates >= COMPILE_PAYS and can_compile(self.device)
         if self.update is None:
             self.make_update(self.compile)
 

@@ -70,19 +70,17 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
 
 
 class ActionScale:
-    """Maps actions between [-1, 1], where learners live, and the units of the environment."""
+    """Maps actions from [-1, 1], where learners live, to the units of the environment."""
 
     def __init__(self, space: spaces.Box) -> None:
         self.low = space.low.astype(np.float32)
         self.high = space.high.astype(np.float32)
+        self.middle = (self.high + self.low) / 2
+        self.half_range = (self.high - self.low) / 2
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions ``(..., A)`` in [-1, 1] in units of the environment, never beyond its bounds."""
-        return np.clip(self.low + 0.5 * (actions + 1.0) * (self.high - self.low), self.low, self.high)
-
-    def from_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` of the environment in [-1, 1]."""
-        return 2.0 * (actions - self.low) / (self.high - self.low) - 1.0
+        return np.clip(actions * self.half_range + self.middle, self.low, self.high)
 
 
 class LearnerEnvs(DummyVecEnv):

@@ -47,7 +47,9 @@ class Evaluator:
             seeds: the seed of every learner's group ``(K,)``.
             number: which evaluation this is; another number gives other starts.
         """
-        starts: list[list[int]] = [[env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds]
+        starts: list[list[int]] = [
+            [env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds
+        ]
         learners = len(self.envs)
         returns, lengths = np.zeros((learners, n_episodes)), np.zeros((learners, n_episodes), np.int64)
         episode = np.zeros(learners, np.int64)
