@@ -180,7 +180,8 @@ class DualStudent:
 
         Args:
             total_timesteps: the budget of this call.
-            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of one group.
+            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of
+                one group.
             progress_bar: show a live progress bar with the latest returns.
 
         Raises:

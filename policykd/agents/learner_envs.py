@@ -32,12 +32,13 @@ def env_factory(env: str | gym.Env | EnvFactory) -> tuple[str, EnvFactory]:
         name = env.split(":")[-1]
         if ":" not in env and name not in gym.registry and not _known_without_version(name):
             raise PolicyKDError(f"environment: {name!r} is not registered{nearest(name, gym.registry)}")
-        return name, lambda: policykd_envs.make(env)
+        # Gymnasium's passive checker costs time at every step; `_check_finite` watches what matters in training.
+        return name, lambda: policykd_envs.make(env, disable_env_checker=True)
     if isinstance(env, gym.Env):
         spec = env.spec
         if spec is None:
             raise PolicyKDError("environment: one instance cannot serve several learners: give its id or a function")
-        return spec.id, lambda: gym.make(spec)
+        return spec.id, lambda: policykd_envs.make(spec)
     made = env()
     made.close()
     return (made.spec.id if made.spec is not None else type(made.unwrapped).__name__), env
