@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import checkpoint, export, native
 from policykd.agents import snapshot
-from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, env_factory
+from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, find_task, short_id
 from policykd.agents.run_folder import CHECKPOINT, RunFolder
 from policykd.agents.training import COMPILE_PAYS, train
 from policykd.agents.update import Update, can_compile
@@ -69,8 +69,8 @@ class DualStudent:
         self.method_name = _known("method", method, METHODS)
         self.backbone = _known("backbone", backbone, LEARNERS)
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
-        self.env_id, self.factory = env_factory(env)
-        self.config = change(resolve_config(config, backbone, self.env_id), overrides or {})
+        self.env_id, self.factory, self.made_by_id = find_task(env)
+        self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         self.device = _device(device)
         self.compile = compile
         try:
@@ -85,7 +85,7 @@ class DualStudent:
         self.folder: RunFolder | None = None
         self._build()
         if run_dir is not None:  # last: a run that cannot start leaves no folder behind
-            self.folder = RunFolder(run_dir, f"{method}-{backbone}", self.env_id, self.n_learners)
+            self.folder = RunFolder(run_dir, f"{method}-{backbone}", short_id(self.env_id), self.n_learners)
             self.folder.create(self.settings)
 
     def _build(self) -> None:
@@ -276,6 +276,9 @@ class DualStudent:
         loaded = checkpoint.load(path)
         if "settings" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no agent")
+        if env is None and not loaded["made_by_id"]:
+            name = loaded["settings"]["env"]
+            raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,
@@ -290,7 +293,7 @@ class DualStudent:
         snapshot.restore(agent, loaded)
         if path.name == CHECKPOINT and agent.resumed is not None:
             algorithm = f"{agent.method_name}-{agent.backbone}"
-            agent.folder = RunFolder(path.parent, algorithm, agent.env_id, agent.n_learners)
+            agent.folder = RunFolder(path.parent, algorithm, short_id(agent.env_id), agent.n_learners)
         return agent
 
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from policykd.errors import PolicyKDError
@@ -71,6 +70,8 @@ def loop(
     """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or ``interrupted`` is set."""
     agent.get_env()
     agent.prepare_update(end - agent.num_timesteps)
+    assert agent.last_observations is not None
+    _check_finite(agent, np.zeros(agent.n_learners), agent.last_observations)
     go_on = True
     while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
         started, episodes = time.perf_counter(), agent.n_episodes
@@ -109,7 +110,7 @@ def _collect(agent: DualStudent) -> dict[str, Any]:
             truncated[k] = infos[k]["TimeLimit.truncated"]
             agent.episodes[k].append(infos[k]["episode"])
             agent.n_episodes += 1
-    _check_finite(agent, steps, next_observations, rewards)
+    _check_finite(agent, rewards, next_observations, new_observations)
     agent.replay_buffer.add(observations, actions, next_observations, rewards, dones & ~truncated, truncated)
     agent.last_observations = new_observations
     agent.num_timesteps += agent.peers
@@ -149,15 +150,16 @@ def _improve(agent: DualStudent, diagnose: bool) -> dict[str, torch.Tensor]:
     return info
 
 
-def _check_finite(agent: DualStudent, step: int, observations: np.ndarray, rewards: np.ndarray) -> None:
-    """Stop before a NaN or infinity reaches the replay, and say whose it was."""
-    if np.isfinite(rewards).all() and np.isfinite(observations).all():
+def _check_finite(agent: DualStudent, rewards: np.ndarray, *observations: np.ndarray) -> None:
+    """Stop before a NaN or infinity reaches the replay or a policy, and say whose it was."""
+    if np.isfinite(rewards).all() and all(np.isfinite(values).all() for values in observations):
         return
+    step = agent.num_timesteps // agent.peers + 1
     for k, (seed, peer) in enumerate(agent.learners):
         what = "reward" if not np.isfinite(rewards[k]) else "observation"
-        if not (np.isfinite(rewards[k]) and np.isfinite(observations[k]).all()):
+        if not (np.isfinite(rewards[k]) and all(np.isfinite(values[k]).all() for values in observations)):
             raise PolicyKDError(
-                f"environment: {agent.env_id} returned a {what} that is not finite at step {step + 1} of learner {k} "
+                f"environment: {agent.env_id} returned a {what} that is not finite at step {step} of learner {k} "
                 f"(seed {seed}, peer {peer}); training stopped, earlier checkpoints are untouched"
             )
 
@@ -189,9 +191,9 @@ def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:
 
 def _write(agent: DualStudent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
     """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
-    loggers: list[Logger] = [] if agent.folder is None else agent.folder.loggers
     mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in {k: 0 for r in rows for k in r}}
-    for logger, row in zip([agent.logger, *loggers], [mean, *rows], strict=False):
+    loggers = [agent.logger] + ([] if agent.folder is None else agent.folder.loggers)
+    for logger, row in zip(loggers, [mean, *rows][: len(loggers)], strict=True):
         for key, value in {**row, **common, "time/total_timesteps": agent.num_timesteps}.items():
             logger.record(key, value)
         logger.dump(agent.num_timesteps)
