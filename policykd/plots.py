@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,3 +194,40 @@ def _save(figure: Figure, path: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def comparison_grid(
+    panels: Sequence[tuple[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]],
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    columns: int = 4,
+) -> Path:
+    """Draw small panels of learning curves: the median over seeds, with a band from the lower to the upper quartile.
+
+    Args:
+        panels: a name and, for each side, steps ``(E,)`` and scores ``(E, seeds)``.
+        path: the PNG file, replaced whole.
+        title: what the picture shows, above it.
+        columns: panels in a row.
+    """
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.9), dpi=130, facecolor="white", layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes, (name, sides) in zip(grid, panels, strict=False):
+        for index, (label, (steps, scores)) in enumerate(sides.items()):
+            low, middle, high = np.percentile(scores, (25, 50, 75), axis=1)
+            (line,) = axes.plot(steps, middle, color=COLOURS[index], linewidth=1.8, label=label)
+            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+        axes.set_title(name, fontsize=9, color=INK)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.supxlabel("environment steps   (line: median over seeds; band: quartiles)", fontsize=8, color=FAINT)
+    return _save(figure, Path(path))

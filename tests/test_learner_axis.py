@@ -84,16 +84,22 @@ def test_groups_never_influence_one_another(disturb, method, backbone):
     assert not any(torch.equal(disturbed[name], calm[name]) for name in NETWORKS)
 
 
-@pytest.mark.parametrize("method", ["dpd", "dpd_shared", "independent"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_peer_is_heard_by_its_group_exactly_where_the_method_says(method):
     """The counterpart of the test above: disturb one peer, and look at the other."""
-    networks = []
-    for disturbed in (False, True):
-        agent = make(method=method).learn(2 * 60)
-        if disturbed:
-            disturb_actor(agent, [1])
-        networks.append(rows_of(agent.learn(2 * 60), [0])["actor"])
-    assert torch.equal(*networks) == (method == "independent")
+    heard = []
+    for speaker, listener in ((0, 1), (1, 0)):
+        actors = []
+        for disturbed in (False, True):
+            agent = make(method=method).learn(2 * 40)
+            if disturbed:
+                disturb_actor(agent, [speaker])
+            actors.append(rows_of(agent.learn(2 * 40), [listener])["actor"])
+        heard.append(not torch.equal(*actors))
+    if method == "dpd_hard":  # nobody listens to a peer who is nowhere better
+        assert any(heard)
+    else:
+        assert heard == {"independent": [False, False], "one_way": [True, False]}.get(method, [True, True])
 
 
 def all_differ(rows):
@@ -122,6 +128,23 @@ def test_peers_share_no_randomness(backbone):
     assert all_differ(explored[0])
     agent.replay_buffer.observations[:] = torch.arange(20.0).view(1, 20, 1)
     assert all_differ(agent.replay_buffer.sample(32, agent.sampling).observations[..., 0].numpy())
+
+
+def test_every_purpose_of_every_learner_has_a_generator_of_its_own():
+    agent = make(seeds=(0, 1))
+    assert all_differ([generator.random(4) for generator in (*agent.exploration, *agent.sampling)])
+
+
+def test_learners_are_judged_by_the_same_starts():
+    agent = make(seeds=(0, 1))
+    agent.learner.actor[:] = agent.learner.actor[:1].clone()
+    returns = agent.evaluate(4, seed=5).returns
+    assert all_differ(returns.T)
+    assert (returns == returns[0]).all()
+    np.testing.assert_array_equal(agent.evaluate(4, seed=5).returns, returns)
+    own = agent.evaluate(4).returns  # by the seed of each group
+    np.testing.assert_array_equal(own[[0, 2]], own[[1, 3]])
+    assert not np.array_equal(own[0], own[2])
 
 
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])

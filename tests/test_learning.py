@@ -16,9 +16,9 @@ def mean_returns(agent, episodes):
 
 
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])
-def test_all_peers_solve_point_reach(backbone):
+def test_both_peers_solve_point_reach(backbone):
     # The preset as it is. With 6000 steps all 12 learners of the seeds 0 to 5 were above -11, DDPG's and TD3's.
-    agent = DualStudent(POINT, method="dpd", backbone=backbone, seeds=(0, 1), config="quick")
+    agent = DualStudent(POINT, method="dpd", backbone=backbone, seeds=(0,), config="quick")
     threshold = gym.spec(POINT).reward_threshold
     assert threshold == -12
     assert (mean_returns(agent, 50) < -30).all()
@@ -42,8 +42,9 @@ class StopWhenSolved(BaseCallback):
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])
 def test_both_peers_solve_the_inverted_pendulum(backbone):
     # Targets and steps faster than the preset's, with which few learners are solved after 16,000 steps. So trained,
-    # both peers of the seeds 0 to 3 were solved after 7,000 to 13,000 steps with either backbone. What balances now
-    # may fall again some updates later: hence stop once it holds, and judge by starts not seen on the way.
+    # both peers of the seeds 0 to 3 were solved after 7,000 to 13,000 steps with either backbone; of the seeds 4 to 7,
+    # within 20,000, three with TD3 and two with DDPG. What balances now may fall again some updates later: hence stop
+    # once it holds, and judge by starts not seen on the way.
     faster = {"tau": 0.05, "learning_rate": 3e-3, "n_eval_episodes": 5, "eval_freq": 500}
     agent = DualStudent(PENDULUM, method="dpd", backbone=backbone, seeds=(0,), config="quick", overrides=faster)
     threshold = gym.spec(PENDULUM).reward_threshold

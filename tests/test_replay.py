@@ -72,9 +72,10 @@ def test_samples_come_from_exactly_the_rows_asked_for(source, whose, steps, rece
         assert set(zip(k[row].tolist(), t[row].tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("recent", [None, 10, 15])
 @pytest.mark.parametrize(("source", "rows"), [("own", 10), ("peer", 10), ("pooled", 20)])
-def test_every_row_is_equally_likely(source, rows):
-    k, t = draw(filled(capacity=10, steps=14), source, size=20_000, peer_of=PEER_OF)
+def test_every_row_is_equally_likely(source, rows, recent):
+    k, t = draw(filled(capacity=10, steps=14), source, size=20_000, peer_of=PEER_OF, recent=recent)
     for row in range(4):
         counts = torch.bincount(k[row] * 100 + t[row]).float()
         counts = counts[counts > 0]
