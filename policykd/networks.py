@@ -131,8 +131,10 @@ class Adam:
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        step_size = learning_rate / (1 - beta1**self.steps)
-        denominator = self.exp_avg_sq.sqrt().div_((1 - beta2**self.steps).sqrt()).add_(self.eps)
+        # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
+        power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
+        step_size = learning_rate / (1 - power1)
+        denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
         rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
 
 
