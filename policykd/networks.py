@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +71,21 @@ class MLP:
         return hidden.tanh() if self.squash else hidden
 
 
+class PolicyOutput(NamedTuple):
+    """What K policies answer at observations ``(K, B, O)``."""
+
+    actions: Tensor
+    """Deterministic actions ``(K, B, A)`` in [-1, 1]."""
+    mean: Tensor | None = None
+    """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
+    std: Tensor | None = None
+    """Standard deviations ``(K, B, A)`` of the same Gaussians."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
+        """``function`` of every tensor."""
+        return PolicyOutput(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+
+
 def gradient(
     loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]], rows: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,8 +131,10 @@ class Adam:
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        step_size = learning_rate / (1 - beta1**self.steps)
-        denominator = self.exp_avg_sq.sqrt().div_((1 - beta2**self.steps).sqrt()).add_(self.eps)
+        # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
+        power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
+        step_size = learning_rate / (1 - power1)
+        denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
         rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
 
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import load_results
 
 from policykd.benchmark import sb3_baseline
@@ -39,8 +40,8 @@ def made(monkeypatch):
 
         return make
 
-    spies = {name: spy(model_class) for name, model_class in sb3_baseline.ALGORITHMS.items()}
-    monkeypatch.setattr(sb3_baseline, "ALGORITHMS", spies)
+    spies = {name: spy(model_class) for name, model_class in sb3_baseline.MODELS.items()}
+    monkeypatch.setattr(sb3_baseline, "MODELS", spies)
     return models
 
 
@@ -62,6 +63,14 @@ def test_trains_the_model_that_was_asked_for(tmp_path, made, algorithm, critics)
     assert result.steps_per_second == pytest.approx(STEPS / result.wall_seconds)
     assert reports[-1] == STEPS
     assert reports == sorted(set(reports))
+
+
+def test_sac_explores_by_sampling_and_takes_its_own_settings(tmp_path, made):
+    settings = {**SETTINGS, "action_noise_std": 0.0, "own_settings": {"ent_coef": 0.2, "target_update_interval": 1}}
+    result = run_sb3("sac", "Pendulum-v1", run_dir=tmp_path / "run", **settings)
+    (model,) = made
+    assert type(model) is SAC and model.ent_coef == 0.2 and model.action_noise is None
+    assert model._n_updates == 100 and result.returns.shape == (2, 2)
 
 
 def test_files_have_sb3s_layout(tmp_path):
@@ -116,8 +125,8 @@ def test_no_noise_when_its_standard_deviation_is_zero(tmp_path, made):
 
 
 def test_refuses_what_cannot_work(tmp_path):
-    with pytest.raises(PolicyKDError, match=r"'sac'.*ddpg, td3"):
-        run_sb3("sac", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
+    with pytest.raises(PolicyKDError, match=r"'dqn'.*ddpg, td3, sac"):
+        run_sb3("dqn", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
     for eval_freq in (0, STEPS + 1):
         with pytest.raises(PolicyKDError, match="eval_freq"):
             run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **{**SETTINGS, "eval_freq": eval_freq})

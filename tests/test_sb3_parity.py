@@ -31,10 +31,10 @@ class Spaces(gym.Env):
 class SB3Model:
     """An SB3 model with transitions in its replay, trained for a while so that its Adam states are not trivial."""
 
-    def __init__(self, backbone, seed):
+    def __init__(self, backbone, seed, **changes):
         settings = {name: value for name, value in SETTINGS.items() if name != "net_arch"}
         settings |= {"policy_kwargs": {"net_arch": list(SETTINGS["net_arch"])}, "buffer_size": 300, "device": "cpu"}
-        settings |= TD3_SETTINGS if backbone == "td3" else {}
+        settings |= (TD3_SETTINGS if backbone == "td3" else {}) | changes
         make = getattr(stable_baselines3, backbone.upper())
         self.model = make("MlpPolicy", Spaces(), seed=seed, **settings)
         self.model.set_logger(Logger(None, []))
@@ -53,9 +53,12 @@ class SB3Model:
             )
         self.model.train(30, BATCH)  # a multiple of policy_delay, so that both count the delay from here
 
+    def optimizers(self):
+        return self.model.actor.optimizer, self.model.critic.optimizer
+
     def to_double(self):
         self.model.policy.double()
-        for optimizer in (self.model.actor.optimizer, self.model.critic.optimizer):
+        for optimizer in self.optimizers():
             for state in optimizer.state.values():
                 state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].double(), state["exp_avg_sq"].double()
 
@@ -109,7 +112,7 @@ def train_both(models, learner, dtype, steps=6):
             torch.manual_seed(100 * step + k)
             sb3.model.train(1, BATCH)
         batch = Batch(*(torch.stack(columns) for columns in zip(*batches, strict=True)))
-        learner.update(batch, torch.stack(noises), learner.updates_actor(step))
+        learner.update(batch, torch.stack(noises), learner.updates_actor(step), learner.updates_targets(step))
         for k, sb3 in enumerate(models):
             yield k, step, sb3.weights(), our_weights(learner, k)
 
