@@ -37,7 +37,7 @@ class TrainOptions(Generic[C]):
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3"] = "ddpg"
+    backbone: Literal["ddpg", "td3", "sac"] = "ddpg"
     """How each learner improves by itself."""
     peers: int = 2
     """Learners per group."""

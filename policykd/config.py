@@ -7,6 +7,7 @@ Names are Stable-Baselines3's where SB3 has the setting. Settings of a learner (
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -35,6 +36,11 @@ class DistillationConfig:
     """States per distillation step and learner."""
     distill_learning_rate: float = 1e-4
     """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
+    divergence: typing.Literal[
+        "action_mse", "action_huber", "gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"
+    ] = "action_mse"
+    """How far apart two policies are at a state. The last three compare Gaussians and need a learner that has one;
+    forward is KL(peer || learner), reverse KL(learner || peer)."""
     distill_schedule: typing.Literal["constant", "linear", "exponential"] = "constant"
     """How the distillation step fades over the run: its learning rate is multiplied by this schedule."""
 
@@ -79,11 +85,11 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class DDPGConfig(DistillationConfig, RunConfig):
-    """Settings of DDPG learners; defaults are those of SB3's DDPG, but for the exploration noise (SB3 has none)."""
+class OffPolicyConfig(DistillationConfig, RunConfig):
+    """What all learners with a replay have in common."""
 
     learning_rate: float = 1e-3
-    """Adam's learning rate of actor and critic."""
+    """Adam's learning rate of actor and critic (and of SAC's temperature)."""
     buffer_size: int = 1_000_000
     """Transitions that the replay keeps of each learner."""
     learning_starts: int = 100
@@ -100,8 +106,6 @@ class DDPGConfig(DistillationConfig, RunConfig):
     """Gradient steps at every update."""
     net_arch: tuple[int, ...] = (400, 300)
     """Hidden layers of actor and critic (ReLU)."""
-    action_noise_std: float = 0.1
-    """Standard deviation of the Gaussian exploration noise, in actions scaled to [-1, 1]."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -121,8 +125,26 @@ class DDPGConfig(DistillationConfig, RunConfig):
         require(self.learning_starts >= 0, "learning_starts", self.learning_starts, "must not be negative")
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
-        require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
+
+
+@dataclass(frozen=True)
+class DDPGConfig(OffPolicyConfig):
+    """Settings of DDPG learners; defaults are those of SB3's DDPG, but for the exploration noise (SB3 has none)."""
+
+    action_noise_std: float = 0.1
+    """Standard deviation of the Gaussian exploration noise, in actions scaled to [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
+        require(
+            self.divergence.startswith("action_"),
+            "divergence",
+            self.divergence,
+            "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",
+        )
 
 
 @dataclass(frozen=True)
@@ -149,8 +171,57 @@ class TD3Config(DDPGConfig):
         require(self.target_noise_clip >= 0, "target_noise_clip", self.target_noise_clip, "must not be negative")
 
 
-Config = DDPGConfig
-"""What every backbone's config is: DDPG's settings are common to all off-policy learners."""
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Settings of SAC learners; defaults are those of SB3's SAC."""
+
+    learning_rate: float = 3e-4
+    """Adam's learning rate of actor, critics and temperature."""
+    net_arch: tuple[int, ...] = (256, 256)
+    """Hidden layers of actor and critics (ReLU)."""
+    ent_coef: float | str = "auto"
+    """Temperature: the weight of entropy beside the return. "auto" learns it for every learner from 1, "auto_0.1" from
+    0.1; a number is kept."""
+    target_entropy: float | typing.Literal["auto"] = "auto"
+    """Entropy at which a learned temperature aims; "auto" is minus the number of action dimensions."""
+    target_update_interval: int = 1
+    """Gradient steps between updates of the target networks, counted within one update as SB3 counts them."""
+    soft_value: bool = False
+    """In distillation, V(s) = Q(s, a) - temperature * log pi(a | s) instead of Q(s, a), for a = tanh(mean)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        rule = 'must be "auto", "auto_" and a positive number to start from, or a number from 0 up'
+        require(not math.isnan(self.initial_ent_coef), "ent_coef", self.ent_coef, rule)
+        require(
+            1 <= self.target_update_interval <= self.gradient_steps,
+            "target_update_interval",
+            self.target_update_interval,
+            f"must be from 1 to gradient_steps={self.gradient_steps}: as in SB3, every update counts anew",
+        )
+
+    @property
+    def learns_ent_coef(self) -> bool:
+        """Whether each learner's temperature is learned."""
+        return isinstance(self.ent_coef, str)
+
+    @property
+    def initial_ent_coef(self) -> float:
+        """The temperature to start from; NaN where ``ent_coef`` makes no sense."""
+        if not isinstance(self.ent_coef, str):
+            return self.ent_coef if self.ent_coef >= 0 else math.nan
+        if self.ent_coef == "auto":
+            return 1.0
+        try:
+            value = float(self.ent_coef.removeprefix("auto_"))
+        except ValueError:
+            return math.nan
+        return value if self.ent_coef.startswith("auto_") and 0 < value < math.inf else math.nan
+
+
+Config = OffPolicyConfig
+"""What every backbone's config is."""
 
 D = typing.TypeVar("D")
 
@@ -181,7 +252,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         fits = isinstance(value, list | tuple) and all(type(item) is choices[0] for item in value)
         value = tuple(value) if fits else value
     elif origin in (types.UnionType, typing.Union):
-        fits = any(choice is type(value) for choice in choices)
+        for choice in choices:
+            with contextlib.suppress(PolicyKDError):
+                return _checked(name, value, choice)
+        fits = False
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
         value = float(value) if fits else value

@@ -1,51 +1,63 @@
-"""Learners as models of other libraries: one learner becomes a real SB3 ``DDPG`` or ``TD3``, and back."""
+"""Learners as models of other libraries: one learner becomes a real SB3 ``DDPG``, ``TD3`` or ``SAC``, and back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from stable_baselines3 import DDPG as SB3DDPG
+from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
-from policykd.config import TD3Config
+from policykd.config import Config, DDPGConfig
+from policykd.learners import DDPG, SAC, OffPolicyLearner
 from policykd.networks import MLP, Adam
 
 if TYPE_CHECKING:
     from policykd.agents.dual_student import DualStudent
-    from policykd.learners import DDPG
+
+MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
+"""SB3's class of every backbone."""
+
+COMMON_SETTINGS = (
+    "learning_rate",
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "tau",
+    "gamma",
+    "train_freq",
+    "gradient_steps",
+)
+OWN_SETTINGS: dict[str, tuple[str, ...]] = {
+    "ddpg": (),
+    "td3": ("policy_delay", "target_policy_noise", "target_noise_clip"),
+    "sac": ("ent_coef", "target_entropy", "target_update_interval"),
+}
+"""Settings that a backbone shares with its model of SB3 alone, under the same names."""
 
 
-def to_sb3(agent: DualStudent, k: int) -> SB3TD3:
+def own_settings(backbone: str, config: Config) -> dict[str, Any]:
+    """The settings that SB3 has for this backbone alone."""
+    return {name: getattr(config, name) for name in OWN_SETTINGS[backbone]}
+
+
+def to_sb3(agent: DualStudent, k: int) -> OffPolicyAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters."""
     config = agent.config
-    action_size = agent.action_space.shape[0]
-    common: dict[str, Any] = dict(
-        learning_rate=config.learning_rate,
-        buffer_size=config.buffer_size,
-        learning_starts=config.learning_starts,
-        batch_size=config.batch_size,
-        tau=config.tau,
-        gamma=config.gamma,
-        train_freq=config.train_freq,
-        gradient_steps=config.gradient_steps,
-        action_noise=NormalActionNoise(np.zeros(action_size), np.full(action_size, config.action_noise_std)),
-        policy_kwargs={"net_arch": list(config.net_arch)},
-        device="cpu",
-    )
+    settings = {name: getattr(config, name) for name in COMMON_SETTINGS} | own_settings(agent.backbone, config)
+    if isinstance(config, DDPGConfig):
+        size = agent.action_space.shape
+        settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
     env = DummyVecEnv([agent.factory])
-    if isinstance(config, TD3Config):
-        smoothing: dict[str, Any] = {
-            "target_policy_noise": config.target_policy_noise,
-            "target_noise_clip": config.target_noise_clip,
-        }
-        model = SB3TD3("MlpPolicy", env, policy_delay=config.policy_delay, **smoothing, **common)
-    else:
-        model = SB3DDPG("MlpPolicy", env, **common)
+    policy = {"net_arch": list(config.net_arch)}
+    model = MODELS[agent.backbone]("MlpPolicy", env, policy_kwargs=policy, device="cpu", **settings)
     write_sb3(agent.learner, k, model)
     model.num_timesteps = agent.num_timesteps
     model._n_updates = 0 if agent.update is None else agent.update.n_updates
@@ -53,65 +65,90 @@ def to_sb3(agent: DualStudent, k: int) -> SB3TD3:
     return model
 
 
-def write_sb3(learner: DDPG, k: int, model: SB3TD3) -> None:
-    """Copy row ``k`` of our networks and optimisers into an SB3 model of the same shape."""
-    critics = slice(k * learner.critics, (k + 1) * learner.critics)
+def write_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
+    """Copy row ``k`` of our networks, temperature and optimisers into an SB3 model of the same shape."""
     with torch.no_grad():
-        for module, rows in _pairs(learner, model, k, critics):
-            for parameter, values in zip(module.parameters(), _torch_layout(*rows), strict=True):
+        for parameters, rows, layout in _networks(learner, k, model):
+            for parameter, values in zip(parameters, layout.to_torch(rows), strict=True):
                 parameter.copy_(values)
-    _write_adam(model.actor.optimizer, learner.actor_network, learner.actor_adam, slice(k, k + 1))
-    _write_adam(model.critic.optimizer, learner.critic_network, learner.critic_adam, critics)
+    for optimizer, adam, at, layout in _optimizers(learner, k, model):
+        moments = zip(layout.to_torch(adam.exp_avg[at]), layout.to_torch(adam.exp_avg_sq[at]), strict=True)
+        for parameter, (exp_avg, exp_avg_sq) in zip(optimizer.param_groups[0]["params"], moments, strict=True):
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(adam.steps)),
+                "exp_avg": exp_avg.clone(),
+                "exp_avg_sq": exp_avg_sq.clone(),
+            }
 
 
-def read_sb3(learner: DDPG, k: int, model: SB3TD3) -> None:
-    """Copy the networks and optimisers of an SB3 model into row ``k`` of ours (optimiser steps are common to rows)."""
-    critics = slice(k * learner.critics, (k + 1) * learner.critics)
+def read_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
+    """Copy an SB3 model's networks, temperature and optimisers into row ``k`` (optimiser steps are common to rows)."""
     with torch.no_grad():
-        for module, (_, rows) in _pairs(learner, model, k, critics):
-            rows.copy_(_our_layout(list(module.parameters()), len(rows)))
-    _read_adam(model.actor.optimizer, learner.actor_adam, slice(k, k + 1))
-    _read_adam(model.critic.optimizer, learner.critic_adam, critics)
+        for parameters, rows, layout in _networks(learner, k, model):
+            rows.copy_(layout.to_rows(list(parameters), len(rows)))
+    for optimizer, adam, at, layout in _optimizers(learner, k, model):
+        states = [optimizer.state[parameter] for parameter in optimizer.param_groups[0]["params"]]
+        for name in ("exp_avg", "exp_avg_sq"):
+            target = getattr(adam, name)[at]
+            target.copy_(layout.to_rows([state[name] for state in states], len(target)))
+        adam.steps.fill_(float(states[0]["step"]))
 
 
-def _pairs(learner: DDPG, model: SB3TD3, k: int, critics: slice) -> list[tuple[nn.Module, tuple[MLP, Tensor]]]:
-    """SB3's four networks beside ours."""
-    actor, critic = learner.actor_network, learner.critic_network
-    return [
-        (model.actor.mu, (actor, learner.actor[k : k + 1])),
-        (model.actor_target.mu, (actor, learner.actor_target[k : k + 1])),
-        (model.critic, (critic, learner.critic[critics])),
-        (model.critic_target, (critic, learner.critic_target[critics])),
+class _Layout(NamedTuple):
+    """How rows lie in torch's parameters: network after network, each layer (out, in) and (out,)."""
+
+    network: MLP | None = None
+    """None: a row is one parameter of one number."""
+    heads: int = 1
+    """Layers side by side into which SB3 splits the last one: SAC's mean and log standard deviation."""
+
+    def to_torch(self, rows: Tensor) -> list[Tensor]:
+        """Rows ``(C, P)`` as the parameters of C networks."""
+        if self.network is None:
+            return list(rows.cpu())
+        layers = [(weight.transpose(1, 2), bias.squeeze(1)) for weight, bias in self.network.unpack(rows.cpu())]
+        weight, bias = layers.pop()
+        layers += zip(weight.chunk(self.heads, dim=1), bias.chunk(self.heads, dim=1), strict=True)
+        return [part[c] for c in range(len(rows)) for layer in layers for part in layer]
+
+    def to_rows(self, parameters: list[Tensor], networks: int) -> Tensor:
+        """The parameters of C networks as rows ``(C, P)``; with several heads, of one network."""
+        if self.heads > 1:
+            last = parameters[-2 * self.heads :]
+            parameters = [*parameters[: -2 * self.heads], torch.cat(last[::2]), torch.cat(last[1::2])]
+        flat = torch.cat([(p.t() if p.ndim == 2 else p).reshape(-1) for p in parameters])
+        return flat.view(networks, -1)
+
+
+def _networks(learner: OffPolicyLearner, k: int, model: Any) -> list[tuple[list[Tensor], Tensor, _Layout]]:
+    """SB3's parameters beside our rows, and how these lie in them."""
+    actor, critics = _actor_layout(learner), slice(k * learner.critics, (k + 1) * learner.critics)
+    critic = _Layout(learner.critic_network)
+    result = [
+        (list(model.actor.parameters()), learner.actor[k : k + 1], actor),
+        (list(model.critic.parameters()), learner.critic[critics], critic),
+        (list(model.critic_target.parameters()), learner.critic_target[critics], critic),
     ]
+    if isinstance(learner, DDPG):
+        result.append((list(model.actor_target.parameters()), learner.actor_target[k : k + 1], actor))
+    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+        result.append(([model.log_ent_coef], learner.log_ent_coef[k : k + 1], _Layout()))
+    return result
 
 
-def _torch_layout(network: MLP, rows: Tensor) -> list[Tensor]:
-    """Rows ``(C, P)`` as torch's parameters: C networks one after the other, each layer (out, in) and (out,)."""
-    layers = [(weight.transpose(1, 2), bias.squeeze(1)) for weight, bias in network.unpack(rows.cpu())]
-    return [part[c] for c in range(len(rows)) for layer in layers for part in layer]
+def _optimizers(
+    learner: OffPolicyLearner, k: int, model: Any
+) -> list[tuple[torch.optim.Optimizer, Adam, slice, _Layout]]:
+    """SB3's optimisers beside ours, and the learner's rows in them."""
+    own, critics = slice(k, k + 1), slice(k * learner.critics, (k + 1) * learner.critics)
+    result = [
+        (model.actor.optimizer, learner.actor_adam, own, _actor_layout(learner)),
+        (model.critic.optimizer, learner.critic_adam, critics, _Layout(learner.critic_network)),
+    ]
+    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+        result.append((model.ent_coef_optimizer, learner.ent_coef_adam, own, _Layout()))
+    return result
 
 
-def _our_layout(parameters: list[Tensor], networks: int) -> Tensor:
-    """Torch's parameters of C networks of one shape as rows ``(C, P)``."""
-    flat = torch.cat([(p.t() if p.ndim == 2 else p).reshape(-1) for p in parameters])
-    return flat.view(networks, -1)
-
-
-def _write_adam(optimizer: torch.optim.Optimizer, network: MLP, adam: Adam, rows: slice) -> None:
-    moments = zip(
-        _torch_layout(network, adam.exp_avg[rows]), _torch_layout(network, adam.exp_avg_sq[rows]), strict=True
-    )
-    for parameter, (exp_avg, exp_avg_sq) in zip(optimizer.param_groups[0]["params"], moments, strict=True):
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(adam.steps)),
-            "exp_avg": exp_avg.clone(),
-            "exp_avg_sq": exp_avg_sq.clone(),
-        }
-
-
-def _read_adam(optimizer: torch.optim.Optimizer, adam: Adam, rows: slice) -> None:
-    states = [optimizer.state[parameter] for parameter in optimizer.param_groups[0]["params"]]
-    for name in ("exp_avg", "exp_avg_sq"):
-        target = getattr(adam, name)[rows]
-        target.copy_(_our_layout([state[name] for state in states], len(target)))
-    adam.steps.fill_(float(states[0]["step"]))
+def _actor_layout(learner: OffPolicyLearner) -> _Layout:
+    return _Layout(learner.actor_network, heads=2 if learner.gaussian else 1)

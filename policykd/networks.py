@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +69,21 @@ class MLP:
             for index, (weight, bias) in enumerate(self.unpack(rows)):
                 hidden = torch.baddbmm(bias, hidden if index == 0 else hidden.relu(), weight)
         return hidden.tanh() if self.squash else hidden
+
+
+class PolicyOutput(NamedTuple):
+    """What K policies answer at observations ``(K, B, O)``."""
+
+    actions: Tensor
+    """Deterministic actions ``(K, B, A)`` in [-1, 1]."""
+    mean: Tensor | None = None
+    """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
+    std: Tensor | None = None
+    """Standard deviations ``(K, B, A)`` of the same Gaussians."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
+        """``function`` of every tensor."""
+        return PolicyOutput(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 def gradient(

@@ -19,6 +19,13 @@ ZOO_MUJOCO: Changes = {
 QUICK: Changes = {"learning_starts": 500, "batch_size": 64, "net_arch": (64, 64), "buffer_size": 100_000}
 """Small networks and an early start: what the demo and a first look use."""
 
+ZOO_SAC: dict[str, Changes] = {
+    "default": {"learning_starts": 10_000},
+    "Swimmer-v5": {"learning_starts": 10_000, "gamma": 0.9999},
+    "Pendulum-v1": {"learning_rate": 1e-3},
+}
+"""rl-baselines3-zoo's SAC settings by task: SB3's defaults, but for these."""
+
 PRESETS: dict[str, dict[str, Changes]] = {
     "zoo": {
         "default": ZOO_MUJOCO,
@@ -57,5 +64,5 @@ def preset(name: str, env_id: str, backbone: str) -> Changes:
     """
     if name not in PRESETS:
         raise PolicyKDError(f"config: there is no preset {name!r}{nearest(name, PRESETS)}; there are {list(PRESETS)}")
-    rows = PRESETS[name]
+    rows = ZOO_SAC if (name, backbone) == ("zoo", "sac") else PRESETS[name]
     return rows.get(env_id, rows["default"])

@@ -23,14 +23,13 @@ import numpy as np
 import policykd_envs
 import torch
 import tyro
-from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
 from policykd import DualStudent, native
 from policykd.agents import training
 from policykd.agents.run_folder import versions, write_text
+from policykd.export import MODELS
 
-SB3 = {"ddpg": DDPG, "td3": TD3}
 WARM_UP = 300
 
 
@@ -63,7 +62,7 @@ class Options:
     env: str = "HalfCheetah-v5"
     """The task."""
     backbone: str = "ddpg"
-    """ddpg or td3, on both sides."""
+    """ddpg, td3 or sac, on both sides."""
     seconds: float = 3.0
     """Length of one measurement."""
     rounds: int = 5
@@ -76,13 +75,14 @@ def sb3_stepper(options: Options, width: int, batch_size: int) -> Callable[[int]
     """A function that trains SB3 for n more steps."""
     env = policykd_envs.make(options.env)
     size = env.action_space.shape[0]
-    model = SB3[options.backbone](
+    noise = None if options.backbone == "sac" else NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+    model = MODELS[options.backbone](
         "MlpPolicy",
         env,
         policy_kwargs={"net_arch": [width, width]},
         batch_size=batch_size,
         learning_starts=100,
-        action_noise=NormalActionNoise(np.zeros(size), np.full(size, 0.1)),
+        action_noise=noise,
         train_freq=1,
         gradient_steps=1,
         device="cpu",
@@ -180,7 +180,8 @@ def update_gflop(agent: DualStudent) -> float:
     actor_all, critic_all = products(actor), products(critic)
     to_action = products(critic[1:]) + learner.action_size * critic[0][1]
     critic_step = actor_all + learner.critics * (3 * critic_all + products(critic[1:]))
-    actor_step = 2 * actor_all + products(actor[1:]) + critic_all + to_action
+    judges = learner.critics if learner.gaussian else 1  # SAC asks both critics about its actions
+    actor_step = 2 * actor_all + products(actor[1:]) + judges * (critic_all + to_action)
     distillation = 3 * actor_all + products(actor[1:]) + 2 * learner.critics * critic_all
     delay = getattr(config, "policy_delay", 1)
     per_sample = (

@@ -9,6 +9,7 @@ from helpers import flat_row, make_learner, random_batch, sequential
 
 from policykd import DualStudent
 from policykd.agents.update import Peers
+from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.methods import METHODS
 from policykd.distillation.step import DistillationStep
 
@@ -137,12 +138,15 @@ def test_xi_is_the_peers_value_minus_the_own_value_of_the_same_state(backbone, c
     [
         {"weight": lambda peer, own, config: torch.ones(*own.shape, 1)},
         {"weight": lambda peer, own, config: torch.ones(own.shape[0], 1)},
-        {"divergence": lambda a, b: (a - b).square().sum(-1, keepdim=True)},
-        {"divergence": lambda a, b: (a - b).square().sum(-1, keepdim=True), "weight": None},
-        {"divergence": lambda a, b: (a - b).square(), "weight": None},
+        {"divergence": lambda a, b: (a.actions - b.actions).square().sum(-1, keepdim=True)},
+        {"divergence": lambda a, b: (a.actions - b.actions).square().sum(-1, keepdim=True), "weight": None},
+        {"divergence": lambda a, b: (a.actions - b.actions).square(), "weight": None},
     ],
 )
-def test_a_method_of_wrong_shapes_is_refused(change):
+def test_a_method_of_wrong_shapes_is_refused(change, monkeypatch):
+    change = dict(change)
+    if "divergence" in change:
+        monkeypatch.setitem(DIVERGENCES, "action_mse", change.pop("divergence"))
     learner = make_learner("ddpg", 2)
     step = make_step(learner, dataclasses.replace(METHODS["dpd"], **change))
     with pytest.raises(ValueError, match=r"\(K, B\)"):
@@ -203,7 +207,7 @@ def test_the_whole_update_is_that_of_plain_torch_learner_by_learner(scale_free):
     generator = np.random.default_rng(0)
     for _ in range(6):
         batch, states = random_batch(generator, 4), random_batch(generator, 4).observations
-        learner.update(batch, None, True)
+        learner.update(batch, None, True, True)
         info = step.update(states, *turn_of(peer_of), torch.tensor(5e-4, dtype=torch.float64), True)
         for k, one in enumerate(plain):
             one.reinforce(*(column[k] for column in batch[:5]))

@@ -39,8 +39,8 @@ def made(monkeypatch):
 
         return make
 
-    spies = {name: spy(model_class) for name, model_class in sb3_baseline.ALGORITHMS.items()}
-    monkeypatch.setattr(sb3_baseline, "ALGORITHMS", spies)
+    spies = {name: spy(model_class) for name, model_class in sb3_baseline.MODELS.items()}
+    monkeypatch.setattr(sb3_baseline, "MODELS", spies)
     return models
 
 
@@ -116,8 +116,8 @@ def test_no_noise_when_its_standard_deviation_is_zero(tmp_path, made):
 
 
 def test_refuses_what_cannot_work(tmp_path):
-    with pytest.raises(PolicyKDError, match=r"'sac'.*ddpg, td3"):
-        run_sb3("sac", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
+    with pytest.raises(PolicyKDError, match=r"'dqn'.*ddpg, td3, sac"):
+        run_sb3("dqn", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
     for eval_freq in (0, STEPS + 1):
         with pytest.raises(PolicyKDError, match="eval_freq"):
             run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **{**SETTINGS, "eval_freq": eval_freq})

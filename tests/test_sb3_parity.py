@@ -109,7 +109,7 @@ def train_both(models, learner, dtype, steps=6):
             torch.manual_seed(100 * step + k)
             sb3.model.train(1, BATCH)
         batch = Batch(*(torch.stack(columns) for columns in zip(*batches, strict=True)))
-        learner.update(batch, torch.stack(noises), learner.updates_actor(step))
+        learner.update(batch, torch.stack(noises), learner.updates_actor(step), learner.updates_targets(step))
         for k, sb3 in enumerate(models):
             yield k, step, sb3.weights(), our_weights(learner, k)
 

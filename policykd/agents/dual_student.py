@@ -39,7 +39,7 @@ class DualStudent:
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
         method: a row of ``policykd.distillation.methods.METHODS``.
-        backbone: "ddpg" or "td3".
+        backbone: "ddpg", "td3" or "sac".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
@@ -205,17 +205,19 @@ class DualStudent:
             observation: raw observations.
             state: passed through (policies have no memory).
             episode_start: not used, for SB3's protocol.
-            deterministic: False adds the exploration noise of training.
+            deterministic: False acts as in training, with noise (SAC: a sample).
             learner: which learner acts: its index, or "best", the one with the best last evaluation.
         """
         k = self.learner_index(learner)
         inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
+        inputs, actor = inputs.reshape(1, -1, inputs.shape[-1]), self.learner.actor[k : k + 1]
         with torch.no_grad():
-            rows = self.learner.actor[k : k + 1]
-            actions = self.learner.policy(rows, inputs.reshape(1, -1, inputs.shape[-1]))[0].cpu().numpy()
-        if not deterministic:
-            actions = actions + self.config.action_noise_std * np.random.standard_normal(actions.shape)
-        scaled = self.action_scale.to_env(np.clip(actions, -1, 1)).astype(self.action_space.dtype)
+            if deterministic:
+                actions = self.learner.policy(actor, inputs)
+            else:
+                noise = np.random.standard_normal((1, inputs.shape[1], self.action_space.shape[0]))
+                actions = self.learner.explore(actor, inputs, torch.from_numpy(noise).to(inputs))
+        scaled = self.action_scale.to_env(actions[0].cpu().numpy()).astype(self.action_space.dtype)
         return scaled.reshape(*np.shape(observation)[:-1], -1), state
 
     def learner_index(self, learner: LearnerChoice) -> int:

@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from policykd.errors import PolicyKDError
+from policykd.seeding import standard_normal
 
 if TYPE_CHECKING:
     from policykd.agents.dual_student import DualStudent
@@ -123,16 +124,14 @@ def _collect(agent: DualStudent) -> dict[str, Any]:
 
 
 def _explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
-    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then the policy's with each learner's own Gaussian noise."""
-    shape = (agent.n_learners, agent.action_space.shape[0])
+    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
+    size = agent.action_space.shape[0]
     if random:
-        return np.stack([g.uniform(-1, 1, shape[1]) for g in agent.exploration]).astype(np.float32)
-    noise = np.empty(shape, np.float32)
-    for row, generator in zip(noise, agent.exploration, strict=True):
-        generator.standard_normal(dtype=np.float32, out=row)
-    noise *= agent.config.action_noise_std
-    noise += agent.policies(observations)
-    return noise.clip(-1, 1, out=noise)
+        return np.stack([g.uniform(-1, 1, size) for g in agent.exploration]).astype(np.float32)
+    noise = torch.from_numpy(standard_normal(agent.exploration, 1, size)).to(agent.device)
+    inputs = torch.from_numpy(observations).to(agent.device).unsqueeze(1)
+    with torch.no_grad():
+        return agent.learner.explore(agent.learner.actor, inputs, noise).squeeze(1).cpu().numpy()
 
 
 def _improve(agent: DualStudent, diagnose: bool) -> dict[str, torch.Tensor]:

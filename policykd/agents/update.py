@@ -16,7 +16,7 @@ from policykd.distillation.methods import Method
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.step import DistillationStep
 from policykd.errors import PolicyKDError
-from policykd.learners import DDPG
+from policykd.learners import OffPolicyLearner
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.native import build
 
@@ -62,7 +62,7 @@ class Update:
 
     def __init__(
         self,
-        learner: DDPG,
+        learner: OffPolicyLearner,
         method: Method,
         config: Config,
         replay: SharedReplay,
@@ -90,9 +90,10 @@ class Update:
             diagnostics by log key, ``(K,)``.
         """
         self.n_updates += 1
-        config, update_actor = self.config, self.learner.updates_actor(self.n_updates)
+        config, learner = self.config, self.learner
+        update_actor, update_targets = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
         batch = self.replay.sample(config.batch_size, self.generators, self.method.replay)
-        noise = self.learner.draw_noise(config.batch_size)
+        noise = learner.draw_noise(config.batch_size)
         states, turn = None, 0
         if self.distillation is not None and update_actor:
             turn = self.n_updates % len(self.peers.turns)
@@ -105,9 +106,10 @@ class Update:
                 recent=config.distill_recent,
             ).observations
             self.distill_learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
+        # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
+        flags = update_actor, update_targets, diagnose or self.compiled
         with torch.no_grad():
-            # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
-            return self._step(batch, noise, states, self.peers.turns[turn], update_actor, diagnose or self.compiled)
+            return self._step(batch, noise, states, self.peers.turns[turn], *flags)
 
     def _learn(
         self,
@@ -116,9 +118,10 @@ class Update:
         states: Tensor | None,
         turn: tuple[Tensor, Tensor, Tensor],
         update_actor: bool,
+        update_targets: bool,
         diagnose: bool,
     ) -> dict[str, Tensor]:
-        info = self.learner.update(batch, noise, update_actor)
+        info = self.learner.update(batch, noise, update_actor, update_targets)
         if self.distillation is not None and states is not None:
             info |= self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
         return info

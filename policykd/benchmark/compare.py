@@ -18,6 +18,7 @@ from policykd.agents.dual_student import DualStudent
 from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3
 from policykd.errors import PolicyKDError
+from policykd.export import own_settings
 from policykd.plots import Curve, learning_curves
 
 
@@ -29,7 +30,7 @@ class CompareOptions:
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How the peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3"] = "ddpg"
+    backbone: Literal["ddpg", "td3", "sac"] = "ddpg"
     """Algorithm on both sides."""
     peers: int = 2
     """Learners in our group; the budget counts all of them."""
@@ -126,7 +127,8 @@ def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
             tau=config.tau,
             train_freq=config.train_freq,
             gradient_steps=config.gradient_steps,
-            action_noise_std=config.action_noise_std,
+            action_noise_std=getattr(config, "action_noise_std", 0.0),
+            own_settings=own_settings(options.backbone, config),
             eval_freq=options.eval_freq,
             n_eval_episodes=options.n_eval_episodes,
             run_dir=options.out / "sb3",
@@ -178,12 +180,9 @@ def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    setting = {**dataclasses.asdict(agent.config)}
-    kept = ("net_arch", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "alpha")
-    lines += [
-        "",
-        "Both sides: " + ", ".join(f"{n}={setting[n]}" for n in kept[:-1]) + f"; ours: alpha={agent.config.alpha}",
-    ]
+    kept = ("net_arch", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
+    both = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(agent.config).items() if name in kept)
+    lines += ["", f"Both sides: {both}; ours: alpha={agent.config.alpha}"]
     return "\n".join(lines) + "\n"
 
 

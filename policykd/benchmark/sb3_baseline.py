@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import policykd_envs
-from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
@@ -18,8 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policykd.agents.training import one_thread
 from policykd.errors import PolicyKDError
+from policykd.export import MODELS
 
-ALGORITHMS: dict[str, type[TD3]] = {"ddpg": DDPG, "td3": TD3}
 EVAL_SEED_OFFSET = 1_000_003
 """Added to the seed for the environment that evaluates, so that it never repeats what training saw."""
 
@@ -39,7 +38,7 @@ class BaselineResult:
 
 
 def run_sb3(
-    algorithm: Literal["ddpg", "td3"],
+    algorithm: Literal["ddpg", "td3", "sac"],
     env_id: str,
     *,
     total_timesteps: int,
@@ -57,6 +56,7 @@ def run_sb3(
     eval_freq: int,
     n_eval_episodes: int,
     run_dir: Path,
+    own_settings: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> BaselineResult:
     """Train one agent of SB3 on one thread of the CPU, evaluate it on the way, and time it.
@@ -66,7 +66,7 @@ def run_sb3(
     ``random``.
 
     Args:
-        algorithm: ``"ddpg"`` or ``"td3"``.
+        algorithm: ``"ddpg"``, ``"td3"`` or ``"sac"``.
         env_id: Gymnasium's name of an environment with box observations ``(O,)`` and actions ``(A,)``.
         total_timesteps: environment steps to train for; SB3 goes on to the next multiple of ``train_freq``.
         seed: seed of the agent and its environment; evaluation has an environment and a seed of its own.
@@ -80,10 +80,11 @@ def run_sb3(
         train_freq: environment steps between updates.
         gradient_steps: gradient steps at every update.
         action_noise_std: standard deviation of the Gaussian exploration noise, in actions scaled to [-1, 1].
-            SB3 itself explores with none.
+            SB3 itself explores with none (SAC by sampling its policy).
         eval_freq: environment steps between evaluations.
         n_eval_episodes: episodes of each evaluation.
         run_dir: folder for the files; made where missing, and otherwise empty.
+        own_settings: settings that only this algorithm has, e.g. SAC's ``ent_coef``.
         progress: called about a hundred times with the environment steps so far.
 
     Returns:
@@ -93,8 +94,8 @@ def run_sb3(
         PolicyKDError: an unknown algorithm, no evaluation in ``total_timesteps``, or a ``run_dir`` that is
             not empty.
     """
-    if algorithm not in ALGORITHMS:
-        raise PolicyKDError(f"algorithm {algorithm!r}: SB3's baselines are {', '.join(ALGORITHMS)}")
+    if algorithm not in MODELS:
+        raise PolicyKDError(f"algorithm {algorithm!r}: SB3's baselines are {', '.join(MODELS)}")
     if not 1 <= eval_freq <= total_timesteps:
         raise PolicyKDError(f"eval_freq {eval_freq}: must be 1 to total_timesteps ({total_timesteps})")
     run_dir = _empty_folder(run_dir)
@@ -104,7 +105,7 @@ def run_sb3(
     size = env.action_space.shape or (1,)
     noise = NormalActionNoise(np.zeros(size), np.full(size, action_noise_std)) if action_noise_std else None
     try:
-        model = ALGORITHMS[algorithm](
+        model = MODELS[algorithm](
             "MlpPolicy",
             env,
             learning_rate=learning_rate,
@@ -119,6 +120,7 @@ def run_sb3(
             policy_kwargs={"net_arch": list(net_arch)},
             seed=seed,
             device="cpu",
+            **(own_settings or {}),
         )
         callback = _Evaluation(eval_env, eval_freq, n_eval_episodes, run_dir, total_timesteps, progress)
         started = time.perf_counter()

@@ -6,10 +6,13 @@ that a divergence of two factorised Gaussians is that of their joint distributio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from policykd.networks import PolicyOutput
 
 Direction = Literal["forward", "reverse"]
 
@@ -82,6 +85,25 @@ def gaussian_nll(mean: Tensor, std: Tensor, target_actions: Tensor) -> Tensor:
     """
     _check(mean, std, target_actions)
     return -torch.distributions.Normal(mean, std, validate_args=False).log_prob(target_actions).sum(-1)
+
+
+def _gaussians(own: PolicyOutput, target: PolicyOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of both, before any squashing.
+
+    A divergence that is invariant under invertible maps, as KL is, is that of the squashed policies too.
+    """
+    assert own.mean is not None and own.std is not None and target.mean is not None and target.std is not None
+    return own.mean, own.std, target.mean, target.std
+
+
+DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
+    "action_mse": lambda own, target: action_mse(own.actions, target.actions),
+    "action_huber": lambda own, target: action_huber(own.actions, target.actions),
+    "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target), "forward"),
+    "gaussian_kl_reverse": lambda own, target: gaussian_kl(*_gaussians(own, target), "reverse"),
+    "wasserstein2": lambda own, target: wasserstein2(*_gaussians(own, target)),
+}
+"""What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
 
 
 def _check(*tensors: Tensor) -> None:

@@ -1,17 +1,19 @@
 """The methods, as rows of one table: a method is a handful of choices, not a class.
 
-====================  =========  ======  ==============  ==================  ========
-method                source     states  divergence      weight              replay
-====================  =========  ======  ==============  ==================  ========
-dpd                   peer       peer    action_mse      disadvantage        own
-dpd_hard              peer       peer    action_mse      hard gate           own
-mutual                peer       peer    action_mse      uniform             own
-one_way               first      peer    action_mse      disadvantage        own
-dpd_shared            peer       peer    action_mse      disadvantage        pooled
-share_replay          none                                                   pooled
-independent           none                                                   own
-dpd_published_code    peer       peer    action_mse      cancelled           own
-====================  =========  ======  ==============  ==================  ========
+====================  =========  ======  ==================  ========
+method                source     states  weight              replay
+====================  =========  ======  ==================  ========
+dpd                   peer       peer    disadvantage        own
+dpd_hard              peer       peer    hard gate           own
+mutual                peer       peer    uniform             own
+one_way               first      peer    disadvantage        own
+dpd_shared            peer       peer    disadvantage        pooled
+share_replay          none                                   pooled
+independent           none                                   own
+dpd_published_code    peer       peer    cancelled           own
+====================  =========  ======  ==================  ========
+
+How far apart two policies are is the setting ``divergence``, the same for every method.
 """
 
 from __future__ import annotations
@@ -23,15 +25,14 @@ from typing import Literal
 from torch import Tensor
 
 from policykd.config import DistillationConfig
-from policykd.distillation import divergences, weights
+from policykd.distillation import weights
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor, Tensor, DistillationConfig], Tensor]
 
 
 @dataclass(frozen=True)
 class Method:
-    """Who teaches whom, where, by what distance and how much; and whose transitions reinforcement learning sees.
+    """Who teaches whom, where and how much; and whose transitions reinforcement learning sees.
 
     Distillation meets reinforcement learning by a step of its own, with its own optimiser, after each RL step of the
     policy.
@@ -42,8 +43,6 @@ class Method:
     """Who is copied: the peer; only the first learner of each group, by the others; or nobody."""
     states: Literal["own", "peer"] = "peer"
     """At whose states: the learner's own or its peer's."""
-    divergence: Divergence = divergences.action_mse
-    """Distance of the learner's action from the peer's, per state."""
     weight: Weight | None = None
     """How much each state counts, from the peer's value, the own value and the config. None: all alike, and the
     values are not computed."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from policykd.config import DistillationConfig
+from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.methods import Method
 from policykd.distillation.weights import effective_sample_size
-from policykd.networks import Adam, gradient
+from policykd.networks import Adam, PolicyOutput, gradient
 
 
 class Student(Protocol):
@@ -19,11 +20,11 @@ class Student(Protocol):
     actor: Tensor
     """The actors' parameters ``(K, P)``, changed in place."""
 
-    def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
-        """Deterministic actions ``(K, B, A)`` at observations ``(K, B, O)``."""
+    def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
+        """What the policies answer at observations ``(K, B, O)``."""
 
-    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """V(s) = Q(s, a) of the policy's action ``a``, ``(K, B)``."""
+    def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
+        """V(s) of the policies that answered so, ``(K, B)``."""
 
 
 class DistillationStep:
@@ -31,6 +32,7 @@ class DistillationStep:
 
     def __init__(self, method: Method, config: DistillationConfig, learner: Student) -> None:
         self.method, self.config, self.learner = method, config, learner
+        self.divergence = DIVERGENCES[config.divergence]
         self.adam = Adam(learner.actor)
 
     def update(
@@ -42,7 +44,7 @@ class DistillationStep:
         learning_rate: Tensor,
         diagnose: bool,
     ) -> dict[str, Tensor]:
-        """Move every actor towards its peer's actions at ``states`` and return diagnostics ``(K,)``.
+        """Move every actor towards its peer's at ``states`` and return diagnostics ``(K,)``.
 
         Args:
             states: observations ``(K, B, O)`` at which learner k distils.
@@ -57,21 +59,21 @@ class DistillationStep:
             # The peer acts in its own row, on the states of the learner who copies it; then each learner fetches its
             # peer's answer. This moves states and actions, never weights. Peers get no gradient.
             peer_states = states[student_of]
-            peer_actions = learner.policy(learner.actor, peer_states)
+            peer = learner.outputs(learner.actor, peer_states)
             if weigh is not None:
-                peer_value = learner.value(peer_states, peer_actions)[peer_of]
-            peer_actions = peer_actions[peer_of]
+                peer_value = learner.value(peer_states, peer)[peer_of]
+            peer = peer.map(lambda part: part[peer_of])
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            actions = learner.policy(actor, states)
-            distance = self.method.divergence(actions, peer_actions)
+            own = learner.outputs(actor, states)
+            distance = self.divergence(own, peer)
             if distance.shape != states.shape[:2]:  # also where no weight would notice
                 raise ValueError(f"a divergence must return (K, B), got {tuple(distance.shape)}")
             info = {}
             if weigh is None:
                 weighted = distance
             else:
-                own_value = learner.value(states, actions.detach())
+                own_value = learner.value(states, own.map(Tensor.detach))
                 weight = weigh(peer_value, own_value, self.config)
                 weighted = weighted_distance(weight, distance)
                 if diagnose:
@@ -84,7 +86,7 @@ class DistillationStep:
                     }
             losses = weighted.mean(1) * taught
             if diagnose:
-                gap = (actions.detach() - peer_actions).square().sum(-1).sqrt().mean(1)
+                gap = (own.actions.detach() - peer.actions).square().sum(-1).sqrt().mean(1)
                 info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
             return losses, info
 

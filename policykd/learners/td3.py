@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from policykd.config import TD3Config
 from policykd.learners.ddpg import DDPG
 from policykd.memory.replay import Batch
+from policykd.seeding import standard_normal
 
 
 class TD3(DDPG):
@@ -19,14 +19,16 @@ class TD3(DDPG):
 
     def draw_noise(self, batch_size: int) -> Tensor:
         """Standard normal noise ``(K, B, A)`` for the target policy, each learner's from its own generator."""
-        noise = np.empty((len(self.generators), batch_size, self.action_size), np.float32)
-        for row, generator in zip(noise, self.generators, strict=True):
-            generator.standard_normal(dtype=np.float32, out=row)
+        noise = standard_normal(self.generators, batch_size, self.action_size)
         return torch.from_numpy(noise).to(self.actor.device)
 
     def updates_actor(self, n_updates: int) -> bool:
-        """Whether gradient step number ``n_updates`` (from 1) also updates the actors and the targets."""
+        """Whether gradient step number ``n_updates`` (from 1) also updates the actors."""
         return n_updates % self.config.policy_delay == 0
+
+    def updates_targets(self, n_updates: int) -> bool:
+        """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
+        return self.updates_actor(n_updates)
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:

@@ -1,0 +1,106 @@
+"""What DDPG, TD3 and SAC share: K actors and their critics Q(s, a), trained on batches from a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.config import OffPolicyConfig
+from policykd.memory.replay import Batch
+from policykd.networks import MLP, Adam, PolicyOutput, gradient
+
+
+class OffPolicyLearner:
+    """K actors and critics, the critics' targets, and optimisers; row k of every tensor is learner k.
+
+    Args:
+        observation_size: length O of an observation.
+        action_size: length A of an action.
+        config: settings, the same for all learners.
+        generators: one generator per learner, which draws that learner's networks and noise alone.
+        device: where the parameters live.
+    """
+
+    critics = 1
+    """Critics C of each learner."""
+    critic_loss_scale = 1.0
+    gaussian = False
+    """Whether actors answer with means and log standard deviations ``(K, B, 2A)``, or with actions ``(K, B, A)``."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: OffPolicyConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.generators, self.action_size = config, list(generators), action_size
+        outputs = 2 * action_size if self.gaussian else action_size
+        self.actor_network = MLP((observation_size, *config.net_arch, outputs), squash=not self.gaussian)
+        self.critic_network = MLP((observation_size + action_size, *config.net_arch, 1))
+        actors: list[Tensor] = []
+        critics: list[Tensor] = []
+        for generator in self.generators:
+            actors.append(self.actor_network.initialise(generator))
+            critics.extend(self.critic_network.initialise(generator) for _ in range(self.critics))
+        self.actor = torch.stack(actors).to(device)
+        self.critic = torch.stack(critics).to(device)
+        self.critic_target = self.critic.clone()
+        self.actor_adam = Adam(self.actor)
+        self.critic_adam = Adam(self.critic)
+
+    def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
+        """Deterministic actions ``(K, B, A)`` in [-1, 1] at observations ``(K, B, O)``."""
+        return self.actor_network(actor, observations)
+
+    def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
+        """All that the policies say at observations ``(K, B, O)``; what divergences compare."""
+        return PolicyOutput(self.policy(actor, observations))
+
+    def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """Actions to train with, ``(K, B, A)`` in [-1, 1], made of standard normal noise ``(K, B, A)``."""
+        raise NotImplementedError
+
+    def q_values(self, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Every critic's Q(s, a): ``(K, C, B)``."""
+        inputs = torch.cat((observations, actions), dim=-1)
+        if self.critics > 1:
+            inputs = inputs.repeat_interleave(self.critics, dim=0)
+        return self.critic_network(critic, inputs).view(-1, self.critics, inputs.shape[1])
+
+    def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
+        """V(s) = Q(s, a) of the policy's action; the minimum where there are several critics: ``(K, B)``."""
+        return self.q_values(self.critic, observations, policy.actions).amin(1)
+
+    def draw_noise(self, batch_size: int) -> Tensor | None:
+        """What randomness one update needs: none."""
+        return None
+
+    def updates_actor(self, n_updates: int) -> bool:
+        """Whether gradient step number ``n_updates`` (from 1) also updates the actors."""
+        return True
+
+    def updates_targets(self, n_updates: int) -> bool:
+        """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
+        return True
+
+    def update(self, batch: Batch, noise: Tensor | None, update_actor: bool, update_targets: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
+        raise NotImplementedError
+
+    def update_critic(self, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        """Descend the squared error of the critics, averaged over the batch and summed over critics."""
+        scale = self.critic_loss_scale / targets.shape[1]
+
+        def loss(critic: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            errors = self.q_values(critic, batch.observations, batch.actions) - targets.unsqueeze(1)
+            losses = errors.square().sum((1, 2)) * scale
+            return losses, {"train/critic_loss": losses.detach()}
+
+        gradients, info = gradient(loss, self.critic)
+        self.critic_adam.step(self.critic, gradients, self.config.learning_rate)
+        return info

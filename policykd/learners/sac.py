@@ -1,0 +1,154 @@
+"""Soft actor-critic with a learned temperature (Haarnoja et al. 2018b, algorithm 1), K learners at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.config import SACConfig
+from policykd.learners.off_policy import OffPolicyLearner
+from policykd.memory.replay import Batch
+from policykd.networks import Adam, PolicyOutput, gradient
+from policykd.seeding import standard_normal
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+EPSILON = 1e-6
+"""Keeps the logarithm of 1 - a^2 finite; the value is SB3's."""
+
+
+def squashed_log_prob(noise: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+    """Log-probability of a = tanh(u), u = mean + std * noise (Haarnoja et al. 2018b, equation 26).
+
+    log pi(a) = sum_d [log N(u_d; mean_d, std_d) - log(1 - a_d^2)], where (u - mean) / std is the noise itself.
+
+    Args:
+        noise: ``(K, B, A)``.
+        log_std: ``(K, B, A)``.
+        actions: the actions a ``(K, B, A)``.
+
+    Returns:
+        ``(K, B)``.
+    """
+    densities = 0.5 * noise.square() + log_std + (1 - actions.square() + EPSILON).log()
+    return -densities.sum(-1) - 0.5 * math.log(2 * math.pi) * actions.shape[-1]
+
+
+class SAC(OffPolicyLearner):
+    """Gaussian actors squashed by tanh, twin critics and a temperature per learner (arguments: OffPolicyLearner)."""
+
+    critics = 2
+    critic_loss_scale = 0.5
+    gaussian = True
+    config: SACConfig
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: SACConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(observation_size, action_size, config, generators, device)
+        auto = config.target_entropy == "auto"
+        self.target_entropy = -float(action_size) if auto else float(config.target_entropy)
+        temperature = torch.full((len(self.generators), 1), config.initial_ent_coef, device=device)
+        if config.learns_ent_coef:
+            self.log_ent_coef = temperature.log()
+            self.ent_coef_adam = Adam(self.log_ent_coef)
+        else:
+            self.fixed_ent_coef = temperature
+
+    def gaussians(self, actor: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log standard deviations before squashing, each ``(K, B, A)``, at observations ``(K, B, O)``."""
+        mean, log_std = self.actor_network(actor, observations).chunk(2, dim=-1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+    def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
+        """Deterministic actions tanh(mean), ``(K, B, A)``, at observations ``(K, B, O)``."""
+        return self.gaussians(actor, observations)[0].tanh()
+
+    def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
+        """Actions tanh(mean), and the Gaussians before squashing."""
+        mean, log_std = self.gaussians(actor, observations)
+        return PolicyOutput(mean.tanh(), mean, log_std.exp())
+
+    def sample(self, actor: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``(K, B, A)`` of standard normal noise ``(K, B, A)``, and their log-probabilities ``(K, B)``."""
+        mean, log_std = self.gaussians(actor, observations)
+        actions = (mean + log_std.exp() * noise).tanh()
+        return actions, squashed_log_prob(noise, log_std, actions)
+
+    def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """A sample of the policy, ``(K, B, A)``."""
+        mean, log_std = self.gaussians(actor, observations)
+        return (mean + log_std.exp() * noise).tanh()
+
+    def temperature(self) -> Tensor:
+        """The weight of entropy beside the return, ``(K, 1)``."""
+        return self.log_ent_coef.exp() if self.config.learns_ent_coef else self.fixed_ent_coef
+
+    def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
+        """V(s) = min_c Q_c(s, a) at a = tanh(mean), with ``soft_value`` less temperature * log pi(a): ``(K, B)``."""
+        values = super().value(observations, policy)
+        if self.config.soft_value:
+            assert policy.std is not None
+            log_prob = squashed_log_prob(torch.zeros_like(policy.std), policy.std.log(), policy.actions)
+            values = values - self.temperature() * log_prob
+        return values
+
+    def draw_noise(self, batch_size: int) -> Tensor:
+        """Standard normal noise ``(K, 2, B, A)`` for actions at s and at s', each learner's from its own generator."""
+        noise = standard_normal(self.generators, 2, batch_size, self.action_size)
+        return torch.from_numpy(noise).to(self.actor.device)
+
+    def updates_targets(self, n_updates: int) -> bool:
+        """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
+        return (n_updates - 1) % self.config.gradient_steps % self.config.target_update_interval == 0
+
+    def update(self, batch: Batch, noise: Tensor | None, update_actor: bool, update_targets: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
+        assert noise is not None
+        # As in SB3, critics and actors see the temperature from before its own step. That step needs the actors'
+        # log-probabilities from before theirs, which the actors' loss computes anyway: so it comes last.
+        temperature = self.temperature()
+        info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
+        info |= self.update_actor(batch, noise[:, 0], temperature)
+        if self.config.learns_ent_coef:
+            info |= self.update_temperature(info["train/entropy"])
+        if update_targets:
+            self.critic_target.lerp_(self.critic, self.config.tau)
+        return info | {"train/ent_coef": temperature.squeeze(1)}
+
+    @torch.no_grad()
+    def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
+        """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
+        next_actions, log_prob = self.sample(self.actor, batch.next_observations, noise)
+        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
+        next_values = next_values - temperature * log_prob
+        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
+
+    def update_actor(self, batch: Batch, noise: Tensor, temperature: Tensor) -> dict[str, Tensor]:
+        """Descend temperature * log pi(a | s) - min_c Q_c(s, a) of sampled actions a, averaged over the batch."""
+
+        def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            actions, log_prob = self.sample(actor, batch.observations, noise)
+            # min picks one critic where two are equal, as in SB3; amin would share the gradient.
+            values = self.q_values(self.critic, batch.observations, actions).min(1).values
+            losses = (temperature * log_prob - values).mean(1)
+            return losses, {"train/actor_loss": losses.detach(), "train/entropy": -log_prob.detach().mean(1)}
+
+        gradients, info = gradient(loss, self.actor)
+        self.actor_adam.step(self.actor, gradients, self.config.learning_rate)
+        return info
+
+    def update_temperature(self, entropy: Tensor) -> dict[str, Tensor]:
+        """Descend log temperature * (entropy - target entropy): raise the temperature where entropy ``(K,)`` is low."""
+        gradients = (entropy - self.target_entropy).unsqueeze(1)
+        losses = (self.log_ent_coef * gradients).squeeze(1)
+        self.ent_coef_adam.step(self.log_ent_coef, gradients, self.config.learning_rate)
+        return {"train/ent_coef_loss": losses}
