@@ -1,4 +1,4 @@
-"""Learners as models of other libraries: one learner becomes a real SB3 ``DDPG``, ``TD3`` or ``SAC``, and back."""
+"""Learners as models of SB3: one learner becomes a real ``DDPG``, ``TD3`` or ``SAC``, and back (PPO: export_ppo)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from stable_baselines3 import DDPG as SB3DDPG
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
+from policykd import export_ppo
 from policykd.config import Config, DDPGConfig
-from policykd.learners import DDPG, SAC, OffPolicyLearner
+from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.networks import MLP, Adam
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ def own_settings(backbone: str, config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in OWN_SETTINGS[backbone]}
 
 
-def to_sb3(agent: DualStudent, k: int) -> OffPolicyAlgorithm:
+def to_sb3(agent: DualStudent, k: int) -> BaseAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters."""
-    config = agent.config
+    learner, config = agent.learner, agent.config
+    if isinstance(learner, PPO):
+        return export_ppo.to_sb3(agent, k)
     settings = {name: getattr(config, name) for name in COMMON_SETTINGS} | own_settings(agent.backbone, config)
     if isinstance(config, DDPGConfig):
         size = agent.action_space.shape
@@ -58,7 +61,7 @@ def to_sb3(agent: DualStudent, k: int) -> OffPolicyAlgorithm:
     env = DummyVecEnv([agent.factory])
     policy = {"net_arch": list(config.net_arch)}
     model = MODELS[agent.backbone]("MlpPolicy", env, policy_kwargs=policy, device="cpu", **settings)
-    write_sb3(agent.learner, k, model)
+    write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps
     model._n_updates = 0 if agent.update is None else agent.update.n_updates
     env.close()

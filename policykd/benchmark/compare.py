@@ -8,7 +8,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from policykd.agents.dual_student import DualStudent
 from policykd.agents.run_folder import versions, write_text
-from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3
+from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3, run_sb3_ppo
+from policykd.config import PPOConfig
 from policykd.errors import PolicyKDError
 from policykd.export import own_settings
 from policykd.plots import Curve, learning_curves
@@ -30,7 +31,7 @@ class CompareOptions:
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How the peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac"] = "ddpg"
+    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
     """Algorithm on both sides."""
     peers: int = 2
     """Learners in our group; the budget counts all of them."""
@@ -113,11 +114,20 @@ def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
     config = agent.config
     print(f"SB3: one {options.backbone.upper()} agent, {options.total_timesteps:,} steps", flush=True)
     with tqdm(total=options.total_timesteps, unit="step", disable=None) as bar:
+        common: dict[str, Any] = {
+            "total_timesteps": options.total_timesteps,
+            "seed": options.seed,
+            "eval_freq": options.eval_freq,
+            "n_eval_episodes": options.n_eval_episodes,
+            "run_dir": options.out / "sb3",
+            "progress": lambda steps: bar.update(steps - bar.n) and None,
+        }
+        if isinstance(config, PPOConfig):
+            return run_sb3_ppo(options.env, config, **common)
+        assert options.backbone != "ppo"
         return run_sb3(
             options.backbone,
             options.env,
-            total_timesteps=options.total_timesteps,
-            seed=options.seed,
             net_arch=config.net_arch,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
@@ -129,10 +139,7 @@ def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
             gradient_steps=config.gradient_steps,
             action_noise_std=getattr(config, "action_noise_std", 0.0),
             own_settings=own_settings(options.backbone, config),
-            eval_freq=options.eval_freq,
-            n_eval_episodes=options.n_eval_episodes,
-            run_dir=options.out / "sb3",
-            progress=lambda steps: bar.update(steps - bar.n) and None,
+            **common,
         )
 
 
@@ -180,7 +187,7 @@ def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    kept = ("net_arch", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
+    kept = ("net_arch", "n_steps", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
     both = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(agent.config).items() if name in kept)
     lines += ["", f"Both sides: {both}; ours: alpha={agent.config.alpha}"]
     return "\n".join(lines) + "\n"

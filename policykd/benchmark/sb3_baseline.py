@@ -10,12 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import policykd_envs
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from policykd import export_ppo
 from policykd.agents.training import one_thread
+from policykd.config import PPOConfig
 from policykd.errors import PolicyKDError
 from policykd.export import MODELS
 
@@ -122,14 +126,74 @@ def run_sb3(
             device="cpu",
             **(own_settings or {}),
         )
-        callback = _Evaluation(eval_env, eval_freq, n_eval_episodes, run_dir, total_timesteps, progress)
-        started = time.perf_counter()
-        with one_thread():  # as ours; torch's default of all cores is slower at these sizes
-            model.learn(total_timesteps, callback=callback)
-        seconds = time.perf_counter() - started - callback.seconds
+        return _train(model, eval_env, total_timesteps, eval_freq, n_eval_episodes, run_dir, progress)
     finally:
         env.close()
         eval_env.close()
+
+
+def run_sb3_ppo(
+    env_id: str,
+    config: PPOConfig,
+    *,
+    total_timesteps: int,
+    seed: int,
+    eval_freq: int,
+    n_eval_episodes: int,
+    run_dir: Path,
+    progress: Callable[[int], None] | None = None,
+) -> BaselineResult:
+    """As ``run_sb3``, with SB3's PPO; it sees observations and rewards through ``VecNormalize`` where ours does.
+
+    Args:
+        env_id: Gymnasium's name of an environment with box observations ``(O,)`` and actions ``(A,)``.
+        config: the settings of PPO, its environments and its normalisation.
+        total_timesteps: environment steps to train for; SB3 goes on to the end of a rollout.
+        seed: seed of the agent and its environments.
+        eval_freq: environment steps between evaluations; a multiple of ``config.n_envs``.
+        n_eval_episodes: episodes of each evaluation.
+        run_dir: folder for the files; made where missing, and otherwise empty.
+        progress: called about a hundred times with the environment steps so far.
+
+    Raises:
+        PolicyKDError: no evaluation in ``total_timesteps``, or a ``run_dir`` that is not empty.
+    """
+    if not config.n_envs <= eval_freq <= total_timesteps or eval_freq % config.n_envs:
+        raise PolicyKDError(f"eval_freq {eval_freq}: must be a multiple of n_envs, up to total_timesteps")
+    run_dir = _empty_folder(run_dir)
+
+    def monitored(n: int) -> Callable[[], Monitor]:
+        return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
+
+    env = export_ppo.vec_env(DummyVecEnv([monitored(n) for n in range(config.n_envs)]), config)
+    eval_env = export_ppo.vec_env(DummyVecEnv([lambda: Monitor(policykd_envs.make(env_id))]), config)
+    if isinstance(eval_env, VecNormalize):  # with the statistics of training, and the task's own rewards
+        eval_env.training = eval_env.norm_reward = False
+    eval_env.seed(seed + EVAL_SEED_OFFSET)
+    try:
+        model = PPO("MlpPolicy", env, seed=seed, device="cpu", **export_ppo.sb3_settings(config))
+        calls = eval_freq // config.n_envs
+        return _train(model, eval_env, total_timesteps, calls, n_eval_episodes, run_dir, progress)
+    finally:
+        env.close()
+        eval_env.close()
+
+
+def _train(
+    model: BaseAlgorithm,
+    eval_env: VecEnv,
+    total_timesteps: int,
+    eval_freq: int,
+    n_eval_episodes: int,
+    run_dir: Path,
+    progress: Callable[[int], None] | None,
+) -> BaselineResult:
+    """Train, evaluating every ``eval_freq`` calls of the environments, and time it."""
+    callback = _Evaluation(eval_env, eval_freq, n_eval_episodes, run_dir, total_timesteps, progress)
+    started = time.perf_counter()
+    with one_thread():  # as ours; torch's default of all cores is slower at these sizes
+        model.learn(total_timesteps, callback=callback)
+    seconds = time.perf_counter() - started - callback.seconds
     return BaselineResult(
         timesteps=np.array(callback.evaluations_timesteps),
         returns=np.array(callback.evaluations_results),
@@ -167,7 +231,7 @@ class _Evaluation(EvalCallback):
 
     def __init__(
         self,
-        eval_env: DummyVecEnv,
+        eval_env: VecEnv,
         eval_freq: int,
         n_eval_episodes: int,
         run_dir: Path,
@@ -186,7 +250,7 @@ class _Evaluation(EvalCallback):
         started = time.perf_counter()
         go_on = super()._on_step()
         steps = self.num_timesteps
-        due = steps % self._progress_freq == 0 or steps == self._total_timesteps
+        due = steps % self._progress_freq < self.training_env.num_envs or steps == self._total_timesteps
         if due and self._progress is not None:
             self._progress(steps)
         self.seconds += time.perf_counter() - started

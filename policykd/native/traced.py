@@ -95,9 +95,7 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Any:
         to_rows, to_inputs, *_ = ctx.needs_input_grad
-        results = torch.ops.policykd.mlp_backward(
-            gradient, *ctx.saved_tensors, ctx.sizes, ctx.tanh, to_rows, to_inputs
-        )
+        results = torch.ops.policykd.mlp_backward(gradient, *ctx.saved_tensors, ctx.sizes, ctx.tanh, to_rows, to_inputs)
         return results[0] if to_rows else None, results[1] if to_inputs else None, None, None
 
 
