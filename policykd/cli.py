@@ -18,6 +18,7 @@ import tyro
 
 from policykd.agents import snapshot
 from policykd.agents.dual_student import DualStudent, LearnerChoice, resolve_config
+from policykd.agents.learner_envs import find_task
 from policykd.agents.run_folder import CHECKPOINT
 from policykd.benchmark.compare import CompareOptions, compare
 from policykd.errors import PolicyKDError, nearest
@@ -97,7 +98,7 @@ def train(arguments: Sequence[str]) -> None:
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     _say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
     asked: dict[str, Any] = {
-        "env": options.env,
+        "env": find_task(options.env).env_id,
         "method": options.method,
         "backbone": options.backbone,
         "peers": options.peers,

@@ -69,7 +69,7 @@ def record_video(
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise PolicyKDError(f"video {path}: must end in .mp4")
-    gym.spec(env_id)
+    gym.spec(env_id.split(":")[-1])
     with ExitStack() as stack:
         try:
             imageio_ffmpeg.get_ffmpeg_exe()

@@ -194,8 +194,8 @@ def test_native_kernels_and_torch_train_the_same_learners(monkeypatch, backbone)
 @pytest.mark.slow  # compiling takes half a minute where it is not cached
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])
 def test_the_compiled_update_is_the_eager_one(backbone):
-    if not can_compile():
-        pytest.skip("torch.compile needs a C++ compiler or a GPU")
+    if not can_compile(torch.device("cpu")):
+        pytest.skip("torch.compile needs a C++ compiler")
     eager, compiled = (make(compile=compile, backbone=backbone).learn(2 * 30) for compile in (False, True))
     assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates == 10
     expected = rows_of(eager, [0, 1])

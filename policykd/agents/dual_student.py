@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import checkpoint, export, native
 from policykd.agents import snapshot
-from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, env_factory
+from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, find_task, short_id
 from policykd.agents.on_policy import RolloutUpdate
 from policykd.agents.run_folder import CHECKPOINT, RunFolder
 from policykd.agents.training import COMPILE_PAYS, train
@@ -71,8 +71,8 @@ class DualStudent:
         self.method_name = _known("method", method, METHODS)
         self.backbone = _known("backbone", backbone, LEARNERS)
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
-        self.env_id, self.factory = env_factory(env)
-        self.config = change(resolve_config(config, backbone, self.env_id), overrides or {})
+        self.env_id, self.factory, self.made_by_id = find_task(env)
+        self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         if self.on_policy and METHODS[method].replay == "pooled":
             raise PolicyKDError(f"method: {method} pools the replays of a group, and {backbone} learns from no replay")
         self.device = _device(device)
@@ -89,7 +89,7 @@ class DualStudent:
         self.folder: RunFolder | None = None
         self._build()
         if run_dir is not None:  # last: a run that cannot start leaves no folder behind
-            self.folder = RunFolder(run_dir, f"{method}-{backbone}", self.env_id, self.n_learners)
+            self.folder = RunFolder(run_dir, f"{method}-{backbone}", short_id(self.env_id), self.n_learners)
             self.folder.create(self.settings)
 
     def _build(self) -> None:
@@ -222,8 +222,8 @@ class DualStudent:
 
         Args:
             total_timesteps: the budget of this call.
-            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of one
-                group.
+            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of
+                one group.
             progress_bar: show a live progress bar with the latest returns.
 
         Raises:
@@ -322,6 +322,9 @@ class DualStudent:
         loaded = checkpoint.load(path)
         if "settings" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no agent")
+        if env is None and not loaded["made_by_id"]:
+            name = loaded["settings"]["env"]
+            raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,
@@ -336,7 +339,7 @@ class DualStudent:
         snapshot.restore(agent, loaded)
         if path.name == CHECKPOINT and agent.resumed is not None:
             algorithm = f"{agent.method_name}-{agent.backbone}"
-            agent.folder = RunFolder(path.parent, algorithm, agent.env_id, agent.n_learners)
+            agent.folder = RunFolder(path.parent, algorithm, short_id(agent.env_id), agent.n_learners)
         return agent
 
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,10 +18,22 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from policykd.errors import PolicyKDError, nearest
 
 EnvFactory = Callable[[], gym.Env]
+KEPT_EPISODES = 100
+"""Episodes that a Monitor remembers; all of them are in its file."""
 
 
-def env_factory(env: str | gym.Env | EnvFactory) -> tuple[str, EnvFactory]:
-    """The name of an environment and a function that makes instances of it.
+class Task(NamedTuple):
+    """An environment that can be made again and again."""
+
+    env_id: str
+    """Its registered id with its version, ``module:id`` where a module must be imported first."""
+    make: EnvFactory
+    by_id: bool
+    """Whether the id alone says how to make it."""
+
+
+def find_task(env: str | gym.Env | EnvFactory) -> Task:
+    """What a user's ``env`` names.
 
     Args:
         env: a registered id, an instance made from one (``gym.make``), or a function that makes an instance.
@@ -29,22 +42,38 @@ def env_factory(env: str | gym.Env | EnvFactory) -> tuple[str, EnvFactory]:
         PolicyKDError: the id is not registered, or the instance cannot be made again.
     """
     if isinstance(env, str):
-        name = env.split(":")[-1]
-        if ":" not in env and name not in gym.registry and not _known_without_version(name):
-            raise PolicyKDError(f"environment: {name!r} is not registered{nearest(name, gym.registry)}")
-        return name, lambda: policykd_envs.make(env)
+        env_id = _registered(env)
+        # Gymnasium's passive checker costs time at every step; training checks what it must see itself.
+        return Task(env_id, lambda: policykd_envs.make(env_id, disable_env_checker=True), True)
     if isinstance(env, gym.Env):
         spec = env.spec
         if spec is None:
             raise PolicyKDError("environment: one instance cannot serve several learners: give its id or a function")
-        return spec.id, lambda: gym.make(spec)
+        return Task(spec.id, lambda: policykd_envs.make(spec), spec.kwargs == gym.spec(spec.id).kwargs)
     made = env()
     made.close()
-    return (made.spec.id if made.spec is not None else type(made.unwrapped).__name__), env
+    return Task(made.spec.id if made.spec is not None else type(made.unwrapped).__name__, env, False)
 
 
-def _known_without_version(name: str) -> bool:
-    return any(registered.rsplit("-v", 1)[0] == name for registered in gym.registry)
+def short_id(env_id: str) -> str:
+    """A task's id without the module that registers it."""
+    return env_id.split(":")[-1]
+
+
+def _registered(env_id: str) -> str:
+    """The id with its version, its module imported."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise PolicyKDError(f"environment: {env_id} cannot be made: {error}") from None
+    if name not in gym.registry:
+        versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]
+        if not versions:
+            raise PolicyKDError(f"environment: {name!r} is not registered{nearest(name, gym.registry)}")
+        name = max(versions, key=lambda known: int(known.rsplit("-v", 1)[1]))
+    return f"{module}:{name}" if module else name
 
 
 def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
@@ -116,11 +145,14 @@ class LearnerEnvs(DummyVecEnv):
         """Step every environment; as SB3's, without its deep copies, which cost as much as the physics."""
         rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
         for k, env in enumerate(self.envs):
+            assert isinstance(env, Monitor)
             observation, reward, terminated, truncated, info = env.step(self.actions[k])
             rewards[k], dones[k] = float(reward), terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             if dones[k]:
                 info["terminal_observation"] = observation
+                for history in (env.episode_returns, env.episode_lengths, env.episode_times):
+                    del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
                 observation, self.reset_infos[k] = env.reset()
             self.observations[k] = observation
             infos.append(info)

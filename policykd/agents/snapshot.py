@@ -43,6 +43,7 @@ def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
     """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
     result: dict[str, Any] = {
         "settings": settings(agent),
+        "made_by_id": agent.made_by_id,
         "compile": agent.compile,
         "computed_by": agent.computed_by,
         "num_timesteps": agent.num_timesteps,

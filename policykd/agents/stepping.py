@@ -34,7 +34,7 @@ def after_step(agent: DualStudent, stepped: Stepped) -> tuple[np.ndarray, np.nda
             truncated[e] = infos[e]["TimeLimit.truncated"]
             agent.episodes[e // agent.n_envs].append(infos[e]["episode"])
             agent.n_episodes += 1
-    _check_finite(agent, next_observations, rewards)
+    check_finite(agent, rewards, next_observations, new_observations)
     agent.last_observations = new_observations
     agent.num_timesteps += agent.steps_at_once
     return next_observations, truncated
@@ -46,14 +46,14 @@ def seen(actions: np.ndarray, stepped: Stepped) -> dict[str, Any]:
     return {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_observations}
 
 
-def _check_finite(agent: DualStudent, observations: np.ndarray, rewards: np.ndarray) -> None:
-    """Stop before a NaN or infinity is remembered, and say whose it was."""
-    if np.isfinite(rewards).all() and np.isfinite(observations).all():
+def check_finite(agent: DualStudent, rewards: np.ndarray, *observations: np.ndarray) -> None:
+    """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
+    if np.isfinite(rewards).all() and all(np.isfinite(values).all() for values in observations):
         return
     step = agent.num_timesteps // agent.steps_at_once + 1
-    for e, (reward, observation) in enumerate(zip(rewards, observations, strict=True)):
+    for e, reward in enumerate(rewards):
         what, k = "reward" if not np.isfinite(reward) else "observation", e // agent.n_envs
-        if not (np.isfinite(reward) and np.isfinite(observation).all()):
+        if not (np.isfinite(reward) and all(np.isfinite(values[e]).all() for values in observations)):
             seed, peer = agent.learners[k]
             raise PolicyKDError(
                 f"environment: {agent.env_id} returned a {what} that is not finite at step {step} of learner {k} "

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from policykd.agents import off_policy, on_policy
+from policykd.agents.stepping import check_finite
 
 if TYPE_CHECKING:
     from policykd.agents.dual_student import DualStudent
@@ -71,6 +71,8 @@ def loop(
     """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or ``interrupted`` is set."""
     agent.get_env()
     agent.prepare_update(end - agent.num_timesteps)
+    assert agent.last_observations is not None
+    check_finite(agent, np.zeros(len(agent.last_observations)), agent.last_observations)
     learning = on_policy if agent.on_policy else off_policy
     go_on = True
     while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
@@ -121,9 +123,9 @@ def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:
 
 def _write(agent: DualStudent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
     """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
-    loggers: list[Logger] = [] if agent.folder is None else agent.folder.loggers
     mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in {k: 0 for r in rows for k in r}}
-    for logger, row in zip([agent.logger, *loggers], [mean, *rows], strict=False):
+    loggers = [agent.logger] + ([] if agent.folder is None else agent.folder.loggers)
+    for logger, row in zip(loggers, [mean, *rows][: len(loggers)], strict=True):
         for key, value in {**row, **common, "time/total_timesteps": agent.num_timesteps}.items():
             logger.record(key, value)
         logger.dump(agent.num_timesteps)

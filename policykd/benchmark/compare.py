@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from policykd.agents.dual_student import DualStudent
+from policykd.agents.learner_envs import short_id
 from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3, run_sb3_ppo
 from policykd.config import PPOConfig
@@ -79,7 +80,7 @@ def compare(options: CompareOptions) -> tuple[DualStudent, str]:
     sb3 = _train_sb3(options, agent)
     chance = random_policy_returns(options.env, options.n_eval_episodes, options.seed)
     rows = _rows(options, agent, sb3, chance)
-    threshold = gym.spec(options.env).reward_threshold
+    threshold = gym.spec(short_id(agent.env_id)).reward_threshold
     title = f"{options.env}: {options.peers} {options.method.upper()} peers and one SB3 {options.backbone.upper()}"
     learning_curves(
         [Curve(row.who, row.steps, row.returns) for row in rows], out / "learning_curves.png", title=title,

@@ -1,0 +1,283 @@
+"""Bad input gives one clear line and a nonzero exit; nothing is lost and nothing overwritten."""
+
+import json
+import shutil
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tiny import POINT, TINY, contents, flags
+
+from policykd.agents.dual_student import DualStudent
+from policykd.cli import main
+from policykd.errors import PolicyKDError
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Commands run in a folder of their own, where what they leave is seen."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capfd):
+    """Run a command that must fail; returns what it says. Usage errors are tyro's: short, but of several lines."""
+
+    def run(*arguments, usage=False):
+        with pytest.raises(SystemExit) as error:
+            main([str(argument) for argument in arguments])
+        said = capfd.readouterr().err
+        assert error.value.code == 2
+        assert "Traceback" not in said
+        assert said.count("\n") <= 25 if usage else said.startswith("policykd: error: ")
+        assert usage or said.count("\n") == 1, said
+        return " ".join(said.replace("│", " ").split())
+
+    return run
+
+
+def _train(*changes):
+    return ["train", "--env", POINT, "--run-dir", "run", "--total-timesteps", "40", *flags(), *changes]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--env", "HalfCheeta-v5"], "'HalfCheeta-v5' is not registered; nearest: HalfCheetah-v5"),
+        (["--env", "HalfCheetah-v9"], "'HalfCheetah-v9' is not registered; nearest: HalfCheetah-v5"),
+        (["--env", "no_such_module:Task-v0"], "cannot be made: No module named 'no_such_module'"),
+        (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; policykd trains continuous control"),
+        (["--env", "CliffWalking-v1"], "Discrete actions"),
+        (["--method", "dpdd"], "method: 'dpdd' is unknown; nearest: dpd"),
+        (["--backbone", "tdd3"], "backbone: 'tdd3' is unknown; nearest: td3"),
+        (["--preset", "quik"], "there is no preset 'quik'; nearest: quick"),
+        (["--device", "gpu"], "device: 'gpu' cannot be used"),
+        (["--peers", "0"], "peers: dpd needs at least 2 learners per group, got 0"),
+        (["--peers", "1"], "peers: dpd needs at least 2 learners per group, got 1"),
+        (["--peers", "-2"], "got -2"),
+        (["--method", "independent", "--peers", "0"], "peers: independent needs at least 1"),
+        (["--seeds"], "seeds: need one or more whole numbers from 0 up, got ()"),
+        (["--seeds", "3", "3"], "seeds: every group needs a seed of its own, got [3, 3]"),
+        (["--seeds", "0", "-1"], "seeds: need one or more whole numbers from 0 up, got (0, -1)"),
+        (["--total-timesteps", "0"], "total_timesteps=0 must be positive"),
+        (["--total-timesteps", "-5"], "total_timesteps=-5 must be positive"),
+        (["--buffer-size", str(10**13)], "lower buffer_size"),
+        (["--config-file", "missing.json"], "config file: cannot read missing.json"),
+        (["--config_file", "missing.json"], "config file: cannot read missing.json"),
+        (["--resume"], "there is no file run/checkpoint.safetensors"),
+    ],
+)
+def test_a_command_that_cannot_work_says_why(refused, tmp_path, changes, said):
+    assert said in refused(*_train(*changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--alpha", "-1"], "alpha=-1.0 must not be negative"),
+        (["--alpha", "inf"], "alpha=inf must be finite"),
+        (["--alpha", "nan"], "alpha=nan"),
+        (["--alpha", "much"], "could not convert string to float: 'much'"),
+        (["--buffer-size", "5"], "buffer_size=5 is smaller than a batch (8)"),
+        (["--distill-batch-size", "300"], "buffer_size=200 is smaller than a batch (300)"),
+        (["--peers", "2.5"], "--peers"),
+        (["--alpah", "1"], "--alpha"),
+        (["--batch-sizes", "1"], "--batch-size"),
+    ],
+)
+def test_a_flag_that_cannot_work_is_named(refused, tmp_path, changes, said):
+    assert said in refused(*_train(*changes), usage=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"config": {"alpah": 1.0}}, "unknown key 'alpah' for DDPGConfig; nearest: alpha"),
+        ({"methd": "dpd"}, "unknown key 'methd' in file.json; nearest: method"),
+        ({"config": {"policy_delay": 2}}, "unknown key 'policy_delay' for DDPGConfig"),
+        ({"config": {"batch_size": "big"}}, "batch_size='big' must be int"),
+        ({"config": {"batch_size": 2.5}}, "batch_size=2.5 must be int"),
+        ({"config": {"scale_free": 1}}, "scale_free=1 must be bool"),
+        ({"config": {"distill_schedule": "cosine"}}, "distill_schedule='cosine' must be Literal"),
+        ({"config": {"alpha": -1}}, "alpha=-1.0 must not be negative"),
+        ({"config": 3}, "settings by name"),
+        ([1, 2], "options by name"),
+        ({"peers": "two"}, "peers='two' must be int"),
+        ({"seeds": "abc"}, "seeds='abc' must be tuple[int, ...]"),
+        ({"backbone": ["td3"]}, "backbone=['td3'] must be"),
+        ({"backbone": "sac"}, "backbone='sac' must be"),
+        ({"preset": "quik"}, "no preset 'quik'; nearest: quick"),
+    ],
+)
+def test_a_config_file_that_cannot_work_says_why(refused, tmp_path, content, said):
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    assert said in refused("train", "--env", POINT, "--config-file", "file.json", "--run-dir", "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.mark.parametrize("content", [b"{not json", bytes(range(256)), b""])
+def test_a_config_file_that_is_no_json_says_so(refused, tmp_path, content):
+    (tmp_path / "file.json").write_bytes(content)
+    assert "config file: cannot read file.json" in refused("train", "--config-file", "file.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"config": {"alpah": 1.0}}, "unknown key 'alpah' for DDPGConfig; nearest: alpha"),
+        ({"config": {"alpha": "1"}}, "alpha='1' must be float"),
+        ({"config": {"alpha": True}}, "alpha=True must be float"),
+        ({"config": {"net_arch": (8, 0)}}, r"net_arch=\(8, 0\) needs positive widths"),
+        ({"config": {"gamma": 1.5}}, r"gamma=1.5 must lie in \[0, 1\]"),
+        ({"config": "quik"}, "no preset 'quik'; nearest: quick"),
+        ({"peers": 2.5}, "got 2.5"),
+        ({"peers": True}, "got True"),
+        ({"seeds": ()}, r"got \(\)"),
+        ({"seeds": "12"}, "got '12'"),
+        ({"seeds": [0.5]}, r"got \[0.5\]"),
+        ({"method": "DPD"}, "'DPD' is unknown"),
+    ],
+)
+def test_an_agent_that_cannot_work_says_why(arguments, said):
+    with pytest.raises(PolicyKDError, match=said) as error:
+        DualStudent(POINT, **arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (gym.spaces.Box(-np.inf, np.inf, (2,)), "unbounded actions"),
+        (gym.spaces.MultiDiscrete([2, 3]), "MultiDiscrete actions"),
+    ],
+)
+def test_other_action_spaces_are_refused(space, said):
+    def make():
+        env = gym.make(POINT, disable_env_checker=True)
+        env.action_space = space
+        return env
+
+    with pytest.raises(PolicyKDError, match=said):
+        DualStudent(make)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    DualStudent(POINT, config=TINY, run_dir=folder).learn(40)
+    return folder
+
+
+def test_a_run_folder_in_use_is_not_touched(refused, tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "run")
+    before = contents(tmp_path)
+    assert "run exists and is not empty: choose another one, or go on with --resume" in refused(*_train())
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()  # a folder of something else
+    assert "run exists and is not empty" in refused(*_train())
+    (tmp_path / "file").write_text("mine")
+    assert "file exists and is not empty" in refused(*_train("--run-dir", "file"))
+    del before["run/checkpoint.safetensors"]
+    assert contents(tmp_path) == {**before, "file": b"mine"}
+
+
+def test_a_run_without_its_checkpoint_cannot_be_resumed(refused, tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    before = contents(tmp_path)
+    assert "there is no file run/checkpoint.safetensors" in refused(*_train("--resume"))
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"damaged")
+    assert "checkpoint.safetensors is damaged" in refused(*_train("--resume"))
+    assert contents(tmp_path) == {**before, "run/checkpoint.safetensors": b"damaged"}
+
+
+def test_to_resume_needs_to_know_which_run(refused):
+    assert "say which run with --run-dir" in refused("train", "--env", POINT, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["trian"], "'trian' is unknown; nearest: train"),
+        (["evaluate", "missing"], "there is no file missing"),
+        (["evaluate", "RUN", "--n-eval-episodes", "0"], "needs episodes from 1"),
+        (["evaluate", "RUN", "--seed", "-1"], "a seed from 0 up"),
+        (["video", "missing"], "there is no file missing"),
+        (["video", "RUN", "--out", "there.mp4"], "there.mp4 exists: choose another --out, or --overwrite"),
+        (["video", "RUN", "--out", "x.avi"], "must end in .mp4"),
+        (["video", "RUN", "--learner", "9"], "learner 9 does not exist: there are 0 to 1"),
+        (["video", "RUN", "--learner", "good"], "'good' is neither an index nor 'best'"),
+        (["video", "RUN", "--steps", "0"], "steps=0 must be positive"),
+        (["video", "RUN", "--seed", "-1"], "seed=-1 must not be negative"),
+        (["compare", "--env", POINT, "--out", "."], ". is not empty: choose another folder with --out"),
+        (["compare", "--env", POINT, "--total-timesteps", "10"], "eval_freq=5000 must be from 1"),
+        (["compare", "--env", "HalfCheeta-v5"], "nearest: HalfCheetah-v5"),
+        (["compare", "--env", POINT, "--preset", "quik"], "nearest: quick"),
+        (["compare", "--env", POINT, "--seed", "-1"], "seeds: need"),
+    ],
+)
+def test_other_commands_say_why_they_cannot_work(refused, tmp_path, finished, command, said):
+    (tmp_path / "there.mp4").write_text("mine")
+    before = contents(finished)
+    assert said in refused(*[finished if word == "RUN" else word for word in command])
+    assert contents(tmp_path) == {"there.mp4": b"mine"}
+    assert contents(finished) == before
+
+
+class Broken(gym.Wrapper):
+    """PointReach of which the third made (the probe is the first: so learner 1's) breaks at its 70th step."""
+
+    made = 0
+
+    def __init__(self, what):
+        super().__init__(gym.make(POINT))
+        Broken.made += 1
+        self.number, self.what, self.steps = Broken.made, what, 0
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        if self.what == "reset" and self.number == 3 and self.steps > 0:
+            observation[1] = np.nan
+        return observation, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.number == 3 and self.steps == 70:
+            if self.what == "reward":
+                reward = np.nan
+            elif self.what == "infinite reward":
+                reward = -np.inf
+            elif self.what == "observation":
+                observation[2] = np.nan
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.fixture
+def broken():
+    """The id of an environment that breaks as told."""
+    Broken.made = 0
+
+    def register(what):
+        gym.register("PolicyKDTest/Broken-v0", entry_point=lambda: Broken(what))
+        return "PolicyKDTest/Broken-v0"
+
+    yield register
+    gym.registry.pop("PolicyKDTest/Broken-v0")
+
+
+@pytest.mark.parametrize("what", ["reward", "infinite reward", "observation"])
+def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken, what):
+    said = refused(*_train("--env", broken(what), "--checkpoint-freq", "100", "--total-timesteps", "400"))
+    assert f"returned a {what.split()[-1]} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
+    kept = DualStudent.load(tmp_path / "run", env=POINT)
+    assert kept.num_timesteps == 100
+    assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))
+
+
+def test_a_reset_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken):
+    said = refused(*_train("--env", broken("reset"), "--checkpoint-freq", "100", "--total-timesteps", "400"))
+    assert "observation that is not finite" in said
+    assert "of learner 1 (seed 0, peer 1)" in said

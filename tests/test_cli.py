@@ -1,0 +1,242 @@
+"""The command line: one set of dataclasses gives its options, its help and its files, and every one has an effect."""
+
+import csv
+import dataclasses
+import json
+import runpy
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from tiny import POINT, TINY, flags, progress
+
+from policykd import checkpoint
+from policykd.agents.dual_student import DualStudent
+from policykd.cli import COMMANDS, EvaluateOptions, TrainOptions, VideoOptions, main
+from policykd.config import DDPGConfig, TD3Config
+from policykd.presets import PRESETS
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def said(capsys, *command):
+    """What a command prints, as one line of words. ``--help`` ends by leaving."""
+    if "--help" in command:
+        with pytest.raises(SystemExit) as error:
+            main(list(command))
+        assert error.value.code in (None, 0)
+    else:
+        main(list(command))
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A wide terminal: help does not hyphenate."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "documentation"),
+    [
+        (["train"], [TrainOptions, DDPGConfig], ["One group per seed, all trained together.", "Polyak coefficient of"]),
+        (["train", "--backbone", "td3"], [TD3Config], ["Critic updates per update of actor and target networks."]),
+        (["evaluate"], [EvaluateOptions], ["A run folder or a saved agent.", "Episodes per learner."]),
+        (["video"], [VideoOptions], ["Index of the learner, or best.", "Replace an existing file."]),
+        (["compare"], [], ["Learners in our group; the budget counts all of them.", "--eval-freq"]),
+    ],
+)
+def test_help_shows_every_option_and_its_documentation(capsys, command, options, documentation):
+    text = said(capsys, *command, "--help")
+    for text_of_field in documentation:
+        assert text_of_field in text
+    for kind in options:
+        for field in dataclasses.fields(kind):
+            flag = field.name.upper() if field.name == "path" else f"--{field.name.replace('_', '-')}"
+            assert field.name == "config" or flag in text
+    assert ("--policy-delay" in text) == (command[-1] == "td3")
+
+
+def test_help_without_a_command_lists_the_commands(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        main(arguments)
+        text = capsys.readouterr().out
+        assert all(f"  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [("train_peers", "train"), ("compare_sb3", "compare"), ("evaluate", "evaluate"), ("record_video", "video")],
+)
+def test_scripts_are_the_same_entry_points(capsys, monkeypatch, script, command):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    assert " ".join(capsys.readouterr().out.replace("│", " ").split()) == said(capsys, command, "--help")
+
+
+def test_the_installed_command_is_this_one():
+    (entry,) = metadata.entry_points(group="console_scripts", name="policykd")
+    assert entry.load() is main
+
+
+def _settings(*options, run="run"):
+    """The resolved settings of a short run with these options."""
+    main(["train", "--env", POINT, "--total-timesteps", "4", "--n-eval-episodes", "1", "--run-dir", run, *options])
+    return json.loads((Path(run) / "config.json").read_text())
+
+
+def test_the_config_of_a_run_repeats_it():
+    options = ["--backbone", "td3", "--method", "mutual", "--peers", "3", "--seeds", "5", "2", "--policy-delay", "3"]
+    main(["train", "--env", POINT, "--total-timesteps", "120", *flags(gamma=0.9), *options, "--run-dir", "first"])
+    main(["train", "--config-file", "first/config.json", "--total-timesteps", "120", "--run-dir", "again"])
+    assert Path("first/config.json").read_text() == Path("again/config.json").read_text()
+    first, again = (DualStudent.load(run) for run in ("first", "again"))
+    assert (first.method_name, first.peers, first.seeds, first.config.policy_delay) == ("mutual", 3, (5, 2), 3)
+    assert first.learner.actor.equal(again.learner.actor)
+    assert progress(Path("first")).equals(progress(Path("again")))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_the_fields_of_its_row(name):
+    config = _settings("--preset", name)["config"]
+    row = PRESETS[name].get(POINT, PRESETS[name]["default"])
+    expected = {**dataclasses.asdict(DDPGConfig()), **row, "n_eval_episodes": 1}
+    assert {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()} == expected
+
+
+def test_flags_change_the_file_and_the_file_changes_the_preset():
+    changes = {"alpha": 3.0, "learning_starts": 77, "buffer_size": 500}
+    Path("file.json").write_text(json.dumps({"preset": "quick", "method": "mutual", "config": changes}))
+    settings = _settings("--config-file", "file.json", "--alpha", "0.5")
+    assert settings["method"] == "mutual"
+    config = settings["config"]
+    assert (config["alpha"], config["learning_starts"], config["buffer_size"]) == (0.5, 77, 500)
+    assert (config["batch_size"], config["net_arch"]) == (64, [64, 64])  # of the preset
+    assert config["eval_freq"] == 2000  # of the preset's row for this task
+
+
+@pytest.mark.parametrize("backbone", [["--backbone", "td3"], ["--backbone=td3"]])
+def test_the_settings_of_a_file_hold_for_another_backbone_too(backbone):
+    Path("file.json").write_text(json.dumps({"backbone": "ddpg", "config": {"alpha": 3.0, "buffer_size": 500}}))
+    settings = _settings("--config-file", "file.json", *backbone)
+    assert settings["backbone"] == "td3"
+    assert (settings["config"]["alpha"], settings["config"]["policy_delay"]) == (3.0, 2)
+
+
+def test_runs_without_a_folder_get_the_next_free_one(capsys):
+    for number in (1, 2):
+        main(["train", "--env", POINT, "--total-timesteps", "4", *flags()])
+        assert f"run folder runs/PolicyKD-PointReach-v0_dpd-ddpg_{number} " in capsys.readouterr().out
+        assert Path(f"runs/PolicyKD-PointReach-v0_dpd-ddpg_{number}/checkpoint.safetensors").exists()
+
+
+def test_the_command_line_of_a_run_is_kept(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["policykd", "train", "--env", POINT, "--run-dir", "a folder"])
+    main(["train", "--env", POINT, "--total-timesteps", "4", *flags(), "--run-dir", "a folder"])
+    assert shlex.split(Path("a folder/command.txt").read_text())[1:] == sys.argv
+
+
+def test_evaluate_prints_every_learners_return(capsys):
+    DualStudent(POINT, seeds=(4, 6), config=TINY, run_dir="run").learn(40)
+    text = said(capsys, "evaluate", "run", "--n-eval-episodes", "3", "--seed", "9")
+    returns = DualStudent.load("run").evaluate(3, seed=9).returns.mean(1)
+    for k, (seed, peer) in enumerate([(4, 0), (4, 1), (6, 0), (6, 1)]):
+        assert f"learner {k} (seed {seed}, peer {peer}): return {returns[k]:,.1f} +/-" in text
+
+
+def test_video_writes_the_file(capsys):
+    DualStudent(POINT, config=TINY).save("agent")
+    assert said(capsys, "video", "agent.safetensors", "--out", "replay.mp4", "--steps", "5") == "video replay.mp4"
+    first = Path("replay.mp4").read_bytes()
+    assert first[4:8] == b"ftyp"
+    main(["video", "agent.safetensors", "--out", "replay.mp4", "--steps", "9", "--overwrite"])
+    assert Path("replay.mp4").read_bytes() != first
+
+
+def test_compare_writes_table_returns_and_picture(capsys):
+    command = ["compare", "--env", POINT, "--total-timesteps", "400", "--eval-freq", "200", "--n-eval-episodes", "2"]
+    text = said(capsys, *command, "--out", "out", "--backbone", "td3")
+    table = Path("out/table.md").read_text()
+    assert " ".join(table.split()) in text
+    rows = list(csv.DictReader(Path("out/returns.csv").read_text().splitlines()))
+    who = ["DPD peer 1", "DPD peer 2", "SB3 TD3", "random actions"]
+    assert list(dict.fromkeys(row["who"] for row in rows)) == who
+    assert all(f"| {name} |" in table for name in who)
+    for name in who:  # the same budget, evaluated as often with as many episodes
+        assert [row["steps"] for row in rows if row["who"] == name] == ["200", "200", "400", "400"]
+    assert Path("out/learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(Path("out/policykd/config.json").read_text())["config"]["eval_freq"] == 200
+    assert Path("out/sb3/evaluations.npz").exists()
+
+
+BASE = {**TINY, "distill_recent": 10, "eval_freq": 60, "checkpoint_freq": 80, "learning_starts": 30}
+CHANGES = {
+    "evaluations": {"eval_freq": 40, "n_eval_episodes": 2},
+    "rows": {"log_freq": 20},
+    "checkpoints": {"checkpoint_freq": 30},
+    "weights": {
+        "alpha": 3.0,
+        "scale_free": False,
+        "weight_ratio": 1.5,
+        "distill_recent": None,
+        "distill_batch_size": 9,
+        "distill_learning_rate": 1e-3,
+        "distill_schedule": "linear",
+        "learning_rate": 1e-2,
+        "buffer_size": 40,
+        "learning_starts": 10,
+        "batch_size": 9,
+        "tau": 0.1,
+        "gamma": 0.5,
+        "train_freq": 2,
+        "gradient_steps": 2,
+        "net_arch": (9,),
+        "action_noise_std": 0.3,
+        "policy_delay": 3,
+        "target_policy_noise": 0.5,
+        "target_noise_clip": 0.1,
+    },
+}
+
+
+def _observed(monkeypatch, **changes):
+    """What can be seen of a run of 160 steps."""
+    saved = []
+    with monkeypatch.context() as patch:
+        patch.setattr(DualStudent, "save", lambda agent, *_, **__: saved.append(agent.num_timesteps))
+        folder = f"run{len(list(Path().iterdir()))}"
+        agent = DualStudent(POINT, backbone="td3", config={**BASE, **changes}, run_dir=folder).learn(160)
+    return {
+        "evaluations": [(n, e.returns.shape) for n, e in zip(agent.evaluation_steps, agent.evaluations, strict=True)],
+        "rows": progress(Path(folder))["train/n_updates"].dropna().size,
+        "checkpoints": saved,
+        "weights": [tensor.numpy().tobytes() for tensor in (agent.learner.actor, agent.learner.critic)],
+    }
+
+
+@pytest.mark.parametrize(("what", "field"), [(what, field) for what, fields in CHANGES.items() for field in fields])
+def test_every_setting_has_its_effect(monkeypatch, what, field):
+    base, changed = _observed(monkeypatch), _observed(monkeypatch, **{field: CHANGES[what][field]})
+    assert changed[what] != base[what]
+    others = base.keys() - {what}
+    if what != "weights":  # what a run measures and keeps never changes what it learns
+        assert {name: changed[name] for name in others} == {name: base[name] for name in others}
+
+
+def test_no_setting_is_forgotten():
+    assert [
+        field.name for field in dataclasses.fields(TD3Config) if field.name not in set().union(*CHANGES.values())
+    ] == []
+
+
+def test_a_checkpoint_is_saved_when_it_is_due(tmp_path):
+    DualStudent(POINT, config={**TINY, "checkpoint_freq": 30}, run_dir="run").learn(40)
+    assert checkpoint.load(Path("run/checkpoint.safetensors"))["num_timesteps"] == 40

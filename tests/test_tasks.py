@@ -1,0 +1,35 @@
+"""What names a task, and that a saved agent finds the same task again."""
+
+import gymnasium as gym
+import pytest
+from tiny import POINT
+
+from policykd import DualStudent, PolicyKDError
+from policykd.agents.learner_envs import find_task, short_id
+
+TINY = {"net_arch": (8,), "buffer_size": 500}
+
+
+def test_an_id_keeps_its_module_and_gets_its_latest_version():
+    assert find_task(f"policykd_envs:{POINT}").env_id == f"policykd_envs:{POINT}"
+    assert find_task("HalfCheetah").env_id == "HalfCheetah-v5"
+    assert short_id(f"policykd_envs:{POINT}") == POINT
+
+
+def test_an_id_with_a_module_is_saved_whole_so_that_another_process_can_import_it(tmp_path):
+    DualStudent(f"policykd_envs:{POINT}", config=TINY).save(tmp_path / "agent")
+    assert DualStudent.load(tmp_path / "agent.safetensors").env_id == f"policykd_envs:{POINT}"
+
+
+def test_an_agent_of_a_changed_task_is_not_loaded_onto_the_unchanged_one(tmp_path):
+    changed = gym.make("Pendulum-v1", g=2.0)
+    DualStudent(changed, config=TINY).save(tmp_path / "agent")
+    with pytest.raises(PolicyKDError, match="give it as env="):
+        DualStudent.load(tmp_path / "agent.safetensors")
+    agent = DualStudent.load(tmp_path / "agent.safetensors", env=changed)
+    assert agent.factory().unwrapped.g == 2.0
+
+
+def test_an_agent_of_an_unchanged_instance_is_loaded_by_its_id(tmp_path):
+    DualStudent(gym.make("Pendulum-v1"), config=TINY).save(tmp_path / "agent")
+    assert DualStudent.load(tmp_path / "agent.safetensors").env_id == "Pendulum-v1"
