@@ -21,10 +21,11 @@ from policykd.agents.dual_student import DualStudent, LearnerChoice, resolve_con
 from policykd.agents.learner_envs import find_task
 from policykd.agents.run_folder import CHECKPOINT
 from policykd.benchmark.compare import CompareOptions, compare
-from policykd.config import change, require
+from policykd.benchmark.parity import ParityOptions, parity
 from policykd.errors import PolicyKDError, nearest
 from policykd.learners import CONFIGS
 from policykd.plots import Curve, learning_curves
+from policykd.settings import change, require
 from policykd.video import record_video
 
 C = TypeVar("C")
@@ -38,7 +39,7 @@ class TrainOptions(Generic[C]):
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac"] = "ddpg"
+    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
     """How each learner improves by itself."""
     peers: int = 2
     """Learners per group."""
@@ -116,10 +117,10 @@ def train(arguments: Sequence[str]) -> None:
             run_dir=options.run_dir or _next_run(options),
         )
     assert agent.folder is not None
-    replay, folder = agent.replay_buffer, agent.folder.path
+    folder = agent.folder.path
     _say(
-        f"{agent.n_learners} learners ({len(agent.seeds)} groups of {agent.peers}) on {agent.device}; replay "
-        f"{replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB; computed by {agent.computed_by}"
+        f"{agent.n_learners} learners ({len(agent.seeds)} groups of {agent.peers}) on {agent.device}; "
+        f"{agent.memory}; computed by {agent.computed_by}"
     )
     _say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
@@ -166,7 +167,11 @@ def video(arguments: Sequence[str]) -> None:
 
 
 def compare_sb3(arguments: Sequence[str]) -> None:
-    """``policykd compare``."""
+    """``policykd compare``; with --parity every backbone beside SB3's, alone, on several tasks and seeds."""
+    if "--parity" in arguments:
+        rest = [word for word in arguments if word != "--parity"]
+        _say(parity(tyro.cli(ParityOptions, args=rest, prog="policykd compare --parity")))
+        return
     options = tyro.cli(CompareOptions, args=list(arguments), prog="policykd compare")
     _, text = compare(options)
     _say("\n" + text)

@@ -7,16 +7,11 @@ Names are Stable-Baselines3's where SB3 has the setting. Settings of a learner (
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from policykd.errors import PolicyKDError, nearest
+from policykd.settings import require
 
 
 @dataclass(frozen=True)
@@ -220,47 +215,79 @@ class SACConfig(OffPolicyConfig):
         return value if self.ent_coef.startswith("auto_") and 0 < value < math.inf else math.nan
 
 
-Config = OffPolicyConfig
+@dataclass(frozen=True)
+class PPOConfig(DistillationConfig, RunConfig):
+    """Settings of PPO learners; defaults are those of SB3's PPO."""
+
+    learning_rate: float = 3e-4
+    """Adam's learning rate of policy and value network."""
+    learning_rate_schedule: typing.Literal["constant", "linear"] = "constant"
+    """How the learning rate falls over the run; linear ends at 0."""
+    n_envs: int = 1
+    """Environments of each learner, stepped together."""
+    n_steps: int = 2048
+    """Steps per rollout in each of these environments; an update follows each rollout."""
+    batch_size: int = 64
+    """Steps per minibatch and learner."""
+    n_epochs: int = 10
+    """Passes over the rollout per update."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Trade-off of bias and variance in the generalised advantage estimate."""
+    clip_range: float = 0.2
+    """The ratio of new to old probability counts within 1 +- clip_range."""
+    clip_range_schedule: typing.Literal["constant", "linear"] = "constant"
+    """How the clip range falls over the run."""
+    normalize_advantage: bool = True
+    """Bring the advantages of every minibatch to mean 0 and standard deviation 1."""
+    ent_coef: float = 0.0
+    """Weight of the entropy in the loss."""
+    vf_coef: float = 0.5
+    """Weight of the value network's squared error in the loss."""
+    max_grad_norm: float = 0.5
+    """Bound of the norm of a learner's gradient, policy and value network together."""
+    target_kl: float | None = None
+    """SB3 can stop an update at this divergence. Here learners share Adam's count of steps: None only."""
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of the policy and, apart from it, of the value network."""
+    activation_fn: typing.Literal["tanh", "relu"] = "tanh"
+    """What is between the layers."""
+    ortho_init: bool = True
+    """Begin with orthogonal weights; False: as torch's linear layers do."""
+    log_std_init: float = 0.0
+    """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
+    normalize_observation: bool = False
+    """Normalise what the networks see by each learner's own running mean and variance (VecNormalize's norm_obs)."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of each learner's own return (VecNormalize's norm_reward)."""
+    distill_batch_size: int = 256
+    """States per distillation step and learner (DPD section 4.1: 256)."""
+    distill_freq: int = 1
+    """PPO updates between distillations."""
+    distill_gradient_steps: int = 10
+    """Distillation steps after such a PPO update."""
+    distill_optimizer: typing.Literal["own", "shared"] = "own"
+    """Distil with an Adam of its own, or with PPO's (as the released DPD-PPO code does)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        DistillationConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
+        for name, value in vars(self).items():
+            unbounded = name == "weight_ratio"  # infinity: no bound
+            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
+        positive = ("learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        for name in (*positive, "distill_freq", "distill_gradient_steps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("gamma", "gae_lambda"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        for name in ("ent_coef", "vf_coef"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is no rollout: more than one step is needed")
+        require(self.target_kl is None, "target_kl", self.target_kl, "is not there: learners share Adam's step count")
+        require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
+
+
+Config = OffPolicyConfig | PPOConfig
 """What every backbone's config is."""
-
-D = typing.TypeVar("D")
-
-
-def require(condition: bool, name: str, value: object, rule: str) -> None:
-    """Raise a one-line ``PolicyKDError`` about setting ``name`` unless ``condition`` holds."""
-    if not condition:
-        raise PolicyKDError(f"config: {name}={value!r} {rule}")
-
-
-def change(config: D, changes: Mapping[str, Any]) -> D:
-    """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors."""
-    hints = typing.get_type_hints(type(config))
-    values = {}
-    for name, value in changes.items():
-        if name not in hints:
-            raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{nearest(name, hints)}")
-        values[name] = _checked(name, value, hints[name])
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as type ``hint`` wants it (an int for a float and a list for a tuple are fine), or an error."""
-    origin, choices = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        fits = value in choices
-    elif origin is tuple:
-        fits = isinstance(value, list | tuple) and all(type(item) is choices[0] for item in value)
-        value = tuple(value) if fits else value
-    elif origin in (types.UnionType, typing.Union):
-        for choice in choices:
-            with contextlib.suppress(PolicyKDError):
-                return _checked(name, value, choice)
-        fits = False
-    elif hint is float:
-        fits = isinstance(value, float | int) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    else:
-        fits = type(value) is hint
-    shown = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
-    require(fits, name, value, f"must be {shown}")
-    return value

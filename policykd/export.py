@@ -1,4 +1,4 @@
-"""Learners as models of other libraries: one learner becomes a real SB3 ``DDPG``, ``TD3`` or ``SAC``, and back."""
+"""Learners as models of SB3: one learner becomes a real ``DDPG``, ``TD3`` or ``SAC``, and back (PPO: export_ppo)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from stable_baselines3 import DDPG as SB3DDPG
+from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3 import SAC as SB3SAC
 from stable_baselines3 import TD3 as SB3TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from policykd.config import Config, DDPGConfig
-from policykd.learners import DDPG, SAC, OffPolicyLearner
+from policykd import export_ppo
+from policykd.config import Config, DDPGConfig, PPOConfig
+from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.networks import MLP, Adam
 
 if TYPE_CHECKING:
@@ -43,22 +45,35 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
 """Settings that a backbone shares with its model of SB3 alone, under the same names."""
 
 
-def own_settings(backbone: str, config: Config) -> dict[str, Any]:
-    """The settings that SB3 has for this backbone alone."""
-    return {name: getattr(config, name) for name in OWN_SETTINGS[backbone]}
-
-
-def to_sb3(agent: DualStudent, k: int) -> OffPolicyAlgorithm:
-    """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters."""
-    config = agent.config
-    settings = {name: getattr(config, name) for name in COMMON_SETTINGS} | own_settings(agent.backbone, config)
-    if isinstance(config, DDPGConfig):
-        size = agent.action_space.shape
+def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = None) -> Any:
+    """A new SB3 ``BaseAlgorithm`` of a backbone with our settings, on the CPU."""
+    if isinstance(config, PPOConfig):
+        return SB3PPO("MlpPolicy", env, seed=seed, device="cpu", **export_ppo.sb3_settings(config))
+    settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
+    if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
+        size = env.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
-    env = DummyVecEnv([agent.factory])
     policy = {"net_arch": list(config.net_arch)}
-    model = MODELS[agent.backbone]("MlpPolicy", env, policy_kwargs=policy, device="cpu", **settings)
-    write_sb3(agent.learner, k, model)
+    return MODELS[backbone]("MlpPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
+
+
+def vec_env(env: VecEnv, config: Config) -> VecEnv:
+    """``env`` with the normalisation of these settings, if any."""
+    return export_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
+
+
+def to_sb3(agent: DualStudent, k: int) -> BaseAlgorithm:
+    """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters.
+
+    PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
+    """
+    learner, config = agent.learner, agent.config
+    env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
+    model = make_model(agent.backbone, config, env)
+    if isinstance(learner, PPO):
+        export_ppo.write_sb3(learner, k, model)
+    else:
+        write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps
     model._n_updates = 0 if agent.update is None else agent.update.n_updates
     env.close()

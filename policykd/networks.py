@@ -8,9 +8,9 @@ operation on one tensor, whatever the number of layers and learners.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,19 +18,22 @@ from torch import Tensor
 
 from policykd import native
 from policykd.errors import PolicyKDError
+from policykd.normaliser import RunningMeanStd
 
 
 @dataclass(frozen=True)
 class MLP:
-    """The shape of a multi-layer perceptron with ReLU between its layers.
+    """The shape of a multi-layer perceptron.
 
     Args:
         sizes: widths from input to output, e.g. ``(17, 64, 64, 6)``.
         squash: end in tanh, as actors of bounded actions do.
+        activation: what is between its layers.
     """
 
     sizes: tuple[int, ...]
     squash: bool = False
+    activation: Literal["relu", "tanh"] = "relu"
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -50,6 +53,16 @@ class MLP:
             parts.append(generator.uniform(-bound, bound, inputs * outputs + outputs))
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
+    def initialise_orthogonal(self, generator: np.random.Generator, gains: Sequence[float]) -> Tensor:
+        """Draw one row ``(P,)``: orthogonal weights (Saxe et al. 2014) times the gain of each layer, and no bias."""
+        parts = []
+        for (inputs, outputs), gain in zip(self.layers, gains, strict=True):
+            drawn = generator.standard_normal((max(inputs, outputs), min(inputs, outputs)))
+            q, r = np.linalg.qr(drawn)
+            q *= np.sign(np.diag(r))  # else QR would not draw all rotations alike
+            parts += [gain * (q if inputs >= outputs else q.T).ravel(), np.zeros(outputs)]
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
     def unpack(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         """View rows ``(R, P)`` as one ``(weight (R, in, out), bias (R, 1, out))`` per layer."""
         count = rows.shape[0]
@@ -63,11 +76,11 @@ class MLP:
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
         if native.usable(rows, inputs):
-            hidden = native.mlp(rows, inputs, self.sizes)
+            hidden = native.mlp(rows, inputs, self.sizes, self.activation == "tanh")
         else:
-            hidden = inputs
+            hidden, activate = inputs, torch.tanh if self.activation == "tanh" else torch.relu
             for index, (weight, bias) in enumerate(self.unpack(rows)):
-                hidden = torch.baddbmm(bias, hidden if index == 0 else hidden.relu(), weight)
+                hidden = torch.baddbmm(bias, hidden if index == 0 else activate(hidden), weight)
         return hidden.tanh() if self.squash else hidden
 
 
@@ -139,12 +152,12 @@ class Adam:
 
 
 def state_tensors(owner: object) -> dict[str, Tensor]:
-    """Every tensor of a learner or a distillation step by its name, those of its optimisers included."""
+    """Every tensor of a learner or a distillation step by its name, those of its optimisers and statistics included."""
     tensors: dict[str, Tensor] = {}
     for name, value in vars(owner).items():
         if isinstance(value, Tensor):
             tensors[name] = value
-        elif isinstance(value, Adam):
+        elif isinstance(value, Adam | RunningMeanStd):
             tensors |= {f"{name}.{part}": tensor for part, tensor in state_tensors(value).items()}
     return tensors
 

@@ -3,8 +3,9 @@
     python scripts/benchmark_speed.py            # DDPG on HalfCheetah-v5, several minutes
     python scripts/benchmark_speed.py --help
 
-Ours includes a distillation step per update and learner; SB3 has none. One update per environment step and learner
-on both sides. Writes the raw rows and the tables it prints to ``results/speed/``.
+Ours includes distillation, a step per update and learner (PPO: 10 per rollout); SB3 has none. One update per
+environment step and learner on both sides, with PPO SB3's defaults: 10 epochs over rollouts of 2,048 steps.
+Writes the raw rows and the tables it prints to ``results/speed/``.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ import numpy as np
 import policykd_envs
 import torch
 import tyro
+from stable_baselines3 import PPO
 from stable_baselines3.common.noise import NormalActionNoise
 
 from policykd import DualStudent, native
-from policykd.agents import training
+from policykd.agents import off_policy, on_policy, training
 from policykd.agents.run_folder import versions, write_text
+from policykd.config import PPOConfig
 from policykd.export import MODELS
+from policykd.learners import OffPolicyLearner
 
-WARM_UP = 300
+WARM_UP = {"ddpg": 300, "td3": 300, "sac": 300, "ppo": 2_048}
+"""Steps of a learner before measuring; with PPO one rollout, so that measurements hold whole ones."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ CASES = (
     Case("2 learners, compiled", 1, 256, 256, True, "1.3x per learner"),
     Case("2 learners, eager", 1, 256, 256, False, "1.3x per learner"),
 )
+PPO_CASES = (
+    Case("2 learners, compiled", 1, 64, 64, True, "4x in all"),
+    Case("2 learners, eager", 1, 64, 64, False, "4x in all"),
+    Case("20 learners, eager", 10, 64, 64, False, "-"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Options:
     env: str = "HalfCheetah-v5"
     """The task."""
     backbone: str = "ddpg"
-    """ddpg, td3 or sac, on both sides."""
+    """ddpg, td3, sac or ppo, on both sides."""
     seconds: float = 3.0
     """Length of one measurement."""
     rounds: int = 5
@@ -70,24 +80,30 @@ class Options:
     out: Path = Path("results/speed")
     """Folder for the raw rows and the tables."""
 
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """What is measured."""
+        return PPO_CASES if self.backbone == "ppo" else CASES
+
+    @property
+    def unit(self) -> int:
+        """Steps of a learner that are measured as a whole."""
+        return WARM_UP["ppo"] if self.backbone == "ppo" else 100
+
 
 def sb3_stepper(options: Options, width: int, batch_size: int) -> Callable[[int], None]:
     """A function that trains SB3 for n more steps."""
     env = policykd_envs.make(options.env)
     size = env.action_space.shape[0]
-    noise = None if options.backbone == "sac" else NormalActionNoise(np.zeros(size), np.full(size, 0.1))
-    model = MODELS[options.backbone](
-        "MlpPolicy",
-        env,
-        policy_kwargs={"net_arch": [width, width]},
-        batch_size=batch_size,
-        learning_starts=100,
-        action_noise=noise,
-        train_freq=1,
-        gradient_steps=1,
-        device="cpu",
-        seed=0,
-    )
+    common: dict[str, Any] = {"batch_size": batch_size, "device": "cpu", "seed": 0}
+    common["policy_kwargs"] = {"net_arch": [width, width]}
+    model: Any
+    if options.backbone == "ppo":
+        model = PPO("MlpPolicy", env, **common)
+    else:
+        noise = None if options.backbone == "sac" else NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+        settings: dict[str, Any] = {"learning_starts": 100, "train_freq": 1, "gradient_steps": 1}
+        model = MODELS[options.backbone]("MlpPolicy", env, action_noise=noise, **settings, **common)
     return lambda n: model.learn(n, reset_num_timesteps=False, log_interval=100)
 
 
@@ -97,8 +113,7 @@ def our_agent(options: Options, case: Case) -> DualStudent:
         "net_arch": (case.width, case.width),
         "batch_size": case.batch_size,
         "distill_batch_size": case.batch_size,
-        "buffer_size": 100_000,
-        "learning_starts": 100,
+        **({} if options.backbone == "ppo" else {"buffer_size": 100_000, "learning_starts": 100}),
         "log_freq": 4_000,
         "eval_freq": 0,
         "checkpoint_freq": 0,
@@ -122,10 +137,10 @@ def steps_only(agent: DualStudent, steps: int) -> None:
 
 
 def rate(step: Callable[[int], None], seconds: float, guess: int) -> float:
-    """Environment steps per second over about ``seconds``."""
+    """Environment steps per second over about ``seconds``, a multiple of ``guess`` steps."""
     started = time.perf_counter()
     step(guess)
-    count = max(guess, int(guess * seconds / (time.perf_counter() - started)))
+    count = guess * max(1, round(seconds / (time.perf_counter() - started)))
     started = time.perf_counter()
     step(count)
     return count / (time.perf_counter() - started)
@@ -133,7 +148,7 @@ def rate(step: Callable[[int], None], seconds: float, guess: int) -> float:
 
 def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
     """Microseconds per environment step (of one learner) that each part of the loop takes, with timers around them."""
-    spent = dict.fromkeys(("physics", "acting", "replay", "update", "logging"), 0.0)
+    spent = dict.fromkeys(("physics", "acting", "memory", "update", "logging"), 0.0)
 
     def timed(part: str, function: Callable) -> Callable:
         def wrapper(*arguments: Any, **options: Any) -> Any:
@@ -145,14 +160,20 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
 
         return wrapper
 
-    places = (
-        (agent.get_env(), "step_learners", "physics"),
-        (training, "_explore", "acting"),
-        (agent.replay_buffer, "add", "replay"),
-        (agent.replay_buffer, "sample", "replay"),
-        (agent.update, "_step", "update"),
-        (training, "_log", "logging"),
-    )
+    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (training, "_log", "logging")]
+    if agent.on_policy:
+        places += [
+            (on_policy, "act", "acting"),
+            (agent.rollout_buffer, "add", "memory"),
+            (agent.update, "step", "update"),
+        ]
+    else:
+        places += [
+            (off_policy, "explore", "acting"),
+            (agent.replay_buffer, "add", "memory"),
+            (agent.replay_buffer, "sample", "memory"),
+            (agent.update, "_step", "update"),
+        ]
     originals = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, part), function in zip(places, originals, strict=True):
         setattr(owner, name, timed(part, function))
@@ -166,7 +187,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
 
 
 def update_gflop(agent: DualStudent) -> float:
-    """Billions of floating-point operations in the matrix products of one update of one learner.
+    """Billions of floating-point operations in the matrix products of the update, per environment step of a learner.
 
     Counted: forward products; products for the gradients of parameters; products for the gradients of inputs, only
     where they are needed (in the actor's step those of the critic down to the action, none of its parameters).
@@ -177,6 +198,9 @@ def update_gflop(agent: DualStudent) -> float:
         return sum(inputs * outputs for inputs, outputs in layers)
 
     actor, critic = learner.actor_network.layers, learner.critic_network.layers
+    if isinstance(config, PPOConfig):
+        return 2 * config.n_epochs * sum(2 * products(net) + products(net[1:]) for net in (actor, critic)) / 1e9
+    assert isinstance(learner, OffPolicyLearner)
     actor_all, critic_all = products(actor), products(critic)
     to_action = products(critic[1:]) + learner.action_size * critic[0][1]
     critic_step = actor_all + learner.critics * (3 * critic_all + products(critic[1:]))
@@ -206,18 +230,18 @@ def plain_product(width: int, batch_size: int, learners: int) -> float:
 
 def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], list[dict]]:
     """All cases of one network size against SB3; returns raw rows (one per round) and the time per part."""
-    cases = [case for case in CASES if (case.width, case.batch_size) == (width, batch_size)]
+    cases = [case for case in options.cases if (case.width, case.batch_size) == (width, batch_size)]
     sb3 = sb3_stepper(options, width, batch_size)
     agents = [our_agent(options, case) for case in cases]
     with training.one_thread():
-        sb3(WARM_UP)
+        sb3(WARM_UP[options.backbone])
     for case, agent in zip(cases, agents, strict=True):
         print(f"  warming up: {case.name}, {width} wide", flush=True)
-        steps_only(agent, WARM_UP * agent.n_learners)
+        steps_only(agent, WARM_UP[options.backbone] * agent.n_learners)
     raw = []
     for number in range(options.rounds):
         with training.one_thread():
-            base = rate(sb3, options.seconds, 100)
+            base = rate(sb3, options.seconds, options.unit)
         row = {
             "width": width,
             "batch_size": batch_size,
@@ -227,13 +251,13 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
         }
         raw.append({**row, "ratio": 1.0, "ratio_per_learner": 1.0})
         for case, agent in zip(cases, agents, strict=True):
-            ours = rate(functools.partial(steps_only, agent), options.seconds, 100 * agent.n_learners)
+            ours = rate(functools.partial(steps_only, agent), options.seconds, options.unit * agent.n_learners)
             ratios = {"ratio": ours / base, "ratio_per_learner": ours / base / agent.n_learners}
             raw.append({**row, "who": case.name, "steps_per_second": ours, **ratios})
         print(f"  round {number + 1} of {options.rounds} done", flush=True)
     parts = []
     for case, agent in zip(cases, agents, strict=True):
-        times = time_per_part(agent, 1_000 * agent.n_learners)
+        times = time_per_part(agent, (2 if agent.on_policy else 10) * options.unit * agent.n_learners)
         gflops = update_gflop(agent) / (times["update"] * 1e-6)
         plain = plain_product(width, batch_size, agent.n_learners)
         parts.append({"width": width, "who": case.name, **times, "update_gflops": gflops, "bmm_gflops": plain})
@@ -248,13 +272,13 @@ def median(raw: list[dict], case: Case, key: str) -> float:
 def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:
     """The results as Markdown."""
     lines = [
-        f"{options.backbone.upper()} on {options.env}, one thread, one update per environment step and learner; ours",
-        f"with distillation. Medians of {options.rounds} rounds in turn; ratios are taken round by round.",
+        f"{options.backbone.upper()} on {options.env}, one thread, the same updates per environment step and learner;",
+        f"ours with distillation. Medians of {options.rounds} rounds in turn; ratios are taken round by round.",
         "",
         "| networks, batch | ours | steps/s, all learners | one SB3 learner | ratio | lowest to highest | aim |",
         "|---|---|---|---|---|---|---|",
     ]
-    for case in CASES:
+    for case in options.cases:
         rows = [r for r in raw if r["who"] == case.name and r["width"] == case.width]
         sb3 = statistics.median(r["steps_per_second"] for r in raw if r["who"] == "SB3" and r["width"] == case.width)
         ratios = sorted(r["ratio"] for r in rows)
@@ -276,7 +300,7 @@ def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:
 def main(options: Options) -> None:
     """Measure, print and keep."""
     raw, parts = [], []
-    for width, batch_size in sorted({(case.width, case.batch_size) for case in CASES}):
+    for width, batch_size in sorted({(case.width, case.batch_size) for case in options.cases}):
         print(f"networks ({width}, {width}), batch {batch_size}", flush=True)
         rows, times = measure(options, width, batch_size)
         raw += rows

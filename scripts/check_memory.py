@@ -98,7 +98,7 @@ def measure_growth(steps: int, every: int, folder: Path) -> list[tuple[int, int]
     """Train two DPD peers with logs, evaluations and checkpoints; returns (step, bytes) from a full replay on."""
     changes = {"eval_freq": every, "log_freq": every, "checkpoint_freq": every}
     agent = DualStudent(TASK, config={**SETTINGS, **changes}, compile=False, run_dir=folder / "run")
-    full = agent.peers * agent.config.buffer_size
+    full = agent.peers * agent.replay_buffer.capacity
     first = (full // every + 2) * every  # the replay is full, and logs, evaluations and checkpoints were made before
     sampler = Sampler(first, every)
     agent.learn(first + steps, callback=sampler, progress_bar=True)

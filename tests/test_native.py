@@ -85,6 +85,28 @@ def test_outputs_and_gradients(sizes, networks, samples):
 
 
 @needs_kernels
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_tanh_between_the_layers(sizes):
+    rows, inputs, weights = draw(sizes, 3, 37)
+    network = MLP(sizes, activation="tanh")  # by the kernels in float32, by torch in float64
+    measured = results(lambda r, i, _: network(r, i), rows, inputs, weights, sizes)
+    exact = results(lambda r, i, _: network(r, i), rows.double(), inputs.double(), weights.double(), sizes)
+    for mine, true in zip(measured, exact, strict=True):  # rounding of sums of up to 348 products
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+def test_tanh_is_exact_to_some_units_in_the_last_place():
+    inputs = torch.cat((torch.linspace(-12, 12, 100_001), torch.logspace(-20, 1, 10_001))).view(1, -1, 1)
+    identity = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    measured, exact = native.mlp(identity, inputs, (1, 1, 1), True), inputs.double().tanh()
+    assert ((measured - exact).abs() <= 3 * torch.finfo(torch.float32).eps * exact.abs()).all()
+    special = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan]).view(1, 4, 1)
+    found = native.mlp(identity, special, (1, 1, 1), True)
+    torch.testing.assert_close(found, special.tanh(), rtol=3e-7, atol=0, equal_nan=True)
+
+
+@needs_kernels
 def test_any_strides():
     sizes = (17, 64, 64, 6)
     rows, inputs, weights = draw(sizes, 4, 32)
@@ -214,7 +236,7 @@ def test_adam_refuses_what_it_cannot_write():
 def test_inside_compiled_functions(backend):
     if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
         pytest.skip("inductor needs a C++ compiler")
-    policy, critic = MLP((3, 16, 2), squash=True), MLP((5, 16, 1))
+    policy, critic = MLP((3, 16, 2), squash=True), MLP((5, 16, 1), activation="tanh")
     (rows, observations, _), critics = draw(policy.sizes, 2, 8), draw(critic.sizes, 2, 8)[0]
 
     def ascend(rows, critics, observations):  # the gradient of rows passes through the inputs of the critic

@@ -8,47 +8,55 @@ from stable_baselines3.common.monitor import load_results
 from policykd.benchmark import sb3_baseline
 from policykd.benchmark.sb3_baseline import random_policy_returns, run_sb3
 from policykd.errors import PolicyKDError
+from policykd.learners import CONFIGS
+from policykd.settings import change
 
 STEPS = 250
 SETTINGS = {
-    "total_timesteps": STEPS,
-    "seed": 3,
     "net_arch": (16, 8),
     "batch_size": 16,
-    "learning_rate": 1e-3,
+    "distill_batch_size": 16,
     "buffer_size": 1000,
     "learning_starts": 50,
     "gamma": 0.98,
     "tau": 0.01,
     "train_freq": 2,
-    "gradient_steps": 1,
-    "action_noise_std": 0.1,
-    "eval_freq": 100,
-    "n_eval_episodes": 2,
 }
+
+
+def run(backbone, run_dir, progress=None, n_eval_episodes=2, steps=STEPS, eval_freq=100, **changes):
+    config = change(CONFIGS[backbone](), {**SETTINGS, **changes})
+    return run_sb3(
+        backbone,
+        "Pendulum-v1",
+        config,
+        total_timesteps=steps,
+        seed=3,
+        eval_freq=eval_freq,
+        n_eval_episodes=n_eval_episodes,
+        run_dir=run_dir,
+        progress=progress,
+    )
 
 
 @pytest.fixture
 def made(monkeypatch):
     """The models that run_sb3 makes."""
     models = []
+    make = sb3_baseline.export.make_model
 
-    def spy(model_class):
-        def make(*args, **kwargs):
-            models.append(model_class(*args, **kwargs))
-            return models[-1]
+    def spy(*arguments):
+        models.append(make(*arguments))
+        return models[-1]
 
-        return make
-
-    spies = {name: spy(model_class) for name, model_class in sb3_baseline.MODELS.items()}
-    monkeypatch.setattr(sb3_baseline, "MODELS", spies)
+    monkeypatch.setattr(sb3_baseline.export, "make_model", spy)
     return models
 
 
 @pytest.mark.parametrize(("algorithm", "critics"), [("ddpg", 1), ("td3", 2)])
 def test_trains_the_model_that_was_asked_for(tmp_path, made, algorithm, critics):
     reports = []
-    result = run_sb3(algorithm, "Pendulum-v1", run_dir=tmp_path / "run", progress=reports.append, **SETTINGS)
+    result = run(algorithm, tmp_path / "run", reports.append)
     (model,) = made
     assert (model.gamma, model.tau, model.batch_size, model.learning_starts) == (0.98, 0.01, 16, 50)
     assert model.replay_buffer.buffer_size == 1000
@@ -66,15 +74,14 @@ def test_trains_the_model_that_was_asked_for(tmp_path, made, algorithm, critics)
 
 
 def test_sac_explores_by_sampling_and_takes_its_own_settings(tmp_path, made):
-    settings = {**SETTINGS, "action_noise_std": 0.0, "own_settings": {"ent_coef": 0.2, "target_update_interval": 1}}
-    result = run_sb3("sac", "Pendulum-v1", run_dir=tmp_path / "run", **settings)
+    result = run("sac", tmp_path / "run", ent_coef=0.2)
     (model,) = made
     assert type(model) is SAC and model.ent_coef == 0.2 and model.action_noise is None
     assert model._n_updates == 100 and result.returns.shape == (2, 2)
 
 
 def test_files_have_sb3s_layout(tmp_path):
-    result = run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
+    result = run("ddpg", tmp_path)
     with np.load(tmp_path / "evaluations.npz") as saved:
         np.testing.assert_array_equal(saved["timesteps"], result.timesteps)
         np.testing.assert_array_equal(saved["results"], result.returns)
@@ -83,9 +90,9 @@ def test_files_have_sb3s_layout(tmp_path):
 
 
 def test_one_seed_gives_one_curve_and_evaluating_does_not_change_training(tmp_path, made):
-    first = run_sb3("td3", "Pendulum-v1", run_dir=tmp_path / "a", **SETTINGS)
-    again = run_sb3("td3", "Pendulum-v1", run_dir=tmp_path / "b", **SETTINGS)
-    other = run_sb3("td3", "Pendulum-v1", run_dir=tmp_path / "c", **{**SETTINGS, "n_eval_episodes": 1})
+    first = run("td3", tmp_path / "a")
+    again = run("td3", tmp_path / "b")
+    other = run("td3", tmp_path / "c", n_eval_episodes=1)
     np.testing.assert_array_equal(first.returns, again.returns)
     assert other.returns.shape == (2, 1)
     weights = [model.policy.state_dict() for model in made]
@@ -107,33 +114,35 @@ def test_time_of_evaluations_and_reports_is_taken_out(tmp_path, monkeypatch):
         return step(self, action)
 
     monkeypatch.setattr(sb3_baseline.Monitor, "step", timed_step)
-    result = run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, progress=report, **SETTINGS)
+    result = run("ddpg", tmp_path, report)
     assert result.wall_seconds == STEPS
     assert result.steps_per_second == 1.0
 
 
 def test_no_noise_when_its_standard_deviation_is_zero(tmp_path, made):
-    settings = {
-        **SETTINGS,
-        "total_timesteps": 10,
-        "eval_freq": 10,
-        "n_eval_episodes": 1,
-        "action_noise_std": 0.0,
-    }
-    run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **settings)
+    run("ddpg", tmp_path, steps=10, eval_freq=10, n_eval_episodes=1, action_noise_std=0.0)
     assert made[0].action_noise is None
 
 
 def test_refuses_what_cannot_work(tmp_path):
     with pytest.raises(PolicyKDError, match=r"'dqn'.*ddpg, td3, sac"):
-        run_sb3("dqn", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
+        run_sb3(
+            "dqn",
+            "Pendulum-v1",
+            CONFIGS["ddpg"](),
+            total_timesteps=STEPS,
+            seed=0,
+            eval_freq=100,
+            n_eval_episodes=1,
+            run_dir=tmp_path,
+        )
     for eval_freq in (0, STEPS + 1):
         with pytest.raises(PolicyKDError, match="eval_freq"):
-            run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **{**SETTINGS, "eval_freq": eval_freq})
+            run("ddpg", tmp_path, eval_freq=eval_freq)
     kept = tmp_path / "0.monitor.csv"
     kept.write_text("an older run")
     with pytest.raises(PolicyKDError, match="holds files already"):
-        run_sb3("ddpg", "Pendulum-v1", run_dir=tmp_path, **SETTINGS)
+        run("ddpg", tmp_path)
     assert kept.read_text() == "an older run"
 
 

@@ -2,9 +2,10 @@
 
 import gymnasium as gym
 import pytest
+from tiny import POINT
+
 from policykd import DualStudent, PolicyKDError
 from policykd.agents.learner_envs import find_task, short_id
-from tiny import POINT
 
 TINY = {"net_arch": (8,), "buffer_size": 500}
 

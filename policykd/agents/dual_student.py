@@ -18,17 +18,19 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from policykd import checkpoint, export, native
 from policykd.agents import snapshot
 from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, find_task, short_id
+from policykd.agents.on_policy import RolloutUpdate
 from policykd.agents.run_folder import CHECKPOINT, RunFolder
 from policykd.agents.training import COMPILE_PAYS, train
 from policykd.agents.update import Update, can_compile
-from policykd.config import Config, change
+from policykd.config import Config, OffPolicyConfig, PPOConfig
 from policykd.distillation.methods import METHODS
 from policykd.errors import PolicyKDError, nearest
 from policykd.evaluation import Evaluation, Evaluator
-from policykd.learners import CONFIGS, LEARNERS
-from policykd.memory import SharedReplay
+from policykd.learners import CONFIGS, LEARNERS, OFF_POLICY, PPO, OffPolicyLearner
+from policykd.memory import Rollout, SharedReplay
 from policykd.presets import preset
 from policykd.seeding import env_seed, stream
+from policykd.settings import change
 
 LearnerChoice = int | Literal["best"]
 
@@ -39,7 +41,7 @@ class DualStudent:
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
         method: a row of ``policykd.distillation.methods.METHODS``.
-        backbone: "ddpg", "td3" or "sac".
+        backbone: "ddpg", "td3", "sac" or "ppo".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
@@ -71,6 +73,8 @@ class DualStudent:
         self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
         self.env_id, self.factory, self.made_by_id = find_task(env)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
+        if self.on_policy and METHODS[method].replay == "pooled":
+            raise PolicyKDError(f"method: {method} pools the replays of a group, and {backbone} learns from no replay")
         self.device = _device(device)
         self.compile = compile
         try:
@@ -93,9 +97,16 @@ class DualStudent:
         sizes = self.observation_space.shape[0], self.action_space.shape[0]
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.exploration, self.sampling = streams["exploration"], streams["replay"]
-        self.learner = LEARNERS[self.backbone](*sizes, self.config, streams["learner"], self.device)
-        self.replay_buffer = SharedReplay(self.config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
-        self.update: Update | None = None
+        config, K = self.config, self.n_learners
+        self.learner: OffPolicyLearner | PPO
+        if isinstance(config, PPOConfig):
+            bounds = self.action_scale.low, self.action_scale.high
+            self.learner = PPO(*sizes, config, streams["learner"], self.device, *bounds)
+            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, K)
+        else:
+            self.learner = OFF_POLICY[self.backbone](*sizes, config, streams["learner"], self.device)
+            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, K, self.peers, self.device)
+        self.update: Update | RolloutUpdate | None = None
         self.envs: LearnerEnvs | None = None
         self.evaluator: Evaluator | None = None
         self._logger: Logger | None = None
@@ -120,6 +131,27 @@ class DualStudent:
         return len(self.seeds) * self.peers
 
     @property
+    def on_policy(self) -> bool:
+        """Whether learners learn from rollouts of their own, without a replay."""
+        return isinstance(self.config, PPOConfig)
+
+    @property
+    def n_envs(self) -> int:
+        """Training environments N of each learner."""
+        return self.config.n_envs if isinstance(self.config, PPOConfig) else 1
+
+    @property
+    def steps_at_once(self) -> int:
+        """Environment steps of one group in one step of all environments."""
+        return self.peers * self.n_envs
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1 over the current call of ``learn``, for schedules."""
+        start, end = self.span
+        return (self.num_timesteps - start) / max(1, end - start)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
         return snapshot.settings(self)
@@ -134,14 +166,14 @@ class DualStudent:
         return self._logger
 
     def get_env(self) -> LearnerEnvs:
-        """The training environments, one per learner, as an SB3 ``VecEnv``."""
+        """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
         if self.envs is None:
             folders = None if self.folder is None else self.folder.learner_folders
             if self.resumed is not None and self.folder is not None:
                 self.folder.rewind(self.resumed["log_sizes"], self.num_timesteps)
-            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, append=self.resumed is not None)
+            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, self.resumed is not None, self.n_envs)
             if self.resumed is None:
-                seeds = [env_seed(seed, peer, "environment") for seed, peer in self.learners]
+                seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
                 self.last_observations = self.envs.start(seeds)
             else:
                 snapshot.restore_envs(self, self.resumed)
@@ -156,16 +188,26 @@ class DualStudent:
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.dump(self.num_timesteps)
 
-    def make_update(self, compiled: bool) -> Update:
-        """Put learners, method and replay together for training."""
-        method = METHODS[self.method_name]
-        self.update = Update(self.learner, method, self.config, self.replay_buffer, self.sampling, self.peers, compiled)
+    def make_update(self, compiled: bool) -> Update | RolloutUpdate:
+        """Put learners, method and memory together for training."""
+        method, learner, config = METHODS[self.method_name], self.learner, self.config
+        common = self.sampling, self.peers, compiled
+        if isinstance(learner, PPO):
+            assert isinstance(config, PPOConfig)
+            self.update = RolloutUpdate(learner, method, config, self.rollout_buffer, *common)
+        else:
+            assert isinstance(config, OffPolicyConfig)
+            self.update = Update(learner, method, config, self.replay_buffer, *common)
         return self.update
 
     def prepare_update(self, total_timesteps: int) -> None:
         """Decide whether to compile, once, when it is known how long training will be."""
         if self.compile == "auto":
-            updates = total_timesteps // self.peers // self.config.train_freq * self.config.gradient_steps
+            steps, config = total_timesteps // self.peers, self.config
+            if isinstance(config, PPOConfig):
+                updates = steps * config.n_epochs // config.batch_size
+            else:
+                updates = steps // config.train_freq * config.gradient_steps
             self.compile = updates >= COMPILE_PAYS and can_compile(self.device)
         if self.update is None:
             self.make_update(self.compile)
@@ -211,14 +253,16 @@ class DualStudent:
         """
         k = self.learner_index(learner)
         inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
-        inputs, actor = inputs.reshape(1, -1, inputs.shape[-1]), self.learner.actor[k : k + 1]
+        # All learners answer and one is heard: each may see observations by statistics of its own.
+        inputs = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.n_learners, -1, -1)
         with torch.no_grad():
             if deterministic:
-                actions = self.learner.policy(actor, inputs)
+                actions = self.learner.policy(self.learner.actor, inputs)
             else:
-                noise = np.random.standard_normal((1, inputs.shape[1], self.action_space.shape[0]))
-                actions = self.learner.explore(actor, inputs, torch.from_numpy(noise).to(inputs))
-        scaled = self.action_scale.to_env(actions[0].cpu().numpy()).astype(self.action_space.dtype)
+                noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
+                noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
+                actions = self.learner.explore(self.learner.actor, inputs, noises)
+        scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
         return scaled.reshape(*np.shape(observation)[:-1], -1), state
 
     def learner_index(self, learner: LearnerChoice) -> int:
@@ -301,6 +345,14 @@ class DualStudent:
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load."""
         return export.to_sb3(self, self.learner_index(learner))
+
+    @property
+    def memory(self) -> str:
+        """What each learner remembers, in some words."""
+        if isinstance(self.config, PPOConfig):
+            return f"rollouts of {self.n_envs} x {self.config.n_steps:,} steps each"
+        replay = self.replay_buffer
+        return f"replay {replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB"
 
     @property
     def computed_by(self) -> str:

@@ -113,26 +113,30 @@ class ActionScale:
 
 
 class LearnerEnvs(DummyVecEnv):
-    """K monitored environments, stepped together; an ended episode starts anew at once, as SB3 does.
+    """N monitored environments of each of K learners, stepped together; an ended episode starts anew, as SB3 does.
 
     Args:
         factory: makes one environment.
         folders: one folder per learner for its ``monitor.csv``, or None to write none.
         append: go on writing an existing ``monitor.csv`` (a resumed run).
+        n_envs: environments N of each learner; several write ``0.monitor.csv``, ``1.monitor.csv``, ... as SB3's do.
     """
 
-    def __init__(self, factory: EnvFactory, learners: int, folders: list[Path] | None, append: bool = False) -> None:
-        def monitored(index: int) -> Callable[[], gym.Env]:
-            filename = None if folders is None else str(folders[index] / "monitor.csv")
+    def __init__(
+        self, factory: EnvFactory, learners: int, folders: list[Path] | None, append: bool = False, n_envs: int = 1
+    ) -> None:
+        def monitored(k: int, n: int) -> Callable[[], gym.Env]:
+            name = "monitor.csv" if n_envs == 1 else f"{n}.monitor.csv"
+            filename = None if folders is None else str(folders[k] / name)
             return lambda: Monitor(factory(), filename, override_existing=not append)
 
-        super().__init__([monitored(k) for k in range(learners)])
+        super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
         self.action_scale = ActionScale(check_spaces(self.envs[0])[1])
         size = check_spaces(self.envs[0])[0].shape[0]
-        self.observations = np.zeros((learners, size), np.float32)
+        self.observations = np.zeros((learners * n_envs, size), np.float32)
 
     def start(self, seeds: list[int]) -> np.ndarray:
-        """Begin the first episode of every learner; returns observations ``(K, O)``."""
+        """Begin the first episode of every environment; returns observations ``(K * N, O)``."""
         for k, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             self.observations[k], self.reset_infos[k] = env.reset(seed=seed)
         return self.observations.copy()

@@ -5,7 +5,7 @@ run/
   checkpoint.safetensors                       where to go on from
   progress.csv  events.out.tfevents...         means over the learners
   dpd-ddpg/HalfCheetah-v5_1/                   learner 1 (the zoo's <algorithm>/<task>_<number>)
-    progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip
+    progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip  (HalfCheetah-v5/vecnormalize.pkl)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import platform
 import shlex
 import subprocess
@@ -69,8 +70,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path, algorithm: str, env_id: str, learners: int) -> None:
         self.path = Path(path)
-        task = env_id.replace("/", "-")
-        self.learner_folders = [self.path / algorithm / f"{task}_{k + 1}" for k in range(learners)]
+        self.task = env_id.replace("/", "-")
+        self.learner_folders = [self.path / algorithm / f"{self.task}_{k + 1}" for k in range(learners)]
         self.loggers: list[Logger] = []
 
     @property
@@ -127,14 +128,18 @@ class RunFolder:
         write_bytes(self.learner_folders[k] / "evaluations.npz", buffer.getvalue())
 
     def save_model(self, k: int, model: BaseAlgorithm) -> None:
-        """Keep ``model`` as learner k's ``best_model.zip``."""
-        buffer = io.BytesIO()
+        """Keep ``model`` as learner k's ``best_model.zip``, its ``VecNormalize`` where SB3's zoo looks for one."""
+        buffer, folder = io.BytesIO(), self.learner_folders[k]
         model.save(buffer)
-        write_bytes(self.learner_folders[k] / "best_model.zip", buffer.getvalue())
+        write_bytes(folder / "best_model.zip", buffer.getvalue())
+        normalizer = model.get_vec_normalize_env()
+        if normalizer is not None:  # SB3 reads a pickle; policykd never does
+            (folder / self.task).mkdir(exist_ok=True)
+            write_bytes(folder / self.task / "vecnormalize.pkl", pickle.dumps(normalizer))
 
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)
-        return [file for folder in folders for name in ("*tfevents*", "monitor.csv") for file in folder.glob(name)]
+        return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policykd.agents.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.agents.on_policy import RolloutUpdate
 from policykd.config import Config
 from policykd.errors import PolicyKDError
 from policykd.evaluation import Evaluation
@@ -59,12 +60,13 @@ def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
         result["distillation"] = state_tensors(agent.update.distillation)
     if include_replay:
         envs = agent.get_env()
+        if isinstance(agent.update, RolloutUpdate):
+            result |= {"rollout": agent.rollout_buffer.state(), "last_update": agent.update.info}
+        elif not agent.on_policy:
+            replay = agent.replay_buffer
+            result["replay"] = {"storage": replay.storage[:, : replay.size], "position": replay.position}
         result |= {
             "span": list(agent.span),
-            "replay": {
-                "storage": agent.replay_buffer.storage[:, : agent.replay_buffer.size],
-                "position": agent.replay_buffer.position,
-            },
             "envs": [get_env_state(env) for env in envs.envs],
             "last_observations": agent.last_observations,
             "log_sizes": {} if agent.folder is None else agent.folder.log_sizes(),
@@ -91,10 +93,14 @@ def restore(agent: DualStudent, loaded: dict[str, Any]) -> None:
         update.n_updates = loaded["n_updates"]
         if update.distillation is not None and "distillation" in loaded:
             load_state_tensors(update.distillation, loaded["distillation"])
+    if isinstance(agent.update, RolloutUpdate) and "rollout" in loaded:
+        agent.rollout_buffer.restore(loaded["rollout"])
+        agent.update.info = {key: value.to(agent.device) for key, value in loaded["last_update"].items()}
     if "replay" in loaded:
         replay, storage = agent.replay_buffer, loaded["replay"]["storage"]
         replay.size, replay.position = storage.shape[1], loaded["replay"]["position"]
         replay.storage[:, : replay.size] = storage.to(replay.device)
+    if "envs" in loaded:
         agent.span = tuple(loaded["span"])
         agent.resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
 

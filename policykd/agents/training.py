@@ -1,4 +1,4 @@
-"""The one training loop: act, step, remember, improve; then log, evaluate and save when it is time."""
+"""The one training loop: collect, improve; then log, evaluate and save when it is time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
-from policykd.errors import PolicyKDError
-from policykd.seeding import standard_normal
+from policykd.agents import off_policy, on_policy
+from policykd.agents.stepping import check_finite
 
 if TYPE_CHECKING:
     from policykd.agents.dual_student import DualStudent
@@ -72,16 +72,17 @@ def loop(
     agent.get_env()
     agent.prepare_update(end - agent.num_timesteps)
     assert agent.last_observations is not None
-    _check_finite(agent, np.zeros(agent.n_learners), agent.last_observations)
+    check_finite(agent, np.zeros(len(agent.last_observations)), agent.last_observations)
+    learning = on_policy if agent.on_policy else off_policy
     go_on = True
     while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
         started, episodes = time.perf_counter(), agent.n_episodes
-        seen = _collect(agent)
+        seen = learning.collect(agent)
         if callbacks is not None:
             callbacks.update_locals(seen)
             go_on = callbacks.on_step()
         diagnose = _due(agent, agent.config.log_freq)
-        info = _improve(agent, diagnose)
+        info = learning.improve(agent, diagnose)
         agent.elapsed += time.perf_counter() - started  # evaluations and checkpoints do not count as training
         if diagnose:
             _log(agent, info)
@@ -90,82 +91,14 @@ def loop(
         if _due(agent, agent.config.checkpoint_freq):
             _checkpoint(agent)
         if bar is not None:
-            bar.update(agent.peers)
+            bar.update(agent.steps_at_once)
             if agent.n_episodes > episodes:
                 bar.set_postfix_str(_latest_returns(agent), refresh=False)
 
 
-def _collect(agent: DualStudent) -> dict[str, Any]:
-    """One environment step of every learner into the replay; returns what SB3's callbacks look at."""
-    envs, observations = agent.get_env(), agent.last_observations
-    assert observations is not None
-    steps = agent.num_timesteps // agent.peers
-    actions = _explore(agent, observations, random=steps < agent.config.learning_starts)
-    new_observations, rewards, dones, infos = envs.step_learners(actions)
-    truncated = np.zeros(agent.n_learners, bool)
-    next_observations = new_observations
-    if dones.any():
-        next_observations = new_observations.copy()
-        for k in np.flatnonzero(dones):
-            next_observations[k] = infos[k]["terminal_observation"]
-            truncated[k] = infos[k]["TimeLimit.truncated"]
-            agent.episodes[k].append(infos[k]["episode"])
-            agent.n_episodes += 1
-    _check_finite(agent, rewards, next_observations, new_observations)
-    agent.replay_buffer.add(observations, actions, next_observations, rewards, dones & ~truncated, truncated)
-    agent.last_observations = new_observations
-    agent.num_timesteps += agent.peers
-    return {
-        "actions": actions,
-        "rewards": rewards,
-        "dones": dones,
-        "infos": infos,
-        "new_obs": new_observations,
-    }
-
-
-def _explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
-    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
-    size = agent.action_space.shape[0]
-    if random:
-        return np.stack([g.uniform(-1, 1, size) for g in agent.exploration]).astype(np.float32)
-    noise = torch.from_numpy(standard_normal(agent.exploration, 1, size)).to(agent.device)
-    inputs = torch.from_numpy(observations).to(agent.device).unsqueeze(1)
-    with torch.no_grad():
-        return agent.learner.explore(agent.learner.actor, inputs, noise).squeeze(1).cpu().numpy()
-
-
-def _improve(agent: DualStudent, diagnose: bool) -> dict[str, torch.Tensor]:
-    """The updates that are due after a step."""
-    config, steps = agent.config, agent.num_timesteps // agent.peers
-    info: dict[str, torch.Tensor] = {}
-    if steps <= config.learning_starts or steps % config.train_freq:
-        return info
-    start, end = agent.span
-    progress = (agent.num_timesteps - start) / max(1, end - start)
-    assert agent.update is not None
-    for _ in range(config.gradient_steps):
-        info = {**info, **agent.update.step(progress, diagnose)}
-    return info
-
-
-def _check_finite(agent: DualStudent, rewards: np.ndarray, *observations: np.ndarray) -> None:
-    """Stop before a NaN or infinity reaches the replay or a policy, and say whose it was."""
-    if np.isfinite(rewards).all() and all(np.isfinite(values).all() for values in observations):
-        return
-    step = agent.num_timesteps // agent.peers + 1
-    for k, (seed, peer) in enumerate(agent.learners):
-        what = "reward" if not np.isfinite(rewards[k]) else "observation"
-        if not (np.isfinite(rewards[k]) and all(np.isfinite(values[k]).all() for values in observations)):
-            raise PolicyKDError(
-                f"environment: {agent.env_id} returned a {what} that is not finite at step {step} of learner {k} "
-                f"(seed {seed}, peer {peer}); training stopped, earlier checkpoints are untouched"
-            )
-
-
 def _due(agent: DualStudent, every: int) -> bool:
     """Whether the last step crossed a multiple of ``every`` (never for 0)."""
-    return every > 0 and agent.num_timesteps % every < agent.peers
+    return every > 0 and agent.num_timesteps % every < agent.steps_at_once
 
 
 def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.config import Config
+from policykd.config import OffPolicyConfig
 from policykd.distillation.methods import Method
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.step import DistillationStep
@@ -64,7 +64,7 @@ class Update:
         self,
         learner: OffPolicyLearner,
         method: Method,
-        config: Config,
+        config: OffPolicyConfig,
         replay: SharedReplay,
         generators: list[np.random.Generator],
         peers: int,

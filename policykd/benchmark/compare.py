@@ -19,7 +19,6 @@ from policykd.agents.learner_envs import short_id
 from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3
 from policykd.errors import PolicyKDError
-from policykd.export import own_settings
 from policykd.plots import Curve, learning_curves
 
 
@@ -31,7 +30,7 @@ class CompareOptions:
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How the peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac"] = "ddpg"
+    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
     """Algorithm on both sides."""
     peers: int = 2
     """Learners in our group; the budget counts all of them."""
@@ -111,25 +110,14 @@ def _train_ours(options: CompareOptions) -> DualStudent:
 
 
 def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
-    config = agent.config
     print(f"SB3: one {options.backbone.upper()} agent, {options.total_timesteps:,} steps", flush=True)
     with tqdm(total=options.total_timesteps, unit="step", disable=None) as bar:
         return run_sb3(
             options.backbone,
             options.env,
+            agent.config,
             total_timesteps=options.total_timesteps,
             seed=options.seed,
-            net_arch=config.net_arch,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            buffer_size=config.buffer_size,
-            learning_starts=config.learning_starts,
-            gamma=config.gamma,
-            tau=config.tau,
-            train_freq=config.train_freq,
-            gradient_steps=config.gradient_steps,
-            action_noise_std=getattr(config, "action_noise_std", 0.0),
-            own_settings=own_settings(options.backbone, config),
             eval_freq=options.eval_freq,
             n_eval_episodes=options.n_eval_episodes,
             run_dir=options.out / "sb3",
@@ -181,7 +169,7 @@ def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    kept = ("net_arch", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
+    kept = ("net_arch", "n_steps", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
     both = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(agent.config).items() if name in kept)
     lines += ["", f"Both sides: {both}; ours: alpha={agent.config.alpha}"]
     return "\n".join(lines) + "\n"

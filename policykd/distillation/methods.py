@@ -10,7 +10,7 @@ one_way               first      peer    disadvantage        own
 dpd_shared            peer       peer    disadvantage        pooled
 share_replay          none                                   pooled
 independent           none                                   own
-dpd_published_code    peer       peer    cancelled           own
+dpd_published_code    peer       peer    as released         own
 ====================  =========  ======  ==================  ========
 
 How far apart two policies are is the setting ``divergence``, the same for every method.
@@ -24,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from policykd.config import DistillationConfig
+from policykd.config import DistillationConfig, PPOConfig
 from policykd.distillation import weights
 
 Weight = Callable[[Tensor, Tensor, DistillationConfig], Tensor]
@@ -61,7 +61,8 @@ def _hard_gate(peer_value: Tensor, own_value: Tensor, config: DistillationConfig
 
 
 def _published_code(peer_value: Tensor, own_value: Tensor, config: DistillationConfig) -> Tensor:
-    return weights.published_code(peer_value, own_value, config.alpha)
+    released = weights.published_code_ppo if isinstance(config, PPOConfig) else weights.published_code
+    return released(peer_value, own_value, config.alpha)
 
 
 METHODS: dict[str, Method] = {
@@ -74,5 +75,7 @@ METHODS: dict[str, Method] = {
     "dpd_shared": Method("DPD on top of one pooled replay", weight=_disadvantage, replay="pooled"),
     "share_replay": Method("No distillation: learners share their transitions", source=None, replay="pooled"),
     "independent": Method("No distillation and no sharing: the baseline", source=None),
-    "dpd_published_code": Method("The released DPD code, whose weights cancel (ablation)", weight=_published_code),
+    "dpd_published_code": Method(
+        "The released DPD code: its weights cancel, with PPO their sign is reversed (ablation)", weight=_published_code
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -17,8 +18,9 @@ from policykd.networks import Adam, PolicyOutput, gradient
 class Student(Protocol):
     """What distillation needs of a learner."""
 
-    actor: Tensor
-    """The actors' parameters ``(K, P)``, changed in place."""
+    @property
+    def actor(self) -> Tensor:
+        """The actors' parameters ``(K, P)``, changed in place."""
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
         """What the policies answer at observations ``(K, B, O)``."""
@@ -28,12 +30,26 @@ class Student(Protocol):
 
 
 class DistillationStep:
-    """One gradient step on J = E_s [w(s) D(pi_self(s), pi_peer(s))] per learner, with an optimiser of its own."""
+    """One gradient step on J = E_s [w(s) D(pi_self(s), pi_peer(s))] per learner, with an optimiser of its own.
 
-    def __init__(self, method: Method, config: DistillationConfig, learner: Student) -> None:
+    Args:
+        method: who copies whom, and how much each state counts.
+        config: settings.
+        learner: the learners.
+        optimise: moves the actors along gradients ``(K, P)`` at a learning rate; None is an Adam of this step alone.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: DistillationConfig,
+        learner: Student,
+        optimise: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> None:
         self.method, self.config, self.learner = method, config, learner
         self.divergence = DIVERGENCES[config.divergence]
         self.adam = Adam(learner.actor)
+        self.optimise = optimise or (lambda gradients, rate: self.adam.step(learner.actor, gradients, rate))
 
     def update(
         self,
@@ -91,7 +107,7 @@ class DistillationStep:
             return losses, info
 
         gradients, info = gradient(loss, learner.actor)
-        self.adam.step(learner.actor, gradients, learning_rate)
+        self.optimise(gradients, learning_rate)
         return info
 
 

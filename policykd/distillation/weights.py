@@ -88,6 +88,17 @@ def published_code(peer_value: Tensor, own_value: Tensor, alpha: float) -> Tenso
     return (weights.sum(1, keepdim=True) * weights.shape[1]).expand_as(weights)
 
 
+def published_code_ppo(peer_value: Tensor, own_value: Tensor, alpha: float) -> Tensor:
+    """What the released DPD-PPO code does: it prefers states where the *learner* is better, and scales by 1/B.
+
+    That code weighs by exp(alpha * (V_self - V_peer)), the reverse of the paper's sign, clips to [0.01, 100], brings
+    the sum over the batch to 1 and then takes the mean over the batch as well: here weights have mean 1/B.
+    """
+    _check(peer_value, own_value)
+    weights = (alpha * (own_value - peer_value).detach()).exp().clamp(0.01, 100.0)
+    return weights / weights.sum(1, keepdim=True)
+
+
 def effective_sample_size(weights: Tensor) -> Tensor:
     """How many of the B states the weights ``(K, B)`` amount to: (sum w)^2 / sum w^2, ``(K,)``, from 1 to B."""
     return weights.sum(1).square() / weights.square().sum(1).clamp_min(1e-12)

@@ -1,5 +1,6 @@
-"""What learners remember and share."""
+"""What learners remember."""
 
 from policykd.memory.replay import Batch, SharedReplay
+from policykd.memory.rollout import Rollout
 
-__all__ = ["Batch", "SharedReplay"]
+__all__ = ["Batch", "Rollout", "SharedReplay"]

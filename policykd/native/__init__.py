@@ -40,22 +40,23 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
 
 class _MLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
-        outputs, hidden = kernels.forward(rows, inputs, sizes, True)
+    def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool) -> Tensor:
+        outputs, hidden = kernels.forward(rows, inputs, sizes, tanh, True)
         ctx.save_for_backward(rows, inputs, hidden)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.tanh = sizes, tanh
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         rows, inputs, hidden = ctx.saved_tensors
-        to_rows, to_inputs, _ = ctx.needs_input_grad
-        return *kernels.backward(gradient, rows, inputs, hidden, ctx.sizes, to_rows, to_inputs), None
+        to_rows, to_inputs, *_ = ctx.needs_input_grad
+        results = kernels.backward(gradient, rows, inputs, hidden, ctx.sizes, ctx.tanh, to_rows, to_inputs)
+        return *results, None, None
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
-    """Apply MLP ``r`` with ReLU between its layers to inputs ``r``, where ``usable(rows, inputs)``.
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool = False) -> Tensor:
+    """Apply MLP ``r`` with ReLU, or tanh, between its layers to inputs ``r``, where ``usable(rows, inputs)``.
 
     Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
     take gradients inside ``torch.compile`` only.
@@ -64,6 +65,7 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
         rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, layer by layer; contiguous along ``P``.
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
+        tanh: the activation is tanh.
 
     Returns:
         Outputs ``(R, B, out)``.
@@ -73,7 +75,7 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes) -> Tensor:
         RuntimeError: the kernels are not available.
     """
     if torch.compiler.is_compiling():
-        return traced.mlp(rows, inputs, sizes)
+        return traced.mlp(rows, inputs, sizes, tanh)
     if torch.is_grad_enabled() and (rows.requires_grad or inputs.requires_grad):
-        return _MLP.apply(rows, inputs, sizes)
-    return kernels.forward(rows, inputs, sizes, False)[0]
+        return _MLP.apply(rows, inputs, sizes, tanh)
+    return kernels.forward(rows, inputs, sizes, tanh, False)[0]

@@ -111,7 +111,14 @@ def load() -> ctypes.CDLL:
         raise Unavailable(str(error)) from error
     integer, real, pointer = ctypes.c_ssize_t, ctypes.c_float, ctypes.c_void_p
     counts = (integer, integer, integer)
-    network: tuple[Any, ...] = (*counts, pointer, integer, pointer, integer)  # widths, widest, rows, stride
+    network: tuple[Any, ...] = (
+        *counts,
+        pointer,
+        integer,
+        ctypes.c_int,
+        pointer,
+        integer,
+    )  # widths, widest, tanh, rows, stride
     batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
     library.forward.argtypes = (*network, *batch, pointer, pointer)
     library.backward.argtypes = (*network, *batch, pointer, *batch, pointer, pointer)

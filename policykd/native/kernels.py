@@ -58,13 +58,14 @@ def layout(sizes: Sizes) -> _Layout:
     return _Layout(widths, len(sizes) - 1, max(sizes), length, sum(sizes[1:-1]))
 
 
-def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, keep: bool) -> tuple[Tensor, Tensor | None]:
+def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
     """Outputs ``(R, B, out)``, and what ``backward`` needs if ``keep``.
 
     Args:
         rows: parameters ``(R, P)``, contiguous along ``P``.
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
+        tanh: the activation between layers is tanh instead of ReLU.
         keep: whether gradients will be asked for.
 
     Raises:
@@ -78,7 +79,7 @@ def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, keep: bool) -> tuple[Ten
     outputs = inputs.new_empty(networks, samples, sizes[-1])
     hidden = inputs.new_empty(networks, samples * shape.hidden) if keep else None
     failed = _library().forward(
-        *(networks, samples, shape.layers, shape.widths, shape.widest, rows.data_ptr(), rows.stride(0)),
+        *(networks, samples, shape.layers, shape.widths, shape.widest, tanh, rows.data_ptr(), rows.stride(0)),
         *(inputs.data_ptr(), *inputs.stride()),
         *(None if hidden is None else hidden.data_ptr(), outputs.data_ptr()),
     )
@@ -93,6 +94,7 @@ def backward(
     inputs: Tensor,
     hidden: Tensor,
     sizes: Sizes,
+    tanh: bool,
     to_rows: bool,
     to_inputs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -104,6 +106,7 @@ def backward(
         inputs: as given to ``forward``.
         hidden: as ``forward`` returned it.
         sizes: as given to ``forward``.
+        tanh: as given to ``forward``.
         to_rows: ask for the gradient of rows.
         to_inputs: ask for the gradient of inputs.
 
@@ -115,7 +118,7 @@ def backward(
     row_gradient = inputs.new_empty(networks, shape.length) if to_rows else None
     input_gradient = inputs.new_empty(networks, samples, width) if to_inputs else None
     failed = _library().backward(
-        *(networks, samples, shape.layers, shape.widths, shape.widest, rows.data_ptr(), rows.stride(0)),
+        *(networks, samples, shape.layers, shape.widths, shape.widest, tanh, rows.data_ptr(), rows.stride(0)),
         *(inputs.data_ptr(), *inputs.stride(), hidden.data_ptr(), gradient.data_ptr(), *gradient.stride()),
         None if row_gradient is None else row_gradient.data_ptr(),
         None if input_gradient is None else input_gradient.data_ptr(),

@@ -3,7 +3,7 @@
  * With 64-wide layers a matrix product lasts two microseconds, and a general library loses most of its speed
  * on calls and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves
  * the three products of a linear layer, a network stays in cache from its first layer to its last, and bias,
- * ReLU and its gradient cost nothing, because they are applied while results are in registers.
+ * ReLU and gradients of activations cost nothing, because they are applied while results are in registers.
  *
  * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer. */
 #include <math.h>
@@ -29,8 +29,8 @@ typedef struct { const float *data; Int row, column; } Matrix; /* and strides: t
 /* What happens to results before they are stored. */
 typedef struct {
     const float *bias; /* (N,) added to every row, or NULL */
-    const float *gate; /* like the result, which becomes 0 where this is <= 0 (gradient of ReLU), or NULL */
-    int relu;
+    const float *gate; /* like the result, times the gradient of the activation whose output this is; or NULL */
+    int relu, tanh;    /* tanh: the activation of `gate`, else it is ReLU */
 } Epilogue;
 
 /* A vector of which only the first `width` numbers exist in memory. */
@@ -47,6 +47,24 @@ INLINE void store(float *to, Vec value, int width) {
 }
 
 INLINE Vec zero_where(Mask mask, Vec value) { return (Vec)(~mask & (Mask)value); }
+INLINE Vec choose(Mask mask, Vec yes, Vec no) { return (Vec)((mask & (Mask)yes) | (~mask & (Mask)no)); }
+
+/* tanh(x) = x p(x^2) / q(x^2), the rational approximation of Eigen and XLA: off by at most 5 units in the last
+ * place. Beyond 7.9 it is 1 or -1 in float32; below 0.0004 it is x. NaN passes. */
+INLINE Vec tanh_of(Vec x) {
+    const Vec bound = (Vec){0} + 7.90531110763549805f;
+    const Vec y = choose(x > bound, bound, choose(x < -bound, -bound, x)), z = y * y;
+    Vec p = z * -2.76076847742355e-16f + 2.00018790482477e-13f;
+    p = p * z + -8.60467152213735e-11f;
+    p = p * z + 5.12229709037114e-08f;
+    p = p * z + 1.48572235717979e-05f;
+    p = p * z + 6.37261928875436e-04f;
+    p = p * z + 4.89352455891786e-03f;
+    Vec q = z * 1.19825839466702e-06f + 1.18534705686654e-04f;
+    q = q * z + 2.26843463243900e-03f;
+    q = q * z + 4.89352518554385e-03f;
+    return choose(z < 1.6e-7f, x, y * p / q);
+}
 
 /* Some columns of the right operand: in each row n vectors, the last one `last` numbers from the first. */
 typedef struct { const float *data; Int row, last; } Panel;
@@ -74,7 +92,11 @@ INLINE void tile(const int m, const int n, Int depth, Matrix a, Panel b, float *
             const Int at = i * c_row + COLUMN(j, last);
             Vec value = sum[i][j];
             if (end.relu) value = zero_where(value < 0, value);
-            if (end.gate) value = zero_where(load(end.gate + at, width) <= 0, value);
+            if (end.gate) {
+                const Vec gate = load(end.gate + at, width);
+                if (end.tanh) value *= 1 - gate * gate;
+                else value = zero_where(gate <= 0, value);
+            }
             store(c + at, value, width);
         }
     }
@@ -87,7 +109,7 @@ INLINE void strip(const int m, const int n, Int rows, Int depth, Matrix a, Panel
     for (Int i = 0; i < rows; i += step) {
         const Int at = i + step > rows ? rows - step : i;
         const Matrix left = {a.data + at * a.row, a.row, a.column};
-        const Epilogue here = {end.bias, end.gate ? end.gate + at * c_row : NULL, end.relu};
+        const Epilogue here = {end.bias, end.gate ? end.gate + at * c_row : NULL, end.relu, end.tanh};
         if (step == m) tile(m, n, depth, left, b, c + at * c_row, c_row, last, width, here);
         else tile(1, n, depth, left, b, c + at * c_row, c_row, last, width, here);
     }
@@ -135,7 +157,7 @@ static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float 
                     float *panel) {
     if (columns == 1 && rows > 1 && !end.relu) { /* a column is a row: now vectors run along it */
         const Matrix left = {b.data, b.column, b.row}, right = {a.data, a.column, a.row};
-        product(1, rows, depth, left, right, c, (Epilogue){NULL, end.gate, 0}, panel);
+        product(1, rows, depth, left, right, c, (Epilogue){NULL, end.gate, 0, end.tanh}, panel);
         for (Int i = 0; end.bias && i < rows; i++) c[i] += *end.bias;
         return;
     }
@@ -152,7 +174,8 @@ static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float 
             const Matrix part = {b.data + (j + COLUMN(v, last)) * b.column, b.row, b.column};
             pack(depth, part, width, panel + v * LANES);
         }
-        const Epilogue here = {end.bias ? end.bias + j : NULL, end.gate ? end.gate + j : NULL, end.relu};
+        const Epilogue here = {end.bias ? end.bias + j : NULL, end.gate ? end.gate + j : NULL, end.relu,
+                               end.tanh};
 #define CASE(m, n, width) \
     case n: strip(m, n, rows, depth, a, right, c + j, columns, last, width, here); break
         switch (n) { /* the fewer vectors, the more rows: many sums in flight hide the latency of one */
@@ -166,10 +189,18 @@ static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float 
     }
 }
 
+/* In place; apart from the products, whose unrolled tiles would each hold a copy of it. */
+static void apply_tanh(Int count, float *x) {
+    Int i = 0;
+    for (; i + LANES <= count; i += LANES) *(Vec *)(x + i) = tanh_of(*(Vec *)(x + i));
+    const int rest = (int)(count - i);
+    if (rest) store(x + i, tanh_of(load(x + i, rest)), rest);
+}
+
 /* outputs (networks, samples, sizes[layers]) of inputs with any strides (network, sample, feature). `hidden`
- * takes what backward needs, network by network, of each layer by layer (samples, width) after ReLU; NULL if
- * no gradient will be asked for. Returns 0, or -1 without memory. */
-int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
+ * takes what backward needs, network by network, of each layer by layer (samples, width) after the activation,
+ * which is ReLU or tanh; NULL if no gradient will be asked for. Returns 0, or -1 without memory. */
+int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, int tanh, const float *rows,
             Int row_stride, const float *inputs, Int network, Int sample, Int feature, float *hidden,
             float *outputs) {
     const Int last = samples * sizes[layers];
@@ -182,8 +213,9 @@ int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest,
         for (Int l = 0; l < layers; l++) {
             const Int in = sizes[l], out = sizes[l + 1];
             float *y = l == layers - 1 ? outputs + r * last : hidden ? hidden : spare[l % 2];
-            const Epilogue end = {weight + in * out, NULL, l < layers - 1};
+            const Epilogue end = {weight + in * out, NULL, l < layers - 1 && !tanh, 0};
             product(samples, out, in, x, (Matrix){weight, out, 1}, y, end, panel);
+            if (l < layers - 1 && tanh) apply_tanh(samples * out, y);
             if (hidden && l < layers - 1) hidden += samples * out;
             weight += in * out + out;
             x = (Matrix){y, out, 1};
@@ -195,7 +227,7 @@ int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest,
 
 /* Gradients of rows (networks, length) and of inputs (networks, samples, sizes[0]), each unless NULL, from
  * that of outputs, which comes with any strides as the inputs do. Returns 0, or -1 without memory. */
-int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, const float *rows,
+int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, int tanh, const float *rows,
              Int row_stride, const float *inputs, Int network, Int sample, Int feature, const float *hidden,
              const float *outputs, Int network_out, Int sample_out, Int feature_out, float *to_rows,
              float *to_inputs) {
@@ -225,7 +257,7 @@ int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest
             }
             if (l == 0 && !to_inputs) break;
             float *y = l ? spare[l % 2] : to_inputs + r * samples * in;
-            const Epilogue end = {NULL, l ? x : NULL, 0};
+            const Epilogue end = {NULL, l ? x : NULL, 0, tanh};
             product(samples, in, out, g, (Matrix){weight, 1, out}, y, end, panel);
             g = (Matrix){y, in, 1};
         }

@@ -1,0 +1,199 @@
+"""Proximal policy optimisation (Schulman et al. 2017), K learners at once, by the conventions of SB3's ``PPO``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.config import PPOConfig
+from policykd.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.normaliser import CLIP, RunningMeanStd
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Minibatch(NamedTuple):
+    """Steps of K learners from their rollouts; what is one number per step is ``(K, B)``."""
+
+    inputs: Tensor
+    """Observations ``(K, B, O)`` as the networks saw them when they acted: normalised."""
+    actions: Tensor
+    """Actions ``(K, B, A)`` in units of the environment, not clipped."""
+    log_probs: Tensor
+    """Log-probabilities of the actions under the policy that took them, ``(K, B)``."""
+    advantages: Tensor
+    """Estimated advantages ``(K, B)``."""
+    returns: Tensor
+    """What the value network is to predict, ``(K, B)``."""
+
+
+class PPO:
+    """K Gaussian policies and value networks, their optimiser and normalisers; row k of every tensor is learner k.
+
+    A row of ``parameters`` is policy network, log standard deviations, value network: one Adam and one gradient norm
+    for all of a learner, as in SB3. Policies act in units of the environment, where SB3's Gaussian has its standard
+    deviation; what others read (``policy``) is in [-1, 1] as for every backbone.
+
+    Args:
+        observation_size: length O of an observation.
+        action_size: length A of an action.
+        config: settings, the same for all learners.
+        generators: one generator per learner, which draws that learner's networks alone.
+        device: where the parameters live.
+        low: smallest action of the environment, ``(A,)`` or one number.
+        high: largest action of the environment, ``(A,)`` or one number.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: PPOConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str = "cpu",
+        low: np.ndarray | float = -1.0,
+        high: np.ndarray | float = 1.0,
+    ) -> None:
+        self.config, self.generators, self.action_size = config, list(generators), action_size
+        self.actor_network = MLP((observation_size, *config.net_arch, action_size), activation=config.activation_fn)
+        self.critic_network = MLP((observation_size, *config.net_arch, 1), activation=config.activation_fn)
+        self.sizes = [self.actor_network.parameter_count, action_size, self.critic_network.parameter_count]
+        self.parameters = torch.stack([self._initialise(generator) for generator in self.generators]).to(device)
+        self.adam = Adam(self.parameters, eps=1e-5)
+        self.middle = torch.zeros(action_size, device=device) + torch.as_tensor((high + low) / 2, device=device)
+        self.half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
+        self.observation_stats = RunningMeanStd(len(generators), (observation_size,), device)
+        self.return_stats = RunningMeanStd(len(generators), (), device)
+        self.discounted_rewards = torch.zeros(len(generators), config.n_envs, dtype=torch.float64, device=device)
+
+    def _initialise(self, generator: np.random.Generator) -> Tensor:
+        log_std = torch.full((self.action_size,), self.config.log_std_init)
+        if not self.config.ortho_init:
+            actor, critic = (network.initialise(generator) for network in (self.actor_network, self.critic_network))
+        else:
+            hidden = [math.sqrt(2)] * len(self.config.net_arch)
+            actor = self.actor_network.initialise_orthogonal(generator, [*hidden, 0.01])
+            critic = self.critic_network.initialise_orthogonal(generator, [*hidden, 1.0])
+        return torch.cat((actor, log_std, critic))
+
+    @property
+    def actor(self) -> Tensor:
+        """The policies' parameters ``(K, P)``, a view: network and log standard deviations."""
+        return self.parameters[:, : self.sizes[0] + self.sizes[1]]
+
+    @property
+    def log_std(self) -> Tensor:
+        """Log standard deviations ``(K, A)`` of the actions, in units of the environment; a view."""
+        return self.parameters[:, self.sizes[0] : self.sizes[0] + self.sizes[1]]
+
+    @property
+    def critic(self) -> Tensor:
+        """The value networks' parameters ``(K, P)``, a view."""
+        return self.parameters[:, self.sizes[0] + self.sizes[1] :]
+
+    def normalise(self, observations: Tensor) -> Tensor:
+        """Raw observations ``(K, B, O)``, own or a peer's, as each learner's own networks see them."""
+        if not self.config.normalize_observation:
+            return observations
+        mean, std = self.observation_stats.mean.unsqueeze(1), self.observation_stats.std.unsqueeze(1)
+        return ((observations - mean) / std).clamp(-CLIP, CLIP).to(observations.dtype)
+
+    def observe(self, observations: Tensor) -> None:
+        """Take raw observations ``(K, N, O)`` of the learners' own environments into their statistics."""
+        if self.config.normalize_observation:
+            self.observation_stats.update(observations)
+
+    def scale_rewards(self, rewards: Tensor, dones: Tensor) -> Tensor:
+        """Rewards ``(K, N)`` over the running deviation of the return, which takes them in; ``dones`` ends returns."""
+        if not self.config.normalize_reward:
+            return rewards
+        self.discounted_rewards.mul_(self.config.gamma).add_(rewards)
+        self.return_stats.update(self.discounted_rewards)
+        self.discounted_rewards.masked_fill_(dones, 0.0)
+        return (rewards / self.return_stats.std.unsqueeze(1)).clamp(-CLIP, CLIP)
+
+    def means(self, actor: Tensor, inputs: Tensor) -> Tensor:
+        """Mean actions ``(K, B, A)`` in units of the environment at normalised ``inputs`` ``(K, B, O)``."""
+        return self.actor_network(actor[:, : self.sizes[0]], inputs)
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """V(s) ``(K, B)`` in units of the normalised reward at normalised ``inputs`` ``(K, B, O)``."""
+        return self.critic_network(self.critic, inputs).squeeze(-1)
+
+    def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
+        """Mean actions ``(K, B, A)`` at raw observations; -1 and 1 are the environment's bounds, and no bounds here."""
+        return (self.means(actor, self.normalise(observations)) - self.middle) / self.half
+
+    def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
+        """The Gaussians at raw observations, in the same units; actions are their means."""
+        means = self.policy(actor, observations)
+        std = (actor[:, self.sizes[0] :].exp() / self.half).unsqueeze(1)
+        return PolicyOutput(means, means, std.expand_as(means))
+
+    def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
+        """A sample of the policies at raw observations, clipped to [-1, 1]: ``(K, B, A)``."""
+        outputs = self.outputs(actor, observations)
+        assert outputs.std is not None
+        return torch.addcmul(outputs.actions, outputs.std, noise).clamp(-1, 1)
+
+    def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(K, B, A)`` to learn from: in units of the environment, not clipped, of normalised ``inputs``."""
+        return torch.addcmul(self.means(self.actor, inputs), self.log_std.exp().unsqueeze(1), noise)
+
+    def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
+        """V(s) ``(K, B)`` at raw observations, in the task's own units of reward, so that learners can compare.
+
+        A value network predicts normalised rewards; times the learner's own scale of rewards it is a return again.
+        """
+        values = self.values(self.normalise(observations))
+        return values * self.return_stats.std.unsqueeze(1).to(values.dtype) if self.config.normalize_reward else values
+
+    def log_prob(self, means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+        """Log-density ``(K, B)`` of ``actions`` ``(K, B, A)`` under Gaussians of these means and ``log_std (K, A)``."""
+        log_std = log_std.unsqueeze(1)
+        deviations = (actions - means) * (-log_std).exp()
+        return -(0.5 * deviations.square() + log_std + HALF_LOG_2PI).sum(-1)
+
+    def update(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
+        """One gradient step of every learner on the clipped surrogate (equations 7 and 9); diagnostics ``(K,)``."""
+        config, advantages = self.config, batch.advantages
+        if config.normalize_advantage and advantages.shape[1] > 1:
+            deviations = advantages - advantages.mean(1, keepdim=True)
+            advantages = deviations / (advantages.std(1, keepdim=True) + 1e-8)
+
+        def loss(parameters: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            actor, log_std, critic = parameters.split(self.sizes, dim=1)
+            means = self.actor_network(actor, batch.inputs)
+            values = self.critic_network(critic, batch.inputs).squeeze(-1)
+            log_ratio = self.log_prob(means, log_std, batch.actions) - batch.log_probs
+            ratio = log_ratio.exp()
+            clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+            policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(1)
+            value_loss = (batch.returns - values).square().mean(1)
+            entropy = (log_std + 0.5 + HALF_LOG_2PI).sum(1)
+            losses = policy_loss - config.ent_coef * entropy + config.vf_coef * value_loss
+            info = {
+                "train/policy_gradient_loss": policy_loss,
+                "train/value_loss": value_loss,
+                "train/entropy_loss": -entropy,
+                "train/approx_kl": (ratio - 1 - log_ratio).mean(1),
+                "train/clip_fraction": (clipped != ratio).to(ratio.dtype).mean(1),
+                "train/loss": losses,
+            }
+            return losses, {key: value.detach() for key, value in info.items()}
+
+        gradients, info = gradient(loss, self.parameters)
+        norms = gradients.norm(dim=1, keepdim=True)  # each learner's own: a wild one must not slow the others
+        gradients = gradients * (config.max_grad_norm / (norms + 1e-6)).clamp_max(1.0)
+        self.adam.step(self.parameters, gradients, learning_rate)
+        return info
+
+    def step_actor(self, gradients: Tensor, learning_rate: Tensor) -> None:
+        """Move the policies along ``-gradients`` ``(K, P)`` with PPO's own Adam, whose momentum moves all the rest."""
+        rest = self.parameters.shape[1] - gradients.shape[1]
+        self.adam.step(self.parameters, torch.nn.functional.pad(gradients, (0, rest)), learning_rate)

@@ -1,0 +1,41 @@
+"""Running mean and variance of what learners see, each learner's apart: SB3's ``VecNormalize`` on the learner axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CLIP = 10.0
+"""Normalised values stay within +-CLIP, as in ``VecNormalize``."""
+EPSILON = 1e-8
+"""Added to a variance before its root, as in ``VecNormalize``."""
+
+
+class RunningMeanStd:
+    """Mean and variance of K streams (Chan, Golub & LeVeque 1979), in float64 as SB3's class of this name.
+
+    Args:
+        learners: number of streams K; they grow together.
+        shape: shape of one value.
+        device: where the numbers live.
+    """
+
+    def __init__(self, learners: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+        self.mean = torch.zeros(learners, *shape, dtype=torch.float64, device=device)
+        self.var = torch.ones(learners, *shape, dtype=torch.float64, device=device)
+        self.count = torch.tensor(1e-4, dtype=torch.float64, device=device)  # SB3's start: a trace of (0, 1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations ``(K, *shape)``, never 0."""
+        return (self.var + EPSILON).sqrt()
+
+    def update(self, values: Tensor) -> None:
+        """Take in N more values of every stream, ``(K, N, *shape)``."""
+        values, added = values.double(), values.shape[1]
+        total = self.count + added
+        difference = values.mean(1) - self.mean
+        squares = self.var * self.count + values.var(1, correction=0) * added
+        self.var.copy_((squares + difference.square() * (self.count * added / total)) / total)
+        self.mean.add_(difference * (added / total))
+        self.count.copy_(total)
