@@ -108,7 +108,7 @@ def test_a_flag_that_cannot_work_is_named(refused, tmp_path, changes, said):
         ({"peers": "two"}, "peers='two' must be int"),
         ({"seeds": "abc"}, "seeds='abc' must be tuple[int, ...]"),
         ({"backbone": ["td3"]}, "backbone=['td3'] must be"),
-        ({"backbone": "sac"}, "backbone='sac' must be"),
+        ({"backbone": "sca"}, "backbone='sca' must be"),
         ({"preset": "quik"}, "no preset 'quik'; nearest: quick"),
     ],
 )

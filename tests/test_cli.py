@@ -190,6 +190,7 @@ CHANGES = {
         "distill_batch_size": 9,
         "distill_learning_rate": 1e-3,
         "distill_schedule": "linear",
+        "divergence": "action_huber",
         "learning_rate": 1e-2,
         "buffer_size": 40,
         "learning_starts": 10,

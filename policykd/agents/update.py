@@ -96,7 +96,7 @@ class Update:
         noise = learner.draw_noise(config.batch_size)
         states, turn = None, 0
         if self.distillation is not None and update_actor:
-            turn = self.n_updates % len(self.peers.turns)
+            turn = learner.actor_updates(self.n_updates) % len(self.peers.turns)
             peer_of = self.peers.peer_of[turn]
             states = self.replay.sample(
                 config.distill_batch_size,

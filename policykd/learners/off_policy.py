@@ -80,9 +80,13 @@ class OffPolicyLearner:
         """What randomness one update needs: none."""
         return None
 
+    def actor_updates(self, n_updates: int) -> int:
+        """How many of the first ``n_updates`` gradient steps update the actors too."""
+        return n_updates
+
     def updates_actor(self, n_updates: int) -> bool:
         """Whether gradient step number ``n_updates`` (from 1) also updates the actors."""
-        return True
+        return self.actor_updates(n_updates) > self.actor_updates(n_updates - 1)
 
     def updates_targets(self, n_updates: int) -> bool:
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""

@@ -22,9 +22,9 @@ class TD3(DDPG):
         noise = standard_normal(self.generators, batch_size, self.action_size)
         return torch.from_numpy(noise).to(self.actor.device)
 
-    def updates_actor(self, n_updates: int) -> bool:
-        """Whether gradient step number ``n_updates`` (from 1) also updates the actors."""
-        return n_updates % self.config.policy_delay == 0
+    def actor_updates(self, n_updates: int) -> int:
+        """How many of the first ``n_updates`` gradient steps update the actors too."""
+        return n_updates // self.config.policy_delay
 
     def updates_targets(self, n_updates: int) -> bool:
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
