@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 
 from policykd.benchmark.compare import CompareOptions, compare
-from policykd.cli import run
+from policykd.cli import guarded
 from policykd.video import record_video
 
 VIDEO_STEPS = 250
@@ -50,4 +50,4 @@ def _free(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(lambda: main(tyro.cli(CompareOptions, default=CompareOptions(out=Path("runs/demo")), description=__doc__)))
+    guarded(lambda: main(tyro.cli(CompareOptions, default=CompareOptions(out=Path("runs/demo")), description=__doc__)))

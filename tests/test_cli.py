@@ -14,7 +14,10 @@ from tiny import POINT, TINY, flags, progress
 
 from policykd import checkpoint
 from policykd.agents.dual_student import DualStudent
-from policykd.cli import COMMANDS, EvaluateOptions, TrainOptions, VideoOptions, main
+from policykd.cli import COMMANDS, main
+from policykd.cli.evaluate import EvaluateOptions
+from policykd.cli.train import TrainOptions
+from policykd.cli.video import VideoOptions
 from policykd.config import DDPGConfig, TD3Config
 from policykd.presets import PRESETS
 

@@ -1,32 +1,27 @@
-"""The ``policykd`` command: train | compare | evaluate | video. The files in ``scripts/`` are the same entry points."""
+"""``policykd train``: groups of peers that learn from one another."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import tyro
 
 from policykd.agents import snapshot
-from policykd.agents.dual_student import DualStudent, LearnerChoice, resolve_config
+from policykd.agents.dual_student import DualStudent, resolve_config
 from policykd.agents.learner_envs import find_task
 from policykd.agents.run_folder import CHECKPOINT
-from policykd.benchmark.compare import CompareOptions, compare
-from policykd.benchmark.parity import ParityOptions, parity
+from policykd.cli.output import say, table
 from policykd.errors import PolicyKDError, nearest
 from policykd.learners import CONFIGS
 from policykd.plots import Curve, learning_curves
 from policykd.settings import change, require
-from policykd.video import record_video
 
 C = TypeVar("C")
 
@@ -63,41 +58,11 @@ class TrainOptions(Generic[C]):
     """Settings of the learners, of distillation and of the run."""
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Evaluate the learners of a run or checkpoint on episodes of their own."""
-
-    path: tyro.conf.Positional[Path]
-    """A run folder or a saved agent."""
-    n_eval_episodes: int = 20
-    """Episodes per learner."""
-    seed: int = 1_000_000
-    """Seed of the episodes' starts, the same for every learner."""
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """Record one episode of a learner as MP4."""
-
-    path: tyro.conf.Positional[Path]
-    """A run folder or a saved agent."""
-    out: Path = Path("replay.mp4")
-    """The file to write."""
-    learner: str = "best"
-    """Index of the learner, or best."""
-    steps: int = 1_000
-    """At most this many environment steps."""
-    seed: int = 0
-    """Seed of the episode's start."""
-    overwrite: bool = False
-    """Replace an existing file."""
-
-
-def train(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """``policykd train``."""
     options = _train_options(arguments)
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
-    _say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
+    say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
     asked: dict[str, Any] = {
         "env": find_task(options.env).env_id,
         "method": options.method,
@@ -118,13 +83,13 @@ def train(arguments: Sequence[str]) -> None:
         )
     assert agent.folder is not None
     folder = agent.folder.path
-    _say(
+    say(
         f"{agent.n_learners} learners ({len(agent.seeds)} groups of {agent.peers}) on {agent.device}; "
         f"{agent.memory}; computed by {agent.computed_by}"
     )
-    _say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
-    _say(_outcome(agent))
+    say(_outcome(agent))
     curves = [
         Curve(
             f"seed {seed}, peer {peer}",
@@ -134,87 +99,7 @@ def train(arguments: Sequence[str]) -> None:
         for k, (seed, peer) in enumerate(agent.learners)
     ]
     picture = learning_curves(curves, folder / "learning_curves.png", title=f"{agent.env_id}: {agent.method_name}")
-    _say(f"picture {picture}")
-
-
-def evaluate(arguments: Sequence[str]) -> None:
-    """``policykd evaluate``."""
-    options = tyro.cli(EvaluateOptions, args=list(arguments), prog="policykd evaluate")
-    agent = DualStudent.load(options.path)
-    result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
-    _say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
-    _say(_table(agent, result.returns))
-
-
-def video(arguments: Sequence[str]) -> None:
-    """``policykd video``."""
-    options = tyro.cli(VideoOptions, args=list(arguments), prog="policykd video")
-    if options.out.exists() and not options.overwrite:
-        raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
-    require(options.steps > 0, "steps", options.steps, "must be positive")
-    require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = DualStudent.load(options.path)
-    choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
-    record = record_video(
-        agent.env_id,
-        lambda observation: agent.predict(observation, learner=choice)[0],
-        options.out,
-        seed=options.seed,
-        steps=options.steps,
-    )
-    if record is not None:
-        _say(f"video {record}")
-
-
-def compare_sb3(arguments: Sequence[str]) -> None:
-    """``policykd compare``; with --parity every backbone beside SB3's, alone, on several tasks and seeds."""
-    if "--parity" in arguments:
-        rest = [word for word in arguments if word != "--parity"]
-        _say(parity(tyro.cli(ParityOptions, args=rest, prog="policykd compare --parity")))
-        return
-    options = tyro.cli(CompareOptions, args=list(arguments), prog="policykd compare")
-    _, text = compare(options)
-    _say("\n" + text)
-    _say(f"picture {options.out / 'learning_curves.png'}, raw returns {options.out / 'returns.csv'}")
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train,
-    "compare": compare_sb3,
-    "evaluate": evaluate,
-    "video": video,
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``policykd``: what a user can mend ends in one line and exit status 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:10}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
-        _say("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
-        return
-    run(lambda: _dispatch(*arguments))
-
-
-def run(job: Callable[[], None]) -> None:
-    """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
-    try:
-        job()
-    except PolicyKDError as error:
-        print(f"policykd: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (OSError, gym.error.Error) as error:  # a full disk, a folder that may not be written, a broken environment
-        print(f"policykd: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _dispatch(name: str, *arguments: str) -> None:
-    if name not in COMMANDS:
-        raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    COMMANDS[name](arguments)
+    say(f"picture {picture}")
 
 
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
@@ -254,7 +139,7 @@ def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
         raise PolicyKDError("resume: say which run with --run-dir")
     agent = DualStudent.load(options.run_dir / CHECKPOINT, device=options.device)
     snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)})
-    _say(f"going on from {agent.num_timesteps:,} steps")
+    say(f"going on from {agent.num_timesteps:,} steps")
     return agent
 
 
@@ -268,26 +153,4 @@ def _next_run(options: TrainOptions[Any]) -> Path:
 
 def _outcome(agent: DualStudent) -> str:
     last = agent.evaluations[-1].returns
-    return f"last evaluation, after {agent.num_timesteps:,} steps\n{_table(agent, last)}"
-
-
-def _table(agent: DualStudent, returns: Any) -> str:
-    lines = [
-        f"  learner {k} (seed {seed}, peer {peer}): return {returns[k].mean():,.1f} +/- {returns[k].std():,.1f}"
-        for k, (seed, peer) in enumerate(agent.learners)
-    ]
-    return "\n".join(lines)
-
-
-def _index(text: str) -> int:
-    if not text.isdigit():
-        raise PolicyKDError(f"learner: {text!r} is neither an index nor 'best'")
-    return int(text)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"

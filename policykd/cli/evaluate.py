@@ -1,0 +1,33 @@
+"""``policykd evaluate``: measure the learners of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from policykd.agents.dual_student import DualStudent
+from policykd.cli.output import say, table
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluate the learners of a run or checkpoint on episodes of their own."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder or a saved agent."""
+    n_eval_episodes: int = 20
+    """Episodes per learner."""
+    seed: int = 1_000_000
+    """Seed of the episodes' starts, the same for every learner."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd evaluate``."""
+    options = tyro.cli(EvaluateOptions, args=list(arguments), prog="policykd evaluate")
+    agent = DualStudent.load(options.path)
+    result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
+    say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
+    say(table(agent, result.returns))

@@ -1,0 +1,59 @@
+"""``policykd video``: an episode to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from policykd.agents.dual_student import DualStudent, LearnerChoice
+from policykd.cli.output import say
+from policykd.errors import PolicyKDError
+from policykd.settings import require
+from policykd.video import record_video
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Record one episode of a learner as MP4."""
+
+    path: tyro.conf.Positional[Path]
+    """A run folder or a saved agent."""
+    out: Path = Path("replay.mp4")
+    """The file to write."""
+    learner: str = "best"
+    """Index of the learner, or best."""
+    steps: int = 1_000
+    """At most this many environment steps."""
+    seed: int = 0
+    """Seed of the episode's start."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd video``."""
+    options = tyro.cli(VideoOptions, args=list(arguments), prog="policykd video")
+    if options.out.exists() and not options.overwrite:
+        raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
+    require(options.steps > 0, "steps", options.steps, "must be positive")
+    require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    agent = DualStudent.load(options.path)
+    choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
+    record = record_video(
+        agent.env_id,
+        lambda observation: agent.predict(observation, learner=choice)[0],
+        options.out,
+        seed=options.seed,
+        steps=options.steps,
+    )
+    if record is not None:
+        say(f"video {record}")
+
+
+def _index(text: str) -> int:
+    if not text.isdigit():
+        raise PolicyKDError(f"learner: {text!r} is neither an index nor 'best'")
+    return int(text)
