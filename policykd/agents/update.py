@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from policykd import native
 from policykd.config import OffPolicyConfig
 from policykd.distillation.methods import Method
 from policykd.distillation.schedules import SCHEDULES
@@ -22,6 +24,9 @@ from policykd.errors import PolicyKDError
 from policykd.learners import OffPolicyLearner
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.native import build
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable that says where torch keeps what it compiled."""
 
 
 class Peers:
@@ -149,8 +154,10 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
         raise PolicyKDError(
             "compile: torch.compile needs a C++ compiler (g++ or clang++): install one, or compile=False"
         )
-    with contextlib.suppress(build.Unavailable):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(build.cache_folder() / "torchinductor"))
+    native.prepare_to_compile()
+    if os.environ.get(CACHE) in (None, default_cache_dir()):  # nobody chose one: torch's own is lost at every start
+        with contextlib.suppress(build.Unavailable):
+            os.environ[CACHE] = str(build.cache_folder() / "torchinductor")
     assert isinstance(method, types.MethodType)
     code = method.__func__.__code__.replace()  # torch keeps graphs with the code: one of its own for every agent
     function = types.FunctionType(code, method.__func__.__globals__)
