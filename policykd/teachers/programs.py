@@ -207,6 +207,7 @@ def _policy(
         expected = (len(observations), len(middle))
         if tuple(actions.shape) != expected:
             raise PolicyKDError(f"teacher: {source} gives actions of shape {tuple(actions.shape)}, not {expected}")
-        return ((actions.float() - middle) / half).clamp(-1, 1), None
+        scaled = (actions.float() - middle) / half
+        return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
 
     return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])
