@@ -1,6 +1,7 @@
 """What leaves acts as the learner did, its normaliser and its scale of actions inside, or is not written."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -137,8 +138,6 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
 
 
 def test_a_hub_folder_is_whole(tmp_path):
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    pytest.importorskip("huggingface_sb3", reason="huggingface_sb3 is not installed")
     backbone, config = STUDENTS["ppo, normalised"]
     student = DualStudent(POINT, backbone=backbone, config=config).learn(128)
     score = to_hub_folder(student, LEARNER, tmp_path / "hub", n_eval_episodes=3, seed=5, video=False)
@@ -148,12 +147,10 @@ def test_a_hub_folder_is_whole(tmp_path):
     assert json.loads(files["config.json"])["n_steps"] == 32
     results = json.loads(files["results.json"])
     assert (results["mean_reward"], results["n_eval_episodes"]) == (score.mean, 3)
-    facts = hub.metadata_load(tmp_path / "hub" / "README.md")
-    assert facts["library_name"] == "stable-baselines3"
-    metric = facts["model-index"][0]["results"][0]["metrics"][0]
-    assert metric["value"] == f"{score.mean:.2f} +/- {score.returns.std():.2f}"
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert f"{score.mean:,.1f}" in card and "VecNormalize.load" in card and "128" in card
+    assert card.startswith("---\nlibrary_name: stable-baselines3\ntags:\n- PolicyKD/PointReach-v0\n")
+    assert f"value: {score.mean:.2f} +/- {score.returns.std():.2f}\n" in card.split("---\n")[1]
+    assert f"| {score.mean:,.1f} +/- " in card and "VecNormalize.load" in card and "training | 128 |" in card
 
     teacher = Teacher.load(tmp_path / "hub", POINT)
     inputs = np.random.default_rng(0).standard_normal((20, teacher.observation_size)).astype(np.float32)
@@ -206,17 +203,9 @@ def test_the_command_says_why_it_cannot(run, tmp_path, monkeypatch, capfd, argum
     assert contents(tmp_path) == {"exported/PolicyKD-PointReach-v0.pt": b"mine"}
 
 
-@pytest.mark.parametrize(
-    ("package", "write", "said"),
-    [("onnxscript", to_onnx, "ONNX needs"), ("huggingface_sb3", to_hub_folder, "a Hub folder needs")],
-)
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package, write, said):
-    import sys
-
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     student = DualStudent(POINT, config=TINY)
-    with pytest.raises(PolicyKDError, match=rf'{said} more packages: pip install "policykd\[export\]"'):
-        write(student, 0, tmp_path / "out")
+    with pytest.raises(PolicyKDError, match=r'ONNX needs more packages: pip install "policykd\[export\]"'):
+        to_onnx(student, 0, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
