@@ -243,6 +243,12 @@ def test_functions_and_modules_give_actions_in_the_tasks_units(source):
     assert teacher.value(torch.from_numpy(inputs)) is None
 
 
+def test_a_policy_of_sb3_acts_by_its_predict():
+    model, inputs = agent("PPO"), observations()
+    wanted = model.predict(inputs, deterministic=True)[0]
+    np.testing.assert_allclose(Teacher.load(model.policy, Lopsided).predict(inputs)[0], wanted, atol=2e-6)
+
+
 def test_a_function_that_would_take_a_batch_for_an_observation_is_asked_one_by_one():
     def first_two(observation):  # of a batch these would be two observations
         return np.asarray(observation)[:ACTIONS].copy()

@@ -187,15 +187,22 @@ def test_what_is_no_teacher_says_so(tmp_path, refused):
     assert "a int cannot act" in refused(3)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_damaged_agent_says_so(tmp_path, refused):
     agent("SAC").save(tmp_path / "agent.zip")
     content = (tmp_path / "agent.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
     assert "cut.zip is no agent of SB3" in refused(tmp_path / "cut.zip")
+    torch.jit.script(torch.nn.Linear(OBSERVATIONS, 2)).save(str(tmp_path / "program.pt"))
+    with zipfile.ZipFile(tmp_path / "program.pt") as archive:
+        data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    repacked(tmp_path / "program.pt", tmp_path / "cut.pt", **{data.replace(".", "_"): b"hello"})
+    assert "cut.pt cannot be read as TorchScript" in refused(tmp_path / "cut.pt")
     repacked(tmp_path / "agent.zip", tmp_path / "weights.zip", policy_pth=b"hello")
     assert "weights.zip cannot be read as an agent of SB3" in refused(tmp_path / "weights.zip")
-    repacked(tmp_path / "agent.zip", tmp_path / "json.zip", data=b"hello")
-    assert "json.zip cannot be read as an agent of SB3" in refused(tmp_path / "json.zip")
+    for content in (b"hello", b"[1, 2]"):
+        repacked(tmp_path / "agent.zip", tmp_path / "json.zip", data=content)
+        assert "json.zip cannot be read as an agent of SB3" in refused(tmp_path / "json.zip")
     (tmp_path / "vecnormalize.pkl").write_bytes(b"hello")
     assert "vecnormalize.pkl is damaged or no VecNormalize" in refused(tmp_path / "agent.zip")
     (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
