@@ -1,7 +1,7 @@
 """What leaves acts as the learner did, its normaliser and its scale of actions inside, or is not written."""
 
+import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -203,9 +203,12 @@ def test_the_command_says_why_it_cannot(run, tmp_path, monkeypatch, capfd, argum
     assert contents(tmp_path) == {"exported/PolicyKD-PointReach-v0.pt": b"mine"}
 
 
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    student = DualStudent(POINT, config=TINY)
+def test_a_missing_package_is_named_with_its_extra(run, tmp_path, monkeypatch, capfd):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(PolicyKDError, match=r'ONNX needs more packages: pip install "policykd\[export\]"'):
-        to_onnx(student, 0, tmp_path / "out.onnx")
+        to_onnx(DualStudent(POINT, config=TINY), 0, tmp_path / "out.onnx")
+    with pytest.raises(SystemExit):  # and before the other formats are written
+        main(["export", str(run), "--out", str(tmp_path / "out")])
+    assert "ONNX needs more packages" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -345,6 +345,17 @@ def test_a_normalised_teacher_without_its_normaliser_is_warned_about(tmp_path, c
     assert (f"return {score.mean:,.1f}" in caplog.text) == missing
 
 
+def test_observations_of_another_size_are_refused():
+    teacher = Teacher.load(agent("TD3", sized(17, 6)))
+    for wrong in (torch.zeros(4, 11), torch.zeros(17), torch.zeros(2, 4, 17)):
+        with pytest.raises(PolicyKDError, match=r"reads observations \(B, 17\), not \("):
+            teacher.actions(wrong)
+    with pytest.raises(PolicyKDError, match="reads 17 observations and gives 6 actions, Hopper-v5 has 11 and 3"):
+        teacher.score("Hopper-v5", 2, 0)
+    with pytest.raises(PolicyKDError, match="observation_map, which needs the task: give env="):
+        Teacher.load(agent("TD3", sized(2, 1)), observation_map=[0, 1])
+
+
 def test_a_score_needs_episodes():
     teacher = Teacher.load(lambda observation: np.zeros(2), Lopsided)
     with pytest.raises(PolicyKDError, match="needs episodes from 1 and a seed from 0 up, got 0 and 0"):

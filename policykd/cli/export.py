@@ -14,7 +14,7 @@ from policykd.agents.learner_envs import short_id
 from policykd.cli.output import say
 from policykd.export.deployed import require_free
 from policykd.export.hub import to_hub_folder
-from policykd.export.onnx import to_onnx
+from policykd.export.onnx import require_packages, to_onnx
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 from policykd.settings import require
@@ -60,6 +60,8 @@ def run(arguments: Sequence[str]) -> None:
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}
     for file in files.values():  # before the first is written
         require_free(file)
+    if "onnx" in files:
+        require_packages()
     say(f"learner {k} of {options.path} ({agent.env_id})")
     for kind, file in files.items():
         if kind == "hub":

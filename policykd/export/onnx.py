@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
 from pathlib import Path
@@ -26,10 +27,7 @@ def to_onnx(agent: DualStudent, k: int, path: Path) -> float:
     Raises:
         PolicyKDError: the file acts otherwise or exists (nothing is written), or a package is missing.
     """
-    try:
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
-    except ImportError:
-        raise PolicyKDError('export: ONNX needs more packages: pip install "policykd[export]"') from None
+    require_packages()
     policy = deploy(agent, k)
 
     def write(temporary: Path) -> None:
@@ -56,6 +54,12 @@ def to_onnx(agent: DualStudent, k: int, path: Path) -> float:
         program.save(str(temporary))
 
     return write_checked(agent, k, path, write, _read)
+
+
+def require_packages() -> None:
+    """Refuse where torch's exporter, or the runtime that checks it, would miss a package."""
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        raise PolicyKDError('export: ONNX needs more packages: pip install "policykd[export]"')
 
 
 def _read(path: Path) -> Act:

@@ -113,17 +113,22 @@ def _with_statistics(path: Path, options: Options, device: torch.device) -> Poli
     return policy
 
 
-def _statistics_of(path: Path) -> Path | None:
-    """Where the zoo, its copies on the Hub and policykd's own run folders keep an agent's ``VecNormalize``."""
+def _beside(path: Path) -> list[Path]:
+    """Where the zoo, its copies on the Hub and policykd's own run folders keep what belongs to an agent."""
     places = [path.parent / path.stem, path.parent]
     if path.stem == "best_model":
         places += [folder for folder in path.parent.iterdir() if folder.is_dir()]
-    return next((place / name for place in places for name in STATISTICS if (place / name).is_file()), None)
+    return places
+
+
+def _statistics_of(path: Path) -> Path | None:
+    """An agent's ``VecNormalize``."""
+    return next((place / name for place in _beside(path) for name in STATISTICS if (place / name).is_file()), None)
 
 
 def _was_normalised(path: Path) -> bool:
     """Whether the zoo's settings beside an agent say that its observations were normalised."""
-    configs = [*path.parent.glob("*/config.yml"), *path.parent.glob("config.yml")]
+    configs = [place / "config.yml" for place in _beside(path) if (place / "config.yml").is_file()]
     text = "\n".join(config.read_text(errors="replace") for config in configs)
     found = re.search(r"^[\s-]*normalize(?:: *|\n[\s-]*)(\S.*)$", text, re.MULTILINE)
     return found is not None and not re.match(r"false|.*norm_obs\W+false", found[1].lower())

@@ -49,11 +49,13 @@ class Teacher:
             raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         self.action_size = policy.action_size
+        if observation_map is not None and task is None:
+            raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs the task: give env=")
         if task is None:
             assert policy.observation_size is not None
             self.observation_size = policy.observation_size
         else:
-            seen = self._look(torch.from_numpy(task.examples)).shape[1]
+            seen = self.map(torch.from_numpy(task.examples).to(device)).shape[1]
             read = seen if policy.observation_size is None else policy.observation_size
             check_fits(self.source, (read, self.action_size), (seen, len(task.low)), task.env_id)
             self.observation_size = task.observation_size
@@ -169,10 +171,13 @@ class Teacher:
         A normalised teacher without its normaliser is warned about, with what it returns so.
 
         Raises:
-            PolicyKDError: ``n_episodes`` or ``seed`` make no sense.
+            PolicyKDError: ``n_episodes`` or ``seed`` make no sense, or the task has other sizes.
         """
         if n_episodes < 1 or seed < 0:
             raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
+        task = look_at(env_id_or_factory)
+        sizes = task.observation_size, len(task.low)
+        check_fits(self.source, (self.observation_size, self.action_size), sizes, task.env_id)
         result = score(
             self.source,
             env_id_or_factory,
@@ -194,6 +199,9 @@ class Teacher:
 
     def _look(self, observations: Tensor) -> Tensor:
         """What the teacher itself reads of raw observations."""
+        if observations.ndim != 2 or observations.shape[1] != self.observation_size:
+            shape = tuple(observations.shape)
+            raise PolicyKDError(f"teacher: {self.source} reads observations (B, {self.observation_size}), not {shape}")
         return self.map(observations.to(self.device, torch.float32))
 
     def _check_finite(self, what: str, values: Tensor) -> None:
