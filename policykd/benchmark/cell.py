@@ -124,9 +124,7 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
     if run_dir.exists():  # killed before its first checkpoint: there is nothing to go on from
         shutil.rmtree(run_dir)
     # Not compiled: the same arithmetic for every cell, whatever its length and the machine's compiler.
-    return DualStudent(
-        cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir
-    )  # type: ignore[arg-type]
+    return DualStudent(cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir)  # type: ignore[arg-type]
 
 
 def fresh(cell: Cell) -> int:

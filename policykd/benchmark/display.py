@@ -74,9 +74,7 @@ class Display:
         known: see ``Estimate``.
     """
 
-    def __init__(
-        self, total: int, done: int, missing: Sequence[Cell], workers: int, known: dict[bool, float]
-    ) -> None:
+    def __init__(self, total: int, done: int, missing: Sequence[Cell], workers: int, known: dict[bool, float]) -> None:
         self.console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)

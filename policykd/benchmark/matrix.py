@@ -87,13 +87,15 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     results = Results(options.out or Path("results") / spec.name)
     with _alone(work):
         planned = plan(spec, results, options.only)
-        results.begin(spec, path.read_text(), path.suffix)
+        results.begin(spec, path.read_text())
         command = _command(path, spec, options)
         failed: list[str] = []
         unkept: list[str] = []
         missing = planned.missing
         workers = options.jobs or local.cores()
-        with Display(len(planned.cells), len(planned.done), missing, workers, _known_rates(planned, results)) as display:
+        with Display(
+            len(planned.cells), len(planned.done), missing, workers, _known_rates(planned, results)
+        ) as display:
             for event in _events(missing, work, options):
                 try:
                     failed += _keep(event, results, work, command)
@@ -174,4 +176,6 @@ def _alone(work: Path) -> Iterator[None]:
         with FileLock(work / ".lock", timeout=0):
             yield
     except Timeout:
-        raise PolicyKDError(f"benchmark: another one is running in {work}: wait for it, or choose another --work") from None
+        raise PolicyKDError(
+            f"benchmark: another one is running in {work}: wait for it, or choose another --work"
+        ) from None

@@ -23,7 +23,7 @@ from policykd.benchmark.spec import Cell, Spec, parse_spec
 from policykd.errors import PolicyKDError
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
-SPECS = ("spec.yaml", "spec.yml", "spec.toml", "spec.json")
+SPEC = "spec.yaml"
 FAILED = ".failed.txt"
 
 
@@ -91,24 +91,21 @@ class Results:
     def __init__(self, place: str | Path) -> None:
         self.store = Store(place)
 
-    def begin(self, spec: Spec, text: str, suffix: str) -> None:
+    def begin(self, spec: Spec, text: str) -> None:
         """Say whose results these are, before the first.
 
         Args:
             spec: the benchmark.
             text: its file, kept beside the results.
-            suffix: how the file's name ends, e.g. ``.yaml``.
 
         Raises:
             PolicyKDError: the results of another benchmark are here.
         """
-        kept = self._kept_spec()
-        if kept is not None and (name := self.spec().name) != spec.name:
+        before = self.store.read(SPEC)
+        if before is not None and (name := self.spec().name) != spec.name:
             raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
-        if kept != (f"spec{suffix}", text):
-            self.store.write(f"spec{suffix}", text)
-            if kept is not None and kept[0] != f"spec{suffix}":
-                self.store.remove(kept[0])
+        if before != text:
+            self.store.write(SPEC, text)
 
     def spec(self) -> Spec:
         """The benchmark whose results these are.
@@ -116,22 +113,14 @@ class Results:
         Raises:
             PolicyKDError: there are none, or their spec is damaged.
         """
-        kept = self._kept_spec()
-        if kept is None:
-            raise PolicyKDError(f"results: {self.store.place} holds no results of a benchmark (no {SPECS[0]})")
-        name, text = kept
+        text = self.store.read(SPEC)
+        if text is None:
+            raise PolicyKDError(f"results: {self.store.place} holds no results of a benchmark (no {SPEC})")
         try:
-            return parse_spec(text, f".{name.partition('.')[2]}")
+            return parse_spec(text)
         except PolicyKDError as error:
             message = str(error).removeprefix("config: ")
-            raise PolicyKDError(f"results: {self.store.place}/{name}: {message}") from None
-
-    def _kept_spec(self) -> tuple[str, str] | None:
-        """Name and text of the spec beside the results."""
-        for name in SPECS:
-            if (text := self.store.read(name)) is not None:
-                return name, text
-        return None
+            raise PolicyKDError(f"results: {self.store.place}/{SPEC}: {message}") from None
 
     def done(self, cells: tuple[Cell, ...]) -> set[str]:
         """Names of the cells whose results are here, whole.
@@ -168,7 +157,7 @@ class Results:
             return content
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyKDError(
-                f"results: {self.store.place}/{name} is damaged ({error}): restore it, or delete it to run the cell again"
+                f"results: {self.store.place}/{name} is damaged ({error}): restore it, or delete it to run the cell anew"
             ) from None
 
     def rows(self, cell: Cell, files: dict[str, dict[str, list[str]]] | None = None) -> list[Row]:
@@ -212,7 +201,9 @@ class Results:
 
     def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
         was, now = ({**fields, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain()))
-        changed = [f"{name} was {value!r}, now {now.get(name)!r}" for name, value in was.items() if now.get(name) != value]
+        changed = [
+            f"{name} was {value!r}, now {now.get(name)!r}" for name, value in was.items() if now.get(name) != value
+        ]
         if changed:
             raise PolicyKDError(
                 f"results: {self.store.place}/{cell.name} was made by another spec: {'; '.join(changed)}; choose "

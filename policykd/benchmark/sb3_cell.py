@@ -43,7 +43,9 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
         done = folder / f"seed_{seed}.json"
         if not done.exists():
             shutil.rmtree(folder / f"seed_{seed}", ignore_errors=True)
-            trained = _train(cell, seed, net_arch, folder / f"seed_{seed}", Throttled(report, number * cell.total_timesteps))
+            trained = _train(
+                cell, seed, net_arch, folder / f"seed_{seed}", Throttled(report, number * cell.total_timesteps)
+            )
             write_text(done, json.dumps([list(vars(r).values()) for r in trained]))
         rows += [Row(*values) for values in json.loads(done.read_text())]
         report((number + 1) * cell.total_timesteps)
@@ -109,9 +111,7 @@ class SameEvaluation(BaseCallback):
             training = began - self._started - self.seconds
             evaluation = self.play(self.model, self.cell.n_eval_episodes, steps)
             updates = gradient_updates(self.cell.settings, steps)
-            self.rows.append(
-                row(self.cell, "curve", (self.seed, 0), steps, updates, evaluation.returns[0], training)
-            )
+            self.rows.append(row(self.cell, "curve", (self.seed, 0), steps, updates, evaluation.returns[0], training))
             self.seconds += time.perf_counter() - began
         return True
 

@@ -7,8 +7,6 @@ cell is also what a worker gets and what its results are checked against.
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -166,7 +164,9 @@ class Spec:
         """Refuse values that cannot work, each in one line."""
         for name in ("total_timesteps", "seeds", "evaluations", "n_eval_episodes", "final_episodes", "peers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
-        require(self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "must be letters, digits, _ -")
+        require(
+            self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "must be letters, digits, _ -"
+        )
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
         require(bool(self.tasks), "tasks", {}, "is an empty matrix: name a task")
@@ -209,7 +209,9 @@ class Spec:
         at_once, rollout = peers, peers
         if isinstance(config, PPOConfig):
             at_once, rollout = peers * config.n_envs, peers * config.n_envs * config.n_steps
-        require(eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
+        require(
+            eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}"
+        )
         # SB3 finishes the rollout it is in, which would be more steps than the others get.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
@@ -233,26 +235,26 @@ class Spec:
 
 
 def load_spec(path: Path) -> Spec:
-    """Read a benchmark from a YAML, TOML or JSON file.
+    """Read a benchmark from a YAML file (JSON is YAML too).
 
     Raises:
         PolicyKDError: one line on what is wrong and where.
     """
     try:
-        return parse_spec(path.read_text(), path.suffix)
+        return parse_spec(path.read_text())
     except OSError as error:
         raise PolicyKDError(f"benchmark: cannot read {path}: {error.strerror or error}") from None
     except PolicyKDError as error:
         raise PolicyKDError(f"benchmark: {path}: {str(error).removeprefix('config: ')}") from None
 
 
-def parse_spec(text: str, suffix: str = ".yaml") -> Spec:
+def parse_spec(text: str) -> Spec:
     """A benchmark from the text of its file; all of its cells are checked.
 
     Raises:
         PolicyKDError: one line on what is wrong and where.
     """
-    content = _parse(text, suffix)
+    content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
     if isinstance(methods, list):
         methods = {name: {} for name in methods}
@@ -271,37 +273,18 @@ def task_folder(task: str) -> str:
     return short_id(task).replace("/", "-")
 
 
-def _parse(text: str, suffix: str) -> dict[str, Any]:
-    try:
-        if suffix == ".toml":
-            content = _toml(text)
-        elif suffix == ".json":
-            content = json.loads(text)
-        else:
-            content = _yaml(text)
-    except PolicyKDError:
-        raise
-    except Exception as error:  # each parser has errors of its own
-        raise PolicyKDError(f"cannot be read as {suffix[1:] or 'yaml'}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
-    return content
-
-
-def _yaml(text: str) -> Any:
+def _parse(text: str) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
-        raise PolicyKDError("a YAML file needs PyYAML: pip install 'policykd[benchmark]'") from None
-    return yaml.safe_load(text)
-
-
-def _toml(text: str) -> Any:
-    if sys.version_info < (3, 11):
-        raise PolicyKDError("a TOML file needs Python 3.11: use YAML")
-    import tomllib
-
-    return tomllib.loads(text)
+        raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyKDError(f"is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
+    return content
 
 
 def _build(kind: type[Any], where: str, values: Any) -> Any:

@@ -21,7 +21,7 @@ class BenchmarkOptions:
     """Run a benchmark: what is done is skipped, what was interrupted goes on."""
 
     spec: tyro.conf.Positional[Path]
-    """The benchmark's file (YAML, TOML or JSON); see docs/benchmark.md."""
+    """The benchmark's file (YAML); see docs/benchmark.md."""
     plan: bool = False
     """Only say what is done and what is missing."""
     matrix: Annotated[MatrixOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=MatrixOptions)

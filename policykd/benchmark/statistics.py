@@ -1,0 +1,293 @@
+"""Statistics of a benchmark by rliable (Agarwal et al. 2021): interquartile means with stratified-bootstrap intervals.
+
+The score of a group of peers is one number by a rule that was declared before the final evaluation:
+
+* ``selected``: the final return of the peer that did best in the last evaluation on the way. Its final return is
+  from other episodes, so that choosing it does not flatter it.
+* ``mean``: the mean final return of all peers.
+
+For single agents both are the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from policykd.benchmark.cell import Row
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import Cell, Reference, Spec
+from policykd.errors import PolicyKDError
+
+Rule = Literal["selected", "mean"]
+RULES: tuple[Rule, ...] = ("selected", "mean")
+METRICS = ("IQM", "median", "optimality gap")
+REFERENCES = ("sb3", "independent")
+"""Methods over which the probability of improvement is given."""
+RESAMPLES = 2_000
+"""Bootstrap resamples of every interval of a table."""
+CURVE_RESAMPLES = 500
+"""Bootstrap resamples of the intervals along curves and profiles, which have many points."""
+PROFILE_POINTS = 61
+
+
+class Estimate(NamedTuple):
+    """A statistic and its 95 % interval; numbers, or arrays of one shape."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a cell reached: S seeds, P learners per group, E evaluations."""
+
+    steps: np.ndarray
+    """Environment steps of a group at each evaluation, ``(E,)``."""
+    curve: np.ndarray
+    """Mean returns on the way, ``(S, P, E)``."""
+    final: np.ndarray
+    """Mean returns of the final evaluation, ``(S, P)``."""
+    updates: int
+    """Gradient updates of all learners of a group."""
+    seconds: float
+    """Seconds of training of one group; groups that train at once share them."""
+
+    def by(self, rule: Rule) -> np.ndarray:
+        """The score of every seed by a rule, ``(S,)``."""
+        if rule == "mean":
+            return self.final.mean(1)
+        selected = self.curve[:, :, -1].argmax(1)
+        return self.final[np.arange(len(self.final)), selected]
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """A method on one task."""
+
+    scores: Scores
+    iqm: dict[Rule, Estimate]
+    """Interquartile mean over seeds of the final returns."""
+    curve: Estimate
+    """Interquartile mean over seeds of the mean return of the peers, at every evaluation, ``(E,)``."""
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """A method with one backbone over all tasks."""
+
+    tasks: dict[str, TaskSummary]
+    aggregate: dict[Rule, dict[str, Estimate]] | None
+    """Normalised scores over all tasks of the backbone, by metric; None while a task is missing."""
+    better: dict[Rule, dict[str, Estimate]]
+    """Probability of improvement over each reference method that has the same tasks."""
+    curve: Estimate | None
+    """Sample efficiency: the interquartile mean of normalised scores at every evaluation, ``(E,)``."""
+    profile: dict[Rule, Estimate] | None
+    """Performance profile: the fraction of runs above each of ``Summary.taus``."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that tables and page show."""
+
+    spec: Spec
+    backbones: dict[str, dict[str, MethodSummary]]
+    """Methods by backbone, in the spec's order; only what has results."""
+    missing: list[str]
+    """Names of cells without results."""
+    failures: dict[str, str]
+    """Why cells failed, by their name."""
+    taus: np.ndarray
+    """Thresholds of the performance profiles."""
+
+
+def summarise(results: Results) -> Summary:
+    """Compute everything that there is to show from the raw rows.
+
+    Raises:
+        PolicyKDError: a file is missing or damaged, or rliable is not installed.
+    """
+    spec = results.spec()
+    done = results.done(spec.cells)
+    files: dict[str, dict[str, list[str]]] = {}
+    scores = {c.name: (c, read_scores(c, results.rows(c, files))) for c in spec.cells if c.name in done}
+    taus = _taus(spec, scores)
+    backbones: dict[str, dict[str, MethodSummary]] = {}
+    for backbone in dict.fromkeys(b for task in spec.tasks.values() for b in task.backbones):
+        table = _by_method(spec, backbone, scores)
+        if table:
+            backbones[backbone] = {m: _summarise_method(spec, backbone, m, table, taus) for m in table}
+    return Summary(spec, backbones, [c.name for c in spec.cells if c.name not in done], results.failures(), taus)
+
+
+def read_scores(cell: Cell, rows: list[Row]) -> Scores:
+    """The rows of a cell as arrays.
+
+    Raises:
+        PolicyKDError: a row is missing or there twice.
+    """
+    shape = len(cell.seeds), cell.peers
+    steps = np.array([cell.eval_freq * (e + 1) for e in range(cell.evaluations)])
+    curve, final = np.full((*shape, len(steps)), np.nan), np.full(shape, np.nan)
+    if len(rows) != curve.size + final.size:
+        raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
+    for r in rows:
+        at = cell.seeds.index(r.seed), r.learner
+        if r.phase == "final":
+            final[at] = r.mean
+        else:
+            curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
+    if np.isnan(curve).any() or np.isnan(final).any():
+        raise PolicyKDError(f"results: {cell.name} has not every evaluation of every learner, or one that is no number")
+    ends = [r for r in rows if r.phase == "final" and r.learner == 0]
+    total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
+    return Scores(steps, curve, final, ends[0].updates, total / len(cell.seeds))
+
+
+def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:
+    """Returns as fractions of the way between a task's two reference returns."""
+    return (returns - reference.low) / (reference.high - reference.low)
+
+
+def interval(
+    scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int = RESAMPLES
+) -> Estimate:
+    """A statistic with its 95 % percentile interval by rliable's stratified bootstrap, the same at every call.
+
+    Args:
+        scores: ``(runs, tasks, ...)``, or several of them, to be resampled apart.
+        function: from what ``scores`` holds to a number or an array of one axis.
+        resamples: bootstrap resamples.
+    """
+    library, _ = _rliable()
+    data = {"x": scores}
+    with _seeded():
+        point, limits = library.get_interval_estimates(data, function, reps=resamples)
+    low, high = limits["x"]
+    value = np.asarray(point["x"])
+    return Estimate(value, low, high) if value.ndim else Estimate(float(value), float(low[0]), float(high[0]))
+
+
+def iqm_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Interquartile means of both, their difference, and its 95 % bootstrap interval, from ``(S,)`` scores each."""
+    _, metrics = _rliable()
+
+    def difference(x: np.ndarray, y: np.ndarray) -> float:
+        return metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)
+
+    estimate = interval([ours[:, None], theirs[:, None]], difference, 10_000)
+    return float(metrics.aggregate_iqm(ours)), float(metrics.aggregate_iqm(theirs)), *estimate
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """P(X > Y), ties counting half, averaged over tasks, from ``(runs, tasks)`` each.
+
+    It is rliable's metric, a hundred times faster: that one also computes a p-value for every task.
+    """
+    above, equal = x[:, None] > y[None], x[:, None] == y[None]
+    return float((above + 0.5 * equal).mean())
+
+
+Table = Mapping[str, Mapping[str, Scores]]
+"""Scores by method and task."""
+
+
+def _by_method(spec: Spec, backbone: str, scores: dict[str, tuple[Cell, Scores]]) -> Table:
+    table: dict[str, dict[str, Scores]] = {}
+    for cell, found in scores.values():
+        if cell.backbone == backbone:
+            table.setdefault(cell.method, {})[cell.task] = found
+    return {method: table[method] for method in spec.methods if method in table}
+
+
+def _summarise_method(spec: Spec, backbone: str, method: str, table: Table, taus: np.ndarray) -> MethodSummary:
+    mine = table[method]
+    tasks = {name: _summarise_task(scores) for name, scores in mine.items()}
+    wanted = [name for name, task in spec.tasks.items() if backbone in task.backbones]
+    whole = list(mine) == wanted
+    matrix = {rule: _matrix(spec, mine, wanted, rule) for rule in RULES} if whole else None
+    better: dict[Rule, dict[str, Estimate]] = {rule: {} for rule in RULES}
+    for other in REFERENCES:
+        if other != method and other in table and set(mine) <= set(table[other]):
+            for rule in RULES:
+                pair = [_matrix(spec, table[name], list(mine), rule) for name in (method, other)]
+                better[rule][other] = interval(pair, probability_of_improvement)
+    return MethodSummary(
+        tasks,
+        None if matrix is None else {rule: _aggregate(matrix[rule]) for rule in RULES},
+        better,
+        _efficiency(spec, mine) if whole else None,
+        None if matrix is None else {rule: _profile(matrix[rule], taus) for rule in RULES},
+    )
+
+
+def _summarise_task(scores: Scores) -> TaskSummary:
+    _, metrics = _rliable()
+    iqm = {rule: interval(scores.by(rule)[:, None], metrics.aggregate_iqm) for rule in RULES}
+    return TaskSummary(scores, iqm, interval(scores.curve.mean(1)[:, None], _iqm_along, CURVE_RESAMPLES))
+
+
+def _aggregate(matrix: np.ndarray) -> dict[str, Estimate]:
+    _, metrics = _rliable()
+
+    def all_metrics(x: np.ndarray) -> np.ndarray:
+        return np.array([metrics.aggregate_iqm(x), metrics.aggregate_median(x), metrics.aggregate_optimality_gap(x)])
+
+    estimate = interval(matrix, all_metrics)
+    return {name: Estimate(*(float(part[n]) for part in estimate)) for n, name in enumerate(METRICS)}
+
+
+def _efficiency(spec: Spec, mine: Mapping[str, Scores]) -> Estimate:
+    curves = [normalise(scores.curve.mean(1), spec.tasks[name].reference) for name, scores in mine.items()]
+    return interval(np.stack(curves, 1), _iqm_along, CURVE_RESAMPLES)
+
+
+def _profile(matrix: np.ndarray, taus: np.ndarray) -> Estimate:
+    library, _ = _rliable()
+    return interval(matrix, lambda x: library.score_distributions(x, taus), CURVE_RESAMPLES)
+
+
+def _iqm_along(x: np.ndarray) -> np.ndarray:
+    """The IQM of runs and tasks at every evaluation: ``(runs, tasks, E)`` to ``(E,)``."""
+    from scipy.stats import trim_mean
+
+    return np.asarray(trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0))
+
+
+def _matrix(spec: Spec, mine: Mapping[str, Scores], tasks: list[str], rule: Rule) -> np.ndarray:
+    """Normalised scores ``(runs, tasks)``."""
+    return np.stack([normalise(mine[name].by(rule), spec.tasks[name].reference) for name in tasks], 1)
+
+
+def _taus(spec: Spec, scores: dict[str, tuple[Cell, Scores]]) -> np.ndarray:
+    """Thresholds from 0 to the best score of all."""
+    best = [normalise(found.final, spec.tasks[cell.task].reference).max() for cell, found in scores.values()]
+    return np.linspace(0, max([0.1, *best]), PROFILE_POINTS)
+
+
+def _rliable() -> tuple[Any, Any]:
+    try:
+        from rliable import library, metrics
+    except ImportError:
+        raise PolicyKDError("statistics: rliable is not installed: pip install 'policykd[benchmark]'") from None
+    return library, metrics
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Fix the global generator of NumPy: rliable resamples with it, whatever it is given."""
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # arch: about the generator that rliable does not use
+            yield
+    finally:
+        np.random.set_state(before)
