@@ -117,11 +117,11 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
         else:
             left.append(cell)
     if options.engine == "ray":
-        from policykd.benchmark import ray_engine
+        from policykd.benchmark.ray_engine import run as run_on_ray
 
         if options.jobs is not None:
             raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
-        yield from ray_engine.run(left, work, options.address)
+        yield from run_on_ray(left, work, options.address)
     elif left:
         yield from local.run(left, work, options.jobs)
 

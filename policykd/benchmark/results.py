@@ -157,7 +157,7 @@ class Results:
             return content
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyKDError(
-                f"results: {self.store.place}/{name} is damaged ({error}): restore it, or delete it to run the cell anew"
+                f"results: {self.store.place}/{name} is damaged ({error}): restore it, or delete it and run again"
             ) from None
 
     def rows(self, cell: Cell, files: dict[str, dict[str, list[str]]] | None = None) -> list[Row]:
