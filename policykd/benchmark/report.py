@@ -24,7 +24,7 @@ VIDEO_BYTES = 2_500_000
 """Videos are part of the page up to this size, all together; what is beyond is only linked."""
 
 # Okabe and Ito's palette without its black and yellow, and four more that stand apart on white and on black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A63D2", "#B5651D", "#C2185B", "#5B9A1F")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A63D2", "#C2185B", "#5B9A1F", "#B5651D")
 DASHES = ("dash", "dot", "dashdot", "longdash")
 
 

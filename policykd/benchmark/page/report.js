@@ -42,6 +42,7 @@ function layout(changes) {
     dragmode: phone() ? false : "zoom",
     ...changes,
     xaxis: { ...axis, ...changes.xaxis },
+    ...(changes.xaxis2 ? { xaxis2: { ...axis, ...changes.xaxis2 } } : {}),
     yaxis: { ...axis, ...changes.yaxis },
   };
 }
@@ -58,16 +59,14 @@ function draw(id, traces, changes, nothing) {
     place.textContent = "";
     place.classList.remove("empty");
   }
-  const config = { responsive: true, displaylogo: false, displayModeBar: phone() ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
-  Plotly.react(place, traces, layout(changes), config);
+  Plotly.react(place, traces, layout(changes), { responsive: true, displayModeBar: false });
 }
 
 // A line, and its interval as a band below it that hovering ignores.
 function lineWithBand(name, x, [middle, low, high], unit) {
   const line = lineColour(name);
   const band = { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", mode: "lines",
-    fillcolor: translucent(line, 0.13), line: { width: 0 }, hoverinfo: "skip", name: `${name} band` };
+    fillcolor: translucent(line, visible().length > 5 ? 0.07 : 0.16), line: { width: 0 }, hoverinfo: "skip", name: `${name} band` };
   const text = low.map((value, at) => `${format(value)} to ${format(high[at])}`);
   const curve = { x, y: middle, text, name, mode: "lines", line: { color: line, width: 2.2, dash: data.methods[name].dash },
     hovertemplate: `<b>${name}</b><br>%{x:,}${unit}<br>%{y:,.4~g}  (%{text})<extra></extra>` };
@@ -94,24 +93,25 @@ function drawCurves() {
   }, "No method has results for this yet.");
 }
 
-// One row per method: seeds as dots, the estimate with its interval on top.
-function drawRows(id, rows, title, extra = {}, nothing = "No method has results for this yet.") {
+// One row per method: seeds as dots, the estimate with its interval on top. A row may go into a second panel.
+function drawRows(id, rows, changes, nothing = "No method has results for this yet.") {
   const traces = rows.filter((row) => row.points).map((row) => ({
     x: row.points, y: row.points.map(() => row.name), mode: "markers", type: "scatter", name: `${row.name} seeds`,
-    marker: { color: translucent(lineColour(row.name), 0.45), size: 7 }, hovertemplate: `${row.name}: %{x:,.4~g}<extra>one seed</extra>`,
+    marker: { color: translucent(lineColour(row.name), 0.45), size: 7 },
+    hovertemplate: `${row.name}: %{x:,.4~g}<extra>one seed</extra>`,
   }));
   for (const row of rows) {
-    const [value, low, high] = row.estimate.at;
-    traces.push({ x: [value], y: [row.name], mode: "markers", type: "scatter", name: row.name,
-      marker: { color: lineColour(row.name), size: 11, symbol: row.symbol || "diamond", line: { color: colour("--card"), width: 1.5 } },
+    const [value, low, high] = row.estimate.at, line = lineColour(row.name);
+    traces.push({ x: [value], y: [row.name], xaxis: row.panel || "x", mode: "markers", type: "scatter", name: row.name,
+      marker: { color: line, size: 11, symbol: "diamond", line: { color: colour("--card"), width: 1.5 } },
       error_x: { type: "data", symmetric: false, array: [high - value], arrayminus: [value - low], thickness: 2.2, width: 5,
-        color: lineColour(row.name) },
+        color: line },
       text: [row.estimate.text], hovertemplate: `<b>${row.name}</b>${row.over || ""}<br>%{text}<extra></extra>` });
   }
   const names = [...new Set(rows.map((row) => row.name))].reverse();
   byId(id).style.height = `${Math.max(180, 90 + 30 * names.length)}px`;
-  draw(id, traces, { xaxis: { title: { text: title }, ...extra.xaxis }, shapes: extra.shapes || [],
-    yaxis: { categoryorder: "array", categoryarray: names, showgrid: true }, margin: { l: 8, r: 14, t: 8, b: 46 } }, nothing);
+  draw(id, traces, { margin: { l: 8, r: 14, t: 8, b: 46 }, ...changes,
+    yaxis: { categoryorder: "array", categoryarray: names, range: [-0.6, names.length - 0.4] } }, nothing);
 }
 
 function drawFinal() {
@@ -126,19 +126,22 @@ function drawFinal() {
   byId("final-note").textContent = whole
     ? `Interquartile mean of the normalised score (${rule}) with its 95 % interval; methods that ran on every task.`
     : `Return of the final evaluation on fresh starts (${rule}): interquartile mean with its 95 % interval; dots are seeds.`;
-  drawRows("final", rows, whole ? "normalised score" : "return");
+  drawRows("final", rows, { xaxis: { title: { text: whole ? "normalised score" : "return" } } });
 }
 
 function drawBetter() {
-  const symbols = ["diamond", "circle"];
+  const panels = ["x", "x2"];
   const rows = visible().flatMap((name) =>
     data.references.flatMap((other, at) => {
       const estimate = backbone().methods[name].better[shown.rule][other];
-      return estimate ? [{ name, estimate, symbol: symbols[at], over: ` better than ${other}` }] : [];
+      return estimate ? [{ name, estimate, panel: panels[at], over: ` better than ${other}` }] : [];
     }));
-  const half = { type: "line", x0: 0.5, x1: 0.5, y0: 0, y1: 1, yref: "paper", line: { color: colour("--soft"), dash: "dot", width: 1.5 } };
-  const title = data.references.map((other, at) => `${["◆", "●"][at]} over ${other}`).join("    ");
-  drawRows("better", rows, title, { xaxis: { range: [-0.03, 1.03] }, shapes: [half] },
+  const shapes = panels.map((xref) => ({ type: "line", xref, x0: 0.5, x1: 0.5, yref: "paper", y0: 0, y1: 1,
+    line: { color: colour("--soft"), dash: "dot", width: 1.5 } }));
+  const axis = (other, domain) => ({ title: { text: `over ${other}` }, range: [-0.04, 1.04], domain,
+    tickvals: [0, 0.25, 0.5, 0.75, 1], ticktext: ["0", "", "0.5", "", "1"] });
+  const [first, second] = data.references;
+  drawRows("better", rows, { shapes, xaxis: axis(first, [0, 0.47]), xaxis2: axis(second, [0.53, 1]) },
     "Neither reference method has results yet.");
 }
 
