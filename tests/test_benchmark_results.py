@@ -10,6 +10,7 @@ from scipy.stats import trim_mean
 from test_benchmark_spec import REFERENCE, TINY, changed
 from tiny import POINT, contents
 
+from policykd.benchmark import statistics
 from policykd.benchmark.cell import CellResult, Row, from_json, to_json
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import COLUMNS, Results
@@ -140,7 +141,7 @@ def test_improvement_with_ties_and_other_numbers_of_runs():
 def test_intervals_are_the_same_at_every_call_and_leave_numpys_generator_alone():
     scores = np.random.default_rng(0).normal(size=(6, 2))
     np.random.seed(5)
-    first, second, after = interval(scores, np.mean), interval(scores, np.mean), np.random.random()
+    first, second, after = interval(scores, np.mean, 100), interval(scores, np.mean, 100), np.random.random()
     np.random.seed(5)
     assert first == second and after == np.random.random()
     assert first.low < first.value < first.high
@@ -221,7 +222,8 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
         read_scores(cell, [bad, *rows[1:]])
 
 
-def test_results_can_live_wherever_fsspec_reaches(spec, folder):
+def test_results_can_live_wherever_fsspec_reaches(spec, folder, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
     far = Results("memory://some/where")
     far.begin(spec, TEXT)
     simulate(spec, far)

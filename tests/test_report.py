@@ -13,6 +13,7 @@ from test_benchmark_results import TASKS, TEXT, by_hand
 from test_benchmark_spec import changed
 from tiny import POINT
 
+from policykd.benchmark import statistics
 from policykd.benchmark.report import VIDEO_BYTES, write_page
 from policykd.benchmark.results import Results
 from policykd.benchmark.simulated import simulate
@@ -78,8 +79,10 @@ def test_videos_are_in_the_page_as_far_as_there_is_room(folder, data, tmp_path):
     assert '"source":"results/HalfCheetah-v5/sb3-td3.mp4"' in (tmp_path / "page.html").read_text()
 
 
-def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path):
+def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path, monkeypatch):
     """Under 10 MB; the seconds that it takes are measured by scripts/benchmark_matrix.py."""
+    for name in ("RESAMPLES", "CURVE_RESAMPLES"):  # as large a page, sooner
+        monkeypatch.setattr(statistics, name, 20)
     import runpy
 
     script = runpy.run_path(str(REPOSITORY / "scripts" / "benchmark_matrix.py"))
@@ -99,7 +102,8 @@ def test_nothing_to_show_is_one_line(tmp_path):
         write_page(summarise(Results(tmp_path)), Results(tmp_path), tmp_path / "page.html")
 
 
-def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, capsys):
+def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
     document, results = tmp_path / "BENCHMARK.md", str(folder / "results")
     document.write_text("before\n\n<!-- tiny: begin -->\n<!-- tiny: end -->\n\nafter\n")
     with pytest.raises(SystemExit):
@@ -142,8 +146,8 @@ def drawn(browser, chart="curves"):
     script = """
       const chart = document.getElementById(arguments[0]);
       const traces = (chart._fullData || []).filter((trace) => !trace.name.endsWith("band"));
-      const paths = [...chart.querySelectorAll(".scatterlayer .trace path.js-line")].map((path) => path.getAttribute("d"));
-      return [traces.map((trace) => trace.name), paths];
+      const paths = [...chart.querySelectorAll(".scatterlayer .trace path.js-line")];
+      return [traces.map((trace) => trace.name), paths.map((path) => path.getAttribute("d"))];
     """
     return browser.execute_script(script, chart)
 

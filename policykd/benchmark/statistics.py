@@ -156,9 +156,7 @@ def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:
     return (returns - reference.low) / (reference.high - reference.low)
 
 
-def interval(
-    scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int = RESAMPLES
-) -> Estimate:
+def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int) -> Estimate:
     """A statistic with its 95 % percentile interval by rliable's stratified bootstrap, the same at every call.
 
     Args:
@@ -242,7 +240,7 @@ def _finals(matrix: np.ndarray) -> tuple[list[list[Estimate]], list[list[Estimat
         return np.concatenate([_iqm(x).ravel(), whole.T.ravel()])
 
     _, tasks, rules = matrix.shape
-    parts = [Estimate(*map(float, part)) for part in zip(*interval(matrix, statistics), strict=True)]
+    parts = [Estimate(*map(float, part)) for part in zip(*interval(matrix, statistics, RESAMPLES), strict=True)]
     per_task, aggregate = parts[: tasks * rules], parts[tasks * rules :]
     return (
         [per_task[t * rules : (t + 1) * rules] for t in range(tasks)],
@@ -257,7 +255,7 @@ def _better(spec: Spec, method: str, table: Table) -> dict[Rule, dict[str, Estim
         if other != method and other in table and set(tasks) <= set(table[other]):
             pair = [_matrix(spec, table[name], tasks) for name in (method, other)]
             for rule, estimate in zip(
-                RULES, _split(interval(pair, probability_of_improvement), len(RULES)), strict=True
+                RULES, _split(interval(pair, probability_of_improvement, RESAMPLES), len(RULES)), strict=True
             ):
                 better[rule][other] = Estimate(*(float(part[0]) for part in estimate))
     return better
