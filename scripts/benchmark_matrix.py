@@ -29,7 +29,9 @@ def spec_text(tasks: int, methods: int, evaluations: int, backbones: tuple[str, 
     """A spec of so many tasks and methods; what is more than there are gets numbers."""
     names = [f"{name}-v5" for name in TASKS] + ["InvertedDoublePendulum-v5", "HumanoidStandup-v5"]
     reference = {"low": 0.0, "high": 1000.0, "source": "made up"}
-    entries = {name: {} for name in METHODS} | {f"dpd_{n}": {"method": "dpd"} for n in range(methods)}
+    entries: dict[str, dict[str, str]] = {name: {} for name in METHODS} | {
+        f"dpd_{n}": {"method": "dpd"} for n in range(methods)
+    }
     return yaml.safe_dump(
         {
             "name": "made_up",

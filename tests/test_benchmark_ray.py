@@ -1,4 +1,4 @@
-"""The same matrix on a Ray cluster: the numbers of the local engine, whatever dies on the way (Ray is heavy: nightly)."""
+"""The same matrix on a Ray cluster: the numbers of the local engine, whatever dies on the way. Nightly."""
 
 import os
 import signal

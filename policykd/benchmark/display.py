@@ -122,7 +122,7 @@ class Display:
     def _text(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
         left = self.estimate.left()
-        time_left = "" if left is None else f", about {duration(left)} left"
+        time_left = f", about {duration(left)} left" if left else ""
         return f"{self.done} of {self.total} cells{failed}{time_left}"
 
 
