@@ -147,11 +147,20 @@ def test_intervals_are_the_same_at_every_call_and_leave_numpys_generator_alone()
     assert first.low < first.value < first.high
 
 
+def test_difference_of_two_backbones_as_the_parity_table_has_it():
+    ours, theirs = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([0.0, 1.0, 2.0, 3.0])
+    iqm_ours, iqm_theirs, difference, low, high = statistics.iqm_difference(ours, theirs)
+    assert (iqm_ours, iqm_theirs, difference) == (trim_mean(ours, 0.25), 1.5, trim_mean(ours, 0.25) - 1.5)
+    assert low < difference < high
+    assert statistics.iqm_difference(ours, theirs) == (iqm_ours, iqm_theirs, difference, low, high)
+
+
 def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):
     single = summary.backbones["td3"]["single"]
     assert single.aggregate is None and single.curve is None and set(single.tasks) == {POINT, "HalfCheetah-v5"}
     assert set(summary.backbones["ddpg"]["single"].better["mean"]) == {"sb3", "independent"}
     assert summary.backbones["td3"]["sb3"].better["selected"].keys() == {"independent"}
+    assert "| single (2 of 3 tasks) | - | - | - |" in benchmark_tables(summary)
 
 
 def test_done_cells_are_skipped_and_a_cell_without_provenance_is_not_done(spec, folder, tmp_path):

@@ -15,8 +15,8 @@ import numpy as np
 from policykd.agents.run_folder import write_text
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import BASELINES, Spec, task_folder
-from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Estimate, MethodSummary, Summary, TaskSummary
-from policykd.benchmark.tables import number, shown
+from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Estimate, Summary, TaskSummary
+from policykd.benchmark.tables import number, partly, shown
 from policykd.distillation.methods import METHODS
 from policykd.errors import PolicyKDError
 
@@ -74,9 +74,7 @@ def page_data(summary: Summary, results: Results, out: Path) -> dict[str, Any]:
         "backbones": {
             backbone: {
                 "tasks": [name for name, task in spec.tasks.items() if backbone in task.backbones],
-                "methods": {
-                    name: _method(spec, backbone, name, method, results, out) for name, method in methods.items()
-                },
+                "methods": {name: _method(summary, backbone, name, results, out) for name in methods},
             }
             for backbone, methods in summary.backbones.items()
         },
@@ -119,11 +117,13 @@ def _looks(spec: Spec) -> dict[str, dict[str, str]]:
     return looks
 
 
-def _method(spec: Spec, backbone: str, name: str, method: MethodSummary, results: Results, out: Path) -> dict[str, Any]:
+def _method(summary: Summary, backbone: str, name: str, results: Results, out: Path) -> dict[str, Any]:
+    spec, method = summary.spec, summary.backbones[backbone][name]
     aggregate, better, profile = method.aggregate, method.better, method.profile
     return {
         "tasks": {task: _task(spec, backbone, name, task, found, results, out) for task, found in method.tasks.items()},
         "aggregate": None if aggregate is None else {rule: _estimates(aggregate[rule]) for rule in RULES},
+        "partly": partly(summary, backbone, name),
         "better": {rule: _estimates(better[rule]) for rule in RULES},
         "curve": None if method.curve is None else _band(method.curve),
         "profile": None if profile is None else {rule: _band(profile[rule]) for rule in RULES},

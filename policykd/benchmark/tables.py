@@ -31,7 +31,7 @@ def benchmark_tables(summary: Summary) -> str:
     for backbone, methods in summary.backbones.items():
         for task in [t for t in spec.tasks if backbone in spec.tasks[t].backbones]:
             parts.append(f"#### {task}, {backbone.upper()}\n\n{task_table(methods, task)}")
-        parts.append(f"#### {backbone.upper()}, all its tasks\n\n{aggregate_table(methods)}")
+        parts.append(f"#### {backbone.upper()}, all its tasks\n\n{aggregate_table(summary, backbone)}")
     parts.append(references(summary))
     if summary.failures:
         failed = [f"* `{name}`: {text.partition(chr(10))[0]}" for name, text in summary.failures.items()]
@@ -58,16 +58,24 @@ def task_table(methods: dict[str, MethodSummary], task: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def aggregate_table(methods: dict[str, MethodSummary]) -> str:
+def aggregate_table(summary: Summary, backbone: str) -> str:
     """Normalised scores of the selected peers over all tasks of a backbone, and who is probably better than whom."""
+    methods = summary.backbones[backbone]
     better = [f"P(better than {name})" for name in REFERENCES]
     lines = [f"| method | {' | '.join((*METRICS, *better))} |", "|---" * (1 + len(METRICS) + len(better)) + "|"]
     for name, method in methods.items():
         aggregate = None if method.aggregate is None else method.aggregate["selected"]
         cells = [EMPTY if aggregate is None else shown(aggregate[metric]) for metric in METRICS]
         cells += [shown(found) if (found := method.better["selected"].get(r)) else EMPTY for r in REFERENCES]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {' '.join((name, partly(summary, backbone, name))).strip()} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def partly(summary: Summary, backbone: str, method: str) -> str:
+    """What to say beside a method that has not run on every task of a backbone, else nothing."""
+    have = len(summary.backbones[backbone][method].tasks)
+    wanted = sum(backbone in task.backbones for task in summary.spec.tasks.values())
+    return "" if have == wanted else f"({have} of {wanted} tasks)"
 
 
 def references(summary: Summary) -> str:

@@ -134,7 +134,7 @@ function drawBetter() {
   const rows = visible().flatMap((name) =>
     data.references.flatMap((other, at) => {
       const estimate = backbone().methods[name].better[shown.rule][other];
-      return estimate ? [{ name, estimate, panel: panels[at], over: ` better than ${other}` }] : [];
+      return estimate ? [{ name, estimate, panel: panels[at], over: ` better than ${other} ${backbone().methods[name].partly}` }] : [];
     }));
   const shapes = panels.map((xref) => ({ type: "line", xref, x0: 0.5, x1: 0.5, yref: "paper", y0: 0, y1: 1,
     line: { color: colour("--soft"), dash: "dot", width: 1.5 } }));
@@ -182,7 +182,7 @@ function writeNumbers() {
     if (rows.length) place.append(element("h3", `${task}, ${upper}`), table(["method", "seeds", "selected peer",
       "mean of peers", "environment steps", "gradient updates", "seconds per group"], rows));
   }
-  const rows = methods.map(([name, method]) => [name,
+  const rows = methods.map(([name, method]) => [`${name} ${method.partly}`,
     ...data.metrics.map((metric) => method.aggregate ? estimateCell(method.aggregate.selected[metric].text) : "-"),
     ...data.references.map((other) => method.better.selected[other] ? estimateCell(method.better.selected[other].text) : "-")]);
   place.append(element("h3", `${upper}, all its tasks, selected peer, normalised`),
@@ -195,10 +195,11 @@ function writeSources() {
     Object.entries(methods).filter(([, method]) => method.tasks[task]).map(([method, { tasks: found }]) => {
       const links = element("td", null, {}, [element("a", "rows", { href: found[task].raw }), " ",
         element("a", "provenance", { href: found[task].made })]);
-      return [`${task}, ${name.toUpperCase()}, ${method}`, links, element("td", null, {}, [element("code", found[task].command)]),
-        found[task].commit];
+      return [`${task}, ${name.toUpperCase()}, ${method}`, links, found[task].commit,
+        element("td", null, {}, [element("code", found[task].command)])];
     })));
-  byId("sources").replaceChildren(element("h3", "Cells"), table(["cell", "files", "command", "commit"], rows, "text"));
+  byId("sources").replaceChildren(element("details", null, {}, [element("summary", `Files and commands of ${rows.length} cells`),
+    table(["cell", "files", "commit", "command"], rows, "text")]));
 }
 
 function writeOnce() {
