@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_benchmark_run import HERE, SLOW, rows, write
-from test_benchmark_spec import REFERENCE
 from tiny import POINT
+from tiny_benchmark import HERE, REFERENCE, SLOW, rows, write
 
 from policykd.benchmark import ray_engine
 from policykd.benchmark.engine import Failed, Finished

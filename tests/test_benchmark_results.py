@@ -1,14 +1,13 @@
 """Raw rows on disk: whole or refused; statistics: those of rliable, from exactly these rows."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 from rliable import library, metrics
 from scipy.stats import trim_mean
-from test_benchmark_spec import REFERENCE, TINY, changed
 from tiny import POINT, contents
+from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
 
 from policykd.benchmark import statistics
 from policykd.benchmark.cell import CellResult, Row, from_json, to_json
@@ -20,24 +19,17 @@ from policykd.benchmark.statistics import interval, probability_of_improvement, 
 from policykd.benchmark.tables import benchmark_tables, number, shown, with_part
 from policykd.errors import PolicyKDError
 
-TASKS = {
-    POINT: {"backbones": ["td3", "ddpg"], "reference": REFERENCE},
-    "HalfCheetah-v5": {"backbones": ["td3"], "reference": {"low": -300, "high": 5000, "source": "x"}},
-    "Hopper-v5": {"backbones": ["td3"], "reference": {"low": 0, "high": 3600, "source": "x"}, "without": ["single"]},
-}
-TEXT = changed(tasks=TASKS, seeds=5, total_timesteps=800, evaluations=4, summary="Made up.")
-
 
 @pytest.fixture(scope="module")
 def spec():
-    return parse_spec(TEXT)
+    return parse_spec(MADE_UP)
 
 
 @pytest.fixture(scope="module")
 def folder(spec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     results = Results(folder)
-    results.begin(spec, TEXT)
+    results.begin(spec, MADE_UP)
     simulate(spec, results)
     return folder
 
@@ -45,26 +37,6 @@ def folder(spec, tmp_path_factory):
 @pytest.fixture(scope="module")
 def summary(folder):
     return summarise(Results(folder))
-
-
-def raw(folder, task, method, backbone="td3"):
-    with open(folder / task / f"{method}.csv", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["backbone"] == backbone]
-
-
-def by_hand(folder, task, method, backbone="td3"):
-    """Final returns of the peers selected by the last evaluation on the way, and of all peers, seed by seed."""
-    rows = raw(folder, task, method, backbone)
-    selected, mean = [], []
-    for seed in sorted({int(row["seed"]) for row in rows}):
-        mine = [row for row in rows if int(row["seed"]) == seed]
-        last = max(int(row["steps"]) for row in mine)
-        at_end = [row for row in mine if row["phase"] == "curve" and int(row["steps"]) == last]
-        best = max(at_end, key=lambda row: float(row["return"]))["learner"]
-        final = {row["learner"]: float(row["return"]) for row in mine if row["phase"] == "final"}
-        selected.append(final[best])
-        mean.append(sum(final.values()) / len(final))
-    return np.array(selected), np.array(mean)
 
 
 def test_files_are_where_they_should_be_with_the_columns_that_were_promised(folder, spec):
@@ -165,7 +137,7 @@ def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):
 
 def test_done_cells_are_skipped_and_a_cell_without_provenance_is_not_done(spec, folder, tmp_path):
     results = Results(tmp_path)
-    results.begin(spec, TEXT)
+    results.begin(spec, MADE_UP)
     for cell in spec.cells[:3]:
         results.save(cell, simulate_cell(spec, cell))
     (tmp_path / f"{spec.cells[1].name}.json").unlink()  # as if killed between the two writes
@@ -192,7 +164,7 @@ def test_results_of_another_spec_are_refused(spec, folder):
 @pytest.mark.parametrize("damage", ["cut", "edited", "gone", "binary"])
 def test_a_damaged_csv_is_one_line(spec, tmp_path, damage):
     results, cell = Results(tmp_path), spec.cells[0]
-    results.begin(spec, TEXT)
+    results.begin(spec, MADE_UP)
     results.save(cell, simulate_cell(spec, cell))
     file = tmp_path / "PolicyKD-PointReach-v0" / "sb3.csv"
     text = file.read_text()
@@ -212,7 +184,7 @@ def test_a_damaged_provenance_and_a_folder_without_results_are_one_line(spec, tm
     with pytest.raises(PolicyKDError, match="holds no results of a benchmark"):
         summarise(Results(tmp_path))
     results, cell = Results(tmp_path), spec.cells[0]
-    results.begin(spec, TEXT)
+    results.begin(spec, MADE_UP)
     results.save(cell, simulate_cell(spec, cell))
     (tmp_path / f"{cell.name}.json").write_text('{"cell": ')
     with pytest.raises(PolicyKDError, match=r"sb3-td3\.json is damaged .*restore it, or delete it"):
@@ -234,7 +206,7 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
 def test_results_can_live_wherever_fsspec_reaches(spec, folder, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
     far = Results("memory://some/where")
-    far.begin(spec, TEXT)
+    far.begin(spec, MADE_UP)
     simulate(spec, far)
     far.save_failure(spec.cells[0], "boom")
     assert far.failures() == {spec.cells[0].name: "boom"}

@@ -1,6 +1,5 @@
 """Running a matrix: what is done is skipped, what was interrupted goes on, and one fault does not stop the others."""
 
-import csv
 import json
 import os
 import resource
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_benchmark_spec import REFERENCE, changed
 from tiny import POINT, contents, start
+from tiny_benchmark import HERE, REFERENCE, SLOW, changed, rows, write
 
 from policykd import checkpoint
 from policykd.benchmark import local
@@ -31,9 +30,6 @@ from policykd.benchmark.tables import benchmark_tables
 from policykd.cli import main
 from policykd.errors import PolicyKDError
 
-HERE = Path(__file__).parent
-SLOW = "faulty_tasks:Slow-v0"
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -42,17 +38,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
-
-
-def write(name="spec.yaml", **changes):
-    Path(name).write_text(changed(**changes))
-    return Path(name)
-
-
-def rows(method, task="PolicyKD-PointReach-v0", results="results/tiny"):
-    """Raw rows but their seconds, which no two runs share."""
-    with open(Path(results, task, f"{method}.csv"), newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def wait_for(condition, process, seconds=60):
@@ -195,6 +180,14 @@ def test_a_cell_that_is_killed_again_and_again_fails_with_the_end_of_its_log(mon
     events = list(local.run([cell], Path("work"), 1))
     assert [type(event) for event in events] == [Started] * 3 + [Failed]
     assert "its process was killed by signal 9, 3 times" in events[-1].text
+
+
+def test_a_cell_whose_folder_cannot_be_made_fails_alone():
+    Path("work").mkdir()
+    Path("work/PolicyKD-PointReach-v0").write_text("in the way")
+    cell = parse_spec(changed(methods=["dpd"])).cells[0]
+    (failed,) = local.run([cell], Path("work"), 1)
+    assert isinstance(failed, Failed) and failed.text.startswith(f"cannot begin {cell.name}: ")
 
 
 def _script(line):

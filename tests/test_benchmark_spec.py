@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from tiny import POINT
+from tiny_benchmark import REFERENCE, TINY, changed
 
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import Results
@@ -13,22 +13,6 @@ from policykd.benchmark.spec import Cell, load_spec, parse_spec
 from policykd.errors import PolicyKDError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-REFERENCE = {"low": -53.0, "high": -5.2, "source": "measured"}
-TINY = {
-    "name": "tiny",
-    "total_timesteps": 200,
-    "seeds": 2,
-    "evaluations": 2,
-    "n_eval_episodes": 2,
-    "final_episodes": 3,
-    "settings": {"net_arch": [8, 8], "batch_size": 8, "buffer_size": 200, "learning_starts": 20},
-    "tasks": {POINT: {"backbones": ["td3"], "reference": REFERENCE}},
-    "methods": ["sb3", "single", "independent", "dpd"],
-}
-
-
-def changed(**changes):
-    return yaml.safe_dump({**TINY, **changes}, sort_keys=False)
 
 
 def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import trim_mean
-from test_benchmark_results import TASKS, TEXT, by_hand
-from test_benchmark_spec import changed
-from tiny import POINT
+from tiny_benchmark import MADE_UP, by_hand, changed
 
 from policykd.benchmark import statistics
 from policykd.benchmark.report import VIDEO_BYTES, write_page
@@ -30,8 +28,8 @@ FAILURE = "RuntimeError: <b>boom</b></script>\n\nTraceback: here"
 def folder(tmp_path_factory):
     """A page, ``report.html``, beside the results that it shows, with a failed cell and a video."""
     folder = tmp_path_factory.mktemp("report")
-    spec, results = parse_spec(TEXT), Results(folder / "results")
-    results.begin(spec, TEXT)
+    spec, results = parse_spec(MADE_UP), Results(folder / "results")
+    results.begin(spec, MADE_UP)
     simulate(spec, results)
     (folder / "results" / f"{spec.cells[-1].name}.json").unlink()  # Hopper-v5/dpd-td3
     results.save_failure(spec.cells[-1], FAILURE)
@@ -194,4 +192,3 @@ def test_in_a_browser_it_fits_a_phone_and_follows_dark_mode(folder, browser):
         assert drawn(browser)[0] == ["sb3", "single", "independent", "dpd"]
     assert colours[0] != colours[1]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    assert POINT in TASKS

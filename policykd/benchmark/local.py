@@ -51,8 +51,13 @@ def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
         while waiting or running:
             while waiting and len(running) < jobs:
                 cell, attempt = waiting.popleft()
-                running[cell.name] = _Worker(cell, attempt, work / cell.name, events)
-                yield Started(cell)
+                try:
+                    running[cell.name] = _Worker(cell, attempt, work / cell.name, events)
+                    yield Started(cell)
+                except OSError as error:  # a full disk
+                    yield Failed(cell, f"cannot begin {cell.name}: {error}")
+            if not running:
+                continue
             event = events.get()
             if not isinstance(event, Progressed):
                 running.pop(event.cell.name)
