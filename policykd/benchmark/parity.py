@@ -15,8 +15,8 @@ import numpy as np
 
 from policykd.agents.dual_student import DualStudent, resolve_config
 from policykd.agents.run_folder import versions, write_text
+from policykd.benchmark.bootstrap import iqm_difference
 from policykd.benchmark.sb3_baseline import run_sb3
-from policykd.benchmark.statistics import iqm_difference
 from policykd.benchmark.tables import between_markers
 from policykd.errors import PolicyKDError
 from policykd.plots import comparison_grid

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from policykd.agents.run_folder import write_text
+from policykd.benchmark.bootstrap import Estimate
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import BASELINES, Spec, task_folder
-from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Estimate, Summary, TaskSummary
+from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Summary, TaskSummary
 from policykd.benchmark.tables import number, partly, shown
 from policykd.distillation.methods import METHODS
 from policykd.errors import PolicyKDError

@@ -11,14 +11,13 @@ For single agents both are the same.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement, rliable
 from policykd.benchmark.cell import Row
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import Cell, Reference, Spec
@@ -34,14 +33,6 @@ RESAMPLES = 2_000
 CURVE_RESAMPLES = 500
 """Bootstrap resamples of the intervals along curves and profiles, which have many points."""
 PROFILE_POINTS = 61
-
-
-class Estimate(NamedTuple):
-    """A statistic and its 95 % interval; numbers, or arrays of one shape."""
-
-    value: Any
-    low: Any
-    high: Any
 
 
 @dataclass(frozen=True)
@@ -156,43 +147,6 @@ def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:
     return (returns - reference.low) / (reference.high - reference.low)
 
 
-def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int) -> Estimate:
-    """A statistic with its 95 % percentile interval by rliable's stratified bootstrap, the same at every call.
-
-    Args:
-        scores: ``(runs, tasks, ...)``, or several of them, to be resampled apart.
-        function: from what ``scores`` holds to a number or an array of one axis.
-        resamples: bootstrap resamples.
-    """
-    library, _ = _rliable()
-    data = {"x": scores}
-    with _seeded():
-        point, limits = library.get_interval_estimates(data, function, reps=resamples)
-    low, high = limits["x"]
-    value = np.asarray(point["x"])
-    return Estimate(value, low, high) if value.ndim else Estimate(float(value), float(low[0]), float(high[0]))
-
-
-def iqm_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Interquartile means of both, their difference, and its 95 % bootstrap interval, from ``(S,)`` scores each."""
-    _, metrics = _rliable()
-
-    def difference(x: np.ndarray, y: np.ndarray) -> float:
-        return metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)
-
-    estimate = interval([ours[:, None], theirs[:, None]], difference, 10_000)
-    return float(metrics.aggregate_iqm(ours)), float(metrics.aggregate_iqm(theirs)), *estimate
-
-
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """P(X > Y), ties counting half, averaged over tasks, from ``(runs, tasks, ...)`` each.
-
-    It is rliable's metric, a hundred times faster: that one also computes a p-value for every task.
-    """
-    above, equal = x[:, None] > y[None], x[:, None] == y[None]
-    return (above + 0.5 * equal).mean((0, 1, 2))
-
-
 Table = Mapping[str, Mapping[str, Scores]]
 """Scores by method and task."""
 
@@ -231,13 +185,13 @@ def _summarise_method(spec: Spec, backbone: str, method: str, table: Table, taus
 
 def _finals(matrix: np.ndarray) -> tuple[list[list[Estimate]], list[list[Estimate]]]:
     """From normalised scores ``(runs, tasks, rules)``: IQMs by task and rule, and all metrics by rule."""
-    _, metrics = _rliable()
+    _, metrics = rliable()
     functions = metrics.aggregate_median, metrics.aggregate_optimality_gap
 
     def statistics(x: np.ndarray) -> np.ndarray:
         rules = range(x.shape[2])
-        whole = np.array([_iqm(x.reshape(-1, x.shape[2])), *([f(x[:, :, r]) for r in rules] for f in functions)])
-        return np.concatenate([_iqm(x).ravel(), whole.T.ravel()])
+        whole = np.array([iqm(x.reshape(-1, x.shape[2])), *([f(x[:, :, r]) for r in rules] for f in functions)])
+        return np.concatenate([iqm(x).ravel(), whole.T.ravel()])
 
     _, tasks, rules = matrix.shape
     parts = [Estimate(*map(float, part)) for part in zip(*interval(matrix, statistics, RESAMPLES), strict=True)]
@@ -254,9 +208,8 @@ def _better(spec: Spec, method: str, table: Table) -> dict[Rule, dict[str, Estim
     for other in REFERENCES:
         if other != method and other in table and set(tasks) <= set(table[other]):
             pair = [_matrix(spec, table[name], tasks) for name in (method, other)]
-            for rule, estimate in zip(
-                RULES, _split(interval(pair, probability_of_improvement, RESAMPLES), len(RULES)), strict=True
-            ):
+            by_rule = _split(interval(pair, probability_of_improvement, RESAMPLES), len(RULES))
+            for rule, estimate in zip(RULES, by_rule, strict=True):
                 better[rule][other] = Estimate(*(float(part[0]) for part in estimate))
     return better
 
@@ -268,13 +221,7 @@ def _profile(matrix: np.ndarray, taus: np.ndarray) -> Estimate:
 
 def _curves(x: np.ndarray) -> np.ndarray:
     """IQMs at every evaluation, of each task and then of all: ``(runs, tasks, E)`` to ``((tasks + 1) * E,)``."""
-    return np.concatenate([_iqm(x).ravel(), _iqm(x.reshape(-1, x.shape[-1]))])
-
-
-def _iqm(x: np.ndarray) -> np.ndarray:
-    """Interquartile means over the first axis: rliable's number, without its slow way there."""
-    cut = len(x) // 4
-    return np.sort(x, axis=0)[cut : len(x) - cut].mean(0)
+    return np.concatenate([iqm(x).ravel(), iqm(x.reshape(-1, x.shape[-1]))])
 
 
 def _matrix(spec: Spec, mine: Mapping[str, Scores], tasks: list[str]) -> np.ndarray:
@@ -297,24 +244,3 @@ def _taus(spec: Spec, scores: dict[str, tuple[Cell, Scores]]) -> np.ndarray:
     """Thresholds from 0 to the best score of all."""
     best = [normalise(found.final, spec.tasks[cell.task].reference).max() for cell, found in scores.values()]
     return np.linspace(0, max([0.1, *best]), PROFILE_POINTS)
-
-
-def _rliable() -> tuple[Any, Any]:
-    try:
-        from rliable import library, metrics
-    except ImportError:
-        raise PolicyKDError("statistics: rliable is not installed: pip install 'policykd[benchmark]'") from None
-    return library, metrics
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Fix the global generator of NumPy: rliable resamples with it, whatever it is given."""
-    before = np.random.get_state()
-    np.random.seed(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # arch: about the generator that rliable does not use
-            yield
-    finally:
-        np.random.set_state(before)

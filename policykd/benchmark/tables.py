@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.statistics import METRICS, REFERENCES, Estimate, MethodSummary, Summary
+from policykd.benchmark.bootstrap import Estimate
+from policykd.benchmark.statistics import METRICS, REFERENCES, MethodSummary, Summary
 
 EMPTY = "-"
 
