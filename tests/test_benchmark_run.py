@@ -353,3 +353,22 @@ def test_commands_do_not_tell_where_this_machine_keeps_things(instant, folder):
     text = (out / "PolicyKD-PointReach-v0" / "independent-td3.json").read_text()
     assert str(folder) not in text
     assert yaml.safe_load((out / "spec.yaml").read_text())["name"] == "tiny"
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "sac", "ppo"])
+def test_every_backbone_runs_on_both_sides(backbone):
+    settings = {"net_arch": [8, 8], "batch_size": 8}
+    if backbone == "ppo":
+        settings |= {"n_steps": 32, "n_envs": 2, "n_epochs": 2, "normalize_observation": True, "normalize_reward": True}
+    else:
+        settings |= {"buffer_size": 256, "learning_starts": 20}
+    tasks = {POINT: {"backbones": [backbone], "reference": REFERENCE}}
+    text = changed(tasks=tasks, settings=settings, total_timesteps=256, methods=["sb3", "sb3_double", "single", "dpd"])
+    for cell in parse_spec(text).cells:
+        result = run_cell(cell, Path(cell.name), lambda steps: None)
+        assert len(result.rows) == 2 * cell.peers * 3
+        final = [row for row in result.rows if row.phase == "final"]
+        # PPO: 4 rollouts in all, 2 epochs of 8 minibatches each.
+        wanted = 4 * 2 * 8 if backbone == "ppo" else 256 - 20 * cell.peers
+        assert {(row.steps, row.updates) for row in final} == {(256, wanted)}
+        assert (result.provenance["net_arch"] == [8, 8]) == (cell.method != "sb3_double")
