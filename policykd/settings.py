@@ -31,6 +31,19 @@ def change(config: D, changes: Mapping[str, Any]) -> D:
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
+def build(kind: type[D], values: Mapping[str, Any]) -> D:
+    """A dataclass from values by field name, each of the type that the field has; unknown and missing are errors."""
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise PolicyKDError(f"config: unknown key {name!r}{nearest(str(name), hints)}")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in values and not optional:
+            raise PolicyKDError(f"config: key {field.name!r} is missing")
+    return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """``value`` as type ``hint`` wants it (an int for a float and a list for a tuple are fine), or an error."""
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
@@ -39,6 +52,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     elif origin is tuple:
         fits = isinstance(value, list | tuple) and all(type(item) is choices[0] for item in value)
         value = tuple(value) if fits else value
+    elif origin is dict:
+        fits = isinstance(value, dict)
     elif origin in (types.UnionType, typing.Union):
         for choice in choices:
             with contextlib.suppress(PolicyKDError):

@@ -15,7 +15,9 @@ import numpy as np
 
 from policykd.agents.dual_student import DualStudent, resolve_config
 from policykd.agents.run_folder import versions, write_text
+from policykd.benchmark.bootstrap import iqm_difference
 from policykd.benchmark.sb3_baseline import run_sb3
+from policykd.benchmark.tables import between_markers
 from policykd.errors import PolicyKDError
 from policykd.plots import comparison_grid
 
@@ -184,27 +186,6 @@ def scores(rows: list[dict[str, str]], who: str) -> tuple[np.ndarray, Scores]:
     return np.array(steps), sums / counts
 
 
-def iqm_difference(ours: np.ndarray, sb3: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Interquartile means of both, their difference, and its 95 % bootstrap interval, from ``(S,)`` scores each."""
-    from rliable import library, metrics
-
-    def difference(x: np.ndarray, y: np.ndarray) -> float:
-        return metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)
-
-    pair = {"pair": (ours[:, None], sb3[:, None])}
-    point, interval = library.get_interval_estimates(
-        pair, difference, reps=10_000, random_state=np.random.RandomState(0)
-    )
-    low, high = np.ravel(interval["pair"])
-    return (
-        float(metrics.aggregate_iqm(ours)),
-        float(metrics.aggregate_iqm(sb3)),
-        float(np.ravel(point["pair"])[0]),
-        float(low),
-        float(high),
-    )
-
-
 def write_report(options: ParityOptions) -> str:
     """Table and picture of everything in ``options.out``; the table also goes into the report between its markers."""
     lines = [
@@ -228,15 +209,5 @@ def write_report(options: ParityOptions) -> str:
     if panels:
         comparison_grid(panels, options.out / "learning_curves.png", title="Learners alone against SB3, equal settings")
         write_text(options.out / "table.md", table)
-        _between_markers(options.report, table)
+        between_markers(options.report, "parity table", table)
     return table
-
-
-def _between_markers(path: Path, table: str) -> None:
-    """Replace what stands between the markers of a document, if it is there."""
-    begin, end = "<!-- parity table: begin -->\n", "<!-- parity table: end -->"
-    if not path.exists():
-        return
-    head, _, rest = path.read_text().partition(begin)
-    _, _, tail = rest.partition(end)
-    write_text(path, f"{head}{begin}{table}{end}{tail}")

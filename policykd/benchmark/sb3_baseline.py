@@ -80,11 +80,7 @@ def run_sb3(
     if not n_envs <= eval_freq <= total_timesteps or eval_freq % n_envs:
         raise PolicyKDError(f"eval_freq {eval_freq}: must be a multiple of n_envs ({n_envs}), up to {total_timesteps}")
     run_dir = _empty_folder(run_dir)
-
-    def monitored(n: int) -> Callable[[], Monitor]:
-        return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
-
-    env = export.vec_env(DummyVecEnv([monitored(n) for n in range(n_envs)]), config)
+    env = training_env(env_id, config, run_dir)
     eval_env = export.vec_env(DummyVecEnv([lambda: Monitor(policykd_envs.make(env_id))]), config)
     if isinstance(eval_env, VecNormalize):  # with the statistics of training, and the task's own rewards
         eval_env.training = eval_env.norm_reward = False
@@ -95,6 +91,16 @@ def run_sb3(
     finally:
         env.close()
         eval_env.close()
+
+
+def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
+    """The environments of one agent, monitored in ``run_dir`` and normalised where the settings say so."""
+
+    def monitored(n: int) -> Callable[[], Monitor]:
+        return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
+
+    n_envs = config.n_envs if isinstance(config, PPOConfig) else 1
+    return export.vec_env(DummyVecEnv([monitored(n) for n in range(n_envs)]), config)
 
 
 def _train(

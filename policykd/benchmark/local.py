@@ -1,0 +1,139 @@
+"""The engine of this machine: one process per cell with one thread each, never more of them than cores."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.cell import from_json
+from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progressed, Started
+from policykd.benchmark.spec import Cell
+from policykd.benchmark.worker import CELL, FAILURE, RESULT
+from policykd.errors import PolicyKDError
+
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+STOP_SECONDS = 60
+"""How long a worker may take to save its checkpoint after Ctrl-C."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
+    """Compute cells, and tell what happens.
+
+    Args:
+        cells: in the order in which to begin them.
+        work: folder of their logs and checkpoints; a cell that was interrupted goes on from there.
+        jobs: processes at a time; None is the number of cores.
+
+    Raises:
+        PolicyKDError: more jobs than cores.
+    """
+    jobs = cores() if jobs is None else jobs
+    if not 1 <= jobs <= cores():
+        raise PolicyKDError(f"benchmark: --jobs {jobs} must be from 1 to the {cores()} cores of this machine")
+    waiting, running = deque((cell, 1) for cell in cells), dict[str, _Worker]()
+    events: queue.Queue[Event | _Died] = queue.Queue()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell, attempt = waiting.popleft()
+                try:
+                    running[cell.name] = _Worker(cell, attempt, work / cell.name, events)
+                    yield Started(cell)
+                except OSError as error:  # a full disk
+                    yield Failed(cell, f"cannot begin {cell.name}: {error}")
+            if not running:
+                continue
+            event = events.get()
+            if not isinstance(event, Progressed):
+                running.pop(event.cell.name)
+            if isinstance(event, _Died):
+                if event.attempt < ATTEMPTS:
+                    waiting.appendleft((event.cell, event.attempt + 1))
+                    continue
+                event = Failed(event.cell, event.text)
+            yield event
+    finally:
+        for worker in running.values():
+            worker.interrupt()
+        for worker in running.values():
+            worker.stop()
+
+
+@dataclass(frozen=True)
+class _Died:
+    """A worker ended without a word, as when it is killed."""
+
+    cell: Cell
+    text: str
+    attempt: int
+
+
+class _Worker:
+    """The process of a cell, and the thread that reads what it prints."""
+
+    def __init__(self, cell: Cell, attempt: int, folder: Path, events: queue.Queue[Event | _Died]) -> None:
+        self.cell, self.attempt, self.folder, self.events = cell, attempt, folder, events
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, FAILURE):
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / CELL, json.dumps(cell.plain()))
+        with open(folder / "log.txt", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "policykd.benchmark.worker", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ONE_THREAD},
+                start_new_session=True,  # Ctrl-C reaches the driver alone, which passes it on once
+            )
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def interrupt(self) -> None:
+        """Ask it to save and end, as Ctrl-C does."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def stop(self) -> None:
+        """Wait for its end; after a minute, force it."""
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _watch(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.strip().isdigit():
+                    self.events.put(Progressed(self.cell, int(line)))
+        self.events.put(self._outcome(self.process.wait()))
+
+    def _outcome(self, status: int) -> Event | _Died:
+        try:
+            if status == 0:
+                return Finished(self.cell, from_json((self.folder / RESULT).read_text()))
+            if (self.folder / FAILURE).exists():
+                return Failed(self.cell, (self.folder / FAILURE).read_text())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Failed(self.cell, f"cannot read the result of {self.cell.name}: {error}")
+        how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        log = (self.folder / "log.txt").read_bytes()[-2000:].decode(errors="replace")
+        return _Died(self.cell, f"its process was {how}, {self.attempt} times\n\n{log}", self.attempt)

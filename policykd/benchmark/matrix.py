@@ -1,0 +1,181 @@
+"""Running a benchmark: plan what is missing, let an engine compute it, keep every result as it comes."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from policykd.benchmark import local
+from policykd.benchmark.cell import CellResult, from_json, tidy
+from policykd.benchmark.display import Display
+from policykd.benchmark.engine import Event, Failed, Finished
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import Cell, Spec, load_spec
+from policykd.benchmark.worker import CELL, RESULT
+from policykd.errors import PolicyKDError, nearest
+
+
+@dataclass(frozen=True)
+class MatrixOptions:
+    """How to run a benchmark."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local: processes on this machine; ray: a cluster (needs policykd[ray])."""
+    address: str | None = None
+    """Ray's cluster, e.g. auto or ray://head:10001. Default: one of its own on this machine."""
+    out: str | None = None
+    """Where results go: a folder, or any place that fsspec reaches. Default: results/NAME."""
+    work: Path | None = None
+    """Folder of logs and checkpoints. Default: runs/benchmark/NAME."""
+    jobs: int | None = None
+    """Processes at a time of the local engine. Default: the number of cores."""
+    only: tuple[str, ...] = ()
+    """Only cells whose name fits one of these patterns, e.g. 'HalfCheetah-v5/*' '*/dpd-td3'."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do."""
+
+    cells: tuple[Cell, ...]
+    """Every cell that was asked for."""
+    done: frozenset[str]
+    """Names of those whose results are there."""
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Those to run."""
+        return [cell for cell in self.cells if cell.name not in self.done]
+
+
+def plan(spec: Spec, results: Results, only: Sequence[str] = ()) -> Plan:
+    """What of a benchmark is done and what is missing.
+
+    Raises:
+        PolicyKDError: results of another spec, a damaged file, or a pattern that fits no cell.
+    """
+    done = results.done(spec.cells)
+    names = [cell.name for cell in spec.cells]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            raise PolicyKDError(f"benchmark: --only {pattern!r} fits no cell{nearest(pattern, names)}")
+    chosen = [c for c in spec.cells if not only or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in only)]
+    return Plan(tuple(chosen), frozenset(done & {cell.name for cell in chosen}))
+
+
+def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
+    """Run what is missing of a benchmark; finished cells are skipped and interrupted ones go on.
+
+    Args:
+        path: the benchmark's file.
+        options: engine and places.
+
+    Returns:
+        Names of the cells that failed; why is beside their results.
+
+    Raises:
+        PolicyKDError: bad input, or a result that could not be kept (after all others were).
+    """
+    spec = load_spec(path)
+    work = options.work or Path("runs/benchmark") / spec.name
+    results = Results(options.out or Path("results") / spec.name)
+    with _alone(work):
+        planned = plan(spec, results, options.only)
+        results.begin(spec, path.read_text())
+        command = _command(path, spec, options)
+        failed: list[str] = []
+        unkept: list[str] = []
+        missing = planned.missing
+        workers = options.jobs or local.cores()
+        with Display(
+            len(planned.cells), len(planned.done), missing, workers, _known_rates(planned, results)
+        ) as display:
+            for event in _events(missing, work, options):
+                try:
+                    failed += _keep(event, results, work, command)
+                except OSError as error:  # a full disk must not take the other cells with it
+                    unkept.append(f"{event.cell.name}: {error}")
+                    display.say(f"{event.cell.name}: cannot keep its result: {error}")
+                display.see(event)
+    if unkept:
+        raise PolicyKDError(f"benchmark: results could not be written: {'; '.join(unkept)}; make room and run it again")
+    return failed
+
+
+def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator[Event]:
+    """Results that a killed driver left unread, and then what the engine tells."""
+    left = []
+    for cell in missing:
+        if (result := _left_result(cell, work / cell.name)) is not None:
+            yield Finished(cell, result)
+        else:
+            left.append(cell)
+    if options.engine == "ray":
+        from policykd.benchmark.ray_engine import run as run_on_ray
+
+        if options.jobs is not None:
+            raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
+        yield from run_on_ray(left, work, options.address)
+    elif left:
+        yield from local.run(left, work, options.jobs)
+
+
+def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]:
+    """Write what an event brought; returns the cell's name if it failed."""
+    if isinstance(event, Finished):
+        provenance = {"command": f"{command} --only {shlex.quote(event.cell.name)}", **event.result.provenance}
+        results.save(event.cell, CellResult(event.result.rows, provenance))
+        tidy(work / event.cell.name)
+    elif isinstance(event, Failed):
+        results.save_failure(event.cell, event.text)
+        return [event.cell.name]
+    return []
+
+
+def _left_result(cell: Cell, folder: Path) -> CellResult | None:
+    try:
+        if json.loads((folder / CELL).read_text()) == cell.plain():
+            return from_json((folder / RESULT).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _command(path: Path, spec: Spec, options: MatrixOptions) -> str:
+    """The command that makes these results, without paths of this machine."""
+    shown = path if not path.is_absolute() else Path(path.name)
+    default = options.out in (None, f"results/{spec.name}")
+    out = "" if default or Path(options.out or "").is_absolute() else f" --out {shlex.quote(str(options.out))}"
+    return f"policykd benchmark {shlex.quote(shown.as_posix())}{out}"
+
+
+def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:
+    """Seconds per step of the cells that are done, of ours and of SB3's."""
+    sums: dict[bool, list[float]] = {}
+    for cell in planned.cells:
+        if cell.name in planned.done:
+            seconds = float(results.provenance(cell).get("seconds", 0.0))
+            total = sums.setdefault(cell.by_sb3, [0.0, 0.0])
+            total[0], total[1] = total[0] + seconds, total[1] + cell.steps
+    return {kind: seconds / steps for kind, (seconds, steps) in sums.items()}
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keep a second driver out of the same folder."""
+    from filelock import FileLock, Timeout
+
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise PolicyKDError(
+            f"benchmark: another one is running in {work}: wait for it, or choose another --work"
+        ) from None

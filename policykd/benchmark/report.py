@@ -1,0 +1,193 @@
+"""One self-contained page of a benchmark's results: open it anywhere, without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.bootstrap import Estimate
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import BASELINES, Spec, task_folder
+from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Summary, TaskSummary
+from policykd.benchmark.tables import number, partly, shown
+from policykd.distillation.methods import METHODS
+from policykd.errors import PolicyKDError
+
+VIDEO_BYTES = 2_500_000
+"""Videos are part of the page up to this size, all together; what is beyond is only linked."""
+
+# Okabe and Ito's palette without its black and yellow, and four more that stand apart on white and on black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A63D2", "#C2185B", "#5B9A1F", "#B5651D")
+DASHES = ("dash", "dot", "dashdot", "longdash")
+
+
+def write_page(summary: Summary, results: Results, out: Path) -> None:
+    """Write the page.
+
+    Args:
+        summary: what it shows.
+        results: where the raw rows and videos are, which it links or holds.
+        out: the HTML file, replaced whole.
+
+    Raises:
+        PolicyKDError: plotly is not installed, or there is nothing to show.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise PolicyKDError("report: plotly is not installed: pip install 'policykd[benchmark]'") from None
+    if not summary.backbones and not summary.failures:
+        raise PolicyKDError(f"report: {results.store.place} has no finished cell yet: run the benchmark first")
+    parts = {
+        "title": html.escape(f"{summary.spec.name}: benchmark"),
+        "style": _part("report.css"),
+        "plotly": get_plotlyjs(),
+        "script": _part("report.js"),
+        # In a script element only "<" could end it early.
+        "data": json.dumps(page_data(summary, results, out), separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    text = _part("report.html")
+    for name, part in parts.items():
+        text = text.replace(f"/*{name}*/", part, 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, text)
+
+
+def page_data(summary: Summary, results: Results, out: Path) -> dict[str, Any]:
+    """Everything that the page shows, as JSON: numbers to draw, and the texts of the tables."""
+    spec = summary.spec
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "facts": _facts(spec),
+        "rules": {"selected": "selected peer", "mean": "mean of peers"},
+        "metrics": list(METRICS),
+        "references": list(REFERENCES),
+        "methods": _looks(spec),
+        "backbones": {
+            backbone: {
+                "tasks": [name for name, task in spec.tasks.items() if backbone in task.backbones],
+                "methods": {name: _method(summary, backbone, name, results, out) for name in methods},
+            }
+            for backbone, methods in summary.backbones.items()
+        },
+        "steps": [spec.total_timesteps // spec.evaluations * (e + 1) for e in range(spec.evaluations)],
+        "taus": _numbers(summary.taus),
+        "normalised": [
+            [name, number(t.reference.low), number(t.reference.high), t.reference.source]
+            for name, t in spec.tasks.items()
+        ],
+        "failures": summary.failures,
+        "missing": [name for name in summary.missing if name not in summary.failures],
+        "videos": _videos(results, out),
+    }
+
+
+def _facts(spec: Spec) -> list[str]:
+    return [
+        f"{spec.total_timesteps:,} environment steps per group, all of its learners together",
+        f"{spec.peers} learners per group of peers",
+        f"{spec.seeds} seeds, unless a table says otherwise",
+        f"{spec.evaluations} evaluations of {spec.n_eval_episodes} episodes on the way, a final one of "
+        f"{spec.final_episodes} episodes on fresh starts",
+    ]
+
+
+def _looks(spec: Spec) -> dict[str, dict[str, str]]:
+    """A colour for every method; baselines are grey and dashed."""
+    looks: dict[str, dict[str, str]] = {}
+    known = {**BASELINES, **{name: method.summary for name, method in METHODS.items()}}
+    greys = colours = 0
+    for name, entry in spec.methods.items():
+        base = entry.method or name
+        if base in BASELINES:
+            looks[name] = {"colour": "", "dash": DASHES[greys % len(DASHES)], "about": known[base]}
+            greys += 1
+        else:
+            dash = "solid" if colours < len(COLOURS) else DASHES[colours // len(COLOURS) % len(DASHES)]
+            looks[name] = {"colour": COLOURS[colours % len(COLOURS)], "dash": dash, "about": known[base]}
+            colours += 1
+    return looks
+
+
+def _method(summary: Summary, backbone: str, name: str, results: Results, out: Path) -> dict[str, Any]:
+    spec, method = summary.spec, summary.backbones[backbone][name]
+    aggregate, better, profile = method.aggregate, method.better, method.profile
+    return {
+        "tasks": {task: _task(spec, backbone, name, task, found, results, out) for task, found in method.tasks.items()},
+        "aggregate": None if aggregate is None else {rule: _estimates(aggregate[rule]) for rule in RULES},
+        "partly": partly(summary, backbone, name),
+        "better": {rule: _estimates(better[rule]) for rule in RULES},
+        "curve": None if method.curve is None else _band(method.curve),
+        "profile": None if profile is None else {rule: _band(profile[rule]) for rule in RULES},
+    }
+
+
+def _task(
+    spec: Spec, backbone: str, method: str, task: str, found: TaskSummary, results: Results, out: Path
+) -> dict[str, Any]:
+    scores = found.scores
+    cell = next(c for c in spec.cells if (c.task, c.method, c.backbone) == (task, method, backbone))
+    provenance = results.provenance(cell)
+    return {
+        "curve": _band(found.curve),
+        "points": {rule: _numbers(scores.by(rule)) for rule in RULES},
+        "iqm": {rule: _estimate(found.iqm[rule]) for rule in RULES},
+        "peers": scores.final.shape[1],
+        "cost": [str(len(scores.final)), *(f"{n:,.0f}" for n in (scores.steps[-1], scores.updates, scores.seconds))],
+        "raw": _link(results, f"{task_folder(task)}/{method}.csv", out),
+        "made": _link(results, f"{cell.name}.json", out),
+        "command": str(provenance.get("command", "")),
+        "commit": str(provenance.get("git_commit") or "")[:12],
+    }
+
+
+def _videos(results: Results, out: Path) -> list[dict[str, str]]:
+    """Videos beside the results, ``task/method-backbone.mp4``, as far as there is room for them in the page."""
+    videos, room = [], VIDEO_BYTES
+    for name in results.store.names():
+        if not name.endswith(".mp4") or "://" in results.store.place:
+            continue
+        content = Path(results.store.place, name).read_bytes()
+        source = _link(results, name, out)
+        if len(content) <= room:
+            room -= len(content)
+            source = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+        videos.append({"name": name.removesuffix(".mp4"), "source": source})
+    return videos
+
+
+def _link(results: Results, name: str, out: Path) -> str:
+    """Where a file of the results is, seen from the page."""
+    if "://" in results.store.place:
+        return f"{results.store.place}/{name}"
+    return Path(os.path.relpath(Path(results.store.place, name), out.absolute().parent)).as_posix()
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"at": _numbers(np.array(estimate)), "text": shown(estimate)}
+
+
+def _estimates(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: _estimate(found) for name, found in estimates.items()}
+
+
+def _band(estimate: Estimate) -> list[list[float]]:
+    return [_numbers(part) for part in estimate]
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    """Five digits, which no eye can tell from more."""
+    return [float(f"{value:.5g}") for value in np.asarray(values).ravel()]
+
+
+def _part(name: str) -> str:
+    return resources.files("policykd.benchmark").joinpath("page").joinpath(name).read_text()

@@ -1,0 +1,247 @@
+"""The results of a benchmark on disk: raw rows as CSV, how each cell was made as JSON, failures as text.
+
+results/dpd_mujoco/
+  spec.yaml                              the benchmark
+  HalfCheetah-v5/dpd.csv                 every evaluation of every learner (all backbones)
+  HalfCheetah-v5/dpd-td3.json            how the cell was made, and the checksum of its rows: it is written last
+  HalfCheetah-v5/dpd-td3.failed.txt      why it could not be made
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from policykd.agents.run_folder import write_bytes
+from policykd.benchmark.cell import CellResult, Row
+from policykd.benchmark.spec import Cell, Spec, parse_spec
+from policykd.errors import PolicyKDError
+
+COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
+SPEC = "spec.yaml"
+FAILED = ".failed.txt"
+
+
+class Store:
+    """Files by name below one place: a folder, or anything that fsspec reaches (``s3://bucket/folder``)."""
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place).rstrip("/")
+        self._remote: Any = None
+        if "://" in self.place:
+            try:
+                import fsspec
+
+                self._remote, self._root = fsspec.core.url_to_fs(self.place)
+            except (ImportError, ValueError) as error:
+                raise PolicyKDError(f"results: cannot reach {self.place}: {error}") from None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        if self._remote is not None:
+            self._remote.makedirs(f"{self._root}/{name}".rsplit("/", 1)[0], exist_ok=True)
+            self._remote.pipe_file(f"{self._root}/{name}", text.encode())
+            return
+        path = Path(self.place, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+
+    def read(self, name: str) -> str | None:
+        """A file's text; None where there is none.
+
+        Raises:
+            PolicyKDError: it is no text.
+        """
+        try:
+            if self._remote is not None:
+                return bytes(self._remote.cat_file(f"{self._root}/{name}")).decode()
+            return Path(self.place, name).read_bytes().decode()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is no text; restore it") from None
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self._remote is None:
+            Path(self.place, name).unlink(missing_ok=True)
+        elif self._remote.exists(f"{self._root}/{name}"):
+            self._remote.rm_file(f"{self._root}/{name}")
+
+    def names(self) -> list[str]:
+        """Every file, sorted."""
+        if self._remote is not None:
+            return sorted(path.removeprefix(f"{self._root}/") for path in self._remote.find(self._root))
+        root = Path(self.place)
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+class Results:
+    """The results of one benchmark.
+
+    Args:
+        place: their folder, or any place that fsspec reaches.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.store = Store(place)
+
+    def begin(self, spec: Spec, text: str) -> None:
+        """Say whose results these are, before the first.
+
+        Args:
+            spec: the benchmark.
+            text: its file, kept beside the results.
+
+        Raises:
+            PolicyKDError: the results of another benchmark are here.
+        """
+        before = self.store.read(SPEC)
+        if before is not None and (name := self.spec().name) != spec.name:
+            raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
+        if before != text:
+            self.store.write(SPEC, text)
+
+    def spec(self) -> Spec:
+        """The benchmark whose results these are.
+
+        Raises:
+            PolicyKDError: there are none, or their spec is damaged.
+        """
+        text = self.store.read(SPEC)
+        if text is None:
+            raise PolicyKDError(f"results: {self.store.place} holds no results of a benchmark (no {SPEC})")
+        try:
+            return parse_spec(text)
+        except PolicyKDError as error:
+            message = str(error).removeprefix("config: ")
+            raise PolicyKDError(f"results: {self.store.place}/{SPEC}: {message}") from None
+
+    def done(self, cells: tuple[Cell, ...]) -> set[str]:
+        """Names of the cells whose results are here, whole.
+
+        Raises:
+            PolicyKDError: results of another spec, or a file that was changed or cut short.
+        """
+        known = {cell.name: cell for cell in cells}
+        found = set()
+        files: dict[str, dict[str, list[str]]] = {}
+        for name in self.store.names():
+            if "/" not in name or not name.endswith(".json"):
+                continue
+            if (cell := known.get(name.removesuffix(".json"))) is None:
+                raise PolicyKDError(
+                    f"results: {self.store.place}/{name} is of a cell that this spec has not: two specs do not go into "
+                    "one folder; choose another --out"
+                )
+            self._check_cell(cell, self.provenance(cell))
+            self._lines(cell, files)
+            found.add(cell.name)
+        return found
+
+    def provenance(self, cell: Cell) -> dict[str, Any]:
+        """How a cell was made.
+
+        Raises:
+            PolicyKDError: the file is missing or damaged.
+        """
+        name = f"{cell.name}.json"
+        try:
+            content = json.loads(self.store.read(name) or "")
+            content["cell"], content["rows_sha256"]
+            return content
+        except (ValueError, KeyError, TypeError) as error:
+            raise PolicyKDError(
+                f"results: {self.store.place}/{name} is damaged ({error}): restore it, or delete it and run again"
+            ) from None
+
+    def rows(self, cell: Cell, files: dict[str, dict[str, list[str]]] | None = None) -> list[Row]:
+        """The raw rows of a cell that is done.
+
+        Args:
+            cell: the cell.
+            files: what was read before: several cells share a file.
+
+        Raises:
+            PolicyKDError: they were changed or cut short.
+        """
+        kinds = [field.type for field in dataclasses.fields(Row)]
+        convert = [{"str": str, "int": int, "float": float}[str(kind)] for kind in kinds]
+        lines = csv.reader(self._lines(cell, {} if files is None else files))
+        return [Row(*(to(value) for to, value in zip(convert, line, strict=True))) for line in lines]
+
+    def save(self, cell: Cell, result: CellResult) -> None:
+        """Keep a finished cell. Its provenance comes last: without it the cell counts as not done.
+
+        Raises:
+            OSError: it cannot be written; what was there before is untouched.
+        """
+        name = _csv(cell)
+        kept = _by_backbone(self.store.read(name) or "")
+        kept[cell.backbone] = _format(result.rows)
+        text = "\n".join([",".join(COLUMNS), *(line for key in sorted(kept) for line in kept[key])]) + "\n"
+        self.store.write(name, text)
+        provenance = {**result.provenance, "rows_sha256": _checksum(kept[cell.backbone])}
+        self.store.write(f"{cell.name}.json", json.dumps(provenance, indent=1) + "\n")
+        self.store.remove(cell.name + FAILED)
+
+    def save_failure(self, cell: Cell, text: str) -> None:
+        """Keep why a cell could not be made."""
+        self.store.write(cell.name + FAILED, text)
+
+    def failures(self) -> dict[str, str]:
+        """Why cells could not be made, by their name."""
+        names = [name for name in self.store.names() if name.endswith(FAILED)]
+        return {name.removesuffix(FAILED): self.store.read(name) or "" for name in names}
+
+    def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
+        was, now = ({**fields, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain()))
+        changed = [
+            f"{name} was {value!r}, now {now.get(name)!r}" for name, value in was.items() if now.get(name) != value
+        ]
+        if changed:
+            raise PolicyKDError(
+                f"results: {self.store.place}/{cell.name} was made by another spec: {'; '.join(changed)}; choose "
+                f"another --out, or delete {cell.name}.json to run it again"
+            )
+
+    def _lines(self, cell: Cell, files: dict[str, dict[str, list[str]]]) -> list[str]:
+        """The lines of a cell in its CSV file, checked against its provenance."""
+        name = _csv(cell)
+        if name not in files:
+            files[name] = _by_backbone(self.store.read(name) or "")
+        lines = files[name].get(cell.backbone, [])
+        if _checksum(lines) != self.provenance(cell)["rows_sha256"]:
+            raise PolicyKDError(
+                f"results: {self.store.place}/{name}: the rows of {cell.backbone} are not those that the cell wrote: "
+                f"restore the file, or delete {cell.name}.json to run the cell again"
+            )
+        return lines
+
+
+def _csv(cell: Cell) -> str:
+    return f"{cell.name.removesuffix(f'-{cell.backbone}')}.csv"
+
+
+def _by_backbone(text: str) -> dict[str, list[str]]:
+    kept: dict[str, list[str]] = {}
+    for line in text.splitlines()[1:]:
+        kept.setdefault(line.partition(",")[0], []).append(line)
+    return kept
+
+
+def _format(rows: list[Row]) -> list[str]:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for r in rows:
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in vars(r).values())
+    return text.getvalue().splitlines()
+
+
+def _checksum(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,156 @@
+"""SB3's agents in the benchmark: trained by SB3, one seed after the other, and judged by the same evaluator as ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+from policykd import export
+from policykd.agents.learner_envs import check_spaces, find_task
+from policykd.agents.run_folder import write_text
+from policykd.agents.training import one_thread
+from policykd.benchmark.cell import Report, Row, Throttled, fresh, gradient_updates, row
+from policykd.benchmark.sb3_baseline import training_env
+from policykd.benchmark.spec import Cell
+from policykd.config import PPOConfig
+from policykd.errors import PolicyKDError
+from policykd.evaluation import Evaluation, Evaluator
+from policykd.learners import LEARNERS
+from policykd.networks import MLP
+from policykd.settings import change
+
+
+def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
+    """Train every seed that is not there yet; a seed that was interrupted begins again.
+
+    Args:
+        cell: a cell of ``sb3`` or ``sb3_double``.
+        folder: gets SB3's files of every seed and, once it is through, ``seed_<n>.json``.
+        report: told the steps so far, of all seeds together.
+    """
+    net_arch = _net_arch(cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for number, seed in enumerate(cell.seeds):
+        done = folder / f"seed_{seed}.json"
+        if not done.exists():
+            shutil.rmtree(folder / f"seed_{seed}", ignore_errors=True)
+            trained = _train(
+                cell, seed, net_arch, folder / f"seed_{seed}", Throttled(report, number * cell.total_timesteps)
+            )
+            write_text(done, json.dumps([list(vars(r).values()) for r in trained]))
+        rows += [Row(*values) for values in json.loads(done.read_text())]
+        report((number + 1) * cell.total_timesteps)
+    seconds = sum(r.seconds for r in rows if r.phase == "final")
+    return rows, {
+        "net_arch": list(net_arch),
+        "learners_at_once": 1,
+        "computed_by": "stable-baselines3, torch, cpu",
+        "seconds": round(seconds, 1),
+    }
+
+
+def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, progress: BaseCallback) -> list[Row]:
+    """One seed, evaluated at the steps and on the starts at which ours are."""
+    config = change(cell.settings, {"net_arch": net_arch})
+    run_dir.mkdir(parents=True)
+    env = training_env(cell.task, config, run_dir)
+    evaluation = SameEvaluation(cell, seed)
+    try:
+        model = export.make_model(cell.backbone, config, env, seed)
+        started = time.perf_counter()
+        with one_thread():
+            model.learn(cell.total_timesteps, callback=CallbackList([progress, evaluation]))
+            seconds = time.perf_counter() - started - evaluation.seconds
+            final = evaluation.play(model, cell.final_episodes, fresh(cell))
+        _check_updates(cell, model)
+        model.save(run_dir / "model.zip")
+    finally:
+        env.close()
+        evaluation.evaluator.close()
+    updates = gradient_updates(config, cell.total_timesteps)
+    return [*evaluation.rows, row(cell, "final", (seed, 0), cell.total_timesteps, updates, final.returns[0], seconds)]
+
+
+class SameEvaluation(BaseCallback):
+    """Plays an SB3 model with the evaluator of our learners: same episodes, same starts, same steps between."""
+
+    def __init__(self, cell: Cell, seed: int) -> None:
+        super().__init__()
+        self.cell, self.seed = cell, seed
+        self.evaluator = Evaluator(find_task(cell.task).make, 1, lambda actions: actions)
+        self.rows: list[Row] = []
+        self.seconds = 0.0
+        self._started = time.perf_counter()
+
+    def play(self, model: BaseAlgorithm, n_episodes: int, number: int) -> Evaluation:
+        """Evaluation ``number``, without noise; returns and lengths are ``(1, n_episodes)``."""
+        normalize = model.get_vec_normalize_env()
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            seen = observations if normalize is None else np.asarray(normalize.normalize_obs(observations))
+            return model.predict(seen, deterministic=True)[0]
+
+        return self.evaluator.run(act, n_episodes, [self.seed], number)
+
+    def _on_training_start(self) -> None:
+        self._started = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        steps = self.num_timesteps
+        if steps % self.cell.eval_freq == 0 and steps <= self.cell.total_timesteps:
+            began = time.perf_counter()
+            training = began - self._started - self.seconds
+            evaluation = self.play(self.model, self.cell.n_eval_episodes, steps)
+            updates = gradient_updates(self.cell.settings, steps)
+            self.rows.append(row(self.cell, "curve", (self.seed, 0), steps, updates, evaluation.returns[0], training))
+            self.seconds += time.perf_counter() - began
+        return True
+
+
+def _check_updates(cell: Cell, model: Any) -> None:
+    """As for ours: the reported gradient updates are those that were made."""
+    said = gradient_updates(cell.settings, cell.total_timesteps)
+    if not isinstance(cell.settings, PPOConfig) and model._n_updates != said:
+        raise PolicyKDError(f"benchmark: {cell.name} made {model._n_updates} gradient updates, not {said}")
+
+
+def _net_arch(cell: Cell) -> tuple[int, ...]:
+    if cell.base == "sb3":
+        return cell.settings.net_arch
+    env = find_task(cell.task).make()
+    observation_space, action_space = check_spaces(env)
+    env.close()
+    return double_width(cell, observation_space, action_space)
+
+
+def double_width(cell: Cell, observations: spaces.Box, actions: spaces.Box) -> tuple[int, ...]:
+    """Hidden layers that give actor and critics together as nearly as possible twice the parameters.
+
+    All layers are widened by one factor and rounded; of the factors from 1 to 2 in steps of 0.001 the one whose number
+    of parameters is nearest to twice counts, the smallest if several are.
+    """
+    wanted = 2 * parameters(cell, cell.settings.net_arch, observations, actions)
+    factors = 1 + np.arange(1001) / 1000
+    choices = list(dict.fromkeys(tuple(round(w * f) for w in cell.settings.net_arch) for f in factors))
+    return min(choices, key=lambda widths: abs(parameters(cell, widths, observations, actions) - wanted))
+
+
+def parameters(cell: Cell, net_arch: tuple[int, ...], observations: spaces.Box, actions: spaces.Box) -> int:
+    """Trained parameters of one agent's actor and critics (target networks are copies and do not count)."""
+    n_observations, n_actions = observations.shape[0], actions.shape[0]
+    if cell.backbone == "ppo":
+        policy = MLP((n_observations, *net_arch, n_actions)).parameter_count + n_actions
+        return policy + MLP((n_observations, *net_arch, 1)).parameter_count
+    heads = 2 if cell.backbone == "sac" else 1
+    actor = MLP((n_observations, *net_arch, heads * n_actions)).parameter_count
+    critics: int = LEARNERS[cell.backbone].critics  # type: ignore[union-attr]
+    return actor + critics * MLP((n_observations + n_actions, *net_arch, 1)).parameter_count

@@ -1,0 +1,306 @@
+"""A benchmark is a file: tasks x methods x backbones x seeds x budget, checked whole before anything runs.
+
+A cell is one (task, method, backbone) with all its seeds. Nothing but its fields decides what a cell computes, so a
+cell is also what a worker gets and what its results are checked against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from policykd.agents import snapshot
+from policykd.agents.dual_student import resolve_config
+from policykd.agents.learner_envs import find_task, short_id
+from policykd.config import Config, PPOConfig
+from policykd.distillation.methods import METHODS
+from policykd.errors import PolicyKDError, nearest
+from policykd.learners import CONFIGS
+from policykd.settings import build, require
+
+BASELINES = {
+    "sb3": "One agent of Stable-Baselines3 with the whole budget",
+    "sb3_double": "The same with twice the parameters",
+    "single": "One learner of ours with the whole budget",
+}
+"""What peers are compared with, beside the rows of ``METHODS``."""
+
+OWN = ("eval_freq", "n_eval_episodes", "log_freq", "checkpoint_freq")
+"""Settings that follow from the spec's own keys."""
+
+CHECKPOINTS = 5
+"""Checkpoints of a cell over its run: what a kill can cost is a fifth of the cell."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns between which scores are normalised."""
+
+    low: float
+    """The return that counts as 0, such as that of random actions."""
+    high: float
+    """The return that counts as 1."""
+    source: str
+    """Where both come from."""
+
+    def __post_init__(self) -> None:
+        """Refuse references that normalise nothing."""
+        require(self.high > self.low, "high", self.high, f"must be above low={self.low!r}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a benchmark."""
+
+    backbones: tuple[str, ...]
+    """Algorithms that run on it."""
+    reference: Reference
+    """How its returns are normalised."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of this task, for all methods alike."""
+    without: tuple[str, ...] = ()
+    """Methods of the benchmark that do not run on this task."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method of a benchmark."""
+
+    method: str = ""
+    """The row of ``METHODS`` or the baseline; left out, it is the entry's own name."""
+    seeds: int | None = None
+    """Seeds of this method where they differ from the benchmark's."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of this method alone, e.g. its alpha."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (task, method, backbone) with all its seeds: what one worker computes."""
+
+    task: str
+    method: str
+    backbone: str
+    base: str
+    """What is trained: a row of ``METHODS`` or a baseline."""
+    peers: int
+    seeds: tuple[int, ...]
+    total_timesteps: int
+    """Environment steps of one group, all of its learners together."""
+    evaluations: int
+    """Evaluations over the run, equally far apart; the last is at its end."""
+    n_eval_episodes: int
+    """Episodes of each, per learner."""
+    final_episodes: int
+    """Episodes of the final evaluation, on fresh starts, per learner."""
+    config: dict[str, Any]
+    """All settings of the backbone, as plain values."""
+
+    @property
+    def name(self) -> str:
+        """``task/method-backbone``: its name everywhere, and its place on disk."""
+        return f"{task_folder(self.task)}/{self.method}-{self.backbone}"
+
+    @property
+    def by_sb3(self) -> bool:
+        """Whether SB3 trains it, one seed after the other."""
+        return self.base in ("sb3", "sb3_double")
+
+    @property
+    def eval_freq(self) -> int:
+        """Environment steps of a group between evaluations."""
+        return self.total_timesteps // self.evaluations
+
+    @property
+    def steps(self) -> int:
+        """Steps of its progress: of all groups at once, but of SB3's seeds one after the other."""
+        return self.total_timesteps * (len(self.seeds) if self.by_sb3 else 1)
+
+    @cached_property
+    def settings(self) -> Config:
+        """Its config as the backbone's dataclass.
+
+        Raises:
+            PolicyKDError: settings that cannot work.
+        """
+        return resolve_config(self.config, self.backbone, short_id(self.task))
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields as JSON reads them back."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_plain(fields: dict[str, Any]) -> Cell:
+        """What ``plain`` gave."""
+        return build(Cell, fields)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A benchmark."""
+
+    name: str
+    """Names its folders."""
+    tasks: dict[str, Task]
+    methods: dict[str, Entry]
+    total_timesteps: int
+    """Environment steps of one group, all of its learners together; the same for every method."""
+    seeds: int
+    """Groups per cell, with the seeds 0, 1, ..."""
+    evaluations: int
+    n_eval_episodes: int
+    final_episodes: int
+    peers: int = 2
+    """Learners per group of the methods of ours."""
+    summary: str = ""
+    """What the benchmark is for."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of all cells; a task's change them, a method's change those."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        for name in ("total_timesteps", "seeds", "evaluations", "n_eval_episodes", "final_episodes", "peers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
+        require(
+            self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "must be letters, digits, _ -"
+        )
+        whole = self.total_timesteps % self.evaluations == 0
+        require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
+        require(bool(self.tasks), "tasks", {}, "is an empty matrix: name a task")
+        require(bool(self.methods), "methods", {}, "is an empty matrix: name a method")
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, task by task.
+
+        Raises:
+            PolicyKDError: a task, method, backbone or setting is unknown or cannot work.
+        """
+        for task_name, task in self.tasks.items():
+            find_task(task_name)
+            for name in task.backbones:
+                _known("backbone", name, CONFIGS)
+            for name in task.without:
+                _known("without", name, self.methods)
+        pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]
+        cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
+        if not cells:
+            raise PolicyKDError("config: the matrix is empty: every method is left out on every task")
+        return cells
+
+    def _cell(self, task: str, backbone: str, method: str) -> Cell:
+        entry = self.methods[method]
+        base = _known("method", entry.method or method, {**BASELINES, **METHODS})
+        peers = 1 if base in BASELINES else self.peers
+        settings = {**self.settings, **self.tasks[task].settings, **entry.settings}
+        for name in OWN:
+            require(name not in settings, name, settings.get(name), "follows from the spec's evaluations: leave it out")
+        eval_freq = self.total_timesteps // self.evaluations
+        settings |= {
+            "eval_freq": eval_freq,
+            "log_freq": eval_freq,
+            "n_eval_episodes": self.n_eval_episodes,
+            "checkpoint_freq": max(1, self.total_timesteps // CHECKPOINTS),
+        }
+        config = resolve_config(settings, backbone, short_id(task))
+        at_once, rollout = peers, peers
+        if isinstance(config, PPOConfig):
+            at_once, rollout = peers * config.n_envs, peers * config.n_envs * config.n_steps
+        require(
+            eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}"
+        )
+        # SB3 finishes the rollout it is in, which would be more steps than the others get.
+        total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
+        require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
+        pooled = base in METHODS and METHODS[base].replay == "pooled" and backbone == "ppo"
+        require(not pooled, "method", base, "pools replays, and ppo has none: leave it out with 'without'")
+        distils = base in METHODS and METHODS[base].source is not None
+        require(peers > 1 or not distils, "peers", peers, f"is too few for {base}")
+        return Cell(
+            task=task,
+            method=method,
+            backbone=backbone,
+            base=base,
+            peers=peers,
+            seeds=tuple(range(entry.seeds or self.seeds)),
+            total_timesteps=self.total_timesteps,
+            evaluations=self.evaluations,
+            n_eval_episodes=self.n_eval_episodes,
+            final_episodes=self.final_episodes,
+            config=snapshot.plain(config),
+        )
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a benchmark from a YAML file (JSON is YAML too).
+
+    Raises:
+        PolicyKDError: one line on what is wrong and where.
+    """
+    try:
+        return parse_spec(path.read_text())
+    except OSError as error:
+        raise PolicyKDError(f"benchmark: cannot read {path}: {error.strerror or error}") from None
+    except PolicyKDError as error:
+        raise PolicyKDError(f"benchmark: {path}: {str(error).removeprefix('config: ')}") from None
+
+
+def parse_spec(text: str) -> Spec:
+    """A benchmark from the text of its file; all of its cells are checked.
+
+    Raises:
+        PolicyKDError: one line on what is wrong and where.
+    """
+    content = _parse(text)
+    tasks, methods = content.get("tasks"), content.get("methods")
+    if isinstance(methods, list):
+        methods = {name: {} for name in methods}
+    require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
+    require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")
+    assert isinstance(tasks, dict) and isinstance(methods, dict)
+    content["tasks"] = {str(name): _build(Task, f"task {name}", value) for name, value in tasks.items()}
+    content["methods"] = {str(name): _build(Entry, f"method {name}", value or {}) for name, value in methods.items()}
+    spec = build(Spec, content)
+    assert spec.cells
+    return spec
+
+
+def task_folder(task: str) -> str:
+    """A task's name as that of a folder."""
+    return short_id(task).replace("/", "-")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyKDError(f"is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
+    return content
+
+
+def _build(kind: type[Any], where: str, values: Any) -> Any:
+    """A part of the spec; errors say which."""
+    if not isinstance(values, dict):
+        raise PolicyKDError(f"{where}: must hold keys and values, not {values!r}")
+    try:
+        values = dict(values)
+        if kind is Task and "reference" in values:
+            values["reference"] = _build(Reference, "reference", values["reference"])
+        return build(kind, values)
+    except PolicyKDError as error:
+        raise PolicyKDError(f"{where}: {str(error).removeprefix('config: ')}") from None
+
+
+def _known(what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, known)}; there are {', '.join(known)}")
+    return name

@@ -1,0 +1,246 @@
+"""Statistics of a benchmark by rliable (Agarwal et al. 2021): interquartile means with stratified-bootstrap intervals.
+
+The score of a group of peers is one number by a rule that was declared before the final evaluation:
+
+* ``selected``: the final return of the peer that did best in the last evaluation on the way. Its final return is
+  from other episodes, so that choosing it does not flatter it.
+* ``mean``: the mean final return of all peers.
+
+For single agents both are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement, rliable
+from policykd.benchmark.cell import Row
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import Cell, Reference, Spec
+from policykd.errors import PolicyKDError
+
+Rule = Literal["selected", "mean"]
+RULES: tuple[Rule, ...] = ("selected", "mean")
+METRICS = ("IQM", "median", "optimality gap")
+REFERENCES = ("sb3", "independent")
+"""Methods over which the probability of improvement is given."""
+RESAMPLES = 2_000
+"""Bootstrap resamples of every interval of a table."""
+CURVE_RESAMPLES = 500
+"""Bootstrap resamples of the intervals along curves and profiles, which have many points."""
+PROFILE_POINTS = 61
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a cell reached: S seeds, P learners per group, E evaluations."""
+
+    steps: np.ndarray
+    """Environment steps of a group at each evaluation, ``(E,)``."""
+    curve: np.ndarray
+    """Mean returns on the way, ``(S, P, E)``."""
+    final: np.ndarray
+    """Mean returns of the final evaluation, ``(S, P)``."""
+    updates: int
+    """Gradient updates of all learners of a group."""
+    seconds: float
+    """Seconds of training of one group; groups that train at once share them."""
+
+    def by(self, rule: Rule) -> np.ndarray:
+        """The score of every seed by a rule, ``(S,)``."""
+        if rule == "mean":
+            return self.final.mean(1)
+        selected = self.curve[:, :, -1].argmax(1)
+        return self.final[np.arange(len(self.final)), selected]
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """A method on one task."""
+
+    scores: Scores
+    iqm: dict[Rule, Estimate]
+    """Interquartile mean over seeds of the final returns."""
+    curve: Estimate
+    """Interquartile mean over seeds of the mean return of the peers, at every evaluation, ``(E,)``."""
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """A method with one backbone over all tasks."""
+
+    tasks: dict[str, TaskSummary]
+    aggregate: dict[Rule, dict[str, Estimate]] | None
+    """Normalised scores over all tasks of the backbone, by metric; None while a task is missing."""
+    better: dict[Rule, dict[str, Estimate]]
+    """Probability of improvement over each reference method that has the same tasks."""
+    curve: Estimate | None
+    """Sample efficiency: the interquartile mean of normalised scores at every evaluation, ``(E,)``."""
+    profile: dict[Rule, Estimate] | None
+    """Performance profile: the fraction of runs above each of ``Summary.taus``."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that tables and page show."""
+
+    spec: Spec
+    backbones: dict[str, dict[str, MethodSummary]]
+    """Methods by backbone, in the spec's order; only what has results."""
+    missing: list[str]
+    """Names of cells without results."""
+    failures: dict[str, str]
+    """Why cells failed, by their name."""
+    taus: np.ndarray
+    """Thresholds of the performance profiles."""
+
+
+def summarise(results: Results) -> Summary:
+    """Compute everything that there is to show from the raw rows.
+
+    Raises:
+        PolicyKDError: a file is missing or damaged, or rliable is not installed.
+    """
+    spec = results.spec()
+    done = results.done(spec.cells)
+    files: dict[str, dict[str, list[str]]] = {}
+    scores = {c.name: (c, read_scores(c, results.rows(c, files))) for c in spec.cells if c.name in done}
+    taus = _taus(spec, scores)
+    backbones: dict[str, dict[str, MethodSummary]] = {}
+    for backbone in dict.fromkeys(b for task in spec.tasks.values() for b in task.backbones):
+        table = _by_method(spec, backbone, scores)
+        if table:
+            backbones[backbone] = {m: _summarise_method(spec, backbone, m, table, taus) for m in table}
+    return Summary(spec, backbones, [c.name for c in spec.cells if c.name not in done], results.failures(), taus)
+
+
+def read_scores(cell: Cell, rows: list[Row]) -> Scores:
+    """The rows of a cell as arrays.
+
+    Raises:
+        PolicyKDError: a row is missing or there twice.
+    """
+    shape = len(cell.seeds), cell.peers
+    steps = np.array([cell.eval_freq * (e + 1) for e in range(cell.evaluations)])
+    curve, final = np.full((*shape, len(steps)), np.nan), np.full(shape, np.nan)
+    if len(rows) != curve.size + final.size:
+        raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
+    for r in rows:
+        at = cell.seeds.index(r.seed), r.learner
+        if r.phase == "final":
+            final[at] = r.mean
+        else:
+            curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
+    if np.isnan(curve).any() or np.isnan(final).any():
+        raise PolicyKDError(f"results: {cell.name} has not every evaluation of every learner, or one that is no number")
+    ends = [r for r in rows if r.phase == "final" and r.learner == 0]
+    total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
+    return Scores(steps, curve, final, ends[0].updates, total / len(cell.seeds))
+
+
+def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:
+    """Returns as fractions of the way between a task's two reference returns."""
+    return (returns - reference.low) / (reference.high - reference.low)
+
+
+Table = Mapping[str, Mapping[str, Scores]]
+"""Scores by method and task."""
+
+
+def _by_method(spec: Spec, backbone: str, scores: dict[str, tuple[Cell, Scores]]) -> Table:
+    table: dict[str, dict[str, Scores]] = {}
+    for cell, found in scores.values():
+        if cell.backbone == backbone:
+            table.setdefault(cell.method, {})[cell.task] = found
+    return {method: table[method] for method in spec.methods if method in table}
+
+
+def _summarise_method(spec: Spec, backbone: str, method: str, table: Table, taus: np.ndarray) -> MethodSummary:
+    mine = table[method]
+    whole = list(mine) == [name for name, task in spec.tasks.items() if backbone in task.backbones]
+    matrix = _matrix(spec, mine, list(mine))
+    per_task, aggregate = _finals(matrix)
+    curves = [normalise(scores.curve.mean(1), spec.tasks[name].reference) for name, scores in mine.items()]
+    along = _split(interval(np.stack(curves, 1), _curves, CURVE_RESAMPLES), len(mine) + 1)
+    tasks = {
+        name: TaskSummary(
+            scores,
+            {rule: _returns(per_task[t][r], spec.tasks[name].reference) for r, rule in enumerate(RULES)},
+            _returns(along[t], spec.tasks[name].reference),
+        )
+        for t, (name, scores) in enumerate(mine.items())
+    }
+    return MethodSummary(
+        tasks,
+        {rule: dict(zip(METRICS, aggregate[r], strict=True)) for r, rule in enumerate(RULES)} if whole else None,
+        _better(spec, method, table),
+        along[-1] if whole else None,
+        {rule: _profile(matrix[:, :, r], taus) for r, rule in enumerate(RULES)} if whole else None,
+    )
+
+
+def _finals(matrix: np.ndarray) -> tuple[list[list[Estimate]], list[list[Estimate]]]:
+    """From normalised scores ``(runs, tasks, rules)``: IQMs by task and rule, and all metrics by rule."""
+    _, metrics = rliable()
+    functions = metrics.aggregate_median, metrics.aggregate_optimality_gap
+
+    def statistics(x: np.ndarray) -> np.ndarray:
+        rules = range(x.shape[2])
+        whole = np.array([iqm(x.reshape(-1, x.shape[2])), *([f(x[:, :, r]) for r in rules] for f in functions)])
+        return np.concatenate([iqm(x).ravel(), whole.T.ravel()])
+
+    _, tasks, rules = matrix.shape
+    parts = [Estimate(*map(float, part)) for part in zip(*interval(matrix, statistics, RESAMPLES), strict=True)]
+    per_task, aggregate = parts[: tasks * rules], parts[tasks * rules :]
+    return (
+        [per_task[t * rules : (t + 1) * rules] for t in range(tasks)],
+        [aggregate[r * len(METRICS) : (r + 1) * len(METRICS)] for r in range(rules)],
+    )
+
+
+def _better(spec: Spec, method: str, table: Table) -> dict[Rule, dict[str, Estimate]]:
+    better: dict[Rule, dict[str, Estimate]] = {rule: {} for rule in RULES}
+    tasks = list(table[method])
+    for other in REFERENCES:
+        if other != method and other in table and set(tasks) <= set(table[other]):
+            pair = [_matrix(spec, table[name], tasks) for name in (method, other)]
+            by_rule = _split(interval(pair, probability_of_improvement, RESAMPLES), len(RULES))
+            for rule, estimate in zip(RULES, by_rule, strict=True):
+                better[rule][other] = Estimate(*(float(part[0]) for part in estimate))
+    return better
+
+
+def _profile(matrix: np.ndarray, taus: np.ndarray) -> Estimate:
+    """The fraction of runs and tasks above each threshold, from ``(runs, tasks)``."""
+    return interval(matrix, lambda x: (x[..., None] > taus).mean((0, 1)), CURVE_RESAMPLES)
+
+
+def _curves(x: np.ndarray) -> np.ndarray:
+    """IQMs at every evaluation, of each task and then of all: ``(runs, tasks, E)`` to ``((tasks + 1) * E,)``."""
+    return np.concatenate([iqm(x).ravel(), iqm(x.reshape(-1, x.shape[-1]))])
+
+
+def _matrix(spec: Spec, mine: Mapping[str, Scores], tasks: list[str]) -> np.ndarray:
+    """Normalised scores ``(runs, tasks, rules)``."""
+    columns = [[normalise(mine[name].by(rule), spec.tasks[name].reference) for rule in RULES] for name in tasks]
+    return np.array(columns).transpose(2, 0, 1)
+
+
+def _split(estimate: Estimate, parts: int) -> list[Estimate]:
+    """An estimate of several things one after the other as one of each."""
+    return [Estimate(*part) for part in zip(*(np.split(values, parts) for values in estimate), strict=True)]
+
+
+def _returns(scores: Estimate, reference: Reference) -> Estimate:
+    """Normalised scores as returns again (an interquartile mean goes along with shift and scale)."""
+    return Estimate(*(reference.low + part * (reference.high - reference.low) for part in scores))
+
+
+def _taus(spec: Spec, scores: dict[str, tuple[Cell, Scores]]) -> np.ndarray:
+    """Thresholds from 0 to the best score of all."""
+    best = [normalise(found.final, spec.tasks[cell.task].reference).max() for cell, found in scores.values()]
+    return np.linspace(0, max([0.1, *best]), PROFILE_POINTS)

@@ -1,0 +1,99 @@
+"""Tables in Markdown, and documents in which a program keeps a part up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.bootstrap import Estimate
+from policykd.benchmark.statistics import METRICS, REFERENCES, MethodSummary, Summary
+
+EMPTY = "-"
+
+
+def between_markers(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of a document, if it is there; at its end if it has no such markers."""
+    if path.exists():
+        write_text(path, with_part(path.read_text(), name, text))
+
+
+def with_part(document: str, name: str, text: str) -> str:
+    """A document with ``text`` between its markers ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    head, _, rest = document.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}{text}{end}{tail}"
+
+
+def benchmark_tables(summary: Summary) -> str:
+    """Everything that a benchmark's results say in numbers."""
+    spec = summary.spec
+    parts = [f"{spec.summary.strip()}\n"] if spec.summary else []
+    for backbone, methods in summary.backbones.items():
+        for task in [t for t in spec.tasks if backbone in spec.tasks[t].backbones]:
+            parts.append(f"#### {task}, {backbone.upper()}\n\n{task_table(methods, task)}")
+        parts.append(f"#### {backbone.upper()}, all its tasks\n\n{aggregate_table(summary, backbone)}")
+    parts.append(references(summary))
+    if summary.failures:
+        failed = [f"* `{name}`: {text.partition(chr(10))[0]}" for name, text in summary.failures.items()]
+        parts.append("Failed:\n\n" + "\n".join(failed) + "\n")
+    missing = [name for name in summary.missing if name not in summary.failures]
+    if missing:
+        parts.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+    return "\n".join(parts)
+
+
+def task_table(methods: dict[str, MethodSummary], task: str) -> str:
+    """Final returns on one task, with what they cost."""
+    lines = [
+        "| method | seeds | selected peer | mean of peers | environment steps | gradient updates | seconds per group |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, method in methods.items():
+        if (found := method.tasks.get(task)) is None:
+            continue
+        scores = found.scores
+        both = [shown(found.iqm["selected"]), shown(found.iqm["mean"]) if scores.final.shape[1] > 1 else EMPTY]
+        cost = f"{scores.steps[-1]:,} | {scores.updates:,} | {scores.seconds:,.0f}"
+        lines.append(f"| {name} | {len(scores.final)} | {' | '.join(both)} | {cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def aggregate_table(summary: Summary, backbone: str) -> str:
+    """Normalised scores of the selected peers over all tasks of a backbone, and who is probably better than whom."""
+    methods = summary.backbones[backbone]
+    better = [f"P(better than {name})" for name in REFERENCES]
+    lines = [f"| method | {' | '.join((*METRICS, *better))} |", "|---" * (1 + len(METRICS) + len(better)) + "|"]
+    for name, method in methods.items():
+        aggregate = None if method.aggregate is None else method.aggregate["selected"]
+        cells = [EMPTY if aggregate is None else shown(aggregate[metric]) for metric in METRICS]
+        cells += [shown(found) if (found := method.better["selected"].get(r)) else EMPTY for r in REFERENCES]
+        lines.append(f"| {' '.join((name, partly(summary, backbone, name))).strip()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def partly(summary: Summary, backbone: str, method: str) -> str:
+    """What to say beside a method that has not run on every task of a backbone, else nothing."""
+    have = len(summary.backbones[backbone][method].tasks)
+    wanted = sum(backbone in task.backbones for task in summary.spec.tasks.values())
+    return "" if have == wanted else f"({have} of {wanted} tasks)"
+
+
+def references(summary: Summary) -> str:
+    """Between which returns scores are normalised, and why."""
+    lines = ["| task | counts as 0 | counts as 1 | source |", "|---|---|---|---|"]
+    for name, task in summary.spec.tasks.items():
+        reference = task.reference
+        lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {reference.source} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(estimate: Estimate) -> str:
+    """An estimate as ``value [low, high]``."""
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def number(value: float) -> str:
+    """A number with about three digits, and all of those before the point."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value + 0.0:,.{digits}f}"

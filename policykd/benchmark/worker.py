@@ -1,0 +1,65 @@
+"""The process of one cell: ``python -m policykd.benchmark.worker FOLDER``, started by the local engine.
+
+Reads ``cell.json``, prints the steps so far as lines, and leaves ``result.json`` or ``failure.txt``. Its printing to a
+driver that is gone fails, which ends it: a killed driver leaves no workers behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.cell import run_cell, to_json
+from policykd.benchmark.spec import Cell
+from policykd.errors import PolicyKDError
+
+CELL, RESULT, FAILURE = "cell.json", "result.json", "failure.txt"
+LOCK_SECONDS = 60
+
+
+def work(cell: Cell, folder: Path, report: object) -> str:
+    """Run a cell while no other process does; returns its result as JSON.
+
+    Raises:
+        PolicyKDError: another process works on it for longer than a minute.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
+            return to_json(run_cell(cell, folder, report))  # type: ignore[arg-type]
+    except Timeout:
+        raise PolicyKDError(f"benchmark: another process works on {cell.name} in {folder}") from None
+
+
+def failure(error: BaseException) -> str:
+    """An error as one line and its traceback."""
+    line = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return f"{line}\n\n{''.join(traceback.format_exception(error))}"
+
+
+def main(folder: Path) -> int:
+    """Run the cell of a folder; the exit status is 0, or 1 with the traceback in ``failure.txt``."""
+    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print goes into the log
+    try:
+        cell = Cell.from_plain(json.loads((folder / CELL).read_text()))
+        write_text(folder / RESULT, work(cell, folder, lambda steps: lines.write(f"{steps}\n")))
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        write_text(folder / FAILURE, failure(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,45 @@
+"""``policykd benchmark``: run what is missing of a benchmark."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from policykd.benchmark.matrix import MatrixOptions, plan, run_matrix
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import load_spec
+from policykd.cli.output import say
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Run a benchmark: what is done is skipped, what was interrupted goes on."""
+
+    spec: tyro.conf.Positional[Path]
+    """The benchmark's file (YAML); see docs/benchmark.md."""
+    plan: bool = False
+    """Only say what is done and what is missing."""
+    matrix: Annotated[MatrixOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=MatrixOptions)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd benchmark``; the exit status is 1 if a cell failed."""
+    options = tyro.cli(BenchmarkOptions, args=list(arguments), prog="policykd benchmark")
+    spec = load_spec(options.spec)
+    out = options.matrix.out or f"results/{spec.name}"
+    if options.plan:
+        planned = plan(spec, Results(out), options.matrix.only)
+        for cell in planned.cells:
+            say(f"{'done   ' if cell.name in planned.done else 'missing'} {cell.name}, {len(cell.seeds)} seeds")
+        say(f"{len(planned.done)} of {len(planned.cells)} cells done")
+        return
+    failed = run_matrix(options.spec, options.matrix)
+    say(f"results {out}   (policykd report {out})")
+    if failed:
+        say(f"{len(failed)} cells failed: {', '.join(failed)}; why is in {out}/*/*.failed.txt; run it again to retry")
+        sys.exit(1)

@@ -1,0 +1,55 @@
+"""``policykd report``: tables and page of a benchmark's results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from policykd.benchmark.results import Results
+from policykd.benchmark.statistics import summarise
+from policykd.benchmark.tables import benchmark_tables, between_markers, with_part
+from policykd.cli.output import say
+from policykd.errors import PolicyKDError
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Make the page of a benchmark's results, or keep its tables in a document up to date."""
+
+    results: tyro.conf.Positional[str]
+    """Folder of the results (or any place that fsspec reaches)."""
+    out: Path | None = None
+    """The page to write, one self-contained HTML file. Default: report.html, unless --tables is given."""
+    tables: Path | None = None
+    """A document with markers, such as BENCHMARK.md, whose tables are written anew."""
+    check: bool = False
+    """With --tables: write nothing, and fail where the document's tables are not those of the results."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd report``."""
+    options = tyro.cli(ReportOptions, args=list(arguments), prog="policykd report")
+    if options.check and options.tables is None:
+        raise PolicyKDError("report: --check needs the document: --tables BENCHMARK.md")
+    results = Results(options.results)
+    summary = summarise(results)
+    if options.tables is not None:
+        name, text = summary.spec.name, benchmark_tables(summary)
+        if not options.tables.is_file():
+            raise PolicyKDError(f"report: there is no document {options.tables}")
+        if not options.check:
+            between_markers(options.tables, name, text)
+            say(f"tables {options.tables}")
+        elif (document := options.tables.read_text()) != with_part(document, name, text):
+            raise PolicyKDError(
+                f"report: {options.tables} is stale: policykd report {options.results} --tables {options.tables}"
+            )
+    if options.out is not None or options.tables is None:
+        from policykd.benchmark.report import write_page
+
+        out = options.out or Path("report.html")
+        write_page(summary, results, out)
+        say(f"page {out}, {out.stat().st_size / 1e6:.1f} MB")

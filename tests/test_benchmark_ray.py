@@ -1,0 +1,110 @@
+"""The same matrix on a Ray cluster: the numbers of the local engine, whatever dies on the way. Nightly."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tiny import POINT
+from tiny_benchmark import HERE, REFERENCE, SLOW, rows, write
+
+from policykd.benchmark import ray_engine
+from policykd.benchmark.engine import Failed, Finished
+from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.spec import load_spec
+from policykd.errors import PolicyKDError
+
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
+SLOW_TASK = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
+LONG = {"tasks": SLOW_TASK, "total_timesteps": 2000, "evaluations": 2}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(str(HERE))
+    return tmp_path
+
+
+@pytest.fixture
+def cluster(folder):
+    """Two nodes of one core each on this machine; the driver is on a head that has none."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster, nodes
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_node_that_is_killed_in_the_middle_changes_no_number(folder, cluster):
+    nodes_of, nodes = cluster
+    file = write(**LONG, methods=["independent", "mutual", "dpd"])
+    killed = []
+
+    def kill_when_cells_run():
+        checkpoints = Path("work")
+        while not list(checkpoints.rglob("checkpoint.safetensors")):
+            time.sleep(0.02)
+        nodes_of.remove_node(nodes[0], allow_graceful=False)
+        killed.append(time.monotonic())
+
+    thread = threading.Thread(target=kill_when_cells_run)
+    thread.start()
+    assert run_matrix(file, MatrixOptions(engine="ray", out="on_ray", work=Path("work"))) == []
+    thread.join()
+    assert killed
+    assert run_matrix(file, MatrixOptions(out="local", jobs=1, work=Path("local_work"))) == []
+    for method in ("independent", "mutual", "dpd"):
+        assert rows(method, "Slow-v0", "on_ray") == rows(method, "Slow-v0", "local")
+
+
+def test_kill_9_of_a_worker_and_a_cell_that_raises(folder, cluster):
+    tasks = {**SLOW_TASK, "faulty_tasks:Raises-v0": SLOW_TASK[SLOW]}
+    cells = load_spec(write(**{**LONG, "tasks": tasks}, methods=["dpd"])).cells
+    slow = Path("work", cells[0].name).absolute()
+    killed = []
+
+    def kill_the_worker():
+        while not (slow / "run" / "checkpoint.safetensors").exists():
+            time.sleep(0.02)
+        process = _holder(slow / "run")
+        os.kill(process, signal.SIGKILL)
+        killed.append(process)
+
+    thread = threading.Thread(target=kill_the_worker)
+    thread.start()
+    ends = {e.cell.name: e for e in ray_engine.run(cells, Path("work"), None) if isinstance(e, Finished | Failed)}
+    thread.join()
+    assert killed and isinstance(ends[cells[0].name], Finished)
+    failed = ends[cells[1].name]
+    assert isinstance(failed, Failed) and 'raise RuntimeError("the simulator fell over")' in failed.text
+
+
+def _holder(folder):
+    """The process that has a file of this folder open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(folder) in os.readlink(file) for file in (process / "fd").iterdir()):
+                return int(process.name)
+        except OSError:
+            continue
+    raise AssertionError("no worker")
+
+
+def test_without_ray_and_with_jobs_it_says_so(folder, monkeypatch):
+    file = write(tasks={POINT: SLOW_TASK[SLOW]}, methods=["independent"])
+    with pytest.raises(PolicyKDError, match="--jobs is for the local engine"):
+        run_matrix(file, MatrixOptions(engine="ray", jobs=1))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PolicyKDError, match=r"pip install 'policykd\[ray\]'"):
+        run_matrix(file, MatrixOptions(engine="ray"))

@@ -1,0 +1,232 @@
+"""Raw rows on disk: whole or refused; statistics: those of rliable, from exactly these rows."""
+
+import json
+
+import numpy as np
+import pytest
+from rliable import library, metrics
+from scipy.stats import trim_mean
+from tiny import POINT, contents
+from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
+
+from policykd.benchmark import statistics
+from policykd.benchmark.bootstrap import interval, iqm_difference, probability_of_improvement
+from policykd.benchmark.cell import CellResult, Row, from_json, to_json
+from policykd.benchmark.matrix import plan
+from policykd.benchmark.results import COLUMNS, Results
+from policykd.benchmark.simulated import simulate, simulate_cell
+from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.statistics import read_scores, summarise
+from policykd.benchmark.tables import benchmark_tables, number, shown, with_part
+from policykd.errors import PolicyKDError
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return parse_spec(MADE_UP)
+
+
+@pytest.fixture(scope="module")
+def folder(spec, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    results = Results(folder)
+    results.begin(spec, MADE_UP)
+    simulate(spec, results)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(folder):
+    return summarise(Results(folder))
+
+
+def test_files_are_where_they_should_be_with_the_columns_that_were_promised(folder, spec):
+    names = set(contents(folder))
+    assert {"spec.yaml", "HalfCheetah-v5/dpd.csv", "HalfCheetah-v5/dpd-td3.json"} <= names
+    assert "Hopper-v5/single.csv" not in names
+    rows = raw(folder, "PolicyKD-PointReach-v0", "dpd", "ddpg")
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 5 * 2 * (4 + 1)
+    assert len(raw(folder, "PolicyKD-PointReach-v0", "dpd", "td3")) == 50
+
+
+def test_rows_come_back_as_they_were_saved(folder, spec):
+    cell = spec.cells[-1]
+    saved, read = simulate_cell(spec, cell).rows, Results(folder).rows(cell)
+    assert [(r.seed, r.learner, r.steps, r.phase) for r in read] == [
+        (r.seed, r.learner, r.steps, r.phase) for r in saved
+    ]
+    np.testing.assert_allclose([r.mean for r in read], [r.mean for r in saved], rtol=1e-5)
+    assert from_json(to_json(CellResult(saved, {}))).rows == saved
+
+
+def test_one_number_of_every_table_recomputed_from_raw_rows_by_hand(folder, summary):
+    selected, mean = by_hand(folder, "HalfCheetah-v5", "dpd")
+    assert not np.array_equal(selected, mean)
+    iqm = trim_mean(selected, 0.25)
+    text = benchmark_tables(summary)
+    part = text.split("#### HalfCheetah-v5, TD3")[1].split("####")[0]
+    line = next(line for line in part.splitlines() if line.startswith("| dpd |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "5" and cells[2].startswith(f"{number(iqm)} [") and cells[4:6] == ["800", "800"]
+    assert cells[3].startswith(f"{number(trim_mean(mean, 0.25))} [")
+    # Normalised by hand, over the three tasks.
+    scores = [(by_hand(folder, "PolicyKD-PointReach-v0", "dpd")[0] + 53) / 47.8, (selected + 300) / 5300]
+    scores.append(by_hand(folder, "Hopper-v5", "dpd")[0] / 3600)
+    whole = text.split("#### TD3, all its tasks")[1]
+    line = next(line for line in whole.splitlines() if line.startswith("| dpd |"))
+    assert line.split("|")[2].strip().startswith(f"{number(trim_mean(np.stack(scores), 0.25, axis=None))} [")
+
+
+def test_statistics_are_those_of_rliable_called_directly(folder, summary):
+    tasks, low, span = ("PolicyKD-PointReach-v0", "HalfCheetah-v5", "Hopper-v5"), (-53, -300, 0), (47.8, 5300, 3600)
+    matrices = {}
+    for method in ("dpd", "sb3", "independent"):
+        columns = [by_hand(folder, task, method)[0] for task in tasks]
+        matrices[method] = (np.stack(columns, 1) - np.array(low)) / np.array(span)
+    dpd = summary.backbones["td3"]["dpd"]
+    found = dpd.aggregate["selected"]
+    functions = (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_optimality_gap)
+    both = np.stack([matrices["dpd"], matrices["dpd"]], 2)  # resampled with the other rule's scores beside them
+    for name, function in zip(("IQM", "median", "optimality gap"), functions, strict=True):
+        assert found[name].value == pytest.approx(function(matrices["dpd"]), rel=1e-5)
+        np.random.seed(0)
+        selected = lambda x, function=function: function(x[:, :, 0])  # noqa: E731
+        _, limits = library.get_interval_estimates({"x": both}, selected, reps=2000)
+        assert (found[name].low, found[name].high) == pytest.approx(tuple(limits["x"][:, 0]), rel=1e-5)
+    for other in ("sb3", "independent"):
+        direct = metrics.probability_of_improvement(matrices["dpd"], matrices[other])
+        assert dpd.better["selected"][other].value == pytest.approx(direct)
+    profile = library.score_distributions(matrices["dpd"], summary.taus)
+    np.testing.assert_allclose(dpd.profile["selected"].value, profile)
+    curves = [np.stack([s.curve.mean(1) for s in [dpd.tasks[t].scores]])[0] for t in TASKS]
+    at_end = np.stack([(c[:, -1] - lo) / sp for c, lo, sp in zip(curves, low, span, strict=True)])
+    assert dpd.curve.value[-1] == pytest.approx(metrics.aggregate_iqm(at_end))
+
+
+def test_improvement_with_ties_and_other_numbers_of_runs():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = generator.integers(0, 4, (5, 3)).astype(float), generator.integers(0, 4, (7, 3)).astype(float)
+        assert probability_of_improvement(x, y) == pytest.approx(metrics.probability_of_improvement(x, y))
+
+
+def test_intervals_are_the_same_at_every_call_and_leave_numpys_generator_alone():
+    scores = np.random.default_rng(0).normal(size=(6, 2))
+    np.random.seed(5)
+    first, second, after = interval(scores, np.mean, 100), interval(scores, np.mean, 100), np.random.random()
+    np.random.seed(5)
+    assert first == second and after == np.random.random()
+    assert first.low < first.value < first.high
+
+
+def test_difference_of_two_backbones_as_the_parity_table_has_it():
+    ours, theirs = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([0.0, 1.0, 2.0, 3.0])
+    iqm_ours, iqm_theirs, difference, low, high = iqm_difference(ours, theirs)
+    assert (iqm_ours, iqm_theirs, difference) == (trim_mean(ours, 0.25), 1.5, trim_mean(ours, 0.25) - 1.5)
+    assert low < difference < high
+    assert iqm_difference(ours, theirs) == (iqm_ours, iqm_theirs, difference, low, high)
+
+
+def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):
+    single = summary.backbones["td3"]["single"]
+    assert single.aggregate is None and single.curve is None and set(single.tasks) == {POINT, "HalfCheetah-v5"}
+    assert set(summary.backbones["ddpg"]["single"].better["mean"]) == {"sb3", "independent"}
+    assert summary.backbones["td3"]["sb3"].better["selected"].keys() == {"independent"}
+    assert "| single (2 of 3 tasks) | - | - | - |" in benchmark_tables(summary)
+
+
+def test_done_cells_are_skipped_and_a_cell_without_provenance_is_not_done(spec, folder, tmp_path):
+    results = Results(tmp_path)
+    results.begin(spec, MADE_UP)
+    for cell in spec.cells[:3]:
+        results.save(cell, simulate_cell(spec, cell))
+    (tmp_path / f"{spec.cells[1].name}.json").unlink()  # as if killed between the two writes
+    planned = plan(spec, results)
+    assert planned.done == {spec.cells[0].name, spec.cells[2].name}
+    assert len(planned.missing) == len(spec.cells) - 2
+    assert not plan(spec, Results(folder)).missing
+    partial = summarise(results)
+    assert "Not run yet: `PolicyKD-PointReach-v0/single-td3`" in benchmark_tables(partial)
+
+
+def test_results_of_another_spec_are_refused(spec, folder):
+    other = parse_spec(changed(tasks=TASKS, seeds=5, total_timesteps=1600, evaluations=4))
+    with pytest.raises(PolicyKDError, match="was made by another spec: total_timesteps was 800, now 1600"):
+        plan(other, Results(folder))
+    fewer = parse_spec(changed(tasks={POINT: TASKS[POINT]}, seeds=5, total_timesteps=800, evaluations=4))
+    with pytest.raises(PolicyKDError, match="a cell that this spec has not: two specs do not go into one folder"):
+        plan(fewer, Results(folder))
+    named = changed(name="other")
+    with pytest.raises(PolicyKDError, match="holds those of benchmark 'tiny'"):
+        Results(folder).begin(parse_spec(named), named)
+
+
+@pytest.mark.parametrize("damage", ["cut", "edited", "gone", "binary"])
+def test_a_damaged_csv_is_one_line(spec, tmp_path, damage):
+    results, cell = Results(tmp_path), spec.cells[0]
+    results.begin(spec, MADE_UP)
+    results.save(cell, simulate_cell(spec, cell))
+    file = tmp_path / "PolicyKD-PointReach-v0" / "sb3.csv"
+    text = file.read_text()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "binary":
+        file.write_bytes(b"\xff\x00\x80")
+    else:
+        file.write_text(text[:-30] if damage == "cut" else text.replace(",0,0,", ",0,1,", 1))
+    for use in (lambda: plan(spec, results), lambda: summarise(results)):
+        with pytest.raises(PolicyKDError, match=r"sb3\.csv") as error:
+            use()
+        assert "\n" not in str(error.value) and "restore" in str(error.value)
+
+
+def test_a_damaged_provenance_and_a_folder_without_results_are_one_line(spec, tmp_path):
+    with pytest.raises(PolicyKDError, match="holds no results of a benchmark"):
+        summarise(Results(tmp_path))
+    results, cell = Results(tmp_path), spec.cells[0]
+    results.begin(spec, MADE_UP)
+    results.save(cell, simulate_cell(spec, cell))
+    (tmp_path / f"{cell.name}.json").write_text('{"cell": ')
+    with pytest.raises(PolicyKDError, match=r"sb3-td3\.json is damaged .*restore it, or delete it"):
+        plan(spec, results)
+
+
+def test_rows_that_are_missing_or_no_number_are_refused(spec):
+    cell = spec.cells[0]
+    rows = simulate_cell(spec, cell).rows
+    with pytest.raises(PolicyKDError, match="has 24 rows, not 25"):
+        read_scores(cell, rows[:-1])
+    with pytest.raises(PolicyKDError, match="not every evaluation"):
+        read_scores(cell, [*rows[:-1], rows[0]])
+    bad = Row(**{**vars(rows[0]), "mean": float("nan")})
+    with pytest.raises(PolicyKDError, match="no number"):
+        read_scores(cell, [bad, *rows[1:]])
+
+
+def test_results_can_live_wherever_fsspec_reaches(spec, folder, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    far = Results("memory://some/where")
+    far.begin(spec, MADE_UP)
+    simulate(spec, far)
+    far.save_failure(spec.cells[0], "boom")
+    assert far.failures() == {spec.cells[0].name: "boom"}
+    far.save(spec.cells[0], simulate_cell(spec, spec.cells[0]))
+    assert far.failures() == {}
+    assert benchmark_tables(summarise(far)) == benchmark_tables(summarise(Results(folder)))
+    with pytest.raises(PolicyKDError, match="cannot reach nowhere://x"):
+        Results("nowhere://x")
+
+
+def test_a_document_keeps_what_is_outside_its_markers():
+    document = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n"
+    assert with_part(document, "a", "new\n") == document.replace("old", "new")
+    assert with_part("before\n", "a", "x\n") == "before\n<!-- a: begin -->\nx\n<!-- a: end -->"
+    assert (number(1234.5), number(-0.001), number(12.34), number(-250.0)) == ("1,234", "-0.00", "12.3", "-250")
+
+
+def test_intervals_are_shown_with_their_value(summary):
+    estimate = summary.backbones["td3"]["dpd"].tasks["HalfCheetah-v5"].iqm["mean"]
+    assert shown(estimate) == f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    assert json.loads(json.dumps(list(estimate)))[1] <= estimate.value <= estimate.high
+    assert TINY["name"] == summary.spec.name

@@ -1,0 +1,122 @@
+"""A benchmark is a file; whatever is wrong with it is told in one line before anything runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import POINT
+from tiny_benchmark import REFERENCE, TINY, changed
+
+from policykd.benchmark.matrix import plan
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import Cell, load_spec, parse_spec
+from policykd.errors import PolicyKDError
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
+    tasks = {
+        POINT: {"backbones": ["ddpg", "td3"], "reference": REFERENCE},
+        "HalfCheetah-v5": {
+            "backbones": ["td3"],
+            "reference": REFERENCE,
+            "without": ["dpd"],
+            "settings": {"gamma": 0.9},
+        },
+    }
+    methods = {"sb3": {"seeds": 1}, "dpd": {}, "dpd_bold": {"method": "dpd", "settings": {"alpha": 3.0}}}
+    cells = {cell.name: cell for cell in parse_spec(changed(tasks=tasks, methods=methods)).cells}
+    assert list(cells) == [
+        *(f"PolicyKD-PointReach-v0/{m}-{b}" for b in ("ddpg", "td3") for m in methods),
+        "HalfCheetah-v5/sb3-td3",
+        "HalfCheetah-v5/dpd_bold-td3",
+    ]
+    bold, sb3 = cells["HalfCheetah-v5/dpd_bold-td3"], cells["HalfCheetah-v5/sb3-td3"]
+    assert (bold.base, bold.peers, bold.seeds, bold.settings.alpha, bold.settings.gamma) == ("dpd", 2, (0, 1), 3.0, 0.9)
+    assert (sb3.base, sb3.peers, sb3.seeds, sb3.settings.alpha, sb3.steps) == ("sb3", 1, (0,), 1.0, 200)
+    assert (bold.settings.eval_freq, bold.settings.n_eval_episodes, bold.settings.checkpoint_freq) == (100, 2, 40)
+    assert Cell.from_plain(json.loads(json.dumps(bold.plain()))) == bold
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seedz": 3}, "unknown key 'seedz'; nearest: seeds"),
+        (
+            {"tasks": {"HalfChetah-v5": TINY["tasks"][POINT]}},
+            "'HalfChetah-v5' is not registered; nearest: HalfCheetah-v5",
+        ),
+        ({"methods": ["dpdd"]}, "method: 'dpdd' is unknown; nearest: dpd"),
+        ({"methods": []}, "methods={} is an empty matrix"),
+        ({"tasks": {}}, "tasks={} is an empty matrix"),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, "every method is left out"),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without: 'dqn' is unknown"),
+        (
+            {"tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["td4"]}}},
+            "backbone: 'td4' is unknown; nearest: td3",
+        ),
+        ({"tasks": {POINT: {"backbones": ["td3"]}}}, "key 'reference' is missing"),
+        ({"tasks": {POINT: 3}}, "must hold keys and values, not 3"),
+        ({"tasks": {POINT: {"backbones": ["td3"], "reference": {**REFERENCE, "low": 0}}}}, "high=-5.2 must be above"),
+        ({"settings": {"alhpa": 1.0}}, "unknown key 'alhpa' for TD3Config; nearest: alpha"),
+        ({"settings": {"eval_freq": 10}}, "eval_freq=10 follows from"),
+        ({"total_timesteps": 1e5}, "total_timesteps=100000.0 must be int"),
+        ({"total_timesteps": 201}, "must divide total_timesteps=201"),
+        ({"total_timesteps": 202}, "must be a multiple of 2"),
+        ({"peers": 1}, "peers=1 is too few for dpd"),
+        ({"seeds": 0}, "seeds=0 must be positive"),
+        ({"name": "../up"}, "name='../up' must be letters"),
+    ],
+)
+def test_a_wrong_spec_is_one_line(tmp_path, changes, says):
+    file = tmp_path / "spec.yaml"
+    file.write_text(changed(**changes))
+    with pytest.raises(PolicyKDError) as error:
+        load_spec(file)
+    assert says in str(error.value)
+    assert str(error.value).startswith(f"benchmark: {file}: ") and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_spec(tmp_path):
+    file = tmp_path / "spec.yaml"
+    for text, says in (
+        ("a: [", "is no YAML"),
+        ("- 1", "must hold keys"),
+        ("!!python/object:os.system x", "is no YAML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(PolicyKDError, match=says) as error:
+            load_spec(file)
+        assert "\n" not in str(error.value)
+    with pytest.raises(PolicyKDError, match="cannot read"):
+        load_spec(tmp_path / "none.yaml")
+
+
+def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
+    ppo = {POINT: {"backbones": ["ppo"], "reference": REFERENCE}}
+    fits = {"total_timesteps": 256, "tasks": ppo, "settings": {"n_steps": 32, "batch_size": 16}}
+    assert len(parse_spec(changed(**fits)).cells) == 4
+    with pytest.raises(PolicyKDError, match="must be whole rollouts: a multiple of 32"):
+        parse_spec(changed(**{**fits, "total_timesteps": 240}))
+    with pytest.raises(PolicyKDError, match="pools replays, and ppo has none"):
+        parse_spec(changed(**fits, methods=["share_replay"]))
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_specs_of_this_repository_are_sound(file):
+    spec = load_spec(file)
+    assert spec.name == file.stem
+    for task in spec.tasks.values():
+        assert task.reference.source
+
+
+def test_planning_500_cells_reads_what_is_done(tmp_path, monkeypatch):
+    """The time that it takes is measured by scripts/benchmark_matrix.py."""
+    methods = {f"dpd_{n}": {"method": "dpd", "settings": {"alpha": n / 100}} for n in range(250)}
+    tasks = {POINT: {"backbones": ["ddpg", "td3"], "reference": REFERENCE}}
+    spec = parse_spec(changed(tasks=tasks, methods=methods))
+    planned = plan(spec, Results(tmp_path), ["*/dpd_1?-td3"])
+    assert len(spec.cells) == 500 and len(planned.missing) == 10 and not planned.done
+    with pytest.raises(PolicyKDError, match=r"--only '\*/dqn-td3' fits no cell"):
+        plan(spec, Results(tmp_path), ["*/dqn-td3"])
