@@ -78,10 +78,11 @@ class Trainer:
                 if self.config.max_grad_norm is not None:
                     self.accelerator.clip_grad_norm_(learning, self.config.max_grad_norm)
                 optimizer.step()
-                scheduler.step()
                 distiller.n_updates += 1
                 self.progress.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
+                scheduler.step()
                 bar.update()
+        optimizer.zero_grad()  # a trained network carries no gradients along
         self.progress.flush()
         share_state(self.accelerator, distiller.student, self.method)
         self.check_labels = False  # all were seen
