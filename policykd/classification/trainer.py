@@ -196,21 +196,17 @@ class Trainer:
 
     def _fill_cache(self, batches: DataLoader) -> None:
         """Ask the teacher once about every row, where the answers repeat and fit into memory."""
-        rows = batches.dataset
-        changes = self.augment is not None or self.config.mixup > 0
+        rows, megabytes = batches.dataset, self.config.cache_megabytes
+        fixed = isinstance(rows, Rows) and rows.arrays is not None and self.augment is None and self.config.mixup == 0
         wanted = any(phase.teacher for phase in self.distiller.plan[self.distiller.passes :])
-        fixed = isinstance(rows, Rows) and rows.arrays is not None
-        if changes or not (fixed and wanted) or self.distiller.teacher is None:
+        if not (fixed and wanted and megabytes) or self.distiller.teacher is None:
             return
         assert isinstance(rows, Rows)
         cache = OutputCache(len(rows))
-        if cache.fill(self._teacher_batches(rows), self.config.cache_megabytes * 10**6):
+        if cache.fill(self._teacher_batches(rows), megabytes * 10**6):
             self.cache = cache
-        elif self.config.cache_megabytes:
-            log.warning(
-                "the teacher's outputs take more than cache_megabytes=%d: it runs at every step",
-                self.config.cache_megabytes,
-            )
+        else:
+            log.warning("the teacher's outputs take more than cache_megabytes=%d: it runs at every step", megabytes)
 
     def _teacher_batches(self, rows: Rows) -> Iterator[tuple[Tensor, Outputs]]:
         send = needs("accelerate.utils").send_to_device
