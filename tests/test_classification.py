@@ -357,6 +357,20 @@ def test_precision_and_clipping(teacher):
     assert all(tensor.isfinite().all() for tensor in weights(half).values())
 
 
+def test_distillers_beside_one_another(teacher):
+    """accelerate has one precision per process; distillers of two precisions do not disturb each other."""
+    first, second = net(8), net(8)
+    half = make("hinton", first, teacher, mixed_precision="bf16")
+    whole = make("hinton", second, teacher)
+    half.fit(problem())
+    whole.fit(problem())
+    alone, apart = net(8), net(8)
+    make("hinton", alone, teacher, mixed_precision="bf16").fit(problem())
+    make("hinton", apart, teacher).fit(problem())
+    assert same(weights(first), weights(alone)) and same(weights(second), weights(apart))
+    assert not same(weights(first), weights(second))
+
+
 def test_two_processes_compute_what_one_does(tmp_path):
     """The same batches shared by two CPU processes: losses and weights are equal up to rounding."""
     results = []

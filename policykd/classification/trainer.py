@@ -16,10 +16,9 @@ from tqdm import tqdm
 from policykd.classification import snapshot
 from policykd.classification.adaptor import Inputs, call, checked_labels
 from policykd.classification.evaluation import BATCH, check_classes, evaluating
-from policykd.classification.extra import needs
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import Batch, Rows, read, seeded
-from policykd.classification.processes import average_gradients, share_state
+from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.progress import Progress
 from policykd.classification.teacher import OutputCache
 from policykd.distillation.categorical import hard_loss
@@ -70,7 +69,7 @@ class Trainer:
         started = time.perf_counter()
         self.batches.set_epoch(distiller.passes) if hasattr(self.batches, "set_epoch") else None
         with seeded(self.config.seed, distiller.passes, self.accelerator.process_index):
-            for batch in self.batches:
+            for batch in on_device(self.batches, distiller.device):
                 loss, terms = self._loss(phase, read(batch))
                 optimizer.zero_grad()
                 self.accelerator.backward(loss)
@@ -125,7 +124,7 @@ class Trainer:
         return inputs
 
     def _student_outputs(self, inputs: Inputs) -> Outputs:
-        with self.accelerator.autocast():
+        with autocast(self.distiller.device, self.config.mixed_precision):
             logits = call(self.distiller.student, inputs)
         return Outputs(logits.float(), tuple(feature.float() for feature in self.student_features.take()))
 
@@ -138,7 +137,7 @@ class Trainer:
         if teacher is None:
             return Outputs(torch.empty(0))
         teacher.eval()  # at every step: a callback or a parent module may have set it to train
-        with self.accelerator.autocast():
+        with autocast(self.distiller.device, self.config.mixed_precision):
             logits = call(teacher, inputs)
         return Outputs(logits.float(), tuple(feature.float() for feature in self.teacher_features.take()))
 
@@ -146,15 +145,14 @@ class Trainer:
         """The method, built by the shapes of a first batch; its helpers' weights are drawn by the seed."""
         config = self.config
         with seeded(config.seed), evaluating(self.distiller.student), torch.no_grad():
-            first = next(iter(batches), None)
+            first = next(on_device(batches, self.distiller.device), None)
             if first is None:
                 raise PolicyKDError("data: the training data are empty")
-            content = needs("accelerate.utils").send_to_device(read(first).content, self.accelerator.device)
-            inputs, labels = self.distiller.adaptor(content)
+            inputs, labels = self.distiller.adaptor(read(first).content)
             student, teacher = self._student_outputs(inputs), self._teacher_outputs(inputs)
             if self.distiller.teacher is not None:
                 check_classes(student.logits, teacher.logits)
-            method = METHODS[self.distiller.method_name](config, student, teacher).to(self.accelerator.device)
+            method = METHODS[self.distiller.method_name](config, student, teacher).to(self.distiller.device)
         if config.mixup > 0 and (method.uses_labels or config.warm_up_epochs > 0):
             raise PolicyKDError(
                 f"mixup: only the teacher can label a mixture, and this {self.distiller.method_name} looks at labels: "
@@ -209,12 +207,11 @@ class Trainer:
             log.warning("the teacher's outputs take more than cache_megabytes=%d: it runs at every step", megabytes)
 
     def _teacher_batches(self, rows: Rows) -> Iterator[tuple[Tensor, Outputs]]:
-        send = needs("accelerate.utils").send_to_device
-        for start in range(0, len(rows), BATCH):
-            index = list(range(start, min(start + BATCH, len(rows))))
-            batch = send(rows.__getitems__(index), self.accelerator.device)
-            inputs, _ = self.distiller.adaptor(batch.content)
-            yield batch.rows, self._teacher_outputs(inputs)
+        every = range(len(rows))
+        batches = (rows.__getitems__(list(every[start : start + BATCH])) for start in every[::BATCH])
+        for content, index in on_device(batches, self.distiller.device):
+            inputs, _ = self.distiller.adaptor(content)
+            yield index, self._teacher_outputs(inputs)
 
 
 def _factor(schedule: str, steps: int) -> Callable[[int], float]:
