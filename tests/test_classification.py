@@ -14,7 +14,7 @@ from classifiers import CLASSES, FAST, FEATURES, SIZE, Net, net, problem, same, 
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from policykd import Distiller
+from policykd import Distiller, PolicyKDError
 from policykd.classification.distiller import BEST
 from policykd.classification.features import FeatureReader
 from policykd.classification.metrics import metrics
@@ -288,6 +288,32 @@ def test_users_own_loader(teacher):
     assert same(weights(students[0]), weights(students[1])) and not same(weights(students[0]), weights(students[2]))
     result = make("hinton", students[0], teacher).evaluate(DataLoader(data, 7))
     assert result == pytest.approx(make("hinton", students[0], teacher).evaluate((inputs, labels)), abs=1e-6)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Examples without a length."""
+
+    def __iter__(self):
+        return iter(zip(*problem(), strict=True))
+
+
+def test_loader_without_length(teacher):
+    with pytest.raises(PolicyKDError, match="the loader has no length"):
+        make("hinton", net(8), teacher).fit(DataLoader(Stream(), 16))
+    ordered = TensorDataset(*problem())
+    students = [net(8), net(8)]
+    for student, data in zip(students, (Stream(), ordered), strict=True):
+        make("hinton", student, teacher, learning_rate_schedule="constant").fit(DataLoader(data, 16))
+    for name, tensor in weights(students[0]).items():
+        assert torch.allclose(tensor, weights(students[1])[name], atol=1e-6)
+
+
+def test_fit_called_again_goes_on(teacher):
+    """A finished run stays as it is; an interrupted one keeps helpers and optimisers."""
+    distiller = make("rid", net(8), teacher).fit(problem(), problem(seed=2))
+    before = weights(distiller.student), weights(distiller.method)
+    distiller.fit(problem(), problem(seed=2))
+    assert same(before[0], weights(distiller.student)) and same(before[1], weights(distiller.method))
 
 
 def test_ensemble_of_teachers(teacher):

@@ -51,6 +51,8 @@ class Trainer:
         self.progress = Progress(distiller)
         self.cache: OutputCache | None = None
         self.check_labels = True
+        if distiller.method is not None and distiller.resumed is None:  # fit is called again: go on
+            distiller.resumed = snapshot.state(distiller)
         student_paths, teacher_paths = self.config.feature_paths
         with ExitStack() as stack:
             self.student_features = stack.enter_context(FeatureReader(distiller.student, student_paths, "student"))
@@ -67,7 +69,8 @@ class Trainer:
         distiller, learning = self.distiller, self._set_modes(phase)
         optimizer, scheduler = distiller.optimizers[phase.trains], distiller.schedulers[phase.trains]
         started = time.perf_counter()
-        self.batches.set_epoch(distiller.passes) if hasattr(self.batches, "set_epoch") else None
+        if hasattr(self.batches, "set_epoch"):
+            self.batches.set_epoch(distiller.passes)
         with seeded(self.config.seed, distiller.passes, self.accelerator.process_index):
             for batch in on_device(self.batches, distiller.device):
                 loss, terms = self._loss(phase, read(batch))
@@ -170,7 +173,7 @@ class Trainer:
         """One optimiser and one schedule for every group of modules that the plan trains."""
         distiller, config = self.distiller, self.config
         distiller.plan = self.method.plan(config)
-        self.steps_per_pass = len(batches) if hasattr(batches, "__len__") else 0
+        self.steps_per_pass = self._length(batches)
         for group in dict.fromkeys(phase.trains for phase in distiller.plan):
             steps = self.steps_per_pass * sum(phase.trains == group for phase in distiller.plan)
             optimizer = _optimizer(config, [p for module in self._members(group) for p in module.parameters()])
@@ -179,6 +182,18 @@ class Trainer:
             )
             distiller.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
         snapshot.restore_training(distiller)
+
+    def _length(self, batches: DataLoader) -> int:
+        """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""
+        try:
+            return len(batches)
+        except TypeError:
+            if self.config.learning_rate_schedule != "constant":
+                raise PolicyKDError(
+                    "data: the loader has no length, which learning_rate_schedule="
+                    f"{self.config.learning_rate_schedule!r} needs: give one of known length, or use 'constant'"
+                ) from None
+            return 0
 
     def _members(self, group: str) -> list[nn.Module]:
         student = [self.distiller.student] if group == "student" else []
