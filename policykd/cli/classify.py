@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,17 +70,28 @@ def run(arguments: Sequence[str]) -> None:
     folder = _folder(options)
     teacher = _teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
-    say(
+    _tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
         f"student {parameters(student):,} parameters"
         + ("" if teacher is None else f", teacher {parameters(teacher):,}")
     )
-    say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    _tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     distiller = _distiller(options, student, teacher, folder / "student", options.method, options.config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     result = distiller.evaluate(splits.test)
-    write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
-    say("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+    if distiller.accelerator.is_main_process:
+        write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
+    _tell("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+
+
+def _is_first() -> bool:
+    """Whether this is the first or only process, as ``accelerate launch`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _tell(text: str) -> None:
+    if _is_first():
+        say(text)
 
 
 def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
@@ -90,7 +102,7 @@ def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     if method not in METHODS:
         raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
     kind = METHODS[method].config_type
-    start = ClassifyOptions[Any](method=method, config=kind())
+    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
     return tyro.cli(
         ClassifyOptions[kind],  # type: ignore[valid-type]
         args=list(arguments),
@@ -106,6 +118,8 @@ def _folder(options: ClassifyOptions[Any]) -> Path:
     text = json.dumps(asked, indent=2, default=str) + "\n"
     if not options.resume:
         folder = options.run_dir or _next_run(options)
+        if not _is_first():
+            return folder  # only the first process writes
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +159,7 @@ def _teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.
         return teacher
     if not METHODS[options.method].uses_teacher:
         return None
-    say(f"training the teacher, {options.teacher_epochs} passes")
+    _tell(f"training the teacher, {options.teacher_epochs} passes")
     common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
     config = {name: getattr(options.config, name) for name in common}
     config |= {"epochs": options.teacher_epochs, "seed": seed}
@@ -160,6 +174,6 @@ def _distiller(
     """A distiller that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        say(f"going on with {folder.name} after {distiller.passes} passes")
+        _tell(f"going on with {folder.name} after {distiller.passes} passes")
         return distiller
     return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)
