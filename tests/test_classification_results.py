@@ -1,6 +1,6 @@
 """The committed table is what the committed rows say."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pandas as pd
@@ -9,14 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location(
-        "benchmark_classification", ROOT / "scripts/benchmark_classification.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("benchmark_classification")
 
 
 def test_table_is_that_of_the_rows(benchmark):
