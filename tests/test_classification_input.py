@@ -269,5 +269,16 @@ def test_command(tmp_path, capsys):
             main(arguments)
         assert stop.value.code == 2 and message in capsys.readouterr().err
     weights = run / "teacher" / "best_model.safetensors"
-    main([*COMMAND, "--teacher-file", str(weights), "--run-dir", str(tmp_path / "again")])
+    main([*COMMAND, "--teacher-files", str(weights), "--run-dir", str(tmp_path / "again")])
     assert json.loads((tmp_path / "again" / "result.json").read_text())["test"] == result["test"]
+    both = ["--teacher-files", str(weights), str(weights), "--teacher-features", "members.1.hidden"]
+    main([*COMMAND, *both, "--run-dir", str(tmp_path / "ensemble")])
+    for arguments, message in (
+        (["--teacher-files", str(weights), "--teacher-widths", "9"], "has another shape than the saved one"),
+        (["--teacher-files", str(run / "result.json")], "teacher: cannot read"),
+        (["--teacher-files", "nothing"], "teacher: cannot read nothing"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*COMMAND, *arguments, "--run-dir", str(tmp_path / "wrong")])
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "wrong").exists()

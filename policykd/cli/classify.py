@@ -21,6 +21,7 @@ from policykd.classification.data import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import make_model, parameters
 from policykd.classification.snapshot import load_weights
+from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.distillation.supervised import METHODS
 from policykd.errors import PolicyKDError, nearest
@@ -49,8 +50,9 @@ class ClassifyOptions(Generic[C]):
     """Kind of the teacher."""
     teacher_widths: tuple[int, ...] = (256, 256)
     """Its hidden layers."""
-    teacher_file: Path | None = None
-    """Weights of a trained teacher, the best_model.safetensors of a run; default: train one from labels first."""
+    teacher_files: tuple[Path, ...] = ()
+    """Weights of trained teachers, the best_model.safetensors of runs; several are an ensemble. Default: train one
+    from labels first."""
     teacher_epochs: int = 20
     """Passes over the training data for such a teacher."""
     run_dir: Path | None = None
@@ -67,8 +69,10 @@ def run(arguments: Sequence[str]) -> None:
     """``policykd classify``."""
     options = _options(arguments)
     splits = load(options.data, options.data_dir, examples=options.examples)
-    folder = _folder(options)
-    teacher = _teacher(options, splits, folder)
+    teacher = _given_teacher(options, splits)
+    folder = _folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
+    if teacher is None and METHODS[options.method].uses_teacher:
+        teacher = _trained_teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
     _tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
@@ -147,22 +151,33 @@ def _next_run(options: ClassifyOptions[Any]) -> Path:
     return folder
 
 
-def _teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module | None:
-    """The teacher: from a file, or trained in the run's folder; none for a method that needs none."""
-    seed = options.config.seed + 1000
-    teacher = make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, seed)
-    if options.teacher_file is not None:
+def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
+    """The teacher from files, an ensemble where there are several; None where there is none."""
+    members = [_new_teacher(options, splits) for _ in options.teacher_files]
+    for member, path in zip(members, options.teacher_files, strict=True):
         try:
-            load_weights(teacher, safetensors.torch.load_file(options.teacher_file), "teacher")
+            load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
         except (OSError, SafetensorError) as error:
-            raise PolicyKDError(f"teacher: cannot read {options.teacher_file}: {error}") from None
-        return teacher
-    if not METHODS[options.method].uses_teacher:
-        return None
+            raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
+    return Ensemble(members) if len(members) > 1 else next(iter(members), None)
+
+
+def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
+    return make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, _teacher_seed(options))
+
+
+def _teacher_seed(options: ClassifyOptions[Any]) -> int:
+    """Another one than the student's, by the same distance for every seed."""
+    return options.config.seed + 1000
+
+
+def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
+    """A teacher that learns from labels, in the run's folder."""
+    teacher = _new_teacher(options, splits)
     _tell(f"training the teacher, {options.teacher_epochs} passes")
     common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
     config = {name: getattr(options.config, name) for name in common}
-    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
     distiller = _distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     return teacher
