@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from classifiers import CLASSES, FAST, FEATURES, SIZE, Net, net, problem, same, trained_teacher, weights
+from classifiers import CLASSES, FAST, FEATURES, SIZE, Net, in_a_process, net, problem, same, trained_teacher, weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -462,15 +462,12 @@ def test_distillers_beside_one_another(teacher):
 
 def test_two_processes_compute_what_one_does(tmp_path):
     """The same batches shared by two CPU processes: losses and weights are equal up to rounding."""
-    results = []
-    for processes in (1, 2):
-        path = tmp_path / f"{processes}.json"
-        script = Path(__file__).with_name("classifiers.py")
-        command = [sys.executable, str(script), str(processes), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(json.loads(path.read_text()))
-    one, two = results
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    in_a_process(paths[0])
+    command = [sys.executable, str(Path(__file__).with_name("classifiers.py")), "2", str(paths[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads(path.read_text()) for path in paths)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["smallest_batch"] == FAST["batch_size"] // 2
     for a, b in zip(one["weights"], two["weights"], strict=True):
