@@ -1,0 +1,194 @@
+"""``policykd classify``: distil a classifier into a smaller one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import safetensors.torch
+import tyro
+from safetensors import SafetensorError
+from torch import nn
+
+from policykd.agents.run_folder import CHECKPOINT, write_text
+from policykd.classification.data import Splits, load
+from policykd.classification.distiller import Distiller
+from policykd.classification.models import make_model, parameters
+from policykd.classification.snapshot import load_weights
+from policykd.classification.teacher import Ensemble
+from policykd.cli.output import say
+from policykd.distillation.supervised import METHODS
+from policykd.errors import PolicyKDError, nearest
+
+C = TypeVar("C")
+OPTIONS, RESULT = "options.json", "result.json"
+
+
+@dataclass(frozen=True)
+class ClassifyOptions(Generic[C]):
+    """Distil a classifier into a smaller one, and measure it once on the test data."""
+
+    data: str = "digits"
+    """digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file, or a folder of train/CLASS and test/CLASS."""
+    data_dir: Path | None = None
+    """Folder of the data's files. Default: the environment variable POLICYKD_DATA."""
+    examples: int | None = None
+    """Training examples to use; default: all. A tenth of them is for validation."""
+    method: str = "hinton"
+    """How the student learns (a name of the methods table)."""
+    student: Literal["mlp", "cnn"] = "mlp"
+    """Kind of the student."""
+    student_widths: tuple[int, ...] = (16,)
+    """Its hidden layers; for a cnn the channels of every block, then the hidden layer."""
+    teacher: Literal["mlp", "cnn"] = "mlp"
+    """Kind of the teacher."""
+    teacher_widths: tuple[int, ...] = (256, 256)
+    """Its hidden layers."""
+    teacher_files: tuple[Path, ...] = ()
+    """Weights of trained teachers, the best_model.safetensors of runs; several are an ensemble. Default: train one
+    from labels first."""
+    teacher_epochs: int = 20
+    """Passes over the training data for such a teacher."""
+    run_dir: Path | None = None
+    """New folder for teacher, student and result. Default: the next free one under runs/."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
+    """Settings of the method and of training."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd classify``."""
+    options = _options(arguments)
+    splits = load(options.data, options.data_dir, examples=options.examples)
+    teacher = _given_teacher(options, splits)
+    folder = _folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
+    if teacher is None and METHODS[options.method].uses_teacher:
+        teacher = _trained_teacher(options, splits, folder)
+    student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+    _tell(
+        f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
+        f"student {parameters(student):,} parameters"
+        + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+    )
+    _tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    distiller = _distiller(options, student, teacher, folder / "student", options.method, options.config)
+    distiller.fit(splits.train, splits.validation, progress_bar=True)
+    result = distiller.evaluate(splits.test)
+    if distiller.accelerator.is_main_process:
+        write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
+    _tell("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+
+
+def _is_first() -> bool:
+    """Whether this is the first or only process, as ``accelerate launch`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _tell(text: str) -> None:
+    if _is_first():
+        say(text)
+
+
+def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
+    """Options with the settings of the method that is asked for."""
+    first = argparse.ArgumentParser(prog="policykd classify", add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default="hinton")
+    method = first.parse_known_args(list(arguments))[0].method
+    if method not in METHODS:
+        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
+    kind = METHODS[method].config_type
+    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
+    return tyro.cli(
+        ClassifyOptions[kind],  # type: ignore[valid-type]
+        args=list(arguments),
+        default=start,
+        prog="policykd classify",
+        description=ClassifyOptions.__doc__,
+    )
+
+
+def _folder(options: ClassifyOptions[Any]) -> Path:
+    """The run's folder, new, or the one to go on with."""
+    asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
+    text = json.dumps(asked, indent=2, default=str) + "\n"
+    if not options.resume:
+        folder = options.run_dir or _next_run(options)
+        if not _is_first():
+            return folder  # only the first process writes
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / OPTIONS, text)
+        return folder
+    if options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
+    try:
+        saved = json.loads((options.run_dir / OPTIONS).read_text())
+    except (OSError, ValueError) as error:
+        raise PolicyKDError(f"resume: {options.run_dir} is no run of policykd classify: {error}") from None
+    now = json.loads(text)
+    changed = [
+        f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
+    ]
+    if changed:
+        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+    return options.run_dir
+
+
+def _next_run(options: ClassifyOptions[Any]) -> Path:
+    name, number = f"classify_{Path(options.data).stem}_{options.method}", 1
+    while (folder := Path("runs") / f"{name}_{number}").exists():
+        number += 1
+    return folder
+
+
+def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
+    """The teacher from files, an ensemble where there are several; None where there is none."""
+    members = [_new_teacher(options, splits) for _ in options.teacher_files]
+    for member, path in zip(members, options.teacher_files, strict=True):
+        try:
+            load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
+        except (OSError, SafetensorError) as error:
+            raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
+    return Ensemble(members) if len(members) > 1 else next(iter(members), None)
+
+
+def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
+    return make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, _teacher_seed(options))
+
+
+def _teacher_seed(options: ClassifyOptions[Any]) -> int:
+    """Another one than the student's, by the same distance for every seed."""
+    return options.config.seed + 1000
+
+
+def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
+    """A teacher that learns from labels, in the run's folder."""
+    teacher = _new_teacher(options, splits)
+    _tell(f"training the teacher, {options.teacher_epochs} passes")
+    common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
+    config = {name: getattr(options.config, name) for name in common}
+    config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
+    distiller = _distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
+    distiller.fit(splits.train, splits.validation, progress_bar=True)
+    return teacher
+
+
+def _distiller(
+    options: ClassifyOptions[Any], student: nn.Module, teacher: nn.Module | None, folder: Path, method: str, config: Any
+) -> Distiller:
+    """A distiller that writes into a folder, or the one that did so before."""
+    if options.resume and (folder / CHECKPOINT).exists():
+        distiller = Distiller.load(folder, student, teacher, device=options.device)
+        _tell(f"going on with {folder.name} after {distiller.passes} passes")
+        return distiller
+    return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)
