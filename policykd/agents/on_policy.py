@@ -19,11 +19,11 @@ from policykd.memory.rollout import Rollout, gae
 from policykd.seeding import standard_normal
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 
 @torch.no_grad()
-def collect(agent: DualStudent) -> dict[str, Any]:
+def collect(agent: Agent) -> dict[str, Any]:
     """One step of all environments of every learner into the rollout; returns what SB3's callbacks look at."""
     learner, envs, shape = agent.learner, agent.get_env(), (agent.n_learners, agent.n_envs, -1)
     assert isinstance(learner, PPO) and agent.last_observations is not None
@@ -48,13 +48,13 @@ def collect(agent: DualStudent) -> dict[str, Any]:
     return seen(actions, stepped)
 
 
-def act(agent: DualStudent, learner: PPO, inputs: Tensor) -> np.ndarray:
+def act(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
     """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
     noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
     return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
 
 
-def improve(agent: DualStudent, diagnose: bool) -> dict[str, Tensor]:
+def improve(agent: Agent, diagnose: bool) -> dict[str, Tensor]:
     """The update where the rollout is full; returns the diagnostics of the last one."""
     assert isinstance(agent.update, RolloutUpdate) and agent.last_observations is not None
     if agent.rollout_buffer.full:

@@ -65,7 +65,7 @@ def _published_code(peer_value: Tensor, own_value: Tensor, config: DistillationC
     return released(peer_value, own_value, config.alpha)
 
 
-METHODS: dict[str, Method] = {
+PEER_METHODS: dict[str, Method] = {
     "dpd": Method("Dual Policy Distillation: copy the peer, more where it is better", weight=_disadvantage),
     "dpd_hard": Method(
         "DPD with the hard gate of equation 9: copy the peer only where it is better", weight=_hard_gate
@@ -79,3 +79,5 @@ METHODS: dict[str, Method] = {
         "The released DPD code: its weights cancel, with PPO their sign is reversed (ablation)", weight=_published_code
     ),
 }
+
+METHODS: dict[str, Method] = {**PEER_METHODS}
