@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "compare": "Train peers beside Stable-Baselines3; with --parity every backbone, on several tasks and seeds.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
+    "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
 """Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""

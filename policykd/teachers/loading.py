@@ -116,5 +116,5 @@ def _was_normalised(path: Path) -> bool:
     """Whether the zoo's settings beside an agent say that its observations were normalised."""
     configs = [*path.parent.glob("*/config.yml"), *path.parent.glob("config.yml")]
     text = "\n".join(config.read_text(errors="replace") for config in configs)
-    found = re.search(r"^[\s-]*normalize:?\n?[\s-]*(.+)$", text, re.MULTILINE)
-    return found is not None and "false" not in found[1].lower().split("norm_reward")[0]
+    found = re.search(r"^[\s-]*normalize(?:: *|\n[\s-]*)(\S.*)$", text, re.MULTILINE)
+    return found is not None and not re.match(r"false|.*norm_obs\W+false", found[1].lower())

@@ -24,8 +24,8 @@ from policykd.teachers.task import TaskSpaces
 
 METADATA = "policykd.json"
 """Under this name an exported policy says its sizes and bounds."""
-BEYOND_TENSORS = re.compile(r"(?:torch|ops\.aten)\.(?:save|from_file)\b|ops\.(?!aten\b|prim\b)\w+|torch\.classes\.")
-"""What a TorchScript program can use beside tensors: files, and operators of other libraries."""
+BEYOND_TENSORS = re.compile(r"\b(?:save|from_file|classes)\b|\bops\b(?!\s*\.\s*(?:aten|prim)\b)")
+"""Words without which a TorchScript program reaches no file and no operator of another library."""
 
 
 def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
@@ -89,7 +89,7 @@ def is_torchscript(path: Path) -> bool:
 def _program(path: Path) -> str:
     """The text of a TorchScript file's program."""
     with zipfile.ZipFile(path) as archive:
-        files = [archive.read(name) for name in archive.namelist() if "/code/" in name]
+        files = [archive.read(member) for member in archive.infolist() if "/code/" in member.filename]
     return "\n".join(file.decode(errors="replace") for file in files)
 
 
@@ -125,17 +125,7 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     Raises:
         PolicyKDError: it is damaged or has other inputs or outputs, or onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise PolicyKDError('teacher: ONNX files need onnxruntime: pip install "policykd[export]"') from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class in common
-        raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {str(error).partition(chr(10))[0]}") from None
+    session = onnx_session(path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         names = ([i.name for i in inputs], [o.name for o in outputs])
@@ -156,6 +146,25 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     if isinstance(inputs[0].shape[-1], int):
         size = inputs[0].shape[-1]
     return _policy(str(path), _through_numpy(act, device), size, bounds, device)
+
+
+def onnx_session(path: Path) -> Any:
+    """The file in onnxruntime, on one thread.
+
+    Raises:
+        PolicyKDError: it is damaged, or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise PolicyKDError('teacher: ONNX files need onnxruntime: pip install "policykd[export]"') from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no class in common
+        raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {str(error).partition(chr(10))[0]}") from None
 
 
 def _shape(
