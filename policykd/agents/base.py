@@ -56,6 +56,8 @@ class Memory(Protocol):
 class Agent:
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
+    environment_reward = True
+    """Whether the task's rewards count, for learners on policy."""
     method_name: str
     backbone: str
     peers: int
@@ -205,14 +207,21 @@ class Agent:
     def prepare_update(self, total_timesteps: int) -> None:
         """Decide whether to compile, once, when it is known how long training will be."""
         if self.compile == "auto":
-            steps, config = total_timesteps // self.peers, self.config
-            if isinstance(config, PPOConfig):
-                updates = steps * config.n_epochs // config.batch_size
-            else:
-                updates = steps // config.train_freq * config.gradient_steps
+            updates = self.gradient_steps_in(total_timesteps // self.peers)
             self.compile = updates >= COMPILE_PAYS and can_compile(self.device)
         if self.update is None:
             self.make_update(self.compile)
+
+    def gradient_steps_in(self, steps: int) -> int:
+        """About how many gradient steps follow from so many environment steps of each learner."""
+        config = self.config
+        if isinstance(config, PPOConfig):
+            return steps * config.n_epochs // config.batch_size
+        return steps // config.train_freq * config.gradient_steps
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside what all agents have."""
+        return {}
 
     def learn(
         self: A,

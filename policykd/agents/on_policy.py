@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
     from policykd.agents.base import Agent
 
 
+def act(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
+    """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
+    noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
+    return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
+
+
 @torch.no_grad()
-def collect(agent: Agent) -> dict[str, Any]:
+def collect(agent: Agent, act: Callable[[Agent, PPO, Tensor], np.ndarray] = act) -> dict[str, Any]:
     """One step of all environments of every learner into the rollout; returns what SB3's callbacks look at."""
     learner, envs, shape = agent.learner, agent.get_env(), (agent.n_learners, agent.n_envs, -1)
     assert isinstance(learner, PPO) and agent.last_observations is not None
@@ -40,18 +47,12 @@ def collect(agent: Agent) -> dict[str, Any]:
         torch.from_numpy(array).to(agent.device).view(shape if array.ndim == 2 else shape[:2]) for array in step
     )
     learner.observe(new_observations)
-    rewards = learner.scale_rewards(rewards, dones)
+    rewards = learner.scale_rewards(rewards, dones) * agent.environment_reward
     if truncated.any():  # the episode would have gone on: its value beyond the time limit counts
         rewards = rewards + learner.config.gamma * truncated * learner.values(learner.normalise(next_observations))
     columns = observations, inputs, torch.from_numpy(actions), rewards, dones
     agent.rollout_buffer.add(*(column.cpu().numpy() for column in columns))
     return seen(actions, stepped)
-
-
-def act(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
-    """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
-    noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
-    return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
 
 
 def improve(agent: Agent, diagnose: bool) -> dict[str, Tensor]:
@@ -153,17 +154,18 @@ class RolloutUpdate:
             )
         )
         # One row per step, so that an epoch's order is one gather.
-        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:])), dim=-1)
+        labels = [] if steps.labels is None else [steps.labels]
+        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:5]), *labels), dim=-1)
         learners, count, width = table.shape
         first_row = torch.arange(learners, device=self.device).unsqueeze(1) * count
-        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3]
+        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in labels)]
         infos: list[dict[str, Tensor]] = []
         for _ in range(config.n_epochs):
             order = torch.from_numpy(np.stack([g.permutation(count) for g in self.generators])).to(self.device)
             shuffled = table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
             for rows in shuffled.split(config.batch_size, dim=1):
-                inputs, actions, numbers = rows.split(widths, dim=-1)
-                batch = Minibatch(inputs, actions, *numbers.unbind(-1))
+                inputs, actions, numbers, *answers = rows.split(widths, dim=-1)
+                batch = Minibatch(inputs, actions, *numbers.unbind(-1), *answers)
                 infos.append(self._learn(batch, learning_rate, clip_range))
         return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
 

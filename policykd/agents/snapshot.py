@@ -55,6 +55,7 @@ def state(agent: Agent, include_replay: bool) -> dict[str, Any]:
         "evaluations": [{"returns": e.returns, "lengths": e.lengths} for e in agent.evaluations],
         "episodes": [list(episodes) for episodes in agent.episodes],
         "n_episodes": agent.n_episodes,
+        "extra": agent.extra_state(),
     }
     if agent.update is not None and agent.update.distillation is not None:
         result["distillation"] = state_tensors(agent.update.distillation)

@@ -14,7 +14,6 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
-from policykd.agents import off_policy, on_policy
 from policykd.agents.stepping import check_finite
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def loop(
     agent.prepare_update(end - agent.num_timesteps)
     assert agent.last_observations is not None
     check_finite(agent, np.zeros(len(agent.last_observations)), agent.last_observations)
-    learning = on_policy if agent.on_policy else off_policy
+    learning = agent.learning
     go_on = True
     while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
         started, episodes = time.perf_counter(), agent.n_episodes
