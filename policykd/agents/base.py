@@ -122,6 +122,7 @@ class Agent:
         self.n_episodes = 0
         self.evaluation_steps: list[int] = []
         self.evaluations: list[Evaluation] = []
+        self.evaluation_seconds: list[float] = []
 
     def make_memories(self, observation_size: int, action_size: int) -> dict[str, Memory]:
         """What learners remember, by name."""
@@ -318,7 +319,7 @@ class Agent:
         checkpoint.save(path, snapshot.state(self, include_replay))
 
     @staticmethod
-    def _read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
+    def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
         """A checkpoint's content, where ``env`` is given if it must be."""
         path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
         loaded = checkpoint.load(path)

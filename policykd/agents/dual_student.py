@@ -103,7 +103,13 @@ class DualStudent(Agent):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
         """
-        path, loaded = cls._read(path, env)
+        return cls.from_state(*cls.read(path, env), env, device)
+
+    @classmethod
+    def from_state(
+        cls, path: Path, loaded: dict[str, Any], env: str | gym.Env | EnvFactory | None, device: str
+    ) -> DualStudent:
+        """The agent of a checkpoint's content (``Agent.read``)."""
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,

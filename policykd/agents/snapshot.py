@@ -52,6 +52,7 @@ def state(agent: Agent, include_replay: bool) -> dict[str, Any]:
         "learner": state_tensors(agent.learner),
         "generators": {name: [generator_state(g) for g in group] for name, group in _generators(agent).items()},
         "evaluation_steps": agent.evaluation_steps,
+        "evaluation_seconds": agent.evaluation_seconds,
         "evaluations": [{"returns": e.returns, "lengths": e.lengths} for e in agent.evaluations],
         "episodes": [list(episodes) for episodes in agent.episodes],
         "n_episodes": agent.n_episodes,
@@ -83,6 +84,7 @@ def restore(agent: Agent, loaded: dict[str, Any]) -> None:
         for generator, saved in zip(group, loaded["generators"][name], strict=True):
             set_generator_state(generator, saved)
     agent.evaluation_steps = list(loaded["evaluation_steps"])
+    agent.evaluation_seconds = list(loaded["evaluation_seconds"])
     agent.evaluations = [Evaluation(e["returns"], e["lengths"]) for e in loaded["evaluations"]]
     for episodes, saved in zip(agent.episodes, loaded["episodes"], strict=True):
         episodes.extend(saved)

@@ -135,6 +135,7 @@ def _evaluate(agent: Agent) -> None:
     before = [evaluation.returns.mean(1) for evaluation in agent.evaluations]
     result = agent.evaluate()
     agent.evaluation_steps.append(agent.num_timesteps)
+    agent.evaluation_seconds.append(agent.elapsed)
     agent.evaluations.append(result)
     means, lengths = result.returns.mean(1), result.lengths.mean(1)
     rows = [

@@ -13,6 +13,7 @@ from policykd.errors import PolicyKDError, nearest
 
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
+    "distill": "Train small students of a frozen teacher, of one size or of several.",
     "compare": "Train peers beside Stable-Baselines3; with --parity every backbone, on several tasks and seeds.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
