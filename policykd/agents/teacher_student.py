@@ -20,6 +20,7 @@ from policykd.agents.imitation import ImitationUpdate
 from policykd.agents.learner_envs import EnvFactory, check_spaces, short_id
 from policykd.agents.panel import Panel, TaskOf, as_teachers
 from policykd.agents.run_folder import RunFolder
+from policykd.agents.training import write_log
 from policykd.config import Config, OffPolicyConfig, PPOConfig
 from policykd.distillation.methods import METHODS, TEACHER_METHODS, Method
 from policykd.distillation.teaching import Labels
@@ -139,7 +140,7 @@ class TeacherStudent(Agent):
         if own is None:
             return None
         student = self.backbone in ("ppo", "sac")
-        both = student and (self.panel is None or self.panel.has_std)
+        both = student and (self.method.source == "itself" or self.panel is None or self.panel.has_std)
         name = asked if asked != "auto" else own if both else "action_mse"
         if not (both or name.startswith("action_") or (student and name == "gaussian_nll")):
             raise PolicyKDError(
@@ -186,7 +187,9 @@ class TeacherStudent(Agent):
         """Score the teacher, once, before anything is learnt; then decide whether to compile."""
         if self.panel is None and self.method.source == "teacher":
             raise PolicyKDError(f"teacher: give the teacher ({self.teacher_source}) to go on: load(path, teacher=...)")
-        self.score_teacher()
+        if self.score is None and (score := self.score_teacher()) is not None:
+            row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
+            write_log(self, [row] * self.n_learners, {})
         super().prepare_update(total_timesteps)
 
     def gradient_steps_in(self, steps: int) -> int:
@@ -215,7 +218,7 @@ class TeacherStudent(Agent):
     def ask(self, observations: Tensor) -> Tensor:
         """The teacher's packed answers at the latest states, of which students see ``observations (K, N, O)``."""
         if self.method.source == "itself":
-            return self.update.teaching.answer_as_before(observations)
+            return self.update.answer_as_before(observations)
         assert self.panel is not None
         full = self.last_full_observations
         if full is not None:
@@ -279,8 +282,8 @@ class TeacherStudent(Agent):
 
     @property
     def fine_tuned_steps(self) -> int:
-        """Environment steps since fine-tuning began."""
-        return self.num_timesteps - self.fine_tune_start
+        """Environment steps since fine-tuning began; 0 before."""
+        return self.num_timesteps - self.fine_tune_start if self.method_name == "fine_tune" else 0
 
     def _folder(self, path: str | Path) -> RunFolder:
         return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)

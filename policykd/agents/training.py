@@ -117,10 +117,10 @@ def _log(agent: Agent, info: dict[str, torch.Tensor]) -> None:
         "time/episodes": agent.n_episodes,
         "train/n_updates": agent.update.n_updates,
     }
-    _write(agent, rows, common)
+    write_log(agent, rows, common)
 
 
-def _write(agent: Agent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
+def write_log(agent: Agent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
     """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
     mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in {k: 0 for r in rows for k in r}}
     loggers = [agent.logger] + ([] if agent.folder is None else agent.folder.loggers)
@@ -141,7 +141,7 @@ def _evaluate(agent: Agent) -> None:
     rows = [
         {"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)} for m, n in zip(means, lengths, strict=True)
     ]
-    _write(agent, rows, {})
+    write_log(agent, rows, {})
     if agent.folder is None:
         return
     for k in range(agent.n_learners):
