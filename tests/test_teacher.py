@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sb3_agents import ACTIONS, AGENTS, OBSERVATIONS, Lopsided, agent, normalised_agent, observations
 from stable_baselines3.common.utils import obs_as_tensor
-from teachers import ACTIONS, AGENTS, OBSERVATIONS, Lopsided, agent, normalised_agent, observations
 from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, Teacher
@@ -32,10 +32,7 @@ def expected(model, inputs):
             return policy._predict(inputs), None, None
         scaled = policy._predict(inputs, deterministic=True)
         q = model.critic(inputs, scaled)
-        if type(model).__name__ == "TQC":
-            value = q.mean((1, 2))
-        else:
-            value = torch.cat(q, 1).amin(1)
+        value = q.mean((1, 2)) if type(model).__name__ == "TQC" else torch.cat(q, 1).amin(1)
         if not hasattr(policy.actor, "action_dist"):
             return scaled, None, value
         mean, log_std, extra = policy.actor.get_action_dist_params(inputs)
@@ -67,7 +64,7 @@ def test_a_teacher_is_its_agent(tmp_path, name, source):
     np.testing.assert_allclose(found_mean, to_unit(mean.numpy()) if in_task_units else mean, atol=1e-5, rtol=1e-5)
     assert (found_std is None) == (std is None)
     if std is not None:
-        np.testing.assert_allclose(found_std, std / half_range if in_task_units else std, rtol=1e-5)
+        np.testing.assert_allclose(found_std, std.numpy() / half_range if in_task_units else std, rtol=1e-5)
     assert (teacher.value(tensor) is None) == (value is None)
     if value is not None:
         torch.testing.assert_close(teacher.value(tensor), value, atol=1e-5, rtol=1e-5)
@@ -105,8 +102,9 @@ def test_without_determinism_actions_are_samples_of_the_distribution(name):
 def test_a_normaliser_is_found_and_works_inside(tmp_path, layout):
     model, env = normalised_agent()
     name = {"best": "best_model", "zoo": "Lopsided-v0"}.get(layout, "agent")
-    model.save(tmp_path / "Lopsided-v0_1" / f"{name}.zip")
     folder = tmp_path / "Lopsided-v0_1"
+    folder.mkdir()
+    model.save(folder / f"{name}.zip")
     statistics = {
         "zoo": folder / "Lopsided-v0" / "vecnormalize.pkl",
         "beside": folder / "vecnormalize.pkl",
@@ -243,6 +241,12 @@ def test_functions_and_modules_give_actions_in_the_tasks_units(source):
     mean, std = teacher.distribution(torch.from_numpy(inputs))
     assert std is None and torch.equal(mean, teacher.actions(torch.from_numpy(inputs)))
     assert teacher.value(torch.from_numpy(inputs)) is None
+
+
+def test_a_policy_of_sb3_acts_by_its_predict():
+    model, inputs = agent("PPO"), observations()
+    wanted = model.predict(inputs, deterministic=True)[0]
+    np.testing.assert_allclose(Teacher.load(model.policy, Lopsided).predict(inputs)[0], wanted, atol=2e-6)
 
 
 def test_a_function_that_would_take_a_batch_for_an_observation_is_asked_one_by_one():

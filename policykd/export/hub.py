@@ -1,4 +1,8 @@
-"""A learner as a folder for the Hugging Face Hub, laid out as ``huggingface_sb3`` lays it; nothing is sent anywhere."""
+"""A learner as a folder for the Hugging Face Hub, laid out as ``huggingface_sb3`` lays it; nothing is sent anywhere.
+
+That package itself is not used: its newest release needs ``huggingface_hub`` below 1, and current ``transformers``
+need it above.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policykd.agents.learner_envs import short_id
 from policykd.agents.run_folder import write_text
-from policykd.errors import PolicyKDError
 from policykd.export.deployed import deploy, require_free
 from policykd.export.zoo import to_zip
 from policykd.teachers import Teacher, TeacherScore
@@ -35,19 +39,14 @@ def to_hub_folder(
         The returns on the card.
 
     Raises:
-        PolicyKDError: ``path`` exists, the written agent acts otherwise, or ``huggingface_sb3`` is not installed.
+        PolicyKDError: ``path`` exists, or the written agent acts otherwise (nothing is written).
     """
-    try:
-        from huggingface_sb3.naming_schemes import EnvironmentName, ModelName
-    except ImportError:
-        raise PolicyKDError('export: a Hub folder needs more packages: pip install "policykd[export]"') from None
     require_free(path)
-    task = EnvironmentName(agent.env_id)
-    name = ModelName(agent.backbone, task)
+    name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         folder = Path(temporary) / path.name
-        to_zip(agent, k, folder / name.filename, folder / STATISTICS)
+        to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)
         _write_config(folder, name)
         teacher = Teacher.load(folder, agent.factory)
         score = teacher.score(agent.factory, n_eval_episodes, seed)
@@ -81,7 +80,31 @@ def _results(score: TeacherScore) -> dict[str, Any]:
     }
 
 
-CARD = """
+CARD = """---
+library_name: stable-baselines3
+tags:
+- {task}
+- deep-reinforcement-learning
+- reinforcement-learning
+- stable-baselines3
+- policy-distillation
+- policykd
+model-index:
+- name: {name}
+  results:
+  - task:
+      type: reinforcement-learning
+      name: reinforcement-learning
+    dataset:
+      name: {task}
+      type: {task}
+    metrics:
+    - type: mean_reward
+      value: {mean:.2f} +/- {std:.2f}
+      name: mean_reward
+      verified: false
+---
+
 # {name}: {algorithm} on {task}
 
 A policy for [{task}](https://gymnasium.farama.org), trained with policykd (method `{method}`, backbone
@@ -121,10 +144,7 @@ env.training = env.norm_reward = False"""
 
 
 def _write_card(agent: DualStudent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
-    from huggingface_hub.repocard import metadata_save
-    from huggingface_sb3.push_to_hub import generate_metadata
-
-    task, algorithm = score.env_id.split(":")[-1], agent.backbone.upper()
+    task, algorithm = short_id(score.env_id), agent.backbone.upper()
     normalised = (folder / STATISTICS).exists()
     usage = USAGE.format(
         algorithm=algorithm,
@@ -152,6 +172,3 @@ def _write_card(agent: DualStudent, k: int, folder: Path, name: str, score: Teac
         usage=usage,
     )
     write_text(folder / "README.md", card)
-    facts = generate_metadata(str(name), task, score.mean, float(score.returns.std()))
-    facts["tags"] += ["policy-distillation", "policykd"]
-    metadata_save(folder / "README.md", facts)

@@ -44,7 +44,7 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
         return sb3.from_model(source, device, options.activation)
     if hasattr(source, "to_sb3"):  # an agent of policykd
         return sb3.from_model(source.to_sb3(), device)
-    if isinstance(source, nn.Module):
+    if isinstance(source, nn.Module) and not hasattr(source, "predict"):  # SB3's policies act by predict
         return programs.from_module(programs.copied(source), f"module {type(source).__name__}", task, device)
     if callable(source) or hasattr(source, "predict"):
         return programs.from_callable(source, task, device)
@@ -62,11 +62,11 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
         return _own(path, env, device)
     if path.suffix == ".onnx":
         return programs.from_onnx(path, task, device)
-    if zipfile.is_zipfile(path):
-        if sb3.is_zip(path):
-            return _with_statistics(path, options, device)
-        if programs.is_torchscript(path):
-            return programs.from_torchscript(path, task, device, options.trust)
+    members = _members(path)
+    if sb3.MEMBER in members:
+        return _with_statistics(path, options, device)
+    if any("/code/" in name for name in members):
+        return programs.from_torchscript(path, task, device, options.trust)
     raise PolicyKDError(
         f"teacher: {path} is no agent of SB3 (a zip with policy.pth), no TorchScript, no ONNX and no checkpoint of "
         "policykd"
@@ -80,10 +80,19 @@ def _own(path: Path, env: Any, device: torch.device) -> Policy:
     return sb3.from_model(model, device).changed(source=str(path))
 
 
+def _members(path: Path) -> list[str]:
+    """What is in a zip; nothing where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+
+
 def _zip_in(folder: Path) -> Path:
     """The agent in a folder: the zoo's last one, or the best, or the only one."""
     task = re.sub(r"_\d+$", "", folder.name)
-    zips = [path for path in sorted(folder.glob("*.zip")) if zipfile.is_zipfile(path) and sb3.is_zip(path)]
+    zips = [path for path in sorted(folder.glob("*.zip")) if sb3.MEMBER in _members(path)]
     for name in (f"{task}.zip", "best_model.zip"):
         if folder / name in zips:
             return folder / name

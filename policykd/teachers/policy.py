@@ -45,7 +45,9 @@ class Policy:
 
 def freeze(network: nn.Module) -> nn.Module:
     """No gradient, no dropout, no running statistics that move."""
-    return network.requires_grad_(False).eval()
+    for parameter in network.parameters():  # a TorchScript module has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return network.eval()
 
 
 def parse_bounds(space: object, size: int) -> tuple[np.ndarray, np.ndarray] | None:

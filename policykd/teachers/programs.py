@@ -81,11 +81,6 @@ def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module)
 
 
-def is_torchscript(path: Path) -> bool:
-    """Whether a zip is a TorchScript program."""
-    return any("/code/" in name for name in zipfile.ZipFile(path).namelist())
-
-
 def _program(path: Path) -> str:
     """The text of a TorchScript file's program."""
     with zipfile.ZipFile(path) as archive:
@@ -102,21 +97,22 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
     Raises:
         PolicyKDError: it is damaged, or its program reaches beyond tensors.
     """
-    if not trust and (found := BEYOND_TENSORS.search(_program(path))):
-        raise PolicyKDError(
-            f"teacher: the program in {path} uses {found[0]}, which reaches beyond tensors: it was not loaded "
-            "(trust=True loads and runs it)"
-        )
     extra = {METADATA: ""}
     try:
+        if not trust and (found := BEYOND_TENSORS.search(_program(path))):
+            raise PolicyKDError(
+                f"teacher: the program in {path} uses {found[0]}, which reaches beyond tensors: it was not loaded "
+                "(trust=True loads and runs it)"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-    except RuntimeError as error:
-        raise PolicyKDError(
-            f"teacher: {path} cannot be read as TorchScript: {str(error).partition(chr(10))[0]}"
-        ) from None
-    return from_module(module, str(path), task, device, json.loads(extra[METADATA]) if extra[METADATA] else None)
+    except PolicyKDError:
+        raise
+    except Exception as error:  # torch and zipfile fail in many ways on damaged files
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise PolicyKDError(f"teacher: {path} cannot be read as TorchScript: {reason}") from None
+    return from_module(module, str(path), task, device, _described(extra[METADATA]))
 
 
 def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Policy:
@@ -141,8 +137,8 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
         parts = [rows] if not isinstance(batch, int) or batch == len(rows) else np.split(rows, len(rows) // batch)
         return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
 
-    described = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, "null"))
-    size, bounds = _shape(str(path), described, task)
+    described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    size, bounds = _shape(str(path), _described(described), task)
     if isinstance(inputs[0].shape[-1], int):
         size = inputs[0].shape[-1]
     return _policy(str(path), _through_numpy(act, device), size, bounds, device)
@@ -167,13 +163,22 @@ def onnx_session(path: Path) -> Any:
         raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {str(error).partition(chr(10))[0]}") from None
 
 
+def _described(text: str) -> dict[str, Any] | None:
+    """What an exported policy says of itself; None where there is nothing."""
+    try:
+        found = json.loads(text)
+        return {"observation_size": int(found["observation_size"]), **{n: list(found[n]) for n in ("low", "high")}}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _shape(
     source: str, described: dict[str, Any] | None, task: TaskSpaces | None
 ) -> tuple[int | None, tuple[np.ndarray, np.ndarray]]:
     """Length of an observation and bounds of actions: what the program says itself, or the task's."""
     if described is not None:
         bounds = np.array(described["low"], np.float32), np.array(described["high"], np.float32)
-        return int(described["observation_size"]), bounds
+        return described["observation_size"], bounds
     if task is None:
         raise PolicyKDError(f"teacher: {source} does not say what it reads and gives: give env=")
     return None, (task.low, task.high)
@@ -207,6 +212,7 @@ def _policy(
         expected = (len(observations), len(middle))
         if tuple(actions.shape) != expected:
             raise PolicyKDError(f"teacher: {source} gives actions of shape {tuple(actions.shape)}, not {expected}")
-        return ((actions.float() - middle) / half).clamp(-1, 1), None
+        scaled = (actions.float() - middle) / half
+        return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
 
     return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])

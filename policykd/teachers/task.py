@@ -51,7 +51,10 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         PolicyKDError: it cannot be made, or is no continuous control of vectors.
     """
     task = find_task(env)
-    probe = task.make()
+    try:
+        probe = task.make()
+    except (gym.error.Error, ImportError) as error:
+        raise PolicyKDError(f"environment: {task.env_id} cannot be made: {str(error).partition(chr(10))[0]}") from None
     try:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
@@ -78,7 +81,8 @@ def other_task(source: str, env_id: str) -> str | None:
     base = task_name(env_id)
     parts = re.findall(r"([A-Za-z0-9]+)-v\d+", source)
     names = {part for part in parts if any(known.rsplit("-v", 1)[0].split("/")[-1] == part for known in gym.registry)}
-    return None if not names or base in names else sorted(names)[0]
+    # HalfCheetahDelayed and its like are HalfCheetah to a teacher.
+    return None if not names or any(base.startswith(name) for name in names) else sorted(names)[0]
 
 
 def task_name(env_id: str) -> str:
@@ -92,7 +96,7 @@ def _cause(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id:
         return f"; its name says that it was trained on {other}"
     if teacher[1] != task[1]:
         return "; it was trained on another task"
-    versions = VERSIONS.get(task_name(env_id), {})
+    versions = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
     known = [versions[size] for size in (teacher[0], task[0]) if size in versions]
     if known:
         return f"; {' and '.join(known)}: make the task as the teacher knows it, or give observation_map"

@@ -11,7 +11,7 @@ OBSERVATIONS, ACTIONS = 5, 2
 
 
 class Lopsided(gym.Env):
-    """Bounds that are not symmetric, so that no scaling is forgotten; the reward tells the actions' distance from 0.3."""
+    """Bounds that are not symmetric, so that no scaling is forgotten; the reward is minus the distance from 0.3."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
     action_space = gym.spaces.Box(np.array([-2.0, -1.0], np.float32), np.array([0.5, 3.0], np.float32))
