@@ -9,6 +9,7 @@ from tiny import POINT
 from policykd import DualStudent, Teacher, TeacherStudent
 from policykd.agents import imitation, taught_rollouts
 from policykd.agents.loading import load_agent
+from policykd.cli import main
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
 from policykd.distillation.teaching import Labels
 from policykd.errors import PolicyKDError
@@ -266,6 +267,7 @@ def test_values_are_distilled_where_asked(critic_teacher):
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
         ({"config": {"scale_free": False}}, "means nothing to a teacher"),
         ({"method": "kickstarting", "backbone": "sac", "config": {"n_envs": 2}}, "steps one environment per learner"),
+        ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher beside RL; dagger has none"),
         ({"method": "fine_tune"}, "begun by fine_tune"),
         ({"teacher": []}, "the list of teachers is empty"),
     ],
@@ -328,3 +330,19 @@ def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go
     assert agent.fine_tuned_steps == 400
     with pytest.raises(PolicyKDError, match="fine_tune: needs students with the backbone ppo"):
         TeacherStudent(POINT, expert, backbone="td3", config=COPY).fine_tune(100)
+
+
+@pytest.mark.parametrize("kind", ["sb3", "onnx", "torchscript"])
+def test_a_distilled_student_keeps_its_normaliser_in_every_format(tmp_path, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+    agent = TeacherStudent(POINT, expert, config=COPY).learn(200)
+    assert agent.learner.observation_stats.mean.abs().max() > 0.01  # a normaliser that does something
+    agent.save(tmp_path / "student")
+    words = ["--format", kind, "--out", str(tmp_path / "out")]
+    main(["export", str(tmp_path / "student.safetensors"), *words])
+    (file,) = (path for path in (tmp_path / "out").rglob("*") if path.suffix in (".zip", ".onnx", ".pt"))
+    again = Teacher.load(file, POINT)
+    observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    np.testing.assert_allclose(again.predict(observations)[0], agent.predict(observations)[0], atol=1e-5)

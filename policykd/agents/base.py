@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar
@@ -18,21 +17,20 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import checkpoint, export, native
 from policykd.agents import off_policy, on_policy, snapshot
+from policykd.agents.arguments import find_device, one_line
 from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, find_task, short_id
 from policykd.agents.run_folder import CHECKPOINT, RunFolder
 from policykd.agents.training import COMPILE_PAYS, train
 from policykd.agents.update import can_compile
 from policykd.config import Config, PPOConfig
-from policykd.errors import PolicyKDError, nearest
+from policykd.errors import PolicyKDError
 from policykd.evaluation import Evaluation, Evaluator
 from policykd.learners import OFF_POLICY, PPO, OffPolicyLearner
 from policykd.memory import Rollout, SharedReplay
 from policykd.seeding import env_seed, stream
-from policykd.settings import change
 
 LearnerChoice = int | Literal["best"]
 A = TypeVar("A", bound="Agent")
-C = TypeVar("C", bound=Config)
 
 
 class Improver(Protocol):
@@ -345,52 +343,3 @@ class Agent:
     def computed_by(self) -> str:
         """What does the arithmetic: it must be the same for a run to go on bit by bit."""
         return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
-        raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
-    return device
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def known(what: str, name: str, table: dict[str, Any]) -> str:
-    """``name``, which must be a key of ``table``."""
-    if name not in table:
-        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, table)}; there are {', '.join(table)}")
-    return name
-
-
-def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    """One whole number from 0 up per group, each of its own."""
-    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else (seeds,)
-    if not values or not all(isinstance(seed, int | np.integer) and seed >= 0 for seed in values):
-        raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
-    if len(set(values)) < len(values):
-        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
-    return tuple(int(seed) for seed in values)
-
-
-def resolve_config(
-    config: str | dict[str, Any] | C | None, kind: type[C], backbone: str, presets: Callable[[str], dict[str, Any]]
-) -> C:
-    """The whole configuration of type ``kind`` from a preset's name, changed fields or itself."""
-    if config is None:
-        return kind()
-    if isinstance(config, str):
-        return change(kind(), presets(config))
-    if isinstance(config, dict):
-        return change(kind(), config)
-    if type(config) is not kind:
-        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
-    return config

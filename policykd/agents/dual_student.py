@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import gymnasium as gym
 
-from policykd.agents import base
-from policykd.agents.base import Agent, LearnerChoice, Memory, check_seeds, known
+from policykd.agents import arguments
+from policykd.agents.arguments import check_seeds, known
+from policykd.agents.base import Agent, LearnerChoice, Memory
 from policykd.agents.learner_envs import EnvFactory, short_id
 from policykd.agents.on_policy import RolloutUpdate
 from policykd.agents.update import Update
@@ -134,7 +135,7 @@ class DualStudent(Agent):
 
 def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, env_id: str) -> Config:
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
-    return base.resolve_config(config, CONFIGS[backbone], backbone, lambda name: preset(name, env_id, backbone))
+    return arguments.resolve_config(config, CONFIGS[backbone], backbone, lambda name: preset(name, env_id, backbone))
 
 
 def _check_peers(distils: bool, method: str, peers: int) -> int:

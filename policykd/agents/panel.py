@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policykd.agents.learner_envs import EnvFactory
+from policykd.distillation.methods import TEACHER_METHODS, Method
 from policykd.distillation.teaching import Labels, squashed_gaussian, unsquashed_gaussian
 from policykd.errors import PolicyKDError
 from policykd.networks import PolicyOutput
@@ -113,3 +114,48 @@ def as_teachers(teacher: Any, env: EnvFactory) -> list[Teacher]:
     if not several:
         raise PolicyKDError("teacher: the list of teachers is empty")
     return [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+
+
+def choose_divergence(method: Method, config: TeachingConfig, backbone: str, panel: Panel | None) -> str | None:
+    """How far apart student and teacher are, by name; None where the teacher speaks through rewards alone.
+
+    Raises:
+        PolicyKDError: what was asked for compares Gaussians, and one side is none.
+    """
+    if method.divergence is None:
+        return None
+    student = backbone in ("ppo", "sac")
+    both = student and (method.source == "itself" or panel is None or panel.has_std)
+    asked = config.divergence
+    name = asked if asked != "auto" else method.divergence if both else "action_mse"
+    if not (both or name.startswith("action_") or (student and name == "gaussian_nll")):
+        source = "" if panel is None else f" {panel.source}"
+        raise PolicyKDError(
+            f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
+            "teacher_std, or use action_mse, action_huber or gaussian_nll"
+        )
+    return name
+
+
+def check_method(name: str, config: TeachingConfig, backbone: str, panel: Panel | None) -> None:
+    """Refuse what a method cannot do with this student and teacher.
+
+    Raises:
+        PolicyKDError: it needs another student, another teacher or another setting.
+    """
+    method = TEACHER_METHODS[name]
+    if method.on_policy and backbone != "ppo":
+        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {backbone}")
+    if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
+        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
+    if method.coupling != "alone" and backbone != "ppo" and config.n_envs != 1:
+        raise PolicyKDError(f"n_envs: {backbone} with RL steps one environment per learner, not {config.n_envs}")
+    if panel is None:
+        return
+    if (method.weight is not None or method.reward == "value") and not panel.has_value:
+        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none")
+    if config.distill_value_coef > 0 and not panel.has_value:
+        raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
+    if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
+        raise PolicyKDError(f"method: {name} needs a teacher with a standard deviation: set teacher_std")
+    choose_divergence(method, config, backbone, panel)

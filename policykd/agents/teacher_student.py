@@ -14,11 +14,12 @@ from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from policykd.agents import base, imitation, taught_replay, taught_rollouts
-from policykd.agents.base import Agent, LearnerChoice, Memory, check_seeds, known
+from policykd.agents import arguments, imitation, taught_replay, taught_rollouts
+from policykd.agents.arguments import check_seeds, known
+from policykd.agents.base import Agent, LearnerChoice, Memory
 from policykd.agents.imitation import ImitationUpdate
 from policykd.agents.learner_envs import EnvFactory, check_spaces, short_id
-from policykd.agents.panel import Panel, TaskOf, as_teachers
+from policykd.agents.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
 from policykd.agents.run_folder import RunFolder
 from policykd.agents.training import write_log
 from policykd.config import Config, OffPolicyConfig, PPOConfig
@@ -81,7 +82,7 @@ class TeacherStudent(Agent):
         self.backbone = known("backbone", backbone or "ppo", LEARNERS)
         self.seeds = check_seeds(seeds)
         self._set_task(env, device)
-        self.config = base.resolve_config(config, TAUGHT_CONFIGS[self.backbone], self.backbone, teaching_preset)
+        self.config = arguments.resolve_config(config, TAUGHT_CONFIGS[self.backbone], self.backbone, teaching_preset)
         self.full_factory = self.factory
         if self.teaching.student_observations is not None:
             self._blindfold(self.teaching.student_observations)
@@ -95,7 +96,7 @@ class TeacherStudent(Agent):
             squashed = self.backbone == "sac"
             self.panel = Panel(as_teachers(teacher, self.full_factory), self.teaching, squashed, task_of)
             self.teacher_source = self.panel.source
-        self._check_method()
+        check_method(method, self.teaching, self.backbone, self.panel)
         self._build()
         self._create_folder(run_dir)
 
@@ -136,18 +137,7 @@ class TeacherStudent(Agent):
     @property
     def divergence(self) -> str | None:
         """How far apart student and teacher are, by name; None where the teacher speaks through rewards alone."""
-        asked, own = self.teaching.divergence, self.method.divergence
-        if own is None:
-            return None
-        student = self.backbone in ("ppo", "sac")
-        both = student and (self.method.source == "itself" or self.panel is None or self.panel.has_std)
-        name = asked if asked != "auto" else own if both else "action_mse"
-        if not (both or name.startswith("action_") or (student and name == "gaussian_nll")):
-            raise PolicyKDError(
-                f"divergence: {name} compares Gaussians, and the teacher {self.teacher_source} has no standard "
-                "deviation: set teacher_std, or use action_mse, action_huber or gaussian_nll"
-            )
-        return name
+        return choose_divergence(self.method, self.teaching, self.backbone, self.panel)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -370,20 +360,3 @@ class TeacherStudent(Agent):
             raise PolicyKDError(f"student_observations: {error}") from None
         self.observation_space = check_spaces(probe)[0]
         probe.close()
-
-    def _check_method(self) -> None:
-        """Refuse what this method cannot do with this student and teacher."""
-        method, name, panel = self.method, self.method_name, self.panel
-        if method.on_policy and self.backbone != "ppo":
-            raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {self.backbone}")
-        if method.coupling != "alone" and self.backbone != "ppo" and self.n_envs != 1:
-            raise PolicyKDError(f"n_envs: {self.backbone} with RL steps one environment per learner, not {self.n_envs}")
-        if panel is None:
-            return
-        if (method.weight is not None or method.reward == "value") and not panel.has_value:
-            raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none")
-        if self.teaching.distill_value_coef > 0 and not panel.has_value:
-            raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
-        if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
-            raise PolicyKDError(f"method: {name} needs a teacher with a standard deviation: set teacher_std")
-        _ = self.divergence  # raises where it does not fit

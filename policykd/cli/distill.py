@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
-from policykd.agents import base, snapshot
+from policykd.agents import arguments, snapshot
 from policykd.agents.learner_envs import find_task, short_id
 from policykd.agents.run_folder import CHECKPOINT
 from policykd.agents.teacher_student import TeacherStudent
@@ -99,6 +99,7 @@ def _train(
     if options.resume:
         agent = TeacherStudent.load(folder / CHECKPOINT, device=options.device, teacher=teachers)
         if not agent.fine_tuned_steps:
+            asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
             snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)})
         say(f"going on from {agent.num_timesteps:,} steps")
     else:
@@ -145,20 +146,20 @@ def _outcome(agent: TeacherStudent) -> str:
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
 
 
-def _options(arguments: Sequence[str]) -> DistillOptions[Any]:
+def _options(words: Sequence[str]) -> DistillOptions[Any]:
     """Options of ``distill``: flags change the preset's settings, which change the defaults."""
     first = argparse.ArgumentParser(prog="policykd distill", add_help=False, allow_abbrev=False)
     first.add_argument("--backbone", default="ppo")
     first.add_argument("--preset")
-    known, _ = first.parse_known_args(list(arguments))
+    known, _ = first.parse_known_args(list(words))
     if known.backbone not in TAUGHT_CONFIGS:
         raise PolicyKDError(f"backbone: {known.backbone!r} is unknown{nearest(known.backbone, TAUGHT_CONFIGS)}")
     kind = TAUGHT_CONFIGS[known.backbone]
-    config = base.resolve_config(known.preset, kind, known.backbone, teaching_preset)
+    config = arguments.resolve_config(known.preset, kind, known.backbone, teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
     return tyro.cli(
         DistillOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
+        args=list(words),
         default=start,
         prog="policykd distill",
         description=DistillOptions.__doc__,

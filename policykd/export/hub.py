@@ -23,13 +23,13 @@ from policykd.teachers import Teacher, TeacherScore
 from policykd.video import record_video
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 STATISTICS = "vec_normalize.pkl"
 
 
 def to_hub_folder(
-    agent: DualStudent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
+    agent: Agent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
 ) -> TeacherScore:
     """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
 
@@ -143,7 +143,7 @@ env = VecNormalize.load("vec_normalize.pkl", env)
 env.training = env.norm_reward = False"""
 
 
-def _write_card(agent: DualStudent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
+def _write_card(agent: Agent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
     task, algorithm = short_id(score.env_id), agent.backbone.upper()
     normalised = (folder / STATISTICS).exists()
     usage = USAGE.format(
