@@ -75,7 +75,7 @@ class TeachingConfig:
     """States with the teacher's answers that are kept of each learner, in methods without RL and off policy."""
     round_steps: int = 1_000
     """Without RL: a learner's own environment steps per round (DAgger's iteration), after which it learns."""
-    round_updates: int = 500
+    round_updates: int = 1_000
     """Without RL: gradient steps after each round."""
     beta_schedule: typing.Literal["linear", "exponential"] = "linear"
     """DAgger: the probability beta that the teacher acts, round by round."""

@@ -101,7 +101,7 @@ class Options:
     """Folder of the zoo's agents."""
     out: Path = Path("results/teacher_student")
     """Where the numbers go."""
-    total_timesteps: int = 20_000
+    total_timesteps: int = 10_000
     """Environment steps of each student."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One student per seed, all trained together."""
