@@ -176,8 +176,8 @@ def joint_loss(method, **changes):
         PolicyOutput(*(torch.full((1, 2, 1), x).double() for x in (0.0, 0.0, 1.0))), torch.zeros(1, 2).double()
     )
     advantages, returns = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
-    batch = Minibatch(states, actions, log_prob - ratios.log(), advantages, returns, labels.pack())
-    info = update.teach(batch, torch.tensor(0.0), torch.tensor(0.2).double())
+    batch = Minibatch(states, actions, log_prob - ratios.log(), advantages, returns)
+    info = update.teach(batch, torch.tensor(0.0), torch.tensor(0.2).double(), labels.pack())
     return {key: float(value[0]) for key, value in info.items()}
 
 

@@ -143,8 +143,14 @@ class RolloutUpdate:
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
 
-    def learn(self, steps: Minibatch, progress: float) -> dict[str, Tensor]:
-        """Some passes over ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics."""
+    def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
+        """Some passes over ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
+
+        Args:
+            steps: the rollout.
+            progress: from 0 to 1 over the run, for schedules.
+            more: what else belongs to each step and goes to the gradient step with it, ``(K, T * N, W)``.
+        """
         config = self.config
         learning_rate, clip_range = (
             torch.tensor(value * SCHEDULES[schedule](progress), dtype=self.learner.parameters.dtype, device=self.device)
@@ -154,19 +160,18 @@ class RolloutUpdate:
             )
         )
         # One row per step, so that an epoch's order is one gather.
-        labels = [] if steps.labels is None else [steps.labels]
-        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:5]), *labels), dim=-1)
+        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:]), *more), dim=-1)
         learners, count, width = table.shape
         first_row = torch.arange(learners, device=self.device).unsqueeze(1) * count
-        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in labels)]
+        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in more)]
         infos: list[dict[str, Tensor]] = []
         for _ in range(config.n_epochs):
             order = torch.from_numpy(np.stack([g.permutation(count) for g in self.generators])).to(self.device)
             shuffled = table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
             for rows in shuffled.split(config.batch_size, dim=1):
-                inputs, actions, numbers, *answers = rows.split(widths, dim=-1)
-                batch = Minibatch(inputs, actions, *numbers.unbind(-1), *answers)
-                infos.append(self._learn(batch, learning_rate, clip_range))
+                inputs, actions, numbers, *others = rows.split(widths, dim=-1)
+                batch = Minibatch(inputs, actions, *numbers.unbind(-1))
+                infos.append(self._learn(batch, learning_rate, clip_range, *others))
         return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
 
     def distil(self, distillation: DistillationStep, progress: float) -> dict[str, Tensor]:

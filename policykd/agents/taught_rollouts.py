@@ -118,13 +118,11 @@ class TaughtRolloutUpdate(RolloutUpdate):
             mask[actor : actor + std] = 0.0
 
     def estimate(self, last_observations: np.ndarray) -> tuple[Minibatch, Tensor]:
-        """All steps of the rollout with the teacher's rewards and answers, and how much the values explain."""
+        """All steps of the rollout with the teacher's rewards, and how much of the returns the values explain."""
         if self.method.reward is not None:
             paid = self.config.teacher_reward_coef * self.pay(last_observations)
             self.rollout.rewards[:] += paid.cpu().numpy()
-        batch, explained = super().estimate(last_observations)
-        labels = torch.from_numpy(self.rollout.labels).to(self.device)
-        return batch._replace(labels=labels.view(len(labels), -1, labels.shape[-1])), explained
+        return super().estimate(last_observations)
 
     def pay(self, last_observations: np.ndarray) -> Tensor:
         """The teacher's rewards of the rollout ``(K, T, N)``, in units of the value network."""
@@ -157,11 +155,17 @@ class TaughtRolloutUpdate(RolloutUpdate):
             return paid
         return self.teaching.scale_rewards(paid, dones, self.config.gamma)
 
-    def teach(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
-        """One gradient step of every student on PPO's loss and the teacher's; diagnostics ``(K,)``."""
+    def teach(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor, answers: Tensor) -> dict[str, Tensor]:
+        """One gradient step of every student on PPO's loss and the teacher's; diagnostics ``(K,)``.
+
+        Args:
+            batch: steps of rollouts.
+            learning_rate: a scalar tensor.
+            clip_range: a scalar tensor.
+            answers: the teacher's packed answers ``(K, B, W)`` at the same steps.
+        """
         learner, config, teaching = self.learner, self.config, self.teaching
-        assert batch.labels is not None
-        labels, trust = Labels.unpack(batch.labels), None
+        labels, trust = Labels.unpack(answers), None
         if self.method.confident:
 
             def outputs(actor: Tensor) -> PolicyOutput:
@@ -199,9 +203,10 @@ class TaughtRolloutUpdate(RolloutUpdate):
             self.teaching.adapt(self.last["distill/distance"])
         return {}
 
-    def learn(self, steps: Minibatch, progress: float) -> dict[str, Tensor]:
-        """PPO's passes over ``steps``; mean diagnostics."""
-        self.last = super().learn(steps, progress)
+    def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
+        """PPO's passes over ``steps``, each with the teacher's answer; mean diagnostics."""
+        answers = torch.from_numpy(self.rollout.labels).to(self.device)
+        self.last = super().learn(steps, progress, answers.view(len(answers), -1, answers.shape[-1]))
         return self.last
 
     def answer_as_before(self, observations: Tensor) -> Tensor:

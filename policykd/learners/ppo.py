@@ -30,8 +30,6 @@ class Minibatch(NamedTuple):
     """Estimated advantages ``(K, B)``."""
     returns: Tensor
     """What the value network is to predict, ``(K, B)``."""
-    labels: Tensor | None = None
-    """A teacher's packed answers ``(K, B, W)``, where there is one."""
 
 
 class Terms(NamedTuple):
