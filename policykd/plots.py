@@ -254,6 +254,8 @@ def against_size(
         axes.annotate(name, (float(size), scores.mean()), (0, -14), textcoords="offset points", fontsize=8, ha="center")
     axes.axhline(1.0, color=FAINT, linewidth=1.1, linestyle=(0, (6, 4)), zorder=1)
     axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
     axes.set_xlabel(
         "parameters of the student's policy   (dot: one seed; line: mean over seeds)", color=INK, fontsize=9
     )

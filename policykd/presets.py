@@ -142,7 +142,6 @@ def preset(name: str, env_id: str, backbone: str) -> Changes:
 
 TEACHING_PRESETS: dict[str, Changes] = {
     "quick": {"round_steps": 500, "round_updates": 250, "eval_freq": 5_000, "log_freq": 1_000, "n_eval_episodes": 5},
-    "tiny_student": {"net_arch": (8, 8)},
 }
 """Presets of a teacher's students, whatever the task."""
 

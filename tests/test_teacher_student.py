@@ -279,6 +279,11 @@ def test_what_cannot_work_is_refused_in_one_line(options, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_teacher_of_another_task_is_refused_with_both_shapes(critic_teacher):
+    with pytest.raises(PolicyKDError, match="reads 4 observations and gives 2 actions, Pendulum-v1 has 3 and 1"):
+        TeacherStudent("Pendulum-v1", critic_teacher)
+
+
 def test_peers_refuse_the_methods_of_teachers():
     with pytest.raises(PolicyKDError, match="dagger needs a teacher: use TeacherStudent"):
         DualStudent(POINT, method="dagger")

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.agents.learner_envs import EnvFactory
+from policykd.agents.learner_envs import EnvFactory, check_spaces
 from policykd.distillation.methods import TEACHER_METHODS, Method
 from policykd.distillation.teaching import Labels, squashed_gaussian, unsquashed_gaussian
 from policykd.errors import PolicyKDError
 from policykd.networks import PolicyOutput
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.score import score
+from policykd.teachers.task import check_fits
 from policykd.teaching_config import TeachingConfig
 
 TaskOf = Callable[[Tensor], Tensor]
@@ -108,12 +109,18 @@ class Panel:
         return Labels(PolicyOutput(*(part[best, rows] for part in (actions, means, stds))), values[best, rows])
 
 
-def as_teachers(teacher: Any, env: EnvFactory) -> list[Teacher]:
+def as_teachers(teacher: Any, env: EnvFactory, env_id: str) -> list[Teacher]:
     """What a user calls a teacher, or several in a list, loaded and checked against the task."""
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     if not several:
         raise PolicyKDError("teacher: the list of teachers is empty")
-    return [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+    teachers = [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+    probe = env()
+    observations, actions = (space.shape[0] for space in check_spaces(probe))
+    probe.close()
+    for one in teachers:
+        check_fits(one.source, (one.observation_size, one.action_size), (observations, actions), env_id)
+    return teachers
 
 
 def choose_divergence(method: Method, config: TeachingConfig, backbone: str, panel: Panel | None) -> str | None:

@@ -94,7 +94,7 @@ class TeacherStudent(Agent):
         self.score: TeacherScore | None = None
         if teacher is not None:
             squashed = self.backbone == "sac"
-            self.panel = Panel(as_teachers(teacher, self.full_factory), self.teaching, squashed, task_of)
+            self.panel = Panel(as_teachers(teacher, self.full_factory, self.env_id), self.teaching, squashed, task_of)
             self.teacher_source = self.panel.source
         check_method(method, self.teaching, self.backbone, self.panel)
         self._build()

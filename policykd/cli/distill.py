@@ -49,7 +49,7 @@ class DistillOptions(Generic[C]):
     fine_tune: int = 0
     """Environment steps of PPO on the task's own reward afterwards."""
     preset: str | None = None
-    """Settings to start from: quick or tiny_student."""
+    """Settings to start from: quick."""
     run_dir: Path | None = None
     """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
     resume: bool = False
