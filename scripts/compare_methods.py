@@ -29,7 +29,7 @@ TASKS = {"HalfCheetah-v5": "sac/HalfCheetah-v3_1", "Hopper-v5": "tqc/Hopper-v3_1
 METHODS = [name for name in TEACHER_METHODS if name != "fine_tune"]
 SETTINGS: dict[str, Any] = {
     **{"eval_freq": 0, "n_eval_episodes": 1, "log_freq": 10_000_000, "checkpoint_freq": 0, "allow_weak_teacher": True},
-    **{"n_envs": 8, "round_steps": 500, "round_updates": 250, "teacher_episodes": 10},
+    **{"n_envs": 8, "round_steps": 500, "round_updates": 125, "teacher_episodes": 10},
     **{"n_steps": 32, "batch_size": 64, "n_epochs": 10, "learning_rate": 1e-3},
 }
 """The same for every method: short rollouts, for a short budget."""
@@ -125,12 +125,14 @@ def run(options: Options) -> None:
     done = {(row["task"], row["condition"], row["method"]) for row in read(path)}
     every = [(c, t, m) for c in options.conditions for m in options.methods for t in TASKS]
     cells = [(c, t, m) for c, t, m in every if (t, c, m) not in done]
+    intact: dict[str, float] = {}
     for number, (condition, task, method) in enumerate(cells[: options.max_cells]):
         source = options.teachers / TASKS[task]
         if not source.is_dir():
             raise PolicyKDError(f"teachers: {source} is no folder; say where the zoo's agents are with --teachers")
         weaken, settings = CONDITIONS[condition]
-        intact = Teacher.load(source, task).score(task, 10, seed=0)
+        if task not in intact:
+            intact[task] = Teacher.load(source, task).score(task, 10, seed=0).mean
         config = {**SETTINGS, **settings(task)}
         started = time.perf_counter()
         agent = TeacherStudent(
@@ -139,7 +141,7 @@ def run(options: Options) -> None:
         agent.learn(options.total_timesteps)
         returns, score = agent.evaluate(options.episodes, seed=1_000_000).returns.mean(1), agent.score_teacher()
         assert score is not None
-        measured = score.mean, intact.mean, score.random_mean, options.total_timesteps
+        measured = score.mean, intact[task], score.random_mean, options.total_timesteps
         seconds = round(time.perf_counter() - started, 1)
         rows = [
             (task, condition, method, seed, value, *measured, seconds)
