@@ -94,6 +94,21 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     assert TeacherStudent.load(tmp_path / "one").num_timesteps == 160
 
 
+def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(tmp_path / "teacher")
+    settings = {**COPY, "n_steps": 16, "n_envs": 2, "batch_size": 16, "n_epochs": 1, "critic_steps": 32}
+    flags = [w for name, v in settings.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{v}")]
+    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags, "--student", "4"]
+    common += ["--total-timesteps", "80", "--run-dir", str(tmp_path / "run"), "--fine-tune"]
+    main([*common, "64"])
+    assert "fine-tuning with the task's own reward" in capsys.readouterr().out
+    main([*common, "128", "--resume"])
+    assert "going on from 144 steps" in capsys.readouterr().out
+    agent = TeacherStudent.load(tmp_path / "run")
+    assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 208, 128)
+    assert (tmp_path / "run" / "dagger-ppo").is_dir()
+
+
 def test_bad_input_on_the_command_line_is_one_line(capsys):
     for words, message in (
         (["--env", POINT], "say who teaches with --teacher"),

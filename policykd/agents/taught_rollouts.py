@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.agents import on_policy
+from policykd.agents import fine_tuning, on_policy
 from policykd.agents.base import Agent
 from policykd.agents.on_policy import RolloutUpdate
 from policykd.agents.update import compile_step
@@ -94,28 +94,11 @@ class TaughtRolloutUpdate(RolloutUpdate):
         agent = self.agent
         returns = [[episode["r"] for episode in episodes] for episodes in agent.episodes]
         if self.method.source == "itself":
-            self.freeze()
-            progress_of_anchor = agent.fine_tuned_steps / (self.config.anchor_steps or max(1, agent.fine_tune_span))
-            self.teaching.fade(min(1.0, progress_of_anchor), returns, agent.score)
-        else:
-            self.teaching.fade(progress, returns, agent.score)
-        super().step(progress, last_observations)
+            fine_tuning.freeze(self, agent.fine_tuned_steps)
+            progress = fine_tuning.anchor_progress(self, agent)
+        self.teaching.fade(progress, returns, agent.score)
+        super().step(agent.progress, last_observations)
         self.info["distill/coefficient"] = self.teaching.lambdas.clone()
-
-    def freeze(self) -> None:
-        """Fine-tuning: the actor is still while its new critic is fitted, then its deviation is for some time more."""
-        steps, (actor, std, _) = self.agent.fine_tuned_steps, self.learner.sizes
-        mask = self.teaching.mask
-        assert mask is not None
-        frozen = float(mask[0]) == 0.0
-        mask.fill_(1.0)
-        if steps <= self.config.critic_steps:
-            mask[:actor] = 0.0
-        elif frozen:  # its first steps must not be scaled by moments that have counted zeros
-            for tensor in (self.learner.adam.exp_avg, self.learner.adam.exp_avg_sq, self.learner.adam.steps):
-                tensor.zero_()
-        if steps <= max(self.config.critic_steps, self.config.fixed_std_steps):
-            mask[actor : actor + std] = 0.0
 
     def estimate(self, last_observations: np.ndarray) -> tuple[Minibatch, Tensor]:
         """All steps of the rollout with the teacher's rewards, and how much of the returns the values explain."""

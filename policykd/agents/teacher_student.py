@@ -14,7 +14,7 @@ from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from policykd.agents import arguments, imitation, taught_replay, taught_rollouts
+from policykd.agents import arguments, fine_tuning, imitation, taught_replay, taught_rollouts
 from policykd.agents.arguments import check_seeds, known
 from policykd.agents.base import Agent, LearnerChoice, Memory
 from policykd.agents.imitation import ImitationUpdate
@@ -28,9 +28,7 @@ from policykd.distillation.teaching import Labels
 from policykd.errors import PolicyKDError
 from policykd.learners import LEARNERS, PPO
 from policykd.memory import LabelledStates, Rollout, SharedReplay
-from policykd.networks import Adam
 from policykd.presets import teaching_preset
-from policykd.settings import change
 from policykd.teachers import TeacherScore
 from policykd.teaching_config import TAUGHT_CONFIGS, TeachingConfig
 
@@ -93,9 +91,7 @@ class TeacherStudent(Agent):
         self.taught_by, self.fine_tune_start, self.fine_tune_span = method, 0, 0
         self.score: TeacherScore | None = None
         if teacher is not None:
-            squashed = self.backbone == "sac"
-            self.panel = Panel(as_teachers(teacher, self.full_factory, self.env_id), self.teaching, squashed, task_of)
-            self.teacher_source = self.panel.source
+            self._set_teacher(teacher, task_of)
         check_method(method, self.teaching, self.backbone, self.panel)
         self._build()
         self._create_folder(run_dir)
@@ -246,9 +242,7 @@ class TeacherStudent(Agent):
     ) -> TeacherStudent:
         """Go on from a distilled student with PPO on the task's reward, without losing what it has learnt.
 
-        A fresh optimiser and a small fixed standard deviation; first the critic is fitted while the actor is frozen;
-        then PPO, pulled towards the distilled student by a KL divergence that fades. Observations stay normalised as
-        they were.
+        See ``policykd.agents.fine_tuning`` for how.
 
         Args:
             total_timesteps: environment steps of each student.
@@ -259,15 +253,7 @@ class TeacherStudent(Agent):
         Raises:
             PolicyKDError: the student has not PPO's Gaussian policy.
         """
-        learner = self.learner
-        if not isinstance(learner, PPO):
-            raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {self.backbone}")
-        self.config = learner.config = change(self.config, config or {})  # type: ignore[assignment]
-        self.method_name, self.fine_tune_start, self.fine_tune_span = "fine_tune", self.num_timesteps, total_timesteps
-        self.update, self.answers = None, None
-        self.memories = self.make_memories(self.observation_space.shape[0], self.action_space.shape[0])
-        learner.log_std.copy_((self.teaching.fine_tune_std * learner.half).log().expand_as(learner.log_std))
-        learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
+        fine_tuning.begin(self, total_timesteps, config or {})
         return self.learn(total_timesteps, callback, progress_bar)
 
     @property
@@ -320,9 +306,10 @@ class TeacherStudent(Agent):
     ) -> TeacherStudent:
         """The agent of a checkpoint's content (``Agent.read``)."""
         settings = loaded["settings"]
+        tuned = settings["method"] == "fine_tune"
         agent = cls(
             settings["env"] if env is None else env,
-            teacher,
+            None if tuned else teacher,
             method=settings["method"],
             backbone=settings["backbone"],
             seeds=settings["seeds"],
@@ -331,6 +318,8 @@ class TeacherStudent(Agent):
             compile=loaded["compile"],
             task_of=task_of,
         )
+        if tuned and teacher is not None:  # not needed to go on, but to compare
+            agent._set_teacher(teacher, task_of)
         agent.teacher_source = settings["teacher"]
         score = loaded["extra"].pop("score")
         agent.score = score and TeacherScore(settings["teacher"], settings["env"], **score)
@@ -345,6 +334,11 @@ class TeacherStudent(Agent):
             assert isinstance(self.config, PPOConfig)
             return f"rollouts of {self.n_envs} x {self.config.n_steps:,} steps each"
         return f"data set of up to {self.dataset.capacity:,} states each"
+
+    def _set_teacher(self, teacher: Any, task_of: TaskOf | None) -> None:
+        teachers = as_teachers(teacher, self.full_factory, self.env_id)
+        self.panel = Panel(teachers, self.teaching, self.backbone == "sac", task_of)
+        self.teacher_source = self.panel.source
 
     def _blindfold(self, columns: tuple[int, ...]) -> None:
         """Show students some columns of the observation only; the teacher goes on seeing all of them."""
