@@ -249,13 +249,17 @@ def test_a_policy_of_sb3_acts_by_its_predict():
     np.testing.assert_allclose(Teacher.load(model.policy, Lopsided).predict(inputs)[0], wanted, atol=2e-6)
 
 
-def test_a_function_that_would_take_a_batch_for_an_observation_is_asked_one_by_one():
-    def first_two(observation):  # of a batch these would be two observations
-        return np.asarray(observation)[:ACTIONS].copy()
-
-    teacher, inputs = Teacher.load(first_two, Lopsided), observations()
-    bounds = Lopsided.action_space.low, Lopsided.action_space.high
-    np.testing.assert_allclose(teacher.predict(inputs)[0], np.clip(inputs[:, :ACTIONS], *bounds), atol=1e-6)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda observation: observation[:ACTIONS],  # of a batch these would be two observations
+        lambda observation: (observation - observation.mean())[..., :ACTIONS],  # and this would mix them
+    ],
+)
+def test_a_function_that_would_take_a_batch_for_an_observation_is_asked_one_by_one(function):
+    teacher, inputs = Teacher.load(function, Lopsided), observations()
+    wanted = np.clip(np.stack([function(row) for row in inputs]), Lopsided.action_space.low, Lopsided.action_space.high)
+    np.testing.assert_allclose(teacher.predict(inputs)[0], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("observation_map", [[6, 1, 2, 3, 4], lambda full: full[:, [6, 1, 2, 3, 4]]])

@@ -6,6 +6,7 @@ need it above.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import shutil
@@ -56,7 +57,7 @@ def to_hub_folder(
             record_video(agent.env_id, lambda o: teacher.predict(o)[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
         shutil.move(folder, path)
-    return score
+    return dataclasses.replace(score, source=str(path))
 
 
 def _write_config(folder: Path, name: str) -> None:
