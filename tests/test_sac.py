@@ -13,7 +13,6 @@ from tiny import CLOCK, POINT, TINY, differences
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from policykd import DualStudent, PolicyKDError, checkpoint
-from policykd.agents.update import can_compile
 from policykd.config import SACConfig
 from policykd.distillation.divergences import DIVERGENCES, gaussian_kl
 from policykd.distillation.methods import METHODS, PEER_METHODS
@@ -199,6 +198,7 @@ def test_a_group_in_a_batch_is_the_group_alone(path):
             assert not torch.equal(others[name], expected[name]), name
 
 
+<<<<<<< HEAD
 @pytest.mark.slow  # compiling takes half a minute where it is not cached
 def test_the_compiled_update_is_the_eager_one():
     if not can_compile(torch.device("cpu")):
@@ -211,6 +211,9 @@ def test_the_compiled_update_is_the_eager_one():
 
 
 @pytest.mark.parametrize("method", PEER_METHODS)
+=======
+@pytest.mark.parametrize("method", METHODS)
+>>>>>>> main
 def test_three_peers_with_every_method(method):
     agent = make(method=method, peers=3, seeds=(3, 7), config={"divergence": "gaussian_kl_forward"})
     start = agent.learner.actor.clone()

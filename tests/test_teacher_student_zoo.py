@@ -1,0 +1,43 @@
+"""Students of rl-baselines3-zoo's agents, where the variable POLICYKD_TEACHERS says where these are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from policykd import TeacherStudent
+from policykd.benchmark.students import return_ratio
+
+ZOO = os.environ.get("POLICYKD_TEACHERS")
+needs_zoo = pytest.mark.skipif(
+    not ZOO or not Path(ZOO).is_dir(), reason="POLICYKD_TEACHERS names no folder of the zoo's agents"
+)
+
+
+@needs_zoo
+@pytest.mark.parametrize("folder", ["sac/HalfCheetah-v3_1", "ppo/HalfCheetah-v3_1"])
+def test_a_student_comes_nearer_to_its_teacher(folder):
+    config = {"round_steps": 400, "round_updates": 100, "eval_freq": 0, "n_eval_episodes": 1, "teacher_episodes": 2}
+    agent = TeacherStudent("HalfCheetah-v5", Path(ZOO) / folder, config={**config, "beta_rounds": 1})
+    gaps = []
+    for _ in range(2):
+        agent.learn(1200)
+        gaps.append(float(agent.update.info["distill/loss"]))
+    assert gaps[1] < 0.8 * gaps[0]
+
+
+@needs_zoo
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env", "folder", "least"),
+    [
+        ("HalfCheetah-v5", "sac/HalfCheetah-v3_1", 0.95),
+        ("HalfCheetah-v5", "ppo/HalfCheetah-v3_1", 0.95),
+        ("Hopper-v5", "tqc/Hopper-v3_1", 0.90),
+    ],
+)
+def test_64x64_students_of_the_zoo_reach_their_teacher(env, folder, least):
+    agent = TeacherStudent(env, Path(ZOO) / folder, seeds=(0, 1, 2), config={"eval_freq": 0}).learn(100_000)
+    returns = agent.evaluate(20, seed=1_000_000).returns
+    assert (return_ratio(returns, agent.score_teacher()).mean(1) >= least).all()
