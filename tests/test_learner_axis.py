@@ -9,12 +9,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policykd import DualStudent, native
-<<<<<<< HEAD
-from policykd.agents.update import can_compile
 from policykd.distillation.methods import METHODS, PEER_METHODS
-=======
-from policykd.distillation.methods import METHODS
->>>>>>> main
 
 POINT = "PolicyKD/PointReach-v0"
 SMALL = {

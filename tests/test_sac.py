@@ -198,22 +198,7 @@ def test_a_group_in_a_batch_is_the_group_alone(path):
             assert not torch.equal(others[name], expected[name]), name
 
 
-<<<<<<< HEAD
-@pytest.mark.slow  # compiling takes half a minute where it is not cached
-def test_the_compiled_update_is_the_eager_one():
-    if not can_compile(torch.device("cpu")):
-        pytest.skip("torch.compile needs a C++ compiler or a GPU")
-    eager, compiled = (make(compile=compile, config={"soft_value": True}).learn(2 * 30) for compile in (False, True))
-    assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates == 10
-    expected = state_tensors(eager.learner)
-    for name, tensor in state_tensors(compiled.learner).items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)
-
-
 @pytest.mark.parametrize("method", PEER_METHODS)
-=======
-@pytest.mark.parametrize("method", METHODS)
->>>>>>> main
 def test_three_peers_with_every_method(method):
     agent = make(method=method, peers=3, seeds=(3, 7), config={"divergence": "gaussian_kl_forward"})
     start = agent.learner.actor.clone()
