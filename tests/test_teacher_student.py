@@ -219,6 +219,7 @@ def test_the_student_sees_a_part_and_the_teacher_all():
     assert agent.observation_space.shape == (2,)
     assert agent.learner.actor_network.sizes[0] == 2
     assert agent.predict(np.zeros((5, 2), np.float32))[0].shape == (5, 2)
+    assert agent.view(np.arange(8.0).reshape(2, 4)).tolist() == [[2.0, 3.0], [6.0, 7.0]]
     # What it does not see (its position) the expert does not use: the student loses nothing.
     assert agent.evaluate(20, seed=1).returns.mean() > agent.score_teacher().mean - 8
     with pytest.raises(PolicyKDError, match="student_observations: columns must lie between 0 and 3"):

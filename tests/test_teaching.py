@@ -20,7 +20,9 @@ from policykd.distillation.teaching import (
     squashed_gaussian,
     unsquashed_gaussian,
 )
+from policykd.distillation.teaching_step import TeachingStep
 from policykd.distillation.weights import value_gate
+from policykd.learners.off_policy import beside_teacher
 from policykd.learners.ppo import Minibatch
 from policykd.networks import PolicyOutput
 from policykd.teaching_config import TaughtPPOConfig
@@ -240,3 +242,41 @@ def test_teacher_rewards_are_brought_to_unit_returns():
     scaled = teaching.scale_rewards(rewards, torch.zeros(2, 500, 1), 0.9)
     spread = scaled[:, 250:].std(1).flatten()
     assert spread.tolist() == pytest.approx([(1 - 0.81) ** 0.5] * 2, rel=0.3)  # var of the return: var / (1 - gamma^2)
+
+
+def test_an_off_policy_loss_beside_a_teacher_by_hand():
+    values, actor = torch.tensor([[2.0, -4.0], [10.0, 20.0]]), torch.zeros(2, 3)
+
+    def teacher(rows):
+        return torch.tensor([0.5, 0.25]), {"distill/distance": torch.tensor([1.0, 2.0])}
+
+    losses, info = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, teacher)
+    assert losses.tolist() == pytest.approx([1 / 3 + 0.5, -1.0 + 0.25])  # mean |Q| is 3 and 15
+    assert info["distill/distance"].tolist() == [1.0, 2.0]
+    alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
+    assert alone.tolist() == [1.0, -15.0]
+    assert nothing == {}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "divergence"),
+    [
+        ("td3", "action_mse"),
+        *((b, d) for b in ("ppo", "sac") for d in ("action_mse", "gaussian_kl_forward", "wasserstein2")),
+    ],
+)
+def test_a_student_that_equals_its_teacher_does_not_move(backbone, divergence):
+    learner = make_learner(backbone, 2)
+    states = torch.randn(2, 16, 4, dtype=torch.float64)
+    with torch.no_grad():
+        own = learner.outputs(learner.actor, states)
+        filled = PolicyOutput(own.actions, *(own.actions if part is None else part for part in own[1:]))
+        answers = Labels(filled, torch.zeros(2, 16, dtype=torch.float64)).pack()
+        step = TeachingStep(TEACHER_METHODS["dagger"], TaughtPPOConfig(), learner, TEACHER_DIVERGENCES[divergence])
+        before = learner.actor.clone()
+        info = step.teach(states, answers, torch.tensor(1e-3).double(), True)
+        assert (info["distill/loss"].abs() < 1e-12).all()
+        torch.testing.assert_close(learner.actor, before, atol=1e-9, rtol=0)
+        answers[..., : 2 * learner.action_size] += 0.5
+        step.teach(states, answers, torch.tensor(1e-3).double(), True)
+        assert ((learner.actor - before).abs().amax(1) > 1e-4).all()

@@ -275,6 +275,10 @@ class Agent:
         scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
         return scaled.reshape(*np.shape(observation)[:-1], -1), state
 
+    def view(self, observation: np.ndarray) -> np.ndarray:
+        """What learners see of the task's observations ``(..., O)``: all of it."""
+        return observation
+
     def learner_index(self, learner: LearnerChoice) -> int:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
         if learner == "best":

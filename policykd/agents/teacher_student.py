@@ -233,6 +233,11 @@ class TeacherStudent(Agent):
         envs = self.get_env().envs
         return np.stack([env.get_wrapper_attr("full_observation") for env in envs]).astype(np.float32)
 
+    def view(self, observation: np.ndarray) -> np.ndarray:
+        """What students see of the task's observations ``(..., O)``."""
+        columns = self.teaching.student_observations
+        return observation if columns is None else observation[..., list(columns)]
+
     def fine_tune(
         self,
         total_timesteps: int,

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,
-        lambda observation: agent.predict(observation, learner=choice)[0],
+        lambda observation: agent.predict(agent.view(observation), learner=choice)[0],
         options.out,
         seed=options.seed,
         steps=options.steps,

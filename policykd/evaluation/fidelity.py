@@ -99,9 +99,7 @@ def student_actions(agent: TeacherStudent, learner: int, full: np.ndarray) -> np
 @torch.no_grad()
 def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOutput:
     """What one student answers, ``(1, n, ...)``: all learners are asked, for each has a normaliser of its own."""
-    columns = agent.teaching.student_observations
-    seen = torch.from_numpy(full if columns is None else full[:, list(columns)]).to(agent.device)
-    inputs = seen.unsqueeze(0).expand(agent.n_learners, -1, -1)
+    inputs = torch.from_numpy(agent.view(full)).to(agent.device).unsqueeze(0).expand(agent.n_learners, -1, -1)
     answers = agent.learner.outputs(agent.learner.actor, inputs)
     return answers.map(lambda part: part[learner : learner + 1].cpu())
 

@@ -54,7 +54,7 @@ def to_hub_folder(
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
         drawn = video and agent.made_by_id
         if drawn:
-            record_video(agent.env_id, lambda o: teacher.predict(o)[0], folder / "replay.mp4", seed=seed)
+            record_video(agent.env_id, lambda o: teacher.predict(agent.view(o))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
         shutil.move(folder, path)
     return dataclasses.replace(score, source=str(path))
