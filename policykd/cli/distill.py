@@ -14,7 +14,7 @@ import tyro
 
 from policykd.agents import arguments, snapshot
 from policykd.agents.learner_envs import find_task, short_id
-from policykd.agents.run_folder import CHECKPOINT
+from policykd.agents.run_folder import CHECKPOINT, write_text
 from policykd.agents.teacher_student import TeacherStudent
 from policykd.benchmark import students
 from policykd.cli.output import say, table
@@ -83,8 +83,9 @@ def run(arguments: Sequence[str]) -> None:
         agent = _train(options, env, teachers, size, part)
         rows += students.measure(agent)
         students.write_csv(rows, folder / "students.csv")  # after each size: an interrupted sweep keeps its rows
+        write_text(folder / "students.md", students.table(rows) + "\n")
     say("\n" + students.table(rows))
-    say(f"raw numbers {folder / 'students.csv'}")
+    say(f"table {folder / 'students.md'}, raw numbers {folder / 'students.csv'}")
     if len(sizes) > 1:
         title = f"{short_id(env)}: {options.method}, return against size"
         say(f"picture {students.picture(rows, folder / 'students.png', title)}")
