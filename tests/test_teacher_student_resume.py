@@ -76,7 +76,8 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     main([*common, str(tmp_path / "sweep"), "--student", "2", "4x4", "--seeds", "0", "1"])
     output = capsys.readouterr().out
     assert "| 2 | 16 |" in output  # 16 parameters: (4 + 1) * 2 + (2 + 1) * 2
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"2", "4x4", "students.csv", "students.md", "students.png"}
+    files = {"students.csv", "students.md", "students.png"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"2", "4x4", *files}
     rows = (tmp_path / "sweep" / "students.csv").read_text().splitlines()
     assert len(rows) == 5
     main([*common, str(tmp_path / "one"), "--student", "4x4"])
