@@ -40,7 +40,7 @@ class Options:
     """One student per seed."""
     distill_steps: int = 20_000
     """Environment steps with DAgger."""
-    tune_steps: int = 150_000
+    tune_steps: int = 100_000
     """Environment steps with PPO."""
 
 
@@ -50,7 +50,7 @@ def run(options: Options) -> None:
         raise PolicyKDError(f"teachers: there is no {teacher}; say where the zoo's agents are with --teachers")
     rows, curves = [], []
     for way, changes in WAYS.items():
-        settings = {"eval_freq": 10_000, "checkpoint_freq": 0, "gamma": 0.99}
+        settings = {"eval_freq": 10_000, "n_eval_episodes": 5, "checkpoint_freq": 0}
         agent = TeacherStudent(options.env, teacher, seeds=options.seeds, config=settings).learn(options.distill_steps)
         first = len(agent.evaluations) - 1
         agent.fine_tune(options.tune_steps, config=changes, progress_bar=True)
