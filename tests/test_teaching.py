@@ -7,7 +7,7 @@ import torch
 from helpers import make_learner
 
 from policykd.agents.taught_rollouts import TaughtRolloutUpdate
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, gaussian_kl
+from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, executed, gaussian_kl
 from policykd.distillation.joint import JointTeaching
 from policykd.distillation.methods import TEACHER_METHODS
 from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
@@ -71,6 +71,18 @@ def test_cross_entropies_are_least_where_student_equals_teacher(name):
     own = mean.clone().requires_grad_()
     TEACHER_DIVERGENCES[name](PolicyOutput(own, own, std), teacher).sum().backward()
     assert own.grad.abs().max() < 1e-12
+
+
+def test_actions_beyond_a_bound_are_executed_at_it_where_the_teacher_is_there():
+    actions = torch.tensor([[[1.5, -3.0, 1.5, 1.5, 0.5, -1.5]]], requires_grad=True)
+    target = torch.tensor([[[1.0, -0.96, 0.5, -1.0, 1.0, 0.0]]])
+    found = executed(actions, target)
+    assert found.tolist() == [[[1.0, -1.0, 1.5, 1.5, 0.5, -1.5]]]
+    (found - target).square().sum().backward()
+    assert (actions.grad != 0).tolist() == [[[False, False, True, True, True, True]]]
+    teacher, student = (PolicyOutput(x, x, torch.ones_like(x)) for x in (target, actions.detach()))
+    distance = TEACHER_DIVERGENCES["action_mse"](student, teacher)
+    assert distance.item() == pytest.approx(0.04**2 + 1.0 + 2.5**2 + 0.5**2 + 1.5**2)
 
 
 def test_labels_are_packed_and_unpacked():

@@ -106,6 +106,22 @@ def cross_entropy(
     return (std.log() + ratio + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
+EDGE = 0.95
+"""From here on an action to copy counts as one at the bound of the task."""
+
+
+def executed(actions: Tensor, target_actions: Tensor) -> Tensor:
+    """Actions ``(K, B, A)`` as the task executes them, where only that matters: beyond a bound at which the target is.
+
+    A policy that is not squashed (PPO's) may go beyond -1 and 1 and is clipped there. Where its target is at the same
+    bound, both do the same, and nothing should pull the policy back: a policy of small networks follows a target that
+    jumps between the bounds far better if it need not stop at them. Everywhere else the actions stay as they are, so
+    that a policy beyond a bound finds its way back.
+    """
+    beyond = (target_actions.abs() >= EDGE) & (actions * target_actions.sign() >= 1)
+    return torch.where(beyond, actions.clamp(-1, 1), actions)
+
+
 def _gaussians(own: PolicyOutput, target: PolicyOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and standard deviation of both, before any squashing.
 
@@ -126,6 +142,8 @@ DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
 
 TEACHER_DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
     **DIVERGENCES,
+    "action_mse": lambda own, target: action_mse(executed(own.actions, target.actions), target.actions),
+    "action_huber": lambda own, target: action_huber(executed(own.actions, target.actions), target.actions),
     "gaussian_nll": lambda own, target: gaussian_nll(*_gaussians(own, target)[:3]),
     "cross_entropy_forward": lambda own, target: cross_entropy(*_gaussians(own, target), "forward"),
     "cross_entropy_reverse": lambda own, target: cross_entropy(*_gaussians(own, target), "reverse"),
