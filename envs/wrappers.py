@@ -63,6 +63,44 @@ class MaskVelocity(gym.ObservationWrapper, RecordConstructorArgs):
         return observation
 
 
+class SelectObservation(gym.ObservationWrapper, RecordConstructorArgs):
+    """Shows some columns of the observation; all of it stays in ``full_observation`` and in ``info``.
+
+    A student sees what the wrapper returns, a teacher what is in ``full_observation``.
+    """
+
+    def __init__(self, env: gym.Env, columns: tuple[int, ...]) -> None:
+        """Wrap a task.
+
+        Args:
+            env: A task whose observation is a vector.
+            columns: Which columns to show, in this order.
+
+        Raises:
+            ValueError: If there is no such column, or none is named.
+        """
+        space = env.observation_space
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"observations must be a vector, not {space}")
+        if not columns or min(columns) < 0 or max(columns) >= space.shape[0]:
+            raise ValueError(f"columns must lie between 0 and {space.shape[0] - 1}, got {list(columns)}")
+        RecordConstructorArgs.__init__(self, columns=tuple(columns))
+        gym.ObservationWrapper.__init__(self, env)
+        self.columns = np.array(columns)
+        self.full_observation = np.zeros(space.shape, space.dtype)
+        self.observation_space = gym.spaces.Box(space.low[self.columns], space.high[self.columns], dtype=space.dtype)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict]:
+        """Take a step; ``info["full_observation"]`` is the whole observation."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "full_observation": self.full_observation}
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Keep the whole observation and return its chosen columns, shape (n,)."""
+        self.full_observation = observation
+        return observation[self.columns]
+
+
 class DelayedReward(gym.Wrapper, RecordConstructorArgs):
     """Pays the rewards summed, every ``n`` steps and at the end of the episode, as in P3S's delayed tasks.
 

@@ -135,7 +135,7 @@ class DDPGConfig(OffPolicyConfig):
         super().__post_init__()
         require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
         require(
-            self.divergence.startswith("action_"),
+            self.divergence.startswith(("action_", "auto")),
             "divergence",
             self.divergence,
             "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",

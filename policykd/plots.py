@@ -231,3 +231,37 @@ def comparison_grid(
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.supxlabel("environment steps   (line: median over seeds; band: quartiles)", fontsize=8, color=FAINT)
     return _save(figure, Path(path))
+
+
+def against_size(
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike[str], *, title: str, unit: str
+) -> Path:
+    """Draw what students of several sizes reach: a dot per seed, a line through the means.
+
+    Args:
+        points: by a student's name, its parameters and the score of every seed: ``()`` and ``(seeds,)``.
+        path: the PNG file, replaced whole.
+        title: what the picture shows, above it.
+        unit: what the scores are; 1 is the teacher.
+    """
+    figure = Figure(figsize=(7.2, 4.4), dpi=160, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    ordered = sorted(points.items(), key=lambda item: float(item[1][0]))
+    sizes, means = [float(size) for _, (size, _) in ordered], [scores.mean() for _, (_, scores) in ordered]
+    axes.plot(sizes, means, color=COLOURS[0], linewidth=1.9, zorder=2)
+    for name, (size, scores) in ordered:
+        axes.scatter(np.full(len(scores), float(size)), scores, s=16, color=COLOURS[1], alpha=0.8, zorder=3)
+        axes.annotate(name, (float(size), scores.mean()), (0, -14), textcoords="offset points", fontsize=8, ha="center")
+    axes.axhline(1.0, color=FAINT, linewidth=1.1, linestyle=(0, (6, 4)), zorder=1)
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel(
+        "parameters of the student's policy   (dot: one seed; line: mean over seeds)", color=INK, fontsize=9
+    )
+    axes.set_ylabel(unit, color=INK)
+    axes.set_title(title, fontsize=12, fontweight="bold", color=INK, loc="left")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    return _save(figure, Path(path))

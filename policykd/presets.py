@@ -138,3 +138,21 @@ def preset(name: str, env_id: str, backbone: str) -> Changes:
         raise PolicyKDError(f"config: there is no preset {name!r}{nearest(name, presets)}; there are {list(presets)}")
     rows = ZOO_SAC if (name, backbone) == ("zoo", "sac") else presets[name]
     return rows.get(env_id, rows["default"])
+
+
+TEACHING_PRESETS: dict[str, Changes] = {
+    "quick": {"round_steps": 500, "round_updates": 250, "eval_freq": 5_000, "log_freq": 1_000, "n_eval_episodes": 5},
+}
+"""Presets of a teacher's students, whatever the task."""
+
+
+def teaching_preset(name: str) -> Changes:
+    """The fields that preset ``name`` of a teacher's students changes.
+
+    Raises:
+        PolicyKDError: there is no such preset.
+    """
+    if name not in TEACHING_PRESETS:
+        known = TEACHING_PRESETS
+        raise PolicyKDError(f"config: there is no preset {name!r}{nearest(name, known)}; there are {list(known)}")
+    return TEACHING_PRESETS[name]

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
-import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import MaybeCallback
 
-from policykd import checkpoint, export, native
-from policykd.agents import snapshot
-from policykd.agents.learner_envs import ActionScale, EnvFactory, LearnerEnvs, check_spaces, find_task, short_id
+from policykd.agents import arguments
+from policykd.agents.arguments import check_seeds, known
+from policykd.agents.base import Agent, LearnerChoice, Memory
+from policykd.agents.learner_envs import EnvFactory, short_id
 from policykd.agents.on_policy import RolloutUpdate
-from policykd.agents.run_folder import CHECKPOINT, RunFolder
-from policykd.agents.training import COMPILE_PAYS, train
-from policykd.agents.update import Update, can_compile
+from policykd.agents.update import Update
 from policykd.config import Config, OffPolicyConfig, PPOConfig
-from policykd.distillation.methods import METHODS
-from policykd.errors import PolicyKDError, nearest
-from policykd.evaluation import Evaluation, Evaluator
-from policykd.learners import CONFIGS, LEARNERS, OFF_POLICY, PPO, OffPolicyLearner
+from policykd.distillation.methods import METHODS, PEER_METHODS
+from policykd.errors import PolicyKDError
+from policykd.learners import CONFIGS, LEARNERS, PPO
 from policykd.memory import Rollout, SharedReplay
 from policykd.presets import preset
-from policykd.seeding import env_seed, stream
 from policykd.settings import change
 
-LearnerChoice = int | Literal["best"]
+__all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
 
-class DualStudent:
+class DualStudent(Agent):
     """Groups of peers that learn a continuous-control task, all in one batched update.
 
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
-        method: a row of ``policykd.distillation.methods.METHODS``.
+        method: a row of ``policykd.distillation.methods.PEER_METHODS``.
         backbone: "ddpg", "td3", "sac" or "ppo".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
@@ -68,125 +58,27 @@ class DualStudent:
         run_dir: str | Path | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> None:
-        self.method_name = _known("method", method, METHODS)
-        self.backbone = _known("backbone", backbone, LEARNERS)
-        self.peers, self.seeds = _check_groups(METHODS[method].source is not None, method, peers, seeds)
-        self.env_id, self.factory, self.made_by_id = find_task(env)
+        if method in METHODS and method not in PEER_METHODS:
+            raise PolicyKDError(f"method: {method} needs a teacher: use TeacherStudent (policykd distill)")
+        self.method_name = known("method", method, PEER_METHODS)
+        self.backbone = known("backbone", backbone, LEARNERS)
+        self.peers, self.seeds = _check_peers(METHODS[method].source is not None, method, peers), check_seeds(seeds)
+        self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         if self.on_policy and METHODS[method].replay == "pooled":
             raise PolicyKDError(f"method: {method} pools the replays of a group, and {backbone} learns from no replay")
-        self.device = _device(device)
         self.compile = compile
-        try:
-            probe = self.factory()
-        except (gym.error.Error, ImportError) as error:
-            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {_one_line(error)}") from None
-        try:
-            self.observation_space, self.action_space = check_spaces(probe)
-        finally:
-            probe.close()
-        self.action_scale = ActionScale(self.action_space)
-        self.folder: RunFolder | None = None
         self._build()
-        if run_dir is not None:  # last: a run that cannot start leaves no folder behind
-            self.folder = RunFolder(run_dir, f"{method}-{backbone}", short_id(self.env_id), self.n_learners)
-            self.folder.create(self.settings)
+        self._create_folder(run_dir)
 
-    def _build(self) -> None:
-        """Make networks, replay and generators; environments and logs are opened when first needed."""
-        sizes = self.observation_space.shape[0], self.action_space.shape[0]
-        streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
-        self.exploration, self.sampling = streams["exploration"], streams["replay"]
-        config, K = self.config, self.n_learners
-        self.learner: OffPolicyLearner | PPO
+    def make_memories(self, observation_size: int, action_size: int) -> dict[str, Memory]:
+        """A rollout, or the replay that all learners share."""
+        config, sizes = self.config, (observation_size, action_size)
         if isinstance(config, PPOConfig):
-            bounds = self.action_scale.low, self.action_scale.high
-            self.learner = PPO(*sizes, config, streams["learner"], self.device, *bounds)
-            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, K)
-        else:
-            self.learner = OFF_POLICY[self.backbone](*sizes, config, streams["learner"], self.device)
-            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, K, self.peers, self.device)
-        self.update: Update | RolloutUpdate | None = None
-        self.envs: LearnerEnvs | None = None
-        self.evaluator: Evaluator | None = None
-        self._logger: Logger | None = None
-        self.resumed: dict[str, Any] | None = None
-        self.num_timesteps = 0
-        self.span = (0, 0)  # the steps between which the current (or an interrupted) call of learn runs
-        self.elapsed = 0.0
-        self.last_observations: np.ndarray | None = None
-        self.episodes: list[deque[dict[str, float]]] = [deque(maxlen=100) for _ in self.learners]
-        self.n_episodes = 0
-        self.evaluation_steps: list[int] = []
-        self.evaluations: list[Evaluation] = []
-
-    @property
-    def learners(self) -> list[tuple[int, int]]:
-        """(seed, peer) of every learner, in the order of the learner axis."""
-        return [(seed, peer) for seed in self.seeds for peer in range(self.peers)]
-
-    @property
-    def n_learners(self) -> int:
-        """Length K of the learner axis."""
-        return len(self.seeds) * self.peers
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether learners learn from rollouts of their own, without a replay."""
-        return isinstance(self.config, PPOConfig)
-
-    @property
-    def n_envs(self) -> int:
-        """Training environments N of each learner."""
-        return self.config.n_envs if isinstance(self.config, PPOConfig) else 1
-
-    @property
-    def steps_at_once(self) -> int:
-        """Environment steps of one group in one step of all environments."""
-        return self.peers * self.n_envs
-
-    @property
-    def progress(self) -> float:
-        """From 0 to 1 over the current call of ``learn``, for schedules."""
-        start, end = self.span
-        return (self.num_timesteps - start) / max(1, end - start)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values."""
-        return snapshot.settings(self)
-
-    @property
-    def logger(self) -> Logger:
-        """The run's SB3 logger: means over the learners, and what callbacks record."""
-        if self._logger is None:
-            if self.resumed is not None:
-                self.get_env()  # cuts the logs back to the checkpoint before they are opened
-            self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
-        return self._logger
-
-    def get_env(self) -> LearnerEnvs:
-        """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
-        if self.envs is None:
-            folders = None if self.folder is None else self.folder.learner_folders
-            if self.resumed is not None and self.folder is not None:
-                self.folder.rewind(self.resumed["log_sizes"], self.num_timesteps)
-            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, self.resumed is not None, self.n_envs)
-            if self.resumed is None:
-                seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                self.last_observations = self.envs.start(seeds)
-            else:
-                snapshot.restore_envs(self, self.resumed)
-        return self.envs
-
-    def get_vec_normalize_env(self) -> None:
-        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
-        return None
-
-    def dump_logs(self) -> None:
-        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
-        self.logger.record("time/total_timesteps", self.num_timesteps)
-        self.logger.dump(self.num_timesteps)
+            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, self.n_learners)
+            return {"rollout": self.rollout_buffer}
+        self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
+        return {"replay": self.replay_buffer}
 
     def make_update(self, compiled: bool) -> Update | RolloutUpdate:
         """Put learners, method and memory together for training."""
@@ -200,112 +92,6 @@ class DualStudent:
             self.update = Update(learner, method, config, self.replay_buffer, *common)
         return self.update
 
-    def prepare_update(self, total_timesteps: int) -> None:
-        """Decide whether to compile, once, when it is known how long training will be."""
-        if self.compile == "auto":
-            steps, config = total_timesteps // self.peers, self.config
-            if isinstance(config, PPOConfig):
-                updates = steps * config.n_epochs // config.batch_size
-            else:
-                updates = steps // config.train_freq * config.gradient_steps
-            self.compile = updates >= COMPILE_PAYS and can_compile(self.device)
-        if self.update is None:
-            self.make_update(self.compile)
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        progress_bar: bool = False,
-    ) -> DualStudent:
-        """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
-
-        Args:
-            total_timesteps: the budget of this call.
-            callback: an SB3 callback, several, or a function of ``(locals, globals)``; ``num_timesteps`` is that of
-                one group.
-            progress_bar: show a live progress bar with the latest returns.
-
-        Raises:
-            PolicyKDError: the environment returned a NaN, or a file could not be written.
-        """
-        if callback is not None and not isinstance(callback, BaseCallback | list):
-            callback = ConvertCallback(callback)
-        train(self, total_timesteps, callback, progress_bar)
-        return self
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-        learner: LearnerChoice = "best",
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions in units of the environment, for one observation ``(O,)`` or several ``(n, O)``.
-
-        Args:
-            observation: raw observations.
-            state: passed through (policies have no memory).
-            episode_start: not used, for SB3's protocol.
-            deterministic: False acts as in training, with noise (SAC: a sample).
-            learner: which learner acts: its index, or "best", the one with the best last evaluation.
-        """
-        k = self.learner_index(learner)
-        inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
-        # All learners answer and one is heard: each may see observations by statistics of its own.
-        inputs = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.n_learners, -1, -1)
-        with torch.no_grad():
-            if deterministic:
-                actions = self.learner.policy(self.learner.actor, inputs)
-            else:
-                noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
-                noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
-                actions = self.learner.explore(self.learner.actor, inputs, noises)
-        scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
-        return scaled.reshape(*np.shape(observation)[:-1], -1), state
-
-    def learner_index(self, learner: LearnerChoice) -> int:
-        """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
-        if learner == "best":
-            return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
-        if not isinstance(learner, int | np.integer) or not 0 <= learner < self.n_learners:
-            raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
-        return learner
-
-    def policies(self, observations: np.ndarray) -> np.ndarray:
-        """Every learner's deterministic action ``(K, A)`` in [-1, 1] at its row of ``observations (K, O)``."""
-        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
-        with torch.no_grad():
-            return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()
-
-    def evaluate(self, n_eval_episodes: int | None = None, seed: int | None = None) -> Evaluation:
-        """Evaluate all learners now, on environments of their own; the result is returned, not recorded.
-
-        Args:
-            n_eval_episodes: episodes per learner; None is the config's.
-            seed: seed of the episodes' starts, the same for all groups; None is each group's own, and new starts
-                at every number of steps.
-        """
-        if self.evaluator is None:
-            self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
-        episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
-        if episodes < 1 or (seed is not None and seed < 0):
-            raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
-        seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
-        return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
-
-    def save(self, path: str | Path, include_replay: bool = False) -> None:
-        """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
-
-        Args:
-            path: the file.
-            include_replay: also write the replay and the environments' states, to go on exactly from here.
-        """
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".safetensors")
-        checkpoint.save(path, snapshot.state(self, include_replay))
-
     @classmethod
     def load(cls, path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto") -> DualStudent:
         """Read an agent back. A run's own checkpoint goes on writing into its run folder.
@@ -318,13 +104,13 @@ class DualStudent:
         Raises:
             PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
         """
-        path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
-        loaded = checkpoint.load(path)
-        if "settings" not in loaded:
-            raise PolicyKDError(f"checkpoint: {path} holds no agent")
-        if env is None and not loaded["made_by_id"]:
-            name = loaded["settings"]["env"]
-            raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+        return cls.from_state(*cls.read(path, env), env, device)
+
+    @classmethod
+    def from_state(
+        cls, path: Path, loaded: dict[str, Any], env: str | gym.Env | EnvFactory | None, device: str
+    ) -> DualStudent:
+        """The agent of a checkpoint's content (``Agent.read``)."""
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,
@@ -336,15 +122,7 @@ class DualStudent:
             device=device,
             compile=loaded["compile"],
         )
-        snapshot.restore(agent, loaded)
-        if path.name == CHECKPOINT and agent.resumed is not None:
-            algorithm = f"{agent.method_name}-{agent.backbone}"
-            agent.folder = RunFolder(path.parent, algorithm, short_id(agent.env_id), agent.n_learners)
-        return agent
-
-    def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
-        """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load."""
-        return export.to_sb3(self, self.learner_index(learner))
+        return agent._restore(path, loaded)
 
     @property
     def memory(self) -> str:
@@ -354,54 +132,14 @@ class DualStudent:
         replay = self.replay_buffer
         return f"replay {replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB"
 
-    @property
-    def computed_by(self) -> str:
-        """What does the arithmetic: it must be the same for a run to go on bit by bit."""
-        return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
-
 
 def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, env_id: str) -> Config:
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
-    kind = CONFIGS[backbone]
-    if config is None:
-        return kind()
-    if isinstance(config, str):
-        return change(kind(), preset(config, env_id, backbone))
-    if isinstance(config, dict):
-        return change(kind(), config)
-    if type(config) is not kind:
-        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
-    return config
+    return arguments.resolve_config(config, CONFIGS[backbone], backbone, lambda name: preset(name, env_id, backbone))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
-        raise PolicyKDError(f"device: {name!r} cannot be used: {_one_line(error)}") from None
-    return device
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _known(what: str, name: str, table: dict[str, Any]) -> str:
-    if name not in table:
-        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, table)}; there are {', '.join(table)}")
-    return name
-
-
-def _check_groups(distils: bool, method: str, peers: int, seeds: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+def _check_peers(distils: bool, method: str, peers: int) -> int:
     least = 2 if distils else 1
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method} needs at least {least} learners per group, got {peers!r}")
-    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else (seeds,)
-    if not values or not all(isinstance(seed, int | np.integer) and seed >= 0 for seed in values):
-        raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
-    if len(set(values)) < len(values):
-        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
-    return peers, tuple(int(seed) for seed in values)
+    return peers

@@ -13,10 +13,10 @@ from policykd.config import OffPolicyConfig
 from policykd.seeding import standard_normal
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 
-def collect(agent: DualStudent) -> dict[str, Any]:
+def collect(agent: Agent) -> dict[str, Any]:
     """One environment step of every learner into the replay; returns what SB3's callbacks look at."""
     config, observations = agent.config, agent.last_observations
     assert isinstance(config, OffPolicyConfig) and observations is not None
@@ -28,7 +28,7 @@ def collect(agent: DualStudent) -> dict[str, Any]:
     return seen(actions, stepped)
 
 
-def explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.ndarray:
+def explore(agent: Agent, observations: np.ndarray, random: bool) -> np.ndarray:
     """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
     size = agent.action_space.shape[0]
     if random:
@@ -39,7 +39,7 @@ def explore(agent: DualStudent, observations: np.ndarray, random: bool) -> np.nd
         return agent.learner.explore(agent.learner.actor, inputs, noise).squeeze(1).cpu().numpy()
 
 
-def improve(agent: DualStudent, diagnose: bool) -> dict[str, torch.Tensor]:
+def improve(agent: Agent, diagnose: bool) -> dict[str, torch.Tensor]:
     """The updates that are due after a step."""
     config, steps = agent.config, agent.num_timesteps // agent.peers
     assert isinstance(config, OffPolicyConfig) and isinstance(agent.update, Update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,17 @@ from policykd.memory.rollout import Rollout, gae
 from policykd.seeding import standard_normal
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
+
+
+def act(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
+    """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
+    noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
+    return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
 
 
 @torch.no_grad()
-def collect(agent: DualStudent) -> dict[str, Any]:
+def collect(agent: Agent, act: Callable[[Agent, PPO, Tensor], np.ndarray] = act) -> dict[str, Any]:
     """One step of all environments of every learner into the rollout; returns what SB3's callbacks look at."""
     learner, envs, shape = agent.learner, agent.get_env(), (agent.n_learners, agent.n_envs, -1)
     assert isinstance(learner, PPO) and agent.last_observations is not None
@@ -40,7 +47,7 @@ def collect(agent: DualStudent) -> dict[str, Any]:
         torch.from_numpy(array).to(agent.device).view(shape if array.ndim == 2 else shape[:2]) for array in step
     )
     learner.observe(new_observations)
-    rewards = learner.scale_rewards(rewards, dones)
+    rewards = learner.scale_rewards(rewards, dones) * agent.environment_reward
     if truncated.any():  # the episode would have gone on: its value beyond the time limit counts
         rewards = rewards + learner.config.gamma * truncated * learner.values(learner.normalise(next_observations))
     columns = observations, inputs, torch.from_numpy(actions), rewards, dones
@@ -48,13 +55,7 @@ def collect(agent: DualStudent) -> dict[str, Any]:
     return seen(actions, stepped)
 
 
-def act(agent: DualStudent, learner: PPO, inputs: Tensor) -> np.ndarray:
-    """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
-    noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
-    return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
-
-
-def improve(agent: DualStudent, diagnose: bool) -> dict[str, Tensor]:
+def improve(agent: Agent, diagnose: bool) -> dict[str, Tensor]:
     """The update where the rollout is full; returns the diagnostics of the last one."""
     assert isinstance(agent.update, RolloutUpdate) and agent.last_observations is not None
     if agent.rollout_buffer.full:
@@ -142,8 +143,14 @@ class RolloutUpdate:
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
 
-    def learn(self, steps: Minibatch, progress: float) -> dict[str, Tensor]:
-        """Some passes over ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics."""
+    def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
+        """Some passes over ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
+
+        Args:
+            steps: the rollout.
+            progress: from 0 to 1 over the run, for schedules.
+            more: what else belongs to each step and goes to the gradient step with it, ``(K, T * N, W)``.
+        """
         config = self.config
         learning_rate, clip_range = (
             torch.tensor(value * SCHEDULES[schedule](progress), dtype=self.learner.parameters.dtype, device=self.device)
@@ -153,18 +160,18 @@ class RolloutUpdate:
             )
         )
         # One row per step, so that an epoch's order is one gather.
-        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:])), dim=-1)
+        table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:]), *more), dim=-1)
         learners, count, width = table.shape
         first_row = torch.arange(learners, device=self.device).unsqueeze(1) * count
-        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3]
+        widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in more)]
         infos: list[dict[str, Tensor]] = []
         for _ in range(config.n_epochs):
             order = torch.from_numpy(np.stack([g.permutation(count) for g in self.generators])).to(self.device)
             shuffled = table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
             for rows in shuffled.split(config.batch_size, dim=1):
-                inputs, actions, numbers = rows.split(widths, dim=-1)
+                inputs, actions, numbers, *others = rows.split(widths, dim=-1)
                 batch = Minibatch(inputs, actions, *numbers.unbind(-1))
-                infos.append(self._learn(batch, learning_rate, clip_range))
+                infos.append(self._learn(batch, learning_rate, clip_range, *others))
         return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
 
     def distil(self, distillation: DistillationStep, progress: float) -> dict[str, Tensor]:

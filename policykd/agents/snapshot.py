@@ -17,12 +17,12 @@ from policykd.networks import load_state_tensors, state_tensors
 from policykd.seeding import generator_state, set_generator_state
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 log = logging.getLogger("policykd")
 
 
-def settings(agent: DualStudent) -> dict[str, Any]:
+def settings(agent: Agent) -> dict[str, Any]:
     """What makes a run what it is; two runs of equal settings are the same run."""
     return {
         "env": agent.env_id,
@@ -39,10 +39,10 @@ def plain(config: Config) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
 
 
-def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
+def state(agent: Agent, include_replay: bool) -> dict[str, Any]:
     """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
     result: dict[str, Any] = {
-        "settings": settings(agent),
+        "settings": agent.settings,
         "made_by_id": agent.made_by_id,
         "compile": agent.compile,
         "computed_by": agent.computed_by,
@@ -52,19 +52,19 @@ def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
         "learner": state_tensors(agent.learner),
         "generators": {name: [generator_state(g) for g in group] for name, group in _generators(agent).items()},
         "evaluation_steps": agent.evaluation_steps,
+        "evaluation_seconds": agent.evaluation_seconds,
         "evaluations": [{"returns": e.returns, "lengths": e.lengths} for e in agent.evaluations],
         "episodes": [list(episodes) for episodes in agent.episodes],
         "n_episodes": agent.n_episodes,
+        "extra": agent.extra_state(),
     }
     if agent.update is not None and agent.update.distillation is not None:
         result["distillation"] = state_tensors(agent.update.distillation)
     if include_replay:
         envs = agent.get_env()
+        result |= {name: memory.state() for name, memory in agent.memories.items()}
         if isinstance(agent.update, RolloutUpdate):
-            result |= {"rollout": agent.rollout_buffer.state(), "last_update": agent.update.info}
-        elif not agent.on_policy:
-            replay = agent.replay_buffer
-            result["replay"] = {"storage": replay.storage[:, : replay.size], "position": replay.position}
+            result["last_update"] = agent.update.info
         result |= {
             "span": list(agent.span),
             "envs": [get_env_state(env) for env in envs.envs],
@@ -74,7 +74,7 @@ def state(agent: DualStudent, include_replay: bool) -> dict[str, Any]:
     return result
 
 
-def restore(agent: DualStudent, loaded: dict[str, Any]) -> None:
+def restore(agent: Agent, loaded: dict[str, Any]) -> None:
     """Put a saved state into an agent of the same settings."""
     if loaded["computed_by"] != agent.computed_by:
         log.warning("computed by %s before, by %s now: equal up to rounding", loaded["computed_by"], agent.computed_by)
@@ -84,6 +84,7 @@ def restore(agent: DualStudent, loaded: dict[str, Any]) -> None:
         for generator, saved in zip(group, loaded["generators"][name], strict=True):
             set_generator_state(generator, saved)
     agent.evaluation_steps = list(loaded["evaluation_steps"])
+    agent.evaluation_seconds = list(loaded["evaluation_seconds"])
     agent.evaluations = [Evaluation(e["returns"], e["lengths"]) for e in loaded["evaluations"]]
     for episodes, saved in zip(agent.episodes, loaded["episodes"], strict=True):
         episodes.extend(saved)
@@ -93,19 +94,17 @@ def restore(agent: DualStudent, loaded: dict[str, Any]) -> None:
         update.n_updates = loaded["n_updates"]
         if update.distillation is not None and "distillation" in loaded:
             load_state_tensors(update.distillation, loaded["distillation"])
-    if isinstance(agent.update, RolloutUpdate) and "rollout" in loaded:
-        agent.rollout_buffer.restore(loaded["rollout"])
+    for name, memory in agent.memories.items():
+        if name in loaded:
+            memory.restore(loaded[name])
+    if isinstance(agent.update, RolloutUpdate) and "last_update" in loaded:
         agent.update.info = {key: value.to(agent.device) for key, value in loaded["last_update"].items()}
-    if "replay" in loaded:
-        replay, storage = agent.replay_buffer, loaded["replay"]["storage"]
-        replay.size, replay.position = storage.shape[1], loaded["replay"]["position"]
-        replay.storage[:, : replay.size] = storage.to(replay.device)
     if "envs" in loaded:
         agent.span = tuple(loaded["span"])
         agent.resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
 
 
-def restore_envs(agent: DualStudent, resumed: dict[str, Any]) -> None:
+def restore_envs(agent: Agent, resumed: dict[str, Any]) -> None:
     """Put the environments back where the checkpoint left them, in the middle of their episodes."""
     assert agent.envs is not None
     if unsaved := unsaved_state(agent.envs.envs[0]):
@@ -116,7 +115,7 @@ def restore_envs(agent: DualStudent, resumed: dict[str, Any]) -> None:
     agent.envs.observations[:] = agent.last_observations
 
 
-def check_same(agent: DualStudent, asked: dict[str, Any]) -> None:
+def check_same(agent: Agent, asked: dict[str, Any]) -> None:
     """Refuse to go on with other settings than the run began with.
 
     Raises:
@@ -129,5 +128,5 @@ def check_same(agent: DualStudent, asked: dict[str, Any]) -> None:
         raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
 
 
-def _generators(agent: DualStudent) -> dict[str, list[np.random.Generator]]:
+def _generators(agent: Agent) -> dict[str, list[np.random.Generator]]:
     return {"learner": agent.learner.generators, "exploration": agent.exploration, "replay": agent.sampling}

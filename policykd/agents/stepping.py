@@ -9,13 +9,13 @@ import numpy as np
 from policykd.errors import PolicyKDError
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 Stepped = tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]
 """Observations ``(E, O)``, rewards ``(E,)``, dones ``(E,)`` and infos of all E environments, as a ``VecEnv`` gives."""
 
 
-def after_step(agent: DualStudent, stepped: Stepped) -> tuple[np.ndarray, np.ndarray]:
+def after_step(agent: Agent, stepped: Stepped) -> tuple[np.ndarray, np.ndarray]:
     """Count the step and the episodes that ended with it.
 
     Returns:
@@ -46,7 +46,7 @@ def seen(actions: np.ndarray, stepped: Stepped) -> dict[str, Any]:
     return {"actions": actions, "rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_observations}
 
 
-def check_finite(agent: DualStudent, rewards: np.ndarray, *observations: np.ndarray) -> None:
+def check_finite(agent: Agent, rewards: np.ndarray, *observations: np.ndarray) -> None:
     """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
     if np.isfinite(rewards).all() and all(np.isfinite(values).all() for values in observations):
         return

@@ -14,23 +14,22 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
-from policykd.agents import off_policy, on_policy
 from policykd.agents.stepping import check_finite
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 COMPILE_PAYS = 100_000
 """Updates from which ``compile="auto"`` compiles: below, compiling takes longer than it saves."""
 
 
 def train(
-    agent: DualStudent,
+    agent: Agent,
     total_timesteps: int,
     callback: BaseCallback | list[BaseCallback] | None,
     progress_bar: bool,
 ) -> None:
-    """Train for ``total_timesteps`` more environment steps per group (see ``DualStudent.learn``)."""
+    """Train for ``total_timesteps`` more environment steps per group (see ``Agent.learn``)."""
     end = agent.num_timesteps + total_timesteps
     if agent.span[1] != end:  # else an interrupted call goes on: its schedules run from where it began
         agent.span = (agent.num_timesteps, end)
@@ -62,7 +61,7 @@ def train(
 
 
 def loop(
-    agent: DualStudent,
+    agent: Agent,
     end: int,
     callbacks: BaseCallback | None = None,
     bar: tqdm | None = None,
@@ -73,7 +72,7 @@ def loop(
     agent.prepare_update(end - agent.num_timesteps)
     assert agent.last_observations is not None
     check_finite(agent, np.zeros(len(agent.last_observations)), agent.last_observations)
-    learning = on_policy if agent.on_policy else off_policy
+    learning = agent.learning
     go_on = True
     while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
         started, episodes = time.perf_counter(), agent.n_episodes
@@ -96,12 +95,12 @@ def loop(
                 bar.set_postfix_str(_latest_returns(agent), refresh=False)
 
 
-def _due(agent: DualStudent, every: int) -> bool:
+def _due(agent: Agent, every: int) -> bool:
     """Whether the last step crossed a multiple of ``every`` (never for 0)."""
     return every > 0 and agent.num_timesteps % every < agent.steps_at_once
 
 
-def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:
+def _log(agent: Agent, info: dict[str, torch.Tensor]) -> None:
     """Write one row of progress per learner, and their means into the run's own log."""
     values = {key: tensor.detach().cpu().numpy() for key, tensor in info.items()}
     rows = []
@@ -118,10 +117,10 @@ def _log(agent: DualStudent, info: dict[str, torch.Tensor]) -> None:
         "time/episodes": agent.n_episodes,
         "train/n_updates": agent.update.n_updates,
     }
-    _write(agent, rows, common)
+    write_log(agent, rows, common)
 
 
-def _write(agent: DualStudent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
+def write_log(agent: Agent, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
     """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
     mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in {k: 0 for r in rows for k in r}}
     loggers = [agent.logger] + ([] if agent.folder is None else agent.folder.loggers)
@@ -131,17 +130,18 @@ def _write(agent: DualStudent, rows: list[dict[str, float]], common: dict[str, A
         logger.dump(agent.num_timesteps)
 
 
-def _evaluate(agent: DualStudent) -> None:
+def _evaluate(agent: Agent) -> None:
     """Evaluate all learners, log it, and keep each learner's best model so far."""
     before = [evaluation.returns.mean(1) for evaluation in agent.evaluations]
     result = agent.evaluate()
     agent.evaluation_steps.append(agent.num_timesteps)
+    agent.evaluation_seconds.append(agent.elapsed)
     agent.evaluations.append(result)
     means, lengths = result.returns.mean(1), result.lengths.mean(1)
     rows = [
         {"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)} for m, n in zip(means, lengths, strict=True)
     ]
-    _write(agent, rows, {})
+    write_log(agent, rows, {})
     if agent.folder is None:
         return
     for k in range(agent.n_learners):
@@ -152,12 +152,12 @@ def _evaluate(agent: DualStudent) -> None:
             agent.folder.save_model(k, agent.to_sb3(k))
 
 
-def _checkpoint(agent: DualStudent) -> None:
+def _checkpoint(agent: Agent) -> None:
     if agent.folder is not None:
         agent.save(agent.folder.checkpoint, include_replay=True)
 
 
-def _latest_returns(agent: DualStudent) -> str:
+def _latest_returns(agent: Agent) -> str:
     shown = [f"{episodes[-1]['r']:.0f}" if episodes else "-" for episodes in list(agent.episodes)[:6]]
     return f"last returns {' '.join(shown)}{' ...' if agent.n_learners > 6 else ''}"
 

@@ -82,7 +82,8 @@ class Update:
         self.replay, self.generators, self.compiled = replay, generators, compiled
         self.peers = Peers(len(generators), peers, method.source, learner.actor.device)
         self.distillation = DistillationStep(method, config, learner) if method.source and peers > 1 else None
-        self.schedule = SCHEDULES[config.distill_schedule]
+        if self.distillation is not None:
+            self.schedule = SCHEDULES[config.distill_schedule]
         self.distill_learning_rate = torch.zeros((), device=learner.actor.device)
         self.n_updates = 0
         self._step = compile_step(self._learn, learner.actor.device) if compiled else self._learn
@@ -109,7 +110,7 @@ class Update:
             states = self.replay.sample(
                 config.distill_batch_size,
                 self.generators,
-                self.method.states,
+                "peer" if self.method.states == "peer" else "own",
                 peer_of=peer_of,
                 recent=config.distill_recent,
             ).observations

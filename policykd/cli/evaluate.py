@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.dual_student import DualStudent
+from policykd.agents.loading import load_agent
 from policykd.cli.output import say, table
 
 
@@ -27,7 +27,7 @@ class EvaluateOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd evaluate``."""
     options = tyro.cli(EvaluateOptions, args=list(arguments), prog="policykd evaluate")
-    agent = DualStudent.load(options.path)
+    agent = load_agent(options.path)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
     say(table(agent, result.returns))

@@ -9,8 +9,9 @@ from typing import Literal
 
 import tyro
 
-from policykd.agents.dual_student import DualStudent, LearnerChoice
+from policykd.agents.base import Agent, LearnerChoice
 from policykd.agents.learner_envs import short_id
+from policykd.agents.loading import load_agent
 from policykd.cli.output import say
 from policykd.export.deployed import require_free
 from policykd.export.hub import to_hub_folder
@@ -22,7 +23,7 @@ from policykd.settings import require
 Format = Literal["sb3", "onnx", "torchscript", "hub"]
 FILES: dict[Format, str] = {"sb3": "{task}.zip", "onnx": "{task}.onnx", "torchscript": "{task}.pt", "hub": "hub"}
 """What each format is called in the folder."""
-WRITERS: dict[Format, Callable[[DualStudent, int, Path], float]] = {
+WRITERS: dict[Format, Callable[[Agent, int, Path], float]] = {
     "sb3": to_zip,
     "onnx": to_onnx,
     "torchscript": to_torchscript,
@@ -54,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
     options = tyro.cli(ExportOptions, args=list(arguments), prog="policykd export")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = DualStudent.load(options.path)
+    agent = load_agent(options.path)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policykd.agents.dual_student import DualStudent
+from policykd.agents.base import Agent
 
 
 def say(text: str) -> None:
@@ -12,7 +12,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def table(agent: DualStudent, returns: np.ndarray) -> str:
+def table(agent: Agent, returns: np.ndarray) -> str:
     """A line per learner: mean and standard deviation of its returns ``(K, n_episodes)``."""
     lines = [
         f"  learner {k} (seed {seed}, peer {peer}): return {returns[k].mean():,.1f} +/- {returns[k].std():,.1f}"

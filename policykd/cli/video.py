@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.dual_student import DualStudent, LearnerChoice
+from policykd.agents.base import LearnerChoice
+from policykd.agents.loading import load_agent
 from policykd.cli.output import say
 from policykd.errors import PolicyKDError
 from policykd.settings import require
@@ -40,11 +41,11 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = DualStudent.load(options.path)
+    agent = load_agent(options.path)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,
-        lambda observation: agent.predict(observation, learner=choice)[0],
+        lambda observation: agent.predict(agent.view(observation), learner=choice)[0],
         options.out,
         seed=options.seed,
         steps=options.steps,

@@ -6,6 +6,7 @@ that a divergence of two factorised Gaussians is that of their joint distributio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -87,6 +88,40 @@ def gaussian_nll(mean: Tensor, std: Tensor, target_actions: Tensor) -> Tensor:
     return -torch.distributions.Normal(mean, std, validate_args=False).log_prob(target_actions).sum(-1)
 
 
+def cross_entropy(
+    mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor, direction: Direction = "forward"
+) -> Tensor:
+    """Cross-entropy Hx(p, q) = -E_{a ~ p} log q(a) of two diagonal Gaussians ``(K, B, A)``: ``(K, B)``.
+
+    "forward" is Hx(target, student), which has the gradient of the forward KL; "reverse" is Hx(student, target)
+    (Czarnecki et al. 2019). It is KL(p || q) plus the entropy of p, so it is not 0 where both are equal.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(K, B, A)``.
+    """
+    _check(mean, std, target_mean, target_std)
+    if direction == "reverse":
+        mean, std, target_mean, target_std = target_mean, target_std, mean, std
+    ratio = (target_std.square() + (target_mean - mean).square()) / (2 * std.square())
+    return (std.log() + ratio + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+EDGE = 0.95
+"""From here on an action to copy counts as one at the bound of the task."""
+
+
+def executed(actions: Tensor, target_actions: Tensor) -> Tensor:
+    """Actions ``(K, B, A)`` as the task executes them, where only that matters: beyond a bound at which the target is.
+
+    A policy that is not squashed (PPO's) may go beyond -1 and 1 and is clipped there. Where its target is at the same
+    bound, both do the same, and nothing should pull the policy back: a policy of small networks follows a target that
+    jumps between the bounds far better if it need not stop at them. Everywhere else the actions stay as they are, so
+    that a policy beyond a bound finds its way back.
+    """
+    beyond = (target_actions.abs() >= EDGE) & (actions * target_actions.sign() >= 1)
+    return torch.where(beyond, actions.clamp(-1, 1), actions)
+
+
 def _gaussians(own: PolicyOutput, target: PolicyOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and standard deviation of both, before any squashing.
 
@@ -104,6 +139,16 @@ DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
     "wasserstein2": lambda own, target: wasserstein2(*_gaussians(own, target)),
 }
 """What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
+
+TEACHER_DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
+    **DIVERGENCES,
+    "action_mse": lambda own, target: action_mse(executed(own.actions, target.actions), target.actions),
+    "action_huber": lambda own, target: action_huber(executed(own.actions, target.actions), target.actions),
+    "gaussian_nll": lambda own, target: gaussian_nll(*_gaussians(own, target)[:3]),
+    "cross_entropy_forward": lambda own, target: cross_entropy(*_gaussians(own, target), "forward"),
+    "cross_entropy_reverse": lambda own, target: cross_entropy(*_gaussians(own, target), "reverse"),
+}
+"""What a student of a teacher can choose from, too; the negative log-likelihood is that of the teacher's mean."""
 
 
 def _check(*tensors: Tensor) -> None:

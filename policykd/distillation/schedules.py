@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 
 def constant(progress: float) -> float:
     """Full strength throughout."""
@@ -35,3 +38,37 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "exponential": exponential,
     "cosine": cosine,
 }
+
+
+def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:
+    """QDagger's max(0, 1 - G_S / G_T) (Agarwal et al. 2022), with returns counted from that of random actions.
+
+    So neither the sign nor the offset of returns matters, where the plain ratio would have a student of return -300
+    and a teacher of -100 at 1 - 3 < 0, as if it needed no teacher. For chance = 0 it is the published rule.
+
+    Args:
+        student: the students' latest returns ``(K,)``.
+        teacher: the teacher's mean return.
+        chance: the mean return of random actions.
+
+    Returns:
+        ``(K,)`` within 0 and 1; all 0 if the teacher is no better than chance.
+    """
+    if teacher <= chance:
+        return torch.zeros_like(student)
+    return (1 - (student - chance) / (teacher - chance)).clamp(0, 1)
+
+
+def hold(log_coefficient: Tensor, distance: Tensor, target: float, rate: float = 0.05) -> Tensor:
+    """One step of dual ascent on log lambda, ``(K,)``: lambda rises while the distance ``(K,)`` is above its target."""
+    return (log_coefficient + rate * (distance / target - 1).clamp(-1, 1)).clamp(-10, 5)
+
+
+def beta_linear(round_number: int, rounds: int) -> float:
+    """DAgger's beta_k = max(0, 1 - k / K): the teacher acts with this probability in round k, from 0."""
+    return max(0.0, 1.0 - round_number / rounds)
+
+
+def beta_exponential(round_number: int, decay: float) -> float:
+    """DAgger's beta_k = p^k (Ross et al. 2011, section 3.1)."""
+    return decay**round_number

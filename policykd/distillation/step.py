@@ -14,6 +14,8 @@ from policykd.distillation.methods import Method
 from policykd.distillation.weights import effective_sample_size
 from policykd.networks import Adam, PolicyOutput, gradient
 
+Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
+
 
 class Student(Protocol):
     """What distillation needs of a learner."""
@@ -37,6 +39,7 @@ class DistillationStep:
         config: settings.
         learner: the learners.
         optimise: moves the actors along gradients ``(K, P)`` at a learning rate; None is an Adam of this step alone.
+        divergence: distance ``(K, B)`` of a policy from its target; None is what the setting names.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class DistillationStep:
         config: DistillationConfig,
         learner: Student,
         optimise: Callable[[Tensor, Tensor], None] | None = None,
+        divergence: Divergence | None = None,
     ) -> None:
         self.method, self.config, self.learner = method, config, learner
-        self.divergence = DIVERGENCES[config.divergence]
+        self.divergence = divergence or DIVERGENCES[config.divergence]
         self.adam = Adam(learner.actor)
         self.optimise = optimise or (lambda gradients, rate: self.adam.step(learner.actor, gradients, rate))
 
@@ -70,39 +74,61 @@ class DistillationStep:
             learning_rate: a scalar tensor, so that a schedule does not recompile.
             diagnose: also compute what is only logged.
         """
-        learner, weigh = self.learner, self.method.weight
+        learner, value = self.learner, None
         with torch.no_grad():
             # The peer acts in its own row, on the states of the learner who copies it; then each learner fetches its
             # peer's answer. This moves states and actions, never weights. Peers get no gradient.
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
-            if weigh is not None:
-                peer_value = learner.value(peer_states, peer)[peer_of]
+            if self.method.weight is not None:
+                value = learner.value(peer_states, peer)[peer_of]
             peer = peer.map(lambda part: part[peer_of])
+        return self.copy(states, peer, value, taught, learning_rate, diagnose)
+
+    def copy(
+        self,
+        states: Tensor,
+        target: PolicyOutput,
+        target_value: Tensor | None,
+        taught: Tensor | None,
+        learning_rate: Tensor,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        """Move every actor towards what its source answers at ``states`` and return diagnostics ``(K,)``.
+
+        Args:
+            states: observations ``(K, B, O)``.
+            target: the source's answers there.
+            target_value: the source's values ``(K, B)``; None where no weight asks for them.
+            taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``; None is all.
+            learning_rate: a scalar tensor.
+            diagnose: also compute what is only logged.
+        """
+        learner, weigh = self.learner, self.method.weight
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             own = learner.outputs(actor, states)
-            distance = self.divergence(own, peer)
+            distance = self.divergence(own, target)
             if distance.shape != states.shape[:2]:  # also where no weight would notice
                 raise ValueError(f"a divergence must return (K, B), got {tuple(distance.shape)}")
             info = {}
-            if weigh is None:
+            if weigh is None or target_value is None:
                 weighted = distance
             else:
                 own_value = learner.value(states, own.map(Tensor.detach))
-                weight = weigh(peer_value, own_value, self.config)
+                weight = weigh(target_value, own_value, self.config)
                 weighted = weighted_distance(weight, distance)
                 if diagnose:
-                    xi = peer_value - own_value
+                    xi = target_value - own_value
                     info = {
                         "distill/weight_ess": effective_sample_size(weight),
                         "distill/weight_max": weight.amax(1),
                         "distill/xi_mean": xi.mean(1),
                         "distill/xi_std": xi.std(1),
                     }
-            losses = weighted.mean(1) * taught
+            losses = weighted.mean(1) if taught is None else weighted.mean(1) * taught
             if diagnose:
-                gap = (own.actions.detach() - peer.actions).square().sum(-1).sqrt().mean(1)
+                gap = (own.actions.detach() - target.actions).square().sum(-1).sqrt().mean(1)
                 info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
             return losses, info
 

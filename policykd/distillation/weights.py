@@ -1,8 +1,8 @@
 """How much each state counts in a distillation loss. Every weight is ``(K, B)``, without gradient, of mean 1 over B.
 
 The mean of 1 makes the strength of distillation independent of the weights' scale: ``alpha = 0`` is exactly the
-unweighted loss. The exceptions are said where they are: a gate that no state passes is 0 everywhere, and
-``published_code`` repeats a defect.
+unweighted loss. The exceptions are said where they are: a gate that no state passes is 0 everywhere, ``value_gate`` is
+the gate itself, and ``published_code`` repeats a defect.
 """
 
 from __future__ import annotations
@@ -62,6 +62,15 @@ def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
     """
     _check(peer_value, own_value)
     return _gate(peer_value > own_value)
+
+
+def value_gate(teacher_value: Tensor, own_value: Tensor) -> Tensor:
+    """1 where the teacher's value is higher and 0 elsewhere, ``(K, B)`` (Czarnecki et al. 2019, proposition 2).
+
+    Unlike ``hard_gate`` it keeps its scale: a teacher who is better in fewer states has less to say.
+    """
+    _check(teacher_value, own_value)
+    return (teacher_value > own_value).to(own_value.dtype)
 
 
 def q_filter(peer_action_value: Tensor, own_action_value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from policykd.networks import MLP
 from policykd.normaliser import CLIP
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
@@ -94,7 +94,7 @@ class DeployedPolicy(nn.Module):
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
 
-def deploy(agent: DualStudent, k: int) -> DeployedPolicy:
+def deploy(agent: Agent, k: int) -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
     Raises:
@@ -119,7 +119,7 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: DualStudent, k: int, act: Act, what: str) -> float:
+def check(agent: Agent, k: int, act: Act, what: str) -> float:
     """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
 
     Raises:
@@ -135,7 +135,7 @@ def check(agent: DualStudent, k: int, act: Act, what: str) -> float:
     return worst
 
 
-def _observations(agent: DualStudent, k: int) -> np.ndarray:
+def _observations(agent: Agent, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -146,14 +146,14 @@ def _observations(agent: DualStudent, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: DualStudent) -> str:
+def description(agent: Agent) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
     return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
 
 
 def write_checked(
-    agent: DualStudent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+    agent: Agent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
     """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
 

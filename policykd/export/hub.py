@@ -24,13 +24,13 @@ from policykd.teachers import Teacher, TeacherScore
 from policykd.video import record_video
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 STATISTICS = "vec_normalize.pkl"
 
 
 def to_hub_folder(
-    agent: DualStudent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
+    agent: Agent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
 ) -> TeacherScore:
     """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
 
@@ -54,7 +54,7 @@ def to_hub_folder(
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
         drawn = video and agent.made_by_id
         if drawn:
-            record_video(agent.env_id, lambda o: teacher.predict(o)[0], folder / "replay.mp4", seed=seed)
+            record_video(agent.env_id, lambda o: teacher.predict(agent.view(o))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
         shutil.move(folder, path)
     return dataclasses.replace(score, source=str(path))
@@ -144,7 +144,7 @@ env = VecNormalize.load("vec_normalize.pkl", env)
 env.training = env.norm_reward = False"""
 
 
-def _write_card(agent: DualStudent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
+def _write_card(agent: Agent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
     task, algorithm = short_id(score.env_id), agent.backbone.upper()
     normalised = (folder / STATISTICS).exists()
     usage = USAGE.format(

@@ -15,10 +15,10 @@ from policykd.export.deployed import Act, deploy, description, write_checked
 from policykd.teachers.programs import METADATA, onnx_session
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 
-def to_onnx(agent: DualStudent, k: int, path: Path) -> float:
+def to_onnx(agent: Agent, k: int, path: Path) -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
 
     Returns:

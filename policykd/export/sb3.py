@@ -22,7 +22,7 @@ from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.networks import MLP, Adam
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
 """SB3's class of every backbone."""
@@ -62,7 +62,7 @@ def vec_env(env: VecEnv, config: Config) -> VecEnv:
     return sb3_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
 
 
-def to_sb3(agent: DualStudent, k: int) -> BaseAlgorithm:
+def to_sb3(agent: Agent, k: int) -> BaseAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters.
 
     PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.

@@ -12,10 +12,10 @@ from policykd.export.deployed import Act, as_act, deploy, description, write_che
 from policykd.teachers.programs import METADATA
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 
-def to_torchscript(agent: DualStudent, k: int, path: Path) -> float:
+def to_torchscript(agent: Agent, k: int, path: Path) -> float:
     """Write learner ``k`` as TorchScript; raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
     Returns:

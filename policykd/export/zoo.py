@@ -14,10 +14,10 @@ from policykd.export.deployed import Act, require_free, write_checked
 from policykd.export.sb3 import to_sb3
 
 if TYPE_CHECKING:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.base import Agent
 
 
-def to_zip(agent: DualStudent, k: int, path: Path, statistics: Path | None = None) -> float:
+def to_zip(agent: Agent, k: int, path: Path, statistics: Path | None = None) -> float:
     """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policykd.config import DDPGConfig
-from policykd.learners.off_policy import OffPolicyLearner
+from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch
 from policykd.networks import gradient
 
@@ -34,11 +34,18 @@ class DDPG(OffPolicyLearner):
         """mu(s) + Gaussian noise, clipped to [-1, 1]: ``(K, B, A)``."""
         return (self.policy(actor, observations) + self.config.action_noise_std * noise).clamp(-1, 1)
 
-    def update(self, batch: Batch, noise: Tensor | None, update_actor: bool, update_targets: bool) -> dict[str, Tensor]:
+    def update(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        update_actor: bool,
+        update_targets: bool,
+        teacher: Loss | None = None,
+    ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
         info = self.update_critic(batch, self.target_values(batch, noise))
         if update_actor:
-            info |= self.update_actor(batch)
+            info |= self.update_actor(batch, teacher)
         if update_targets:
             self.actor_target.lerp_(self.actor, self.config.tau)
             self.critic_target.lerp_(self.critic, self.config.tau)
@@ -51,15 +58,16 @@ class DDPG(OffPolicyLearner):
         next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
         return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
 
-    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, teacher: Loss | None = None) -> dict[str, Tensor]:
         """Ascend Q_1(s, mu(s)), averaged over the batch."""
         first_critic = self.critic[:: self.critics]
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             actions = self.policy(actor, batch.observations)
             inputs = torch.cat((batch.observations, actions), dim=-1)
-            losses = -self.critic_network(first_critic, inputs).squeeze(-1).mean(1)
-            return losses, {"train/actor_loss": losses.detach()}
+            values = self.critic_network(first_critic, inputs).squeeze(-1)
+            losses, info = beside_teacher(-values.mean(1), values, actor, teacher)
+            return losses, {"train/actor_loss": losses.detach(), **info}
 
         gradients, info = gradient(loss, self.actor)
         self.actor_adam.step(self.actor, gradients, self.config.learning_rate)

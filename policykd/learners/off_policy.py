@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from policykd.config import OffPolicyConfig
 from policykd.memory.replay import Batch
 from policykd.networks import MLP, Adam, PolicyOutput, gradient
+
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Parameters ``(K, P)`` to losses ``(K,)`` and diagnostics."""
 
 
 class OffPolicyLearner:
@@ -92,8 +95,18 @@ class OffPolicyLearner:
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
         return True
 
-    def update(self, batch: Batch, noise: Tensor | None, update_actor: bool, update_targets: bool) -> dict[str, Tensor]:
-        """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
+    def update(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        update_actor: bool,
+        update_targets: bool,
+        teacher: Loss | None = None,
+    ) -> dict[str, Tensor]:
+        """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``.
+
+        ``teacher`` is added to the actors' loss, which is then divided by mean |Q| (``beside_teacher``).
+        """
         raise NotImplementedError
 
     def update_critic(self, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
@@ -108,3 +121,20 @@ class OffPolicyLearner:
         gradients, info = gradient(loss, self.critic)
         self.critic_adam.step(self.critic, gradients, self.config.learning_rate)
         return info
+
+
+def beside_teacher(
+    losses: Tensor, values: Tensor, actor: Tensor, teacher: Loss | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """An actor's RL loss ``(K,)`` over its mean |Q|, plus the teacher's; without a teacher as it is.
+
+    Args:
+        losses: the RL loss ``(K,)``.
+        values: the Q in it ``(K, B)``.
+        actor: the actors' parameters.
+        teacher: the teacher's loss.
+    """
+    if teacher is None:
+        return losses, {}
+    taught, info = teacher(actor)
+    return losses / values.detach().abs().mean(1).clamp_min(1e-3) + taught, info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,30 @@ class Minibatch(NamedTuple):
     """Estimated advantages ``(K, B)``."""
     returns: Tensor
     """What the value network is to predict, ``(K, B)``."""
+
+
+class Terms(NamedTuple):
+    """What PPO's loss is made of; what is one number per step is ``(K, B)``."""
+
+    policy_losses: Tensor
+    """The clipped surrogate, to be descended, ``(K, B)``."""
+    value_losses: Tensor
+    """Squared errors of the value network ``(K, B)``."""
+    entropy: Tensor
+    """Entropy of the policies ``(K,)``."""
+    ratio: Tensor
+    """Probability of the actions now over that when they were taken, ``(K, B)``."""
+    means: Tensor
+    """Mean actions ``(K, B, A)`` in units of the environment."""
+    log_std: Tensor
+    """Their log standard deviations ``(K, A)``."""
+    values: Tensor
+    """V(s) in units of the normalised reward, ``(K, B)``."""
+    info: dict[str, Tensor]
+    """Diagnostics ``(K,)``."""
+
+
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 class PPO:
@@ -68,6 +92,8 @@ class PPO:
         self.middle = torch.zeros(action_size, device=device) + torch.as_tensor((high + low) / 2, device=device)
         self.half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
         self.observation_stats = RunningMeanStd(len(generators), (observation_size,), device)
+        self.frozen_statistics = False
+        """Whether observations are normalised as they were, whatever comes: fine-tuning starts from such inputs."""
         self.return_stats = RunningMeanStd(len(generators), (), device)
         self.discounted_rewards = torch.zeros(len(generators), config.n_envs, dtype=torch.float64, device=device)
 
@@ -105,7 +131,7 @@ class PPO:
 
     def observe(self, observations: Tensor) -> None:
         """Take raw observations ``(K, N, O)`` of the learners' own environments into their statistics."""
-        if self.config.normalize_observation:
+        if self.config.normalize_observation and not self.frozen_statistics:
             self.observation_stats.update(observations)
 
     def scale_rewards(self, rewards: Tensor, dones: Tensor) -> Tensor:
@@ -116,6 +142,12 @@ class PPO:
         self.return_stats.update(self.discounted_rewards)
         self.discounted_rewards.masked_fill_(dones, 0.0)
         return (rewards / self.return_stats.std.unsqueeze(1)).clamp(-CLIP, CLIP)
+
+    @property
+    def return_scale(self) -> Tensor:
+        """What one unit of the value network is worth in the task's units of reward, ``(K, 1)``."""
+        std = self.return_stats.std.unsqueeze(1)
+        return std if self.config.normalize_reward else torch.ones_like(std)
 
     def means(self, actor: Tensor, inputs: Tensor) -> Tensor:
         """Mean actions ``(K, B, A)`` in units of the environment at normalised ``inputs`` ``(K, B, O)``."""
@@ -131,8 +163,11 @@ class PPO:
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
         """The Gaussians at raw observations, in the same units; actions are their means."""
-        means = self.policy(actor, observations)
-        std = (actor[:, self.sizes[0] :].exp() / self.half).unsqueeze(1)
+        return self.gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
+
+    def gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
+        """Means ``(K, B, A)`` and ``log_std (K, A)`` in units of the environment as Gaussians in [-1, 1] units."""
+        means, std = (means - self.middle) / self.half, (log_std.exp() / self.half).unsqueeze(1)
         return PolicyOutput(means, means, std.expand_as(means))
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
@@ -151,7 +186,7 @@ class PPO:
         A value network predicts normalised rewards; times the learner's own scale of rewards it is a return again.
         """
         values = self.values(self.normalise(observations))
-        return values * self.return_stats.std.unsqueeze(1).to(values.dtype) if self.config.normalize_reward else values
+        return values * self.return_scale.to(values.dtype)
 
     def log_prob(self, means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         """Log-density ``(K, B)`` of ``actions`` ``(K, B, A)`` under Gaussians of these means and ``log_std (K, A)``."""
@@ -159,39 +194,58 @@ class PPO:
         deviations = (actions - means) * (-log_std).exp()
         return -(0.5 * deviations.square() + log_std + HALF_LOG_2PI).sum(-1)
 
-    def update(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
-        """One gradient step of every learner on the clipped surrogate (equations 7 and 9); diagnostics ``(K,)``."""
-        config, advantages = self.config, batch.advantages
-        if config.normalize_advantage and advantages.shape[1] > 1:
+    def terms(self, parameters: Tensor, batch: Minibatch, clip_range: Tensor) -> Terms:
+        """What the loss is made of (equations 7 and 9), step by step; advantages are normalised here."""
+        advantages = batch.advantages
+        if self.config.normalize_advantage and advantages.shape[1] > 1:
             deviations = advantages - advantages.mean(1, keepdim=True)
             advantages = deviations / (advantages.std(1, keepdim=True) + 1e-8)
+        actor, log_std, critic = parameters.split(self.sizes, dim=1)
+        means = self.actor_network(actor, batch.inputs)
+        values = self.critic_network(critic, batch.inputs).squeeze(-1)
+        log_ratio = self.log_prob(means, log_std, batch.actions) - batch.log_probs
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_losses = -torch.min(advantages * ratio, advantages * clipped)
+        value_losses = (batch.returns - values).square()
+        entropy = (log_std + 0.5 + HALF_LOG_2PI).sum(1)
+        info = {
+            "train/policy_gradient_loss": policy_losses.mean(1),
+            "train/value_loss": value_losses.mean(1),
+            "train/entropy_loss": -entropy,
+            "train/approx_kl": (ratio - 1 - log_ratio).mean(1),
+            "train/clip_fraction": (clipped != ratio).to(ratio.dtype).mean(1),
+        }
+        info = {key: value.detach() for key, value in info.items()}
+        return Terms(policy_losses, value_losses, entropy, ratio, means, log_std, values, info)
+
+    def update(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
+        """One gradient step of every learner on the clipped surrogate; diagnostics ``(K,)``."""
+        config = self.config
 
         def loss(parameters: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            actor, log_std, critic = parameters.split(self.sizes, dim=1)
-            means = self.actor_network(actor, batch.inputs)
-            values = self.critic_network(critic, batch.inputs).squeeze(-1)
-            log_ratio = self.log_prob(means, log_std, batch.actions) - batch.log_probs
-            ratio = log_ratio.exp()
-            clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-            policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(1)
-            value_loss = (batch.returns - values).square().mean(1)
-            entropy = (log_std + 0.5 + HALF_LOG_2PI).sum(1)
-            losses = policy_loss - config.ent_coef * entropy + config.vf_coef * value_loss
-            info = {
-                "train/policy_gradient_loss": policy_loss,
-                "train/value_loss": value_loss,
-                "train/entropy_loss": -entropy,
-                "train/approx_kl": (ratio - 1 - log_ratio).mean(1),
-                "train/clip_fraction": (clipped != ratio).to(ratio.dtype).mean(1),
-                "train/loss": losses,
-            }
-            return losses, {key: value.detach() for key, value in info.items()}
+            terms = self.terms(parameters, batch, clip_range)
+            policy_loss, value_loss = terms.policy_losses.mean(1), terms.value_losses.mean(1)
+            losses = policy_loss - config.ent_coef * terms.entropy + config.vf_coef * value_loss
+            return losses, terms.info | {"train/loss": losses.detach()}
 
+        return self.descend(loss, learning_rate)
+
+    def descend(self, loss: Loss, learning_rate: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """One step of Adam down ``loss`` of parameters ``(K, P)``, with each learner's gradient bounded.
+
+        Args:
+            loss: parameters to losses ``(K,)`` and diagnostics.
+            learning_rate: a scalar tensor.
+            mask: 1 where parameters may move, 0 where they are frozen, ``(P,)``; None is all.
+        """
         gradients, info = gradient(loss, self.parameters)
+        if mask is not None:
+            gradients = gradients * mask
         # Each learner's own norm: a wild one must not slow the others. As a product, because the C++ backend of torch
         # 2.13's compiler fails on a sum along rows in one loop with Adam.
         norms = (gradients.square() @ torch.ones_like(gradients[0]).unsqueeze(1)).sqrt()
-        gradients = gradients * (config.max_grad_norm / (norms + 1e-6)).clamp_max(1.0)
+        gradients = gradients * (self.config.max_grad_norm / (norms + 1e-6)).clamp_max(1.0)
         self.adam.step(self.parameters, gradients, learning_rate)
         return info
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policykd.config import SACConfig
-from policykd.learners.off_policy import OffPolicyLearner
+from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch
 from policykd.networks import Adam, PolicyOutput, gradient
 from policykd.seeding import standard_normal
@@ -110,14 +110,21 @@ class SAC(OffPolicyLearner):
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
         return (n_updates - 1) % self.config.gradient_steps % self.config.target_update_interval == 0
 
-    def update(self, batch: Batch, noise: Tensor | None, update_actor: bool, update_targets: bool) -> dict[str, Tensor]:
+    def update(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        update_actor: bool,
+        update_targets: bool,
+        teacher: Loss | None = None,
+    ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
         assert noise is not None
         # As in SB3, critics and actors see the temperature from before its own step. That step needs the actors'
         # log-probabilities from before theirs, which the actors' loss computes anyway: so it comes last.
         temperature = self.temperature()
         info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
-        info |= self.update_actor(batch, noise[:, 0], temperature)
+        info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
         if self.config.learns_ent_coef:
             info |= self.update_temperature(info["train/entropy"])
         if update_targets:
@@ -132,15 +139,18 @@ class SAC(OffPolicyLearner):
         next_values = next_values - temperature * log_prob
         return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
 
-    def update_actor(self, batch: Batch, noise: Tensor, temperature: Tensor) -> dict[str, Tensor]:
+    def update_actor(
+        self, batch: Batch, noise: Tensor, temperature: Tensor, teacher: Loss | None = None
+    ) -> dict[str, Tensor]:
         """Descend temperature * log pi(a | s) - min_c Q_c(s, a) of sampled actions a, averaged over the batch."""
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             actions, log_prob = self.sample(actor, batch.observations, noise)
             # min picks one critic where two are equal, as in SB3; amin would share the gradient.
             values = self.q_values(self.critic, batch.observations, actions).min(1).values
-            losses = (temperature * log_prob - values).mean(1)
-            return losses, {"train/actor_loss": losses.detach(), "train/entropy": -log_prob.detach().mean(1)}
+            losses, info = beside_teacher((temperature * log_prob - values).mean(1), values, actor, teacher)
+            info |= {"train/actor_loss": losses.detach(), "train/entropy": -log_prob.detach().mean(1)}
+            return losses, info
 
         gradients, info = gradient(loss, self.actor)
         self.actor_adam.step(self.actor, gradients, self.config.learning_rate)

@@ -1,6 +1,7 @@
 """What learners remember."""
 
+from policykd.memory.labelled import LabelledStates
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.memory.rollout import Rollout
 
-__all__ = ["Batch", "Rollout", "SharedReplay"]
+__all__ = ["Batch", "LabelledStates", "Rollout", "SharedReplay"]

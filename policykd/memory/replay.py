@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -128,6 +128,16 @@ class SharedReplay:
             first_row = self._first_row if source == "own" else self._first_row[peer_of]
         indices = first_row + (self.position - 1 - draws) % self.size
         return self._gather(torch.from_numpy(indices).to(self.device))
+
+    def state(self) -> dict[str, Any]:
+        """The transitions so far, for a checkpoint."""
+        return {"storage": self.storage[:, : self.size], "position": self.position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        storage = state["storage"]
+        self.size, self.position = storage.shape[1], state["position"]
+        self.storage[:, : self.size] = storage.to(self.device)
 
     def _gather(self, indices: Tensor) -> Batch:
         rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))

@@ -19,9 +19,12 @@ class Rollout:
         observation_size: length O of an observation.
         action_size: length A of an action.
         learners: number of learners K.
+        label_size: length W of a teacher's packed answer; 0 where there is no teacher.
     """
 
-    def __init__(self, steps: int, envs: int, observation_size: int, action_size: int, learners: int) -> None:
+    def __init__(
+        self, steps: int, envs: int, observation_size: int, action_size: int, learners: int, label_size: int = 0
+    ) -> None:
         def empty(*shape: int) -> np.ndarray:
             return np.zeros((learners, steps, envs, *shape), np.float32)
 
@@ -34,6 +37,11 @@ class Rollout:
         """Rewards as the value network counts them; where a time limit cut an episode, with the value beyond."""
         self.dones = empty()
         """1 where the episode ended after the step."""
+        if label_size:
+            self.labels = empty(label_size)
+            """The teacher's answers at the observations."""
+            self.next_values = empty()
+            """The teacher's value of where the step led; 0 where the task ended."""
         self.steps, self.position = steps, 0
 
     @property

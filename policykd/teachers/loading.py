@@ -74,9 +74,9 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
 
 
 def _own(path: Path, env: Any, device: torch.device) -> Policy:
-    from policykd.agents.dual_student import DualStudent
+    from policykd.agents.loading import load_agent
 
-    model = DualStudent.load(path, env=env, device="cpu").to_sb3()
+    model = load_agent(path, env=env, device="cpu").to_sb3()
     return sb3.from_model(model, device).changed(source=str(path))
 
 

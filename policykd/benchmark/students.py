@@ -1,0 +1,116 @@
+"""Students of one teacher beside one another: what each costs, how good and how faithful it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policykd.agents.run_folder import write_text
+from policykd.agents.teacher_student import TeacherStudent
+from policykd.evaluation.fidelity import fidelity
+from policykd.evaluation.footprint import footprint
+from policykd.plots import against_size
+from policykd.teachers import TeacherScore
+
+LEVELS = (0.90, 0.95)
+"""Shares of the teacher's return whose first time counts."""
+Row = dict[str, Any]
+
+
+def return_ratio(returns: np.ndarray, score: TeacherScore) -> np.ndarray:
+    """Returns over the teacher's mean; counted from random actions' where the teacher's is not positive."""
+    chance = score.random_mean if score.mean <= 0 else 0.0
+    return (returns - chance) / (score.mean - chance)
+
+
+def measure(
+    agent: TeacherStudent, *, episodes: int = 50, seed: int = 1_000_000, latency_calls: int = 2_000
+) -> list[Row]:
+    """One row per student of a trained agent.
+
+    The final return is that of the last student, on starts of its own (``seed``). The steps and seconds to a share of
+    the teacher are those of the first evaluation in training whose mean return reaches it; seconds are of training
+    all seeds together.
+    """
+    score = agent.score_teacher()
+    assert score is not None
+    final = agent.evaluate(episodes, seed=seed).returns
+    name = "x".join(map(str, agent.config.net_arch))
+    rows = []
+    for k, student_seed in enumerate(agent.seeds):
+        row: Row = {"student": name, "seed": student_seed, "method": agent.method_name, "backbone": agent.backbone}
+        row |= asdict(footprint(agent, k, latency_calls))
+        row |= {"return": final[k].mean(), "return_ratio": float(return_ratio(final[k], score).mean())}
+        row |= {"teacher_return": score.mean, "random_return": score.random_mean}
+        for where, measured in fidelity(agent, k).items():
+            row |= {f"{what}_{where}": value for what, value in asdict(measured).items()}
+        ratios = [float(return_ratio(e.returns[k], score).mean()) for e in agent.evaluations]
+        for level in LEVELS:
+            first = next((i for i, ratio in enumerate(ratios) if ratio >= level), None)
+            steps = "" if first is None else agent.evaluation_steps[first]
+            seconds = "" if first is None else round(agent.evaluation_seconds[first], 1)
+            row |= {f"steps_to_{level:.0%}": steps, f"seconds_to_{level:.0%}": seconds}
+        rows.append(row | {"env_steps": agent.num_timesteps, "seconds": round(agent.elapsed, 1)})
+    return rows
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> Path:
+    """All rows, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
+    return path
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line of Markdown per student, the mean over its seeds; a level that some seed never reached has no steps."""
+    columns = (
+        ("student", "student"),
+        ("parameters", "parameters"),
+        ("bytes", "bytes"),
+        ("flops", "FLOPs"),
+        ("latency_p50", "p50 (us)"),
+        ("latency_p99", "p99 (us)"),
+        ("return", "return"),
+        ("return_ratio", "ratio"),
+        ("action_distance_student_states", "distance (own)"),
+        ("agreement_student_states", "agreement (own)"),
+        ("action_distance_teacher_states", "distance (teacher's)"),
+        ("agreement_teacher_states", "agreement (teacher's)"),
+        *((f"steps_to_{level:.0%}", f"steps to {level:.0%}") for level in LEVELS),
+        *((f"seconds_to_{level:.0%}", f"s to {level:.0%}") for level in LEVELS),
+    )
+    lines = ["| " + " | ".join(title for _, title in columns) + " |", "|---" * len(columns) + "|"]
+    for student in dict.fromkeys(row["student"] for row in rows):
+        own = [row for row in rows if row["student"] == student]
+        cells = [_cell(name, [row[name] for row in own]) for name, _ in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, values: Sequence[Any]) -> str:
+    if isinstance(values[0], str) and name == "student":
+        return values[0]
+    if "" in values:
+        reached = sum(value != "" for value in values)
+        return f"{reached} of {len(values)} seeds"
+    mean = float(np.mean(values))
+    return f"{mean:,.3f}" if abs(mean) < 10 else f"{mean:,.0f}"
+
+
+def picture(rows: Sequence[Row], path: Path, title: str) -> Path:
+    """Return ratio against size."""
+    points = {}
+    for student in dict.fromkeys(row["student"] for row in rows):
+        own = [row for row in rows if row["student"] == student]
+        points[student] = np.array(own[0]["parameters"]), np.array([row["return_ratio"] for row in own])
+    return against_size(points, path, title=title, unit="return / the teacher's")

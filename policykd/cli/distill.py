@@ -1,0 +1,183 @@
+"""``policykd distill``: students of a frozen teacher, of one size or of several."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import numpy as np
+import tyro
+
+from policykd.agents import arguments, snapshot
+from policykd.agents.learner_envs import find_task, short_id
+from policykd.agents.run_folder import CHECKPOINT, write_text
+from policykd.agents.teacher_student import TeacherStudent
+from policykd.benchmark import students
+from policykd.cli.output import say, table
+from policykd.errors import PolicyKDError, nearest
+from policykd.plots import Curve, learning_curves
+from policykd.presets import teaching_preset
+from policykd.settings import change, require
+from policykd.teachers import Teacher
+from policykd.teaching_config import TAUGHT_CONFIGS
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class DistillOptions(Generic[C]):
+    """Train small students to act as a frozen teacher does."""
+
+    teacher: tuple[str, ...] = ()
+    """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, TorchScript, ONNX. Several teach as one."""
+    env: str = "HalfCheetah-v5"
+    """Task: a registered environment with continuous actions."""
+    method: str = "dagger"
+    """How students learn (a row of the methods table): dagger, bc, kickstarting, ppd, ..."""
+    backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
+    """What a student is: ppo Gaussian, td3 and ddpg deterministic, sac squashed Gaussian."""
+    student: tuple[str, ...] = ()
+    """Hidden layers of the students, such as 64x64; several sizes are trained one after the other and compared."""
+    seeds: tuple[int, ...] = (0,)
+    """One student per seed, all trained together."""
+    total_timesteps: int = 100_000
+    """Environment steps of each student."""
+    fine_tune: int = 0
+    """Environment steps of PPO on the task's own reward afterwards."""
+    preset: str | None = None
+    """Settings to start from: quick."""
+    run_dir: Path | None = None
+    """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit (one size of students)."""
+    trust: bool = False
+    """Run pickles that come with the teacher. Only for files of your own."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """torch.compile the update; auto where it pays for the length of the run."""
+    config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
+    """Settings of students, teaching and run."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd distill``."""
+    options = _options(arguments)
+    require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
+    require(options.fine_tune >= 0, "fine_tune", options.fine_tune, "must not be negative")
+    if not options.teacher:
+        raise PolicyKDError("teacher: say who teaches with --teacher FILE")
+    sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
+    if options.resume and len(sizes) > 1:
+        raise PolicyKDError("resume: goes on with students of one size; for several, begin anew")
+    env = find_task(options.env).env_id
+    teachers = [Teacher.load(source, env, trust=options.trust) for source in options.teacher]
+    folder = options.run_dir or _next_run(options)
+    rows: list[students.Row] = []
+    for size in sizes:
+        part = folder / "x".join(map(str, size)) if len(sizes) > 1 else folder
+        agent = _train(options, env, teachers, size, part)
+        rows += students.measure(agent)
+        students.write_csv(rows, folder / "students.csv")  # after each size: an interrupted sweep keeps its rows
+        write_text(folder / "students.md", students.table(rows) + "\n")
+    say("\n" + students.table(rows))
+    say(f"table {folder / 'students.md'}, raw numbers {folder / 'students.csv'}")
+    if len(sizes) > 1:
+        title = f"{short_id(env)}: {options.method}, return against size"
+        say(f"picture {students.picture(rows, folder / 'students.png', title)}")
+
+
+def _train(
+    options: DistillOptions[Any], env: str, teachers: list[Teacher], size: tuple[int, ...], folder: Path
+) -> TeacherStudent:
+    """Students of one size, trained to the end."""
+    config = change(options.config, {"net_arch": size})
+    asked: dict[str, Any] = {"env": env, "method": options.method, "backbone": options.backbone}
+    if options.resume:
+        agent = TeacherStudent.load(folder / CHECKPOINT, device=options.device, teacher=teachers)
+        if not agent.fine_tuned_steps:
+            asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
+            snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)})
+        say(f"going on from {agent.num_timesteps:,} steps")
+    else:
+        agent = TeacherStudent(
+            env,
+            teachers,
+            method=options.method,
+            backbone=options.backbone,
+            seeds=options.seeds,
+            config=config,
+            device=options.device,
+            compile="auto" if options.compile == "auto" else options.compile == "yes",
+            run_dir=folder,
+        )
+    say(f"policykd distill: {options.method}, {env}, students {'x'.join(map(str, size))} on {options.backbone}")
+    say(f"{agent.n_learners} students on {agent.device}; {agent.memory}; computed by {agent.computed_by}")
+    say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    say(str(agent.score_teacher()))
+    if agent.method_name != "fine_tune":
+        agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
+        say(_outcome(agent))
+    left = options.fine_tune - agent.fine_tuned_steps
+    if agent.method_name == "fine_tune" and left > 0:
+        agent.learn(left, progress_bar=True)
+    elif options.fine_tune > 0 and agent.method_name != "fine_tune":
+        say("fine-tuning with the task's own reward")
+        agent.fine_tune(options.fine_tune, progress_bar=True)
+    if options.fine_tune > 0:
+        say(_outcome(agent))
+    curves = [
+        Curve(f"seed {seed}", np.array(agent.evaluation_steps), np.stack([e.returns[k] for e in agent.evaluations]))
+        for k, seed in enumerate(agent.seeds)
+    ]
+    score = agent.score_teacher()
+    title = f"{agent.env_id}: {options.method}"
+    learning_curves(
+        curves, folder / "learning_curves.png", title=title, threshold=None if score is None else score.mean
+    )
+    return agent
+
+
+def _outcome(agent: TeacherStudent) -> str:
+    last = agent.evaluations[-1].returns
+    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
+
+
+def _options(words: Sequence[str]) -> DistillOptions[Any]:
+    """Options of ``distill``: flags change the preset's settings, which change the defaults."""
+    first = argparse.ArgumentParser(prog="policykd distill", add_help=False, allow_abbrev=False)
+    first.add_argument("--backbone", default="ppo")
+    first.add_argument("--preset")
+    known, _ = first.parse_known_args(list(words))
+    if known.backbone not in TAUGHT_CONFIGS:
+        raise PolicyKDError(f"backbone: {known.backbone!r} is unknown{nearest(known.backbone, TAUGHT_CONFIGS)}")
+    kind = TAUGHT_CONFIGS[known.backbone]
+    config = arguments.resolve_config(known.preset, kind, known.backbone, teaching_preset)
+    start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
+    return tyro.cli(
+        DistillOptions[kind],  # type: ignore[valid-type]
+        args=list(words),
+        default=start,
+        prog="policykd distill",
+        description=DistillOptions.__doc__,
+    )
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """``"64x64"`` as hidden layers."""
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise PolicyKDError(f"student: {text!r} is no list of widths; write 64x64, or 32 for one hidden layer")
+    return tuple(int(part) for part in parts)
+
+
+def _next_run(options: DistillOptions[Any]) -> Path:
+    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
+    number = 1
+    while (folder := Path("runs") / f"{name}_{number}").exists():
+        number += 1
+    return folder

@@ -1,0 +1,75 @@
+"""States with the teacher's answers to them: DAgger's data set, one ring per learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class LabelledStates:
+    """The last ``capacity`` states of every learner, each with the teacher's answer, which is asked for once.
+
+    Args:
+        capacity: states kept of each learner.
+        observation_size: length O of an observation.
+        label_size: length W of an answer.
+        learners: number of learners K.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        label_size: int,
+        learners: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity, self.sections = capacity, [observation_size, label_size]
+        self.storage = torch.zeros(learners, capacity, observation_size + label_size, device=device)
+        self.size, self.position = 0, 0
+        self.total = 0
+        """States ever added, of each learner."""
+
+    def add(self, observations: Tensor, labels: Tensor) -> None:
+        """Append N states of every learner: raw observations ``(K, N, O)`` and answers ``(K, N, W)``."""
+        count = observations.shape[1]
+        places = (self.position + torch.arange(count, device=self.storage.device)) % self.capacity
+        self.storage[:, places] = torch.cat((observations, labels), dim=-1).to(self.storage)
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+        self.total += count
+
+    def sample(
+        self, batch_size: int, generators: Sequence[np.random.Generator], recent: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw states with replacement, each learner from its own by its own generator.
+
+        Args:
+            batch_size: states B per learner.
+            generators: one per learner.
+            recent: draw from the most recent so many only; None is all.
+
+        Returns:
+            observations ``(K, B, O)`` and answers ``(K, B, W)``.
+        """
+        count = self.size if recent is None else min(recent, self.size)
+        draws = np.stack([generator.integers(count, size=batch_size) for generator in generators])
+        rows = (self.position - 1 - draws) % self.size + np.arange(len(draws))[:, None] * self.capacity
+        flat = self.storage.view(-1, self.storage.shape[2])
+        chosen = flat.index_select(0, torch.from_numpy(rows).to(flat.device).view(-1))
+        observations, labels = chosen.view(*draws.shape, -1).split(self.sections, dim=-1)
+        return observations, labels
+
+    def state(self) -> dict[str, Any]:
+        """The states so far, for a checkpoint."""
+        return {"storage": self.storage[:, : self.size], "position": self.position, "total": self.total}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.size, self.position, self.total = state["storage"].shape[1], state["position"], state["total"]
+        self.storage[:, : self.size] = state["storage"].to(self.storage.device)

@@ -1,0 +1,354 @@
+"""Students of a frozen teacher: what they learn from, what the teacher keeps, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC, TD3
+from tiny import POINT
+
+from policykd import DualStudent, Teacher, TeacherStudent
+from policykd.agents import imitation, taught_rollouts
+from policykd.agents.loading import load_agent
+from policykd.cli import main
+from policykd.distillation.methods import METHODS, TEACHER_METHODS
+from policykd.distillation.teaching import Labels
+from policykd.errors import PolicyKDError
+
+QUIET = {"eval_freq": 0, "n_eval_episodes": 2, "log_freq": 100, "teacher_episodes": 5, "net_arch": (8, 8)}
+COPY = {**QUIET, "round_steps": 40, "round_updates": 20, "distill_batch_size": 32, "dataset_size": 5000}
+ROLL = {**QUIET, "n_steps": 25, "n_envs": 2, "n_epochs": 2, "batch_size": 25, "teacher_std": 0.2}
+REPLAY = {**COPY, "batch_size": 16, "buffer_size": 500, "learning_starts": 20}
+
+
+def expert(observation):
+    """The proportional controller of PointReach."""
+    return np.clip(10 * observation[2:4], -1, 1)
+
+
+@pytest.fixture(scope="module")
+def critic_teacher():
+    """A SAC agent: it has a standard deviation and a value, and is squashed; not good, but a teacher to be had soon."""
+    config = {"net_arch": (8, 8), "learning_starts": 20, "batch_size": 8, "eval_freq": 0, "buffer_size": 500}
+    return Teacher.load(DualStudent(POINT, backbone="sac", method="independent", peers=1, config=config).learn(60))
+
+
+def settings(backbone, method):
+    config = COPY if TEACHER_METHODS[method].coupling == "alone" else ROLL if backbone == "ppo" else REPLAY
+    return {**config, "allow_weak_teacher": True}
+
+
+CASES = [
+    (method, backbone)
+    for method, row in TEACHER_METHODS.items()
+    for backbone in ("ppo", "td3", "sac")
+    if row.source == "teacher" and (backbone == "ppo" or not row.on_policy)
+]
+
+
+@pytest.mark.parametrize(("method", "backbone"), CASES)
+def test_every_method_trains_and_leaves_its_teacher_as_it_was(critic_teacher, method, backbone):
+    before = [parameter.clone() for parameter in critic_teacher.parameters()]
+    agent = TeacherStudent(
+        POINT, critic_teacher, method=method, backbone=backbone, seeds=(0, 1), config=settings(backbone, method)
+    )
+    start = agent.learner.actor.clone()
+    agent.learn(120)
+    assert (agent.learner.actor != start).any(1).all()
+    assert torch.isfinite(agent.learner.actor).all()
+    assert agent.evaluations[-1].returns.shape == (2, 2)
+    assert before
+    for old, new in zip(before, critic_teacher.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert new.grad is None
+        assert not new.requires_grad
+
+
+@pytest.mark.parametrize("backbone", ["ppo", "td3", "ddpg", "sac"])
+def test_dagger_learns_the_experts_behaviour(backbone):
+    config = {**COPY, "net_arch": (32, 32), "round_steps": 100, "round_updates": 100, "distill_learning_rate": 3e-3}
+    agent = TeacherStudent(POINT, expert, backbone=backbone, config=config).learn(2000)
+    score = agent.score_teacher()
+    # A random policy returns -53; the expert -5.
+    assert agent.evaluate(30, seed=9).returns.mean() > score.mean - 6
+
+
+def test_the_data_set_of_dagger_grows_and_keeps_every_state():
+    agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 2})
+    sizes = []
+
+    def count(local_variables, global_variables):
+        sizes.append(agent.dataset.size)
+        return True
+
+    agent.learn(200, callback=count)
+    assert sizes == list(range(2, 201, 2))  # each state of each environment, once
+    states, answers = agent.dataset.storage[0, :200].split([4, 7], dim=-1)
+    labels = Labels.unpack(answers.unsqueeze(0))
+    expected = np.array([expert(state) for state in states.numpy()])
+    np.testing.assert_allclose(labels.policy.actions[0].numpy(), expected, atol=1e-6)
+    assert len(np.unique(states.numpy(), axis=0)) > 90  # at the goal the expert stands still
+    early, late = states[:40], states[160:]
+    drawn, _ = agent.dataset.sample(2000, [np.random.default_rng(0)])
+    for part in (early, late):  # the first round is still learnt from in the last
+        assert (drawn[0].unsqueeze(1) == part.unsqueeze(0)).all(-1).any(1).sum() > 200
+
+
+def test_student_driven_learns_from_the_latest_round_alone(monkeypatch):
+    asked = []
+    agent = TeacherStudent(POINT, expert, method="student_driven", config={**COPY, "n_envs": 2})
+    sample = agent.dataset.sample
+    monkeypatch.setattr(agent.dataset, "sample", lambda n, g, recent: asked.append(recent) or sample(n, g, recent))
+    agent.learn(80)
+    assert set(asked) == {40}
+    states, _ = sample(500, [np.random.default_rng(0)], 40)
+    latest = agent.dataset.storage[0, 40:80, :4]
+    assert (states[0].unsqueeze(1) == latest.unsqueeze(0)).all(-1).any(1).all()
+
+
+@pytest.mark.parametrize(("method", "teacher_acts"), [("bc", 1.0), ("student_driven", 0.0)])
+def test_who_acts(method, teacher_acts):
+    agent = TeacherStudent(POINT, expert, method=method, config=COPY)
+    agent.get_env()
+    observations = torch.from_numpy(agent.last_observations).view(1, agent.n_envs, -1)
+    teacher = Labels.unpack(agent.ask(observations)).policy.actions
+    acted = imitation.behave(agent, observations, teacher)
+    own = agent.learner.policy(agent.learner.actor, observations).clamp(-1, 1)
+    assert torch.equal(acted, teacher if teacher_acts else own)
+
+
+def test_beta_falls_round_by_round_and_mixes_as_often_as_it_says():
+    agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 500, "beta_rounds": 4, "round_steps": 500})
+    agent.get_env()
+    observations = torch.from_numpy(agent.last_observations).view(1, 500, -1)
+    teacher = torch.full((1, 500, 2), 0.5)
+    for round_number, beta in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
+        agent.num_timesteps = 500 * round_number + 123
+        assert imitation.beta(agent) == beta
+        share = (imitation.behave(agent, observations, teacher) == 0.5).all(-1).double().mean()
+        assert abs(share - beta) < 0.08
+
+
+def test_noise_is_acted_and_not_learnt():
+    agent = TeacherStudent(POINT, expert, method="bc", config={**COPY, "collect_noise_std": 0.5, "n_envs": 100})
+    agent.get_env()
+    observations = torch.from_numpy(agent.last_observations).view(1, 100, -1)
+    actions = torch.zeros(1, 100, 2)
+    acted = imitation.behave(agent, observations, actions)
+    assert 0.4 < acted.std() < 0.6
+    assert (actions == 0).all()
+
+
+def test_the_teacher_is_asked_once_for_every_state(monkeypatch):
+    asked = []
+    for method in ("dagger", "kickstarting", "teacher_distill"):
+        config = {**(COPY if method == "dagger" else ROLL), "n_envs": 2}
+        agent = TeacherStudent(POINT, expert, method=method, config=config)
+        agent.score_teacher()
+        asked.clear()
+        answer = agent.panel.answer
+        monkeypatch.setattr(
+            agent.panel, "answer", lambda o, answer=answer: asked.append(o.shape[:2].numel()) or answer(o)
+        )
+        agent.learn(100)
+        assert sum(asked) == 100
+
+
+def test_teacher_value_rewards_are_those_of_the_states(critic_teacher):
+    agent = TeacherStudent(
+        POINT, critic_teacher, method="teacher_value_reward", config={**ROLL, "n_steps": 60, "allow_weak_teacher": True}
+    )
+    agent.learn(2 * 59)
+    rollout = agent.rollout_buffer
+    values = Labels.unpack(torch.from_numpy(rollout.labels)).value[0].numpy()
+    done = rollout.dones[0].astype(bool)
+    assert done[49].all()  # PointReach runs out of time after 50 steps, which is no end: its value counts
+    np.testing.assert_allclose(rollout.next_values[0, :58][~done[:58]], values[1:59][~done[:58]], rtol=1e-5)
+    after = agent.panel.answer(torch.zeros(1, 1, 4))  # some value, to know the scale
+    assert np.isfinite(rollout.next_values[0, 49]).all()
+    assert (rollout.next_values[0, 49] != 0).all()
+    assert torch.isfinite(after).all()
+
+
+def test_without_the_tasks_reward_the_rollout_has_none():
+    with_it, without = (
+        TeacherStudent(POINT, expert, method="on_policy_distill", config={**ROLL, "environment_reward": flag})
+        for flag in (True, False)
+    )
+    for agent in (with_it, without):
+        agent.learn(20)
+    assert (with_it.rollout_buffer.rewards[:, :10] != 0).all()
+    assert (without.rollout_buffer.rewards[:, :10] == 0).all()
+
+
+def test_several_teachers():
+    left, right = (lambda o, side=side: np.array([side, side / 2], np.float32) for side in (-1.0, 1.0))
+    config = {**COPY, "allow_weak_teacher": True}
+    observations = torch.tensor([[[0.0, 0, 0, 0], [1.0, 0, 0, 0]]])
+
+    def actions(**changes):
+        task_of = changes.pop("task_of", None)
+        agent = TeacherStudent(POINT, [left, right], config={**config, **changes}, task_of=task_of)
+        return Labels.unpack(agent.panel.answer(observations)).policy.actions[0].tolist()
+
+    assert actions() == [[0.0, 0.0], [0.0, 0.0]]
+    chosen = actions(several_teachers="by_task", task_of=lambda o: o[:, 0] > 0.5)
+    assert chosen == [[-1.0, -0.5], [1.0, 0.5]]
+    with pytest.raises(PolicyKDError, match="by_task needs task_of"):
+        actions(several_teachers="by_task")
+    with pytest.raises(PolicyKDError, match="teachers with a value"):
+        actions(several_teachers="best_value")
+
+
+def test_the_best_value_decides_state_by_state(critic_teacher, monkeypatch):
+    other = Teacher(critic_teacher.policy, None, None, torch.device("cpu"))
+    monkeypatch.setattr(critic_teacher, "value", lambda o: o[:, 0])
+    monkeypatch.setattr(other, "value", lambda o: -o[:, 0])
+    monkeypatch.setattr(other, "distribution", lambda o: (torch.zeros(len(o), 2), torch.ones(len(o), 2)))
+    config = {**COPY, "several_teachers": "best_value"}
+    agent = TeacherStudent(POINT, [critic_teacher, other], config=config)
+    observations = torch.tensor([[[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]])
+    labels = Labels.unpack(agent.panel.answer(observations))
+    assert torch.equal(labels.value, torch.ones(1, 2))
+    torch.testing.assert_close(labels.policy.actions[0, 0], critic_teacher.actions(observations[0, :1])[0])
+    assert torch.equal(labels.policy.actions[0, 1], torch.zeros(2))
+
+
+def test_the_student_sees_a_part_and_the_teacher_all():
+    config = {**COPY, "student_observations": (2, 3), "round_steps": 100, "round_updates": 100}
+    agent = TeacherStudent(POINT, expert, config=config).learn(1000)
+    assert agent.observation_space.shape == (2,)
+    assert agent.learner.actor_network.sizes[0] == 2
+    assert agent.predict(np.zeros((5, 2), np.float32))[0].shape == (5, 2)
+    assert agent.view(np.arange(8.0).reshape(2, 4)).tolist() == [[2.0, 3.0], [6.0, 7.0]]
+    # What it does not see (its position) the expert does not use: the student loses nothing.
+    assert agent.evaluate(20, seed=1).returns.mean() > agent.score_teacher().mean - 8
+    with pytest.raises(PolicyKDError, match="student_observations: columns must lie between 0 and 3"):
+        TeacherStudent(POINT, expert, config={**config, "student_observations": (7,)})
+
+
+@pytest.mark.parametrize(("backbone", "kind"), [("ppo", PPO), ("td3", TD3), ("sac", SAC)])
+def test_a_student_becomes_an_sb3_model_and_a_file(tmp_path, backbone, kind):
+    agent = TeacherStudent(POINT, expert, backbone=backbone, seeds=(0, 4), config=COPY).learn(100)
+    observations = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    model = agent.to_sb3(1)
+    assert isinstance(model, kind)
+    normalizer = model.get_vec_normalize_env()
+    seen = observations if normalizer is None else normalizer.normalize_obs(observations)
+    expected = agent.predict(observations, learner=1)[0]
+    np.testing.assert_allclose(model.predict(seen, deterministic=True)[0], expected, atol=1e-5)
+    agent.save(tmp_path / "student")
+    loaded = TeacherStudent.load(tmp_path / "student.safetensors")
+    np.testing.assert_array_equal(loaded.predict(observations, learner=1)[0], expected)
+    assert loaded.num_timesteps == 100
+    assert isinstance(load_agent(tmp_path / "student.safetensors"), TeacherStudent)
+    with pytest.raises(PolicyKDError, match="give the teacher"):
+        loaded.learn(40)
+
+
+def test_values_are_distilled_where_asked(critic_teacher):
+    for backbone in ("ppo", "td3"):
+        changes = {"distill_value_coef": 1.0, "allow_weak_teacher": True, "round_updates": 100}
+        agent = TeacherStudent(POINT, critic_teacher, backbone=backbone, config={**COPY, **changes})
+        agent.learn(40)
+        first = float(agent.update.info["distill/value_loss"])
+        agent.learn(400)
+        assert float(agent.update.info["distill/value_loss"]) < first / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "dpd"}, "dpd is for peers: use DualStudent"),
+        ({"method": "dager"}, "'dager' is unknown; nearest: dagger"),
+        ({"method": "ppd", "backbone": "td3"}, "ppd learns on policy: use ppo, not td3"),
+        ({"method": "value_gated"}, "needs a teacher with a value"),
+        ({"method": "entropy_regularised"}, "standard deviation: set teacher_std"),
+        ({"config": {"divergence": "gaussian_kl_forward"}}, "has no standard deviation: set teacher_std"),
+        ({"config": {"distill_value_coef": 1.0}}, "has no value to distil"),
+        ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
+        ({"config": {"scale_free": False}}, "means nothing to a teacher"),
+        ({"method": "kickstarting", "backbone": "sac", "config": {"n_envs": 2}}, "steps one environment per learner"),
+        ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher beside RL; dagger has none"),
+        ({"method": "fine_tune"}, "begun by fine_tune"),
+        ({"teacher": []}, "the list of teachers is empty"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(options, message):
+    teacher = options.pop("teacher", expert)
+    with pytest.raises(PolicyKDError, match=message) as error:
+        TeacherStudent(POINT, teacher, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_teacher_of_another_task_is_refused_with_both_shapes(critic_teacher):
+    with pytest.raises(PolicyKDError, match="reads 4 observations and gives 2 actions, Pendulum-v1 has 3 and 1"):
+        TeacherStudent("Pendulum-v1", critic_teacher)
+
+
+def test_peers_refuse_the_methods_of_teachers():
+    with pytest.raises(PolicyKDError, match="dagger needs a teacher: use TeacherStudent"):
+        DualStudent(POINT, method="dagger")
+    assert set(TEACHER_METHODS) < set(METHODS)
+
+
+def test_a_weak_teacher_is_refused_before_anything_is_learnt(tmp_path):
+    def idle(observation):
+        return np.zeros(2, np.float32)
+
+    agent = TeacherStudent("Pendulum-v1", lambda observation: np.zeros(1, np.float32), config=COPY)
+    with pytest.raises(PolicyKDError, match="it has nothing to teach; allow_weak_teacher"):
+        agent.learn(100)
+    assert agent.num_timesteps == 0
+    allowed = TeacherStudent(POINT, idle, config={**COPY, "allow_weak_teacher": True, "n_envs": 1}).learn(50)
+    assert allowed.num_timesteps == 50
+
+
+def test_the_score_of_the_teacher_is_logged(tmp_path):
+    agent = TeacherStudent(POINT, expert, config=COPY, run_dir=tmp_path / "run").learn(100)
+    text = (tmp_path / "run" / "progress.csv").read_text().splitlines()
+    row = dict(zip(text[0].split(","), text[1].split(","), strict=True))
+    assert float(row["teacher/mean_reward"]) == pytest.approx(agent.score_teacher().mean)
+    assert float(row["teacher/random_reward"]) == pytest.approx(agent.score_teacher().random_mean)
+
+
+def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go(monkeypatch):
+    config = {**COPY, **{k: ROLL[k] for k in ("n_steps", "n_envs", "n_epochs", "batch_size")}}
+    agent = TeacherStudent(POINT, expert, config=config).learn(400)
+    before, std = agent.learner.actor.clone(), agent.teaching.fine_tune_std
+    before[:, -2:] = np.log(std)
+    seen = []
+    step = taught_rollouts.TaughtRolloutUpdate.step
+
+    def spy(update, *arguments):
+        step(update, *arguments)
+        sizes = agent.learner.sizes[:2]
+        actor, log_std = agent.learner.actor.split(sizes, dim=1)
+        moved, spread = (bool((x != y).any()) for x, y in zip((actor, log_std), before.split(sizes, 1), strict=True))
+        seen.append((moved, spread, float(update.teaching.lambdas[0])))
+
+    monkeypatch.setattr(taught_rollouts.TaughtRolloutUpdate, "step", spy)
+    critic = agent.learner.critic.clone()
+    agent.fine_tune(400, config={"critic_steps": 100, "fixed_std_steps": 200, "fine_tune_std": std})
+    assert [moved for moved, _, _ in seen] == [False, False, *[True] * 6]
+    assert [changed for _, changed, _ in seen] == [*[False] * 4, *[True] * 4]
+    assert [weight for _, _, weight in seen] == pytest.approx([1 - (k + 1) / 8 for k in range(8)])
+    assert (agent.learner.critic != critic).any()
+    assert agent.fine_tuned_steps == 400
+    with pytest.raises(PolicyKDError, match="fine_tune: needs students with the backbone ppo"):
+        TeacherStudent(POINT, expert, backbone="td3", config=COPY).fine_tune(100)
+
+
+@pytest.mark.parametrize("kind", ["sb3", "onnx", "torchscript"])
+def test_a_distilled_student_keeps_its_normaliser_in_every_format(tmp_path, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+    agent = TeacherStudent(POINT, expert, config=COPY).learn(200)
+    assert agent.learner.observation_stats.mean.abs().max() > 0.01  # a normaliser that does something
+    agent.save(tmp_path / "student")
+    words = ["--format", kind, "--out", str(tmp_path / "out")]
+    main(["export", str(tmp_path / "student.safetensors"), *words])
+    (file,) = (path for path in (tmp_path / "out").rglob("*") if path.suffix in (".zip", ".onnx", ".pt"))
+    again = Teacher.load(file, POINT)
+    observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    np.testing.assert_allclose(again.predict(observations)[0], agent.predict(observations)[0], atol=1e-5)

@@ -1,0 +1,135 @@
+"""A student that was saved goes on exactly as if nothing had happened, bit by bit."""
+
+import pytest
+import torch
+from test_teacher_student import COPY, REPLAY, ROLL, expert
+from tiny import POINT, contents, differences
+
+from policykd import TeacherStudent, checkpoint
+from policykd.cli import main
+from policykd.errors import PolicyKDError
+
+CASES = {
+    "dagger": ("dagger", "ppo", {**COPY, "collect_noise_std": 0.1}),
+    "student driven, SAC": ("student_driven", "sac", {**COPY, "n_envs": 2}),
+    "n-distill": ("n_distill", "ppo", ROLL),
+    "ADVISOR": ("advisor", "ppo", ROLL),
+    "held KL": ("kickstarting", "ppo", {**ROLL, "distill_schedule": "held_kl"}),
+    "QDagger, TD3": ("qdagger", "td3", REPLAY),
+    "kickstarting, SAC": ("kickstarting", "sac", {**REPLAY, "teacher_std": 0.2}),
+    "partial observation": ("dagger", "ppo", {**COPY, "student_observations": (2, 3)}),
+}
+OWN = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}
+OWN |= {"evaluations", "evaluation_steps", "span"}  # each call of learn ends in an evaluation and has its own span
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_student_goes_on_exactly(tmp_path, case):
+    method, backbone, config = CASES[case]
+
+    def agent():
+        return TeacherStudent(POINT, expert, method=method, backbone=backbone, seeds=(2, 5), config=config)
+
+    # The first call of learn is told the whole budget, so that schedules agree: it is stopped half way.
+    whole = agent().learn(240)
+    half = agent()
+    half.learn(240, callback=lambda local_variables, _: half.num_timesteps < 130)
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half.safetensors", teacher=expert)
+    assert again.num_timesteps == half.num_timesteps < 140
+    again.learn(240 - again.num_timesteps)
+    whole.save(tmp_path / "whole", include_replay=True)
+    again.save(tmp_path / "again", include_replay=True)
+    states = [checkpoint.load(tmp_path / f"{name}.safetensors") for name in ("whole", "again")]
+    assert [path for path in differences(*states) if not OWN & set(path.split("/"))] == []
+
+
+def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path):
+    config = {**COPY, **{k: ROLL[k] for k in ("n_steps", "n_envs", "n_epochs", "batch_size")}}
+    changes = {"critic_steps": 60, "fixed_std_steps": 110}
+
+    def tuned(stop):
+        agent = TeacherStudent(POINT, expert, seeds=(0, 3), config=config).learn(100)
+        agent.fine_tune(300, config=changes, callback=lambda local_variables, _: agent.num_timesteps < stop)
+        return agent
+
+    whole, half = tuned(400), tuned(220)
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half.safetensors")
+    assert again.method_name == "fine_tune"
+    assert again.fine_tuned_steps == half.fine_tuned_steps == 120
+    again.learn(180)
+    assert torch.equal(again.learner.parameters, whole.learner.parameters)
+    assert torch.equal(again.update.teaching.anchor, whole.update.teaching.anchor)
+
+
+def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(tmp_path / "teacher")
+    flags = [
+        word
+        for name, value in COPY.items()
+        if name != "net_arch"
+        for word in (f"--{name.replace('_', '-')}", f"{value}")
+    ]
+    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags]
+    common += ["--total-timesteps", "80", "--run-dir"]
+    main([*common, str(tmp_path / "sweep"), "--student", "2", "4x4", "--seeds", "0", "1"])
+    output = capsys.readouterr().out
+    assert "| 2 | 16 |" in output  # 16 parameters: (4 + 1) * 2 + (2 + 1) * 2
+    files = {"students.csv", "students.md", "students.png"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"2", "4x4", *files}
+    rows = (tmp_path / "sweep" / "students.csv").read_text().splitlines()
+    assert len(rows) == 5
+    main([*common, str(tmp_path / "one"), "--student", "4x4"])
+    before = contents(tmp_path / "one")
+    with pytest.raises(SystemExit):
+        main([*common, str(tmp_path / "one"), "--student", "4x4"])  # nothing is overwritten
+    assert "exists and is not empty" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*common, str(tmp_path / "one"), "--student", "8", "--resume"])
+    assert "net_arch was [4, 4], now [8]" in capsys.readouterr().err
+    assert contents(tmp_path / "one") == before
+    longer = [*common[:-2], "160", "--run-dir"]
+    main([*longer, str(tmp_path / "one"), "--student", "4x4", "--resume"])
+    assert "going on from 80 steps" in capsys.readouterr().out
+    assert TeacherStudent.load(tmp_path / "one").num_timesteps == 160
+
+
+def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(tmp_path / "teacher")
+    settings = {**COPY, "n_steps": 16, "n_envs": 2, "batch_size": 16, "n_epochs": 1, "critic_steps": 32}
+    flags = [w for name, v in settings.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{v}")]
+    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags, "--student", "4"]
+    common += ["--total-timesteps", "80", "--run-dir", str(tmp_path / "run"), "--fine-tune"]
+    main([*common, "64"])
+    assert "fine-tuning with the task's own reward" in capsys.readouterr().out
+    main([*common, "128", "--resume"])
+    assert "going on from 144 steps" in capsys.readouterr().out
+    agent = TeacherStudent.load(tmp_path / "run")
+    assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 208, 128)
+    assert (tmp_path / "run" / "dagger-ppo").is_dir()
+
+
+def test_bad_input_on_the_command_line_is_one_line(capsys):
+    for words, message in (
+        (["--env", POINT], "say who teaches with --teacher"),
+        (["--env", POINT, "--teacher", "nowhere.zip"], "there is no file nowhere.zip"),
+        (["--env", POINT, "--teacher", "x", "--student", "64by64"], "is no list of widths"),
+        (["--backbone", "pro"], "'pro' is unknown; nearest: ppo"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(["distill", *words])
+        assert error.value.code == 2
+        line = capsys.readouterr().err
+        assert message in line
+        assert line.count("\n") == 1
+
+
+def test_a_checkpoint_of_a_student_says_which_teacher_it_had(tmp_path):
+    agent = TeacherStudent(POINT, expert, config=COPY, run_dir=tmp_path / "run").learn(80)
+    loaded = TeacherStudent.load(tmp_path / "run")
+    assert loaded.settings == agent.settings
+    assert loaded.settings["teacher"] == "function expert"
+    assert loaded.score_teacher().mean == agent.score_teacher().mean
+    with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
+        loaded.learn(10)

@@ -1,0 +1,294 @@
+"""The mathematics of teaching: closed forms, rewards, weights and schedules against numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from helpers import make_learner
+
+from policykd.agents.taught_rollouts import TaughtRolloutUpdate
+from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, executed, gaussian_kl
+from policykd.distillation.joint import JointTeaching
+from policykd.distillation.methods import TEACHER_METHODS
+from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
+from policykd.distillation.teaching import (
+    Labels,
+    confidence,
+    from_next,
+    proximal_weight,
+    shaping,
+    squashed_gaussian,
+    unsquashed_gaussian,
+)
+from policykd.distillation.teaching_step import TeachingStep
+from policykd.distillation.weights import value_gate
+from policykd.learners.off_policy import beside_teacher
+from policykd.learners.ppo import Minibatch
+from policykd.networks import PolicyOutput
+from policykd.teaching_config import TaughtPPOConfig
+
+
+def gaussians(seed, count=2, actions=3):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, count, actions)
+    return torch.randn(shape, generator=generator).double(), torch.rand(shape, generator=generator).double() + 0.5
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_cross_entropy_is_that_of_samples(direction):
+    own, target = gaussians(0), gaussians(1)
+    p, q = (target, own) if direction == "forward" else (own, target)
+    torch.manual_seed(0)
+    draws = torch.distributions.Normal(*p).sample((400_000,))
+    estimate = -torch.distributions.Normal(*q).log_prob(draws).sum(-1)
+    found = cross_entropy(*own, *target, direction)
+    error = estimate.std(0) / math.sqrt(len(draws))
+    assert ((found - estimate.mean(0)).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_cross_entropy_is_kl_and_entropy(direction):
+    own, target = gaussians(2), gaussians(3)
+    p = target if direction == "forward" else own
+    entropy = torch.distributions.Normal(*p).entropy().sum(-1)
+    expected = gaussian_kl(*own, *target, direction) + entropy
+    torch.testing.assert_close(cross_entropy(*own, *target, direction), expected)
+
+
+@pytest.mark.parametrize("name", [n for n in TEACHER_DIVERGENCES if not n.startswith(("cross", "gaussian_nll"))])
+def test_distance_is_exactly_0_when_student_equals_teacher(name):
+    mean, std = gaussians(4)
+    policy = PolicyOutput(mean.tanh(), mean, std)
+    assert (TEACHER_DIVERGENCES[name](policy, policy) == 0).all()
+    moved = PolicyOutput((mean + 0.1).tanh(), mean + 0.1, std)
+    assert (TEACHER_DIVERGENCES[name](policy, moved) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "gaussian_nll"])
+def test_cross_entropies_are_least_where_student_equals_teacher(name):
+    mean, std = gaussians(5)
+    teacher = PolicyOutput(mean, mean, std)
+    own = mean.clone().requires_grad_()
+    TEACHER_DIVERGENCES[name](PolicyOutput(own, own, std), teacher).sum().backward()
+    assert own.grad.abs().max() < 1e-12
+
+
+def test_actions_beyond_a_bound_are_executed_at_it_where_the_teacher_is_there():
+    actions = torch.tensor([[[1.5, -3.0, 1.5, 1.5, 0.5, -1.5]]], requires_grad=True)
+    target = torch.tensor([[[1.0, -0.96, 0.5, -1.0, 1.0, 0.0]]])
+    found = executed(actions, target)
+    assert found.tolist() == [[[1.0, -1.0, 1.5, 1.5, 0.5, -1.5]]]
+    (found - target).square().sum().backward()
+    assert (actions.grad != 0).tolist() == [[[False, False, True, True, True, True]]]
+    teacher, student = (PolicyOutput(x, x, torch.ones_like(x)) for x in (target, actions.detach()))
+    distance = TEACHER_DIVERGENCES["action_mse"](student, teacher)
+    assert distance.item() == pytest.approx(0.04**2 + 1.0 + 2.5**2 + 0.5**2 + 1.5**2)
+
+
+def test_labels_are_packed_and_unpacked():
+    mean, std = gaussians(6)
+    labels = Labels(PolicyOutput(mean.tanh(), mean, std), torch.tensor([[1.0, 2.0]]).double())
+    assert labels.pack().shape == (1, 2, Labels.width(3))
+    again = Labels.unpack(labels.pack())
+    for part, other in zip((*labels.policy, labels.value), (*again.policy, again.value), strict=True):
+        assert torch.equal(part, other)
+
+
+def test_a_squashed_teacher_in_the_units_of_actions_is_what_samples_say():
+    mean, std = torch.tensor([0.0, 0.5, -0.8]).double(), torch.full((3,), 0.1).double()
+    torch.manual_seed(0)
+    draws = (mean + std * torch.randn(400_000, 3, dtype=torch.float64)).tanh()
+    found_mean, found_std = squashed_gaussian(mean, std)
+    # To first order in std: what is left out is of the order of std^2.
+    torch.testing.assert_close(found_mean, draws.mean(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(found_std, draws.std(0), atol=0.005, rtol=0)
+    assert squashed_gaussian(torch.tensor([9.0]), torch.tensor([0.1]))[1].item() == pytest.approx(0.05)  # the floor
+
+
+def test_unsquashing_undoes_squashing():
+    mean, std = torch.tensor([0.3, -1.2]).double(), torch.tensor([0.2, 0.4]).double()
+    torch.testing.assert_close(unsquashed_gaussian(*squashed_gaussian(mean, std)), (mean, std))
+    assert torch.isfinite(torch.stack(unsquashed_gaussian(torch.tensor([1.0]), torch.tensor([0.1])))).all()
+
+
+def test_beta_of_dagger():
+    assert [beta_linear(k, 4) for k in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert [beta_exponential(k, 0.5) for k in range(4)] == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_return_ratio():
+    students = torch.tensor([0.0, 25.0, 100.0, 150.0])
+    assert return_ratio(students, 100.0, 0.0).tolist() == [1.0, 0.75, 0.0, 0.0]  # max(0, 1 - G_S / G_T)
+    # Returns that are all negative: -300 is as bad as random, -200 half way, -100 the teacher's.
+    assert return_ratio(torch.tensor([-300.0, -200.0, -100.0]), -100.0, -300.0).tolist() == [1.0, 0.5, 0.0]
+    assert return_ratio(torch.tensor([-400.0]), -100.0, -300.0).tolist() == [1.0]
+    assert return_ratio(students, -1.0, 0.0).tolist() == [0.0] * 4  # nothing to learn from such a teacher
+
+
+def test_held_kl_rises_above_its_target_and_falls_below():
+    found = hold(torch.zeros(4), torch.tensor([0.2, 0.1, 0.05, 9.0]), target=0.1, rate=0.5)
+    assert found.tolist() == pytest.approx([0.5, 0.0, -0.25, 0.5])
+
+
+def test_proximal_weight_by_hand():
+    ratio = torch.tensor([[0.5, 0.8, 1.0, 1.5]])
+    assert proximal_weight(ratio, 0.2).tolist()[0] == pytest.approx([0.8, 0.8, 1.0, 1.5])
+
+
+def test_confidence_of_advisor():
+    distance = torch.tensor([[0.0, 0.5, 2.0]])
+    assert confidence(distance, 2.0).tolist()[0] == pytest.approx([1.0, math.exp(-1), math.exp(-4)])
+    assert confidence(distance, 0.0).tolist()[0] == [1.0, 1.0, 1.0]
+
+
+def test_value_gate_keeps_its_scale():
+    gate = value_gate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[2.0, 2.0, 2.0, 2.0]]))
+    assert gate.tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    with pytest.raises(ValueError, match=r"\(K, B\)"):
+        value_gate(torch.zeros(4, 1), torch.zeros(4))
+
+
+def test_rewards_of_what_comes_next_by_hand():
+    # One learner, four steps, one environment; the episode ends with the second step.
+    costs, dones = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1), torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 4, 1)
+    found = from_next(-costs, torch.tensor([[-5.0]]), dones)
+    assert found.flatten().tolist() == [-2.0, 0.0, -4.0, -5.0]
+
+
+def test_shaping_by_hand_and_it_telescopes():
+    values, after = torch.tensor([2.0, 4.0]).view(1, 2, 1), torch.tensor([4.0, 0.0]).view(1, 2, 1)
+    paid = shaping(values, after, 0.5)
+    assert paid.flatten().tolist() == [0.0, -4.0]
+    assert paid[0, 0] + 0.5 * paid[0, 1] == -values[0, 0]  # the discounted sum over an episode is -V(first state)
+
+
+class Agent:
+    """What a rollout's update reads of its agent."""
+
+    score, episodes, rollout_buffer = None, ((),), None
+
+    def __init__(self, method, config):
+        self.method, self.config, self.divergence = TEACHER_METHODS[method], config, "gaussian_kl_forward"
+        self.environment_reward = self.method.environment_reward
+
+
+def joint_loss(method, **changes):
+    """The loss of one learner on a minibatch of two steps, and what it is made of."""
+    changes = {"normalize_advantage": False, "normalize_observation": False, "normalize_reward": False, **changes}
+    changes |= {"net_arch": (), "max_grad_norm": 1e9, "divergence": "gaussian_kl_forward"}
+    config = TaughtPPOConfig(**changes)
+    learner = make_learner("ppo", 1, 1, 1, double=True, net_arch=(), normalize_advantage=False, max_grad_norm=1e9)
+    learner.config = config
+    # Policy mean = 2 s, std 1; value = s.
+    learner.parameters[:] = torch.tensor([[2.0, 0.0, 0.0, 1.0, 0.0]])
+    update = TaughtRolloutUpdate(Agent(method, config), learner, [None], False)
+    update.teaching.lambdas.fill_(0.5)
+    states, actions = torch.tensor([[[1.0], [-1.0]]]).double(), torch.tensor([[[2.0], [-1.0]]]).double()
+    log_prob = learner.log_prob(2 * states, torch.zeros(1, 1).double(), actions)
+    ratios = torch.tensor([[0.5, 1.1]]).double()
+    labels = Labels(
+        PolicyOutput(*(torch.full((1, 2, 1), x).double() for x in (0.0, 0.0, 1.0))), torch.zeros(1, 2).double()
+    )
+    advantages, returns = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
+    batch = Minibatch(states, actions, log_prob - ratios.log(), advantages, returns)
+    info = update.teach(batch, torch.tensor(0.0), torch.tensor(0.2).double(), labels.pack())
+    return {key: float(value[0]) for key, value in info.items()}
+
+
+# KL(N(0, 1) || N(2 s, 1)) = (2 s)^2 / 2 = 2 at both states. Surrogate: -min(0.5, 0.8) = -0.5; -min(-2.2, -2.2) = 2.2;
+# their mean is 0.85. Value: ((1 - 1)^2 + (1 + 1)^2) / 2 = 2, times 0.5.
+RL = 0.85 + 0.5 * 2.0
+
+
+def test_kickstarting_loss_by_hand():
+    info = joint_loss("kickstarting")
+    assert info["distill/distance"] == pytest.approx(2.0)
+    assert info["train/loss"] == pytest.approx(RL + 0.5 * 2.0)
+
+
+def test_ppd_loss_by_hand():
+    info = joint_loss("ppd")
+    # max(0.5, 0.8) = 0.8 and 1.1: lambda * mean(0.8 * 2, 1.1 * 2) = 0.5 * 1.9
+    assert info["train/loss"] == pytest.approx(RL + 0.5 * 1.9)
+
+
+def test_loss_without_rewards_is_the_teachers_alone():
+    assert joint_loss("on_policy_distill")["train/loss"] == pytest.approx(0.5 * 2.0)
+
+
+def test_advisor_splits_each_state_between_imitation_and_rl():
+    info = joint_loss("advisor", alpha=0.25)
+    # The imitator is the student as it began: it acts 2 s, clipped by nothing, so its squared distance is 4 everywhere.
+    trust = math.exp(-0.25 * 4)
+    expected = (1 - trust) * 0.85 + 0.5 * 2.0 + 0.5 * trust * 2.0
+    assert info["train/loss"] == pytest.approx(expected)
+    assert info["distill/weight_mean"] == pytest.approx(trust)
+
+
+def test_value_gated_loss_by_hand():
+    info = joint_loss("value_gated")
+    # The teacher's value is 0 at both states, the student's 1 and -1: only the second state is copied.
+    assert info["train/loss"] == pytest.approx(RL + 0.5 * (2.0 / 2))
+    assert info["distill/weight_mean"] == pytest.approx(0.5)
+
+
+def test_lambda_follows_its_schedule():
+    class Score:
+        mean, random_mean = 100.0, 0.0
+
+    def lambdas(schedule, progress=0.0, returns=((50.0,), ())):
+        config = TaughtPPOConfig(distill_schedule=schedule, distill_coef=2.0)
+        teaching = JointTeaching(TEACHER_METHODS["kickstarting"], config, torch.zeros(2, 3), None, 1)
+        teaching.fade(progress, returns, Score())
+        return teaching.lambdas.tolist()
+
+    assert lambdas("constant", 0.7) == [2.0, 2.0]
+    assert lambdas("auto", 0.25) == [1.5, 1.5]  # kickstarting's own is linear
+    assert lambdas("exponential", 0.5) == pytest.approx([0.2, 0.2])
+    assert lambdas("return_ratio") == [1.0, 2.0]  # half way; and not one episode yet
+
+
+def test_teacher_rewards_are_brought_to_unit_returns():
+    teaching = JointTeaching(TEACHER_METHODS["n_distill"], TaughtPPOConfig(), torch.zeros(2, 3), None, 1)
+    rewards = torch.randn(2, 500, 1) * torch.tensor([1.0, 100.0]).view(2, 1, 1)
+    scaled = teaching.scale_rewards(rewards, torch.zeros(2, 500, 1), 0.9)
+    spread = scaled[:, 250:].std(1).flatten()
+    assert spread.tolist() == pytest.approx([(1 - 0.81) ** 0.5] * 2, rel=0.3)  # var of the return: var / (1 - gamma^2)
+
+
+def test_an_off_policy_loss_beside_a_teacher_by_hand():
+    values, actor = torch.tensor([[2.0, -4.0], [10.0, 20.0]]), torch.zeros(2, 3)
+
+    def teacher(rows):
+        return torch.tensor([0.5, 0.25]), {"distill/distance": torch.tensor([1.0, 2.0])}
+
+    losses, info = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, teacher)
+    assert losses.tolist() == pytest.approx([1 / 3 + 0.5, -1.0 + 0.25])  # mean |Q| is 3 and 15
+    assert info["distill/distance"].tolist() == [1.0, 2.0]
+    alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
+    assert alone.tolist() == [1.0, -15.0]
+    assert nothing == {}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "divergence"),
+    [
+        ("td3", "action_mse"),
+        *((b, d) for b in ("ppo", "sac") for d in ("action_mse", "gaussian_kl_forward", "wasserstein2")),
+    ],
+)
+def test_a_student_that_equals_its_teacher_does_not_move(backbone, divergence):
+    learner = make_learner(backbone, 2)
+    states = torch.randn(2, 16, 4, dtype=torch.float64)
+    with torch.no_grad():
+        own = learner.outputs(learner.actor, states)
+        filled = PolicyOutput(own.actions, *(own.actions if part is None else part for part in own[1:]))
+        answers = Labels(filled, torch.zeros(2, 16, dtype=torch.float64)).pack()
+        step = TeachingStep(TEACHER_METHODS["dagger"], TaughtPPOConfig(), learner, TEACHER_DIVERGENCES[divergence])
+        before = learner.actor.clone()
+        info = step.teach(states, answers, torch.tensor(1e-3).double(), True)
+        assert (info["distill/loss"].abs() < 1e-12).all()
+        torch.testing.assert_close(learner.actor, before, atol=1e-9, rtol=0)
+        answers[..., : 2 * learner.action_size] += 0.5
+        step.teach(states, answers, torch.tensor(1e-3).double(), True)
+        assert ((learner.actor - before).abs().amax(1) > 1e-4).all()

@@ -1,0 +1,108 @@
+"""What is measured of a student: how alike it acts, what it costs, what it reaches of its teacher."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from policykd_envs.wrappers import SelectObservation
+from test_teacher_student import COPY, expert
+from tiny import POINT
+
+from policykd import Teacher, TeacherStudent
+from policykd.agents.env_state import get_env_state, set_env_state
+from policykd.benchmark import students
+from policykd.errors import PolicyKDError
+from policykd.evaluation.fidelity import fidelity
+from policykd.evaluation.footprint import footprint
+from policykd.teachers import TeacherScore
+
+
+@pytest.fixture(scope="module")
+def twin():
+    """Two students of a teacher that is the first of them."""
+    first = TeacherStudent(POINT, expert, config=COPY).learn(200)
+    agent = TeacherStudent(POINT, Teacher.load(first), seeds=(0, 1), config=COPY)
+    for name in ("parameters", "observation_stats"):
+        ours, theirs = getattr(agent.learner, name), getattr(first.learner, name)
+        if name == "parameters":
+            ours[0] = theirs[0]
+        else:
+            for part in ("mean", "var"):
+                getattr(ours, part)[0] = getattr(theirs, part)[0]
+            ours.count.copy_(theirs.count)
+    return agent
+
+
+def test_a_student_that_is_its_teacher_agrees_everywhere(twin):
+    for measured in fidelity(twin, 0, steps=120).values():
+        assert measured.action_distance < 1e-6
+        assert measured.agreement == 1.0
+        assert abs(measured.kl) < 1e-6
+    other = fidelity(twin, 1, steps=120)
+    assert all(m.action_distance > 0.1 and m.agreement < 1 and m.kl > 0.01 for m in other.values())
+
+
+def test_fidelity_is_measured_at_the_states_of_both(twin):
+    other = fidelity(twin, 1, steps=120)
+    assert other["student_states"] != other["teacher_states"]
+    assert other == fidelity(twin, 1, steps=120)
+    twin_alone = TeacherStudent(POINT, expert, config=COPY)
+    twin_alone.panel = None
+    with pytest.raises(PolicyKDError, match="the agent has no teacher"):
+        fidelity(twin_alone, 0)
+
+
+def test_agreement_depends_on_its_tolerance(twin):
+    shares = [fidelity(twin, 1, steps=100, tolerance=t)["teacher_states"].agreement for t in (0.0, 0.2, 2.1)]
+    assert shares[0] <= shares[1] <= shares[2] == 1.0
+
+
+def test_what_a_student_costs(twin):
+    cost = footprint(twin, 0, calls=50)
+    assert cost.parameters == (4 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * 2
+    assert cost.flops == 2 * (4 * 8 + 8 * 8 + 8 * 2)
+    # float32 weights and four bounds of two numbers; mean and standard deviation of four observations in float64
+    assert cost.bytes == 4 * cost.parameters + 4 * 4 * 2 + 2 * 8 * 4
+    assert 0 < cost.latency_p50 <= cost.latency_p99
+
+
+def test_return_ratio():
+    def score(teacher, chance):
+        return TeacherScore("t", "e", np.array([teacher]), np.array([chance]))
+
+    assert students.return_ratio(np.array([50.0, 100.0]), score(100.0, -20.0)).tolist() == [0.5, 1.0]
+    # A teacher of -100 beside -300 by chance: -200 is half way.
+    assert students.return_ratio(np.array([-200.0]), score(-100.0, -300.0)).tolist() == [0.5]
+
+
+def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there():
+    changes = {"eval_freq": 80, "round_updates": 80, "net_arch": (16, 16), "distill_learning_rate": 3e-3}
+    agent = TeacherStudent(POINT, expert, config={**COPY, **changes}).learn(1200)
+    (row,) = students.measure(agent, episodes=2, latency_calls=20)
+    score = agent.score_teacher()
+    ratios = [students.return_ratio(e.returns[0], score).mean() for e in agent.evaluations]
+    first = next(i for i, ratio in enumerate(ratios) if ratio >= 0.9)
+    assert row["steps_to_90%"] == agent.evaluation_steps[first]
+    assert all(ratio < 0.9 for ratio in ratios[:first])
+    assert 0 < row["seconds_to_90%"] + 0.1 <= agent.elapsed + 0.2
+    assert "| 16x16 |" in students.table([row])
+
+
+def test_the_whole_observation_stays_beside_what_is_shown():
+    env = SelectObservation(gym.make("Pendulum-v1"), (2, 0))
+    shown, _ = env.reset(seed=1)
+    for _ in range(5):
+        np.testing.assert_array_equal(shown, env.full_observation[[2, 0]])
+        before = env.full_observation
+        shown, _, _, _, info = env.step(np.ones(1, np.float32))
+        np.testing.assert_array_equal(info["full_observation"], env.full_observation)
+        assert (before != env.full_observation).any()
+    again = SelectObservation(gym.make("Pendulum-v1"), (2, 0))
+    again.reset(seed=2)
+    set_env_state(again, get_env_state(env))
+    np.testing.assert_array_equal(again.full_observation, env.full_observation)
+    for bad in ((), (3,), (-1,)):
+        with pytest.raises(ValueError, match="columns must lie between 0 and 2"):
+            SelectObservation(gym.make("Pendulum-v1"), bad)
+    assert again.observation_space.shape == (2,)
+    assert torch.from_numpy(shown).shape == (2,)
