@@ -227,8 +227,7 @@ def comparison_grid(
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    grid[0].legend(frameon=False, fontsize=9)
     figure.supxlabel("environment steps   (line: median over seeds; band: quartiles)", fontsize=8, color=FAINT)
     return _save(figure, Path(path))
 
