@@ -59,7 +59,9 @@ def decompose(joint: np.ndarray) -> PID:
     """
     joint = np.asarray(joint, np.float64)
     if joint.ndim != 3 or not np.isfinite(joint).all() or joint.min(initial=0) < 0 or not joint.sum() > 0:
-        raise PolicyKDError(f"pid: needs probabilities or counts (labels, teacher, student), not {joint.shape} as given")
+        raise PolicyKDError(
+            f"pid: needs probabilities or counts (labels, teacher, student), not {joint.shape} as given"
+        )
     joint = joint / joint.sum()
     with_teacher = mutual_information(joint.sum(2))
     with_student = mutual_information(joint.sum(1))
