@@ -90,8 +90,8 @@ class RunFolder:
                 f"run folder: {self.path} exists and is not empty: choose another one, or go on with --resume"
             )
         try:
-            for folder in self.learner_folders:
-                folder.mkdir(parents=True)
+            for folder in (self.path, *self.learner_folders):
+                folder.mkdir(parents=True, exist_ok=True)
             write_text(self.path / "config.json", json.dumps(settings, indent=2) + "\n")
             write_text(self.path / "command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
             write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")

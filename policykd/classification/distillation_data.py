@@ -3,8 +3,8 @@
 A student can only learn what its teacher says at the inputs it is shown (Stanton et al. 2021, sections 3 and 5).
 
     small = subset((images, labels), 200)                           # fewer questions
-    large = pooled((images, labels), unlabelled(other_images))      # more questions, to some of which none has an answer
-    distiller.fit(large, augment=shift)                             # other questions in every pass
+    large = pooled((images, labels), unlabelled(other_images))      # more, some without a label
+    distiller.fit(large, augment=shift)                             # others in every pass
 
 Mixup is a setting of every method (``mixup``).
 """

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from policykd.agents.run_folder import write_text
 from policykd.classification.adaptor import Adaptor, call, checked_labels, split_batch
+from policykd.classification.evaluation import BATCH, evaluating
+from policykd.classification.extra import needs
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
@@ -61,7 +63,6 @@ def answers(
     features: tuple[str, ...] = (),
     *,
     adaptor: Adaptor = split_batch,
-    batch_size: int = 512,
     whose: str = "student",
 ) -> Answers:
     """Everything a network says of some data, in eval mode; its mode of before comes back.
@@ -71,25 +72,19 @@ def answers(
         data: arrays (inputs, labels), a map-style data set or a ``DataLoader`` in fixed order.
         features: paths of modules whose outputs to keep.
         adaptor: splits a batch of another structure into inputs and labels.
-        batch_size: examples at a time.
         whose: the model's name in errors.
 
     Raises:
         PolicyKDError: the data are empty, the output holds no logits, or there is no such module.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
+    send = needs("accelerate.utils").send_to_device
     collected: list[tuple[Tensor, ...]] = []
-    try:
-        with FeatureReader(model, features, whose) as reader:
-            for batch in loader(data, batch_size, None, "fidelity"):
-                inputs, labels = adaptor(read(batch).content)
-                logits = call(model, _moved(inputs, device))
-                labels = checked_labels(labels, len(logits), logits.shape[1], device)
-                collected.append((logits, labels, *reader.take()))
-    finally:
-        model.train(training)
+    with evaluating(model), FeatureReader(model, features, whose) as reader:
+        for batch in loader(data, BATCH, None, "fidelity"):
+            inputs, labels = adaptor(read(batch).content)
+            logits = call(model, send(inputs, device)).float()
+            collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
     return Answers(logits, labels, dict(zip(features, kept, strict=True)))
 
@@ -210,11 +205,3 @@ def _as_csv(rows: list[Row]) -> str:
     writer.writerow(("split", "who", *MEASURES))
     writer.writerows((row.split, row.who, *(f"{row.measures[name]:.6g}" for name in MEASURES)) for row in rows)
     return text.getvalue()
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {name: _moved(value, device) for name, value in inputs.items()}
-    return type(inputs)(_moved(value, device) for value in inputs)

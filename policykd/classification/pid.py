@@ -15,10 +15,11 @@ k-means. What such an estimate can and cannot say is in ``docs/pid.md``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from policykd.classification.extra import needs
 from policykd.errors import PolicyKDError
 
 
@@ -79,18 +80,16 @@ def decompose(joint: np.ndarray) -> PID:
 
 def _least_informative(joint: np.ndarray) -> np.ndarray:
     """The Q that minimises I_Q(Y; T, S), that is maximises H_Q(Y | T, S), with the pairs (Y,T) and (Y,S) of P."""
-    import scipy.sparse
-
-    cp = _cvxpy()
+    cp, sparse = needs("cvxpy", "pid"), needs("scipy.sparse", "pid")
     label_teacher, label_student = joint.sum(2), joint.sum(1)
     # Where a pair has probability 0, Q must be 0: such cells are no variables.
     y, t, s = np.nonzero((label_teacher[:, :, None] > 0) & (label_student[:, None, :] > 0))
     cells = np.arange(len(y))
 
-    def sums(groups: np.ndarray) -> scipy.sparse.csr_array:
+    def sums(groups: np.ndarray) -> Any:
         """The matrix that adds up the cells of each group."""
         _, rows = np.unique(groups, return_inverse=True)
-        return scipy.sparse.csr_array((np.ones(len(cells)), (rows, cells)))
+        return sparse.csr_array((np.ones(len(cells)), (rows, cells)))
 
     same_pair = sums(t * joint.shape[2] + s)
     q = cp.Variable(len(cells), nonneg=True)
@@ -124,7 +123,9 @@ def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10
     Raises:
         PolicyKDError: fewer examples than clusters, or features that are not finite.
     """
-    decomposition, cluster, preprocessing = _sklearn()
+    cluster, decomposition, preprocessing = (
+        needs(f"sklearn.{part}", "pid") for part in ("cluster", "decomposition", "preprocessing")
+    )
     rows = np.asarray(features, np.float64).reshape(len(features), -1)
     if len(rows) < clusters or clusters < 1 or components < 1:
         raise PolicyKDError(f"pid: {len(rows)} examples give no {clusters} clusters of {components} components")
@@ -192,19 +193,3 @@ def histogram(*columns: np.ndarray) -> np.ndarray:
     counts = np.zeros([code.max() + 1 for code in codes])
     np.add.at(counts, tuple(codes), 1)
     return counts
-
-
-def _cvxpy():  # noqa: ANN202  (a module that may not be there)
-    try:
-        import cvxpy
-    except ImportError:
-        raise PolicyKDError('pid: needs cvxpy and scikit-learn: pip install "policykd[pid]"') from None
-    return cvxpy
-
-
-def _sklearn():  # noqa: ANN202
-    try:
-        from sklearn import cluster, decomposition, preprocessing
-    except ImportError:
-        raise PolicyKDError('pid: needs cvxpy and scikit-learn: pip install "policykd[pid]"') from None
-    return decomposition, cluster, preprocessing

@@ -5,6 +5,7 @@ They scale the learning rate of the distillation step, not its loss: Adam divide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 
@@ -23,8 +24,14 @@ def exponential(progress: float, final: float = 0.01) -> float:
     return final ** min(1.0, progress)
 
 
+def cosine(progress: float) -> float:
+    """From 1 to 0 on half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": constant,
     "linear": linear,
     "exponential": exponential,
+    "cosine": cosine,
 }

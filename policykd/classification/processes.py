@@ -1,0 +1,64 @@
+"""Device, precision and processes, by way of ``accelerate``; the little of it that phases of training need apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policykd.classification.extra import needs
+from policykd.errors import PolicyKDError
+
+
+def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
+    """An ``accelerate.Accelerator`` for "auto", "cpu" or "cuda".
+
+    A batch is that of all processes together, so that their number does not change training, and a loader that
+    shuffles does so by ``seed`` and the number of the pass.
+    """
+    accelerate, state = needs("accelerate"), needs("accelerate.state")
+    if device not in ("auto", "cpu", "cuda"):
+        raise PolicyKDError(f'device: {device!r} is unknown: use "auto", "cpu" or "cuda"')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
+    cpu = device == "cpu"
+    # accelerate keeps one device and precision per process for ever; each distiller here has its own.
+    alone = state.PartialState._shared_state.get("num_processes", 1) == 1
+    state.AcceleratorState._reset_state(reset_partial_state=alone)
+    try:
+        return accelerate.Accelerator(
+            cpu=cpu,
+            mixed_precision=mixed_precision,
+            dataloader_config=accelerate.DataLoaderConfiguration(
+                split_batches=True, use_seedable_sampler=True, data_seed=seed
+            ),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise PolicyKDError(f"device: {device} with precision {mixed_precision} cannot be used: {error}") from None
+
+
+def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:
+    """Bring every process to the mean gradient, in one message.
+
+    DistributedDataParallel wraps one module once; here the modules that learn change from pass to pass, and losses
+    look at features that hooks took from inside.
+    """
+    if accelerator.num_processes == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    mean = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def share_state(accelerator: Any, *modules: nn.Module) -> None:
+    """Bring every process to the first one's weights and buffers: first weights and batch statistics may differ."""
+    if accelerator.num_processes == 1:
+        return
+    utils = needs("accelerate.utils")
+    for module in modules:
+        for tensor in module.state_dict().values():
+            if isinstance(tensor, Tensor):
+                tensor.copy_(utils.broadcast(tensor.clone(), from_process=0))

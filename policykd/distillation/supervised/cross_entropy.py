@@ -1,0 +1,59 @@
+"""Learning from labels alone: the baseline of every distillation, with or without smoothed labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from policykd.distillation.categorical import hard_loss
+from policykd.distillation.supervised.method import Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.settings import require
+
+
+@dataclass(frozen=True)
+class CrossEntropyConfig(TrainingConfig):
+    """Settings of plain training."""
+
+    label_smoothing: float = 0.0
+    """Share of every label that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LabelSmoothingConfig(CrossEntropyConfig):
+    """Settings of training on smoothed labels (Szegedy et al. 2016)."""
+
+    label_smoothing: float = 0.1
+    """Share of every label that is spread over all classes."""
+
+
+class CrossEntropy(Method):
+    """Learn from the labels alone; a teacher, where there is one, is only compared with."""
+
+    config_type: ClassVar[type[TrainingConfig]] = CrossEntropyConfig
+    uses_teacher: ClassVar[bool] = False
+
+    def __init__(self, config: CrossEntropyConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        self.label_smoothing = config.label_smoothing
+
+    def passes(self, epochs: int) -> list[Phase]:
+        """The student alone."""
+        return [Phase("student", teacher=False)] * epochs
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Cross-entropy with the (smoothed) labels."""
+        loss = hard_loss(step.student.logits, step.labels, self.label_smoothing)
+        return loss, {"ce_loss": loss.detach()}
+
+
+class LabelSmoothing(CrossEntropy):
+    """Learn from labels smoothed by 0.1."""
+
+    config_type: ClassVar[type[TrainingConfig]] = LabelSmoothingConfig
