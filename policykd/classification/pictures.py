@@ -34,7 +34,7 @@ class Panel(NamedTuple):
     ylabel: str
     series: Mapping[str, Series]
     """By label."""
-    ticks: Mapping[float, str] | None = None
+    ticks: Mapping[int, str] | None = None
     """Names of places, where the axis holds categories: points stand alone then instead of on a line."""
 
 
