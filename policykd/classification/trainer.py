@@ -90,17 +90,14 @@ class Trainer:
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
         inputs, labels = self.distiller.adaptor(batch.content)
         inputs = self._augmented(inputs)
-        nothing = Outputs(torch.empty(0))
-        teacher = self._teacher_outputs(inputs, batch.rows) if phase.teacher else nothing
         with torch.set_grad_enabled(phase.trains == "student"):
-            student = self._student_outputs(inputs) if phase.student else nothing
-        shown = student if phase.student else teacher
-        known = self._labels(labels, shown.logits)
-        step = Step(phase.name, student, teacher, known, self._progress())
+            student = self._student_outputs(inputs)
+        teacher = self._teacher_outputs(inputs, batch.rows) if phase.teacher else Outputs(torch.empty(0))
+        known = self._labels(labels, student.logits)
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}
-        return self.method.loss(step)
+        return self.method.loss(Step(phase.name, student, teacher, known, self._progress()))
 
     def _labels(self, labels: Any, logits: Tensor) -> Tensor:
         if self.check_labels or labels is None:

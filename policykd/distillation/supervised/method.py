@@ -34,8 +34,6 @@ class Phase(NamedTuple):
     """Name in logs and in ``Step.phase``."""
     trains: str = "student"
     """The group of modules that learn: "student", or one of the method's own."""
-    student: bool = True
-    """Whether the loss looks at the student's outputs."""
     teacher: bool = True
     """Whether the loss looks at the teacher's outputs."""
 

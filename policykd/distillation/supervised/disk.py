@@ -1,0 +1,200 @@
+"""Kag et al. 2023, *Scaffolding a Student to Instill Knowledge*: DiSK, a teacher that helps where the student cannot.
+
+A guide g(x) in [0, 1] adds to the student's probabilities before they are compared with the teacher's, so that a
+hopeless example pulls the student less. The guide is one function of the teacher's features, shared by all examples,
+trained in turns with the student, on a budget, and dropped at inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.categorical import UNLABELLED, hard_loss
+from policykd.distillation.schedules import cosine
+from policykd.distillation.supervised.feature_maps import as_map
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.errors import PolicyKDError
+from policykd.settings import require
+
+GUIDE = Phase("guide", trains="guide")
+
+
+@dataclass(frozen=True)
+class DiSKConfig(TrainingConfig):
+    """Settings of DiSK, the published code's for CIFAR-100 where not said otherwise."""
+
+    warm_up_epochs: int = 2
+    """How many of the student's passes, the first, learn from labels alone; 0 for a student that comes warm."""
+    teacher_features: tuple[str, ...] = ()
+    """The teacher's module, by path, that the guide sees; none: its logits."""
+    student_temperature: float = 3.5
+    """T of the student's probabilities."""
+    teacher_temperature: float = 4.0
+    """T of the teacher's."""
+    hard_weight: float = 0.1
+    """Weight of the labels beside the scaffolded loss."""
+    soft_weight: float = 0.9
+    """Weight of the scaffolded loss, which is multiplied by both temperatures."""
+    top_k: int = 10
+    """The teacher's K largest classes, with the true one, are those that the guide may help with."""
+    guide_width: int = 64
+    """Channels of the guide's hidden layers (the code's: 256 on maps; 64, 128 on vectors)."""
+    guide_warm_up_epochs: int = 1
+    """Passes of the guide before the first of the student (the code's: 5)."""
+    student_passes: int = 3
+    """Passes of the student in a row."""
+    guide_passes: int = 3
+    """Passes of the guide in a row."""
+    budget: tuple[float, ...] = (0.6, 0.4)
+    """How much help the guide may give: mean of g * cross-entropy, at the beginning and at the end of the run."""
+    penalty: tuple[float, ...] = (1.0, 5.0)
+    """What help beyond the budget costs, at the beginning and at the end."""
+    largest_cross_entropy: float = 5.0
+    """Bound of an example's cross-entropy in the budget."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("student_temperature", "teacher_temperature", "guide_width", "largest_cross_entropy", "top_k"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("hard_weight", "soft_weight", "guide_warm_up_epochs"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("student_passes", "guide_passes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("budget", "penalty"):
+            value = getattr(self, name)
+            require(len(value) == 2 and min(value) >= 0, name, value, "needs two numbers, first and last, from 0 up")
+        require(len(self.teacher_features) <= 1, "teacher_features", self.teacher_features, "names at most one module")
+
+    @property
+    def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """None of the student, the guide's of the teacher."""
+        return (), self.teacher_features
+
+
+def helped_classes(teacher_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
+    """Where the guide may help: the teacher's K largest classes and the true one, ``(B, C)`` of 0 and 1."""
+    top = teacher_logits.topk(min(top_k, teacher_logits.shape[1]), dim=1).indices
+    mask = torch.zeros_like(teacher_logits).scatter_(1, top, 1.0)
+    known = labels != UNLABELLED
+    return torch.maximum(mask, F.one_hot(labels.where(known, 0), mask.shape[1]) * known[:, None])
+
+
+def scaffolded_loss(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    help: Tensor,
+    mask: Tensor,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Tensor:
+    """Cross-entropy of the teacher with the helped student, the mean over the batch, times both temperatures.
+
+    With s and t the softened probabilities, m the mask of K classes and g the help, it is
+    ``-sum_y t_y log((s_y + g m_y) / (1 + g K))``: s + g m sums to 1 + g K, so that it is a distribution again. The
+    teacher's t is its softmax over the classes of the mask.
+
+    Args:
+        logits: the student's ``(B, C)``.
+        teacher_logits: ``(B, C)``.
+        help: g ``(B,)`` in [0, 1].
+        mask: m ``(B, C)`` of 0 and 1, at least one 1 per row.
+        student_temperature: T of s.
+        teacher_temperature: T of t.
+    """
+    helped = (logits / student_temperature).softmax(1) + help[:, None] * mask
+    target = (teacher_logits / teacher_temperature).masked_fill(mask == 0, -torch.inf).softmax(1)
+    inside = helped.where(mask > 0, 1.0).log()  # outside the mask the target is 0
+    cross_entropy = torch.log1p(help * mask.sum(1)) - (target * inside).sum(1)
+    return student_temperature * teacher_temperature * cross_entropy.mean()
+
+
+def budget_hinge(logits: Tensor, labels: Tensor, help: Tensor, budget: float, largest: float) -> Tensor:
+    """``max(0, mean(g * CE) - budget)``: what the guide helps beyond its budget.
+
+    Args:
+        logits: the student's ``(B, C)``.
+        labels: ``(B,)``; an example without label needs no help that could be counted.
+        help: g ``(B,)``.
+        budget: delta.
+        largest: bound of an example's cross-entropy.
+    """
+    cross_entropy = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none").clamp_max(largest)
+    return F.relu((help * cross_entropy).mean() - budget)
+
+
+class Guide(nn.Module):
+    """g(x) in [0, 1] from a teacher's map ``(B, D, S)``: 1x1 convolutions, the mean over positions, a sigmoid.
+
+    Args:
+        inputs: D.
+        width: channels between.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        widths = [inputs, width, width]
+        layers = [[nn.Conv1d(a, b, 1, bias=False), nn.BatchNorm1d(b), nn.SiLU()] for a, b in pairwise(widths)]
+        self.body = nn.Sequential(*[module for layer in layers for module in layer])
+        self.last = nn.Linear(width, 1)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Help ``(B,)``."""
+        return self.last(self.body(as_map(feature)).mean(2)).squeeze(1).sigmoid()
+
+
+class DiSK(Method):
+    """The student and its guide, in turns."""
+
+    config_type: ClassVar[type[TrainingConfig]] = DiSKConfig
+
+    def __init__(self, config: DiSKConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        self.config = config
+        seen = (*teacher.features, teacher.logits)[0]
+        if seen.ndim not in (2, 3, 4):
+            raise PolicyKDError(
+                f"features: the guide of disk reads (B, D), (B, N, D) or (B, D, H, W), not {seen.shape}"
+            )
+        self.guide = Guide(as_map(seen).shape[1], config.guide_width)
+
+    def passes(self, epochs: int) -> list[Phase]:
+        """The guide alone first, then both in turns until the student has had its passes."""
+        plan = [GUIDE] * self.config.guide_warm_up_epochs
+        while epochs > 0:
+            students = min(epochs, self.config.student_passes)
+            epochs -= students
+            plan += [STUDENT] * students + [GUIDE] * (self.config.guide_passes if epochs else 0)
+        return plan
+
+    def helpers(self, group: str) -> list[nn.Module]:
+        """The guide learns in passes of its own."""
+        return [self.guide] if group == "guide" else []
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """The student: scaffolded loss and labels, the guide's answers fixed. The guide: scaffolded loss and budget."""
+        config, student, teacher = self.config, step.student, step.teacher
+        help = self.guide((*teacher.features, teacher.logits)[0])
+        mask = helped_classes(teacher.logits, step.labels, config.top_k)
+        temperatures = config.student_temperature, config.teacher_temperature
+        soft = scaffolded_loss(student.logits, teacher.logits, help, mask, *temperatures)
+        terms = {"kd_loss": soft.detach(), "help": help.mean().detach()}
+        if step.phase == STUDENT.name:
+            hard = hard_loss(student.logits, step.labels)
+            return config.soft_weight * soft + config.hard_weight * hard, {"ce_loss": hard.detach(), **terms}
+        budget = _between(config.budget, step.progress)
+        over = budget_hinge(student.logits, step.labels, help, budget, config.largest_cross_entropy)
+        loss = config.soft_weight * soft + _between(config.penalty, step.progress) * over
+        return loss, {**terms, "over_budget": over.detach()}
+
+
+def _between(ends: tuple[float, ...], progress: float) -> float:
+    """From the first to the last number on half a cosine over the run."""
+    first, last = ends
+    return last + (first - last) * cosine(progress)

@@ -1,0 +1,90 @@
+"""Features of two networks, brought to shapes that can be compared, and the small filters that methods train on them.
+
+Whatever a module gave is a *map* ``(B, D, S)``: D channels at S positions. A vector has one position, a sequence
+``(B, N, D)`` has N, an image ``(B, D, H, W)`` has H x W. A filter is then the same everywhere: 1x1 convolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.supervised.hinton import HintonConfig
+from policykd.distillation.supervised.method import Outputs, TrainingConfig
+from policykd.errors import PolicyKDError
+
+
+@dataclass(frozen=True)
+class FeaturePaths(TrainingConfig):
+    """Which features a method compares."""
+
+    student_features: tuple[str, ...] = ()
+    """Modules of the student by path, such as layer2; the n-th is compared with the teacher's n-th."""
+    teacher_features: tuple[str, ...] = ()
+    """Modules of the teacher by path."""
+
+    @property
+    def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The student's and the teacher's."""
+        return self.student_features, self.teacher_features
+
+
+@dataclass(frozen=True)
+class FeatureConfig(FeaturePaths, HintonConfig):
+    """Settings of methods that add a loss on features to Hinton's loss."""
+
+    alpha: float = 0.0
+    """Weight of the teacher's logits in [0, 1]; the labels weigh 1 - alpha. 0 is the features alone, as in papers."""
+
+
+def check_pairs(method: str, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """The pairs of features to compare, of one size each.
+
+    Raises:
+        PolicyKDError: none are named, their numbers differ, or a pair differs in rank or length.
+    """
+    if not student.features or len(student.features) != len(teacher.features):
+        raise PolicyKDError(
+            f"features: {method} compares modules in pairs: name as many in student_features as in teacher_features, "
+            f"at least one (now {len(student.features)} and {len(teacher.features)})"
+        )
+    for number, (own, target) in enumerate(zip(student.features, teacher.features, strict=True)):
+        lengths = own.ndim == target.ndim == 3 and own.shape[1] != target.shape[1]
+        if own.ndim != target.ndim or own.ndim not in (2, 3, 4) or lengths:
+            raise PolicyKDError(
+                f"features: pair {number} of {method} is {tuple(own.shape)} and {tuple(target.shape)}: both must be "
+                "(B, D), (B, N, D) of one N, or (B, D, H, W)"
+            )
+    return as_maps(student, teacher)
+
+
+def as_maps(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """Every pair of features as maps ``(B, D, S)``; of two images the larger is averaged down to the smaller's size."""
+    pairs = []
+    for own, target in zip(student.features, teacher.features, strict=True):
+        if own.ndim == 4:
+            size = min(own.shape[2], target.shape[2]), min(own.shape[3], target.shape[3])
+            own, target = (x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (own, target))
+        pairs.append((as_map(own), as_map(target)))
+    return pairs
+
+
+def as_map(feature: Tensor) -> Tensor:
+    """One feature as ``(B, D, S)``."""
+    if feature.ndim == 2:
+        return feature.unsqueeze(2)
+    return feature.transpose(1, 2) if feature.ndim == 3 else feature.flatten(2)
+
+
+def linear(inputs: int, outputs: int) -> nn.Module:
+    """A linear filter of maps ``(B, inputs, S)``."""
+    return nn.Conv1d(inputs, outputs, 1)
+
+
+def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    """A filter of two layers with batch normalisation between, of maps ``(B, inputs, S)``."""
+    return nn.Sequential(
+        nn.Conv1d(inputs, hidden, 1, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Conv1d(hidden, outputs, 1)
+    )

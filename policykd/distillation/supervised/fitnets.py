@@ -1,0 +1,56 @@
+"""Romero et al. 2015, *FitNets: Hints for Thin Deep Nets*: copy a layer of the teacher through a regressor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.supervised.feature_maps import FeatureConfig, as_maps, check_pairs, linear
+from policykd.distillation.supervised.hinton import Hinton
+from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
+from policykd.settings import require
+
+
+@dataclass(frozen=True)
+class FitNetsConfig(FeatureConfig):
+    """Settings of FitNets."""
+
+    weight: float = 100.0
+    """Weight of the hint beside Hinton's loss (RepDistiller's: 100)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        require(self.weight >= 0, "weight", self.weight, "must not be negative")
+
+
+def hint_loss(regressed: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of the regressed student map and the teacher's, both ``(B, D, S)``."""
+    return F.mse_loss(regressed, target)
+
+
+class FitNets(Hinton):
+    """Hinton's loss and a hint for every pair of features, through a linear regressor that learns with the student."""
+
+    config_type: ClassVar[type[TrainingConfig]] = FitNetsConfig
+    config: FitNetsConfig
+
+    def __init__(self, config: FitNetsConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        pairs = check_pairs("fitnets", student, teacher)
+        self.regressors = nn.ModuleList(linear(own.shape[1], target.shape[1]) for own, target in pairs)
+
+    def helpers(self, group: str) -> list[nn.Module]:
+        """The regressors learn with the student."""
+        return [self.regressors]
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Hinton's loss + weight * the sum of the hints."""
+        loss, terms = super().loss(step)
+        pairs = zip(self.regressors, as_maps(step.student, step.teacher), strict=True)
+        hint = torch.stack([hint_loss(regressor(own), target) for regressor, (own, target) in pairs]).sum()
+        return loss + self.config.weight * hint, {**terms, "hint_loss": hint.detach()}

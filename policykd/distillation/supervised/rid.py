@@ -1,0 +1,132 @@
+"""Dissanayake et al. 2025, *Quantifying Knowledge Distillation Using Partial Information Decomposition*: RID.
+
+The student copies f_t(teacher), a filter of the teacher's features that is trained to tell the label, instead of the
+features themselves: what is of no use for the task is not copied. Two phases alternate (Algorithm 1):
+
+1. filters: f_t and its heads g_t learn the labels, and not to be further from f_s(student) than that needs (eq. 10);
+2. student: the student, f_s and a variance per channel learn labels and f_t's answers (eq. 11 and 12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.categorical import hard_loss
+from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, two_layers
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.settings import require
+
+FLOOR, START = 1e-3, 5.0
+"""Least sigma, and its raw value (before softplus) to start from."""
+FILTERS_WARM_UP = Phase("filters_warm_up", trains="filters")
+FILTERS = Phase("filters", trains="filters")
+
+
+@dataclass(frozen=True)
+class RIDConfig(FeaturePaths):
+    """Settings of RID."""
+
+    filter_warm_up_epochs: int = 3
+    """Passes in which the teacher's filters learn from labels alone, before the first cycle (the paper's n_w)."""
+    cycle_epochs: int = 10
+    """Passes of one cycle, both phases together (the paper's q)."""
+    filter_share: float = 0.25
+    """Share of each cycle that trains the teacher's filters (the paper's r)."""
+    hard_weight: float = 1.0
+    """Weight of the labels in the student's loss (lambda_1)."""
+    weight: float = 10.0
+    """Weight of the distance in the student's loss (lambda_2)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("filter_warm_up_epochs", "hard_weight", "weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.cycle_epochs >= 2, "cycle_epochs", self.cycle_epochs, "needs room for both phases: at least 2")
+        require(0 < self.filter_share < 1, "filter_share", self.filter_share, "must lie between 0 and 1")
+
+
+def rid_distance(student: Tensor, teacher: Tensor, sigma: Tensor) -> Tensor:
+    """Mean over batch, channels and positions of V^2 / sigma with V = f_t(T) - f_s(S) (equation 10's second term).
+
+    Args:
+        student: f_s(S) ``(B, D, S)``.
+        teacher: f_t(T) ``(B, D, S)``.
+        sigma: one positive number per channel ``(D,)``.
+    """
+    return ((teacher - student).square() / sigma[:, None]).mean()
+
+
+def rid_loss(student: Tensor, teacher: Tensor, sigma: Tensor) -> Tensor:
+    """The student's loss on one pair of maps: mean(sigma^2) + mean(V^2 / sigma) (equation 12, means for sums)."""
+    return sigma.square().mean() + rid_distance(student, teacher, sigma)
+
+
+class StudentSide(nn.Module):
+    """f_s and one sigma per channel, for a student's map ``(B, D, S)``."""
+
+    def __init__(self, own: Tensor) -> None:
+        super().__init__()
+        width = own.shape[1]
+        self.filter = two_layers(width, 2 * width, width)
+        self.raw_sigma = nn.Parameter(torch.full((width,), START))
+
+    def forward(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """f_s(S) ``(B, D, S)`` and sigma ``(D,)``."""
+        return self.filter(own), F.softplus(self.raw_sigma) + FLOOR
+
+
+class RID(Method):
+    """Distil what the teacher knows of the task, and nothing where it knows nothing."""
+
+    config_type: ClassVar[type[TrainingConfig]] = RIDConfig
+
+    def __init__(self, config: RIDConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        self.config = config
+        pairs = check_pairs("rid", student, teacher)
+        self.student_sides = nn.ModuleList(StudentSide(own) for own, _ in pairs)
+        self.teacher_filters = nn.ModuleList(
+            two_layers(target.shape[1], target.shape[1], own.shape[1]) for own, target in pairs
+        )
+        sizes = [own.shape[1] * own.shape[2] for own, _ in pairs]
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(size, self.classes)) for size in sizes
+        )
+
+    def passes(self, epochs: int) -> list[Phase]:
+        """Algorithm 1 until the student has had its passes; the last cycle may be short."""
+        config = self.config
+        filters = min(max(1, round(config.filter_share * config.cycle_epochs)), config.cycle_epochs - 1)
+        plan = [FILTERS_WARM_UP] * config.filter_warm_up_epochs
+        while epochs > 0:
+            students = min(epochs, config.cycle_epochs - filters)
+            plan += [FILTERS] * filters + [STUDENT] * students
+            epochs -= students
+        return plan
+
+    def helpers(self, group: str) -> list[nn.Module]:
+        """Phase 1 trains the teacher's filters and heads, phase 2 the student's filters and the variances."""
+        return [self.teacher_filters, self.heads] if group == "filters" else [self.student_sides]
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Phase 1: equation 10, in the warm-up its first term alone. Phase 2: equations 11 and 12."""
+        pairs = as_maps(step.student, step.teacher)
+        filtered = [f(target) for f, (_, target) in zip(self.teacher_filters, pairs, strict=True)]
+        own = [side(x) for side, (x, _) in zip(self.student_sides, pairs, strict=True)]
+        together = list(zip(own, filtered, strict=True))
+        if step.phase == STUDENT.name:
+            hard = hard_loss(step.student.logits, step.labels)
+            rid = torch.stack([rid_loss(x, t, sigma) for (x, sigma), t in together]).sum()
+            loss = self.config.hard_weight * hard + self.config.weight * rid
+            return loss, {"ce_loss": hard.detach(), "rid_loss": rid.detach()}
+        answers = [head(t) for head, t in zip(self.heads, filtered, strict=True)]
+        hard = torch.stack([hard_loss(answer, step.labels) for answer in answers]).sum()
+        distance = torch.stack([rid_distance(x, t, sigma) for (x, sigma), t in together]).sum()
+        loss = hard if step.phase == FILTERS_WARM_UP.name else hard + distance
+        return loss, {"ce_loss": hard.detach(), "distance": distance.detach()}

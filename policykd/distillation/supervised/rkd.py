@@ -1,0 +1,84 @@
+"""Park et al. 2019, *Relational Knowledge Distillation*: keep the distances and angles between examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from policykd.distillation.supervised.feature_maps import FeatureConfig, check_pairs
+from policykd.distillation.supervised.hinton import Hinton
+from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
+from policykd.settings import require
+
+
+@dataclass(frozen=True)
+class RKDConfig(FeatureConfig):
+    """Settings of RKD. Without named features it compares logits."""
+
+    distance_weight: float = 25.0
+    """Weight of the loss on pairwise distances."""
+    angle_weight: float = 50.0
+    """Weight of the loss on angles of triplets."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("distance_weight", "angle_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+
+
+def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth L1 between the pairwise distances of a batch, each network's in units of its own mean.
+
+    Args:
+        student: ``(B, D)``.
+        teacher: ``(B, E)``, of any size.
+    """
+    return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+
+
+def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth L1 between the cosines of all angles at all corners of the batch's triangles: ``(B, D)``, ``(B, E)``."""
+    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+
+
+def _relative_distances(embeddings: Tensor) -> Tensor:
+    """Euclidean distances ``(B, B)`` over the mean of the positive ones."""
+    squared = (embeddings.unsqueeze(0) - embeddings.unsqueeze(1)).square().sum(2)
+    apart = squared > 0
+    # The root of 0 has no gradient: where two examples coincide, the distance is the constant 0.
+    distances = torch.where(apart, squared, 1.0).sqrt() * apart
+    return distances / (distances.sum() / apart.sum().clamp_min(1)).clamp_min(torch.finfo(squared.dtype).tiny)
+
+
+def _cosines(embeddings: Tensor) -> Tensor:
+    """Cosine of the angle at corner i between examples j and k, ``(B, B, B)``."""
+    directions = F.normalize(embeddings.unsqueeze(0) - embeddings.unsqueeze(1), dim=2)
+    return directions @ directions.transpose(1, 2)
+
+
+class RKD(Hinton):
+    """Hinton's loss and both relational losses for every pair of features."""
+
+    config_type: ClassVar[type[TrainingConfig]] = RKDConfig
+    config: RKDConfig
+
+    def __init__(self, config: RKDConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        if student.features or teacher.features:
+            check_pairs("rkd", student, teacher)
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Hinton's loss + weighted losses on distances and angles."""
+        loss, terms = super().loss(step)
+        own = step.student.features or (step.student.logits,)
+        target = step.teacher.features or (step.teacher.logits,)
+        pairs = [(x.flatten(1), t.flatten(1)) for x, t in zip(own, target, strict=True)]
+        distance = torch.stack([distance_loss(*pair) for pair in pairs]).sum()
+        angle = torch.stack([angle_loss(*pair) for pair in pairs]).sum()
+        loss = loss + self.config.distance_weight * distance + self.config.angle_weight * angle
+        return loss, {**terms, "distance_loss": distance.detach(), "angle_loss": angle.detach()}

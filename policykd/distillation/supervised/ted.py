@@ -1,0 +1,104 @@
+"""Liang et al. 2023, *Less is More: Task-aware Layer-wise Distillation* (TED): compare what matters for the task.
+
+Stage 1 trains a linear filter on every matched layer of teacher and student, each through a task head of its own,
+with both networks frozen. Stage 2 trains the student and its filters towards the teacher's filtered features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.categorical import hard_loss, soft_loss
+from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, linear
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.settings import require
+
+
+@dataclass(frozen=True)
+class TEDConfig(FeaturePaths):
+    """Settings of TED. Its stage 1 reads the student's features: begin with a warm student (``warm_up_epochs``)."""
+
+    filter_epochs: int = 2
+    """Passes of stage 1, between the warm-up and stage 2."""
+    filter_width: int = 0
+    """Channels after the filters; 0 is the teacher's."""
+    kl_alpha: float = 5.0
+    """Weight of T^2 * KL(teacher || student) in stage 2 (the scripts': 5 or 20)."""
+    mse_alpha: float = 20.0
+    """Weight of the mean squared error between filtered features (the scripts': 20 to 7500)."""
+    temperature: float = 2.0
+    """T of that divergence."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("filter_epochs", "filter_width", "kl_alpha", "mse_alpha"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+
+
+FILTERS = Phase("filters", trains="filters")
+
+
+def filter_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of the filtered maps of student and teacher, both ``(B, D, S)``."""
+    return F.mse_loss(student, teacher)
+
+
+class TaskHead(nn.Module):
+    """Logits from a filtered map: a linear layer on the mean over positions."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, filtered: Tensor) -> Tensor:
+        """``(B, D, S)`` to ``(B, C)``."""
+        return self.linear(filtered.mean(2))
+
+
+class TED(Method):
+    """Task-aware filters first, then the student."""
+
+    config_type: ClassVar[type[TrainingConfig]] = TEDConfig
+
+    def __init__(self, config: TEDConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        self.config = config
+        pairs = check_pairs("ted", student, teacher)
+        widths = [config.filter_width or target.shape[1] for _, target in pairs]
+        sizes = [(own.shape[1], target.shape[1], w) for (own, target), w in zip(pairs, widths, strict=True)]
+        self.student_filters = nn.ModuleList(linear(own, width) for own, _, width in sizes)
+        self.teacher_filters = nn.ModuleList(linear(target, width) for _, target, width in sizes)
+        self.heads = nn.ModuleList(TaskHead(width, self.classes) for _, _, width in sizes for _ in range(2))
+
+    def passes(self, epochs: int) -> list[Phase]:
+        """Stage 1, then stage 2."""
+        return [FILTERS] * self.config.filter_epochs + [STUDENT] * epochs
+
+    def helpers(self, group: str) -> list[nn.Module]:
+        """Stage 1 trains filters and heads, stage 2 the student's filters beside the student."""
+        if group == "filters":
+            return [self.student_filters, self.teacher_filters, self.heads]
+        return [self.student_filters]
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Stage 1: every head's cross-entropy. Stage 2: labels, teacher's logits, filtered features."""
+        pairs = as_maps(step.student, step.teacher)
+        own = [f(x) for f, (x, _) in zip(self.student_filters, pairs, strict=True)]
+        target = [f(t) for f, (_, t) in zip(self.teacher_filters, pairs, strict=True)]
+        if step.phase == FILTERS.name:
+            filtered = [member for pair in zip(own, target, strict=True) for member in pair]
+            heads = [hard_loss(head(x), step.labels) for head, x in zip(self.heads, filtered, strict=True)]
+            loss = torch.stack(heads).sum()
+            return loss, {"ce_loss": loss.detach()}
+        hard = hard_loss(step.student.logits, step.labels)
+        soft = soft_loss(step.student.logits, step.teacher.logits, self.config.temperature)
+        layers = torch.stack([filter_loss(x, t) for x, t in zip(own, target, strict=True)]).mean()
+        loss = hard + self.config.kl_alpha * soft + self.config.mse_alpha * layers
+        return loss, {"ce_loss": hard.detach(), "kd_loss": soft.detach(), "layer_loss": layers.detach()}
