@@ -116,6 +116,11 @@ def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:
     return teachers
 
 
+def make_student(width: int, seed: int) -> nn.Module:
+    """A student before its training."""
+    return mlp(width, 1000 * seed + 500)
+
+
 def distil(
     arm: Arm, width: int, seed: int, teacher: nn.Module | None, train: Examples, epochs: int, **fit: Any
 ) -> Distiller:
@@ -127,8 +132,7 @@ def distil(
         "learning_rate": RATE,
         "seed": seed,
     }
-    student = mlp(width, 1000 * seed + 500)
-    distiller = Distiller(student, teacher, method=arm.method, config=settings, device="cpu")
+    distiller = Distiller(make_student(width, seed), teacher, method=arm.method, config=settings, device="cpu")
     return distiller.fit(subset(train, IMAGES[width], seed), **fit)
 
 

@@ -1,16 +1,22 @@
 """Partial information decomposition: textbook values, the paper's examples, and the estimator's limits."""
 
+import csv
 import itertools
+import sys
 
 import numpy as np
 import pytest
+import torch
 
+from policykd import Distiller
+from policykd.classification.models import make_model
 from policykd.errors import PolicyKDError
 
 pytest.importorskip("cvxpy")
 pytest.importorskip("sklearn")
 
 from policykd.classification.pid import PID, decompose, discretise, estimate, histogram, mutual_information
+from policykd.classification.pid_curve import PIDCurve
 
 
 def joint(outcomes):
@@ -124,3 +130,44 @@ def test_bad_representations_are_refused():
         discretise(np.full((20, 3), np.nan))
     with pytest.raises(PolicyKDError, match="clusters"):
         discretise(np.ones((5, 3)), clusters=10)
+
+
+def test_needs_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cvxpy", None)
+    with pytest.raises(PolicyKDError, match=r"^pid: cvxpy is needed .*policykd\[pid\]"):
+        decompose(TEXTBOOK["and"][0])
+
+
+def test_a_curve_over_a_training(tmp_path):
+    """The student starts with nothing of a teacher that shows the label, and takes over some of it."""
+    pytest.importorskip("accelerate")
+    torch.manual_seed(0)
+    labels = torch.arange(300) % 3
+    inputs = torch.eye(3)[labels] * 3 + torch.randn(300, 3)
+    teacher = make_model("mlp", (8,), (3,), 3, seed=1)
+    settings = {"epochs": 30, "batch_size": 50, "learning_rate": 1e-2}
+    Distiller(teacher, None, method="cross_entropy", config=settings, device="cpu").fit((inputs, labels))
+    student = make_model("mlp", (4,), (3,), 3, seed=2)
+    student.hidden[0][0].weight.data.zero_()
+    student.hidden[0][0].bias.data.fill_(1.0)
+    curve = PIDCurve(teacher, (inputs, labels), "hidden.0", "hidden.0", every=2, clusters=3, components=2, seeds=(0,))
+    curve.look(student, 0)
+    settings = {"epochs": 5, "batch_size": 50, "learning_rate": 3e-2, "learning_rate_schedule": "constant"}
+    settings |= {"filter_warm_up_epochs": 1, "cycle_epochs": 2, "filter_share": 0.5}
+    features = {"student_features": ("hidden.0",), "teacher_features": ("hidden.0",)}
+    Distiller(student, teacher, method="rid", config={**settings, **features}, device="cpu").fit(
+        (inputs, labels), callback=curve
+    )
+    assert sorted(curve.estimates) == [0, 2, 4], "passes of the filters do not count"
+    first, last = curve.estimates[0].pid, curve.estimates[4].pid
+    assert first.redundant == pytest.approx(0, abs=1e-6), "the student's layer is constant at first"
+    assert last.redundant > 0.5 and last.unique_teacher < first.unique_teacher - 0.5
+    assert first.teacher == pytest.approx(last.teacher, abs=1e-6), "the teacher is frozen"
+    curve.write(tmp_path)
+    with open(tmp_path / "pid.csv") as file:
+        written = list(csv.DictReader(file))
+    assert [row["epoch"] for row in written] == ["0", "2", "4"]
+    assert float(written[2]["redundant"]) == pytest.approx(last.redundant, abs=1e-4)
+    assert (tmp_path / "pid.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(PolicyKDError, match="every=0"):
+        PIDCurve(teacher, (inputs, labels), "hidden.0", "hidden.0", every=0)

@@ -42,7 +42,8 @@ def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = 
     """Draw panels side by side: the mean of every series, and a small point for every seed."""
     figure = Figure(figsize=(4.2 * len(panels), 4.0), dpi=150, facecolor="white", layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    shared = len({panel.ylabel for panel in panels}) == 1
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0], panels, strict=True):
         for index, (label, series) in enumerate(panel.series.items()):
             _draw(axes, label, series, COLOURS[index % len(COLOURS)], index, len(panel.series), panel.ticks is not None)
         if panel.ticks is not None:

@@ -184,7 +184,7 @@ def estimate(
         found.append(decompose(histogram(labels, t, s)))
         shuffled = np.random.default_rng(seed).permutation(labels)
         chance.append(decompose(histogram(shuffled, t, s)))
-    return PIDEstimate(PID(*np.mean(found, 0)), PID(*np.std(found, 0)), PID(*np.mean(chance, 0)))
+    return PIDEstimate(*(PID(*values.tolist()) for values in (np.mean(found, 0), np.std(found, 0), np.mean(chance, 0))))
 
 
 def histogram(*columns: np.ndarray) -> np.ndarray:
