@@ -132,9 +132,9 @@ def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10
     if not np.isfinite(rows).all():
         raise PolicyKDError("pid: the representation holds values that are not finite")
     rows = preprocessing.normalize(rows)
-    if components < min(rows.shape):
+    distinct = len(np.unique(rows, axis=0))  # no more clusters than that, and no PCA of a constant
+    if components < min(rows.shape) and distinct > 1:
         rows = decomposition.PCA(components, random_state=seed).fit_transform(rows)
-    distinct = len(np.unique(rows, axis=0))  # k-means warns when it must leave clusters empty
     return cluster.KMeans(min(clusters, distinct), n_init=10, random_state=seed).fit_predict(rows)
 
 
