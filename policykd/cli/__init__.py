@@ -14,6 +14,7 @@ from policykd.errors import PolicyKDError, nearest
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "compare": "Train peers beside Stable-Baselines3; with --parity every backbone, on several tasks and seeds.",
+    "classify": "Distil a classifier into a smaller one.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "video": "Record one episode of a learner as MP4.",
 }
