@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "compare": "Train peers beside Stable-Baselines3; with --parity every backbone, on several tasks and seeds.",
     "classify": "Distil a classifier into a smaller one.",
+    "fidelity": "Compare the student of a classify run with its teacher, and with a control.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "video": "Record one episode of a learner as MP4.",
 }

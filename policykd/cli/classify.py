@@ -138,10 +138,7 @@ def _teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.
     seed = options.config.seed + 1000
     teacher = make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, seed)
     if options.teacher_file is not None:
-        try:
-            load_weights(teacher, safetensors.torch.load_file(options.teacher_file), "teacher")
-        except (OSError, SafetensorError) as error:
-            raise PolicyKDError(f"teacher: cannot read {options.teacher_file}: {error}") from None
+        read_teacher(teacher, options.teacher_file)
         return teacher
     if not METHODS[options.method].uses_teacher:
         return None
@@ -152,6 +149,14 @@ def _teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.
     distiller = _distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     return teacher
+
+
+def read_teacher(teacher: nn.Module, file: Path) -> None:
+    """Load a teacher's weights from a safetensors file."""
+    try:
+        load_weights(teacher, safetensors.torch.load_file(file), "teacher")
+    except (OSError, SafetensorError) as error:
+        raise PolicyKDError(f"teacher: cannot read {file}: {error}") from None
 
 
 def _distiller(
