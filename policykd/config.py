@@ -36,7 +36,7 @@ class DistillationConfig:
     ] = "action_mse"
     """How far apart two policies are at a state. The last three compare Gaussians and need a learner that has one;
     forward is KL(peer || learner), reverse KL(learner || peer)."""
-    distill_schedule: typing.Literal["constant", "linear", "exponential"] = "constant"
+    distill_schedule: typing.Literal["constant", "linear", "exponential", "cosine"] = "constant"
     """How the distillation step fades over the run: its learning rate is multiplied by this schedule."""
 
     def __post_init__(self) -> None:

@@ -264,4 +264,5 @@ def test_schedules():
     assert at["constant"] == [1, 1, 1, 1, 1]
     assert at["linear"] == [1, 0.75, 0.5, 0, 0]
     assert at["exponential"] == pytest.approx([1, 10**-0.5, 0.1, 0.01, 0.01])
+    assert at["cosine"] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0, 0])
     assert set(at) == set(typing.get_args(typing.get_type_hints(DistillationConfig)["distill_schedule"]))

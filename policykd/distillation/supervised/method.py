@@ -73,7 +73,7 @@ class TrainingConfig:
     """The optimiser of the student and of a method's helpers (SGD with Nesterov momentum 0.9)."""
     learning_rate: float = 1e-3
     """Its learning rate."""
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = "cosine"
     """How the learning rate falls, step by step, over the passes in which that optimiser is used."""
     weight_decay: float = 0.0
     """Its weight decay."""
