@@ -100,8 +100,14 @@ def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epo
 
 
 def mlp(width: int, seed: int) -> nn.Module:
-    """An MLP of two hidden layers."""
-    return make_model("mlp", (width, width), (1, 28, 28), 10, seed)
+    """An MLP of two hidden layers, of He et al.'s first weights as in the paper: features of size 1 from the start."""
+    network = make_model("mlp", (width, width), (1, 28, 28), 10, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:

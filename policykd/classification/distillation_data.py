@@ -65,25 +65,25 @@ def uniform_noise(inputs: Tensor, size: int, seed: int = 0) -> Examples:
 
 
 def shift(images: Tensor, pixels: int = 2) -> Tensor:
-    """Move each image by up to so many pixels each way; zeros move in (a padded random crop)."""
+    """Move each image by up to so many pixels each way; its edge is repeated (a padded random crop)."""
     height, width = _size(images, "shift")
     moves = torch.randint(2 * pixels + 1, (2, len(images)), device=images.device)
     rows = torch.arange(height, device=images.device) + moves[0, :, None]
     columns = torch.arange(width, device=images.device) + moves[1, :, None]
     example = torch.arange(len(images), device=images.device)[:, None, None]
-    moved = F.pad(images, (pixels,) * 4)[example, :, rows[:, :, None], columns[:, None, :]]
+    moved = F.pad(images, (pixels,) * 4, mode="replicate")[example, :, rows[:, :, None], columns[:, None, :]]
     return moved.movedim(-1, 1)
 
 
 def rotate(images: Tensor, degrees: float = 20.0) -> Tensor:
-    """Turn each image about its centre by an angle from -degrees to degrees."""
+    """Turn each image about its centre by an angle from -degrees to degrees; its edge is repeated."""
     height, width = _size(images, "rotate")
     angles = (2 * torch.rand(len(images), device=images.device) - 1) * math.radians(degrees)
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # In affine_grid's coordinates both sides have length 2, whatever their pixels.
     turn = torch.stack((cos, -sin * height / width, zero, sin * width / height, cos, zero), 1).view(-1, 2, 3)
     grid = F.affine_grid(turn.to(images.dtype), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def flip(images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ TEST_PER_CLASS = 100
 
 
 class Digits(NamedTuple):
-    """Images ``(N, 1, 28, 28)`` in [0, 1] and classes ``(N,)``: 4,000 to learn from and 1,000 to test on."""
+    """Standardised images ``(N, 1, 28, 28)`` and classes ``(N,)``: 4,000 to learn from and 1,000 to test on."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
@@ -59,4 +59,5 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
         rank[own] = torch.arange(len(own))
     test = order[rank[order] < TEST_PER_CLASS]
     train = order[rank[order] >= TEST_PER_CLASS]
+    images = (images - images[train].mean()) / images[train].std()
     return Digits((images[train], labels[train]), (images[test], labels[test]))
