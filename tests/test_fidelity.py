@@ -245,3 +245,16 @@ def test_a_start_needs_one_architecture_and_a_fraction():
 def test_learning_rate_of_a_near_start():
     assert learning_rate(0.1, 0.25) == pytest.approx(0.075)
     assert learning_rate(0.1, 1.0) == 1e-6
+
+
+def test_a_callback_sees_the_training_between_passes():
+    pytest.importorskip("accelerate")
+    from policykd import Distiller
+
+    torch.manual_seed(0)
+    examples = (torch.randn(32, 3), torch.randint(2, (32,)))
+    student, seen = network(0), []
+    distiller = Distiller(student, network(1), config={"epochs": 3, "batch_size": 16}, device="cpu")
+    distiller.fit(examples, callback=lambda now: seen.append((now.passes, student[0].weight.detach().clone())))
+    assert [passes for passes, _ in seen] == [1, 2, 3]
+    assert not torch.equal(seen[0][1], seen[1][1]) and torch.equal(seen[2][1], student[0].weight)
