@@ -1,8 +1,8 @@
 """What is transferred, and what is left to transfer? Partial information decomposition over training.
 
 Dissanayake et al. 2025, figure 5, on MNIST digits: students of scripts/rid_teachers.py, width 8, with a trained and an
-untrained teacher. Every few passes, the information that the last hidden layers of teacher and student hold about the
-labels of 1,000 test digits is decomposed. Finished runs are kept: start it again to go on.
+untrained teacher of large features. Every few passes, the information that the last hidden layers of teacher and
+student hold about the labels of 1,000 test digits is decomposed. Finished runs are kept: start it again to go on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from rid_teachers import Arm, distil, make_student, make_teachers
+from rid_teachers import LAYER, Arm, distil, make_student, make_teachers
 from tqdm import tqdm
 
 from policykd.agents.run_folder import write_text
@@ -26,12 +26,12 @@ from policykd.classification.pid import PID
 from policykd.classification.pid_curve import CHANCE, COLUMNS, PARTS, PIDCurve
 from policykd.cli import guarded
 
-LAYER, WIDTH = "hidden.1", 8
+WIDTH = 8
 ARMS = (
     Arm("rid", "trained"),
     Arm("vid", "trained"),
-    Arm("rid", "untrained"),
-    Arm("vid", "untrained"),
+    Arm("rid", "untrained x16"),
+    Arm("vid", "untrained x16"),
 )
 
 

@@ -23,17 +23,20 @@ from policykd import Distiller
 from policykd.agents.run_folder import write_text
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, subset
+from policykd.classification.fidelity import answers
 from policykd.classification.mnist_5k import load_mnist_5k
-from policykd.classification.models import make_model
+from policykd.classification.models import MLP
 from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.cli import guarded
 
 EPOCHS, BATCH, RATE = 60, 32, 2e-3
 IMAGES = {32: 300, 8: 500}
 """Hidden width of the students and how many digits they see."""
-TEACHERS = ("trained", "shuffled labels", "untrained")
-FEATURES = {"student_features": ("hidden.1",), "teacher_features": ("hidden.1",)}
+TEACHERS = ("trained", "shuffled labels", "untrained", "untrained x4", "untrained x16")
+"""What the teacher has learned; x4 and x16 is the same network with larger weights into its last hidden layer."""
+LAYER = "hidden.1"
 """The last hidden layer of either side, after its ReLU."""
+FEATURES = {"student_features": (LAYER,), "teacher_features": (LAYER,)}
 METHODS: dict[str, dict[str, Any]] = {
     "vid": {**FEATURES, "weight": 100.0},
     "rid": {**FEATURES, "weight": 10.0, "cycle_epochs": 10, "filter_share": 0.25},
@@ -67,9 +70,14 @@ class Options:
     """Only write table and picture of what is there."""
 
 
+KEYS, VALUES = ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
+
+
 def main(options: Options) -> None:
     """Run what is missing, then write table and picture."""
-    rows = Measurements(options.out / "teachers.csv", ("seed", "width", "method", "teacher"), ("accuracy", "seconds"))
+    rows = Measurements(
+        options.out / "teachers.csv", ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
+    )
     if not options.report:
         torch.set_num_threads(1)
         digits = load_mnist_5k(options.data)
@@ -87,21 +95,24 @@ def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epo
     teachers = make_teachers(seed, train)
     for teacher, network in teachers.items():
         if network is not None and not rows.has(seed=seed, width=256, teacher=teacher):
-            accuracy = Distiller(network, None, method="cross_entropy", device="cpu").evaluate(test)["accuracy"]
-            rows.add(
-                {"seed": seed, "width": 256, "method": "itself", "teacher": teacher, "accuracy": accuracy, "seconds": 0}
-            )
+            rows.add({"seed": seed, "width": 256, "method": "itself", "teacher": teacher, **tested(network, test, 0.0)})
     for width, arm in tqdm(missing, desc=f"seed {seed}", unit="student", disable=None):
         started = time.perf_counter()
         student = distil(arm, width, seed, teachers[arm.teacher], train, epochs).student
         seconds = time.perf_counter() - started
-        accuracy = Distiller(student, None, method="cross_entropy", device="cpu").evaluate(test)["accuracy"]
-        rows.add({"seed": seed, "width": width, **arm._asdict(), "accuracy": accuracy, "seconds": seconds})
+        rows.add({"seed": seed, "width": width, **arm._asdict(), **tested(student, test, seconds)})
 
 
-def mlp(width: int, seed: int) -> nn.Module:
+def tested(network: nn.Module, test: Examples, seconds: float) -> dict[str, float]:
+    """Accuracy, and the standard deviation of the matched layer over examples and units."""
+    said = answers(network, test, (LAYER,))
+    accuracy = (said.logits.argmax(1) == said.labels).double().mean()
+    return {"accuracy": float(accuracy), "feature_std": float(said.features[LAYER].std()), "seconds": seconds}
+
+
+def mlp(width: int, seed: int) -> MLP:
     """An MLP of two hidden layers, of He et al.'s first weights as in the paper: features of size 1 from the start."""
-    network = make_model("mlp", (width, width), (1, 28, 28), 10, seed)
+    network = MLP(784, (width, width), 10)
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
@@ -114,7 +125,10 @@ def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:
     """A teacher that has learned, one that has learned shuffled labels, and one that has not."""
     images, labels = train
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    teachers: dict[str, nn.Module | None] = {"none": None, "untrained": mlp(256, 1000 * seed)}
+    teachers: dict[str, nn.Module | None] = {"none": None}
+    for name, factor in (("untrained", 1.0), ("untrained x4", 4.0), ("untrained x16", 16.0)):
+        untrained = teachers[name] = mlp(256, 1000 * seed)
+        untrained.get_parameter("hidden.1.0.weight").data.mul_(factor)
     for name, taught in (("trained", labels), ("shuffled labels", shuffled)):
         network = teachers[name] = mlp(256, 1000 * seed)
         settings = {"epochs": 20, "seed": seed}
@@ -153,8 +167,13 @@ def write_report(rows: Measurements, out: Path) -> str:
             cells.append(mean_std(rows.values("accuracy", width=width, method=method, teacher=which)))
         digits = IMAGES.get(width, 4_000)
         lines.append(f"| {width} ({digits:,}) | {names[method]} | {' | '.join(cells)} |")
+    spread = [mean_std(rows.values("feature_std", width=256, teacher=teacher), 2) for teacher in TEACHERS]
+    lines.append(f"| 256 | size of the teacher's features | {' | '.join(spread)} |")
     seeds = len({row["seed"] for row in rows.rows})
-    table = "\n".join(lines) + f"\n\nTest accuracy: mean (standard deviation) over {seeds} seeds.\n"
+    note = (
+        f"Test accuracy: mean (standard deviation) over {seeds} seeds. Size: standard deviation of a layer's outputs."
+    )
+    table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "teachers.md", table)
     draw(rows, out / "teachers.png")
     return table
