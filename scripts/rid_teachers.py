@@ -170,9 +170,7 @@ def write_report(rows: Measurements, out: Path) -> str:
     spread = [mean_std(rows.values("feature_std", width=256, teacher=teacher), 2) for teacher in TEACHERS]
     lines.append(f"| 256 | size of the teacher's features | {' | '.join(spread)} |")
     seeds = len({row["seed"] for row in rows.rows})
-    note = (
-        f"Test accuracy: mean (standard deviation) over {seeds} seeds. Size: standard deviation of a layer's outputs."
-    )
+    note = f"Test accuracy: mean (standard deviation) over {seeds} seeds. Size: standard deviation of the outputs."
     table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "teachers.md", table)
     draw(rows, out / "teachers.png")
