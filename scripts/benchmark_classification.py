@@ -92,7 +92,7 @@ def main(options: Options) -> None:
         torch.set_num_threads(1)
         splits = load(options.data, options.data_dir, examples=options.examples)
         options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_text(options.out / "fashion_mnist_versions.json", json.dumps(versions(), indent=2) + "\n")
         done = _done(rows)
         for seed in options.seeds:
             for variant in options.variants:
@@ -187,9 +187,11 @@ def tabulated(rows: pd.DataFrame) -> str:
             f"{own['seconds'].mean():.0f}",
         ]
         lines.append(f"| `{variant}` | {len(own)} | " + " | ".join(cells) + " |")
+    teachers = rows[rows["variant"] != "hinton_ensemble"].groupby("seed")["teacher_accuracy"].first()
+    lines += ["", f"Teachers, one per seed: {interval(100 * teachers)} % accurate."]
     if {"disk", "hinton_warm"} <= set(accuracy):
         difference = interval(100 * (accuracy["disk"] - accuracy["hinton_warm"]))
-        lines += ["", f"DiSK minus Hinton from the same warm start, paired by seed: {difference} points of accuracy."]
+        lines.append(f"DiSK minus Hinton from the same warm start, paired by seed: {difference} points of accuracy.")
     return "\n".join(lines) + "\n"
 
 

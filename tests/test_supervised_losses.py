@@ -180,20 +180,22 @@ def test_losses_like_torchdistill():
     kd = losses.KDLoss("s", "output", "t", "output", temperature=4.0, alpha=0.1, beta=0.9, reduction="batchmean")
     theirs = kd(io("s", student), io("t", teacher), labels)
     assert hinton_loss(student, teacher, labels, 0.9, 4.0)[0].item() == pytest.approx(theirs.item(), rel=1e-5)
-    relational = losses.RKDLoss("s", "output", "t", "output", 25.0, 50.0)
+    relational = losses.RKDLoss("s", "t", 25.0, 50.0, "mean")
     ours = 25 * rkd.distance_loss(student, teacher) + 50 * rkd.angle_loss(student, teacher)
     theirs = relational(io("s", student), io("t", teacher))
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
     maps = random(2, 3, 4, 4).float(), random(2, 3, 4, 4, seed=1).float()
-    hint = losses.SimpleLossWrapper(
-        torch.nn.MSELoss(),
-        {
-            "input": {"io": "output", "module_path": "s", "is_from_teacher": False},
-            "target": {"io": "output", "module_path": "t", "is_from_teacher": True},
-        },
-    )
+    mean, variance, target = maps[0].flatten(2), torch.tensor([1.0, 2.0, 3.0]), maps[1].flatten(2)
+    pair = {"student": {"io": "output", "path": "s"}, "teacher": {"io": "output", "path": "t"}}
+    theirs = losses.VIDLoss({"pair": pair})(io("s", (mean, variance.view(1, 3, 1))), io("t", target))
+    assert vid.vid_loss(mean, variance, target).item() == pytest.approx(theirs.item(), rel=1e-5)
+    ends = {
+        name: {"io": "output", "module_path": path, "is_from_teacher": path == "t"}
+        for name, path in (("input", "s"), ("target", "t"))
+    }
+    hint = losses.SimpleLossWrapper(torch.nn.MSELoss(), **ends)
     ours = fitnets.hint_loss(maps[0].flatten(2), maps[1].flatten(2))
-    assert ours.item() == pytest.approx(hint(io("s", maps[0]), io("t", maps[1])).item())
+    assert ours.item() == pytest.approx(hint(io("s", maps[0]), io("t", maps[1]), None).item())
 
 
 def test_every_pair_of_methods_has_its_own_config():

@@ -68,6 +68,7 @@ class Distiller:
         if self.teacher is None and METHODS[method].uses_teacher:
             raise PolicyKDError(f"teacher: {method} needs one; cross_entropy learns from labels alone")
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.seed)
+        self.device: torch.device = self.accelerator.device
         if self.config.batch_size % self.accelerator.num_processes:
             raise PolicyKDError(
                 f"batch_size: {self.config.batch_size} examples cannot be shared by "
@@ -75,7 +76,7 @@ class Distiller:
             )
         for network in (self.student, self.teacher):
             if network is not None:
-                network.to(self.accelerator.device)
+                network.to(self.device)
         self.method: Method | None = None  # built at the first batch, which tells the shapes
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler] = {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from policykd.classification.adaptor import call, checked_labels
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
+from policykd.classification.processes import autocast, on_device
 from policykd.errors import PolicyKDError
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ class Evaluation:
         teacher = distiller.teacher if self.teacher_logits is None else None
         in_order = True
         with evaluating(distiller.student, teacher):
-            for batch in self.batches:
+            for batch in on_device(self.batches, distiller.device):
                 content, rows = read(batch)
                 in_order &= rows is not None  # a user's loader may shuffle
                 inputs, labels = distiller.adaptor(content)
-                with distiller.accelerator.autocast():
+                with autocast(distiller.device, distiller.config.mixed_precision):
                     logits = call(distiller.student, inputs).float()
                     own = logits if teacher is None else call(teacher, inputs).float()
                 check_classes(logits, own)

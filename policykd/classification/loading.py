@@ -28,7 +28,7 @@ class Rows(Dataset):
     def __init__(self, source: Any) -> None:
         if isinstance(source, TensorDataset):
             source = source.tensors
-        self.arrays = _arrays(source) if isinstance(source, tuple | list | Tensor | np.ndarray) else None
+        self.arrays = _arrays(source) if _is_arrays(source) else None
         self.source = source
         if self.arrays is None and not (isinstance(source, Sized) and hasattr(source, "__getitem__")):
             raise PolicyKDError(
@@ -109,12 +109,19 @@ def seeded(*key: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def _is_arrays(source: Any) -> bool:
+    """Whether this is arrays; a list of anything else is a data set of examples."""
+    if isinstance(source, list):
+        return all(isinstance(member, Tensor | np.ndarray) for member in source)
+    return isinstance(source, tuple | Tensor | np.ndarray)
+
+
 def _arrays(source: Any) -> tuple[Tensor, ...]:
     """Arrays as tensors of one length; floats as float32, whole numbers as they are."""
     members = tuple(source) if isinstance(source, tuple | list) else (source,)
     try:
         tensors = tuple(torch.as_tensor(member) for member in members)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise PolicyKDError(f"data: expected arrays (inputs, labels): {error}") from None
     lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors]
     if len(set(lengths)) > 1:

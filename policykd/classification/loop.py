@@ -31,7 +31,7 @@ def fit(
     with closing(Trainer(distiller, batches, augment)) as trainer:
         plan = distiller.plan
         bar = tqdm(
-            total=len(plan) * trainer.steps_per_pass,
+            total=len(plan) * trainer.steps_per_pass or None,
             initial=distiller.passes * trainer.steps_per_pass,
             unit="step",
             desc=distiller.method_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
     if device == "cuda" and not torch.cuda.is_available():
         raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
     cpu = device == "cpu"
-    # accelerate keeps one device and precision per process for ever; each distiller here has its own.
+    # accelerate keeps one device and precision per process for ever; each distiller here has its own, and asks its
+    # accelerator for processes, order and gradients only.
     alone = state.PartialState._shared_state.get("num_processes", 1) == 1
     state.AcceleratorState._reset_state(reset_partial_state=alone)
     try:
         return accelerate.Accelerator(
             cpu=cpu,
+            device_placement=False,
             mixed_precision=mixed_precision,
             dataloader_config=accelerate.DataLoaderConfiguration(
                 split_batches=True, use_seedable_sampler=True, data_seed=seed
@@ -37,6 +39,19 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
         )
     except (ValueError, RuntimeError) as error:
         raise PolicyKDError(f"device: {device} with precision {mixed_precision} cannot be used: {error}") from None
+
+
+def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """This process's share of the batches, on a device."""
+    send = needs("accelerate.utils").send_to_device
+    for batch in batches:
+        yield send(batch, device)
+
+
+def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
+    """The precision of forward passes; accelerate's own would be that of the process's latest Accelerator."""
+    kind = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, kind, enabled=mixed_precision != "no")
 
 
 def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:

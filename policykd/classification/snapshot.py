@@ -38,8 +38,10 @@ def state(distiller: Distiller) -> dict[str, Any]:
         result["method"] = distiller.method.state_dict()
         result["optimizers"] = {name: _listed(o.state_dict()) for name, o in distiller.optimizers.items()}
         result["schedulers"] = {name: s.last_epoch for name, s in distiller.schedulers.items()}
+        scaler = distiller.accelerator.scaler
+        result["scaler"] = None if scaler is None else scaler.state_dict()
     elif distiller.resumed is not None:
-        result |= {name: distiller.resumed[name] for name in ("method", "optimizers", "schedulers")}
+        result |= {name: distiller.resumed[name] for name in ("method", "optimizers", "schedulers", "scaler")}
     return result
 
 
@@ -63,6 +65,8 @@ def restore_training(distiller: Distiller) -> None:
     load_weights(distiller.method, loaded["method"], "method")
     for name, optimizer in distiller.optimizers.items():
         optimizer.load_state_dict(_keyed(loaded["optimizers"][name]))
+    if loaded["scaler"] is not None:
+        distiller.accelerator.scaler.load_state_dict(loaded["scaler"])
     for name, scheduler in distiller.schedulers.items():
         scheduler.last_epoch = loaded["schedulers"][name]
         scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]

@@ -16,10 +16,9 @@ from tqdm import tqdm
 from policykd.classification import snapshot
 from policykd.classification.adaptor import Inputs, call, checked_labels
 from policykd.classification.evaluation import BATCH, check_classes, evaluating
-from policykd.classification.extra import needs
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import Batch, Rows, read, seeded
-from policykd.classification.processes import average_gradients, share_state
+from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.progress import Progress
 from policykd.classification.teacher import OutputCache
 from policykd.distillation.categorical import hard_loss
@@ -52,6 +51,8 @@ class Trainer:
         self.progress = Progress(distiller)
         self.cache: OutputCache | None = None
         self.check_labels = True
+        if distiller.method is not None and distiller.resumed is None:  # fit is called again: go on
+            distiller.resumed = snapshot.state(distiller)
         student_paths, teacher_paths = self.config.feature_paths
         with ExitStack() as stack:
             self.student_features = stack.enter_context(FeatureReader(distiller.student, student_paths, "student"))
@@ -68,9 +69,10 @@ class Trainer:
         distiller, learning = self.distiller, self._set_modes(phase)
         optimizer, scheduler = distiller.optimizers[phase.trains], distiller.schedulers[phase.trains]
         started = time.perf_counter()
-        self.batches.set_epoch(distiller.passes) if hasattr(self.batches, "set_epoch") else None
+        if hasattr(self.batches, "set_epoch"):
+            self.batches.set_epoch(distiller.passes)
         with seeded(self.config.seed, distiller.passes, self.accelerator.process_index):
-            for batch in self.batches:
+            for batch in on_device(self.batches, distiller.device):
                 loss, terms = self._loss(phase, read(batch))
                 optimizer.zero_grad()
                 self.accelerator.backward(loss)
@@ -78,10 +80,11 @@ class Trainer:
                 if self.config.max_grad_norm is not None:
                     self.accelerator.clip_grad_norm_(learning, self.config.max_grad_norm)
                 optimizer.step()
-                scheduler.step()
                 distiller.n_updates += 1
                 self.progress.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
+                scheduler.step()
                 bar.update()
+        optimizer.zero_grad()  # a trained network carries no gradients along
         self.progress.flush()
         share_state(self.accelerator, distiller.student, self.method)
         self.check_labels = False  # all were seen
@@ -124,7 +127,7 @@ class Trainer:
         return inputs
 
     def _student_outputs(self, inputs: Inputs) -> Outputs:
-        with self.accelerator.autocast():
+        with autocast(self.distiller.device, self.config.mixed_precision):
             logits = call(self.distiller.student, inputs)
         return Outputs(logits.float(), tuple(feature.float() for feature in self.student_features.take()))
 
@@ -137,7 +140,7 @@ class Trainer:
         if teacher is None:
             return Outputs(torch.empty(0))
         teacher.eval()  # at every step: a callback or a parent module may have set it to train
-        with self.accelerator.autocast():
+        with autocast(self.distiller.device, self.config.mixed_precision):
             logits = call(teacher, inputs)
         return Outputs(logits.float(), tuple(feature.float() for feature in self.teacher_features.take()))
 
@@ -145,15 +148,14 @@ class Trainer:
         """The method, built by the shapes of a first batch; its helpers' weights are drawn by the seed."""
         config = self.config
         with seeded(config.seed), evaluating(self.distiller.student), torch.no_grad():
-            first = next(iter(batches), None)
+            first = next(on_device(batches, self.distiller.device), None)
             if first is None:
                 raise PolicyKDError("data: the training data are empty")
-            content = needs("accelerate.utils").send_to_device(read(first).content, self.accelerator.device)
-            inputs, labels = self.distiller.adaptor(content)
+            inputs, labels = self.distiller.adaptor(read(first).content)
             student, teacher = self._student_outputs(inputs), self._teacher_outputs(inputs)
             if self.distiller.teacher is not None:
                 check_classes(student.logits, teacher.logits)
-            method = METHODS[self.distiller.method_name](config, student, teacher).to(self.accelerator.device)
+            method = METHODS[self.distiller.method_name](config, student, teacher).to(self.distiller.device)
         if config.mixup > 0 and (method.uses_labels or config.warm_up_epochs > 0):
             raise PolicyKDError(
                 f"mixup: only the teacher can label a mixture, and this {self.distiller.method_name} looks at labels: "
@@ -171,7 +173,7 @@ class Trainer:
         """One optimiser and one schedule for every group of modules that the plan trains."""
         distiller, config = self.distiller, self.config
         distiller.plan = self.method.plan(config)
-        self.steps_per_pass = len(batches) if hasattr(batches, "__len__") else 0
+        self.steps_per_pass = self._length(batches)
         for group in dict.fromkeys(phase.trains for phase in distiller.plan):
             steps = self.steps_per_pass * sum(phase.trains == group for phase in distiller.plan)
             optimizer = _optimizer(config, [p for module in self._members(group) for p in module.parameters()])
@@ -180,6 +182,18 @@ class Trainer:
             )
             distiller.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
         snapshot.restore_training(distiller)
+
+    def _length(self, batches: DataLoader) -> int:
+        """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""
+        try:
+            return len(batches)
+        except TypeError:
+            if self.config.learning_rate_schedule != "constant":
+                raise PolicyKDError(
+                    "data: the loader has no length, which learning_rate_schedule="
+                    f"{self.config.learning_rate_schedule!r} needs: give one of known length, or use 'constant'"
+                ) from None
+            return 0
 
     def _members(self, group: str) -> list[nn.Module]:
         student = [self.distiller.student] if group == "student" else []
@@ -195,29 +209,24 @@ class Trainer:
 
     def _fill_cache(self, batches: DataLoader) -> None:
         """Ask the teacher once about every row, where the answers repeat and fit into memory."""
-        rows = batches.dataset
-        changes = self.augment is not None or self.config.mixup > 0
+        rows, megabytes = batches.dataset, self.config.cache_megabytes
+        fixed = isinstance(rows, Rows) and rows.arrays is not None and self.augment is None and self.config.mixup == 0
         wanted = any(phase.teacher for phase in self.distiller.plan[self.distiller.passes :])
-        fixed = isinstance(rows, Rows) and rows.arrays is not None
-        if changes or not (fixed and wanted) or self.distiller.teacher is None:
+        if not (fixed and wanted and megabytes) or self.distiller.teacher is None:
             return
         assert isinstance(rows, Rows)
         cache = OutputCache(len(rows))
-        if cache.fill(self._teacher_batches(rows), self.config.cache_megabytes * 10**6):
+        if cache.fill(self._teacher_batches(rows), megabytes * 10**6):
             self.cache = cache
-        elif self.config.cache_megabytes:
-            log.warning(
-                "the teacher's outputs take more than cache_megabytes=%d: it runs at every step",
-                self.config.cache_megabytes,
-            )
+        else:
+            log.warning("the teacher's outputs take more than cache_megabytes=%d: it runs at every step", megabytes)
 
     def _teacher_batches(self, rows: Rows) -> Iterator[tuple[Tensor, Outputs]]:
-        send = needs("accelerate.utils").send_to_device
-        for start in range(0, len(rows), BATCH):
-            index = list(range(start, min(start + BATCH, len(rows))))
-            batch = send(rows.__getitems__(index), self.accelerator.device)
-            inputs, _ = self.distiller.adaptor(batch.content)
-            yield batch.rows, self._teacher_outputs(inputs)
+        every = range(len(rows))
+        batches = (rows.__getitems__(list(every[start : start + BATCH])) for start in every[::BATCH])
+        for content, index in on_device(batches, self.distiller.device):
+            inputs, _ = self.distiller.adaptor(content)
+            yield index, self._teacher_outputs(inputs)
 
 
 def _factor(schedule: str, steps: int) -> Callable[[int], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from policykd.classification.data import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import make_model, parameters
 from policykd.classification.snapshot import load_weights
+from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.distillation.supervised import METHODS
 from policykd.errors import PolicyKDError, nearest
@@ -48,8 +50,9 @@ class ClassifyOptions(Generic[C]):
     """Kind of the teacher."""
     teacher_widths: tuple[int, ...] = (256, 256)
     """Its hidden layers."""
-    teacher_file: Path | None = None
-    """Weights of a trained teacher, the best_model.safetensors of a run; default: train one from labels first."""
+    teacher_files: tuple[Path, ...] = ()
+    """Weights of trained teachers, the best_model.safetensors of runs; several are an ensemble. Default: train one
+    from labels first."""
     teacher_epochs: int = 20
     """Passes over the training data for such a teacher."""
     run_dir: Path | None = None
@@ -66,20 +69,33 @@ def run(arguments: Sequence[str]) -> None:
     """``policykd classify``."""
     options = _options(arguments)
     splits = load(options.data, options.data_dir, examples=options.examples)
-    folder = _folder(options)
-    teacher = _teacher(options, splits, folder)
+    teacher = _given_teacher(options, splits)
+    folder = _folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
+    if teacher is None and METHODS[options.method].uses_teacher:
+        teacher = _trained_teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
-    say(
+    _tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
         f"student {parameters(student):,} parameters"
         + ("" if teacher is None else f", teacher {parameters(teacher):,}")
     )
-    say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    _tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     distiller = _distiller(options, student, teacher, folder / "student", options.method, options.config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     result = distiller.evaluate(splits.test)
-    write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
-    say("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+    if distiller.accelerator.is_main_process:
+        write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
+    _tell("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+
+
+def _is_first() -> bool:
+    """Whether this is the first or only process, as ``accelerate launch`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _tell(text: str) -> None:
+    if _is_first():
+        say(text)
 
 
 def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
@@ -90,7 +106,7 @@ def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     if method not in METHODS:
         raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
     kind = METHODS[method].config_type
-    start = ClassifyOptions[Any](method=method, config=kind())
+    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
     return tyro.cli(
         ClassifyOptions[kind],  # type: ignore[valid-type]
         args=list(arguments),
@@ -106,6 +122,8 @@ def _folder(options: ClassifyOptions[Any]) -> Path:
     text = json.dumps(asked, indent=2, default=str) + "\n"
     if not options.resume:
         folder = options.run_dir or _next_run(options)
+        if not _is_first():
+            return folder  # only the first process writes
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,30 +151,41 @@ def _next_run(options: ClassifyOptions[Any]) -> Path:
     return folder
 
 
-def _teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module | None:
-    """The teacher: from a file, or trained in the run's folder; none for a method that needs none."""
-    seed = options.config.seed + 1000
-    teacher = make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, seed)
-    if options.teacher_file is not None:
-        read_teacher(teacher, options.teacher_file)
-        return teacher
-    if not METHODS[options.method].uses_teacher:
-        return None
-    say(f"training the teacher, {options.teacher_epochs} passes")
+def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
+    """The teacher from files, an ensemble where there are several; None where there is none."""
+    files = options.teacher_files
+    return read_teacher([_new_teacher(options, splits) for _ in files], files) if files else None
+
+
+def read_teacher(members: list[nn.Module], files: Sequence[Path]) -> nn.Module:
+    """Load weights into one network per file; several are an ensemble."""
+    for member, path in zip(members, files, strict=True):
+        try:
+            load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
+        except (OSError, SafetensorError) as error:
+            raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
+    return Ensemble(members) if len(members) > 1 else members[0]
+
+
+def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
+    return make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, _teacher_seed(options))
+
+
+def _teacher_seed(options: ClassifyOptions[Any]) -> int:
+    """Another one than the student's, by the same distance for every seed."""
+    return options.config.seed + 1000
+
+
+def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
+    """A teacher that learns from labels, in the run's folder."""
+    teacher = _new_teacher(options, splits)
+    _tell(f"training the teacher, {options.teacher_epochs} passes")
     common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
     config = {name: getattr(options.config, name) for name in common}
-    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
     distiller = _distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     return teacher
-
-
-def read_teacher(teacher: nn.Module, file: Path) -> None:
-    """Load a teacher's weights from a safetensors file."""
-    try:
-        load_weights(teacher, safetensors.torch.load_file(file), "teacher")
-    except (OSError, SafetensorError) as error:
-        raise PolicyKDError(f"teacher: cannot read {file}: {error}") from None
 
 
 def _distiller(
@@ -165,6 +194,6 @@ def _distiller(
     """A distiller that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        say(f"going on with {folder.name} after {distiller.passes} passes")
+        _tell(f"going on with {folder.name} after {distiller.passes} passes")
         return distiller
     return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)

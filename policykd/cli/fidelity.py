@@ -74,22 +74,31 @@ def _made(folder: Path) -> dict[str, Any]:
 
 def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: int, folder: Path) -> nn.Module:
     """The teacher or the student as the run left it."""
-    network = make_model(made[who], made[f"{who}_widths"], shape, classes, seed=0)
-    if who == "teacher" and made["teacher_file"] is not None:
-        read_teacher(network, Path(made["teacher_file"]))
-        return network
+
+    def new() -> nn.Module:
+        return make_model(made[who], made[f"{who}_widths"], shape, classes, seed=0)
+
+    if who == "teacher" and made["teacher_files"]:
+        files = [Path(file) for file in made["teacher_files"]]
+        return read_teacher([new() for _ in files], files)
     path = folder / who / CHECKPOINT
     if not path.exists():
         raise PolicyKDError(f"fidelity: {folder} has no {who}: its method needs none, or the run has not come so far")
+    network = new()
     load_weights(network, checkpoint.load(path)["student"], who)
     return network
 
 
 def _check_recipe(made: dict[str, Any], other: dict[str, Any], options: FidelityOptions) -> None:
     """Refuse a control that was not made in the same way, or has the same teacher."""
-    same = {name: value for name, value in made.items() if name not in ("config", "run_dir")}
-    recipe = {**made["config"], "seed": None}
-    if any(other[name] != value for name, value in same.items()) or {**other["config"], "seed": None} != recipe:
+
+    def recipe(asked: dict[str, Any]) -> dict[str, Any]:
+        return {**asked, "teacher_files": len(asked["teacher_files"]), "config": {**asked["config"], "seed": None}}
+
+    def teacher(asked: dict[str, Any]) -> Any:
+        return asked["teacher_files"] or asked["config"]["seed"]
+
+    if recipe(made) != recipe(other):
         raise PolicyKDError(f"fidelity: the control {options.control} was made with other settings than {options.run}")
-    if made["teacher_file"] is not None or made["config"]["seed"] == other["config"]["seed"]:
+    if teacher(made) == teacher(other):
         raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher: use another --seed")

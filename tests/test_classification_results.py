@@ -1,0 +1,46 @@
+"""The committed table is what the committed rows say."""
+
+import importlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("benchmark_classification")
+
+
+def test_table_is_that_of_the_rows(benchmark):
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    page = (ROOT / "docs/classification.md").read_text()
+    written = page.split(benchmark.BEGIN + "\n")[1].split(benchmark.END)[0]
+    assert written == benchmark.tabulated(rows)
+
+
+def test_rows_are_equal_terms(benchmark):
+    """Every student had the same passes and parameters; no row is there twice."""
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    assert rows["student_passes"].nunique() == rows["parameters"].nunique() == 1
+    assert not rows.duplicated(["variant", "seed"]).any()
+    assert set(rows["variant"]) <= set(benchmark.VARIANTS)
+    teachers = rows[rows["variant"] != "hinton_ensemble"].groupby("seed")["teacher_accuracy"]
+    assert (teachers.nunique() == 1).all()
+
+
+def test_interval_by_hand(benchmark):
+    # mean 2, standard deviation 1, n = 3: 4.3027 / sqrt(3)
+    assert benchmark.interval(pd.Series([1.0, 2.0, 3.0])) == "2.00 ± 2.48"
+    assert benchmark.interval(pd.Series([1.0])) == "1.00"
+
+
+def test_rows_are_appended_and_resumed(benchmark, tmp_path):
+    rows = tmp_path / "rows.csv"
+    for seed in (0, 1):
+        benchmark._append(rows, {"variant": "hinton", "seed": seed, "accuracy": 0.5})
+    assert benchmark._done(rows) == {("hinton", 0), ("hinton", 1)}
+    assert len(rows.read_text().splitlines()) == 3
