@@ -50,7 +50,6 @@ CONDITIONS = {
     "200": Condition(200),
     "1,000": Condition(1_000),
     "4,000": Condition(4_000),
-    "4,000, T=4": Condition(4_000, settings={"temperature": 4.0}),
     "4,000 + 1,000 noise": Condition(4_000, noise=1_000),
     "4,000, shifted": Condition(4_000, augment=shift),
     "4,000, mixup": Condition(4_000, settings={"mixup": 1.0}),

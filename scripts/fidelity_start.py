@@ -31,7 +31,7 @@ from policykd.cli import guarded
 
 IMAGES, BATCH, RATE = 3_000, 100, 1e-3
 FRACTIONS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-NETWORKS = {12: 0.3, 32: 0.5}
+NETWORKS = {32: 0.5, 12: 0.3}
 """Hidden width of teacher and student, and the share of the teacher's labels that are drawn at random."""
 
 
