@@ -116,7 +116,7 @@ def gradient(
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
         losses, info = loss(leaf)
-        (result,) = torch.autograd.grad(losses.sum(), leaf)
+        (result,) = torch.autograd.grad(losses, leaf, torch.ones_like(losses))
     return result, info
 
 

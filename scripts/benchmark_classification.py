@@ -22,15 +22,17 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
+from matplotlib.figure import Figure
 from scipy import stats
 from torch import nn
 
 from policykd import Distiller
-from policykd.agents.run_folder import versions, write_text
+from policykd.agents.run_folder import versions, write_bytes, write_text
 from policykd.classification.data import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
 from policykd.cli.output import say
+from policykd.plots import COLOURS, INK
 
 TEACHER, STUDENT = (32, 64, 128, 280), (8, 16, 32, 64)
 LAST_MAP = {"student_features": ("blocks.2",), "teacher_features": ("blocks.2",)}
@@ -99,6 +101,7 @@ def main(options: Options) -> None:
                 if (variant, seed) not in done:
                     _append(rows, _one_student(options, splits, variant, seed))
     write_table(rows, options.page)
+    say(f"picture {draw(pd.read_csv(rows), rows.with_suffix('.png'))}")
 
 
 def _one_student(options: Options, splits: Splits, variant: str, seed: int) -> dict[str, Any]:
@@ -195,13 +198,42 @@ def tabulated(rows: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def interval(values: pd.Series, digits: int = 2) -> str:
-    """Mean and half width of its 95 % t-interval; the mean alone for fewer than two values."""
+def draw(rows: pd.DataFrame, path: Path) -> Path:
+    """Every seed, and the mean with its interval, of accuracy, agreement and KL by method, as a PNG."""
+    names = [name for name in VARIANTS if name in set(rows["variant"])]
+    figure = Figure(figsize=(8.4, 0.7 + 0.32 * len(names)), dpi=160, facecolor="white", layout="constrained")
+    panels = (("accuracy", "accuracy, %", 100), ("agreement", "agreement, %", 100), ("kl", "KL, nats", 1))
+    for axes, (column, label, unit) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        for place, name in enumerate(names):
+            values = unit * rows.loc[rows["variant"] == name, column]
+            axes.plot(values, [place] * len(values), ".", color=COLOURS[0], alpha=0.3, markersize=5)
+            mean, half = mean_and_half(values)
+            axes.errorbar(mean, place, xerr=half, fmt="o", color=COLOURS[0], markersize=4, capsize=3)
+        axes.set_xlabel(label, color=INK)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(colors=INK, length=0, labelsize=9)
+        axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)  # the first method on top; the panels share it
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_bytes(path, content.getvalue())
+    return path
+
+
+def mean_and_half(values: pd.Series) -> tuple[float, float]:
+    """Mean and half width of its 95 % t-interval, which is NaN for fewer than two values."""
     known = values.dropna()
     if len(known) < 2:
-        return f"{known.mean():.{digits}f}" if len(known) else ""
+        return float(known.mean()), float("nan")
     half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return f"{known.mean():.{digits}f} ± {half:.{digits}f}"
+    return float(known.mean()), float(half)
+
+
+def interval(values: pd.Series, digits: int = 2) -> str:
+    """Mean ± half width, or the mean alone."""
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
 
 
 if __name__ == "__main__":

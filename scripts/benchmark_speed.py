@@ -5,6 +5,7 @@
 
 Ours includes distillation, a step per update and learner (PPO: 10 per rollout); SB3 has none. One update per
 environment step and learner on both sides, with PPO SB3's defaults: 10 epochs over rollouts of 2,048 steps.
+SBX, which is SB3 in JAX, is measured too where it is installed (``pip install sbx-rl``).
 Writes the raw rows and the tables it prints to ``results/speed/``.
 """
 
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
+import importlib.util
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,14 +28,12 @@ import numpy as np
 import policykd_envs
 import torch
 import tyro
-from stable_baselines3 import PPO
 from stable_baselines3.common.noise import NormalActionNoise
 
 from policykd import DualStudent, native
 from policykd.agents import off_policy, on_policy, training
 from policykd.agents.run_folder import versions, write_text
 from policykd.config import PPOConfig
-from policykd.export import MODELS
 from policykd.learners import OffPolicyLearner
 
 WARM_UP = {"ddpg": 300, "td3": 300, "sac": 300, "ppo": 2_048}
@@ -91,19 +93,27 @@ class Options:
         return WARM_UP["ppo"] if self.backbone == "ppo" else 100
 
 
-def sb3_stepper(options: Options, width: int, batch_size: int) -> Callable[[int], None]:
-    """A function that trains SB3 for n more steps."""
+RIVALS = {"SB3": "stable_baselines3", "SBX": "sbx"}
+"""What ours is measured beside, by the module; the ratio is to the first."""
+
+
+def rivals() -> list[str]:
+    """Those that are installed."""
+    return [name for name, module in RIVALS.items() if importlib.util.find_spec(module)]
+
+
+def rival_stepper(rival: str, options: Options, width: int, batch_size: int) -> Callable[[int], None]:
+    """A function that trains one learner of SB3 or SBX for n more steps."""
     env = policykd_envs.make(options.env)
     size = env.action_space.shape[0]
-    common: dict[str, Any] = {"batch_size": batch_size, "device": "cpu", "seed": 0}
-    common["policy_kwargs"] = {"net_arch": [width, width]}
-    model: Any
-    if options.backbone == "ppo":
-        model = PPO("MlpPolicy", env, **common)
-    else:
-        noise = None if options.backbone == "sac" else NormalActionNoise(np.zeros(size), np.full(size, 0.1))
-        settings: dict[str, Any] = {"learning_starts": 100, "train_freq": 1, "gradient_steps": 1}
-        model = MODELS[options.backbone]("MlpPolicy", env, action_noise=noise, **settings, **common)
+    settings: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "policy_kwargs": {"net_arch": [width, width]}}
+    if rival == "SB3":
+        settings["device"] = "cpu"
+    if options.backbone != "ppo":
+        settings |= {"learning_starts": 100, "train_freq": 1, "gradient_steps": 1}
+    if options.backbone in ("ddpg", "td3"):
+        settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
+    model = getattr(importlib.import_module(RIVALS[rival]), options.backbone.upper())("MlpPolicy", env, **settings)
     return lambda n: model.learn(n, reset_num_timesteps=False, log_interval=100)
 
 
@@ -228,32 +238,38 @@ def plain_product(width: int, batch_size: int, learners: int) -> float:
         return 2 * learners * batch_size * width * width * count / (time.perf_counter() - started) / 1e9
 
 
+KEYS = ("steps_per_second", "ratio_per_learner")
+
+
+def sizes(options: Options) -> list[tuple[int, int]]:
+    """Width of the networks and batch size of all cases."""
+    return sorted({(case.width, case.batch_size) for case in options.cases})
+
+
 def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], list[dict]]:
     """All cases of one network size against SB3; returns raw rows (one per round) and the time per part."""
     cases = [case for case in options.cases if (case.width, case.batch_size) == (width, batch_size)]
-    sb3 = sb3_stepper(options, width, batch_size)
+    others = {name: rival_stepper(name, options, width, batch_size) for name in rivals()}
     agents = [our_agent(options, case) for case in cases]
-    with training.one_thread():
-        sb3(WARM_UP[options.backbone])
+    for step in others.values():
+        with training.one_thread():
+            step(WARM_UP[options.backbone])
     for case, agent in zip(cases, agents, strict=True):
         print(f"  warming up: {case.name}, {width} wide", flush=True)
         steps_only(agent, WARM_UP[options.backbone] * agent.n_learners)
     raw = []
     for number in range(options.rounds):
-        with training.one_thread():
-            base = rate(sb3, options.seconds, options.unit)
-        row = {
-            "width": width,
-            "batch_size": batch_size,
-            "round": number,
-            "who": "SB3",
-            "steps_per_second": base,
-        }
-        raw.append({**row, "ratio": 1.0, "ratio_per_learner": 1.0})
+        speeds = {}
+        for name, step in others.items():
+            with training.one_thread():
+                speeds[name] = rate(step, options.seconds, options.unit)
+        base = speeds["SB3"]
+        common = {"width": width, "batch_size": batch_size, "round": number}
+        for name, speed in speeds.items():
+            raw.append(_row(common, name, speed, base, 1))
         for case, agent in zip(cases, agents, strict=True):
             ours = rate(functools.partial(steps_only, agent), options.seconds, options.unit * agent.n_learners)
-            ratios = {"ratio": ours / base, "ratio_per_learner": ours / base / agent.n_learners}
-            raw.append({**row, "who": case.name, "steps_per_second": ours, **ratios})
+            raw.append(_row(common, case.name, ours, base, agent.n_learners))
         print(f"  round {number + 1} of {options.rounds} done", flush=True)
     parts = []
     for case, agent in zip(cases, agents, strict=True):
@@ -264,9 +280,14 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     return raw, parts
 
 
-def median(raw: list[dict], case: Case, key: str) -> float:
-    """Median over the rounds of one case."""
-    return statistics.median(r[key] for r in raw if r["who"] == case.name and r["width"] == case.width)
+def _row(common: dict[str, int], who: str, speed: float, base: float, learners: int) -> dict[str, Any]:
+    ratios = {"ratio": speed / base, "ratio_per_learner": speed / base / learners}
+    return {**common, "who": who, "steps_per_second": speed, **ratios}
+
+
+def values(raw: list[dict], who: str, width: int, key: str) -> list[float]:
+    """One figure of one side at one network size, of all rounds, rising."""
+    return sorted(row[key] for row in raw if row["who"] == who and row["width"] == width)
 
 
 def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:
@@ -275,32 +296,36 @@ def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:
         f"{options.backbone.upper()} on {options.env}, one thread, the same updates per environment step and learner;",
         f"ours with distillation. Medians of {options.rounds} rounds in turn; ratios are taken round by round.",
         "",
-        "| networks, batch | ours | steps/s, all learners | one SB3 learner | ratio | lowest to highest | aim |",
+        "| networks, batch | who | steps/s, all learners | against one SB3 learner | lowest to highest "
+        "| per learner | aim |",
         "|---|---|---|---|---|---|---|",
     ]
-    for case in options.cases:
-        rows = [r for r in raw if r["who"] == case.name and r["width"] == case.width]
-        sb3 = statistics.median(r["steps_per_second"] for r in raw if r["who"] == "SB3" and r["width"] == case.width)
-        ratios = sorted(r["ratio"] for r in rows)
-        lines.append(
-            f"| {case.width}x{case.width}, {case.batch_size} | {case.name} "
-            f"| {median(raw, case, 'steps_per_second'):,.0f} | {sb3:,.0f} | {statistics.median(ratios):.1f}x "
-            f"| {ratios[0]:.1f} to {ratios[-1]:.1f} | {case.target} |"
-        )
+    for width, batch_size in sizes(options):
+        cases = [(case.name, case.target) for case in options.cases if case.width == width]
+        for who, target in [*((name, "-") for name in rivals()), *cases]:
+            ratios = values(raw, who, width, "ratio")
+            speed, single = (statistics.median(values(raw, who, width, key)) for key in KEYS)
+            lines.append(
+                f"| {width}x{width}, {batch_size} | {who} | {speed:,.0f} | {statistics.median(ratios):.1f}x "
+                f"| {ratios[0]:.1f} to {ratios[-1]:.1f} | {single:.2f}x | {target} |"
+            )
     lines += ["", "Microseconds per environment step of one learner, and GFLOP/s:", ""]
     names = [name for name in parts[0] if name not in ("width", "who")]
     lines += ["| networks | ours | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for part in parts:
-        values = " | ".join(f"{part[name]:.0f}" for name in names)
-        lines.append(f"| {part['width']} | {part['who']} | {values} |")
+        figures = " | ".join(f"{part[name]:.0f}" for name in names)
+        lines.append(f"| {part['width']} | {part['who']} | {figures} |")
     lines += ["", f"Kernels: {'native' if not native.reason() else f'torch ({native.reason()})'}."]
     return "\n".join(lines) + "\n"
 
 
 def main(options: Options) -> None:
     """Measure, print and keep."""
-    raw, parts = [], []
-    for width, batch_size in sorted({(case.width, case.batch_size) for case in options.cases}):
+    raw: list[dict] = []
+    parts: list[dict] = []
+    if hasattr(os, "sched_setaffinity"):  # JAX knows no other way to keep to one thread
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    for width, batch_size in sizes(options):
         print(f"networks ({width}, {width}), batch {batch_size}", flush=True)
         rows, times = measure(options, width, batch_size)
         raw += rows

@@ -55,7 +55,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def _in_a_process(result):
+def in_a_process(result):
     """Train without batch normalisation, whose statistics are those of a process's own half of the batch."""
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(SIZE, 4), nn.ReLU(), nn.Linear(4, CLASSES))
@@ -81,10 +81,6 @@ def _in_a_process(result):
 
 
 if __name__ == "__main__":
-    processes, path = int(sys.argv[1]), sys.argv[2]
-    if processes == 1:
-        _in_a_process(path)
-    else:
-        from accelerate import debug_launcher
+    from accelerate import debug_launcher
 
-        debug_launcher(_in_a_process, args=(path,), num_processes=processes)
+    debug_launcher(in_a_process, args=(sys.argv[2],), num_processes=int(sys.argv[1]))

@@ -1,5 +1,6 @@
 """The distiller: it learns, leaves the teacher alone, resumes bit by bit, and takes any usual data."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from classifiers import CLASSES, FAST, FEATURES, SIZE, Net, net, problem, same, trained_teacher, weights
+from classifiers import CLASSES, FAST, FEATURES, SIZE, Net, in_a_process, net, problem, same, trained_teacher, weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,7 +21,7 @@ from policykd.classification.features import FeatureReader
 from policykd.classification.metrics import metrics
 from policykd.classification.trainer import Trainer
 from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import STUDENT
+from policykd.distillation.supervised.method import STUDENT, TrainingConfig
 
 CONFIGS = {
     "fitnets": FEATURES,
@@ -220,6 +221,71 @@ def test_the_seed_decides_everything(teacher):
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
 
+EFFECTS = {
+    "hinton": {
+        "epochs": 5,
+        "warm_up_epochs": 2,
+        "batch_size": 32,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "learning_rate_schedule": "linear",
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.1,
+        "mixed_precision": "bf16",
+        "seed": 5,
+        "alpha": 0.5,
+        "temperature": 2.0,
+    },
+    "label_smoothing": {"label_smoothing": 0.2},
+    "cross_entropy": {"label_smoothing": 0.2},
+    "fitnets": {"weight": 1.0, "student_features": ("body.0",), "teacher_features": ("body.0",)},
+    "rkd": {"distance_weight": 1.0, "angle_weight": 1.0},
+    "vid": {"weight": 9.0},
+    "ted": {"filter_epochs": 3, "filter_width": 5, "kl_alpha": 1.0, "mse_alpha": 1.0, "temperature": 1.0},
+    "disk": {
+        "student_temperature": 1.0,
+        "teacher_temperature": 1.0,
+        "hard_weight": 0.9,
+        "soft_weight": 0.1,
+        "top_k": 1,
+        "guide_width": 5,
+        "guide_warm_up_epochs": 2,
+        "student_passes": 2,
+        "guide_passes": 2,
+        "budget": (5.0, 5.0),
+        "penalty": (50.0, 50.0),
+        "largest_cross_entropy": 0.1,
+    },
+    "rid": {
+        "filter_warm_up_epochs": 2,
+        "cycle_epochs": 4,
+        "filter_share": 0.6,
+        "hard_weight": 0.1,
+        "weight": 0.1,
+    },
+}
+UNSEEN = {"eval_every", "keep_best", "log_freq", "cache_megabytes", "mixup"}
+"""Settings that do not change the last student's weights, or need other data; each has a test of its own."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_has_an_effect(method, teacher):
+    names = {field.name for field in dataclasses.fields(METHODS[method].config_type)}
+    common = {field.name for field in dataclasses.fields(TrainingConfig)}
+    known = set().union(*(EFFECTS[name] for name in ("hinton", "fitnets", method)))
+    assert names - common <= known and common <= known | UNSEEN
+
+    def trained(**changes):
+        start = {"budget": (0.1, 0.1)} if method == "disk" else {}  # a budget that binds
+        student = net(8)
+        make(method, student, teacher, keep_best=False, **{**start, **changes}).fit(problem())
+        return weights(student)
+
+    usual = trained()
+    for name, value in EFFECTS[method].items():
+        assert not same(usual, trained(**{name: value})), name
+
+
 class Output(UserDict):
     """Like Hugging Face's ModelOutput: a mapping whose values are attributes, too."""
 
@@ -396,15 +462,12 @@ def test_distillers_beside_one_another(teacher):
 
 def test_two_processes_compute_what_one_does(tmp_path):
     """The same batches shared by two CPU processes: losses and weights are equal up to rounding."""
-    results = []
-    for processes in (1, 2):
-        path = tmp_path / f"{processes}.json"
-        script = Path(__file__).with_name("classifiers.py")
-        command = [sys.executable, str(script), str(processes), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(json.loads(path.read_text()))
-    one, two = results
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    in_a_process(paths[0])
+    command = [sys.executable, str(Path(__file__).with_name("classifiers.py")), "2", str(paths[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads(path.read_text()) for path in paths)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["smallest_batch"] == FAST["batch_size"] // 2
     for a, b in zip(one["weights"], two["weights"], strict=True):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from policykd.distillation.supervised import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -44,3 +46,12 @@ def test_rows_are_appended_and_resumed(benchmark, tmp_path):
         benchmark._append(rows, {"variant": "hinton", "seed": seed, "accuracy": 0.5})
     assert benchmark._done(rows) == {("hinton", 0), ("hinton", 1)}
     assert len(rows.read_text().splitlines()) == 3
+
+
+def test_every_method_has_its_page():
+    page = (ROOT / "docs/classification.md").read_text()
+    for name in METHODS:
+        (row,) = [line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line and "](" in line]
+        text = (ROOT / "docs" / row.split("](")[1].split(")")[0]).read_text()
+        for heading in ("## Idea", "## Equation", "## Differences", "## Logged keys", "## How to repeat"):
+            assert heading in text, f"{name} lacks {heading}"

@@ -9,7 +9,6 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policykd import DualStudent, native
-from policykd.agents.update import can_compile
 from policykd.distillation.methods import METHODS
 
 POINT = "PolicyKD/PointReach-v0"
@@ -212,18 +211,6 @@ def test_native_kernels_and_torch_train_the_same_learners(monkeypatch, backbone)
         # Sums in another order. In Adam's first steps a weight whose gradient is hardly more than rounding moves
         # by 1e-3 in a direction that is rounding; hence not 1e-6, and hence few updates.
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0, msg=name)
-
-
-@pytest.mark.slow  # compiling takes half a minute where it is not cached
-@pytest.mark.parametrize("backbone", ["ddpg", "td3"])
-def test_the_compiled_update_is_the_eager_one(backbone):
-    if not can_compile(torch.device("cpu")):
-        pytest.skip("torch.compile needs a C++ compiler")
-    eager, compiled = (make(compile=compile, backbone=backbone).learn(2 * 30) for compile in (False, True))
-    assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates == 10
-    expected = rows_of(eager, [0, 1])
-    for name, tensor in rows_of(compiled, [0, 1]).items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # reasons as above
 
 
 def test_one_independent_learner():

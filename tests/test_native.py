@@ -250,6 +250,7 @@ def test_inside_compiled_functions(backend):
         return *gradient(loss, rows), before
 
     expected_gradient, expected_info, expected_before = ascend(rows, critics, observations)
+    native.prepare_to_compile()
     torch.compiler.reset()
     with torch.no_grad():
         compiled = torch.compile(ascend, fullgraph=True, dynamic=False, backend=backend)
@@ -258,6 +259,37 @@ def test_inside_compiled_functions(backend):
     torch.testing.assert_close(found, expected_gradient)
     torch.testing.assert_close(info["value"], expected_info["value"])
     torch.testing.assert_close(before, expected_before)
+
+
+OPERATORS = """
+import torch
+from policykd.native import kernels, prepare_to_compile
+prepare_to_compile()
+rows, inputs, gradient = torch.randn(2, 3 * 4 + 4 + 4 * 2 + 2), torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+ops, sizes = torch.ops.policykd, (3, 4, 2)
+outputs, hidden = kernels.forward(rows, inputs, sizes, True, True)
+assert torch.equal(ops.mlp(rows, inputs, sizes, True), outputs)
+assert all(map(torch.equal, ops.mlp_kept(rows, inputs, sizes, True), (outputs, hidden)))
+expected = kernels.backward(gradient, rows, inputs, hidden, sizes, True, True, True)
+for ask in (True, True), (True, False), (False, True):
+    found = ops.mlp_backward(gradient, rows, inputs, hidden, sizes, True, *ask)
+    assert all(torch.equal(f, e) if asked else f.numel() == 0 for f, e, asked in zip(found, expected, ask))
+try:
+    ops.mlp(rows[:, 1:], inputs, sizes, True)
+except ValueError as error:
+    print("do not fit" in str(error), [path for path in open("/proc/self/maps") if "/ops-" in path] != [])
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux to see which library is loaded")
+@pytest.mark.parametrize("compiler", ["works", "fails"])
+def test_operators_in_cpp_and_through_python(compiler):
+    if compiler == "works" and not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("needs a C++ compiler")
+    environment = {**os.environ, **({"CXX": "false"} if compiler == "fails" else {})}
+    result = subprocess.run([sys.executable, "-c", OPERATORS], env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == ["True", str(compiler == "works")], result.stderr
 
 
 def assert_torch_takes_over(expected_reason):

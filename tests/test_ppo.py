@@ -10,13 +10,14 @@ from stable_baselines3.common import policies
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from policykd import DualStudent, export_ppo
+from policykd import DualStudent
 from policykd.agents.on_policy import RolloutUpdate
 from policykd.agents.update import Peers
 from policykd.config import PPOConfig
 from policykd.distillation.methods import METHODS
 from policykd.distillation.step import DistillationStep
 from policykd.errors import PolicyKDError
+from policykd.export import sb3_ppo
 from policykd.learners.ppo import Minibatch
 from policykd.memory import Rollout
 from policykd.memory.rollout import gae
@@ -58,7 +59,7 @@ class SB3Model:
     """SB3's PPO with a rollout of made-up steps, and one update behind it so that Adam's state is not trivial."""
 
     def __init__(self, config, seed, dtype):
-        settings = export_ppo.sb3_settings(config)
+        settings = sb3_ppo.sb3_settings(config)
         self.model = SB3PPO("MlpPolicy", DummyVecEnv([Spaces] * ENVS), seed=seed, device="cpu", **settings)
         self.model.set_logger(Logger(None, []))
         self.model._current_progress_remaining = 1 - PROGRESS
@@ -117,7 +118,7 @@ def train_both(monkeypatch, learners, dtype):
     models = [SB3Model(config, seed, dtype) for seed in range(learners)]
     generator, ours, columns = np.random.default_rng(0), [], []
     for k, sb3 in enumerate(models):
-        export_ppo.read_sb3(learner, k, sb3.model)
+        sb3_ppo.read_sb3(learner, k, sb3.model)
         columns.append(sb3.steps())
         orders = [generator.permutation(STEPS * ENVS) for _ in range(config.n_epochs)]
         ours.append(Orders(orders))
@@ -138,7 +139,7 @@ def train_both(monkeypatch, learners, dtype):
 def test_a_whole_update_is_that_of_sb3(monkeypatch, learners):
     models, learner = train_both(monkeypatch, learners, np.float64)
     for k, sb3 in enumerate(models):
-        expected = export_ppo._to_row(learner, [p.detach() for p in sb3.model.policy.parameters()])
+        expected = sb3_ppo._to_row(learner, [p.detach() for p in sb3.model.policy.parameters()])
         # The requirement is 1e-5, which in float64 is far above rounding: ask for more. Measured: 1e-16.
         torch.testing.assert_close(learner.parameters[k], expected, atol=1e-11, rtol=0)
 
@@ -146,7 +147,7 @@ def test_a_whole_update_is_that_of_sb3(monkeypatch, learners):
 def test_a_whole_update_in_float32_is_that_of_sb3_up_to_rounding(monkeypatch, path):
     models, learner = train_both(monkeypatch, 4, np.float32)
     for k, sb3 in enumerate(models):
-        expected = export_ppo._to_row(learner, [p.detach() for p in sb3.model.policy.parameters()])
+        expected = sb3_ppo._to_row(learner, [p.detach() for p in sb3.model.policy.parameters()])
         # 16 steps of 7e-4 each, along gradients exact to 1e-5 at worst. Measured: 6e-8.
         torch.testing.assert_close(learner.parameters[k], expected, atol=1e-6, rtol=0)
 

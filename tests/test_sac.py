@@ -13,7 +13,6 @@ from tiny import CLOCK, POINT, TINY, differences
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from policykd import DualStudent, PolicyKDError, checkpoint
-from policykd.agents.update import can_compile
 from policykd.config import SACConfig
 from policykd.distillation.divergences import DIVERGENCES, gaussian_kl
 from policykd.distillation.methods import METHODS
@@ -197,17 +196,6 @@ def test_a_group_in_a_batch_is_the_group_alone(path):
         for name, tensor in rows(owner(batch), [2, 3], 4).items():
             torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0, msg=name)
             assert not torch.equal(others[name], expected[name]), name
-
-
-@pytest.mark.slow  # compiling takes half a minute where it is not cached
-def test_the_compiled_update_is_the_eager_one():
-    if not can_compile(torch.device("cpu")):
-        pytest.skip("torch.compile needs a C++ compiler or a GPU")
-    eager, compiled = (make(compile=compile, config={"soft_value": True}).learn(2 * 30) for compile in (False, True))
-    assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates == 10
-    expected = state_tensors(eager.learner)
-    for name, tensor in state_tensors(compiled.learner).items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
+import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from policykd import native
 from policykd.config import OffPolicyConfig
 from policykd.distillation.methods import Method
 from policykd.distillation.schedules import SCHEDULES
@@ -19,6 +24,9 @@ from policykd.errors import PolicyKDError
 from policykd.learners import OffPolicyLearner
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.native import build
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable that says where torch keeps what it compiled."""
 
 
 class Peers:
@@ -132,8 +140,12 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
 
 
-def compile_step(function: Any, device: torch.device) -> Any:
-    """``torch.compile`` as it serves small networks best; what is compiled is kept for later runs.
+def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
+    """``torch.compile`` of a method as it serves small networks best; what is compiled is kept for later runs.
+
+    Args:
+        method: a bound method whose object stays as it is: tensors are changed in place, and nothing else at all.
+        device: where it computes.
 
     Raises:
         PolicyKDError: there is no C++ compiler.
@@ -142,9 +154,22 @@ def compile_step(function: Any, device: torch.device) -> Any:
         raise PolicyKDError(
             "compile: torch.compile needs a C++ compiler (g++ or clang++): install one, or compile=False"
         )
-    with contextlib.suppress(build.Unavailable):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(build.cache_folder() / "torchinductor"))
+    native.prepare_to_compile()
+    if os.environ.get(CACHE) in (None, default_cache_dir()):  # nobody chose one: torch's own is lost at every start
+        with contextlib.suppress(build.Unavailable):
+            os.environ[CACHE] = str(build.cache_folder() / "torchinductor")
+    assert isinstance(method, types.MethodType)
+    code = method.__func__.__code__.replace()  # torch keeps graphs with the code: one of its own for every agent
+    function = types.FunctionType(code, method.__func__.__globals__)
+    own = types.MethodType(functools.wraps(method.__func__)(function), method.__self__)
+    options: dict[str, Any] = {"guard_filter_fn": _guards_of_arguments}
     if device.type == "cuda":  # CUDA graphs replay the whole step with one call
-        return torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
-    # Calls from C++ instead of Python: at these sizes a quarter of the time.
-    return torch.compile(function, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+        options["triton.cudagraphs"] = True
+    else:  # calls from C++ instead of Python: at these sizes a quarter of the time
+        options["cpp_wrapper"] = True
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+def _guards_of_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Check only the arguments at every call, not the hundreds of tensors and settings behind ``self``."""
+    return [not guard.name.startswith("L['self']") and not guard.is_global for guard in guards]

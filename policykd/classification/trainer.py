@@ -24,7 +24,7 @@ from policykd.classification.teacher import OutputCache
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms, TrainingConfig
 from policykd.errors import PolicyKDError
 
 if TYPE_CHECKING:
@@ -234,8 +234,9 @@ def _factor(schedule: str, steps: int) -> Callable[[int], float]:
     return lambda step: SCHEDULES[schedule](step / max(1, steps))
 
 
-def _optimizer(config: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **common)
-    return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(parameters, **common)
+        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, rate, weight_decay=decay)

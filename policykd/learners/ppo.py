@@ -188,7 +188,9 @@ class PPO:
             return losses, {key: value.detach() for key, value in info.items()}
 
         gradients, info = gradient(loss, self.parameters)
-        norms = gradients.norm(dim=1, keepdim=True)  # each learner's own: a wild one must not slow the others
+        # Each learner's own norm: a wild one must not slow the others. As a product, because the C++ backend of torch
+        # 2.13's compiler fails on a sum along rows in one loop with Adam.
+        norms = (gradients.square() @ torch.ones_like(gradients[0]).unsqueeze(1)).sqrt()
         gradients = gradients * (config.max_grad_norm / (norms + 1e-6)).clamp_max(1.0)
         self.adam.step(self.parameters, gradients, learning_rate)
         return info

@@ -131,7 +131,7 @@ class SharedReplay:
 
     def _gather(self, indices: Tensor) -> Batch:
         rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
-        *vectors, ends = rows.view(*indices.shape, -1).split(self.sections, dim=-1)
+        *vectors, ends = rows.view(*indices.shape, -1).split_with_sizes(self.sections, dim=-1)
         return Batch(*vectors, *ends.unbind(-1))
 
 

@@ -14,8 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
+from policykd.native.traced import prepare as prepare_to_compile
 
-__all__ = ["adam_", "mlp", "reason", "usable"]
+__all__ = ["adam_", "mlp", "prepare_to_compile", "reason", "usable"]
 
 
 @torch.compiler.assume_constant_result
@@ -59,7 +60,7 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool = False) -> Tenso
     """Apply MLP ``r`` with ReLU, or tanh, between its layers to inputs ``r``, where ``usable(rows, inputs)``.
 
     Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
-    take gradients inside ``torch.compile`` only.
+    take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
 
     Args:
         rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, layer by layer; contiguous along ``P``.

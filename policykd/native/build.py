@@ -1,4 +1,4 @@
-"""Build and load the C kernels: once per machine and source, into a folder of the user's cache."""
+"""Build and load the C kernels and their operators: once per machine and source, into a folder of the user's cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SOURCE = Path(__file__).with_name("mlp.c")
+OPERATORS = Path(__file__).with_name("ops.cpp")
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
 # The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
@@ -24,17 +27,18 @@ class Unavailable(Exception):
     """The kernels cannot be had here; the message says why."""
 
 
-def find_compiler() -> list[str]:
-    """Find a C compiler: ``$CC``, else ``cc``, ``gcc`` or ``clang``, as the first words of its command.
+def find_compiler(language: str = "C") -> list[str]:
+    """Find a compiler for C or C++, as the first words of its command: ``$CC`` or ``$CXX``, else the usual names.
 
     Raises:
         Unavailable: there is none.
     """
-    for command in [os.environ.get("CC", ""), "cc", "gcc", "clang"]:
+    usual = {"C": ["cc", "gcc", "clang"], "C++": ["c++", "g++", "clang++"]}[language]
+    for command in [os.environ.get("CC" if language == "C" else "CXX", ""), *usual]:
         words = shlex.split(command)
         if words and shutil.which(words[0]):
             return words
-    raise Unavailable("no C compiler found")
+    raise Unavailable(f"no {language} compiler found")
 
 
 def cache_folder() -> Path:
@@ -70,23 +74,42 @@ def _processor() -> str:
 def build() -> Path:
     """Compile the kernels, unless this compiler did so before on this processor, and return the library.
 
-    Safe in several processes at once: each writes a file of its own and renames it when it is complete.
+    Raises:
+        Unavailable: no compiler, no safe folder, or the source does not compile.
+    """
+    return _compile(find_compiler(), SOURCE, [[*COMMON_FLAGS, *flags] for flags in CPU_FLAGS], ["-lm"])
+
+
+def build_operators() -> Path:
+    """Compile the kernels' operators for this version of torch, and return the library.
 
     Raises:
         Unavailable: no compiler, no safe folder, or the source does not compile.
     """
-    compiler = find_compiler()
+    root = Path(torch.__file__).parent
+    folders = [root / "include", root / "include/torch/csrc/api/include"]
+    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-w", *(f"-I{folder}" for folder in folders)]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", f"-DTORCH={torch.__version__}"]
+    libraries = [str(build()), f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-ltorch_cpu", "-lc10"]
+    return _compile(find_compiler("C++"), OPERATORS, [flags], libraries)
+
+
+def _compile(compiler: list[str], source: Path, choices: list[list[str]], libraries: list[str]) -> Path:
+    """Compile ``source`` with the first choice of flags that serves, unless it was done before.
+
+    Safe in several processes at once: each writes a file of its own and renames it when it is complete.
+    """
     folder = cache_folder()
     version = _run([*compiler, "--version"]).stdout
-    key = "\0".join([SOURCE.read_text(), repr((compiler, COMMON_FLAGS, CPU_FLAGS)), version, _processor()])
-    library = folder / f"mlp-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    key = "\0".join([source.read_text(), repr((compiler, choices, libraries)), version, _processor()])
+    library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if library.exists():
         return library
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
     try:
-        for flags in CPU_FLAGS:
-            result = _run([*compiler, *COMMON_FLAGS, *flags, "-o", temporary, str(SOURCE), "-lm"])
+        for flags in choices:
+            result = _run([*compiler, *flags, "-o", temporary, str(source), *libraries])
             if result.returncode == 0:
                 os.replace(temporary, library)
                 return library

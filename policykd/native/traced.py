@@ -1,17 +1,20 @@
 """The kernels as operators that ``torch.compile`` puts into its graphs, differentiable by ``torch.func``.
 
-Called one by one, operators cost twice the time of the calls in ``kernels``, so eager code does without them.
+Compiled code calls them in C++ (``ops.cpp``), or through Python where those cannot be built. Called one by one from
+Python, operators cost twice the time of the calls in ``kernels``, so eager code does without them.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policykd.native import kernels
+from policykd.native import build, kernels
 
 Sizes = kernels.Sizes
 
@@ -74,9 +77,20 @@ _operators: list[tuple[str, Callable[..., Any], Callable[..., Any]]] = [
     ("mlp_kept", _mlp_kept, _shape_of_mlp_kept),
     ("mlp_backward", _mlp_backward, _shape_of_mlp_backward),
 ]
-for _name, _kernel, _shape in _operators:
-    _library.impl(_name, _kernel, "CPU")
+for _name, _, _shape in _operators:
     torch.library.register_fake(f"policykd::{_name}", _shape, lib=_library)
+
+
+@cache
+def prepare() -> None:
+    """Give the operators their kernels, if there are any; to be called before anything with them is compiled."""
+    if not kernels.available():
+        return
+    try:
+        torch.ops.load_library(str(build.build_operators()))
+    except (build.Unavailable, OSError, subprocess.SubprocessError):
+        for name, kernel, _ in _operators:
+            _library.impl(name, kernel, "CPU")
 
 
 class _MLP(torch.autograd.Function):

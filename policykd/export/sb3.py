@@ -1,4 +1,4 @@
-"""Learners as models of SB3: one learner becomes a real ``DDPG``, ``TD3`` or ``SAC``, and back (PPO: export_ppo)."""
+"""Learners as models of SB3: one learner becomes a real ``DDPG``, ``TD3`` or ``SAC``, and back (PPO: sb3_ppo)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from policykd import export_ppo
 from policykd.config import Config, DDPGConfig, PPOConfig
+from policykd.export import sb3_ppo
 from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.networks import MLP, Adam
 
@@ -48,7 +48,7 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
 def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = None) -> Any:
     """A new SB3 ``BaseAlgorithm`` of a backbone with our settings, on the CPU."""
     if isinstance(config, PPOConfig):
-        return SB3PPO("MlpPolicy", env, seed=seed, device="cpu", **export_ppo.sb3_settings(config))
+        return SB3PPO("MlpPolicy", env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
         size = env.action_space.shape or ()
@@ -59,7 +59,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
 
 def vec_env(env: VecEnv, config: Config) -> VecEnv:
     """``env`` with the normalisation of these settings, if any."""
-    return export_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
+    return sb3_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
 
 
 def to_sb3(agent: DualStudent, k: int) -> BaseAlgorithm:
@@ -71,7 +71,7 @@ def to_sb3(agent: DualStudent, k: int) -> BaseAlgorithm:
     env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
     model = make_model(agent.backbone, config, env)
     if isinstance(learner, PPO):
-        export_ppo.write_sb3(learner, k, model)
+        sb3_ppo.write_sb3(learner, k, model)
     else:
         write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps

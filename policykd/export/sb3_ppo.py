@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from stable_baselines3 import PPO as SB3PPO
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from policykd.config import PPOConfig
 from policykd.learners.ppo import PPO
 from policykd.networks import MLP
-
-if TYPE_CHECKING:
-    pass
 
 COMMON_SETTINGS = (
     *("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "normalize_advantage"),

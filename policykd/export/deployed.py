@@ -1,0 +1,183 @@
+"""One learner as one plain torch module, and the proof that what is written of it acts alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policykd.errors import PolicyKDError
+from policykd.learners import PPO
+from policykd.networks import MLP
+from policykd.normaliser import CLIP
+
+if TYPE_CHECKING:
+    from policykd.agents.dual_student import DualStudent
+
+TOLERANCE = 1e-5
+"""How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
+CHECKED = 256
+"""Observations at which they are compared."""
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+
+
+class DeployedPolicy(nn.Module):
+    """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units: normalise, MLP, squash, scale, clip.
+
+    Args:
+        network: the shape of the learner's policy network.
+        row: its parameters ``(P,)``.
+        low: smallest action of the task ``(A,)``.
+        high: largest action of the task ``(A,)``.
+        squash: whether actions are tanh of the network, scaled to the task's bounds; else it acts in the task's units.
+        statistics: mean and standard deviation ``(O,)`` of observations in float64, where they are normalised.
+    """
+
+    low: Tensor
+    high: Tensor
+    middle: Tensor
+    half_range: Tensor
+    observation_mean: Tensor
+    observation_std: Tensor
+
+    def __init__(
+        self,
+        network: MLP,
+        row: Tensor,
+        low: Tensor,
+        high: Tensor,
+        squash: bool,
+        statistics: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for weight, bias in network.unpack(row.detach().cpu().unsqueeze(0)):
+            layer = nn.Linear(weight.shape[1], weight.shape[2])
+            layer.weight, layer.bias = nn.Parameter(weight[0].t().contiguous()), nn.Parameter(bias[0, 0].clone())
+            layers += [layer, nn.Tanh() if network.activation == "tanh" else nn.ReLU()]
+        last = layers[-2]
+        assert isinstance(last, nn.Linear)
+        last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
+        last.bias = nn.Parameter(last.bias[: len(low)])
+        last.out_features = len(low)
+        self.network = nn.Sequential(*layers[:-1])
+        self.squash, self.normalises = squash, statistics is not None
+        if statistics is not None:
+            self.register_buffer("observation_mean", statistics[0].clone())
+            self.register_buffer("observation_std", statistics[1].clone())
+        for name, value in (
+            ("low", low),
+            ("high", high),
+            ("middle", (high + low) / 2),
+            ("half_range", (high - low) / 2),
+        ):
+            self.register_buffer(name, value.clone())
+        self.requires_grad_(False).eval()
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Deterministic actions ``(B, A)`` at raw observations ``(B, O)``."""
+        if self.normalises:  # in float64, as in training
+            deviations = (observations.double() - self.observation_mean) / self.observation_std
+            observations = deviations.clamp(-CLIP, CLIP).float()
+        actions = self.network(observations)
+        if self.squash:
+            actions = actions.tanh() * self.half_range + self.middle
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
+
+
+def deploy(agent: DualStudent, k: int) -> DeployedPolicy:
+    """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
+
+    Raises:
+        PolicyKDError: the module does not act like the learner.
+    """
+    learner, scale = agent.learner, agent.action_scale
+    bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
+    if isinstance(learner, PPO):
+        statistics = None
+        if learner.config.normalize_observation:
+            statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
+        row = learner.actor[k, : learner.actor_network.parameter_count]
+        policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
+    else:
+        policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
+    check(agent, k, as_act(policy), "the torch module")
+    return policy
+
+
+def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
+    """A module as a function of arrays."""
+    return lambda observations: policy(torch.from_numpy(observations)).numpy()
+
+
+def check(agent: DualStudent, k: int, act: Act, what: str) -> float:
+    """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
+
+    Raises:
+        PolicyKDError: it is above ``TOLERANCE``.
+    """
+    observations = _observations(agent, k)
+    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
+    worst = float(distances.max())
+    if not worst <= TOLERANCE:
+        raise PolicyKDError(
+            f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+        )
+    return worst
+
+
+def _observations(agent: DualStudent, k: int) -> np.ndarray:
+    """Observations ``(n, O)`` as the learner has met them, and far beyond."""
+    generator, learner = np.random.default_rng(0), agent.learner
+    spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
+    spread *= 10 ** generator.uniform(-2, 1.5, (CHECKED, 1))
+    if isinstance(learner, PPO) and learner.config.normalize_observation:
+        mean, std = learner.observation_stats.mean[k].cpu().numpy(), learner.observation_stats.std[k].cpu().numpy()
+        spread = mean + std * spread
+    return spread.astype(np.float32)
+
+
+def description(agent: DualStudent) -> str:
+    """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
+    bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
+    return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
+
+
+def write_checked(
+    agent: DualStudent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+) -> float:
+    """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
+
+    Returns:
+        The largest distance, in actions scaled to [-1, 1].
+
+    Raises:
+        PolicyKDError: it is too large, or ``path`` exists.
+    """
+    require_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        write(temporary)
+        act = read(temporary)
+        worst = check(agent, k, act, str(path))
+        one = _observations(agent, k)[:1]
+        if act(one).shape != (1, len(agent.action_scale.low)):
+            raise PolicyKDError(f"export: {path} takes no single observation: not written")
+        shutil.move(temporary, path)
+    return worst
+
+
+def require_free(path: Path) -> None:
+    """Refuse to overwrite."""
+    if path.exists():
+        raise PolicyKDError(f"export: {path} exists: choose another --out")

@@ -1,0 +1,175 @@
+"""A learner as a folder for the Hugging Face Hub, laid out as ``huggingface_sb3`` lays it; nothing is sent anywhere.
+
+That package itself is not used: its newest release needs ``huggingface_hub`` below 1, and current ``transformers``
+need it above.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import shutil
+import tempfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policykd.agents.learner_envs import short_id
+from policykd.agents.run_folder import write_text
+from policykd.export.deployed import deploy, require_free
+from policykd.export.zoo import to_zip
+from policykd.teachers import Teacher, TeacherScore
+from policykd.video import record_video
+
+if TYPE_CHECKING:
+    from policykd.agents.dual_student import DualStudent
+
+STATISTICS = "vec_normalize.pkl"
+
+
+def to_hub_folder(
+    agent: DualStudent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
+) -> TeacherScore:
+    """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
+
+    The results are those of the written files, read back and played; not of the learner in memory.
+
+    Returns:
+        The returns on the card.
+
+    Raises:
+        PolicyKDError: ``path`` exists, or the written agent acts otherwise (nothing is written).
+    """
+    require_free(path)
+    name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        folder = Path(temporary) / path.name
+        to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)
+        _write_config(folder, name)
+        teacher = Teacher.load(folder, agent.factory)
+        score = teacher.score(agent.factory, n_eval_episodes, seed)
+        write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
+        drawn = video and agent.made_by_id
+        if drawn:
+            record_video(agent.env_id, lambda o: teacher.predict(o)[0], folder / "replay.mp4", seed=seed)
+        _write_card(agent, k, folder, name, score)
+        shutil.move(folder, path)
+    return dataclasses.replace(score, source=str(path))
+
+
+def _write_config(folder: Path, name: str) -> None:
+    """The zip's parts beside it, and its JSON as ``config.json``."""
+    from stable_baselines3 import get_system_info
+
+    with zipfile.ZipFile(folder / f"{name}.zip") as archive:
+        archive.extractall(folder / name)
+    data = json.loads((folder / name / "data").read_text())
+    data["system_info"] = get_system_info(print_info=False)[0]
+    write_text(folder / "config.json", json.dumps(data))
+
+
+def _results(score: TeacherScore) -> dict[str, Any]:
+    return {
+        "mean_reward": score.mean,
+        "std_reward": float(score.returns.std()),
+        "is_deterministic": True,
+        "n_eval_episodes": len(score.returns),
+        "eval_datetime": datetime.datetime.now().isoformat(),
+    }
+
+
+CARD = """---
+library_name: stable-baselines3
+tags:
+- {task}
+- deep-reinforcement-learning
+- reinforcement-learning
+- stable-baselines3
+- policy-distillation
+- policykd
+model-index:
+- name: {name}
+  results:
+  - task:
+      type: reinforcement-learning
+      name: reinforcement-learning
+    dataset:
+      name: {task}
+      type: {task}
+    metrics:
+    - type: mean_reward
+      value: {mean:.2f} +/- {std:.2f}
+      name: mean_reward
+      verified: false
+---
+
+# {name}: {algorithm} on {task}
+
+A policy for [{task}](https://gymnasium.farama.org), trained with policykd (method `{method}`, backbone
+`{backbone}`) and saved as an agent of [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3).
+
+| | |
+|---|---|
+| return, {episodes} episodes without noise | {mean:,.1f} +/- {std:,.1f} |
+| return of random actions, the same starts | {random:,.1f} |
+| environment steps of training | {steps:,} |
+| parameters of the policy network | {parameters:,} |
+| hidden layers | {layers} |
+| observations | {observations} |
+| made with | {versions} |
+
+The results are those of the files in this folder, read back and played.
+
+## Usage
+
+```python
+{usage}
+```
+
+With policykd, which runs no code from the files: `Teacher.load("path/of/this/folder", env="{task}")`.
+"""
+USAGE = """import gymnasium as gym
+from stable_baselines3 import {algorithm}
+from stable_baselines3.common.vec_env import DummyVecEnv{imports}
+
+env = DummyVecEnv([lambda: gym.make("{task}")]){wrap}
+model = {algorithm}.load("{name}.zip")
+observation = env.reset()
+action, _ = model.predict(observation, deterministic=True)"""
+WRAP = """
+env = VecNormalize.load("vec_normalize.pkl", env)
+env.training = env.norm_reward = False"""
+
+
+def _write_card(agent: DualStudent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
+    task, algorithm = short_id(score.env_id), agent.backbone.upper()
+    normalised = (folder / STATISTICS).exists()
+    usage = USAGE.format(
+        algorithm=algorithm,
+        name=name,
+        task=task,
+        imports=", VecNormalize" if normalised else "",
+        wrap=WRAP if normalised else "",
+    )
+    packages = ("policykd", "stable-baselines3", "gymnasium", "mujoco", "torch")
+    card = CARD.format(
+        name=name,
+        task=task,
+        algorithm=algorithm,
+        method=agent.method_name,
+        backbone=agent.backbone,
+        episodes=len(score.returns),
+        mean=score.mean,
+        std=score.returns.std(),
+        random=score.random_mean,
+        steps=agent.num_timesteps,
+        parameters=sum(parameter.numel() for parameter in deploy(agent, k).parameters()),
+        layers=" x ".join(map(str, agent.config.net_arch)),
+        observations=f"normalised; statistics in `{STATISTICS}`" if normalised else "as the task gives them",
+        versions=", ".join(f"{package} {metadata.version(package)}" for package in packages),
+        usage=usage,
+    )
+    write_text(folder / "README.md", card)

@@ -1,0 +1,54 @@
+"""A learner as SB3's zoo keeps one: ``<task>.zip`` and, where it is normalised, ``<task>/vecnormalize.pkl``."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecNormalize
+
+from policykd.agents.run_folder import write_bytes
+from policykd.export.deployed import Act, require_free, write_checked
+from policykd.export.sb3 import to_sb3
+
+if TYPE_CHECKING:
+    from policykd.agents.dual_student import DualStudent
+
+
+def to_zip(agent: DualStudent, k: int, path: Path, statistics: Path | None = None) -> float:
+    """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the zip.
+        statistics: where a normalised learner's ``VecNormalize`` goes, which SB3 keeps apart; None is the zoo's place.
+
+    Returns:
+        The largest distance from the learner, in actions scaled to [-1, 1].
+
+    Raises:
+        PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
+    """
+    model = to_sb3(agent, k)
+    normalizer = model.get_vec_normalize_env()
+    statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics
+    if normalizer is not None:
+        require_free(statistics)
+        normalizer.training = False  # as one deploys it
+    # SB3's load needs no environment; its own class reads the file back.
+    worst = write_checked(agent, k, path, model.save, lambda temporary: _act(type(model).load(temporary), normalizer))
+    if normalizer is not None:
+        statistics.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(statistics, pickle.dumps(normalizer))  # SB3 reads a pickle; policykd never does
+    return worst
+
+
+def _act(model: Any, normalizer: VecNormalize | None) -> Act:
+    def act(observations: np.ndarray) -> np.ndarray:
+        inputs = observations if normalizer is None else normalizer.normalize_obs(observations)
+        return model.predict(inputs, deterministic=True)[0]
+
+    return act

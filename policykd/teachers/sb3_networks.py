@@ -1,0 +1,206 @@
+"""Networks of SB3's and sb3-contrib's agents, built from nothing but the names and shapes of their tensors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policykd.errors import PolicyKDError, nearest
+from policykd.teachers.policy import Policy, freeze, to_unit
+from policykd.teachers.vecnormalize import Normaliser
+
+Family = Literal["actor_critic", "deterministic", "squashed", "search"]
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(("PPO", "A2C", "TRPO"), "actor_critic"),
+    **dict.fromkeys(("TD3", "DDPG"), "deterministic"),
+    **dict.fromkeys(("SAC", "TQC"), "squashed"),
+    "ARS": "search",
+}
+"""Algorithms by how their networks are built."""
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    a.__name__: a for a in (nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus)
+}
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+"""Bounds of a squashed policy's log standard deviation, as in SB3."""
+SDE_EPSILON = 1e-6
+"""Added by SB3 to the variance of state-dependent exploration."""
+
+
+class Networks(nn.Module):
+    """Actor and critics of an agent of SB3, built from its tensors.
+
+    Args:
+        state: the policy's tensors by SB3's names.
+        algorithm: one of ``FAMILIES``.
+        activation: name of a module of torch; None is SB3's default of the algorithm.
+        options: ``policy_kwargs`` that change what the tensors mean.
+        source: where they came from, for errors.
+    """
+
+    log_std: Tensor | None
+    mean: nn.Module
+    observation_size: int
+    action_size: int
+
+    def __init__(
+        self, state: dict[str, Tensor], algorithm: str, activation: str | None, options: dict[str, Any], source: str
+    ) -> None:
+        super().__init__()
+        self.linear = False
+        self.algorithm, self.family, self.source, self.options = algorithm, FAMILIES[algorithm], source, options
+        name = activation or ("Tanh" if self.family == "actor_critic" else "ReLU")
+        if name not in ACTIVATIONS:
+            raise PolicyKDError(f"activation: {name!r} is unknown{nearest(name, ACTIVATIONS)}")
+        self.activation = ACTIVATIONS[name]
+        # Targets are copies; an extractor of vectors has no tensors.
+        self.rest = {name: tensor for name, tensor in state.items() if "_target." not in name}
+        getattr(self, f"_build_{self.family}")()
+        if self.rest:
+            raise PolicyKDError(
+                f"teacher: {source} has {algorithm} networks with parts that are no MLP ({', '.join(self.rest)[:80]}); "
+                "give its predict function as a teacher instead"
+            )
+        # PPO can squash, too; without, it acts in the task's units, and so does a linear ARS.
+        self.squashed = self.family == "squashed" or (self.family == "actor_critic" and self._option("squash_output"))
+        self.in_task_units = not self.squashed and (self.family == "actor_critic" or self.linear)
+
+    def _build_actor_critic(self) -> None:
+        self.register_buffer("log_std", self.rest.pop("log_std", None))
+        shared = self._layers("mlp_extractor.shared_net", end=True)  # SB3 1.x alone
+        actor = [*shared, *self._layers("mlp_extractor.policy_net", end=True)]
+        critic = [*shared, *self._layers("mlp_extractor.value_net", end=True)]
+        self.features, self.mean = nn.Sequential(*actor), self._linear("action_net")
+        self.critics = nn.ModuleList([nn.Sequential(*critic, self._linear("value_net"))])
+        if self.log_std is None:
+            raise PolicyKDError(f"teacher: {self.source} has no log_std: its actions are not continuous")
+        self._sizes(*actor, self.mean)
+
+    def _build_deterministic(self) -> None:
+        actor = self._layers("actor.mu")
+        self.mean = nn.Sequential(*actor, nn.Tanh())
+        self._sizes(*actor)
+        self._build_q()
+
+    def _build_squashed(self) -> None:
+        self.register_buffer("log_std", self.rest.pop("actor.log_std", None))  # a tensor in state-dependent exploration
+        actor = self._layers("actor.latent_pi", end=True)
+        self.features = nn.Sequential(*actor)
+        if self.log_std is None:
+            self.mean, self.log_std_net = self._linear("actor.mu"), self._linear("actor.log_std")
+        elif clip := float(self.options.get("clip_mean", 2.0)):
+            self.mean = nn.Sequential(self._linear("actor.mu.0"), nn.Hardtanh(-clip, clip))
+        else:
+            self.mean = self._linear("actor.mu")
+        self._sizes(*actor, *self.mean.modules())
+        self._build_q()
+
+    def _build_search(self) -> None:
+        actor = self._layers("action_net")
+        self.linear = not self._option("squash_output", actor[0].bias is not None)  # LinearPolicy has no bias
+        self.mean = nn.Sequential(*actor, *([] if self.linear else [nn.Tanh()]))
+        self._sizes(*actor)
+
+    def _sizes(self, *actor: nn.Module) -> None:
+        layers = [layer for layer in actor if isinstance(layer, nn.Linear)]
+        self.observation_size, self.action_size = layers[0].in_features, layers[-1].out_features
+
+    def _build_q(self) -> None:
+        count = len({name.split(".")[1] for name in self.rest if name.startswith("critic.qf")})
+        self.critics = nn.ModuleList([nn.Sequential(*self._layers(f"critic.qf{c}")) for c in range(count)])
+
+    def _option(self, name: str, default: bool = False) -> bool:
+        return bool(self.options.get(name, default))
+
+    def _layers(self, prefix: str, end: bool = False) -> list[Any]:
+        """The linear layers called ``prefix.<number>``, with activations between (and after) them."""
+        numbers = sorted({int(n.split(".")[-2]) for n in self.rest if re.fullmatch(rf"{prefix}\.\d+\.weight", n)})
+        layers: list[nn.Module] = []
+        for number in numbers:
+            layers += [self._linear(f"{prefix}.{number}"), self.activation()]
+        return layers if end else layers[:-1]
+
+    def _linear(self, name: str) -> nn.Linear:
+        weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)
+        if weight is None or weight.ndim != 2:
+            raise PolicyKDError(f"teacher: {self.source} has no linear layer {name}")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight.float())
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.float())
+        return layer
+
+    def gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means and standard deviations ``(B, A)``, in SB3's own units, at normalised inputs ``(B, O)``."""
+        if self.family in ("deterministic", "search"):
+            return self.mean(inputs), None
+        features = self.features(inputs)
+        mean = self.mean(features)
+        if self.log_std is None:
+            return mean, self.log_std_net(features).clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        std = _expln(self.log_std) if self._option("use_expln") else self.log_std.exp()
+        if std.ndim == 1:
+            return mean, std.expand_as(mean)
+        # State-dependent exploration (Raffin et al. 2022): the noise is linear in the features.
+        return mean, (features.square() @ std.square() + SDE_EPSILON).sqrt().expand_as(mean)
+
+    def value(self, inputs: Tensor) -> Tensor:
+        """V(s), or Q(s, pi(s)) of the more careful critic (TQC: the mean of all quantiles), ``(B,)``."""
+        if self.family == "actor_critic":
+            return self.critics[0](inputs).squeeze(-1)
+        mean, _ = self.gaussian(inputs)
+        pairs = torch.cat((inputs, mean.tanh() if self.squashed else mean), dim=-1)
+        values = torch.stack([critic(pairs) for critic in self.critics])
+        return values.mean((0, 2)) if self.algorithm == "TQC" else values.squeeze(-1).amin(0)
+
+    def policy(
+        self, normaliser: Normaliser | None, bounds: tuple[np.ndarray, np.ndarray] | None, device: torch.device
+    ) -> Policy:
+        """The teacher's policy: raw observations in, [-1, 1] out."""
+        freeze(self.to(device))
+        normaliser = self._checked(normaliser, device)
+        scale = None
+        if self.in_task_units:
+            if bounds is None:
+                raise PolicyKDError(f"teacher: {self.source} does not say its action bounds; give its model live")
+            scale = to_unit(*bounds, device)
+
+        def gaussian(observations: Tensor) -> tuple[Tensor, Tensor | None]:
+            mean, std = self.gaussian(normaliser(observations))
+            if scale is None:
+                return mean, std
+            middle, half = scale
+            return (mean - middle) / half, None if std is None else std / half
+
+        def value(observations: Tensor) -> Tensor:
+            return self.value(normaliser(observations)) * normaliser.reward_std
+
+        return Policy(
+            self.source,
+            self.observation_size,
+            self.action_size,
+            gaussian,
+            squashed=self.squashed,
+            value=None if self.family == "search" or not len(self.critics) else value,
+            low=None if bounds is None else bounds[0],
+            high=None if bounds is None else bounds[1],
+            network=self,
+        )
+
+    def _checked(self, normaliser: Normaliser | None, device: torch.device) -> Normaliser:
+        if normaliser is None:
+            return Normaliser(None, None, 0.0, 1.0)
+        if normaliser.mean is not None and len(normaliser.mean) != self.observation_size:
+            raise PolicyKDError(
+                f"teacher: {self.source} reads {self.observation_size} observations and its VecNormalize has "
+                f"statistics of {len(normaliser.mean)}: they are not of the same run"
+            )
+        return normaliser.to(device)
+
+
+def _expln(log_std: Tensor) -> Tensor:
+    """SB3's alternative to exp, which grows like a logarithm above 0."""
+    return torch.where(log_std <= 0, log_std.exp(), log_std.clamp_min(0).log1p() + 1)

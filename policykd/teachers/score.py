@@ -1,0 +1,81 @@
+"""How good a teacher is on its task, measured before anyone learns from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+
+from policykd.agents.learner_envs import ActionScale, EnvFactory, check_spaces, find_task
+from policykd.evaluation import Evaluator
+from policykd.seeding import env_seed, stream
+
+STANDARD_ERRORS = 2.0
+"""By how many standard errors a mean must lie above another to count as better: about 97.5 % one-sided."""
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """Returns of a teacher and, from the same starts, of uniformly random actions."""
+
+    source: str
+    env_id: str
+    returns: np.ndarray
+    """Undiscounted return of every episode ``(n,)``, without noise."""
+    random_returns: np.ndarray
+    """The same of random actions ``(n,)``."""
+
+    @property
+    def mean(self) -> float:
+        """The teacher's mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def random_mean(self) -> float:
+        """The mean return of random actions."""
+        return float(self.random_returns.mean())
+
+    @property
+    def better_than_random(self) -> bool:
+        """Whether the teacher's mean is above random's by over two standard errors of their difference (Welch).
+
+        One episode has no spread: there, above is better. A return that is NaN is never better.
+        """
+        n = len(self.returns)
+        spread = math.sqrt((self.returns.var(ddof=1) + self.random_returns.var(ddof=1)) / n) if n > 1 else 0.0
+        return self.mean - self.random_mean > STANDARD_ERRORS * spread
+
+    def __str__(self) -> str:
+        """One line for logs."""
+        teacher = f"return {self.mean:,.1f} +/- {self.returns.std():,.1f}, {len(self.returns)} episodes"
+        noise = f"random actions {self.random_mean:,.1f} +/- {self.random_returns.std():,.1f}"
+        return f"teacher {self.source} on {self.env_id}: {teacher} ({noise})"
+
+
+def score(
+    source: str,
+    env: str | gym.Env | EnvFactory,
+    act: Callable[[np.ndarray], np.ndarray],
+    n_episodes: int,
+    seed: int,
+) -> TeacherScore:
+    """Play ``n_episodes`` with ``act``, observations ``(n, O)`` to actions ``(n, A)`` in [-1, 1], and with noise alone.
+
+    All episodes are played at once, each on an environment of its own.
+    """
+    task = find_task(env)
+    starts = [env_seed(seed, episode, "evaluation") for episode in range(n_episodes)]
+    generator = stream(seed, 0, "exploration")
+    probe = task.make()
+    space = check_spaces(probe)[1]
+    probe.close()
+    evaluator = Evaluator(task.make, n_episodes, ActionScale(space).to_env)
+    try:
+        returns = evaluator.run(act, 1, starts, 0).returns
+        noise = evaluator.run(lambda o: generator.uniform(-1, 1, (len(o), *space.shape)), 1, starts, 0).returns
+    finally:
+        evaluator.close()
+    return TeacherScore(source, task.env_id, returns[:, 0], noise[:, 0])

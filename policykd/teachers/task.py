@@ -1,0 +1,107 @@
+"""What a teacher must fit: the sizes and action bounds of the task, and guesses why it does not."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from policykd.agents.learner_envs import EnvFactory, check_spaces, find_task
+from policykd.errors import PolicyKDError
+
+VERSIONS: dict[str, dict[int, str]] = {
+    "Ant": {
+        111: "Ant-v2 and v3 have 111 observations",
+        105: "Ant-v5 has 105 observations",
+        27: 'Ant-v4 has 27, which gym.make("Ant-v5", include_cfrc_ext_in_observation=False) also gives',
+        28: "the PyBullet Ant has 28",
+    },
+    "Humanoid": {376: "Humanoid-v2 to v4 have 376 observations", 348: "Humanoid-v5 has 348 observations"},
+    "HumanoidStandup": {376: "HumanoidStandup-v2 to v4 have 376", 348: "HumanoidStandup-v5 has 348"},
+    "HalfCheetah": {26: "the PyBullet HalfCheetah has 26"},
+    "Hopper": {15: "the PyBullet Hopper has 15"},
+    "Walker2d": {22: "the PyBullet Walker2d has 22"},
+    "InvertedDoublePendulum": {11: "InvertedDoublePendulum-v2 to v4 have 11", 9: "InvertedDoublePendulum-v5 has 9"},
+    "Pusher": {23: "all versions of Pusher have 23"},
+    "Reacher": {11: "Reacher-v2 and v4 have 11", 10: "Reacher-v5 has 10"},
+}
+"""Observation sizes by which a task's version is known."""
+EXAMPLES = 3
+
+
+class TaskSpaces(NamedTuple):
+    """What one look at the task's environment tells."""
+
+    env_id: str
+    observation_size: int
+    low: np.ndarray
+    """Smallest action ``(A,)``."""
+    high: np.ndarray
+    """Largest action ``(A,)``."""
+    examples: np.ndarray
+    """First observations of some episodes ``(n, O)``, float32."""
+
+
+def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
+    """Make the task once and read its spaces.
+
+    Raises:
+        PolicyKDError: it cannot be made, or is no continuous control of vectors.
+    """
+    task = find_task(env)
+    try:
+        probe = task.make()
+    except (gym.error.Error, ImportError) as error:
+        raise PolicyKDError(f"environment: {task.env_id} cannot be made: {str(error).partition(chr(10))[0]}") from None
+    try:
+        observations, actions = check_spaces(probe)
+        examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
+    finally:
+        probe.close()
+    return TaskSpaces(task.env_id, observations.shape[0], actions.low, actions.high, examples)
+
+
+def check_fits(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> None:
+    """Refuse a teacher whose (observation size, action size) is not the task's.
+
+    Raises:
+        PolicyKDError: names both shapes and the likely cause.
+    """
+    if teacher != task:
+        raise PolicyKDError(
+            f"teacher: {source} reads {teacher[0]} observations and gives {teacher[1]} actions, {env_id} has {task[0]} "
+            f"and {task[1]}{_cause(source, teacher, task, env_id)}"
+        )
+
+
+def other_task(source: str, env_id: str) -> str | None:
+    """The task that a teacher's file is named after, if it is not ``env_id`` in any version."""
+    base = task_name(env_id)
+    parts = re.findall(r"([A-Za-z0-9]+)-v\d+", source)
+    names = {part for part in parts if any(known.rsplit("-v", 1)[0].split("/")[-1] == part for known in gym.registry)}
+    # HalfCheetahDelayed and its like are HalfCheetah to a teacher.
+    return None if not names or any(base.startswith(name) for name in names) else sorted(names)[0]
+
+
+def task_name(env_id: str) -> str:
+    """``Ant`` of ``module:Namespace/Ant-v5``."""
+    return re.split(r"[:/]", env_id)[-1].rsplit("-v", 1)[0]
+
+
+def _cause(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> str:
+    """What may be wrong, as the end of an error line."""
+    if other := other_task(source, env_id):
+        return f"; its name says that it was trained on {other}"
+    if teacher[1] != task[1]:
+        return "; it was trained on another task"
+    versions = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
+    known = [versions[size] for size in (teacher[0], task[0]) if size in versions]
+    if known:
+        return f"; {' and '.join(known)}: make the task as the teacher knows it, or give observation_map"
+    if teacher[0] == task[0] + 1:
+        return (
+            "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"
+        )
+    return "; if it reads only some of them, or others, give observation_map"

@@ -1,0 +1,213 @@
+"""A frozen policy to learn from: one class, whatever it was loaded from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.agents.learner_envs import EnvFactory
+from policykd.errors import PolicyKDError
+from policykd.teachers import loading
+from policykd.teachers.policy import Policy
+from policykd.teachers.score import TeacherScore, score
+from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task
+
+log = logging.getLogger("policykd")
+ObservationMap = Callable[[Tensor], Tensor] | Sequence[int]
+
+
+class Teacher:
+    """A policy that acts and no longer learns. It reads raw observations; its normaliser is inside.
+
+    Made by ``Teacher.load``. Actions are in [-1, 1] everywhere but in ``predict``.
+    """
+
+    observation_size: int
+    """Length O of the observations that it takes: the task's, where an ``observation_map`` picks from them."""
+    action_size: int
+    """Length A of an action."""
+    source: str
+    """Where it came from, for logs."""
+    squashed: bool
+    """Whether its actions are tanh of the Gaussian that ``distribution`` gives (SAC, TQC)."""
+
+    def __init__(
+        self, policy: Policy, task: TaskSpaces | None, observation_map: ObservationMap | None, device: torch.device
+    ) -> None:
+        self.policy, self.device, self.map = policy, device, _as_function(observation_map, device)
+        self.source, self.squashed = policy.source, policy.squashed
+        self.missing_normaliser = policy.missing_normaliser
+        low, high = (policy.low, policy.high) if task is None else (task.low, task.high)
+        if low is None or high is None or (policy.observation_size is None and task is None):
+            raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
+        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        self.action_size = policy.action_size
+        if task is None:
+            assert policy.observation_size is not None
+            self.observation_size = policy.observation_size
+        else:
+            seen = self._look(torch.from_numpy(task.examples)).shape[1]
+            read = seen if policy.observation_size is None else policy.observation_size
+            check_fits(self.source, (read, self.action_size), (seen, len(task.low)), task.env_id)
+            self.observation_size = task.observation_size
+            self.actions(torch.from_numpy(task.examples))  # a policy that cannot answer is refused here
+
+    @classmethod
+    def load(
+        cls,
+        source: Any,
+        env: str | gym.Env | EnvFactory | None = None,
+        *,
+        algorithm: str | None = None,
+        activation: str | None = None,
+        vecnormalize: str | Path | None = None,
+        trust: bool = False,
+        observation_map: ObservationMap | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Teacher:
+        """Load, check and freeze anything that can act; no code from a file is run.
+
+        Args:
+            source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or of the Hugging Face
+                Hub, a run folder or checkpoint of policykd, a TorchScript or ONNX file; or a live agent, a torch
+                module, or a function ``observation (O,) -> action (A,)`` in the task's units.
+            env: the task, to check the teacher against it; functions, and files that do not say their sizes, need it.
+            algorithm: which one wrote a zip, where its tensors should not be asked ("sac").
+            activation: the module of torch between the layers of a zip's networks ("ELU"), where the zip does not say.
+            vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip.
+            trust: also accept pickles with other things than arrays in them, and run these.
+            observation_map: the columns of the task's observation that the teacher reads, or a function
+                ``(B, O) -> (B, O')`` that makes what it reads.
+            device: where it computes.
+
+        Raises:
+            PolicyKDError: it cannot be loaded safely, or does not fit the task; one line.
+        """
+        task, device = None if env is None else look_at(env), torch.device(device)
+        options = loading.Options(algorithm, activation, None if vecnormalize is None else Path(vecnormalize), trust)
+        seen = task  # what the teacher itself will see of the task
+        if task is not None and observation_map is not None:
+            examples = _as_function(observation_map, torch.device("cpu"))(torch.from_numpy(task.examples))
+            seen = task._replace(observation_size=examples.shape[1], examples=examples.numpy())
+        teacher = cls(loading.load_policy(source, env, seen, options, device), task, observation_map, device)
+        if task is not None and (other := other_task(teacher.source, task.env_id)):
+            log.warning("teacher %s is named after %s and is asked to teach %s", teacher.source, other, task.env_id)
+        return teacher
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        deterministic: bool = True,
+        *,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, None]:
+        """Actions in the task's units at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
+
+        Args:
+            observation: raw observations.
+            deterministic: False samples, where the teacher has a standard deviation.
+            state: not used, for SB3's protocol.
+            episode_start: not used, for SB3's protocol.
+        """
+        inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
+        mean, std = self.distribution(inputs)
+        if not deterministic and std is not None:
+            mean = mean + std * torch.randn_like(mean)
+        scaled = self._act(mean).cpu().numpy()
+        actions = np.clip((self.high + self.low) / 2 + scaled * (self.high - self.low) / 2, self.low, self.high)
+        return actions.reshape(*np.shape(observation)[:-1], -1), None
+
+    def actions(self, observations: Tensor) -> Tensor:
+        """Deterministic actions ``(B, A)`` in [-1, 1] at raw observations ``(B, O)``, without gradient.
+
+        Raises:
+            PolicyKDError: an answer is not finite.
+        """
+        return self._act(self.distribution(observations)[0])
+
+    @torch.no_grad()
+    def distribution(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means ``(B, A)`` and standard deviations ``(B, A)`` at raw observations ``(B, O)``, without gradient.
+
+        In [-1, 1] units, and before tanh where ``squashed``. A teacher without a standard deviation has None, and its
+        action as the mean.
+
+        Raises:
+            PolicyKDError: an answer is not finite.
+        """
+        mean, std = self.policy.gaussian(self._look(observations))
+        self._check_finite("actions", mean)
+        return mean, std
+
+    @torch.no_grad()
+    def value(self, observations: Tensor) -> Tensor | None:
+        """Values ``(B,)`` at raw observations ``(B, O)``, in the task's units of reward; None where it has no critic.
+
+        PPO, A2C, TRPO: V(s). SAC, TD3, DDPG: the least of the critics' Q(s, pi(s)). TQC: the mean of all quantiles.
+        Where the teacher was trained on normalised rewards, its value is multiplied by their scale.
+
+        Raises:
+            PolicyKDError: a value is not finite.
+        """
+        if self.policy.value is None:
+            return None
+        values = self.policy.value(self._look(observations))
+        self._check_finite("values", values)
+        return values
+
+    def score(self, env_id_or_factory: str | gym.Env | EnvFactory, n_episodes: int = 10, seed: int = 0) -> TeacherScore:
+        """Play ``n_episodes`` on the task, and as many with random actions from the same starts.
+
+        A normalised teacher without its normaliser is warned about, with what it returns so.
+
+        Raises:
+            PolicyKDError: ``n_episodes`` or ``seed`` make no sense.
+        """
+        if n_episodes < 1 or seed < 0:
+            raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
+        result = score(
+            self.source,
+            env_id_or_factory,
+            lambda observations: self.actions(torch.from_numpy(observations)).cpu().numpy(),
+            n_episodes,
+            seed,
+        )
+        if self.missing_normaliser:
+            log.warning("no vecnormalize.pkl, on whose observations it was trained: %s", result)
+        return result
+
+    def parameters(self) -> list[Tensor]:
+        """Its parameters, where torch can see them (not those of functions and ONNX files); none has a gradient."""
+        network = self.policy.network
+        return [] if network is None else [*network.parameters(), *network.buffers()]
+
+    def _act(self, mean: Tensor) -> Tensor:
+        return mean.tanh() if self.squashed else mean.clamp(-1, 1)
+
+    def _look(self, observations: Tensor) -> Tensor:
+        """What the teacher itself reads of raw observations."""
+        return self.map(observations.to(self.device, torch.float32))
+
+    def _check_finite(self, what: str, values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            row = int((~torch.isfinite(values.reshape(len(values), -1))).any(1).nonzero()[0, 0])
+            raise PolicyKDError(
+                f"teacher: {self.source} gives {what} that are not finite (observation {row} of a batch)"
+            )
+
+
+def _as_function(observation_map: ObservationMap | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    if observation_map is None:
+        return lambda observations: observations
+    if callable(observation_map):
+        return observation_map
+    columns = torch.tensor(list(observation_map), device=device)
+    return lambda observations: observations[:, columns]

@@ -1,0 +1,47 @@
+"""``torch.compile`` over the update of every backbone: the same numbers, and agents that do not disturb each other."""
+
+import pytest
+import torch
+from tiny import POINT, TINY
+
+from policykd import DualStudent
+from policykd.agents.update import can_compile
+from policykd.networks import state_tensors
+
+ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
+CONFIGS = {
+    "ddpg": TINY,
+    "td3": TINY,
+    "sac": {**TINY, "soft_value": True},
+    "ppo": {**ROLLOUT, "net_arch": (64, 64), "n_eval_episodes": 1, "normalize_observation": True},
+}
+
+pytestmark = [
+    pytest.mark.slow,  # compiling takes half a minute where it is not cached
+    pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="torch.compile needs a C++ compiler or a GPU"),
+]
+
+
+def make(backbone, **arguments):
+    return DualStudent(POINT, backbone=backbone, config=CONFIGS[backbone], **arguments)
+
+
+@pytest.mark.parametrize("backbone", CONFIGS)
+def test_the_compiled_update_is_the_eager_one(backbone):
+    steps = 2 * (64 if backbone == "ppo" else 30)
+    eager, compiled = (make(backbone, compile=compile).learn(steps) for compile in (False, True))
+    assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates > 0
+    expected = state_tensors(eager.learner)
+    for name, tensor in state_tensors(compiled.learner).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order
+
+
+def test_compiled_agents_of_one_process_keep_to_themselves():
+    alone = make("ddpg", compile=True).learn(2 * 30)
+    first, second = make("ddpg", compile=True), make("ddpg", compile=True, seeds=(5, 6))
+    for _ in range(2):
+        first.learn(2 * 15)
+        second.learn(2 * 15)
+    assert torch.equal(first.learner.actor, alone.learner.actor)
+    eager = make("ddpg", compile=False, seeds=(5, 6)).learn(2 * 15).learn(2 * 15)
+    torch.testing.assert_close(second.learner.actor, eager.learner.actor, atol=1e-5, rtol=0)
