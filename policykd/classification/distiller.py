@@ -26,6 +26,8 @@ from policykd.settings import change
 BEST = "best_model.safetensors"
 Augment = Callable[[Tensor], Tensor]
 """Changes a batch of inputs; draws from torch's global generator, which every pass seeds anew."""
+Callback = Callable[["Distiller"], None]
+"""Looks at a distiller between two passes over the data."""
 
 
 class Distiller:
@@ -111,6 +113,7 @@ class Distiller:
         validation: Any = None,
         *,
         augment: Augment | None = None,
+        callback: Callback | None = None,
         progress_bar: bool = False,
     ) -> Distiller:
         """Train the student; end with the one that was best on the validation data (``keep_best``).
@@ -119,6 +122,7 @@ class Distiller:
             train: arrays (inputs, labels), a map-style data set or a ``DataLoader``.
             validation: the same kinds; None keeps the last student.
             augment: changes the training inputs of every batch; the teacher sees what the student sees.
+            callback: called after every pass, of the student or of a method's helpers, with this distiller.
             progress_bar: show a live progress bar.
 
         Returns:
@@ -127,7 +131,7 @@ class Distiller:
         Raises:
             PolicyKDError: the data, features or classes do not fit, or the loss is not finite.
         """
-        loop.fit(self, train, validation, augment, progress_bar)
+        loop.fit(self, train, validation, augment, callback, progress_bar)
         return self
 
     def evaluate(self, data: Any) -> dict[str, float]:

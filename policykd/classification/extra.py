@@ -8,8 +8,8 @@ from typing import Any
 from policykd.errors import PolicyKDError
 
 
-def needs(module: str) -> Any:
-    """Import a module of the extra ``classification``.
+def needs(module: str, extra: str = "classification") -> Any:
+    """Import a module of one of policykd's extras.
 
     Raises:
         PolicyKDError: it is not installed; the line says how to get it.
@@ -18,5 +18,5 @@ def needs(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise PolicyKDError(
-            f'classification: {module.partition(".")[0]} is needed ({error}): pip install "policykd[classification]"'
+            f'{extra}: {module.partition(".")[0]} is needed ({error}): pip install "policykd[{extra}]"'
         ) from None

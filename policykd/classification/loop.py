@@ -13,11 +13,16 @@ from policykd.classification.loading import loader
 from policykd.classification.trainer import Trainer
 
 if TYPE_CHECKING:
-    from policykd.classification.distiller import Augment, Distiller
+    from policykd.classification.distiller import Augment, Callback, Distiller
 
 
 def fit(
-    distiller: Distiller, train: Any, validation: Any, augment: Augment | None = None, progress_bar: bool = False
+    distiller: Distiller,
+    train: Any,
+    validation: Any,
+    augment: Augment | None = None,
+    callback: Callback | None = None,
+    progress_bar: bool = False,
 ) -> None:
     """Train to the end of the plan (see ``Distiller.fit``)."""
     config, accelerator = distiller.config, distiller.accelerator
@@ -40,6 +45,8 @@ def fit(
                     _validate(distiller, judge)
                     bar.set_postfix_str(f"validation {_score(distiller.history[-1]):.4f}", refresh=False)
                 _checkpoint(distiller)
+                if callback is not None:
+                    callback(distiller)
     if config.keep_best and distiller.best is not None:
         distiller.student.load_state_dict(distiller.best)
         _checkpoint(distiller)

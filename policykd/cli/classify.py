@@ -153,13 +153,18 @@ def _next_run(options: ClassifyOptions[Any]) -> Path:
 
 def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
     """The teacher from files, an ensemble where there are several; None where there is none."""
-    members = [_new_teacher(options, splits) for _ in options.teacher_files]
-    for member, path in zip(members, options.teacher_files, strict=True):
+    files = options.teacher_files
+    return read_teacher([_new_teacher(options, splits) for _ in files], files) if files else None
+
+
+def read_teacher(members: list[nn.Module], files: Sequence[Path]) -> nn.Module:
+    """Load weights into one network per file; several are an ensemble."""
+    for member, path in zip(members, files, strict=True):
         try:
             load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
         except (OSError, SafetensorError) as error:
             raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
-    return Ensemble(members) if len(members) > 1 else next(iter(members), None)
+    return Ensemble(members) if len(members) > 1 else members[0]
 
 
 def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:

@@ -1,0 +1,80 @@
+"""Raw measurements in a CSV file that only grows, so that an interrupted experiment goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from policykd.agents.run_folder import versions, write_text
+from policykd.errors import PolicyKDError
+
+
+class Measurements:
+    """Rows of one experiment; what it was made with stands beside it.
+
+    Args:
+        path: the CSV file.
+        keys: columns that tell one run from another.
+        values: columns that were measured.
+
+    Raises:
+        PolicyKDError: the file holds another experiment.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str], values: Sequence[str]) -> None:
+        self.path, self.keys, self.columns = path, tuple(keys), (*keys, *values)
+        self.rows: list[dict[str, str]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                reader = csv.DictReader(file)
+                self.rows = list(reader)
+            if tuple(reader.fieldnames or ()) != self.columns:
+                raise PolicyKDError(f"measurements: {path} has other columns: move it away, or choose another folder")
+
+    def has(self, **key: object) -> bool:
+        """Whether there are rows whose columns are these."""
+        return any(all(row[name] == _text(value) for name, value in key.items()) for row in self.rows)
+
+    def add(self, *rows: Mapping[str, object]) -> None:
+        """Add the rows of one run, all of them or none."""
+        self.rows += [{name: _text(row[name]) for name in self.columns} for row in rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, text.getvalue())
+        write_text(self.path.with_suffix(".versions.json"), json.dumps(versions(), indent=2) + "\n")
+
+    def where(self, **key: object) -> pd.DataFrame:
+        """The rows whose columns are these, numbers as numbers."""
+        chosen = [row for row in self.rows if all(row[name] == _text(value) for name, value in key.items())]
+        frame = pd.DataFrame(chosen, columns=list(self.columns))
+        return frame.apply(lambda column: pd.to_numeric(column, errors="coerce") if _numeric(column) else column)
+
+    def values(self, name: str, **key: object) -> np.ndarray:
+        """One column of the rows whose columns are these ``(n,)``, in the order of their seeds."""
+        frame = self.where(**key)
+        return frame.sort_values("seed")[name].to_numpy(float)
+
+
+def mean_std(values: np.ndarray, digits: int = 3) -> str:
+    """``mean (standard deviation)`` over seeds, or a dash where there are none."""
+    if not len(values):
+        return "-"
+    spread = f" ({values.std(ddof=1):.{digits}f})" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
+
+
+def _numeric(column: pd.Series) -> bool:
+    return bool(pd.to_numeric(column, errors="coerce").notna().all())
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

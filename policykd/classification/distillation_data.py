@@ -1,0 +1,99 @@
+"""What a teacher is asked about: subsets, sets without labels, noise, and other views of the inputs.
+
+A student can only learn what its teacher says at the inputs it is shown (Stanton et al. 2021, sections 3 and 5).
+
+    small = subset((images, labels), 200)                           # fewer questions
+    large = pooled((images, labels), unlabelled(other_images))      # more, some without a label
+    distiller.fit(large, augment=shift)                             # others in every pass
+
+Mixup is a setting of every method (``mixup``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from policykd.distillation.categorical import UNLABELLED
+from policykd.errors import PolicyKDError
+
+Examples = tuple[Tensor, Tensor]
+"""Inputs ``(N, ...)`` and labels ``(N,)``."""
+
+
+def subset(examples: Examples, size: int, seed: int = 0) -> Examples:
+    """``size`` examples drawn without replacement; with one seed, a smaller subset lies within a larger.
+
+    Raises:
+        PolicyKDError: there are not so many.
+    """
+    inputs, labels = examples
+    if not 1 <= size <= len(inputs):
+        raise PolicyKDError(f"subset: size={size} must be from 1 to the {len(inputs)} examples there are")
+    drawn = torch.randperm(len(inputs), generator=Generator().manual_seed(seed))[:size]
+    return inputs[drawn], labels[drawn]
+
+
+def unlabelled(inputs: Tensor) -> Examples:
+    """Inputs without labels: only the teacher speaks of them, and losses on labels pass over them."""
+    return inputs, torch.full((len(inputs),), UNLABELLED)
+
+
+def pooled(*sets: Examples) -> Examples:
+    """Several sets as one.
+
+    Raises:
+        PolicyKDError: their inputs differ in shape.
+    """
+    shapes = {tuple(inputs.shape[1:]) for inputs, _ in sets}
+    if len(shapes) != 1:
+        raise PolicyKDError(f"pooled: the sets' inputs must have one shape, not {', '.join(map(str, sorted(shapes)))}")
+    return torch.cat([inputs for inputs, _ in sets]), torch.cat([labels for _, labels in sets])
+
+
+def uniform_noise(inputs: Tensor, size: int, seed: int = 0) -> Examples:
+    """``size`` unlabelled inputs of uniform noise, of the shape and between the extremes of ``inputs``."""
+    drawn = torch.rand((size, *inputs.shape[1:]), generator=Generator().manual_seed(seed), dtype=inputs.dtype)
+    return unlabelled(torch.lerp(inputs.min(), inputs.max(), drawn))
+
+
+# Views of images (B, C, H, W) that keep their labels: what Distiller.fit takes as augment=. They draw from torch's
+# global generator, which the distiller seeds anew before every pass.
+
+
+def shift(images: Tensor, pixels: int = 2) -> Tensor:
+    """Move each image by up to so many pixels each way; its edge is repeated (a padded random crop)."""
+    height, width = _size(images, "shift")
+    moves = torch.randint(2 * pixels + 1, (2, len(images)), device=images.device)
+    rows = torch.arange(height, device=images.device) + moves[0, :, None]
+    columns = torch.arange(width, device=images.device) + moves[1, :, None]
+    example = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = F.pad(images, (pixels,) * 4, mode="replicate")[example, :, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1)
+
+
+def rotate(images: Tensor, degrees: float = 20.0) -> Tensor:
+    """Turn each image about its centre by an angle from -degrees to degrees; its edge is repeated."""
+    height, width = _size(images, "rotate")
+    angles = (2 * torch.rand(len(images), device=images.device) - 1) * math.radians(degrees)
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # In affine_grid's coordinates both sides have length 2, whatever their pixels.
+    turn = torch.stack((cos, -sin * height / width, zero, sin * width / height, cos, zero), 1).view(-1, 2, 3)
+    grid = F.affine_grid(turn.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def flip(images: Tensor) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    _size(images, "flip")
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def _size(images: Tensor, name: str) -> tuple[int, int]:
+    if images.ndim != 4:
+        raise PolicyKDError(f"{name}: needs images (B, C, H, W), not inputs of shape {tuple(images.shape)}")
+    return images.shape[2], images.shape[3]

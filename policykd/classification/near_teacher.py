@@ -1,0 +1,59 @@
+"""A student that begins between a random network and its teacher (Stanton et al. 2021, section 6.2).
+
+Where optimisation is what keeps a student from its teacher, a start close enough to the teacher reaches it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from policykd.errors import PolicyKDError
+
+
+def between(
+    student: nn.Module, teacher: nn.Module, fraction: float, batches: Iterable[Tensor] | None = None
+) -> nn.Module:
+    """A copy of ``student`` with weights ``fraction * teacher + (1 - fraction) * student``.
+
+    The paper's fraction lambda; the released code's ``loc_param`` is 1 - lambda.
+
+    Args:
+        student: a freshly initialised network of the teacher's architecture.
+        teacher: where fraction 1 ends.
+        fraction: 0 to 1.
+        batches: inputs to estimate batch-norm statistics anew, which do not interpolate; needed where there are any.
+
+    Raises:
+        PolicyKDError: the architectures differ, the fraction is out of range, or batch norm has no inputs.
+    """
+    if not 0 <= fraction <= 1:
+        raise PolicyKDError(f"between: fraction={fraction} must lie in [0, 1]")
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    differing = [name for name in {**ours, **theirs} if _shape(ours, name) != _shape(theirs, name)]
+    if differing:
+        raise PolicyKDError(f"between: student and teacher are not of one architecture: {differing[0]} differs")
+    result = copy.deepcopy(student)
+    result.load_state_dict(
+        {
+            name: torch.lerp(value, theirs[name].to(value), fraction) if value.is_floating_point() else value
+            for name, value in ours.items()
+        }
+    )
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in result.modules()):
+        if batches is None:
+            raise PolicyKDError("between: the network has batch norm: give batches to estimate its statistics from")
+        torch.optim.swa_utils.update_bn(batches, result)
+    return result
+
+
+def learning_rate(base: float, fraction: float, floor: float = 1e-6) -> float:
+    """The learning rate of such a start: ``base`` times the distance left, no less than ``floor``."""
+    return max(base * (1 - fraction), floor)
+
+
+def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None

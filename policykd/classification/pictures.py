@@ -1,0 +1,122 @@
+"""Pictures of the classification mode: a fidelity report, and measurements over seeds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from policykd.agents.run_folder import write_bytes
+from policykd.plots import COLOURS, FAINT, INK
+
+BINS = 10
+
+
+class Series(NamedTuple):
+    """Measurements of one thing over seeds."""
+
+    x: Sequence[float]
+    """Places on the axis ``(E,)``."""
+    values: np.ndarray
+    """``(E, seeds)``."""
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Mapping[str, Series]
+    """By label."""
+    ticks: Mapping[int, str] | None = None
+    """Names of places, where the axis holds categories: points stand alone then instead of on a line."""
+
+
+def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = "") -> Path:
+    """Draw panels side by side: the mean of every series, and a small point for every seed."""
+    figure = Figure(figsize=(4.2 * len(panels), 4.0), dpi=150, facecolor="white", layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    shared = len({panel.ylabel for panel in panels}) == 1
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0], panels, strict=True):
+        for index, (label, series) in enumerate(panel.series.items()):
+            _draw(axes, label, series, COLOURS[index % len(COLOURS)], index, len(panel.series), panel.ticks is not None)
+        if panel.ticks is not None:
+            axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), rotation=30, ha="right")
+        _decorate(axes, panel.title, panel.xlabel, panel.ylabel)
+        if len(panel.series) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    figure.supxlabel(f"{caption}   (large: mean; small: each seed)", fontsize=8, color=FAINT)
+    return _save(figure, path)
+
+
+def _draw(axes: Axes, label: str, series: Series, colour: str, index: int, count: int, alone: bool) -> None:
+    x = np.asarray(series.x, float)
+    if alone:  # several things at one place stand beside one another
+        x = x + 0.12 * (index - (count - 1) / 2)
+    axes.plot(x, series.values.mean(1), "o" if alone else "-o", color=colour, markersize=6, linewidth=1.8, label=label)
+    axes.plot(x, series.values, "o", color=colour, markersize=2.5, alpha=0.5)
+
+
+def fidelity_picture(
+    measures: Mapping[str, Mapping[str, Mapping[str, float]]],
+    reliability: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: Path,
+) -> Path:
+    """Draw agreement, KL and accuracy by set of examples, and how far confidence can be trusted.
+
+    Args:
+        measures: values by split, network and measure.
+        reliability: confidence and whether it was right, each ``(N,)``, by network.
+        path: the PNG file, replaced whole.
+    """
+    figure = Figure(figsize=(15, 4.0), dpi=150, facecolor="white", layout="constrained")
+    figure.suptitle(
+        "Fidelity: the student, a student of another teacher, and the teacher", fontweight="bold", color=INK
+    )
+    *bars, last = figure.subplots(1, 4)
+    whose = list(next(iter(measures.values())))
+    for axes, name in zip(bars, ("agreement", "kl", "accuracy"), strict=True):
+        shown = whose if name == "accuracy" else [who for who in whose if who != "teacher"]
+        for index, who in enumerate(shown):
+            x = np.arange(len(measures)) + 0.25 * (index - (len(shown) - 1) / 2)
+            heights = [by_network[who][name] for by_network in measures.values()]
+            drawn = axes.bar(x, heights, 0.22, color=COLOURS[whose.index(who)], label=who)
+            axes.bar_label(drawn, fmt="%.3f", fontsize=7, color=INK)
+        axes.set_xticks(range(len(measures)), list(measures))
+        unit = {"agreement": "share of examples", "kl": "nats", "accuracy": "share of examples"}[name]
+        _decorate(axes, {"kl": "KL(teacher || network)"}.get(name, name), "", unit)
+        axes.legend(frameon=False, fontsize=8)
+    last.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for who, (confidence, right) in reliability.items():
+        place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        inside = np.unique(place)
+        points = np.array([(confidence[place == b].mean(), right[place == b].mean()) for b in inside]).T
+        last.plot(*points, "-o", markersize=4, color=COLOURS[whose.index(who)], label=who)
+    _decorate(last, "reliability", "confidence", "accuracy")
+    last.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write the PNG whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+    return path

