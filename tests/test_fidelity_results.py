@@ -57,7 +57,7 @@ def test_experiments_run_and_go_on_where_they_stopped(script, tmp_path):
     }
     for name, changes in little.items():
         module = script(name)
-        options = module.Options(out=tmp_path, seeds=(100,), **changes)
+        options = module.Options(out=tmp_path, seeds=(100,), page=tmp_path / "none.md", **changes)
         module.main(options)
         raw = tmp_path / f"{EXPERIMENTS[name][0].rpartition('/')[2]}.csv"
         before = raw.read_bytes(), raw.stat().st_mtime_ns

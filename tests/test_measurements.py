@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.errors import PolicyKDError
 
@@ -44,6 +44,19 @@ def test_mean_std():
     assert mean_std(np.array([0.1, 0.3])) == "0.200 (0.141)"
     assert mean_std(np.array([0.1])) == "0.100"
     assert mean_std(np.array([])) == "-"
+
+
+def test_a_table_goes_between_its_markers(tmp_path):
+    page = tmp_path / "page.md"
+    text = "# Title\n<!-- a table: begin -->\n{}<!-- a table: end -->\nrest\n<!-- b table: begin -->\nb\n"
+    page.write_text(text.format("old\n"))
+    publish("| new |\n", page, "a table")
+    assert page.read_text() == text.format("| new |\n")
+    for name in ("b table", "c table"):  # not closed; not there
+        publish("| other |\n", page, name)
+    assert page.read_text() == text.format("| new |\n")
+    publish("nothing", tmp_path / "none.md", "a table")
+    assert not (tmp_path / "none.md").exists()
 
 
 @pytest.fixture

@@ -64,6 +64,17 @@ class Measurements:
         return frame.sort_values("seed")[name].to_numpy(float)
 
 
+def publish(text: str, page: Path, name: str) -> None:
+    """Put a text between the markers of that name in a document, if it is there and has them."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    if not page.exists():
+        return
+    head, marker, rest = page.read_text().partition(begin)
+    _, close, tail = rest.partition(end)
+    if marker and close:
+        write_text(page, f"{head}{begin}{text}{end}{tail}")
+
+
 def mean_std(values: np.ndarray, digits: int = 3) -> str:
     """``mean (standard deviation)`` over seeds, or a dash where there are none."""
     if not len(values):
