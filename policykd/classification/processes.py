@@ -23,14 +23,10 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
         raise PolicyKDError(f'device: {device!r} is unknown: use "auto", "cpu" or "cuda"')
     if device == "cuda" and not torch.cuda.is_available():
         raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
-    cpu = device == "cpu"
-    # accelerate keeps one device and precision per process for ever; each distiller here has its own, and asks its
-    # accelerator for processes, order and gradients only.
-    alone = state.PartialState._shared_state.get("num_processes", 1) == 1
-    state.AcceleratorState._reset_state(reset_partial_state=alone)
+    _make_room(state, "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda", mixed_precision)
     try:
         return accelerate.Accelerator(
-            cpu=cpu,
+            cpu=device == "cpu",
             device_placement=False,
             mixed_precision=mixed_precision,
             dataloader_config=accelerate.DataLoaderConfiguration(
@@ -39,6 +35,17 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
         )
     except (ValueError, RuntimeError) as error:
         raise PolicyKDError(f"device: {device} with precision {mixed_precision} cannot be used: {error}") from None
+
+
+def _make_room(state: Any, device: str, mixed_precision: str) -> None:
+    """Clear accelerate's state where it is of another device or precision.
+
+    accelerate has one of each per process, for good. Every distiller here has its own, and asks its accelerator only
+    for what all share: processes, order and gradients.
+    """
+    shared = state.AcceleratorState._shared_state
+    if shared and (shared["device"].type, shared["_mixed_precision"]) != (device, mixed_precision):
+        state.AcceleratorState._reset_state(reset_partial_state=shared["num_processes"] == 1)
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
