@@ -217,6 +217,7 @@ def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes():
     assert "1 of 1 cells" in said and len(rows("independent", "Slow-v0")) == 2 * 2 * 3
 
 
+@pytest.mark.nightly
 def test_ctrl_c_saves_what_runs_and_a_rerun_goes_on_from_there():
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     file = write(tasks=tasks, methods=["single"], total_timesteps=4000, evaluations=1, seeds=1)
@@ -258,6 +259,7 @@ def _limited(limit, *command):
     return subprocess.run([sys.executable, "-c", FULL_DISK, str(limit), *command], capture_output=True, text=True)
 
 
+@pytest.mark.nightly
 def test_a_full_disk_fails_the_cells_that_meet_it_and_a_rerun_completes(folder):
     # The checkpoint of eight learners outgrows the limit, that of four does not.
     settings = {"net_arch": [16, 16], "batch_size": 8, "buffer_size": 200}
