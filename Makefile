@@ -18,7 +18,7 @@ demo: $(STAMP) ## train a small group of learners from start to finish
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP) ## run the tests (more options: PYTEST_ARGS="-k sac -x")
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP) ## check format, lint and types
 	$(BIN)/ruff format --check .

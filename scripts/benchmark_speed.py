@@ -31,7 +31,7 @@ import tyro
 from stable_baselines3.common.noise import NormalActionNoise
 
 from policykd import DualStudent, native
-from policykd.agents import off_policy, on_policy, training
+from policykd.agents import off_policy, training
 from policykd.agents.run_folder import versions, write_text
 from policykd.config import PPOConfig
 from policykd.learners import OffPolicyLearner
@@ -173,7 +173,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
     places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (training, "_log", "logging")]
     if agent.on_policy:
         places += [
-            (on_policy, "act", "acting"),
+            (agent.learner, "sample", "acting"),
             (agent.rollout_buffer, "add", "memory"),
             (agent.update, "step", "update"),
         ]

@@ -1,5 +1,6 @@
 """Runs small enough for tests, and ways to look at what they left."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,9 @@ def flags(**changes: Any) -> list[str]:
 
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The command ``policykd`` as a process of its own."""
+    """The command ``policykd`` as a process of its own; Ctrl-C reaches it also where tests run in the background."""
     command = [sys.executable, "-m", "policykd.cli", *arguments]
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's & makes children deaf
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
