@@ -39,6 +39,7 @@ LAST_MAP = {"student_features": ("blocks.2",), "teacher_features": ("blocks.2",)
 HIDDEN = {"student_features": ("hidden",), "teacher_features": ("hidden",)}
 COMMON = {"batch_size": 128, "learning_rate": 2e-3, "learning_rate_schedule": "cosine"}
 WARM = 4
+GUIDED = {"teacher_features": ("blocks.2",), "top_k": 3, "warm_up_epochs": WARM}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross_entropy": ("cross_entropy", {}),
     "label_smoothing": ("label_smoothing", {}),
@@ -50,7 +51,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ted": ("ted", {**LAST_MAP, "warm_up_epochs": WARM}),
     "rid": ("rid", {**LAST_MAP, "filter_warm_up_epochs": 2, "cycle_epochs": 4}),
     "hinton_warm": ("hinton", {"warm_up_epochs": WARM}),
-    "disk": ("disk", {"teacher_features": ("blocks.2",), "top_k": 3, "warm_up_epochs": WARM}),
+    "disk": ("disk", GUIDED),
+    "disk_per_example": ("disk", {**GUIDED, "budget_per": "example"}),
 }
 """Row of the table -> method and changed settings; the rest are the defaults. Nothing here was tuned."""
 MEMBERS = 3

@@ -73,8 +73,10 @@ def test_budget_by_hand():
     own, labels = logits([0.5, 0.5], [0.01, 0.99]), torch.tensor([0, 0])
     help = torch.tensor([1.0, 0.5])
     used = (math.log(2) + 0.5 * 2.0) / 2  # the second cross-entropy, ln 100, is bounded by 2
-    assert budget_hinge(own, labels, help, 0.3, largest=2.0).item() == pytest.approx(used - 0.3)
-    assert budget_hinge(own, labels, help, 2.0, largest=2.0) == 0
+    assert budget_hinge(own, labels, help, 0.3, 2.0, per_mistake=False).item() == pytest.approx(used - 0.3)
+    assert budget_hinge(own, labels, help, 2.0, 2.0, per_mistake=False) == 0
+    # one mistake: the whole sum counts
+    assert budget_hinge(own, labels, help, 0.3, 2.0, per_mistake=True).item() == pytest.approx(2 * used - 0.3)
 
 
 def test_nothing_is_divided_by_a_count_of_mistakes():

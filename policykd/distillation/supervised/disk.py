@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,11 @@ class DiSKConfig(TrainingConfig):
     guide_passes: int = 3
     """Passes of the guide in a row."""
     budget: tuple[float, ...] = (0.6, 0.4)
-    """How much help the guide may give: mean of g * cross-entropy, at the beginning and at the end of the run."""
+    """How much help the guide may give: sum of g * cross-entropy, over what ``budget_per`` says, at the beginning and
+    at the end of the run."""
+    budget_per: Literal["mistake", "example"] = "mistake"
+    """Whether that sum is divided by the number of misclassified examples, at least 1, as the published code does,
+    whose budgets the default ones are; or by the number of examples, as the poster's formula is written."""
     penalty: tuple[float, ...] = (1.0, 5.0)
     """What help beyond the budget costs, at the beginning and at the end."""
     largest_cross_entropy: float = 5.0
@@ -115,8 +119,10 @@ def scaffolded_loss(
     return student_temperature * teacher_temperature * cross_entropy.mean()
 
 
-def budget_hinge(logits: Tensor, labels: Tensor, help: Tensor, budget: float, largest: float) -> Tensor:
-    """``max(0, mean(g * CE) - budget)``: what the guide helps beyond its budget.
+def budget_hinge(
+    logits: Tensor, labels: Tensor, help: Tensor, budget: float, largest: float, per_mistake: bool = True
+) -> Tensor:
+    """``max(0, sum(g * CE) / n - budget)``: what the guide helps beyond its budget.
 
     Args:
         logits: the student's ``(B, C)``.
@@ -124,9 +130,11 @@ def budget_hinge(logits: Tensor, labels: Tensor, help: Tensor, budget: float, la
         help: g ``(B,)``.
         budget: delta.
         largest: bound of an example's cross-entropy.
+        per_mistake: n is the number of examples that the student gets wrong, at least 1; else it is B.
     """
     cross_entropy = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none").clamp_max(largest)
-    return F.relu((help * cross_entropy).mean() - budget)
+    wrong = ((logits.argmax(1) != labels) & (labels != UNLABELLED)).sum().clamp_min(1)
+    return F.relu((help * cross_entropy).sum() / (wrong if per_mistake else len(labels)) - budget)
 
 
 class Guide(nn.Module):
@@ -189,7 +197,8 @@ class DiSK(Method):
             hard = hard_loss(student.logits, step.labels)
             return config.soft_weight * soft + config.hard_weight * hard, {"ce_loss": hard.detach(), **terms}
         budget = _between(config.budget, step.progress)
-        over = budget_hinge(student.logits, step.labels, help, budget, config.largest_cross_entropy)
+        per_mistake = config.budget_per == "mistake"
+        over = budget_hinge(student.logits, step.labels, help, budget, config.largest_cross_entropy, per_mistake)
         loss = config.soft_weight * soft + _between(config.penalty, step.progress) * over
         return loss, {**terms, "over_budget": over.detach()}
 
