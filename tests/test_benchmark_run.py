@@ -17,11 +17,12 @@ from tiny_benchmark import HERE, REFERENCE, SLOW, changed, rows, write
 
 from policykd import checkpoint
 from policykd.benchmark import local
-from policykd.benchmark.cell import gradient_updates, run_cell
+from policykd.benchmark.cell import run_cell
 from policykd.benchmark.display import Estimate, duration
 from policykd.benchmark.engine import Failed, Finished, Progressed, Started
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import gradient_updates
 from policykd.benchmark.sb3_cell import double_width, parameters
 from policykd.benchmark.simulated import simulate_cell
 from policykd.benchmark.spec import load_spec, parse_spec

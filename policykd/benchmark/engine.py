@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policykd.benchmark.cell import CellResult
+from policykd.benchmark.rows import CellResult
 from policykd.benchmark.spec import Cell
 
 ATTEMPTS = 3

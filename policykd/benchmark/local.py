@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.cell import from_json
 from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progressed, Started
+from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import CELL, FAILURE, RESULT
 from policykd.errors import PolicyKDError

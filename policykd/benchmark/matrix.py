@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from policykd.benchmark import local
-from policykd.benchmark.cell import CellResult, from_json, tidy
+from policykd.benchmark.cell import tidy
 from policykd.benchmark.display import Display
 from policykd.benchmark.engine import Event, Failed, Finished
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import CellResult, from_json
 from policykd.benchmark.spec import Cell, Spec, load_spec
 from policykd.benchmark.worker import CELL, RESULT
 from policykd.errors import PolicyKDError, nearest

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from policykd.benchmark.cell import from_json
 from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progressed, Started
+from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
 from policykd.errors import PolicyKDError

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from policykd.agents.run_folder import write_bytes
-from policykd.benchmark.cell import CellResult, Row
+from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, parse_spec
 from policykd.errors import PolicyKDError
 

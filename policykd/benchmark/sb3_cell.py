@@ -17,7 +17,8 @@ from policykd import export
 from policykd.agents.learner_envs import check_spaces, find_task
 from policykd.agents.run_folder import write_text
 from policykd.agents.training import one_thread
-from policykd.benchmark.cell import Report, Row, Throttled, fresh, gradient_updates, row
+from policykd.benchmark.progress import Report, Throttled
+from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.sb3_baseline import training_env
 from policykd.benchmark.spec import Cell
 from policykd.config import PPOConfig

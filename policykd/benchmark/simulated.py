@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from policykd.benchmark.cell import CellResult, Row
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec
 
 

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement, rliable
-from policykd.benchmark.cell import Row
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import Row
 from policykd.benchmark.spec import Cell, Reference, Spec
 from policykd.errors import PolicyKDError
 

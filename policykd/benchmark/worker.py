@@ -13,7 +13,8 @@ import traceback
 from pathlib import Path
 
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.cell import run_cell, to_json
+from policykd.benchmark.cell import run_cell
+from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
 from policykd.errors import PolicyKDError
 

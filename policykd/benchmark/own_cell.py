@@ -1,0 +1,95 @@
+"""Our learners in the benchmark: every seed of a cell at once, resumed from the run's own checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from policykd.agents import snapshot
+from policykd.agents.dual_student import DualStudent
+from policykd.agents.run_folder import CHECKPOINT, STEPS
+from policykd.benchmark.progress import Report, Throttled
+from policykd.benchmark.rows import Row, fresh, gradient_updates, row
+from policykd.benchmark.spec import Cell
+from policykd.config import PPOConfig
+from policykd.distillation.methods import METHODS
+from policykd.errors import PolicyKDError
+from policykd.evaluation import Evaluation, Evaluator
+
+AGENT = "agent.safetensors"
+"""The trained learners without their replay, which is all that remains of a finished cell's checkpoint."""
+
+
+def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
+    """Train all seeds at once, or go on from their last checkpoint.
+
+    Args:
+        cell: a cell of ``single`` or of a row of ``METHODS``.
+        folder: gets the run, in ``run``.
+        report: told the steps so far of a group.
+    """
+    run_dir = folder / "run"
+    agent = _begin_or_resume(cell, run_dir)
+    agent.learn(cell.total_timesteps - agent.num_timesteps, callback=Throttled(report))
+    assert agent.update is not None and agent.folder is not None
+    seconds = _seconds(run_dir)
+    evaluated = list(zip(agent.evaluation_steps, agent.evaluations, strict=True))
+    rows = [r for steps, e in evaluated for r in _rows(cell, "curve", steps, e, seconds.get(steps, agent.elapsed))]
+    evaluator = Evaluator(agent.factory, agent.n_learners, agent.action_scale.to_env)
+    seeds = [seed for seed, _ in agent.learners]
+    final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
+    evaluator.close()
+    rows += _rows(cell, "final", cell.total_timesteps, final, agent.elapsed)
+    _check_updates(cell, agent)
+    agent.save(run_dir / AGENT)
+    details = {
+        "net_arch": list(cell.settings.net_arch),
+        "learners_at_once": agent.n_learners,
+        "computed_by": agent.computed_by,
+        "seconds": round(agent.elapsed, 1),
+    }
+    return rows, details
+
+
+def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
+    method = "independent" if cell.base == "single" else cell.base
+    assert method in METHODS
+    asked = {"method": method, "backbone": cell.backbone, "peers": cell.peers, "seeds": list(cell.seeds)}
+    if (run_dir / CHECKPOINT).exists():
+        agent = DualStudent.load(run_dir, device="cpu")
+        snapshot.check_same(agent, {**asked, "config": snapshot.plain(cell.settings)})
+        return agent
+    if run_dir.exists():  # killed before its first checkpoint: there is nothing to go on from
+        shutil.rmtree(run_dir)
+    # Not compiled: the same arithmetic for every cell, whatever its length and the machine's compiler.
+    return DualStudent(cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir)  # type: ignore[arg-type]
+
+
+def _rows(cell: Cell, phase: str, steps: int, evaluation: Evaluation, seconds: float) -> Iterator[Row]:
+    """A row per learner of an evaluation ``(K, n)``."""
+    learners = [(seed, peer) for seed in cell.seeds for peer in range(cell.peers)]
+    updates = cell.peers * gradient_updates(cell.settings, steps // cell.peers)
+    for (seed, peer), returns in zip(learners, evaluation.returns, strict=True):
+        yield row(cell, phase, (seed, peer), steps, updates, returns, seconds)
+
+
+def _check_updates(cell: Cell, agent: DualStudent) -> None:
+    """The table's gradient updates are computed; refuse to report them where they are not what was done."""
+    assert agent.update is not None
+    done, config = agent.update.n_updates, cell.settings
+    if isinstance(config, PPOConfig):  # counts epochs
+        done *= math.ceil(config.n_steps * config.n_envs / config.batch_size)
+    said = gradient_updates(config, cell.total_timesteps // cell.peers)
+    if done != said:
+        raise PolicyKDError(f"benchmark: {cell.name} made {done} gradient updates per learner, not {said}")
+
+
+def _seconds(run_dir: Path) -> dict[int, float]:
+    """Seconds of training at every row of a run's log, by steps."""
+    with open(run_dir / "progress.csv", newline="") as file:
+        rows = [line for line in csv.DictReader(file) if line.get("time/time_elapsed")]
+    return {int(line[STEPS]): float(line["time/time_elapsed"]) for line in rows}
