@@ -30,7 +30,7 @@ def benchmark_tables(summary: Summary) -> str:
     spec = summary.spec
     parts = [f"{spec.summary.strip()}\n"] if spec.summary else []
     for backbone, methods in summary.backbones.items():
-        for task in [t for t in spec.tasks if backbone in spec.tasks[t].backbones]:
+        for task in [t for t in spec.tasks if any(t in method.tasks for method in methods.values())]:
             parts.append(f"#### {task}, {backbone.upper()}\n\n{task_table(methods, task)}")
         parts.append(f"#### {backbone.upper()}, all its tasks\n\n{aggregate_table(summary, backbone)}")
     parts.append(references(summary))
@@ -84,7 +84,7 @@ def references(summary: Summary) -> str:
     lines = ["| task | counts as 0 | counts as 1 | source |", "|---|---|---|---|"]
     for name, task in summary.spec.tasks.items():
         reference = task.reference
-        lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {reference.source} |")
+        lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {reference.source.strip()} |")
     return "\n".join(lines) + "\n"
 
 
