@@ -28,8 +28,8 @@ from policykd.classification.distillation_data import Examples, pooled, shift, s
 from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 TEACHER_IMAGES = 200
 STEPS, BATCH = 1200, 100

@@ -26,8 +26,8 @@ from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
 from policykd.classification.near_teacher import between, learning_rate
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 IMAGES, BATCH, RATE = 3_000, 100, 1e-3
 FRACTIONS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
