@@ -44,7 +44,7 @@ class Options:
     """One set of teachers, and their students, each."""
     epochs: int = 60
     """Passes of a student."""
-    every: int = 6
+    every: int = 12
     """Passes of a student between two estimates."""
     clusters: int = 10
     """k of k-means on either side."""
