@@ -46,13 +46,16 @@ class Condition:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-CONDITIONS = {
+CONDITIONS = {  # at T = 1 where nothing else is said
     "200": Condition(200),
     "1,000": Condition(1_000),
     "4,000": Condition(4_000),
     "4,000 + 1,000 noise": Condition(4_000, noise=1_000),
     "4,000, shifted": Condition(4_000, augment=shift),
     "4,000, mixup": Condition(4_000, settings={"mixup": 1.0}),
+    "200, T = 4": Condition(200, settings={"temperature": 4.0}),
+    "1,000, T = 4": Condition(1_000, settings={"temperature": 4.0}),
+    "4,000, T = 4": Condition(4_000, settings={"temperature": 4.0}),
 }
 SIZES = ("200", "1,000", "4,000")
 CONTROL, LOOSE = "control", "control of other labels"

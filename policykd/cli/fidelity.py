@@ -95,6 +95,8 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
 
 def _student(folder: Path) -> TeacherStudent:
     """The students of a run of ``policykd distill``, without their teacher."""
+    if not (folder.is_file() or (folder / CHECKPOINT).exists()):
+        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify or distill")
     agent = load_agent(folder)
     if not isinstance(agent, TeacherStudent):
         raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
