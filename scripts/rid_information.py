@@ -90,8 +90,9 @@ def write_report(rows: Measurements, out: Path) -> str:
             key = {**arm._asdict(), "epoch": epoch}
             cells = [mean_std(rows.values(name, **key)) for name in (*PID._fields, "accuracy")]
             lines.append(f"| {arm.method.upper()} | {arm.teacher} | {epoch} | {' | '.join(cells)} |")
-    chance = [mean_std(rows.values(name, epoch=last)) for name in CHANCE]
-    lines.append(f"| labels shuffled | | {last} | {' | '.join(chance)} | |")
+    for teacher in dict.fromkeys(arm.teacher for arm in ARMS):
+        chance = [mean_std(rows.values(name, epoch=last, teacher=teacher)) for name in CHANCE]
+        lines.append(f"| labels shuffled | {teacher} | {last} | {' | '.join(chance)} | |")
     seeds = len({row["seed"] for row in rows.rows})
     table = "\n".join(lines) + f"\n\nBits: mean (standard deviation) over {seeds} seeds.\n"
     write_text(out / "information.md", table)
