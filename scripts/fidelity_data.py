@@ -28,8 +28,8 @@ from policykd.classification.distillation_data import Examples, pooled, shift, s
 from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 TEACHER_IMAGES = 200
 STEPS, BATCH = 1200, 100
@@ -192,27 +192,24 @@ def draw(rows: Measurements, path: Path) -> None:
     names = [name for name in CONDITIONS if rows.has(asked=name, network=CONTROL)]
     ticks = dict(enumerate(names))
 
-    def series(measure: str, network: str, split: str) -> Series:
-        found = [rows.values(measure, asked=name, network=network, split=split) for name in names]
+    def series(measure: str, network: str, split: str = "test") -> Series:
+        places = [place for place, name in ticks.items() if rows.has(asked=name, network=network)]
+        found = [rows.values(measure, asked=ticks[place], network=network, split=split) for place in places]
         seeds = min(map(len, found))  # a run that is not finished
-        return Series(list(ticks), np.array([values[:seeds] for values in found]))
+        return Series(places, np.array([values[:seeds] for values in found]))
 
     teacher = rows.values("accuracy", network="teacher", split="test")
+    test = {network: series("agreement", network) for network in ("student", CONTROL, LOOSE)}
+    asked = {"student": series("agreement", "student", "train")}
     accuracy = {
-        "student": series("accuracy", "student", "test"),
+        "student": series("accuracy", "student"),
         "its teacher": Series(list(ticks), np.tile(teacher, (len(names), 1))),
     }
-    agreement = {network: series("agreement", network, "test") for network in ("student", CONTROL)}
+    where = "images asked about"
     panels = [
-        Panel("agreement with the teacher, test", "images asked about", "share of examples", agreement, ticks),
-        Panel(
-            "agreement on what was asked",
-            "images asked about",
-            "share of examples",
-            {"student": series("agreement", "student", "train")},
-            ticks,
-        ),
-        Panel("accuracy, test", "images asked about", "share of examples", accuracy, ticks),
+        Panel("agreement with the teacher, test", where, "share of examples", test, ticks),
+        Panel("agreement on what was asked", where, "share of examples", asked, ticks),
+        Panel("accuracy, test", where, "accuracy", accuracy, ticks),
     ]
     title = "Fidelity against the distillation set"
     seed_panels(panels, path, title, "5,000 MNIST digits, a small CNN; control: a student of another teacher")

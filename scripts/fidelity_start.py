@@ -26,8 +26,8 @@ from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
 from policykd.classification.near_teacher import between, learning_rate
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 IMAGES, BATCH, RATE = 3_000, 100, 1e-3
 FRACTIONS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -116,13 +116,18 @@ def train_teacher(width: int, noise: float, seed: int, train: Examples, epochs: 
     return teacher
 
 
+def measured(rows: Measurements) -> list[int]:
+    """The widths of which at least one seed is whole; its last student trains longer."""
+    return [width for width in NETWORKS if rows.has(width=width, longer=4)]
+
+
 def write_report(rows: Measurements, out: Path) -> str:
     """Table and picture; returns the table."""
     lines = [
         "| width | lambda | epochs | agreement, train | agreement, test | KL, train | KL, test | accuracy, test |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for width in NETWORKS:
+    for width in measured(rows):
         for fraction, longer in [(fraction, 1) for fraction in FRACTIONS] + [(0.0, 4)]:
             key = {"width": width, "fraction": fraction, "longer": longer}
             shown = [
@@ -161,9 +166,9 @@ def draw(rows: Measurements, path: Path) -> None:
             "agreement",
             {split: series(width, split) for split in ("train", "test")},
         )
-        for width, noise in NETWORKS.items()
+        for width, noise in ((width, NETWORKS[width]) for width in measured(rows))
     ]
-    more = {f"{split}, width {width}": longer(width, split) for width in NETWORKS for split in ("train", "test")}
+    more = {f"{split}, width {width}": longer(width, split) for width in measured(rows) for split in ("train", "test")}
     epochs = Panel("longer training from a random start", "", "agreement", more, {0: "100 epochs", 1: "400 epochs"})
     title = "Fidelity against the start of the student"
     seed_panels([*starts, epochs], path, title, "5,000 MNIST digits; student and teacher of one architecture")

@@ -1,8 +1,8 @@
 """What is transferred, and what is left to transfer? Partial information decomposition over training.
 
-Dissanayake et al. 2025, figure 5, on MNIST digits: students of scripts/rid_teachers.py, width 8, with a trained and an
-untrained teacher of large features. Every few passes, the information that the last hidden layers of teacher and
-student hold about the labels of 1,000 test digits is decomposed. Finished runs are kept: start it again to go on.
+Dissanayake et al. 2025, figure 5, on MNIST digits: students of scripts/rid_teachers.py, width 8, losses summed over
+units, with a trained and an untrained teacher. Every few passes, the information that the last hidden layers of teacher
+and student hold about the labels of 1,000 test digits is decomposed. Finished runs are kept: start it again to go on.
 """
 
 from __future__ import annotations
@@ -21,18 +21,13 @@ from policykd.agents.run_folder import write_text
 from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples
 from policykd.classification.mnist_5k import load_mnist_5k
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.classification.pid import PID
 from policykd.classification.pid_curve import CHANCE, COLUMNS, PARTS, PIDCurve
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 WIDTH = 8
-ARMS = (
-    Arm("rid", "trained"),
-    Arm("vid", "trained"),
-    Arm("rid", "untrained x16"),
-    Arm("vid", "untrained x16"),
-)
+ARMS = tuple(Arm(method, teacher) for teacher in ("trained", "untrained") for method in ("rid", "vid"))
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Options:
     """One set of teachers, and their students, each."""
     epochs: int = 60
     """Passes of a student."""
-    every: int = 6
+    every: int = 12
     """Passes of a student between two estimates."""
     clusters: int = 10
     """k of k-means on either side."""
@@ -59,7 +54,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Run what is missing, then write table and picture."""
-    rows = Measurements(options.out / "information.csv", ("seed", "method", "teacher"), COLUMNS)
+    rows = Measurements(options.out / "information.csv", ("seed", *Arm._fields), COLUMNS)
     if not options.report:
         torch.set_num_threads(1)
         digits = load_mnist_5k(options.data)
@@ -95,8 +90,9 @@ def write_report(rows: Measurements, out: Path) -> str:
             key = {**arm._asdict(), "epoch": epoch}
             cells = [mean_std(rows.values(name, **key)) for name in (*PID._fields, "accuracy")]
             lines.append(f"| {arm.method.upper()} | {arm.teacher} | {epoch} | {' | '.join(cells)} |")
-    chance = [mean_std(rows.values(name, epoch=last)) for name in CHANCE]
-    lines.append(f"| labels shuffled | | {last} | {' | '.join(chance)} | |")
+    for teacher in dict.fromkeys(arm.teacher for arm in ARMS):
+        chance = [mean_std(rows.values(name, epoch=last, teacher=teacher)) for name in CHANCE]
+        lines.append(f"| labels shuffled | {teacher} | {last} | {' | '.join(chance)} | |")
     seeds = len({row["seed"] for row in rows.rows})
     table = "\n".join(lines) + f"\n\nBits: mean (standard deviation) over {seeds} seeds.\n"
     write_text(out / "information.md", table)

@@ -25,33 +25,44 @@ from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples, subset
 from policykd.classification.fidelity import answers
 from policykd.classification.mnist_5k import load_mnist_5k
-from policykd.classification.models import MLP
-from policykd.classification.pictures import Panel, Series, seed_panels
+from policykd.classification.models import make_model
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 EPOCHS, BATCH, RATE = 60, 32, 2e-3
 IMAGES = {32: 300, 8: 500}
 """Hidden width of the students and how many digits they see."""
-TEACHERS = ("trained", "shuffled labels", "untrained", "untrained x4", "untrained x16")
-"""What the teacher has learned; x4 and x16 is the same network with larger weights into its last hidden layer."""
+TEACHERS = ("trained", "shuffled labels", "untrained")
+"""What the teacher has learned."""
 LAYER = "hidden.1"
 """The last hidden layer of either side, after its ReLU."""
 FEATURES = {"student_features": (LAYER,), "teacher_features": (LAYER,)}
-METHODS: dict[str, dict[str, Any]] = {
-    "vid": {**FEATURES, "weight": 100.0},
-    "rid": {**FEATURES, "weight": 10.0, "cycle_epochs": 10, "filter_share": 0.25},
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vid": ("vid", {**FEATURES, "reduction": "sum", "weight": 100.0}),
+    "rid": ("rid", {**FEATURES, "reduction": "sum", "weight": 1.0}),
+    "rid_10": ("rid", {**FEATURES, "reduction": "sum", "weight": 10.0}),
+    "vid_mean": ("vid", {**FEATURES, "reduction": "mean", "weight": 100.0}),
 }
-"""Weights are those of the released code (CIFAR-10)."""
+"""Method and settings by the name of an arm. Sums over units are the papers' equations; weights are the paper's: 100 of
+VID, 1 (CIFAR-100) and 10 (CIFAR-10) of RID. VID with the mean instead is what the released code computes."""
+TITLES = {
+    "cross_entropy": "no distillation",
+    "vid": "VID",
+    "rid": "RID",
+    "rid_10": "RID, weight 10",
+    "vid_mean": "VID, mean for sum",
+}
 
 
 class Arm(NamedTuple):
-    """A method and the teacher it has."""
+    """A method with its settings, by name, and the teacher it has."""
 
     method: str
     teacher: str
 
 
-ARMS = (Arm("cross_entropy", "none"), *(Arm(method, teacher) for teacher in TEACHERS for method in METHODS))
+BASELINE = Arm("cross_entropy", "none")
+ARMS = (BASELINE, *(Arm(method, teacher) for teacher in TEACHERS for method in METHODS))
 
 
 @dataclass(frozen=True)
@@ -72,14 +83,12 @@ class Options:
     """Only write table and picture of what is there."""
 
 
-KEYS, VALUES = ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
+KEYS, VALUES = ("seed", "width", *Arm._fields), ("accuracy", "feature_std", "seconds")
 
 
 def main(options: Options) -> None:
     """Run what is missing, then write table and picture."""
-    rows = Measurements(
-        options.out / "teachers.csv", ("seed", "width", "method", "teacher"), ("accuracy", "feature_std", "seconds")
-    )
+    rows = Measurements(options.out / "teachers.csv", KEYS, VALUES)
     if not options.report:
         torch.set_num_threads(1)
         digits = load_mnist_5k(options.data)
@@ -99,7 +108,8 @@ def one_seed(rows: Measurements, seed: int, train: Examples, test: Examples, epo
     teachers = make_teachers(seed, train)
     for teacher, network in teachers.items():
         if network is not None and not rows.has(seed=seed, width=256, teacher=teacher):
-            rows.add({"seed": seed, "width": 256, "method": "itself", "teacher": teacher, **tested(network, test, 0.0)})
+            arm = Arm("itself", teacher)
+            rows.add({"seed": seed, "width": 256, **arm._asdict(), **tested(network, test, 0.0)})
     for width, arm in tqdm(missing, desc=f"seed {seed}", unit="student", disable=None):
         started = time.perf_counter()
         student = distil(arm, width, seed, teachers[arm.teacher], train, epochs).student
@@ -114,25 +124,16 @@ def tested(network: nn.Module, test: Examples, seconds: float) -> dict[str, floa
     return {"accuracy": float(accuracy), "feature_std": float(said.features[LAYER].std()), "seconds": seconds}
 
 
-def mlp(width: int, seed: int) -> MLP:
-    """An MLP of two hidden layers, of He et al.'s first weights as in the paper: features of size 1 from the start."""
-    network = MLP(784, (width, width), 10)
-    generator = torch.Generator().manual_seed(seed)
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
-    return network
+def mlp(width: int, seed: int) -> nn.Module:
+    """An MLP of two hidden layers."""
+    return make_model("mlp", (width, width), (1, 28, 28), 10, seed)
 
 
 def make_teachers(seed: int, train: Examples) -> dict[str, nn.Module | None]:
     """A teacher that has learned, one that has learned shuffled labels, and one that has not."""
     images, labels = train
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    teachers: dict[str, nn.Module | None] = {"none": None}
-    for name, factor in (("untrained", 1.0), ("untrained x4", 4.0), ("untrained x16", 16.0)):
-        untrained = teachers[name] = mlp(256, 1000 * seed)
-        untrained.get_parameter("hidden.1.0.weight").data.mul_(factor)
+    teachers: dict[str, nn.Module | None] = {"none": None, "untrained": mlp(256, 1000 * seed)}
     for name, taught in (("trained", labels), ("shuffled labels", shuffled)):
         network = teachers[name] = mlp(256, 1000 * seed)
         settings = {"epochs": 20, "seed": seed}
@@ -149,36 +150,53 @@ def distil(
     arm: Arm, width: int, seed: int, teacher: nn.Module | None, train: Examples, epochs: int, **fit: Any
 ) -> Distiller:
     """The distiller of one arm after its training; ``fit`` goes to ``Distiller.fit``."""
+    method, own = METHODS.get(arm.method, (arm.method, {}))
     settings = {
-        **METHODS.get(arm.method, {}),
+        **own,
         "epochs": epochs,
         "batch_size": BATCH,
         "learning_rate": RATE,
         "seed": seed,
     }
-    distiller = Distiller(make_student(width, seed), teacher, method=arm.method, config=settings, device="cpu")
+    distiller = Distiller(make_student(width, seed), teacher, method=method, config=settings, device="cpu")
     return distiller.fit(subset(train, IMAGES[width], seed), **fit)
 
 
 def write_report(rows: Measurements, out: Path) -> str:
     """Table and picture; returns the table."""
-    names = {"cross_entropy": "no distillation", "vid": "VID", "rid": "RID", "itself": "the teacher itself"}
     lines = [f"| width (digits) | method | {' | '.join(TEACHERS)} |", "|---|---|" + "---|" * len(TEACHERS)]
-    for width, method in [(256, "itself"), *((w, m) for w in IMAGES for m in ("cross_entropy", *METHODS))]:
-        cells = []
-        for teacher in TEACHERS:
-            which = "none" if method == "cross_entropy" else teacher
-            cells.append(mean_std(rows.values("accuracy", width=width, method=method, teacher=which)))
-        digits = IMAGES.get(width, 4_000)
-        lines.append(f"| {width} ({digits:,}) | {names[method]} | {' | '.join(cells)} |")
-    spread = [mean_std(rows.values("feature_std", width=256, teacher=teacher), 2) for teacher in TEACHERS]
-    lines.append(f"| 256 | size of the teacher's features | {' | '.join(spread)} |")
+
+    def line(title: str, width: int, cells: list[np.ndarray], digits: int = 3) -> None:
+        shown = " | ".join(mean_std(cell, digits) for cell in cells)
+        lines.append(f"| {width} ({IMAGES.get(width, 4_000):,}) | {title} | {shown} |")
+
+    itself = [{"width": 256, "method": "itself", "teacher": teacher} for teacher in TEACHERS]
+    line("the teacher itself", 256, [rows.values("accuracy", **key) for key in itself])
+    line("size of its features", 256, [rows.values("feature_std", **key) for key in itself], 2)
+    for width in IMAGES:
+        found = {name: [accuracy(rows, width, Arm(name, teacher)) for teacher in TEACHERS] for name in METHODS}
+        none = [accuracy(rows, width, BASELINE)] * len(TEACHERS)
+        for name, title in TITLES.items():
+            line(title, width, found.get(name, none))
+        line("RID minus no distillation", width, list(map(difference, found["rid"], none)))
+        line("RID minus VID", width, list(map(difference, found["rid"], found["vid"])))
     seeds = len({row["seed"] for row in rows.rows})
-    note = f"Test accuracy: mean (standard deviation) over {seeds} seeds. Size: standard deviation of the outputs."
+    note = f"Test accuracy: mean (standard deviation) over {seeds} seeds; differences are paired by seed."
     table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "teachers.md", table)
     draw(rows, out / "teachers.png")
     return table
+
+
+def accuracy(rows: Measurements, width: int, arm: Arm) -> np.ndarray:
+    """Test accuracy of one arm by seed ``(n,)``."""
+    return rows.values("accuracy", width=width, **arm._asdict())
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of the seeds that both have; a run that is not finished has fewer of the later ones."""
+    seeds = min(len(first), len(second))
+    return first[:seeds] - second[:seeds]
 
 
 def draw(rows: Measurements, path: Path) -> None:
@@ -186,14 +204,12 @@ def draw(rows: Measurements, path: Path) -> None:
     panels = []
     for width, digits in IMAGES.items():
         series = {}
-        for label, method in (("no distillation", "cross_entropy"), ("VID", "vid"), ("RID", "rid")):
-            found = [
-                rows.values("accuracy", width=width, method=method, teacher="none" if label[0] == "n" else teacher)
-                for teacher in TEACHERS
-            ]
-            series[label] = Series(range(len(TEACHERS)), np.array([v[: min(map(len, found))] for v in found]))
-        title = f"students of width {width}, {digits} digits"
-        panels.append(Panel(title, "teacher", "test accuracy", series, dict(enumerate(TEACHERS))))
+        for name, title in TITLES.items():
+            arms = [BASELINE if name == BASELINE.method else Arm(name, teacher) for teacher in TEACHERS]
+            found = [accuracy(rows, width, arm) for arm in arms]
+            series[title] = Series(range(len(TEACHERS)), np.array([v[: min(map(len, found))] for v in found]))
+        panel = f"students of width {width}, {digits} digits"
+        panels.append(Panel(panel, "teacher", "test accuracy", series, dict(enumerate(TEACHERS))))
     seed_panels(panels, path, "Students of good and of useless teachers", "MNIST digits, teacher MLP 256-256")
 
 

@@ -6,6 +6,7 @@ As a program it trains on several CPU processes: python classifiers.py PROCESSES
 import json
 import sys
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -13,6 +14,14 @@ from policykd import Distiller
 
 CLASSES, SIZE = 3, 6
 FEATURES = {"student_features": ("body",), "teacher_features": ("body",)}
+CONFIGS = {
+    "fitnets": FEATURES,
+    "rkd": FEATURES,
+    "vid": FEATURES,
+    "ted": {**FEATURES, "warm_up_epochs": 1, "filter_epochs": 1},
+    "disk": {"teacher_features": ("body",), "warm_up_epochs": 1, "student_passes": 1, "guide_passes": 1},
+    "rid": {**FEATURES, "filter_warm_up_epochs": 1, "cycle_epochs": 3},
+}
 FAST = {"batch_size": 16, "learning_rate": 1e-2, "log_freq": 5}
 
 
@@ -47,6 +56,12 @@ def trained_teacher():
     return Distiller(teacher, None, method="cross_entropy", config=config, device="cpu").fit(problem(seed=1)).student
 
 
+def make(method, student, teacher, run_dir=None, **changes):
+    """A distiller of few passes, with the settings that its method needs."""
+    config = {**FAST, "epochs": 4, **CONFIGS.get(method, {}), **changes}
+    return Distiller(student, teacher, method=method, config=config, device="cpu", run_dir=run_dir)
+
+
 def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -67,12 +82,14 @@ def in_a_process(result):
         return batch
 
     config = {**FAST, "epochs": 3, "keep_best": False, "student_features": ("1",), "teacher_features": ("1",)}
-    distiller = Distiller(student, teacher, method="fitnets", config=config, device="cpu", adaptor=adaptor)
+    run = f"{result}.run"
+    distiller = Distiller(student, teacher, method="fitnets", config=config, device="cpu", adaptor=adaptor, run_dir=run)
     distiller.fit(problem(), problem(50, seed=2))
     if distiller.accelerator.is_main_process:
         content = {
             "processes": distiller.accelerator.num_processes,
             "smallest_batch": min(sizes),
+            "losses": pd.read_csv(f"{run}/progress.csv")["train/loss"].dropna().tolist(),
             "history": distiller.history,
             "weights": [p.tolist() for p in student.parameters()],
         }

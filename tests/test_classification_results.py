@@ -24,12 +24,21 @@ def test_table_is_that_of_the_rows(benchmark):
     assert written == benchmark.tabulated(rows)
 
 
+def test_the_words_on_disk_are_those_of_the_table(benchmark):
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    accuracy = rows.pivot(index="seed", columns="variant", values="accuracy")
+    gain = benchmark.interval(100 * (accuracy["disk"] - accuracy["hinton_warm"]))
+    for page in ("docs/classification.md", "docs/methods/disk.md"):
+        words = (ROOT / page).read_text().rpartition(benchmark.END)[2]
+        assert f"{gain} points of accuracy" in " ".join(words.split()), page
+
+
 def test_rows_are_equal_terms(benchmark):
     """Every student had the same passes and parameters; no row is there twice."""
     rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
     assert rows["student_passes"].nunique() == rows["parameters"].nunique() == 1
     assert not rows.duplicated(["variant", "seed"]).any()
-    assert set(rows["variant"]) <= set(benchmark.VARIANTS)
+    assert (rows["variant"].value_counts() == 5).all() and set(rows["variant"]) == set(benchmark.VARIANTS)
     teachers = rows[rows["variant"] != "hinton_ensemble"].groupby("seed")["teacher_accuracy"]
     assert (teachers.nunique() == 1).all()
 

@@ -115,6 +115,8 @@ def test_vid_by_hand():
     mean, target = torch.zeros(1, 2, 1), torch.tensor([[[2.0], [1.0]]])
     by_hand = 0.5 * ((4 / 2 + LN2) + (1 / 1 + 0)) / 2
     assert vid.vid_loss(mean, torch.tensor([2.0, 1.0]), target).item() == pytest.approx(by_hand)
+    batch = [tensor.expand(3, 2, 5) for tensor in (mean, target)]  # a sum over 2 channels x 5 positions, not the batch
+    assert vid.vid_loss(batch[0], torch.tensor([2.0, 1.0]), batch[1], "sum").item() == pytest.approx(10 * by_hand)
 
 
 def test_vid_starts_with_variance_5():
@@ -132,6 +134,8 @@ def test_rid_by_hand():
     sigma = torch.tensor([2.0, 1.0])
     assert rid.rid_distance(student, teacher, sigma).item() == pytest.approx((4 / 2 + 9 / 1) / 2)
     assert rid.rid_loss(student, teacher, sigma).item() == pytest.approx((4 / 2 + 9 / 1) / 2 + (4 + 1) / 2)
+    batch = [tensor.expand(3, 2, 5) for tensor in (student, teacher)]  # the norm of sigma has no positions
+    assert rid.rid_loss(*batch, sigma, "sum").item() == pytest.approx(5 * (4 / 2 + 9 / 1) + (4 + 1))
 
 
 def test_rid_variance_follows_the_error():
@@ -152,6 +156,8 @@ SMOOTH = {
     "vid": lambda x: vid.vid_loss(x, torch.tensor([1.0, 2.0, 3.0]), random(*MAP, seed=1)),
     "ted": lambda x: ted.filter_loss(x, random(*MAP, seed=1)),
     "rid": lambda x: rid.rid_loss(x, random(*MAP, seed=1), torch.tensor([1.0, 2.0, 3.0])),
+    "vid_sum": lambda x: vid.vid_loss(x, torch.tensor([1.0, 2.0, 3.0]), random(*MAP, seed=1), "sum"),
+    "rid_sum": lambda x: rid.rid_loss(x, random(*MAP, seed=1), torch.tensor([1.0, 2.0, 3.0]), "sum"),
 }
 
 

@@ -20,9 +20,9 @@ needs_zoo = pytest.mark.skipif(
 def test_a_student_comes_nearer_to_its_teacher(folder):
     config = {"round_steps": 400, "round_updates": 100, "eval_freq": 0, "n_eval_episodes": 1, "teacher_episodes": 2}
     agent = TeacherStudent("HalfCheetah-v5", Path(ZOO) / folder, config=config)
-    before = fidelity(agent, 0, steps=300)["teacher_states"].action_distance
+    before = fidelity(agent, 0, steps=300)["teacher_states"].distance
     agent.learn(2400)
-    assert fidelity(agent, 0, steps=300)["teacher_states"].action_distance < before / 2
+    assert fidelity(agent, 0, steps=300)["teacher_states"].distance < before / 2
 
 
 @needs_zoo

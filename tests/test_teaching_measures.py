@@ -35,11 +35,11 @@ def twin():
 
 def test_a_student_that_is_its_teacher_agrees_everywhere(twin):
     for measured in fidelity(twin, 0, steps=120).values():
-        assert measured.action_distance < 1e-6
+        assert measured.distance < 1e-6
         assert measured.agreement == 1.0
         assert abs(measured.kl) < 1e-6
     other = fidelity(twin, 1, steps=120)
-    assert all(m.action_distance > 0.1 and m.agreement < 1 and m.kl > 0.01 for m in other.values())
+    assert all(m.distance > 0.1 and m.agreement < 1 and m.kl > 0.01 for m in other.values())
 
 
 def test_fidelity_is_measured_at_the_states_of_both(twin):

@@ -7,42 +7,34 @@ recipe: only what lies above the control has been learned from this teacher.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.agents.run_folder import write_text
 from policykd.classification.adaptor import Adaptor, call, checked_labels, split_batch
 from policykd.classification.evaluation import BATCH, evaluating
 from policykd.classification.extra import needs
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
-from policykd.classification.pictures import fidelity_picture
 from policykd.distillation.categorical import UNLABELLED
 from policykd.errors import PolicyKDError
+from policykd.evaluation.fidelity_report import Row, Who, write
 
-Who = Literal["student", "control", "teacher"]
 MEASURES = ("accuracy", "nll", "ece", "agreement", "kl", "distance", "cka")
 """Columns of a report. The last four are measured against the teacher; KL and NLL are in nats, distance is the mean
 total variation of the predictions and CKA compares the logits, or features where such are named."""
-
-
-class Row(NamedTuple):
-    """What one network shows on one set of examples."""
-
-    split: str
-    """Name of the set of examples."""
-    who: Who
-    """The student, the control (a student of another teacher) or the teacher itself."""
-    measures: dict[str, float]
-    """A value for each of ``MEASURES``; NaN where the examples have no labels."""
+UNITS = {
+    "agreement": "share of examples",
+    "kl": "nats",
+    "distance": "total variation",
+    "accuracy": "share of examples",
+}
+"""The measures that the picture shows."""
 
 
 class Answers(NamedTuple):
@@ -168,20 +160,9 @@ def report(
         said = {who: answers(network, data, student_features, adaptor=adaptor) for who, network in networks.items()}
         said["teacher"] = truth
         rows += [Row(split, who, compare(own, truth)) for who, own in said.items()]
-    if out is not None:
-        _write(rows, said, Path(out))
+    if out is not None:  # the reliability diagram is that of the last split
+        write(rows, Path(out), UNITS, {who: _reliability(own) for who, own in said.items()})
     return rows
-
-
-def _write(rows: list[Row], said: dict[Who, Answers], folder: Path) -> None:
-    """Write table and picture; the reliability diagram is that of the last split, which is ``said``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "fidelity.csv", _as_csv(rows))
-    write_text(folder / "fidelity.md", as_table(rows))
-    measures: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        measures.setdefault(row.split, {})[row.who] = row.measures
-    fidelity_picture(measures, {who: _reliability(own) for who, own in said.items()}, folder / "fidelity.png")
 
 
 def _reliability(said: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -189,19 +170,3 @@ def _reliability(said: Answers) -> tuple[np.ndarray, np.ndarray]:
     known = said.labels != UNLABELLED
     confidence, named = said.logits[known].softmax(1).max(1)
     return confidence.numpy(), (named == said.labels[known]).numpy()
-
-
-def as_table(rows: list[Row]) -> str:
-    """The report as a Markdown table."""
-    lines = [f"| split | who | {' | '.join(MEASURES)} |", "|---|---|" + "---|" * len(MEASURES)]
-    for row in rows:
-        lines.append(f"| {row.split} | {row.who} | {' | '.join(f'{row.measures[name]:.3f}' for name in MEASURES)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _as_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("split", "who", *MEASURES))
-    writer.writerows((row.split, row.who, *(f"{row.measures[name]:.6g}" for name in MEASURES)) for row in rows)
-    return text.getvalue()

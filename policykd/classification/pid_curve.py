@@ -14,9 +14,9 @@ from torch import nn
 from policykd.agents.run_folder import write_text
 from policykd.classification.distiller import Distiller
 from policykd.classification.fidelity import answers
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.classification.pid import PID, PIDEstimate, estimate
 from policykd.errors import PolicyKDError
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 PARTS = {
     "redundant": "redundant: transferred",

@@ -41,7 +41,8 @@ def state(distiller: Distiller) -> dict[str, Any]:
         scaler = distiller.accelerator.scaler
         result["scaler"] = None if scaler is None else scaler.state_dict()
     elif distiller.resumed is not None:
-        result |= {name: distiller.resumed[name] for name in ("method", "optimizers", "schedulers", "scaler")}
+        result |= {name: distiller.resumed[name] for name in ("method", "optimizers", "schedulers")}
+        result["scaler"] = distiller.resumed.get("scaler")
     return result
 
 
@@ -65,7 +66,7 @@ def restore_training(distiller: Distiller) -> None:
     load_weights(distiller.method, loaded["method"], "method")
     for name, optimizer in distiller.optimizers.items():
         optimizer.load_state_dict(_keyed(loaded["optimizers"][name]))
-    if loaded["scaler"] is not None:
+    if loaded.get("scaler") is not None:  # checkpoints made before it was saved have none
         distiller.accelerator.scaler.load_state_dict(loaded["scaler"])
     for name, scheduler in distiller.schedulers.items():
         scheduler.last_epoch = loaded["schedulers"][name]

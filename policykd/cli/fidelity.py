@@ -1,4 +1,4 @@
-"""``policykd fidelity``: how like its teacher the student of a finished run is."""
+"""``policykd fidelity``: how like its teacher the student of a finished run is, classifier or policy."""
 
 from __future__ import annotations
 
@@ -6,34 +6,49 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from torch import nn
 
 from policykd import checkpoint
+from policykd.agents.loading import load_agent
 from policykd.agents.run_folder import CHECKPOINT
+from policykd.agents.teacher_student import TeacherStudent
 from policykd.classification.data import load
-from policykd.classification.fidelity import as_table, report
+from policykd.classification.fidelity import report
 from policykd.classification.models import make_model
 from policykd.classification.snapshot import load_weights
 from policykd.cli.classify import OPTIONS, read_teacher
 from policykd.cli.output import say
 from policykd.errors import PolicyKDError
+from policykd.evaluation.fidelity import TOLERANCE
+from policykd.evaluation.fidelity import report as policy_report
+from policykd.evaluation.fidelity_report import Row, as_table
+from policykd.settings import require
+from policykd.teachers import Teacher
 
 
 @dataclass(frozen=True)
 class FidelityOptions:
-    """Compare the student of a run of ``policykd classify`` with its teacher: table and picture."""
+    """Compare the student of a run of ``policykd classify`` or ``distill`` with its teacher: table and picture."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     control: Path | None = None
-    """A run of the same settings and another --seed: how like this teacher is a student of another one?"""
+    """A run of the same settings and another teacher: how like this teacher is a student of another one?"""
     student_features: tuple[str, ...] = ()
-    """Modules of the student for CKA; none compares the logits."""
+    """classify: modules of the student for CKA; none compares the logits."""
     teacher_features: tuple[str, ...] = ()
-    """Modules of the teacher to compare them with."""
+    """classify: modules of the teacher to compare them with."""
+    teacher: tuple[str, ...] = ()
+    """distill: files or folders of the teacher. Default: where the run found it."""
+    learner: int | Literal["best"] = "best"
+    """distill: index of the student, or best."""
+    tolerance: float = TOLERANCE
+    """distill: actions agree where no dimension differs by more, in actions scaled to [-1, 1]."""
+    steps: int = 1_000
+    """distill: environment steps that student and teacher take each."""
     out: Path | None = None
     """Folder of table and picture. Default: the run's."""
 
@@ -41,6 +56,55 @@ class FidelityOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd fidelity``."""
     options = tyro.cli(FidelityOptions, args=list(arguments), prog="policykd fidelity")
+    out = options.out or options.run
+    rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
+    say(as_table(rows))
+    say(f"table {out / 'fidelity.md'}, picture {out / 'fidelity.png'}")
+
+
+def _policy(options: FidelityOptions, out: Path) -> list[Row]:
+    """The report of a student that acts."""
+    require(options.steps > 0, "steps", options.steps, "must be positive")
+    require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
+    if options.student_features or options.teacher_features:
+        raise PolicyKDError("fidelity: student_features and teacher_features are for runs of policykd classify")
+    agent = _student(options.run)
+    teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
+    for source in teachers:
+        if not Path(source).exists():
+            raise PolicyKDError(f"fidelity: the run's teacher, {source}, is not there: name it with --teacher")
+    taught = TeacherStudent.load(options.run, teacher=[Teacher.load(source, agent.env_id) for source in teachers])
+    control = None
+    if options.control is not None:
+        control = _student(options.control)
+        if control.teacher_source == agent.teacher_source:
+            raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher")
+        if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
+            raise PolicyKDError(
+                f"fidelity: the control {options.control} was made with other settings than {options.run}"
+            )
+    return policy_report(
+        taught,
+        taught.learner_index(options.learner),
+        control=control,
+        steps=options.steps,
+        tolerance=options.tolerance,
+        out=out,
+    )
+
+
+def _student(folder: Path) -> TeacherStudent:
+    """The students of a run of ``policykd distill``, without their teacher."""
+    if not (folder.is_file() or (folder / CHECKPOINT).exists()):
+        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify or distill")
+    agent = load_agent(folder)
+    if not isinstance(agent, TeacherStudent):
+        raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
+    return agent
+
+
+def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
+    """The report of a student that classifies."""
     made = _made(options.run)
     splits = load(made["data"], made["data_dir"], examples=made["examples"])
     shape, classes = splits.shape, splits.classes
@@ -50,8 +114,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.control is not None:
         _check_recipe(made, _made(options.control), options)
         control = _network(made, "student", shape, classes, options.control)
-    out = options.out or options.run
-    rows = report(
+    return report(
         student,
         teacher,
         {"train": splits.train, "test": splits.test},
@@ -60,8 +123,6 @@ def run(arguments: Sequence[str]) -> None:
         teacher_features=options.teacher_features,
         out=out,
     )
-    say(as_table(rows))
-    say(f"table {out / 'fidelity.md'}, picture {out / 'fidelity.png'}")
 
 
 def _made(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""How alike a student acts to its teacher, at the student's own states and at the teacher's."""
+"""Fidelity of policies: how alike a student acts to its teacher, at the student's own states and at the teacher's.
+
+The words and the report are those of classifiers (``policykd.classification.fidelity``): an action within a tolerance
+stands for the same class, the distance of actions for the distance of predictions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -14,23 +19,26 @@ from policykd.agents.teacher_student import TeacherStudent
 from policykd.distillation.divergences import gaussian_kl
 from policykd.distillation.teaching import Labels
 from policykd.errors import PolicyKDError
+from policykd.evaluation.fidelity_report import Row, write
 from policykd.networks import PolicyOutput
 from policykd.seeding import env_seed
 
 TOLERANCE = 0.1
 """Two actions agree where no dimension differs by more, in actions scaled to [-1, 1]."""
+UNITS = {"agreement": "share of states", "kl": "nats", "distance": "Euclidean, actions in [-1, 1]"}
+"""The measures, and what the picture writes beside them."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """How alike two policies act over some states."""
 
-    action_distance: float
-    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]."""
     agreement: float
     """Share of states where no dimension of the actions differs by more than the tolerance."""
     kl: float
-    """Mean KL(teacher || student); NaN where one of the two is no Gaussian."""
+    """Mean KL(teacher || student), nats; NaN where one of the two is no Gaussian."""
+    distance: float
+    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]."""
 
 
 def fidelity(
@@ -51,24 +59,70 @@ def fidelity(
     Raises:
         PolicyKDError: the agent was loaded without its teacher.
     """
+    return {
+        name: _compare(agent, learner, states, teacher, tolerance)
+        for name, (states, teacher) in _asked(agent, learner, steps, seed).items()
+    }
+
+
+def report(
+    agent: TeacherStudent,
+    learner: int,
+    *,
+    control: TeacherStudent | None = None,
+    steps: int = 1_000,
+    seed: int = 2_000_000,
+    tolerance: float = TOLERANCE,
+    out: str | Path | None = None,
+) -> list[Row]:
+    """Measure a student beside its teacher, and beside a student of another teacher of the same recipe.
+
+    Args:
+        agent: it must have its teacher.
+        learner: which of its students.
+        control: students of another teacher of the same recipe; its first is asked at the same states.
+        steps: environment steps that student and teacher take each.
+        seed: seed of their episodes.
+        tolerance: see ``TOLERANCE``.
+        out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
+
+    Raises:
+        PolicyKDError: the agent was loaded without its teacher, or the control is of another task.
+    """
+    if control is not None and control.env_id != agent.env_id:
+        raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the student of {agent.env_id}")
+    rows = []
+    for split, (states, teacher) in _asked(agent, learner, steps, seed).items():
+        rows.append(Row(split, "student", asdict(_compare(agent, learner, states, teacher, tolerance))))
+        if control is not None:
+            rows.append(Row(split, "control", asdict(_compare(control, 0, states, teacher, tolerance))))
+    if out is not None:
+        write(rows, Path(out), UNITS)
+    return rows
+
+
+def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[str, tuple[np.ndarray, PolicyOutput]]:
+    """The states ``(steps, O)`` of student and teacher, and the teacher's answers to them."""
     if agent.panel is None:
         raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
     drivers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "student_states": lambda full: student_actions(agent, learner, full),
-        "teacher_states": lambda full: _labels(agent, full).policy.actions[0].numpy(),
+        "teacher_states": lambda full: _teacher_outputs(agent, full).actions[0].numpy(),
     }
-    results = {}
-    for name, act in drivers.items():
-        states = visited(agent.full_factory, act, steps, seed)
-        labels, own = _labels(agent, states), _outputs(agent, learner, states)
-        gap = own.actions.clamp(-1, 1)[0] - labels.policy.actions[0]
-        kl = float("nan")
-        if own.mean is not None and own.std is not None and agent.panel.has_std:
-            assert labels.policy.mean is not None and labels.policy.std is not None
-            kl = float(gaussian_kl(own.mean, own.std, labels.policy.mean, labels.policy.std).mean())
-        agree = (gap.abs() <= tolerance).all(-1).double().mean()
-        results[name] = Fidelity(float(gap.norm(dim=-1).mean()), float(agree), kl)
-    return results
+    states = {name: visited(agent.full_factory, act, steps, seed) for name, act in drivers.items()}
+    return {name: (full, _teacher_outputs(agent, full)) for name, full in states.items()}
+
+
+def _compare(
+    agent: TeacherStudent, learner: int, states: np.ndarray, teacher: PolicyOutput, tolerance: float
+) -> Fidelity:
+    own = _outputs(agent, learner, states)
+    gap = own.actions.clamp(-1, 1)[0] - teacher.actions[0]
+    kl = float("nan")
+    if own.mean is not None and own.std is not None and teacher.mean is not None and teacher.std is not None:
+        kl = float(gaussian_kl(own.mean, own.std, teacher.mean, teacher.std).mean())
+    agree = (gap.abs() <= tolerance).all(-1).double().mean()
+    return Fidelity(float(agree), kl, float(gap.norm(dim=-1).mean()))
 
 
 def visited(
@@ -104,6 +158,8 @@ def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOut
     return answers.map(lambda part: part[learner : learner + 1].cpu())
 
 
-def _labels(agent: TeacherStudent, full: np.ndarray) -> Labels:
+def _teacher_outputs(agent: TeacherStudent, full: np.ndarray) -> PolicyOutput:
+    """What the teacher answers, ``(1, n, ...)``, in the student's units; without std where it has none."""
     assert agent.panel is not None
-    return Labels.unpack(agent.panel.answer(torch.from_numpy(full).unsqueeze(0)))
+    policy = Labels.unpack(agent.panel.answer(torch.from_numpy(full).unsqueeze(0))).policy
+    return policy if agent.panel.has_std else policy._replace(std=None)

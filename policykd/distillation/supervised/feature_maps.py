@@ -7,6 +7,7 @@ Whatever a module gave is a *map* ``(B, D, S)``: D channels at S positions. A ve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 from policykd.distillation.supervised.hinton import HintonConfig
 from policykd.distillation.supervised.method import Outputs, TrainingConfig
 from policykd.errors import PolicyKDError
+
+Reduction = Literal["mean", "sum"]
+"""What a loss takes over the channels and positions of a map."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ def as_map(feature: Tensor) -> Tensor:
     if feature.ndim == 2:
         return feature.unsqueeze(2)
     return feature.transpose(1, 2) if feature.ndim == 3 else feature.flatten(2)
+
+
+def reduced(entries: Tensor, reduction: Reduction) -> Tensor:
+    """Mean over the batch of ``entries`` ``(B, D, S)``, and the mean or the sum over channels and positions."""
+    return entries.mean() if reduction == "mean" else entries.sum((1, 2)).mean()
 
 
 def linear(inputs: int, outputs: int) -> nn.Module:

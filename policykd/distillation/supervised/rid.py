@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.distillation.categorical import hard_loss
-from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, two_layers
+from policykd.distillation.supervised.feature_maps import (
+    FeaturePaths,
+    Reduction,
+    as_maps,
+    check_pairs,
+    reduced,
+    two_layers,
+)
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
 from policykd.settings import require
 
@@ -41,6 +48,8 @@ class RIDConfig(FeaturePaths):
     """Weight of the labels in the student's loss (lambda_1)."""
     weight: float = 10.0
     """Weight of the distance in the student's loss (lambda_2)."""
+    reduction: Reduction = "mean"
+    """Over channels and positions, in both phases: the released code takes means, equations 10 and 12 are sums."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -51,20 +60,21 @@ class RIDConfig(FeaturePaths):
         require(0 < self.filter_share < 1, "filter_share", self.filter_share, "must lie between 0 and 1")
 
 
-def rid_distance(student: Tensor, teacher: Tensor, sigma: Tensor) -> Tensor:
-    """Mean over batch, channels and positions of V^2 / sigma with V = f_t(T) - f_s(S) (equation 10's second term).
+def rid_distance(student: Tensor, teacher: Tensor, sigma: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """V^2 / sigma with V = f_t(T) - f_s(S), the mean over the batch (equation 10's second term).
 
     Args:
         student: f_s(S) ``(B, D, S)``.
         teacher: f_t(T) ``(B, D, S)``.
         sigma: one positive number per channel ``(D,)``.
+        reduction: over channels and positions.
     """
-    return ((teacher - student).square() / sigma[:, None]).mean()
+    return reduced((teacher - student).square() / sigma[:, None], reduction)
 
 
-def rid_loss(student: Tensor, teacher: Tensor, sigma: Tensor) -> Tensor:
-    """The student's loss on one pair of maps: mean(sigma^2) + mean(V^2 / sigma) (equation 12, means for sums)."""
-    return sigma.square().mean() + rid_distance(student, teacher, sigma)
+def rid_loss(student: Tensor, teacher: Tensor, sigma: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """The student's loss on one pair of maps: ||sigma||^2 + V^2 / sigma (equation 12); or means for both sums."""
+    return reduced(sigma.square()[None, :, None], reduction) + rid_distance(student, teacher, sigma, reduction)
 
 
 class StudentSide(nn.Module):
@@ -119,14 +129,14 @@ class RID(Method):
         pairs = as_maps(step.student, step.teacher)
         filtered = [f(target) for f, (_, target) in zip(self.teacher_filters, pairs, strict=True)]
         own = [side(x) for side, (x, _) in zip(self.student_sides, pairs, strict=True)]
-        together = list(zip(own, filtered, strict=True))
+        together, how = list(zip(own, filtered, strict=True)), self.config.reduction
         if step.phase == STUDENT.name:
             hard = hard_loss(step.student.logits, step.labels)
-            rid = torch.stack([rid_loss(x, t, sigma) for (x, sigma), t in together]).sum()
+            rid = torch.stack([rid_loss(x, t, sigma, how) for (x, sigma), t in together]).sum()
             loss = self.config.hard_weight * hard + self.config.weight * rid
             return loss, {"ce_loss": hard.detach(), "rid_loss": rid.detach()}
         answers = [head(t) for head, t in zip(self.heads, filtered, strict=True)]
         hard = torch.stack([hard_loss(answer, step.labels) for answer in answers]).sum()
-        distance = torch.stack([rid_distance(x, t, sigma) for (x, sigma), t in together]).sum()
+        distance = torch.stack([rid_distance(x, t, sigma, how) for (x, sigma), t in together]).sum()
         loss = hard if step.phase == FILTERS_WARM_UP.name else hard + distance
         return loss, {"ce_loss": hard.detach(), "distance": distance.detach()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.distillation.supervised.feature_maps import FeatureConfig, as_maps, check_pairs
+from policykd.distillation.supervised.feature_maps import FeatureConfig, Reduction, as_maps, check_pairs, reduced
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
 from policykd.settings import require
@@ -26,6 +26,9 @@ class VIDConfig(FeatureConfig):
 
     weight: float = 1.0
     """Weight of the Gaussian's negative log-likelihood beside Hinton's loss (RepDistiller's: 1)."""
+    reduction: Reduction = "mean"
+    """Over channels and positions: the author's code takes the mean, the papers' equations are sums. With sum, the
+    same weight is as many times heavier as the teacher's map has entries."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -33,16 +36,17 @@ class VIDConfig(FeatureConfig):
         require(self.weight >= 0, "weight", self.weight, "must not be negative")
 
 
-def vid_loss(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
+def vid_loss(mean: Tensor, variance: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Negative log-likelihood of the teacher's map, without its constant: mean of ((t - mu)^2 / var + log var) / 2.
 
     Args:
         mean: mu of the student's map ``(B, D, S)``.
         variance: one per channel ``(D,)``.
         target: the teacher's map ``(B, D, S)``.
+        reduction: over channels and positions; over the batch it is the mean.
     """
     variance = variance[:, None]
-    return 0.5 * ((target - mean).square() / variance + variance.log()).mean()
+    return 0.5 * reduced((target - mean).square() / variance + variance.log(), reduction)
 
 
 class GaussianModel(nn.Module):
@@ -87,6 +91,6 @@ class VID(Hinton):
         losses = []
         for model, (own, target) in pairs:
             mean, variance = model(own)
-            losses.append(vid_loss(mean, variance, target))
+            losses.append(vid_loss(mean, variance, target, self.config.reduction))
         vid = torch.stack(losses).sum()
         return loss + self.config.weight * vid, {**terms, "vid_loss": vid.detach()}

@@ -1,4 +1,4 @@
-"""Pictures of the classification mode: a fidelity report, and measurements over seeds."""
+"""Pictures of what was measured: a fidelity report, and measurements over seeds."""
 
 from __future__ import annotations
 
@@ -65,42 +65,50 @@ def _draw(axes: Axes, label: str, series: Series, colour: str, index: int, count
 
 def fidelity_picture(
     measures: Mapping[str, Mapping[str, Mapping[str, float]]],
-    reliability: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    units: Mapping[str, str],
     path: Path,
+    reliability: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Path:
-    """Draw agreement, KL and accuracy by set of examples, and how far confidence can be trusted.
+    """Draw one panel of bars per measure, and how far confidence can be trusted.
 
     Args:
-        measures: values by split, network and measure.
-        reliability: confidence and whether it was right, each ``(N,)``, by network.
+        measures: values by split, network and measure; the teacher itself is drawn where it is not the yardstick.
+        units: the measures to draw, and the unit of each; one that is NaN everywhere is left out.
         path: the PNG file, replaced whole.
+        reliability: confidence and whether it was right, each ``(N,)``, by network; None for what has none.
     """
-    figure = Figure(figsize=(15, 4.0), dpi=150, facecolor="white", layout="constrained")
-    figure.suptitle(
-        "Fidelity: the student, a student of another teacher, and the teacher", fontweight="bold", color=INK
-    )
-    *bars, last = figure.subplots(1, 4)
     whose = list(next(iter(measures.values())))
-    for axes, name in zip(bars, ("agreement", "kl", "accuracy"), strict=True):
-        shown = whose if name == "accuracy" else [who for who in whose if who != "teacher"]
+    values = {name: [[by[who][name] for by in measures.values()] for who in whose] for name in units}
+    drawn = [name for name in units if not np.isnan(values[name]).all()]
+    count = len(drawn) + (reliability is not None)
+    figure = Figure(figsize=(3.75 * count, 4.0), dpi=150, facecolor="white", layout="constrained")
+    figure.suptitle(f"Fidelity: {' and '.join(whose)} beside the teacher", fontweight="bold", color=INK)
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes, name in zip(panels, drawn, strict=False):
+        shown = [who for who in whose if who != "teacher" or name == "accuracy"]
         for index, who in enumerate(shown):
             x = np.arange(len(measures)) + 0.25 * (index - (len(shown) - 1) / 2)
-            heights = [by_network[who][name] for by_network in measures.values()]
-            drawn = axes.bar(x, heights, 0.22, color=COLOURS[whose.index(who)], label=who)
-            axes.bar_label(drawn, fmt="%.3f", fontsize=7, color=INK)
-        axes.set_xticks(range(len(measures)), list(measures))
-        unit = {"agreement": "share of examples", "kl": "nats", "accuracy": "share of examples"}[name]
-        _decorate(axes, {"kl": "KL(teacher || network)"}.get(name, name), "", unit)
+            bars = axes.bar(x, values[name][whose.index(who)], 0.22, color=COLOURS[whose.index(who)], label=who)
+            axes.bar_label(bars, fmt="%.3f", fontsize=7, color=INK)
+        axes.set_xticks(range(len(measures)), [split.replace("_", " ") for split in measures])
+        _decorate(axes, {"kl": "KL(teacher || network)"}.get(name, name), "", units[name])
         axes.legend(frameon=False, fontsize=8)
-    last.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    for who, (confidence, right) in reliability.items():
+    if reliability is not None:
+        _reliability(panels[-1], {who: (*points, COLOURS[whose.index(who)]) for who, points in reliability.items()})
+    return _save(figure, path)
+
+
+def _reliability(axes: Axes, networks: Mapping[str, tuple[np.ndarray, np.ndarray, str]]) -> None:
+    """Accuracy against confidence, in equal bins; the dashed line is perfect calibration."""
+    axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for who, (confidence, right, colour) in networks.items():
         place = np.minimum((confidence * BINS).astype(int), BINS - 1)
         inside = np.unique(place)
         points = np.array([(confidence[place == b].mean(), right[place == b].mean()) for b in inside]).T
-        last.plot(*points, "-o", markersize=4, color=COLOURS[whose.index(who)], label=who)
-    _decorate(last, "reliability", "confidence", "accuracy")
-    last.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+        if len(inside):
+            axes.plot(*points, "-o", markersize=4, color=colour, label=who)
+    _decorate(axes, "reliability", "confidence", "accuracy")
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

@@ -1,0 +1,98 @@
+"""A distiller resumes bit by bit, and its seed decides everything."""
+
+import pandas as pd
+import pytest
+import torch
+from classifiers import make, net, problem, same, trained_teacher, weights
+
+from policykd import Distiller, checkpoint
+from policykd.agents.run_folder import CHECKPOINT
+from policykd.classification.distiller import BEST
+from policykd.classification.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return trained_teacher()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["hinton", "ted", "disk", "rid"])
+@pytest.mark.parametrize("after", [0, 2, 4])
+def test_resumed_runs_are_the_uninterrupted_run(method, after, teacher, tmp_path, monkeypatch):
+    """Killed in the middle of a pass after 0, 2 or 4 whole ones: weights, log and best student are bit-identical."""
+    train, validation = problem(), problem(seed=2)
+    whole = make(method, net(8), teacher, tmp_path / "whole").fit(train, validation)
+    killed = make(method, net(8), teacher, tmp_path / "killed")
+    loss, steps = Trainer._loss, []
+
+    def until(self, phase, batch):
+        steps.append(1)
+        if len(steps) > after * 6 + 3:
+            raise Stop
+        return loss(self, phase, batch)
+
+    if after < len(whole.plan):
+        monkeypatch.setattr(Trainer, "_loss", until)
+        with pytest.raises(Stop):
+            killed.fit(train, validation)
+        monkeypatch.setattr(Trainer, "_loss", loss)
+    else:
+        killed.fit(train, validation)
+    if after == 0:
+        return  # nothing was saved yet, and nothing is there that claims to be
+    torch.manual_seed(1234)  # whatever happened in between
+    resumed = Distiller.load(tmp_path / "killed", net(8, seed=9), teacher, device="cpu")
+    assert resumed.passes == min(after, len(whole.plan))
+    resumed.fit(train, validation)
+    assert same(weights(resumed.student), weights(whole.student))
+    assert same(weights(resumed.method), weights(whole.method))
+    assert resumed.history == whole.history
+    logs = [
+        pd.read_csv(tmp_path / name / "progress.csv", dtype=str).drop(columns="time/fps")
+        for name in ("whole", "killed")
+    ]
+    assert logs[0].equals(logs[1])
+    assert (tmp_path / "whole" / BEST).read_bytes() == (tmp_path / "killed" / BEST).read_bytes()
+
+
+def test_fit_called_again_goes_on(teacher):
+    """A finished run stays as it is; an interrupted one keeps helpers and optimisers."""
+    distiller = make("rid", net(8), teacher).fit(problem(), problem(seed=2))
+    before = weights(distiller.student), weights(distiller.method)
+    distiller.fit(problem(), problem(seed=2))
+    assert same(before[0], weights(distiller.student)) and same(before[1], weights(distiller.method))
+
+
+def test_the_seed_decides_everything(teacher):
+    runs = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        student = net(8)
+        make("vid", student, teacher, seed=seed).fit(problem())
+        runs.append(weights(student))
+        assert torch.initial_seed() == noise  # the caller's generators are left as they were
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+def test_checkpoints_from_before_the_loss_scaler_was_saved_resume(teacher, tmp_path):
+    """Read and written again, they go on bit by bit as well."""
+    whole = make("hinton", net(8), teacher).fit(problem())
+
+    def stop(distiller):
+        if distiller.passes == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        make("hinton", net(8), teacher, tmp_path / "run").fit(problem(), callback=stop)
+    saved = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    assert saved.pop("scaler") is None  # there is one in fp16 alone
+    checkpoint.save(tmp_path / "older.safetensors", saved)
+    Distiller.load(tmp_path / "older.safetensors", net(8, seed=9), teacher, device="cpu").save(tmp_path / "again")
+    for name in ("older", "again"):
+        resumed = Distiller.load(tmp_path / f"{name}.safetensors", net(8, seed=9), teacher, device="cpu")
+        assert resumed.passes == 2
+        assert same(weights(resumed.fit(problem()).student), weights(whole.student))

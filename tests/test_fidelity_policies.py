@@ -1,0 +1,109 @@
+"""The report of fidelity for policies: the classifiers' words, table and picture."""
+
+import csv
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from test_teacher_student import COPY, expert
+from tiny import POINT, TINY
+
+from policykd import DualStudent, TeacherStudent
+from policykd.classification.fidelity import MEASURES
+from policykd.cli import main
+from policykd.errors import PolicyKDError
+from policykd.evaluation.fidelity import Fidelity, fidelity, report
+
+
+def opposite(observation):
+    return -expert(observation)
+
+
+def read(folder):
+    with open(folder / "fidelity.csv") as file:
+        return {(row["split"], row["who"]): row for row in csv.DictReader(file)}
+
+
+def test_both_modes_speak_one_language():
+    assert {field.name for field in fields(Fidelity)} == {"agreement", "kl", "distance"} <= set(MEASURES)
+
+
+def test_report_with_a_control(tmp_path):
+    config = {**COPY, "round_updates": 200, "distill_learning_rate": 3e-3}
+    student, control = (
+        TeacherStudent(POINT, teacher, config={**config, "allow_weak_teacher": True}).learn(600)
+        for teacher in (expert, opposite)
+    )
+    rows = report(student, 0, control=control, steps=200, tolerance=0.2, out=tmp_path)
+    found = {(row.split, row.who): row.measures for row in rows}
+    assert found["student_states", "student"]["agreement"] > found["student_states", "control"]["agreement"] + 0.3
+    assert found["teacher_states", "student"]["distance"] < found["teacher_states", "control"]["distance"] / 2
+    measured = fidelity(student, 0, steps=200, tolerance=0.2)
+    assert all(found[split, "student"] == pytest.approx(vars(m), nan_ok=True) for split, m in measured.items())
+    written = read(tmp_path)
+    assert written.keys() == found.keys()
+    for key, measures in found.items():
+        shown = {name: float(written[key][name]) for name in measures}
+        assert shown == pytest.approx(measures, rel=1e-5, nan_ok=True)
+    assert all(np.isnan(measures["kl"]) for measures in found.values())  # a function has no standard deviation
+    assert (tmp_path / "fidelity.png").stat().st_size > 10_000 and (tmp_path / "fidelity.md").exists()
+
+
+def test_a_control_of_another_task_is_refused():
+    student = TeacherStudent(POINT, expert, config=COPY)
+    other = TeacherStudent("Pendulum-v1", None, config=COPY)
+    with pytest.raises(PolicyKDError, match="the control is of Pendulum-v1, the student of PolicyKD/PointReach-v0"):
+        report(student, 0, control=other)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of ``policykd distill``: two teachers, a student of each; and a run of peers."""
+    folder = tmp_path_factory.mktemp("distill")
+    words = [
+        w for name, value in COPY.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{value}")
+    ]
+    for number, teacher in enumerate((expert, opposite)):
+        config = {**COPY, "round_updates": 100, "allow_weak_teacher": True}
+        TeacherStudent(POINT, teacher, config=config).learn(200).save(folder / f"teacher{number}")
+        common = ["--teacher", str(folder / f"teacher{number}.safetensors"), "--env", POINT, "--student", "4x4"]
+        more = ["--allow-weak-teacher", "--total-timesteps", "80", "--run-dir", str(folder / str(number))]
+        main(["distill", *common, *words, *more])
+    DualStudent(POINT, config=TINY).save(folder / "peers")
+    return folder
+
+
+def test_report_of_a_run(runs, tmp_path, capsys):
+    asked = [str(runs / "0"), "--control", str(runs / "1"), "--steps", "50", "--out", str(tmp_path)]
+    main(["fidelity", *asked])
+    assert set(read(tmp_path)) == {
+        (split, who) for split in ("student_states", "teacher_states") for who in ("student", "control")
+    }
+    assert all(float(row["kl"]) > 0 for row in read(tmp_path).values())  # the teachers here are Gaussian
+    assert (tmp_path / "fidelity.md").read_text() in capsys.readouterr().out
+    (runs / "teacher0.safetensors").rename(runs / "moved.safetensors")
+    with pytest.raises(SystemExit):
+        main(["fidelity", str(runs / "0"), "--out", str(tmp_path / "out")])
+    assert "teacher0.safetensors, is not there: name it with --teacher" in capsys.readouterr().err
+    before = (tmp_path / "fidelity.csv").read_bytes()
+    main(["fidelity", *asked, "--teacher", str(runs / "moved.safetensors")])
+    assert (tmp_path / "fidelity.csv").read_bytes() == before
+    (runs / "moved.safetensors").rename(runs / "teacher0.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["0", "--control", "0"], "has the same teacher"),
+        (["peers.safetensors"], "is a run of peers, which have no teacher"),
+        (["0", "--student-features", "a", "--teacher-features", "b"], "are for runs of policykd classify"),
+        (["0", "--steps", "-5"], "steps=-5 must be positive"),
+    ],
+)
+def test_faults_are_one_line(runs, arguments, message, capsys, tmp_path):
+    arguments = [str(runs / word) if (runs / word).exists() else word for word in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fidelity", *arguments, "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
