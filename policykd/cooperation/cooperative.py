@@ -1,6 +1,7 @@
 """Cooperative distillation: every learner teaches every other one what it gets right and the other wrong.
 
-Livanos, Davidson & Wong, *Cooperative Knowledge Distillation: A Learner Agnostic Approach*, AAAI 2024 (arXiv 2402.05942).
+Livanos, Davidson & Wong, *Cooperative Knowledge Distillation: A Learner Agnostic Approach*, AAAI 2024
+(arXiv 2402.05942).
 For learners f_1, ..., f_P of any kind, each with its own rows D_i and its own features:
 
     S_i    = rows of D_i that f_i gets right

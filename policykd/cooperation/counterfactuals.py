@@ -1,7 +1,7 @@
 """Quintessential counterfactuals: instances moved so that a teacher is surer of the class that they have.
 
-Livanos, Davidson & Wong, AAAI 2024 (arXiv 2402.05942). With f the teacher's probabilities, y the true class as a one-hot
-vector and everything in widths of the teacher's data:
+Livanos, Davidson & Wong, AAAI 2024 (arXiv 2402.05942). With f the teacher's probabilities, y the true class as a
+one-hot vector and everything in widths of the teacher's data:
 
     target  y' = f(x) + alpha * (y - f(x))
     search  min over x' of  |f(x') - y'|^2 + sparsity * |x' - x|_1,   x' in the box of the teacher's own rows
@@ -87,12 +87,11 @@ class Space:
         return np.clip(self.low + units * self.width, self.low, self.high)
 
     def project(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Nearest allowed points: in the box, one-hot groups at a corner, what may not move where it was."""
+        """Nearest allowed points ``(..., n, F)``: in the box, one-hot groups at a corner, what may not move as it was."""
         inside = np.where(self.movable, np.clip(units, 0, 1), origin)
         for group in self.groups:
-            corner = inside[:, group].argmax(1)
-            inside[:, group] = 0.0
-            inside[np.arange(len(inside)), group[corner]] = 1.0
+            corner = inside[..., group].argmax(-1)
+            inside[..., group] = np.eye(len(group))[corner]
         return inside
 
     def distance(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
@@ -183,10 +182,11 @@ class Problem:
         return Problem(self.teacher, self.space, self.rows[which], self.labels[which], self.config)
 
     def loss(self, units: np.ndarray) -> np.ndarray:
-        """What is minimised ``(n,)``; infinite where a point cannot be used."""
-        proba = self.teacher.proba(self.space.raw(units))
+        """What is minimised, of several candidates ``(P, n, F)`` at once ``(P, n)``; infinite where one is no use."""
+        proba = self.teacher.proba(self.space.raw(units.reshape(-1, units.shape[-1])))
+        proba = proba.reshape(*units.shape[:2], -1)
         distance = self.space.distance(units, self.origin)
-        loss = ((proba - self.target) ** 2).sum(1) + self.config.sparsity * distance
+        loss = ((proba - self.target) ** 2).sum(-1) + self.config.sparsity * distance
         return np.where(self._surer(proba) & self._far(distance), loss, np.inf)
 
     def found(self, units: np.ndarray) -> Found:
@@ -200,9 +200,9 @@ class Problem:
 
     def _surer(self, proba: np.ndarray) -> np.ndarray:
         """Whether the teacher keeps the class and is surer of it (as sure, where it was certain)."""
-        now = proba[np.arange(len(proba)), self.place]
+        now = proba[..., np.arange(len(self.place)), self.place]
         more = (now > self.before) | ((self.before >= CERTAIN) & (now >= self.before))
-        return more & (proba.argmax(1) == self.place)
+        return more & (proba.argmax(-1) == self.place)
 
     def _far(self, distance: np.ndarray) -> np.ndarray:
         return (distance >= self.least) & (distance > 0)
@@ -237,15 +237,14 @@ def model_free_search(problem: Problem, generator: np.random.Generator) -> np.nd
     space, config, origin = problem.space, problem.config, problem.origin
     best, least = origin.copy(), np.full(len(origin), np.inf)
     partners = _partners(problem)
+    every = np.arange(len(origin))
     for _ in range(config.search_steps):
-        candidates = [
-            space.project(_step(best, origin, partners(generator), generator), origin) for _ in range(config.proposals)
-        ]
-        losses = np.stack([problem.loss(candidate) for candidate in candidates])
+        candidates = np.stack([_step(best, origin, partners(generator), generator) for _ in range(config.proposals)])
+        candidates = space.project(candidates, origin)
+        losses = problem.loss(candidates)
         winner = losses.argmin(0)
-        every = np.arange(len(origin))
         better = losses[winner, every] < least
-        best[better] = np.stack(candidates)[winner, every][better]
+        best[better] = candidates[winner, every][better]
         least[better] = losses[winner, every][better]
     return best
 
