@@ -87,7 +87,7 @@ class Space:
         return np.clip(self.low + units * self.width, self.low, self.high)
 
     def project(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Nearest allowed points ``(..., n, F)``: in the box, one-hot groups at a corner, what may not move as it was."""
+        """Nearest allowed points ``(..., n, F)``: in the box, one-hot groups at a corner, the rest where it was."""
         inside = np.where(self.movable, np.clip(units, 0, 1), origin)
         for group in self.groups:
             corner = inside[..., group].argmax(-1)

@@ -17,6 +17,7 @@ from policykd.plots import COLOURS, FAINT, INK
 
 WIDEST = 7.0
 """Points of the arrow on which most was sent."""
+BEHIND = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 MOST_LABELS = 12
 """More arrows than this carry no numbers."""
 
@@ -75,16 +76,17 @@ def teaching_graph(
 
 def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int, index: int, arrows: int) -> None:
     """A bent arrow, so that both directions of a pair can be seen."""
+    width = max(WIDEST * count / most, 0.4)
     axes.add_patch(
         FancyArrowPatch(
             tuple(start),
             tuple(end),
             connectionstyle="arc3,rad=0.16",
             arrowstyle="-|>",
-            mutation_scale=12,
+            mutation_scale=10 + 2.5 * width,
             shrinkA=34,
             shrinkB=38,
-            linewidth=max(WIDEST * count / most, 0.4),
+            linewidth=width,
             color=_colour(index),
             alpha=0.55,
         )
@@ -92,7 +94,7 @@ def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int
     if arrows <= MOST_LABELS:
         across = np.array([end[1] - start[1], start[0] - end[0]])  # the side to which the arrow bends
         x, y = (start + end) / 2 + 0.09 * across
-        axes.text(x, y, f"{count:,}", fontsize=8, color=_colour(index), ha="center")
+        axes.text(x, y, f"{count:,}", fontsize=8, color=_colour(index), ha="center", va="center", bbox=BEHIND)
 
 
 def _colour(index: int) -> str:
