@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -66,7 +66,11 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         self.mean_, self.std_ = (torch.tensor(part, dtype=torch.float32) for part in (mean, std))
         # Standardised in float64: large numbers of little spread keep their digits.
         inputs = torch.tensor((X - mean) / std, dtype=torch.float32)
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        weight = np.ones(len(X)) if sample_weight is None else check_array(sample_weight, ensure_2d=False)
+        if weight.shape != (len(X),) or weight.min() < 0 or not weight.any():
+            raise ValueError(
+                f"sample_weight: needs {len(X)} weights, none negative, not all zero (Sample weights must be 1D)"
+            )
         self._train(inputs, torch.tensor(codes), torch.tensor(weight / weight.mean(), dtype=torch.float32))
         return self
 
@@ -105,4 +109,5 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(1)]
