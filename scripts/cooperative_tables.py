@@ -14,6 +14,7 @@ sets are left out.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,15 +35,15 @@ from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier
 from tqdm import tqdm
 
-from policykd.agents.run_folder import write_text
+from policykd.agents.run_folder import write_bytes, write_text
 from policykd.benchmark.measurements import Measurements, publish
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation, make_owners
 from policykd.cooperation.learners import LEARNERS
-from policykd.cooperation.lessons import shared_names
-from policykd.cooperation.owners import Dataset, Owner
+from policykd.cooperation.owners import Owner, shared_names
 from policykd.cooperation.picture import teaching_graph
+from policykd.cooperation.tables import Dataset
 from policykd.cooperation.torch_classifier import TorchClassifier
 from policykd.cooperation.uci import ADULT, KEEL, find, load_uci
 from policykd.plots import COLOURS, INK
@@ -160,7 +161,7 @@ def distilled(task: Task, seed: int) -> list[dict[str, Any]]:
         for i in task.distil_from(j):
             learner = distil(student, owners[i])
             test = task.test[j]
-            rows = test.features[list(student.table.names)].to_numpy(float)  # type: ignore[call-overload]
+            rows = pd.DataFrame(test.features)[list(student.table.names)].to_numpy(float)
             accuracy = float((learner.predict(student.presented(rows)) == test.labels).mean())
             facts = {"learner": student.name, "teacher": owners[i].name, "accuracy": round(accuracy, 5)}
             found.append({**facts, "sent": 0, "distance": 0.0})
@@ -376,7 +377,9 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_bytes(path, content.getvalue())
 
 
 def mean_and_half(values: pd.Series) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
 
-from policykd.cooperation.owners import Dataset
+from policykd.cooperation.tables import Dataset
 from policykd.cooperation.torch_classifier import TorchClassifier
 
 COLOURS = ["colour=blue", "colour=green", "colour=red"]

@@ -17,8 +17,8 @@ from sklearn.tree import DecisionTreeClassifier
 import policykd
 from policykd.cooperation.cooperative import CooperativeDistillation, make_owners
 from policykd.cooperation.lessons import most_confident, qualified_pairs
-from policykd.cooperation.owners import Dataset
 from policykd.cooperation.picture import teaching_graph
+from policykd.cooperation.tables import Dataset
 
 
 @pytest.fixture(scope="module")

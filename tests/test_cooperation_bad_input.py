@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from policykd.cooperation.cooperative import CooperativeDistillation
-from policykd.cooperation.owners import Dataset
+from policykd.cooperation.tables import Dataset
 from policykd.errors import PolicyKDError
 
 TABLE, LABELS = clouds(30)

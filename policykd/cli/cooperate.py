@@ -19,8 +19,8 @@ from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.learners import make_learners
-from policykd.cooperation.owners import Dataset
 from policykd.cooperation.picture import teaching_graph
+from policykd.cooperation.tables import Dataset
 from policykd.errors import PolicyKDError, nearest
 
 

@@ -23,7 +23,8 @@ from sklearn.base import BaseEstimator
 
 from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
-from policykd.cooperation.owners import Data, Owner, Table, check_groups, named_learners, read_tables
+from policykd.cooperation.owners import Owner, check_groups, named_learners
+from policykd.cooperation.tables import Data, Table, read_tables
 from policykd.settings import require
 
 log = logging.getLogger("policykd")
