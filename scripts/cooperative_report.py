@@ -15,7 +15,7 @@ from policykd.benchmark.measurements import Measurements, publish
 from policykd.cli.output import say
 from policykd.plots import COLOURS, INK
 
-UCI = ("wdbc", "vehicle", "segment", "satimage", "phoneme", "german", "australian", "pima", "spambase", "adult")
+UCI = ("wdbc", "vehicle", "segment", "phoneme", "german", "pima", "adult", "satimage", "australian", "spambase")
 """Two to seven classes, 569 to 48,842 rows; german and adult have nominal features."""
 TITLES = {
     "alone": "alone",

@@ -44,7 +44,7 @@ from policykd.cooperation.tables import Dataset
 from policykd.cooperation.torch_classifier import TorchClassifier
 from policykd.cooperation.uci import ADULT, KEEL, find, load_uci
 
-MOST_ROWS, MOST_TEST = 2_000, 5_000
+MOST_ROWS, MOST_TEST = 1_000, 5_000
 """Rows to train on, over all four learners, and to test on: of larger sets as many are drawn by the seed."""
 KEPT = 0.1
 """Share of its rows of one class, another one for each, that a learner of a UCI set keeps."""
