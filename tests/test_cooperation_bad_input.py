@@ -52,6 +52,7 @@ class Odd(DecisionTreeClassifier):
         ([GOOD, (ARRAY, LABELS)], "columns are matched by name: give DataFrames, or Dataset(..., names=...)"),
         ([(ARRAY, LABELS), (ARRAY[:, :3], LABELS)], "columns are matched by name"),
         ([GOOD, Dataset(ARRAY, LABELS, names=["x0", "x0"])], "8 columns need as many different names, got 1"),
+        ([GOOD, (TABLE.assign(teacher=1.0), LABELS)], "teacher cannot name a feature"),
         ([GOOD, (ARRAY[0], LABELS)], "features must be (rows, columns), got (8,)"),
         ({"a": GOOD, "b": GOOD}, "needs one data set for each of DecisionTreeClassifier_1"),
     ],
@@ -93,6 +94,7 @@ def test_a_learner_with_one_class_only():
     ("changes", "message"),
     [
         ({"rounds": 0}, "config: rounds=0 must be at least 1"),
+        ({"random_state": None}, "config: random_state=None must be a number from 0 on"),
         ({"alpha": 2.0}, "config: alpha=2.0 must lie in [0, 1]"),
         ({"share": "rows"}, "config: share='rows' must be one of counterfactuals, instances, teacher_labels"),
         ({"one_hot": [["colour=blu"]]}, "one_hot: no learner has a feature 'colour=blu'; nearest: colour=blue"),

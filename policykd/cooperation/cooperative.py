@@ -24,7 +24,7 @@ from sklearn.base import BaseEstimator
 from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
 from policykd.cooperation.owners import Owner, check_groups, named_learners
-from policykd.cooperation.tables import Data, Table, read_tables
+from policykd.cooperation.tables import RESERVED, Data, Table, read_tables
 from policykd.settings import require
 
 log = logging.getLogger("policykd")
@@ -110,6 +110,8 @@ class CooperativeDistillation(BaseEstimator):
             PolicyKDError: settings or data that cannot be used, each in one line.
         """
         require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
+        whole = isinstance(self.random_state, int) and self.random_state >= 0
+        require(whole, "random_state", self.random_state, "must be a number from 0 on, so that runs can be repeated")
         require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
         search = SearchConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)})
         owners = make_owners(self.learners, datasets, self.random_state)
@@ -213,4 +215,4 @@ def _score(owner: Owner, table: Table) -> float:
 
 def _nothing(student: Owner) -> pd.DataFrame:
     """What a student has received that has received nothing."""
-    return pd.DataFrame(columns=[*student.table.names, "label", "teacher", "round"])
+    return pd.DataFrame(columns=[*student.table.names, *RESERVED])

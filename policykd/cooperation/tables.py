@@ -11,6 +11,9 @@ import pandas as pd
 
 from policykd.errors import PolicyKDError, nearest
 
+RESERVED = ("label", "teacher", "round")
+"""What the tables of received rows say beside the features."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -89,6 +92,8 @@ def _table(data: Data, who: str) -> Table:
     names = names or tuple(map(str, range(rows.shape[1])))
     if len(names) != rows.shape[1] or len(set(names)) != len(names):
         raise PolicyKDError(f"{who}: {rows.shape[1]} columns need as many different names, got {len(set(names))}")
+    if taken := set(RESERVED) & set(names):
+        raise PolicyKDError(f"{who}: {', '.join(sorted(taken))} cannot name a feature: it is a column of the report")
     for what, given in (("labels", labels), ("instances", data.instances)):
         if given is not None and len(given) != len(rows):
             raise PolicyKDError(f"{who}: {len(rows)} rows but {len(given)} {what}")
