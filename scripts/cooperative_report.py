@@ -149,7 +149,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0, labelsize=9)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     write_bytes(path, content.getvalue())
