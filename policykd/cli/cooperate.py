@@ -1,0 +1,187 @@
+"""``policykd cooperate``: let classifiers of several owners teach one another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from policykd.agents.run_folder import versions, write_text
+from policykd.classification.data import load
+from policykd.cli.output import say
+from policykd.cooperation.cooperative import CooperativeDistillation
+from policykd.cooperation.counterfactuals import SearchConfig
+from policykd.cooperation.learners import make_learners
+from policykd.cooperation.picture import teaching_graph
+from policykd.cooperation.tables import Dataset
+from policykd.errors import PolicyKDError, nearest
+
+
+@dataclass(frozen=True)
+class CooperateOptions:
+    """Let classifiers of several owners teach one another by counterfactuals; no row reaches another unchanged."""
+
+    data: tuple[Path, ...] = ()
+    """A CSV file with a header for each learner; columns are matched by name, those of words become one-hot. Default:
+    two overlapping halves of scikit-learn's digits, each without three of the classes."""
+    label: str = "label"
+    """Column of the class."""
+    learners: tuple[str, ...] = ("mlp", "tree")
+    """A kind for each file: mlp, tree, forest, boosting or logistic."""
+    validation: tuple[Path, ...] = ()
+    """CSV files to measure on, one for each learner or one for all. Default: held-out rows of each file."""
+    held_out: float = 0.2
+    """Share of each file's rows that is kept for that, and for nothing else."""
+    rounds: int = 1
+    """How often all learners teach one another."""
+    jobs: int = 1
+    """Pairs of learners at a time."""
+    seed: int = 0
+    """Of everything random."""
+    run_dir: Path | None = None
+    """New folder for tables, picture and what each learner received. Default: the next free one under runs/."""
+    search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
+    """Settings of the search for counterfactuals."""
+
+
+Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
+"""Rows to learn from and rows to measure on, of every learner."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd cooperate``."""
+    options = tyro.cli(CooperateOptions, args=list(arguments), prog="policykd cooperate")
+    learners = make_learners(options.learners)
+    (own, held), label = _read(options), "label" if not options.data else options.label
+    if len(learners) != len(own):
+        raise PolicyKDError(f"learners: {len(own)} data files need as many kinds, got {' '.join(options.learners)}")
+    own, held, one_hot = _encode(own, held, label)
+    cooperation = CooperativeDistillation(
+        learners,
+        rounds=options.rounds,
+        one_hot=one_hot,
+        n_jobs=options.jobs,
+        random_state=options.seed,
+        progress_bar=True,
+        **dataclasses.asdict(options.search),
+    )
+    folder = _folder(options)
+    say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
+    cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
+    _write(cooperation, folder, options)
+    lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
+    say(lessons.to_string(index=False))
+    say(_accuracy_table(cooperation).to_string())
+    say(f"run folder {folder}: lessons.csv, accuracy.csv, teaching.png, received/NAME.csv")
+
+
+def _read(options: CooperateOptions) -> Tables:
+    """The files, or the digits."""
+    if not options.data:
+        return _digit_halves(options.seed)
+    if not 0 < options.held_out < 1:
+        raise PolicyKDError(f"cooperate: held_out={options.held_out} must lie between 0 and 1")
+    tables = [_read_csv(path, options.label) for path in options.data]
+    if options.validation:
+        if len(options.validation) not in (1, len(tables)):
+            raise PolicyKDError(f"cooperate: validation needs one file, or one for each of {len(tables)} learners")
+        held = [_read_csv(path, options.label) for path in options.validation]
+        return tables, held * len(tables) if len(held) == 1 else held
+    own, held = [], []
+    for place, table in enumerate(tables):
+        order = np.random.default_rng((options.seed, place)).permutation(len(table))
+        count = max(1, round(options.held_out * len(table)))
+        own.append(table.iloc[np.sort(order[count:])])
+        held.append(table.iloc[np.sort(order[:count])])
+    return own, held
+
+
+def _read_csv(path: Path, label: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, skipinitialspace=True)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise PolicyKDError(f"data: cannot read {path}: {error}") from None
+    if label not in table:
+        raise PolicyKDError(f"data: {path} has no column {label!r}{nearest(label, map(str, table))}: say it by --label")
+    if len(table) < 2:
+        raise PolicyKDError(f"data: {path} has {len(table)} rows")
+    return table
+
+
+def _digit_halves(seed: int) -> Tables:
+    """Columns 0 to 5 of the images without digits 0, 1, 2; columns 2 to 7 without digits 7, 8, 9."""
+    splits = load("digits", seed=seed)
+    pixels = [f"row{row}_column{column}" for row in range(8) for column in range(8)]
+    train, held = (
+        pd.DataFrame(part.inputs.reshape(-1, 64), columns=pixels).assign(label=part.labels)
+        for part in (splits.train, splits.validation)
+    )
+    own, measured = [], []
+    for columns, missing in ((range(6), (0, 1, 2)), (range(2, 8), (7, 8, 9))):
+        names = [name for name in pixels if int(name[-1]) in columns] + ["label"]
+        own.append(train.loc[~train["label"].isin(missing), names])
+        measured.append(held[names])
+    return own, measured
+
+
+def _encode(
+    own: list[pd.DataFrame], held: list[pd.DataFrame], label: str
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[list[str]]]:
+    """Columns of words as one-hot, with the values that any file has; and the groups."""
+    tables, groups = [*own, *held], []
+    words = dict.fromkeys(
+        name for table in tables for name in table if name != label and not pd.api.types.is_numeric_dtype(table[name])
+    )
+    for name in words:
+        values = sorted({str(value).strip() for table in tables if name in table for value in table[name].dropna()})
+        groups.append([f"{name}={value}" for value in values])
+        tables = [_one_hot(table, str(name), values) if name in table else table for table in tables]
+    return tables[: len(own)], tables[len(own) :], groups
+
+
+def _one_hot(table: pd.DataFrame, name: str, values: Sequence[str]) -> pd.DataFrame:
+    if table[name].isna().any():
+        raise PolicyKDError(f"data: column {name!r} has missing values: fill them in before")
+    column = table[name].astype(str).str.strip()
+    coded = pd.DataFrame({f"{name}={value}": (column == value).astype(float) for value in values}, index=table.index)
+    return pd.concat([table.drop(columns=name), coded], axis=1)
+
+
+def _dataset(table: pd.DataFrame, label: str) -> Dataset:
+    return Dataset(table.drop(columns=label), table[label].to_numpy())
+
+
+def _folder(options: CooperateOptions) -> Path:
+    """A new run folder."""
+    folder, number = options.run_dir, 1
+    while folder is None or (options.run_dir is None and folder.exists()):
+        folder = Path("runs") / f"cooperate_{number}"
+        number += 1
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one")
+    return folder
+
+
+def _write(cooperation: CooperativeDistillation, folder: Path, options: CooperateOptions) -> None:
+    """Everything that a run leaves."""
+    (folder / "received").mkdir(parents=True, exist_ok=True)
+    write_text(folder / "options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
+    write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))
+    write_text(folder / "accuracy.csv", cooperation.accuracy_.to_csv(index=False))
+    for name, table in cooperation.received_.items():
+        write_text(folder / "received" / f"{name}.csv", table.to_csv(index=False))
+    teaching_graph(cooperation.lessons_, cooperation.accuracy_, folder / "teaching.png")
+
+
+def _accuracy_table(cooperation: CooperativeDistillation) -> pd.DataFrame:
+    """Accuracy on the validation data by learner (rows) and round."""
+    table = cooperation.accuracy_.pivot(index="learner", columns="round", values="validation")
+    return table.rename_axis(columns="validation accuracy after round").round(4)

@@ -1,0 +1,5 @@
+"""Cooperative distillation: learners of any kind teach one another where they are strong."""
+
+from policykd.classification.extra import needs
+
+needs("sklearn", "cooperative")  # one line that says what to install, from whichever module one begins

@@ -1,0 +1,218 @@
+"""Cooperative distillation: every learner teaches every other one what it gets right and the other wrong.
+
+Livanos, Davidson & Wong, *Cooperative Knowledge Distillation: A Learner Agnostic Approach*, AAAI 2024
+(arXiv 2402.05942).
+For learners f_1, ..., f_P of any kind, each with its own rows D_i and its own features:
+
+    S_i    = rows of D_i that f_i gets right
+    R_ij   = rows of S_i that f_j gets wrong          i is a qualified teacher of j on these alone
+    x'     = each of them moved, in the features of both, so that f_i is surer of its class (counterfactuals.py)
+    D_j   += (x', y) from every i; then f_j is fitted anew; all learners at once
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+
+from policykd.cooperation.counterfactuals import SearchConfig
+from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
+from policykd.cooperation.owners import Owner, check_groups, named_learners
+from policykd.cooperation.tables import RESERVED, Data, Table, read_tables
+from policykd.settings import require
+
+log = logging.getLogger("policykd")
+
+
+class CooperativeDistillation(BaseEstimator):
+    """Learners that teach one another by counterfactuals; none of their rows reaches another learner unchanged.
+
+    Args:
+        learners: two or more, in a list or by name: scikit-learn classifiers, or anything with their ``fit``,
+            ``predict_proba`` and ``classes_``; torch modules as ``TorchClassifier``. They are cloned, never changed.
+        rounds: how often all learners teach one another.
+        alpha: how far a counterfactual's target lies from the teacher's probabilities (0) to certainty (1).
+        sparsity: weight of the L1 distance in the search.
+        least_move: mean distance per shared feature from the original, in widths of the teacher's data.
+        gradient_steps: of the search for torch learners; 0 searches without gradients.
+        step_size: of each of them, in widths.
+        search_steps: of the search for all others.
+        proposals: candidates per row in each of them.
+        one_hot: groups of feature names that are one-hot together.
+        share: what is sent. Beside "counterfactuals" there are two things to compare with, which do NOT keep rows with
+            their owner: "instances" sends the qualified rows as they are, "teacher_labels" as many random ones
+            with the teacher's answers.
+        n_jobs: pairs of learners at a time (joblib); the result is the same.
+        random_state: of everything random, and of learners whose own ``random_state`` is None.
+        progress_bar: over the pairs of a round.
+
+    Attributes:
+        learners_: fitted learners by name.
+        lessons_: who taught whom what: a row for each ordered pair and round, with the columns of ``Lesson``.
+        accuracy_: of each learner on its own rows (``train``) and on the validation data, before (round 0) and after
+            each round.
+        received_: by name, what each student received, as it was trained on: its features, ``label``, ``teacher``,
+            ``round``.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[Any] | Mapping[str, Any],
+        *,
+        rounds: int = 1,
+        alpha: float = 0.5,
+        sparsity: float = 1e-3,
+        least_move: float = 0.02,
+        gradient_steps: int = 50,
+        step_size: float = 0.02,
+        search_steps: int = 15,
+        proposals: int = 4,
+        one_hot: Sequence[Sequence[str]] = (),
+        share: Literal["counterfactuals", "instances", "teacher_labels"] = "counterfactuals",
+        n_jobs: int | None = None,
+        random_state: int = 0,
+        progress_bar: bool = False,
+    ) -> None:
+        self.learners = learners
+        self.rounds = rounds
+        self.alpha = alpha
+        self.sparsity = sparsity
+        self.least_move = least_move
+        self.gradient_steps = gradient_steps
+        self.step_size = step_size
+        self.search_steps = search_steps
+        self.proposals = proposals
+        self.one_hot = one_hot
+        self.share = share
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.progress_bar = progress_bar
+
+    def fit(
+        self,
+        datasets: Sequence[Data] | Mapping[str, Data],
+        validation: Sequence[Data] | Mapping[str, Data] | None = None,
+    ) -> CooperativeDistillation:
+        """Fit every learner on its own data, then let them teach one another.
+
+        Args:
+            datasets: ``(features, labels)`` or a ``Dataset`` for each learner, in their order or by name. Features are
+                matched by name. A learner need not have seen every class.
+            validation: the same, for ``accuracy_`` only; may have more features.
+
+        Raises:
+            PolicyKDError: settings or data that cannot be used, each in one line.
+        """
+        require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
+        whole = isinstance(self.random_state, int) and self.random_state >= 0
+        require(whole, "random_state", self.random_state, "must be a number from 0 on, so that runs can be repeated")
+        require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
+        search = SearchConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)})
+        owners = make_owners(self.learners, datasets, self.random_state)
+        check_groups(self.one_hot, owners)
+        held = _validation(validation, owners)
+
+        for owner in owners:
+            owner.fit()
+        lessons: list[Lesson] = []
+        accuracy = _accuracy(owners, held, 0)
+        received: dict[str, list[pd.DataFrame]] = {owner.name: [] for owner in owners}
+        for round_ in range(1, self.rounds + 1):
+            pairs = qualified_pairs(owners)
+            sent = deliveries(
+                pairs,
+                owners,
+                share=self.share,
+                one_hot=self.one_hot,
+                search=search,
+                seed=(self.random_state, round_),
+                n_jobs=self.n_jobs,
+                progress_bar=self.progress_bar,
+            )
+            for j, student in enumerate(owners):
+                lot = [(pair, delivery) for pair, delivery in zip(pairs, sent, strict=True) if pair.student == j]
+                received[student.name] += self._learn(student, lot, owners, round_)
+            lessons += [report(pair, delivery, owners, round_) for pair, delivery in zip(pairs, sent, strict=True)]
+            accuracy += _accuracy(owners, held, round_)
+
+        self.learners_ = {owner.name: owner.learner for owner in owners}
+        self.lessons_ = pd.DataFrame(lessons, columns=list(Lesson._fields))
+        self.accuracy_ = pd.DataFrame(accuracy)
+        self.received_ = {
+            owner.name: pd.concat(received[owner.name] or [_nothing(owner)], ignore_index=True) for owner in owners
+        }
+        return self
+
+    def _learn(
+        self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
+    ) -> list[pd.DataFrame]:
+        """Complete what a student was sent, and fit it anew on that and on all that it had; returns the new rows."""
+        received = []
+        for pair, delivery in lot:
+            if not len(delivery.rows):
+                continue
+            seed = np.random.SeedSequence((self.random_state, round_, pair.teacher, pair.student, 1))
+            rows = student.complete_for_training(
+                delivery.rows, delivery.labels, pair.names, np.random.default_rng(seed)
+            )
+            student.receive(rows, delivery.labels)
+            frame = pd.DataFrame(rows, columns=list(student.table.names))
+            received.append(frame.assign(label=delivery.labels, teacher=owners[pair.teacher].name, round=round_))
+        if received:
+            student.fit()
+            return received
+        qualified = any(len(pair.qualified) for pair, _ in lot)
+        why = "nobody found a counterfactual for it" if qualified else "nobody gets right what it gets wrong"
+        log.warning("cooperation: round %d: %r stays as it is: %s", round_, student.name, why)
+        return []
+
+
+def make_owners(
+    learners: Sequence[Any] | Mapping[str, Any], datasets: Sequence[Data] | Mapping[str, Data], seed: int
+) -> list[Owner]:
+    """Learners with their checked data, not fitted yet.
+
+    Raises:
+        PolicyKDError: they cannot be used; the line says why.
+    """
+    named = named_learners(learners)
+    tables = read_tables(datasets, list(named), "data")
+    return [
+        Owner(name, learner, table, int(np.random.default_rng((seed, place)).integers(2**31)))
+        for place, ((name, learner), table) in enumerate(zip(named.items(), tables, strict=True))
+    ]
+
+
+def _validation(data: Sequence[Data] | Mapping[str, Data] | None, owners: Sequence[Owner]) -> list[Table] | None:
+    """What each learner is measured on, with its features."""
+    if data is None:
+        return None
+    tables = read_tables(data, [owner.name for owner in owners], "validation")
+    return [
+        table.select(owner.table.names, f"validation of {owner.name!r}")
+        for owner, table in zip(owners, tables, strict=True)
+    ]
+
+
+def _accuracy(owners: Sequence[Owner], held: Sequence[Table] | None, round_: int) -> list[dict[str, Any]]:
+    """Rows of ``accuracy_``."""
+    found = []
+    for place, owner in enumerate(owners):
+        row = {"round": round_, "learner": owner.name, "train": _score(owner, owner.table)}
+        found.append(row | ({} if held is None else {"validation": _score(owner, held[place])}))
+    return found
+
+
+def _score(owner: Owner, table: Table) -> float:
+    return float((owner.predict(table.rows) == table.labels).mean())
+
+
+def _nothing(student: Owner) -> pd.DataFrame:
+    """What a student has received that has received nothing."""
+    return pd.DataFrame(columns=[*student.table.names, *RESERVED])

@@ -1,0 +1,212 @@
+"""A learner with its rows: fitting it, asking it, and completing what it receives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.neighbors import NearestNeighbors
+
+from policykd.cooperation.tables import Table, one_line
+from policykd.errors import PolicyKDError, nearest
+
+NEIGHBOURS = 5
+"""Of so many nearest rows one is drawn, where a student completes what it has received."""
+
+
+class Owner:
+    """A learner with its rows. It is fitted anew, from a clone, as what it has received grows.
+
+    Args:
+        name: of the learner.
+        learner: the user's; it is cloned and stays as it is.
+        table: its rows.
+        seed: for its random states that are None, so that two runs are the same.
+    """
+
+    def __init__(self, name: str, learner: Any, table: Table, seed: int) -> None:
+        self.name, self.table, self.seed = name, table, seed
+        self.unfitted = _seeded(clone(learner, safe=False), seed)
+        self.received_rows = np.empty((0, table.rows.shape[1]))
+        self.received_labels = table.labels[:0]
+        self.learner: Any = None
+
+    def fit(self) -> None:
+        """Fit a clone on the owner's rows and on what it has received.
+
+        Raises:
+            PolicyKDError: the learner refuses them, or cannot tell probabilities.
+        """
+        learner = clone(self.unfitted, safe=False)
+        rows = np.concatenate([self.table.rows, self.received_rows])
+        labels = np.concatenate([self.table.labels, self.received_labels])
+        try:
+            learner.fit(self.presented(rows), labels)
+        except (ValueError, TypeError) as error:
+            raise PolicyKDError(f"learner {self.name!r}: its fit failed: {one_line(error)}") from error
+        if not hasattr(learner, "predict_proba") or not hasattr(learner, "classes_"):
+            raise PolicyKDError(
+                f"learner {self.name!r}: {type(learner).__name__} has no predict_proba and classes_: "
+                "choose one that has, or calibrate it (sklearn.calibration.CalibratedClassifierCV)"
+            )
+        self.learner = learner
+
+    def presented(self, rows: np.ndarray) -> pd.DataFrame | np.ndarray:
+        """Rows as the user gave them: a DataFrame or an array."""
+        return pd.DataFrame(rows, columns=list(self.table.names)) if self.table.is_frame else rows
+
+    def proba(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities ``(n, C)`` of the classes that this learner has seen, in the order of ``learner.classes_``.
+
+        Raises:
+            PolicyKDError: they are no probabilities.
+        """
+        found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
+        if found.shape != (len(rows), len(self.learner.classes_)) or not np.isfinite(found).all():
+            raise PolicyKDError(
+                f"learner {self.name!r}: predict_proba gave {found.shape} or values that are not finite for "
+                f"{len(rows)} rows and {len(self.learner.classes_)} classes"
+            )
+        return found
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row, as its label."""
+        return self.learner.classes_[self.proba(rows).argmax(1)]
+
+    def place(self, labels: np.ndarray) -> np.ndarray:
+        """Column of each label in ``proba``; all of them must be among its classes."""
+        order = np.argsort(self.learner.classes_)
+        return order[np.searchsorted(self.learner.classes_, labels, sorter=order)]
+
+    def complete(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Rows of another owner as this learner would see them, to ask for its answer ``(n, F)``.
+
+        What the other owner has not is copied from the nearest own row in the features of both. The label plays no
+        part in it, as in use.
+
+        Args:
+            rows: ``(n, len(names))``.
+            names: the shared features, in the order of the columns of ``rows``.
+        """
+        shared = self.table.columns(names)
+        if len(shared) == len(self.table.names):
+            return self._joined(rows, shared, np.zeros(len(rows), int))
+        index = self._neighbours(shared, np.arange(len(self.table.rows)), 1).kneighbors(
+            self._scaled(rows, shared), return_distance=False
+        )
+        return self._joined(rows, shared, index[:, 0])
+
+    def complete_for_training(
+        self, rows: np.ndarray, labels: np.ndarray, names: Sequence[str], generator: np.random.Generator
+    ) -> np.ndarray:
+        """Received rows with features that the sender has not, sampled from own rows ``(n, F)``.
+
+        Those of a class that this owner has are sampled from one of the nearest own rows of that class, so that they
+        fit the label and the rest of the row. Those of a class that it has not are sampled from any own row: they
+        then tell nothing of the class, as they should. A constant would tell received rows from own ones, and trees
+        would learn that.
+
+        Args:
+            rows: ``(n, len(names))``.
+            labels: their classes.
+            names: the shared features, in the order of the columns of ``rows``.
+            generator: of the draws.
+        """
+        shared, chosen = self.table.columns(names), np.zeros(len(rows), int)
+        if len(shared) < len(self.table.names):
+            for label in np.unique(labels):
+                asked = np.flatnonzero(labels == label)
+                own = np.flatnonzero(self.table.labels == label)
+                if len(own):
+                    count = min(NEIGHBOURS, len(own))
+                    near = self._neighbours(shared, own, count).kneighbors(
+                        self._scaled(rows[asked], shared), return_distance=False
+                    )
+                    draw = generator.integers(count, size=len(asked))
+                    chosen[asked] = own[near[np.arange(len(asked)), draw]]
+                else:
+                    chosen[asked] = generator.integers(len(self.table.rows), size=len(asked))
+        return self._joined(rows, shared, chosen)
+
+    def receive(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Add to what this learner is fitted on beside its own rows."""
+        self.received_rows = np.concatenate([self.received_rows, rows])
+        self.received_labels = np.concatenate([self.received_labels, labels])
+
+    def _joined(self, rows: np.ndarray, shared: np.ndarray, donors: np.ndarray) -> np.ndarray:
+        whole = self.table.rows[donors]
+        whole[:, shared] = rows
+        return whole
+
+    def _neighbours(self, shared: np.ndarray, own: np.ndarray, count: int) -> NearestNeighbors:
+        """Nearest of the given own rows in the shared features, every feature in widths of this owner's range."""
+        search = NearestNeighbors(n_neighbors=count, metric="manhattan")
+        return search.fit(self._scaled(self.table.rows[np.ix_(own, shared)], shared))
+
+    def _scaled(self, rows: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        width = np.ptp(self.table.rows[:, shared], axis=0)
+        return rows / np.where(width > 0, width, 1.0)
+
+
+def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Learners by name: the user's, or their classes' with a number where two are of one class.
+
+    Raises:
+        PolicyKDError: fewer than two, two of one name, or one that is no learner.
+    """
+    if isinstance(learners, Mapping) or all(isinstance(item, tuple) and len(item) == 2 for item in learners):
+        named = dict(learners)
+    else:
+        kinds = [type(item).__name__ for item in learners]
+        names = [f"{kind}_{i + 1}" if kinds.count(kind) > 1 else kind for i, kind in enumerate(kinds)]
+        named = dict(zip(names, learners, strict=True))
+    if len(named) != len(learners) or len(named) < 2:
+        raise PolicyKDError(f"learners: needs two or more of different names, got {', '.join(named) or 'none'}")
+    for name, learner in named.items():
+        if not hasattr(learner, "fit") or isinstance(learner, type):
+            raise PolicyKDError(f"learner {name!r}: needs fit and predict_proba, got {learner!r}")
+    return named
+
+
+def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> None:
+    """Refuse one-hot groups that a learner has only partly, or whose columns are not one-hot.
+
+    Raises:
+        PolicyKDError: such a group; the line names it and the learner.
+    """
+    known = set(chain.from_iterable(owner.table.names for owner in owners))
+    for group in one_hot:
+        for name in group:
+            if name not in known:
+                raise PolicyKDError(f"one_hot: no learner has a feature {name!r}{nearest(name, known)}")
+        for owner in owners:
+            has = [name for name in group if name in owner.table.names]
+            if not has:
+                continue
+            if len(has) < len(group):
+                missing = sorted(set(group) - set(has))
+                raise PolicyKDError(f"one_hot: {owner.name!r} has {has[0]!r} without {missing}: give it all or none")
+            values = owner.table.rows[:, owner.table.columns(group)]
+            if not (np.isin(values, (0.0, 1.0)).all() and (values.sum(1) == 1).all()):
+                raise PolicyKDError(
+                    f"one_hot: rows of {owner.name!r} do not have exactly one 1 in {', '.join(group)}, and 0 else"
+                )
+
+
+def shared_names(teacher: Owner, student: Owner) -> tuple[str, ...]:
+    """Features of both, in the teacher's order."""
+    return tuple(name for name in teacher.table.names if name in student.table.names)
+
+
+def _seeded(learner: Any, seed: int) -> Any:
+    """The learner with its random states that are None set, in the order of their names."""
+    if not hasattr(learner, "get_params"):
+        return learner
+    found = learner.get_params()
+    unset = [key for key in sorted(found) if key.rpartition("__")[2] == "random_state" and found[key] is None]
+    generator = np.random.default_rng(seed)
+    return learner.set_params(**{key: int(generator.integers(2**31)) for key in unset}) if unset else learner

@@ -1,0 +1,148 @@
+"""Data sets of several owners, as given and as checked."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+
+from policykd.errors import PolicyKDError, nearest
+
+RESERVED = ("label", "teacher", "round")
+"""What the tables of received rows say beside the features."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled rows of one owner, where a tuple ``(features, labels)`` does not say enough."""
+
+    features: pd.DataFrame | np.ndarray
+    """Numbers ``(n, F)``."""
+    labels: Sequence[Hashable] | np.ndarray
+    """Class of each row, numbers or strings ``(n,)``."""
+    names: Sequence[str] | None = None
+    """Of the columns; those of a DataFrame are known. Learners share what has the same name."""
+    instances: Sequence[Hashable] | None = None
+    """Name of each row. Rows of two owners with one name are one instance, of which a student hears once.
+    None: every row is an instance of its own."""
+
+
+Data = Dataset | tuple[pd.DataFrame | np.ndarray, Sequence[Hashable] | np.ndarray]
+
+
+@dataclass
+class Table:
+    """A checked data set: rows ``(n, F)`` in float64, labels ``(n,)``, the names of columns and of instances."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    instances: Sequence[Hashable] | None
+    is_frame: bool
+
+    def columns(self, names: Sequence[str]) -> np.ndarray:
+        """Where these features are."""
+        return np.array([self.names.index(name) for name in names], int)
+
+    def select(self, names: Sequence[str], who: str) -> Table:
+        """The same rows with these features only.
+
+        Raises:
+            PolicyKDError: one of them is missing.
+        """
+        for name in names:
+            if name not in self.names:
+                raise PolicyKDError(f"{who}: no feature {name!r}, which its learner has{nearest(name, self.names)}")
+        return Table(self.rows[:, self.columns(names)], self.labels, tuple(names), self.instances, self.is_frame)
+
+
+def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[str], what: str) -> list[Table]:
+    """One checked table per learner, in the order of their names.
+
+    Raises:
+        PolicyKDError: not one data set per learner, or one that cannot be used; the line says which and why.
+    """
+    if isinstance(datasets, Mapping):
+        unknown = sorted(set(datasets) ^ set(names))
+        if unknown:
+            raise PolicyKDError(f"{what}: needs one data set for each of {', '.join(names)}; differs in {unknown}")
+        datasets = [datasets[name] for name in names]
+    if len(datasets) != len(names):
+        raise PolicyKDError(f"{what}: {len(names)} learners need as many data sets, got {len(datasets)}")
+    tables = [_table(data, f"{what} of {name!r}") for data, name in zip(datasets, names, strict=True)]
+    kinds = {"string" if table.labels.dtype.kind in "OUS" else "number" for table in tables}
+    if len(kinds) > 1:
+        raise PolicyKDError(f"{what}: labels are numbers in one data set and strings in another: use one kind")
+    _check_names(tables, datasets, names, what)
+    return tables
+
+
+def _table(data: Data, who: str) -> Table:
+    if not isinstance(data, Dataset):
+        if not (isinstance(data, tuple) and len(data) == 2):
+            raise PolicyKDError(f"{who}: needs (features, labels) or a Dataset, got {type(data).__name__}")
+        data = Dataset(*data)
+    features, labels = data.features, np.asarray(data.labels)
+    is_frame = isinstance(features, pd.DataFrame)
+    names = tuple(map(str, features.columns if isinstance(features, pd.DataFrame) else data.names or ()))
+    rows = _numbers(features, names, who)
+    names = names or tuple(map(str, range(rows.shape[1])))
+    if len(names) != rows.shape[1] or len(set(names)) != len(names):
+        raise PolicyKDError(f"{who}: {rows.shape[1]} columns need as many different names, got {len(set(names))}")
+    if taken := set(RESERVED) & set(names):
+        raise PolicyKDError(f"{who}: {', '.join(sorted(taken))} cannot name a feature: it is a column of the report")
+    for what, given in (("labels", labels), ("instances", data.instances)):
+        if given is not None and len(given) != len(rows):
+            raise PolicyKDError(f"{who}: {len(rows)} rows but {len(given)} {what}")
+    if labels.ndim != 1 or len(labels) == 0:
+        raise PolicyKDError(f"{who}: labels must be one per row, and at least one, got {labels.shape}")
+    if pd.isna(labels).any():
+        raise PolicyKDError(f"{who}: some labels are missing")
+    if labels.dtype.kind == "O":
+        labels = labels.astype(str)
+    return Table(rows, labels, names, data.instances, is_frame)
+
+
+def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str) -> np.ndarray:
+    """Features as float64 ``(n, F)``; what is no finite number is named."""
+    if isinstance(features, pd.DataFrame):
+        for name in features:
+            if not (pd.api.types.is_numeric_dtype(features[name]) or pd.api.types.is_bool_dtype(features[name])):
+                raise PolicyKDError(f"{who}: feature {name!r} is no number: one-hot encode it (pandas.get_dummies)")
+    try:
+        rows = np.asarray(features, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PolicyKDError(f"{who}: features must be numbers: {one_line(error)}") from None
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise PolicyKDError(f"{who}: features must be (rows, columns), got {rows.shape}")
+    bad = np.flatnonzero(~np.isfinite(rows).all(0))
+    if len(bad):
+        which = names[bad[0]] if bad[0] < len(names) else bad[0]
+        raise PolicyKDError(f"{who}: feature {which!r} has missing or infinite values: fill them in before")
+    return rows
+
+
+def _check_names(tables: Sequence[Table], datasets: Sequence[Data], names: Sequence[str], what: str) -> None:
+    """Refuse learners that share no feature with any other, and columns matched by their place alone."""
+    unnamed = [
+        not table.is_frame and getattr(data, "names", None) is None
+        for table, data in zip(tables, datasets, strict=True)
+    ]
+    widths = {table.rows.shape[1] for table in tables}
+    if any(unnamed) and (not all(unnamed) or len(widths) > 1):
+        raise PolicyKDError(
+            f"{what} of {names[unnamed.index(True)]!r}: columns are matched by name: "
+            "give DataFrames, or Dataset(..., names=...)"
+        )
+    for table, name in zip(tables, names, strict=True):
+        others = set(chain.from_iterable(other.names for other in tables if other is not table))
+        if not others & set(table.names):
+            raise PolicyKDError(f"{what} of {name!r}: shares no feature name with any other learner's data")
+
+
+def one_line(error: Exception) -> str:
+    """Another library's words, as the end of an error line."""
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,89 @@
+"""policykd cooperate: CSV files in, tables, picture and what each learner received out."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("joblib")
+
+from cooperating import COLOURS, clouds
+
+from policykd.cli import main
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Files of two owners, with a column of words, and one to measure on."""
+    monkeypatch.chdir(tmp_path)
+    table, labels = clouds(120)
+    colour = table[COLOURS].to_numpy().argmax(1)
+    table = table.drop(columns=COLOURS).assign(colour=np.array(["blue", "green", "red"])[colour], kind=labels)
+    table[:50].query("kind != 'a'").drop(columns="x3").to_csv("one.csv", index=False)
+    table[50:90].query("kind != 'c'").drop(columns="x2").to_csv("two.csv", index=False)
+    table[90:].to_csv("held.csv", index=False)
+    return tmp_path
+
+
+OWN = ["--data", "one.csv", "two.csv", "--label", "kind", "--learners", "logistic", "tree"]
+
+
+def test_a_run(files, capsys):
+    main(["cooperate", *OWN, "--validation", "held.csv", "--run-dir", "run", "--rounds", "2", "--alpha", "0.7"])
+    said = capsys.readouterr().out
+    accuracy = pd.read_csv("run/accuracy.csv")
+    lessons = pd.read_csv("run/lessons.csv")
+    assert list(accuracy["round"].unique()) == [0, 1, 2] and len(lessons) == 4
+    last = accuracy[accuracy["round"] == 2].set_index("learner")["validation"]
+    assert last.min() > 0.75 and f"{last['tree']:.4f}" in said.replace("\n", " ")
+    received = pd.read_csv("run/received/tree.csv")
+    assert {"x3", "colour=red", "label", "teacher", "round"} <= set(received) and "x2" not in received
+    assert (received[COLOURS].sum(axis=1) == 1).all() and set(received["teacher"]) == {"logistic"}
+    assert (files / "run" / "teaching.png").read_bytes().startswith(b"\x89PNG")
+    options = json.loads((files / "run" / "options.json").read_text())
+    assert options["search"]["alpha"] == 0.7 and options["rounds"] == 2
+    assert "policykd" in json.loads((files / "run" / "versions.json").read_text())["packages"]
+
+
+def test_held_out_rows_and_the_next_free_folder(files):
+    for number in (1, 2):
+        main(["cooperate", *OWN, "--held-out", "0.3"])
+        assert "validation" in pd.read_csv(f"runs/cooperate_{number}/accuracy.csv")
+    first, second = (pd.read_csv(f"runs/cooperate_{n}/lessons.csv") for n in (1, 2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_digits_without_any_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["cooperate", "--learners", "logistic", "tree", "--search-steps", "3", "--run-dir", "run"])
+    accuracy = pd.read_csv("run/accuracy.csv").pivot(index="learner", columns="round", values="validation")
+    assert (accuracy[1] > accuracy[0] + 0.05).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--label", "kin"], "one.csv has no column 'kin'; nearest: kind: say it by --label"),
+        (["--data", "one.csv", "none.csv"], "cannot read none.csv"),
+        (["--data", "one.csv"], "1 data files need as many kinds, got logistic tree"),
+        (["--learners", "logistic", "trees"], "'trees' is unknown; nearest: tree"),
+        (["--validation", "held.csv", "held.csv", "held.csv"], "validation needs one file, or one for each of 2"),
+        (["--held-out", "1.5"], "held_out=1.5 must lie between 0 and 1"),
+        (["--run-dir", "."], "is not empty: choose another one"),
+    ],
+)
+def test_faults_are_one_line(files, changes, message, capsys):
+    arguments = [word for word in OWN]
+    before = sorted(files.rglob("*"))
+    name = changes[0]
+    if name in arguments:
+        start = arguments.index(name)
+        end = next((i for i in range(start + 1, len(arguments)) if arguments[i].startswith("--")), len(arguments))
+        arguments[start:end] = []
+    with pytest.raises(SystemExit) as stopped:
+        main(["cooperate", *arguments, *changes])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+    assert sorted(files.rglob("*")) == before, "nothing is left behind"
