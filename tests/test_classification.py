@@ -30,6 +30,7 @@ CONFIGS = {
     "ted": {**FEATURES, "warm_up_epochs": 1, "filter_epochs": 1},
     "disk": {"teacher_features": ("body",), "warm_up_epochs": 1, "student_passes": 1, "guide_passes": 1},
     "rid": {**FEATURES, "filter_warm_up_epochs": 1, "cycle_epochs": 3},
+    "reaugkd": {**FEATURES, "projection_epochs": 1},
 }
 
 

@@ -93,10 +93,13 @@ class Trainer:
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
         inputs, labels = self.distiller.adaptor(batch.content)
         inputs = self._augmented(inputs)
-        with torch.set_grad_enabled(phase.trains == "student"):
-            student = self._student_outputs(inputs)
-        teacher = self._teacher_outputs(inputs, batch.rows) if phase.teacher else Outputs(torch.empty(0))
-        known = self._labels(labels, student.logits)
+        student = teacher = Outputs(torch.empty(0))
+        if phase.student:
+            with torch.set_grad_enabled(phase.trains == "student"):
+                student = self._student_outputs(inputs)
+        if phase.teacher:
+            teacher = self._teacher_outputs(inputs, batch.rows)
+        known = self._labels(labels, student.logits if phase.student else teacher.logits)
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}

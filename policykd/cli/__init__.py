@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "benchmark": "Run a benchmark: tasks x methods x seeds, here or on a cluster; go on where it stopped.",
     "report": "Make the tables and the page of a benchmark's results.",
     "classify": "Distil a classifier into a smaller one.",
+    "text": "Distil a transformer that classifies text into one of fewer layers.",
     "fidelity": "Compare the student of a classify run with its teacher, and with a control.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",

@@ -36,6 +36,8 @@ class Phase(NamedTuple):
     """The group of modules that learn: "student", or one of the method's own."""
     teacher: bool = True
     """Whether the loss looks at the teacher's outputs."""
+    student: bool = True
+    """Whether it looks at the student's."""
 
 
 STUDENT = Phase("student")
