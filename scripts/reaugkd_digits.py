@@ -30,7 +30,7 @@ from policykd.cli import guarded
 
 EMBEDDING, TEACHER_EMBEDDING = "3", "hidden.1"
 """The student's embedding is linear: what comes after a ReLU has no negative numbers, and the keys have."""
-SETTINGS = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 100, "eval_every": 10}
+SETTINGS: dict[str, Any] = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 100, "eval_every": 10}
 """Found on seeds 100 and 101, which are not among those reported."""
 VALIDATION = 1000
 """Digits kept from training for choosing."""
@@ -103,8 +103,8 @@ def measure(size: Size, seed: int, digits: Examples, test: Examples, epochs: int
     )
     teacher = MLP(784, (256, 256), 10)
     _draw(teacher, 1000 + seed)
-    config = {"epochs": 15, "seed": seed}
-    Distiller(teacher, None, method="cross_entropy", config=config, device="cpu").fit(train, validation)
+    labels_alone = {"epochs": 15, "seed": seed}
+    Distiller(teacher, None, method="cross_entropy", config=labels_alone, device="cpu").fit(train, validation)
     found: dict[str, tuple[Retrieval, float]] = {}
     for alpha in (0.0, 2.0):
         student = make_student(size, seed)

@@ -109,14 +109,7 @@ class Results(NamedTuple):
 
 def main(options: Options) -> None:
     """Run what is missing, then write table and picture."""
-    results = Results(
-        Measurements(
-            options.out / "glue.csv",
-            ("task", "seed", "row"),
-            ("accuracy", "f1", "matthews", "k", "temperature", "beta", "passes", "seconds"),
-        ),
-        Measurements(options.out / "glue_sweep.csv", ("task", "seed", "k", "share"), ("rows", "score")),
-    )
+    results = open_results(options.out)
     if not options.report:
         torch.set_num_threads(1)
         for name in options.tasks:
@@ -136,12 +129,22 @@ def main(options: Options) -> None:
     print(table)
 
 
+def open_results(out: Path) -> Results:
+    """What has been measured, in a folder."""
+    values = ("accuracy", "f1", "matthews", "k", "temperature", "beta", "passes", "seconds")
+    return Results(
+        Measurements(out / "glue.csv", ("task", "seed", "row"), values),
+        Measurements(out / "glue_sweep.csv", ("task", "seed", "k", "share"), ("rows", "score")),
+    )
+
+
 def read_task(options: Options, name: str) -> Task:
     """The task's texts as tokens."""
     tokenizer = load_tokenizer(_folder(options.model, "model", "POLICYKD_MODEL"))
     known, test = read_texts(_folder(options.glue, "glue", "POLICYKD_GLUE") / name)
     train, validation = split(known, min(LIMIT, len(known.labels)), 0.1, 0)
-    return Task(name, *(tokenise(tokenizer, part) for part in (train, validation, test)), tokenizer.pad_token_id)
+    train_tokens, validation_tokens, test_tokens = (tokenise(tokenizer, part) for part in (train, validation, test))
+    return Task(name, train_tokens, validation_tokens, test_tokens, tokenizer.pad_token_id)
 
 
 def _folder(given: Path | None, option: str, variable: str) -> Path:

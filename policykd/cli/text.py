@@ -15,6 +15,7 @@ from policykd.classification.transformer import EMBEDDING, TextClassifier, load_
 from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
+from policykd.settings import change
 
 C = TypeVar("C")
 TEACHER, STUDENT = "teacher_model", "student_model"
@@ -104,10 +105,9 @@ def _options(arguments: Sequence[str]) -> TextOptions[Any]:
     """Options with the settings of the method that is asked for."""
     method = asked_method(arguments, "reaugkd")
     kind = METHODS[method].config_type
-    features = {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)}
-    start = kind(
-        epochs=3, batch_size=32, learning_rate=1e-4, **(features if issubclass(kind, FeaturePaths) else {})
-    )  # rates of images are too high for a pre-trained encoder
+    start = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
+    if issubclass(kind, FeaturePaths):
+        start = change(start, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
     return tyro.cli(
         TextOptions[kind],  # type: ignore[valid-type]
         args=list(arguments),

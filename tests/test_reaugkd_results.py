@@ -1,0 +1,108 @@
+"""The scripts of ReAugKD's tables: they resume, and the committed tables are what the committed rows say."""
+
+import importlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from test_text import folder, reviews, write  # noqa: F401  (folder is a fixture)
+
+from policykd import PolicyKDError
+from policykd.benchmark.measurements import Measurements
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results/reaugkd"
+PAGE = ROOT / "docs/methods/reaugkd.md"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module
+
+
+def test_digits_script_measures_all_rows_of_a_size(script, monkeypatch):
+    digits = script("reaugkd_digits")
+    monkeypatch.setitem(digits.SETTINGS, "projection_epochs", 2)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(1200) % 10
+    images = torch.randn(10, 1, 28, 28, generator=generator)[labels]
+    images = images + torch.randn(1200, 1, 28, 28, generator=generator)
+    size = digits.Size(4, 4, 100)
+    found = digits.measure(size, 0, (images, labels), (images[:50], labels[:50]), epochs=2)
+    assert {row["row"] for row in found} == set(digits.ROWS)
+    assert {row["beta"] for row in found if row["row"] in ("kd", "reaugkd_student")} == {1.0}
+    assert {row["beta"] for row in found if row["row"].endswith("retrieval")} == {0.0}
+
+
+def test_glue_script_resumes(script, folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    glue = script("reaugkd_glue")
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(*reviews(60, 5)[::2], strict=True))
+    (tmp_path / "glue").mkdir()
+    write(tmp_path / "glue" / "RTE", "sentence\tlabel\n" + rows, "sentence\tlabel\n" + rows)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- glue table: begin -->\n<!-- glue table: end -->\n")
+    options = glue.Options(
+        glue=tmp_path / "glue",
+        model=folder,
+        tasks=("RTE",),
+        seeds=(0,),
+        layers=1,
+        epochs=1,
+        out=tmp_path / "out",
+        teachers=tmp_path / "teachers",
+        page=page,
+    )
+    monkeypatch.setattr(glue, "VARIANTS", {name: glue.VARIANTS[name] for name in ("hinton", "reaugkd")})
+    glue.main(options)
+    written = (tmp_path / "out" / "glue.csv").read_text()
+    assert set(pd.read_csv(tmp_path / "out/glue.csv")["row"]) == {"teacher", "hinton", "reaugkd", "reaugkd_student"}
+    sweep = pd.read_csv(tmp_path / "out/glue_sweep.csv")
+    assert len(sweep) == len(glue.COUNTS) + len(glue.SHARES) - 1 and sweep["score"].between(0, 1).all()
+    assert "| ReAugKD |" in page.read_text() and (tmp_path / "out/glue.png").exists()
+    monkeypatch.setattr(glue, "one_student", lambda *_: pytest.fail("measured again"))
+    glue.main(options)
+    assert (tmp_path / "out" / "glue.csv").read_text() == written
+
+
+def test_glue_script_says_what_it_needs(script, monkeypatch):
+    glue = script("reaugkd_glue")
+    monkeypatch.delenv("POLICYKD_MODEL", raising=False)
+    with pytest.raises(PolicyKDError, match="model: give --model FOLDER, or set POLICYKD_MODEL"):
+        glue.read_task(glue.Options(), "RTE")
+
+
+def published(name):
+    return PAGE.read_text().split(f"<!-- {name} table: begin -->\n")[1].split(f"<!-- {name} table: end -->")[0]
+
+
+def test_digits_table_is_that_of_the_rows(script, tmp_path):
+    digits = script("reaugkd_digits")
+    rows = Measurements(RESULTS / "digits.csv", digits.KEYS, digits.VALUES)
+    assert digits.write_report(rows, tmp_path) == published("digits") == (RESULTS / "digits.md").read_text()
+
+
+def test_digits_hold_the_bar():
+    """Section 1's bar: at (8, 8, 3000) a point above plain distillation; no use without the relational loss."""
+    rows = pd.read_csv(RESULTS / "digits.csv")
+    own = rows[(rows["hidden"] == 8) & (rows["images"] == 3000)].pivot(index="seed", columns="row", values="accuracy")
+    assert len(own) >= 3
+    assert (own["reaugkd"] - own["kd"]).mean() >= 0.01
+    assert own["kd_retrieval"].max() < 0.5
+
+
+def test_glue_table_is_that_of_the_rows(script, tmp_path):
+    glue = script("reaugkd_glue")
+    if not (RESULTS / "glue.csv").exists():
+        pytest.skip("no rows of GLUE yet")
+    assert glue.write_report(glue.open_results(RESULTS), tmp_path) == published("glue")
+
+
+def test_costs_hold_the_bars():
+    latency = pd.read_csv(RESULTS / "latency.csv").set_index(["index", "keys"])["overhead"]
+    assert latency["hnsw", 10_000] < 0.05
+    memory = pd.read_csv(RESULTS / "memory.csv").set_index("what")["value"]
+    assert memory["peak_mb"] < 2000 and memory["keys"] == 1_000_000
+    recall = pd.read_csv(RESULTS / "recall.csv")
+    assert recall["recall_at_10"].min() >= 0.98 and recall["keys"].min() == 100_000
