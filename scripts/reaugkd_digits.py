@@ -28,9 +28,9 @@ from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.cli import guarded
 
-EMBEDDING, TEACHER_EMBEDDING = "3", "hidden.1"
-"""The student's embedding is linear: what comes after a ReLU has no negative numbers, and the keys have."""
-SETTINGS: dict[str, Any] = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 100, "eval_every": 10}
+EMBEDDING, TEACHER_EMBEDDING = "hidden.1.0", "hidden.1"
+"""The student's embedding is taken before its ReLU: after it there are no negative numbers, and the keys have some."""
+SETTINGS: dict[str, Any] = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 40, "eval_every": 20}
 """Found on seeds 100 and 101, which are not among those reported."""
 VALIDATION = 1000
 """Digits kept from training for choosing."""
@@ -47,7 +47,7 @@ class Size(NamedTuple):
     """Training digits."""
 
 
-SIZES = (Size(8, 8, 3000), Size(6, 16, 3000), Size(16, 16, 500))
+SIZES = (Size(8, 8, 3000), Size(16, 16, 500), Size(6, 16, 3000))
 ROWS = {
     "kd": "plain distillation (alpha 0, beta 1)",
     "kd_retrieval": "retrieval alone without the relational loss (alpha 0, beta 0)",
@@ -107,7 +107,8 @@ def measure(size: Size, seed: int, digits: Examples, test: Examples, epochs: int
     Distiller(teacher, None, method="cross_entropy", config=labels_alone, device="cpu").fit(train, validation)
     found: dict[str, tuple[Retrieval, float]] = {}
     for alpha in (0.0, 2.0):
-        student = make_student(size, seed)
+        student = MLP(784, (size.hidden, size.width), 10)
+        _draw(student, seed)
         features = {"student_features": (EMBEDDING,), "teacher_features": (TEACHER_EMBEDDING,)}
         config = {**SETTINGS, **features, "alpha": alpha, "epochs": epochs, "seed": seed}
         distiller = Distiller(student, teacher, method="reaugkd", config=config, device="cpu").fit(train, validation)
@@ -123,19 +124,6 @@ def measure(size: Size, seed: int, digits: Examples, test: Examples, epochs: int
         {**size._asdict(), "seed": seed, "row": name, "accuracy": accuracy, **lookup._asdict(), "seconds": seconds}
         for name, accuracy, lookup, seconds in measured
     ]
-
-
-def make_student(size: Size, seed: int) -> nn.Module:
-    """784 pixels, a hidden layer with ReLU, a linear embedding (module "3"), ten classes."""
-    student = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, size.hidden),
-        nn.ReLU(),
-        nn.Linear(size.hidden, size.width),
-        nn.Linear(size.width, 10),
-    )
-    _draw(student, seed)
-    return student
 
 
 def _draw(network: nn.Module, seed: int) -> None:

@@ -149,6 +149,10 @@ class Method(nn.Module):
         """The method's modules that learn in phases of this group; the student itself is not among them."""
         return []
 
+    def learning_rate(self, config: TrainingConfig, group: str) -> float:
+        """Of the optimiser of this group."""
+        return config.learning_rate
+
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
         """The loss of one batch and its named parts."""
         raise NotImplementedError

@@ -30,6 +30,8 @@ class ReAugKDConfig(FeaturePaths):
 
     projection_epochs: int = 10
     """Passes of stage 1; 0 leaves a random projection."""
+    projection_learning_rate: float = 1e-2
+    """Learning rate of stage 1, where one linear layer learns, whatever the student's."""
     contrastive_temperature: float = 0.1
     """Temperature of the supervised contrastive loss."""
     alpha: float = 2.0
@@ -45,7 +47,7 @@ class ReAugKDConfig(FeaturePaths):
         super().__post_init__()
         for name in ("projection_epochs", "alpha"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("contrastive_temperature", "temperature"):
+        for name in ("contrastive_temperature", "temperature", "projection_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
 
@@ -142,6 +144,10 @@ class ReAugKD(Method):
     def helpers(self, group: str) -> list[nn.Module]:
         """The projection learns in stage 1 only."""
         return [self.projection] if group == "projection" else []
+
+    def learning_rate(self, config: TrainingConfig, group: str) -> float:
+        """Stage 1 has its own."""
+        return self.config.projection_learning_rate if group == "projection" else config.learning_rate
 
     def keys(self, teacher: Outputs) -> Tensor:
         """The teacher's embeddings z ``(B, d)``, projected and of length 1."""
