@@ -77,7 +77,8 @@ def test_only_what_a_phase_trains_changes(method, teacher, monkeypatch):
 
     monkeypatch.setattr(Trainer, "one_pass", watched)
     make(method, net(8), teacher).fit(problem())
-    assert seen == {"student", *{"disk": ["guide"], "ted": ["filters"], "rid": ["filters"]}.get(method, [])}
+    helpers = {"disk": ["guide"], "ted": ["filters"], "rid": ["filters"], "reaugkd": ["projection"]}
+    assert seen == {"student", *helpers.get(method, [])}
 
 
 def test_teacher_is_in_eval_mode_at_every_step(teacher):
@@ -264,6 +265,14 @@ EFFECTS = {
         "filter_share": 0.6,
         "hard_weight": 0.1,
         "weight": 0.1,
+    },
+    "reaugkd": {
+        "projection_epochs": 2,
+        "projection_learning_rate": 1e-3,
+        "contrastive_temperature": 1.0,
+        "alpha": 1.0,
+        "temperature": 1.0,
+        "keep_diagonal": False,
     },
 }
 UNSEEN = {"eval_every", "keep_best", "log_freq", "cache_megabytes", "mixup"}
