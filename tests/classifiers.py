@@ -21,6 +21,7 @@ CONFIGS = {
     "ted": {**FEATURES, "warm_up_epochs": 1, "filter_epochs": 1},
     "disk": {"teacher_features": ("body",), "warm_up_epochs": 1, "student_passes": 1, "guide_passes": 1},
     "rid": {**FEATURES, "filter_warm_up_epochs": 1, "cycle_epochs": 3},
+    "reaugkd": {**FEATURES, "projection_epochs": 1},
 }
 FAST = {"batch_size": 16, "learning_rate": 1e-2, "log_freq": 5}
 

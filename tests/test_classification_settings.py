@@ -75,6 +75,14 @@ EFFECTS = {
         "weight": 0.1,
         "reduction": "sum",
     },
+    "reaugkd": {
+        "projection_epochs": 2,
+        "projection_learning_rate": 1e-3,
+        "contrastive_temperature": 1.0,
+        "alpha": 1.0,
+        "temperature": 1.0,
+        "keep_diagonal": False,
+    },
 }
 
 

@@ -93,10 +93,13 @@ class Trainer:
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
         inputs, labels = self.distiller.adaptor(batch.content)
         inputs = self._augmented(inputs)
-        with torch.set_grad_enabled(phase.trains == "student"):
-            student = self._student_outputs(inputs)
-        teacher = self._teacher_outputs(inputs, batch.rows) if phase.teacher else Outputs(torch.empty(0))
-        known = self._labels(labels, student.logits)
+        student = teacher = Outputs(torch.empty(0))
+        if phase.student:
+            with torch.set_grad_enabled(phase.trains == "student"):
+                student = self._student_outputs(inputs)
+        if phase.teacher:
+            teacher = self._teacher_outputs(inputs, batch.rows)
+        known = self._labels(labels, student.logits if phase.student else teacher.logits)
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}
@@ -176,7 +179,8 @@ class Trainer:
         self.steps_per_pass = self._length(batches)
         for group in dict.fromkeys(phase.trains for phase in distiller.plan):
             steps = self.steps_per_pass * sum(phase.trains == group for phase in distiller.plan)
-            optimizer = _optimizer(config, [p for module in self._members(group) for p in module.parameters()])
+            members = [p for module in self._members(group) for p in module.parameters()]
+            optimizer = _optimizer(config, members, self.method.learning_rate(config, group))
             distiller.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, _factor(config.learning_rate_schedule, steps)
             )
@@ -234,8 +238,8 @@ def _factor(schedule: str, steps: int) -> Callable[[int], float]:
     return lambda step: SCHEDULES[schedule](step / max(1, steps))
 
 
-def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
+def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    decay = config.weight_decay
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "benchmark": "Run a benchmark: tasks x methods x seeds, here or on a cluster; go on where it stopped.",
     "report": "Make the tables and the page of a benchmark's results.",
     "classify": "Distil a classifier into a smaller one.",
+    "text": "Distil a transformer that classifies text into one of fewer layers.",
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",

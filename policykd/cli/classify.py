@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -20,14 +20,16 @@ from policykd.agents.run_folder import CHECKPOINT, write_text
 from policykd.classification.data import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import make_model, parameters
+from policykd.classification.retrieval import with_retrieval
 from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.errors import PolicyKDError, nearest
 
 C = TypeVar("C")
-OPTIONS, RESULT = "options.json", "result.json"
+OPTIONS, RESULT, MEMORY = "options.json", "result.json", "knowledge_base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,39 @@ def run(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    folder = _folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
+    folder = run_folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
     if teacher is None and METHODS[options.method].uses_teacher:
         teacher = _trained_teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
-    _tell(
+    tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
         f"student {parameters(student):,} parameters"
         + ("" if teacher is None else f", teacher {parameters(teacher):,}")
     )
-    _tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    distiller = _distiller(options, student, teacher, folder / "student", options.method, options.config)
+    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
-    result = distiller.evaluate(splits.test)
-    if distiller.accelerator.is_main_process:
-        write_text(folder / RESULT, json.dumps({"test": result, "validation": distiller.history}, indent=2) + "\n")
-    _tell("test data: " + ", ".join(f"{name} {value:.4f}" for name, value in result.items()))
+    measure(distiller, splits.train, splits.validation, splits.test, folder)
+
+
+def measure(distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path) -> None:
+    """Measure the student once on the test data, a student that retrieves also with its memory; write the result."""
+    results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
+    tell("test data: " + _listed(results["test"]))
+    if not distiller.accelerator.is_main_process:
+        return
+    if isinstance(distiller.method, ReAugKD):
+        retrieval = with_retrieval(distiller, train, validation)
+        retrieval.memory.save(folder / MEMORY)
+        results["lookup"] = retrieval.lookup._asdict()
+        results["test_with_retrieval"] = retrieval.evaluate(test, distiller.adaptor)
+        tell(f"memory of {len(retrieval.memory):,} examples, {retrieval.memory.nbytes / 1e6:.1f} MB: {folder / MEMORY}")
+        tell(f"with retrieval ({_listed(results['lookup'])}): {_listed(results['test_with_retrieval'])}")
+    write_text(folder / RESULT, json.dumps(results, indent=2) + "\n")
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _is_first() -> bool:
@@ -93,18 +112,15 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Print from one process."""
     if _is_first():
         say(text)
 
 
 def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     """Options with the settings of the method that is asked for."""
-    first = argparse.ArgumentParser(prog="policykd classify", add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default="hinton")
-    method = first.parse_known_args(list(arguments))[0].method
-    if method not in METHODS:
-        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
+    method = asked_method(arguments, "hinton")
     kind = METHODS[method].config_type
     start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
     return tyro.cli(
@@ -116,7 +132,21 @@ def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     )
 
 
-def _folder(options: ClassifyOptions[Any]) -> Path:
+def asked_method(arguments: Sequence[str], default: str) -> str:
+    """The method that a command line names, whose settings the other options are.
+
+    Raises:
+        PolicyKDError: there is no such method.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default=default)
+    method = first.parse_known_args(list(arguments))[0].method
+    if method not in METHODS:
+        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
+    return method
+
+
+def run_folder(options: Any) -> Path:
     """The run's folder, new, or the one to go on with."""
     asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
     text = json.dumps(asked, indent=2, default=str) + "\n"
@@ -179,21 +209,21 @@ def _teacher_seed(options: ClassifyOptions[Any]) -> int:
 def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
     """A teacher that learns from labels, in the run's folder."""
     teacher = _new_teacher(options, splits)
-    _tell(f"training the teacher, {options.teacher_epochs} passes")
+    tell(f"training the teacher, {options.teacher_epochs} passes")
     common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
     config = {name: getattr(options.config, name) for name in common}
     config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
-    distiller = _distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
+    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     return teacher
 
 
-def _distiller(
-    options: ClassifyOptions[Any], student: nn.Module, teacher: nn.Module | None, folder: Path, method: str, config: Any
+def open_distiller(
+    options: Any, student: nn.Module, teacher: nn.Module | None, folder: Path, method: str, config: Any
 ) -> Distiller:
     """A distiller that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        _tell(f"going on with {folder.name} after {distiller.passes} passes")
+        tell(f"going on with {folder.name} after {distiller.passes} passes")
         return distiller
     return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)

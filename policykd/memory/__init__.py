@@ -1,7 +1,8 @@
 """What learners remember."""
 
+from policykd.memory.knowledge_base import KnowledgeBase, Neighbours
 from policykd.memory.labelled import LabelledStates
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.memory.rollout import Rollout
 
-__all__ = ["Batch", "LabelledStates", "Rollout", "SharedReplay"]
+__all__ = ["Batch", "KnowledgeBase", "LabelledStates", "Neighbours", "Rollout", "SharedReplay"]

@@ -7,6 +7,7 @@ from policykd.distillation.supervised.disk import DiSK
 from policykd.distillation.supervised.fitnets import FitNets
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Method
+from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.distillation.supervised.rid import RID
 from policykd.distillation.supervised.rkd import RKD
 from policykd.distillation.supervised.ted import TED
@@ -22,5 +23,6 @@ METHODS: dict[str, type[Method]] = {
     "ted": TED,
     "disk": DiSK,
     "rid": RID,
+    "reaugkd": ReAugKD,
 }
 """What ``Distiller(method=...)`` names."""

@@ -36,6 +36,8 @@ class Phase(NamedTuple):
     """The group of modules that learn: "student", or one of the method's own."""
     teacher: bool = True
     """Whether the loss looks at the teacher's outputs."""
+    student: bool = True
+    """Whether it looks at the student's."""
 
 
 STUDENT = Phase("student")
@@ -146,6 +148,10 @@ class Method(nn.Module):
     def helpers(self, group: str) -> list[nn.Module]:
         """The method's modules that learn in phases of this group; the student itself is not among them."""
         return []
+
+    def learning_rate(self, config: TrainingConfig, group: str) -> float:
+        """Of the optimiser of this group."""
+        return config.learning_rate
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
         """The loss of one batch and its named parts."""

@@ -1,0 +1,117 @@
+"""``policykd text``: distil a transformer that classifies text into one of fewer layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from policykd.classification.models import parameters
+from policykd.classification.text import Tokens, bucketed, read_texts, split, tokenise
+from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
+from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell
+from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised.feature_maps import FeaturePaths
+from policykd.settings import change
+
+C = TypeVar("C")
+TEACHER, STUDENT = "teacher_model", "student_model"
+
+
+@dataclass(frozen=True)
+class TextOptions(Generic[C]):
+    """Distil a transformer that classifies text into its first layers, and measure the student once."""
+
+    data: Path
+    """Folder of train.tsv and dev.tsv, as GLUE has them, or of a saved datasets.DatasetDict. The texts of dev.tsv are
+    for testing; a tenth of the training texts is for validation."""
+    teacher: Path
+    """Folder of a model and its tokenizer: config.json, *.safetensors, tokenizer files."""
+    examples: int | None = None
+    """Training texts to use; default: all."""
+    method: str = "reaugkd"
+    """How the student learns (a name of the methods table)."""
+    student_layers: int = 2
+    """The student begins as so many first layers of the teacher's folder."""
+    teacher_epochs: int = 3
+    """Passes that fine-tune the teacher first; 0: it has been."""
+    max_length: int = 128
+    """Tokens kept of a text."""
+    freeze_embeddings: bool = True
+    """Whether word embeddings stay as they are."""
+    run_dir: Path | None = None
+    """New folder for teacher, student and result. Default: the next free one under runs/."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
+    """Settings of the method and of training."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd text``."""
+    options = _options(arguments)
+    tokenizer = load_tokenizer(options.teacher)
+    known, unseen = read_texts(options.data)
+    parts = (*split(known, options.examples, 0.1, 0), unseen)
+    train, validation, test = (tokenise(tokenizer, part, options.max_length) for part in parts)
+    classes = max(int(part.labels.max()) for part in (train, validation, test)) + 1
+    teacher, student = (
+        load_classifier(
+            options.teacher,
+            classes,
+            tokenizer.pad_token_id,
+            layers=layers,
+            freeze_embeddings=options.freeze_embeddings,
+            seed=options.config.seed,
+        )
+        for layers in (None, options.student_layers)
+    )
+    folder = run_folder(options)
+    batches = bucketed(train, options.config.batch_size, options.config.seed)
+    tell(
+        f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
+        f"{parameters(student):,} parameters, teacher {parameters(teacher):,}"
+    )
+    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    if options.teacher_epochs:
+        _fine_tune(options, teacher, batches, validation, folder)
+    taught = teacher if METHODS[options.method].uses_teacher else None
+    distiller = open_distiller(options, student, taught, folder / "student", options.method, options.config)
+    distiller.fit(batches, tuple(validation), progress_bar=True)
+    measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
+    if distiller.accelerator.is_main_process:
+        for name, model in ((STUDENT, student), (TEACHER, teacher)):
+            model.model.save_pretrained(folder / name)  # type: ignore[operator]
+            tokenizer.save_pretrained(folder / name)
+
+
+def _fine_tune(
+    options: TextOptions[Any], teacher: TextClassifier, batches: Any, validation: Tokens, folder: Path
+) -> None:
+    """Let the teacher learn from labels, in the run's folder."""
+    tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
+    common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay", "seed")
+    config = {name: getattr(options.config, name) for name in common} | {"epochs": options.teacher_epochs}
+    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
+    distiller.fit(batches, tuple(validation), progress_bar=True)
+
+
+def _options(arguments: Sequence[str]) -> TextOptions[Any]:
+    """Options with the settings of the method that is asked for."""
+    method = asked_method(arguments, "reaugkd")
+    kind = METHODS[method].config_type
+    start = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
+    if issubclass(kind, FeaturePaths):
+        start = change(start, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
+    return tyro.cli(
+        TextOptions[kind],  # type: ignore[valid-type]
+        args=list(arguments),
+        default=TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=start),
+        prog="policykd text",
+        description=TextOptions.__doc__,
+    )

