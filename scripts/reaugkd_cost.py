@@ -26,10 +26,10 @@ import tyro
 
 from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.measurements import publish
-from policykd.classification.extra import needs
 from policykd.classification.retrieval import Lookup, Retrieval
 from policykd.classification.transformer import EMBEDDING, TextClassifier
 from policykd.cli import guarded
+from policykd.extras import needs
 from policykd.memory import KnowledgeBase
 
 WIDTH, LAYERS, TOKENS, CLASSES = 384, 2, 32, 2

@@ -24,9 +24,9 @@ from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.distillation_data import Examples
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import MLP
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.cli import guarded
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 EMBEDDING, TEACHER_EMBEDDING = "hidden.1.0", "hidden.1"
 """The student's embedding is taken before its ReLU: after it there are no negative numbers, and the keys have some."""

@@ -26,12 +26,12 @@ from policykd import Distiller
 from policykd.agents.run_folder import CHECKPOINT, write_text
 from policykd.benchmark.measurements import Measurements, mean_std, publish
 from policykd.classification.fidelity import answers
-from policykd.classification.pictures import Panel, Series, seed_panels
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.classification.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli import guarded
 from policykd.errors import PolicyKDError
+from policykd.evaluation.pictures import Panel, Series, seed_panels
 from policykd.memory import KnowledgeBase
 
 TASKS = {"RTE": "accuracy", "MRPC": "f1", "CoLA": "matthews", "SST-2": "accuracy"}

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from policykd.classification.adaptor import Adaptor, call, checked_labels, split_batch
 from policykd.classification.evaluation import BATCH, evaluating
-from policykd.classification.extra import needs
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
 from policykd.distillation.categorical import UNLABELLED
 from policykd.errors import PolicyKDError
 from policykd.evaluation.fidelity_report import Row, Who, write
+from policykd.extras import needs
 
 MEASURES = ("accuracy", "nll", "ece", "agreement", "kl", "distance", "cka")
 """Columns of a report. The last four are measured against the teacher; KL and NLL are in nats, distance is the mean

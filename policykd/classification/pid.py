@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policykd.classification.extra import needs
 from policykd.errors import PolicyKDError
+from policykd.extras import needs
 
 
 class PID(NamedTuple):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from policykd.classification.extra import needs
 from policykd.classification.loading import Rows
 from policykd.errors import PolicyKDError
+from policykd.extras import needs
 
 CHUNK = 50
 """Batches whose rows are sorted by length together: enough for batches of like length, few enough for a random mix."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.extra import needs
 from policykd.errors import PolicyKDError
+from policykd.extras import needs
 
 EMBEDDING = "embedding"
 """Path of the module of a ``TextClassifier`` that gives its embedding."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from policykd import checkpoint
-from policykd.classification.extra import needs
 from policykd.errors import PolicyKDError
+from policykd.extras import needs
 
 QUERIES, CELLS = 1024, 2**24
 """Exact search looks at so many queries and at so many similarities at a time (64 MB)."""

@@ -1,4 +1,4 @@
-"""Packages that only the classification mode needs, imported where they are used."""
+"""Packages that only some parts need, imported where they are used."""
 
 from __future__ import annotations
 
