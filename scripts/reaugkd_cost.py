@@ -189,14 +189,20 @@ def write_report(out: Path) -> str:
             f"| {row['index']} | {int(row['keys']):,} | {row['student_ms']} | {row['with_retrieval_ms']} | {more} |"
         )
     million = {row["what"]: float(row["value"]) for row in _read(out / "memory.csv")}
+    if million:
+        lines += [
+            "",
+            f"A million keys of 128 numbers: {million['megabytes']:.0f} MB; built, searched, saved, mapped and "
+            f"searched again with a peak of {million['peak_mb']:.0f} MB in the process; "
+            f"{million['query_ms']:.0f} ms per query of a hundred (wall clock, other work beside).",
+        ]
     shares = {row["data"]: float(row["recall_at_10"]) for row in _read(out / "recall.csv")}
-    lines += [
-        "",
-        f"A million keys of 128 numbers: {million['megabytes']:.0f} MB; built, searched, saved, mapped and searched "
-        f"again with a peak of {million['peak_mb']:.0f} MB in the process; {million['query_ms']:.0f} ms per query of a "
-        f"hundred. HNSW's recall at 10 among 100,000 keys: {shares['clusters']:.3f} in clusters, "
-        f"{shares['uniform']:.3f} for directions drawn uniformly.",
-    ]
+    if shares:
+        lines += [
+            "",
+            f"HNSW's recall at 10 among 100,000 keys: {shares['clusters']:.3f} in clusters, "
+            f"{shares['uniform']:.3f} for directions drawn uniformly.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -209,6 +215,9 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
+    """Rows of a part, none where it has not been measured."""
+    if not path.exists():
+        return []
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 

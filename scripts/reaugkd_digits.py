@@ -137,12 +137,13 @@ def _draw(network: nn.Module, seed: int) -> None:
 
 def write_report(rows: Measurements, out: Path) -> str:
     """Table and picture; returns the table."""
-    names = [f"{size.hidden}, {size.width}, {size.images:,}" for size in SIZES]
-    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(SIZES)]
+    sizes = [size for size in SIZES if rows.has(**size._asdict())]
+    names = [f"{size.hidden}, {size.width}, {size.images:,}" for size in sizes]
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(sizes)]
     for row, label in ROWS.items():
-        cells = [mean_std(rows.values("accuracy", **size._asdict(), row=row)) for size in SIZES]
+        cells = [mean_std(rows.values("accuracy", **size._asdict(), row=row)) for size in sizes]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    gains = [_gain(rows, size) for size in SIZES]
+    gains = [_gain(rows, size) for size in sizes]
     lines.append(f"| ReAugKD minus plain distillation, paired | {' | '.join(mean_std(gain) for gain in gains)} |")
     seeds = len({row["seed"] for row in rows.rows})
     note = (
@@ -151,7 +152,7 @@ def write_report(rows: Measurements, out: Path) -> str:
     table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "digits.md", table)
     shown = ("kd", "reaugkd_student", "reaugkd_retrieval", "reaugkd")
-    series = {ROWS[row]: _series(rows, row) for row in shown}
+    series = {ROWS[row]: _series(rows, sizes, row) for row in shown}
     panel = Panel("MNIST digits", "hidden width, embedding, digits", "test accuracy", series, dict(enumerate(names)))
     seed_panels([panel], out / "digits.png", "ReAugKD beside plain distillation")
     return table
@@ -163,10 +164,10 @@ def _gain(rows: Measurements, size: Size) -> np.ndarray:
     return ours - plain
 
 
-def _series(rows: Measurements, row: str) -> Series:
-    found = [rows.values("accuracy", **size._asdict(), row=row) for size in SIZES]
+def _series(rows: Measurements, sizes: list[Size], row: str) -> Series:
+    found = [rows.values("accuracy", **size._asdict(), row=row) for size in sizes]
     seeds = min(map(len, found))
-    return Series(range(len(SIZES)), np.array([values[:seeds] for values in found]))
+    return Series(range(len(sizes)), np.array([values[:seeds] for values in found]))
 
 
 if __name__ == "__main__":
