@@ -26,11 +26,20 @@ class FeatureReader:
     def __init__(self, model: nn.Module, paths: Sequence[str], whose: str) -> None:
         self.paths, self.whose = tuple(paths), whose
         self.seen: dict[str, Tensor] = {}
-        modules = dict(model.named_modules())
-        for path in self.paths:
-            if path not in modules or not path:
-                raise PolicyKDError(f"features: the {whose} has no module {path!r}{nearest(path, modules)}")
-        self.handles = [modules[path].register_forward_hook(self._keeper(path)) for path in self.paths]
+        modules = [self._module(model, path) for path in self.paths]
+        self.handles = [
+            module.register_forward_hook(self._keeper(path)) for path, module in zip(self.paths, modules, strict=True)
+        ]
+
+    def _module(self, model: nn.Module, path: str) -> nn.Module:
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            module = model
+        if module is model:
+            known = [name for name, _ in model.named_modules() if name]
+            raise PolicyKDError(f"features: the {self.whose} has no module {path!r}{nearest(path, known)}")
+        return module
 
     def _keeper(self, path: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
