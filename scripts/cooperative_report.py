@@ -147,7 +147,10 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([-10, -5, 0, 5, 10, 30], ["-10", "-5", "0", "5", "10", "30"])
-    axes.set_xlabel("points of test accuracy against the same learners alone (mean and 95 % interval)", color=INK)
+    axes.set_xlabel(
+        "points of test accuracy against the same learners alone (mean, 95 % interval; logarithmic beyond 10)",
+        color=INK,
+    )
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0, labelsize=9)
