@@ -29,8 +29,8 @@ def test_digits_script_measures_all_rows_of_a_size(script, monkeypatch):
     labels = torch.arange(1200) % 10
     images = torch.randn(10, 1, 28, 28, generator=generator)[labels]
     images = images + torch.randn(1200, 1, 28, 28, generator=generator)
-    size = digits.Size(4, 4, 100)
-    found = digits.measure(size, 0, (images, labels), (images[:50], labels[:50]), epochs=2)
+    size = digits.Size("linear", 4, 4, 100, 2)
+    found = digits.measure(size, 0, (images, labels), (images[:50], labels[:50]))
     assert {row["row"] for row in found} == set(digits.ROWS)
     assert {row["beta"] for row in found if row["row"] in ("kd", "reaugkd_student")} == {1.0}
     assert {row["beta"] for row in found if row["row"].endswith("retrieval")} == {0.0}
@@ -92,7 +92,9 @@ def test_digits_table_is_that_of_the_rows(script, tmp_path):
 
 
 def test_retrieval_needs_the_relational_loss():
-    rows = rows_of("digits").pivot(index=["hidden", "images", "seed"], columns="row", values="accuracy")
+    rows = rows_of("digits").pivot(
+        index=["after", "hidden", "images", "passes", "seed"], columns="row", values="accuracy"
+    )
     assert rows["kd_retrieval"].max() < 0.5 < rows["reaugkd_retrieval"].min()
 
 

@@ -180,7 +180,8 @@ def test_a_transformer_learns_from_a_transformer(folder):
     calls = []
     teacher.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     features = {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,), "projection_epochs": 2}
-    distiller = Distiller(student, teacher, method="reaugkd", config={**config, **features}, device="cpu")
+    config |= {**features, "epochs": 6}
+    distiller = Distiller(student, teacher, method="reaugkd", config=config, device="cpu")
     distiller.fit(batches, tuple(test))
     assert sum(calls) == 16 + 300 + 100  # shapes, cache, validation
     assert distiller.evaluate(tuple(test))["accuracy"] > 0.9

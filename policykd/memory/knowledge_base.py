@@ -190,8 +190,8 @@ class KnowledgeBase:
             similarities = queries @ self.keys[start : start + block].T
             top, places = similarities.topk(min(k, similarities.shape[1]))
             best, rows = torch.cat((best, top), 1), torch.cat((rows, places + start), 1)
-            if best.shape[1] > k:
-                best, places = best.topk(k)
+            if start:
+                best, places = best.topk(min(k, best.shape[1]))
                 rows = rows.gather(1, places)
         return best, rows
 
