@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ import pandas as pd
 import torch
 import tyro
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import nn
 
 from policykd import Distiller
 from policykd.agents.run_folder import versions, write_bytes, write_text
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import interval, mean_and_half
 from policykd.classification.data import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
@@ -57,7 +57,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Row of the table -> method and changed settings; the rest are the defaults. Nothing here was tuned."""
 MEMBERS = 3
 """Teachers of an ensemble: the seed's own and the next ones."""
-BEGIN, END = "<!-- fashion-mnist table: begin -->", "<!-- fashion-mnist table: end -->"
 METRICS = ("accuracy", "agreement", "kl", "ece", "nll", "teacher_accuracy")
 
 
@@ -168,10 +167,7 @@ def write_table(rows: Path, page: Path) -> None:
     """The table of all rows, printed and put between the page's markers."""
     table = tabulated(pd.read_csv(rows))
     say(table)
-    if page.exists():
-        text, count = re.subn(rf"(?s)({BEGIN}\n).*?({END})", lambda m: m[1] + table + m[2], page.read_text())
-        if count:
-            write_text(page, text)
+    publish(table, page, "fashion-mnist table")
 
 
 def tabulated(rows: pd.DataFrame) -> str:
@@ -221,21 +217,6 @@ def draw(rows: pd.DataFrame, path: Path) -> Path:
     figure.savefig(content, format="png", metadata={"Software": None})
     write_bytes(path, content.getvalue())
     return path
-
-
-def mean_and_half(values: pd.Series) -> tuple[float, float]:
-    """Mean and half width of its 95 % t-interval, which is NaN for fewer than two values."""
-    known = values.dropna()
-    if len(known) < 2:
-        return float(known.mean()), float("nan")
-    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return float(known.mean()), float(half)
-
-
-def interval(values: pd.Series, digits: int = 2) -> str:
-    """Mean ± half width, or the mean alone."""
-    mean, half = mean_and_half(values)
-    return f"{mean:.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from policykd.agents.run_folder import write_bytes, write_text
-from policykd.benchmark.measurements import Measurements, publish
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import Measurements, interval, mean_and_half
 from policykd.cli.output import say
 from policykd.plots import COLOURS, INK
 
@@ -60,7 +60,7 @@ def experts_table(frame: pd.DataFrame) -> str:
         table = by_seed[arm].unstack("seed").dropna(axis=1)
         gained = table > by_seed["alone"].unstack("seed")[table.columns]
         improved = "" if arm == "alone" else str(int(gained.sum().min()))
-        median, worst = interval(100 * table.median()), interval(100 * table.min())
+        median, worst = interval(100 * table.median(), 1), interval(100 * table.min(), 1)
         lines.append(f"| {TITLES[arm]} | {table.shape[1]} | {median} | {worst} | {improved} |")
     return "\n".join(lines) + "\n\n" + sent_line(frame)
 
@@ -74,7 +74,7 @@ def halves_table(frame: pd.DataFrame) -> str:
     for arm in [arm for arm in TITLES if arm in by_seed]:
         table = by_seed[arm].dropna()
         both = int((table > by_seed["alone"].loc[table.index]).all(axis=1).sum())
-        cells = [interval(100 * table[learner]) for learner in ("mlp", "tree")]
+        cells = [interval(100 * table[learner], 1) for learner in ("mlp", "tree")]
         lines.append(f"| {TITLES[arm]} | {len(table)} | {' | '.join(cells)} | {'' if arm == 'alone' else both} |")
     return "\n".join(lines) + "\n\n" + sent_line(frame)
 
@@ -93,12 +93,12 @@ def uci_table(frame: pd.DataFrame) -> str:
     for name in [name for name in UCI if name in set(frame["data"])]:
         alone = frame[(frame["data"] == name) & (frame["arm"] == "alone")].groupby("seed")["accuracy"].mean()
         own = gained.loc[name]
-        cells = [interval(100 * own[arm]) if arm in own else "-" for arm in arms]
-        less = interval(100 * (own["counterfactuals"] - own["instances"])) if "instances" in own else "-"
-        lines.append(f"| {name} | {len(own)} | {interval(100 * alone)} | {' | '.join(cells)} | {less} |")
+        cells = [interval(100 * own[arm], 1) if arm in own else "-" for arm in arms]
+        less = interval(100 * (own["counterfactuals"] - own["instances"]), 1) if "instances" in own else "-"
+        lines.append(f"| {name} | {len(own)} | {interval(100 * alone, 1)} | {' | '.join(cells)} | {less} |")
     means = gained.groupby("data").mean()
-    cells = [interval(100 * means[arm]) for arm in arms]
-    less = interval(100 * (means["counterfactuals"] - means["instances"]))
+    cells = [interval(100 * means[arm], 1) for arm in arms]
+    less = interval(100 * (means["counterfactuals"] - means["instances"]), 1)
     lines.append(f"| mean over the sets (interval over sets) | | | {' | '.join(cells)} | {less} |")
     return "\n".join(lines) + "\n\n" + kinds_line(frame) + sent_line(frame)
 
@@ -114,7 +114,7 @@ def kinds_line(frame: pd.DataFrame) -> str:
     """The gain of every kind of learner by counterfactuals."""
     by_learner = frame.pivot_table(index=["data", "learner"], columns="arm", values="accuracy")
     gain = (by_learner["counterfactuals"] - by_learner["alone"]).unstack("learner")
-    words = ", ".join(f"{kind} {interval(100 * gain[kind])}" for kind in gain)
+    words = ", ".join(f"{kind} {interval(100 * gain[kind], 1)}" for kind in gain)
     return f"Gain by counterfactuals of each kind of learner, points, over the sets: {words}.\n"
 
 
@@ -158,18 +158,3 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     write_bytes(path, content.getvalue())
-
-
-def mean_and_half(values: pd.Series) -> tuple[float, float]:
-    """Mean and half width of its 95 % t-interval, which is NaN for fewer than two values."""
-    known = values.dropna()
-    if len(known) < 2:
-        return float(known.mean()), float("nan")
-    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return float(known.mean()), float(half)
-
-
-def interval(values: pd.Series) -> str:
-    """Mean ± half width of the 95 % interval, or the mean alone."""
-    mean, half = mean_and_half(values)
-    return f"{mean:.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from policykd import Distiller
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std, publish
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, pooled, shift, subset, uniform_noise
 from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k

@@ -26,7 +26,7 @@ import torch
 import tyro
 
 from policykd.agents.run_folder import versions, write_text
-from policykd.benchmark.measurements import publish
+from policykd.benchmark.documents import publish
 from policykd.classification.retrieval import Lookup, Retrieval
 from policykd.classification.transformer import EMBEDDING, TextClassifier
 from policykd.cli import guarded

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from policykd import Distiller
 from policykd.agents.run_folder import CHECKPOINT, write_text
-from policykd.benchmark.measurements import Measurements, mean_std, publish
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.fidelity import answers
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.classification.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise

@@ -18,7 +18,8 @@ from rid_teachers import LAYER, Arm, distil, make_student, make_teachers
 from tqdm import tqdm
 
 from policykd.agents.run_folder import write_text
-from policykd.benchmark.measurements import Measurements, mean_std, publish
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.pid import PID

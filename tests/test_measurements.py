@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from policykd.benchmark.measurements import Measurements, mean_std, publish
+from policykd.benchmark.documents import publish
+from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.errors import PolicyKDError
 

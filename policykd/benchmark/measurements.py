@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from policykd.agents.run_folder import versions, write_text
 from policykd.errors import PolicyKDError
@@ -64,23 +65,27 @@ class Measurements:
         return frame.sort_values("seed")[name].to_numpy(float)
 
 
-def publish(text: str, page: Path, name: str) -> None:
-    """Put a text between the markers of that name in a document, if it is there and has them."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    if not page.exists():
-        return
-    head, marker, rest = page.read_text().partition(begin)
-    _, close, tail = rest.partition(end)
-    if marker and close:
-        write_text(page, f"{head}{begin}{text}{end}{tail}")
-
-
 def mean_std(values: np.ndarray, digits: int = 3) -> str:
     """``mean (standard deviation)`` over seeds, or a dash where there are none."""
     if not len(values):
         return "-"
     spread = f" ({values.std(ddof=1):.{digits}f})" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{spread}"
+
+
+def mean_and_half(values: pd.Series) -> tuple[float, float]:
+    """Mean and half width of its 95 % t-interval, which is NaN for fewer than two values."""
+    known = values.dropna()
+    if len(known) < 2:
+        return float(known.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    return float(known.mean()), float(half)
+
+
+def interval(values: pd.Series, digits: int = 2) -> str:
+    """``mean ± half width`` of the 95 % t-interval, or the mean alone."""
+    mean, half = mean_and_half(values)
+    return f"{mean:.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def _numeric(column: pd.Series) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 from policykd.agents.dual_student import DualStudent, resolve_config
 from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.bootstrap import iqm_difference
+from policykd.benchmark.documents import publish
 from policykd.benchmark.sb3_baseline import run_sb3
-from policykd.benchmark.tables import between_markers
 from policykd.errors import PolicyKDError
 from policykd.plots import comparison_grid
 
@@ -209,5 +209,5 @@ def write_report(options: ParityOptions) -> str:
     if panels:
         comparison_grid(panels, options.out / "learning_curves.png", title="Learners alone against SB3, equal settings")
         write_text(options.out / "table.md", table)
-        between_markers(options.report, "parity table", table)
+        publish(table, options.report, "parity table")
     return table

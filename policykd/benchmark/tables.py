@@ -1,28 +1,11 @@
-"""Tables in Markdown, and documents in which a program keeps a part up to date."""
+"""What a benchmark's results say, as tables in Markdown."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.bootstrap import Estimate
 from policykd.benchmark.statistics import METRICS, REFERENCES, MethodSummary, Summary
 
 EMPTY = "-"
-
-
-def between_markers(path: Path, name: str, text: str) -> None:
-    """Replace what stands between the markers of a document, if it is there; at its end if it has no such markers."""
-    if path.exists():
-        write_text(path, with_part(path.read_text(), name, text))
-
-
-def with_part(document: str, name: str, text: str) -> str:
-    """A document with ``text`` between its markers ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    head, _, rest = document.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}{text}{end}{tail}"
 
 
 def benchmark_tables(summary: Summary) -> str:

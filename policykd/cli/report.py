@@ -8,9 +8,11 @@ from pathlib import Path
 
 import tyro
 
+from policykd.agents.run_folder import write_text
+from policykd.benchmark.documents import with_part
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
-from policykd.benchmark.tables import benchmark_tables, between_markers, with_part
+from policykd.benchmark.tables import benchmark_tables
 from policykd.cli.output import say
 from policykd.errors import PolicyKDError
 
@@ -40,10 +42,12 @@ def run(arguments: Sequence[str]) -> None:
         name, text = summary.spec.name, benchmark_tables(summary)
         if not options.tables.is_file():
             raise PolicyKDError(f"report: there is no document {options.tables}")
+        document = options.tables.read_text()
+        new = with_part(document, name, text)
         if not options.check:
-            between_markers(options.tables, name, text)
+            write_text(options.tables, new)
             say(f"tables {options.tables}")
-        elif (document := options.tables.read_text()) != with_part(document, name, text):
+        elif document != new:
             raise PolicyKDError(
                 f"report: {options.tables} is stale: policykd report {options.results} --tables {options.tables}"
             )
