@@ -77,6 +77,9 @@ class RunConfig:
         require(self.n_eval_episodes >= 1, "n_eval_episodes", self.n_eval_episodes, "must be positive")
         require(self.log_freq >= 1, "log_freq", self.log_freq, "must be positive")
         require(self.checkpoint_freq >= 0, "checkpoint_freq", self.checkpoint_freq, "must not be negative")
+        for name, value in vars(self).items():
+            unbounded = name == "weight_ratio"  # infinity: no bound
+            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,6 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         DistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name, value in vars(self).items():
-            unbounded = name == "weight_ratio"  # infinity: no bound
-            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
         for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(
@@ -274,9 +274,6 @@ class PPOConfig(DistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         DistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name, value in vars(self).items():
-            unbounded = name == "weight_ratio"  # infinity: no bound
-            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
         positive = ("learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
         for name in (*positive, "distill_freq", "distill_gradient_steps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
