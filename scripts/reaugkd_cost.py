@@ -2,7 +2,7 @@
 
     python scripts/reaugkd_cost.py         # some minutes; needs policykd[transformers,retrieval]
 
-The student has the shape of MiniLM's first two layers (width 384) and random weights, which the time does not depend
+The student has the shape of MiniLM-L3 (three layers of width 384) and random weights, which the time does not depend
 on; it reads sentences of 32 tokens, one or 32 at a time. Both are timed in turns, so that a busy machine slows both.
 """
 
@@ -33,7 +33,7 @@ from policykd.cli import guarded
 from policykd.extras import needs
 from policykd.memory import KnowledgeBase
 
-WIDTH, LAYERS, TOKENS, CLASSES = 384, 2, 32, 2
+WIDTH, LAYERS, TOKENS, CLASSES = 384, 3, 32, 2
 MILLION, DIMENSIONS = 1_000_000, 128
 
 
