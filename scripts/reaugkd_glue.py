@@ -74,7 +74,7 @@ class Options:
     """A teacher and a student of every kind each."""
     layers: int = 2
     """Layers of the students."""
-    epochs: int = 3
+    epochs: int = 5
     """Passes of every student and of every teacher over the training texts."""
     out: Path = Path("results/reaugkd")
     """Folder of the raw rows, table and picture."""
@@ -198,7 +198,9 @@ def _load(options: Options, task: Task, seed: int, layers: int | None) -> TextCl
 
 
 def _settings(options: Options, seed: int) -> dict[str, Any]:
-    return {"epochs": options.epochs, "batch_size": 32, "learning_rate": 1e-4, "seed": seed}
+    return {
+        "epochs": options.epochs, "batch_size": 32, "learning_rate": 1e-4, "mixed_precision": "bf16", "seed": seed
+    }  # fmt: skip
 
 
 def _row(task: Task, seed: int, row: str, model: Any, lookup: Lookup, passes: int, seconds: float) -> dict[str, Any]:
