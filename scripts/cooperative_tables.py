@@ -15,7 +15,6 @@ sets are left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,8 +59,6 @@ class Task(NamedTuple):
     own: list[Dataset]
     test: list[Dataset]
     one_hot: list[list[str]]
-    distil_from: Callable[[int], Sequence[int]]
-    """Teachers of a student in plain distillation."""
 
 
 @dataclass(frozen=True)
@@ -139,18 +136,18 @@ def together(task: Task, seed: int, share: Any, name: str, options: Options) -> 
 
 
 def distilled(task: Task, seed: int) -> list[dict[str, Any]]:
-    """Accuracy of every learner that has learned from its labels and from one teacher's answers to its own rows."""
+    """Accuracy of every learner that has learned from its labels and from each teacher's answers to its own rows, one at a time."""
     owners = make_owners(task.learners, task.own, seed)
     for owner in owners:
         owner.fit()
     found = []
     for j, student in enumerate(owners):
-        for i in task.distil_from(j):
-            learner = distil(student, owners[i])
+        for teacher in owners[:j] + owners[j + 1 :]:
+            learner = distil(student, teacher)
             test = task.test[j]
             rows = pd.DataFrame(test.features)[list(student.table.names)].to_numpy(float)
             accuracy = float((learner.predict(student.presented(rows)) == test.labels).mean())
-            facts = {"learner": student.name, "teacher": owners[i].name, "accuracy": round(accuracy, 5)}
+            facts = {"learner": student.name, "teacher": teacher.name, "accuracy": round(accuracy, 5)}
             found.append({**facts, "sent": 0, "distance": 0.0})
     return found
 
@@ -195,7 +192,7 @@ def experts(seed: int) -> Task:
         rows = train[labels[train] != missing]
         own.append(Dataset(pixels.iloc[rows], labels[rows], instances=rows.tolist()))
     learners = {f"without_{k}": TorchClassifier(epochs=30) for k in range(10)}
-    return Task(learners, own, [Dataset(pixels.iloc[test], labels[test])] * 10, [], lambda j: [(j + 1) % 10])
+    return Task(learners, own, [Dataset(pixels.iloc[test], labels[test])] * 10, [])
 
 
 def halves(seed: int) -> Task:
@@ -208,7 +205,7 @@ def halves(seed: int) -> Task:
         own.append(Dataset(seen.iloc[rows], labels[rows], instances=rows.tolist()))
         held.append(Dataset(seen.iloc[test], labels[test]))
     learners = {"mlp": TorchClassifier(epochs=30), "tree": DecisionTreeClassifier()}
-    return Task(learners, own, held, [], lambda j: [1 - j])
+    return Task(learners, own, held, [])
 
 
 def uci(name: str, seed: int, folder: Path | None) -> Task:
@@ -238,7 +235,7 @@ def uci(name: str, seed: int, folder: Path | None) -> Task:
         kept = rows[~poor | (np.cumsum(poor) <= max(2, KEPT * poor.sum()))]
         own.append(Dataset(seen.iloc[kept], data.labels[kept]))
         held.append(Dataset(seen.iloc[test], data.labels[test]))
-    return Task(learners, own, held, data.one_hot, lambda j: [i for i in range(len(learners)) if i != j])
+    return Task(learners, own, held, data.one_hot)
 
 
 if __name__ == "__main__":
