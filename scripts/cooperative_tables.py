@@ -136,7 +136,10 @@ def together(task: Task, seed: int, share: Any, name: str, options: Options) -> 
 
 
 def distilled(task: Task, seed: int) -> list[dict[str, Any]]:
-    """Accuracy of every learner that has learned from its labels and from each teacher's answers to its own rows, one at a time."""
+    """Accuracy of every learner that has learned from its labels and from one teacher's answers to its own rows.
+
+    Once from each of the others.
+    """
     owners = make_owners(task.learners, task.own, seed)
     for owner in owners:
         owner.fit()
