@@ -148,7 +148,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([-10, -5, 0, 5, 10, 30], ["-10", "-5", "0", "5", "10", "30"])
     axes.set_xlabel(
-        "points of test accuracy against the same learners alone (mean, 95 % interval; logarithmic beyond 10)",
+        "points of test accuracy above the learners alone (mean, 95 % interval; log beyond 10)",
         color=INK,
     )
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)

@@ -2,8 +2,9 @@
 
     python scripts/reaugkd_cost.py         # some minutes; needs policykd[transformers,retrieval]
 
-The student has the shape of MiniLM-L3 (three layers of width 384) and random weights, which the time does not depend
-on; it reads sentences of 32 tokens, one or 32 at a time. Both are timed in turns, so that a busy machine slows both.
+The students have the shapes of MiniLM-L3 (three layers of width 384) and of the paper's student (six of width 768), and
+random weights, which the time does not depend on; they read sentences of 32 tokens, one or 32 at a time, with K = 10.
+With and without retrieval are timed in turns, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 import tyro
 
@@ -32,8 +34,14 @@ from policykd.classification.transformer import EMBEDDING, TextClassifier
 from policykd.cli import guarded
 from policykd.extras import needs
 from policykd.memory import KnowledgeBase
+from policykd.memory.knowledge_base import Index
 
-WIDTH, LAYERS, TOKENS, CLASSES = 384, 3, 32, 2
+STUDENTS = ((3, 384), (6, 768))
+"""Layers and width."""
+TOKENS, CLASSES = 32, 2
+INDEXES: tuple[Index, ...] = get_args(Index)
+EFFORTS = (128, 256, 512, 1024)
+"""Of HNSW's search."""
 MILLION, DIMENSIONS = 1_000_000, 128
 
 
@@ -41,12 +49,12 @@ MILLION, DIMENSIONS = 1_000_000, 128
 class Options:
     """Measure latency, memory and recall of the knowledge base."""
 
-    keys: tuple[int, ...] = (1_000, 10_000)
+    keys: tuple[int, ...] = (10_000,)
     """Sizes of the memory for latency."""
     batches: tuple[int, ...] = (1, 32)
     """Sentences at a time."""
-    calls: int = 300
-    """Sentences timed one by one, with and without retrieval in turns; an eighth as many batches."""
+    calls: int = 200
+    """Sentences timed one by one, with and without retrieval in turns; a sixteenth as many batches."""
     out: Path = Path("results/reaugkd")
     """Folder of the raw rows."""
     page: Path = Path("docs/methods/reaugkd.md")
@@ -80,18 +88,19 @@ def main(options: Options) -> None:
 
 def latency(sizes: tuple[int, ...], batches: tuple[int, ...], calls: int) -> list[dict[str, Any]]:
     """Median time of a batch without retrieval and with it, per number of keys, index and sentences at a time."""
-    student = _student()
     rows = []
-    for keys, index, batch in itertools.product(sizes, ("exact", "hnsw"), batches):
-        count = calls if batch == 1 else max(10, calls // 8)
+    for (layers, width), keys, batch, index in itertools.product(STUDENTS, sizes, batches, INDEXES):
+        student = _student(layers, width)
+        count = calls if batch == 1 else calls // 16
         sentences = torch.randint(5, 1000, (count, batch, 2, TOKENS))
         sentences[:, :, 1] = 0
-        memory = _random_memory(keys, WIDTH, CLASSES, index)
+        memory = _random_memory(keys, width, CLASSES, index)
         retrieval = Retrieval(student, memory, EMBEDDING, Lookup(10, 0.1, 0.5)).eval()
         retrieval(sentences[0])  # builds the graph
         plain, with_memory, more = _in_turns(student, retrieval, sentences)
         times = {"student_ms": round(plain, 3), "with_retrieval_ms": round(with_memory, 3), "overhead": round(more, 4)}
-        rows.append({"index": index, "keys": keys, "sentences": batch, **times, "calls": count})
+        shape = {"layers": layers, "width": width, "keys": keys, "sentences": batch, "index": index}
+        rows.append({**shape, **times, "calls": count})
     return rows
 
 
@@ -110,19 +119,19 @@ def _in_turns(
     return plain, more, more / plain - 1
 
 
-def _student() -> TextClassifier:
-    """A student of MiniLM's shape."""
+def _student(layers: int, width: int) -> TextClassifier:
+    """A student of BERT's shape."""
     transformers = needs("transformers", "transformers")
     config = transformers.BertConfig(
-        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=12, intermediate_size=4 * WIDTH
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=4 * width
     )
     torch.manual_seed(0)
     return TextClassifier(transformers.BertForSequenceClassification(config), 0).eval()
 
 
-def _random_memory(keys: int, width: int, classes: int, index: str) -> KnowledgeBase:
+def _random_memory(keys: int, width: int, classes: int, index: Index, effort: int = 128) -> KnowledgeBase:
     generator = torch.Generator().manual_seed(0)
-    memory = KnowledgeBase(width, classes, "random", index=index)  # type: ignore[arg-type]
+    memory = KnowledgeBase(width, classes, "random", index=index)
     memory.add(torch.randn(keys, width, generator=generator), torch.full((keys, classes), 1 / classes))
     return memory
 
@@ -144,6 +153,11 @@ def a_million() -> dict[str, float]:
         del memory
         again = KnowledgeBase.load(path, "random")
         assert torch.equal(again.search(queries, 10).rows, found.rows)
+        scan = KnowledgeBase.load(path, "random", index="int8")
+        scan.search(queries[:1], 10)  # makes the 8-bit copy
+        started = time.perf_counter()
+        assert torch.equal(scan.search(queries, 10).rows, found.rows)
+        scanned = time.perf_counter() - started
         size = again.nbytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # kB on Linux
     return {
@@ -152,54 +166,74 @@ def a_million() -> dict[str, float]:
         "megabytes": size / 1e6,
         "build_s": round(built, 2),
         "query_ms": round(10 * asked, 2),
+        "query_int8_ms": round(10 * scanned, 2),
         "peak_mb": round(peak, 1),
     }
 
 
 def recall() -> list[dict[str, Any]]:
-    """Share of the exact ten neighbours that HNSW finds among 100,000 keys: spread out, and in clusters of classes."""
+    """Share of the exact ten neighbours that are found among 100,000 keys, and the time of a query."""
     rows = []
-    for name, spread in (("clusters", 0.7), ("uniform", None)):
-        generator = torch.Generator().manual_seed(0)
-        keys, queries = (torch.randn(n, DIMENSIONS, generator=generator) for n in (100_000, 500))
-        if spread is not None:
-            centres = torch.randn(200, DIMENSIONS, generator=generator)
-            keys, queries = (centres[torch.arange(len(x)) % 200] + spread * x for x in (keys, queries))
-        found = []
-        for index in ("exact", "hnsw"):
+    for name in ("clusters", "uniform"):
+        keys, queries = _directions(name)
+        expected = torch.empty(0)
+        for index in INDEXES:
             memory = KnowledgeBase(DIMENSIONS, 1, name, index=index)
             memory.add(keys, torch.ones(len(keys), 1))
-            found.append(memory.search(queries, 10).rows)
-        share = (found[0][:, :, None] == found[1][:, None]).any(2).double().mean()
-        rows.append({"data": name, "keys": len(keys), "recall_at_10": round(float(share), 4)})
+            for effort in EFFORTS if index == "hnsw" else (0,):
+                memory.effort = effort
+                found = memory.search(queries, 10).rows
+                expected = found if index == "exact" else expected
+                share = float((expected[:, :, None] == found[:, None]).any(2).double().mean())
+                facts = {"data": name, "keys": len(keys), "index": index, "effort": effort}
+                rows.append({**facts, "recall_at_10": round(share, 4), "query_ms": _one_by_one(memory, queries[:200])})
     return rows
 
 
+def _directions(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and queries in clusters, as embeddings of classes lie, or spread out as far as can be."""
+    generator = torch.Generator().manual_seed(0)
+    keys, queries = (torch.randn(n, DIMENSIONS, generator=generator) for n in (100_000, 500))
+    if name == "clusters":
+        centres = torch.randn(200, DIMENSIONS, generator=generator)
+        keys, queries = (centres[torch.arange(len(x)) % 200] + 0.7 * x for x in (keys, queries))
+    return keys, queries
+
+
+def _one_by_one(memory: KnowledgeBase, queries: torch.Tensor) -> float:
+    """Median ms of processor time of a query alone."""
+    times = []
+    for query in queries:
+        started = time.process_time()
+        memory.search(query[None], 10)
+        times.append(1000 * (time.process_time() - started))
+    return round(statistics.median(times), 3)
+
+
 def write_report(out: Path) -> str:
-    """The table of what has been measured."""
+    """The tables of what has been measured."""
     lines = [
-        "| keys | index | sentences at a time | student, ms | with retrieval, ms | more |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| student, layers x width | keys | sentences at a time | student, ms | " + " | ".join(INDEXES) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(INDEXES),
     ]
-    for row in _read(out / "latency.csv"):
-        more = f"{100 * float(row['overhead']):.1f} %"
-        times = f"{row['student_ms']} | {row['with_retrieval_ms']}"
-        lines.append(f"| {int(row['keys']):,} | {row['index']} | {row['sentences']} | {times} | {more} |")
-    million = {row["what"]: float(row["value"]) for row in _read(out / "memory.csv")}
-    if million:
-        lines += [
-            "",
-            f"A million keys of 128 numbers: {million['megabytes']:.0f} MB; built, searched, saved, mapped and "
-            f"searched again with a peak of {million['peak_mb']:.0f} MB in the process; "
-            f"{million['query_ms']:.0f} ms per query of a hundred (wall clock, other work beside).",
-        ]
-    shares = {row["data"]: float(row["recall_at_10"]) for row in _read(out / "recall.csv")}
-    if shares:
-        lines += [
-            "",
-            f"HNSW's recall at 10 among 100,000 keys: {shares['clusters']:.3f} in clusters, "
-            f"{shares['uniform']:.3f} for directions drawn uniformly.",
-        ]
+    latencies = pd.read_csv(out / "latency.csv")
+    for (layers, width, keys, sentences), found in latencies.groupby(["layers", "width", "keys", "sentences"]):
+        more = found.set_index("index")["overhead"]
+        cells = " | ".join(f"{100 * more[index]:.1f} %" for index in INDEXES)
+        lines.append(f"| {layers} x {width} | {keys:,} | {sentences} | {found['student_ms'].median():.1f} | {cells} |")
+    million = pd.read_csv(out / "memory.csv").set_index("what")["value"]
+    lines += [
+        "",
+        f"A million keys of 128 numbers: {million['megabytes']:.0f} MB; built, searched, saved, mapped and searched "
+        f"again by both ways with a peak of {million['peak_mb']:.0f} MB in the process; {million['query_ms']:.0f} ms "
+        f'per query of a hundred, {million["query_int8_ms"]:.0f} ms with "int8" (wall clock, other work beside).',
+        "",
+        "| 100,000 keys | index | efSearch | recall at 10 | ms per query alone |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in pd.read_csv(out / "recall.csv").rename(columns={"index": "index_"}).itertuples():
+        effort = row.effort or ""
+        lines.append(f"| {row.data} | {row.index_} | {effort} | {row.recall_at_10:.4f} | {row.query_ms:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -209,14 +243,6 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    """Rows of a part, none where it has not been measured."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Does a student gain from looking things up in its teacher's memory? ReAugKD beside plain KD on MNIST digits.
 
 Zhang et al. 2023 at the size of minutes: an MLP of 256 hidden units teaches MLPs whose embedding has 8 or 16 numbers,
-with and without a ReLU behind it. All students of a size make the same number of passes; K, temperature and beta are
-chosen on validation digits, and the test digits are looked at once. Finished runs are kept: start it again to go on.
+behind a hidden layer of tanh or ReLU. All students of a size make the same number of passes; K, temperature and beta
+are chosen on validation digits, and the test digits are looked at once. Finished runs are kept: start it again to go
+on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 from torch import nn
@@ -21,7 +23,7 @@ from tqdm import tqdm
 from policykd import Distiller
 from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import publish
-from policykd.benchmark.measurements import Measurements, mean_std
+from policykd.benchmark.measurements import Measurements, interval, mean_std
 from policykd.classification.distillation_data import Examples
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import MLP
@@ -30,8 +32,9 @@ from policykd.cli import guarded
 from policykd.evaluation.pictures import Panel, Series, seed_panels
 
 TEACHER_EMBEDDING = "hidden.1"
-SETTINGS: dict[str, Any] = {"batch_size": 128, "learning_rate": 2e-3, "projection_epochs": 40, "eval_every": 20}
-"""Found on seeds 100 and 101, which are not among those reported."""
+SETTINGS: dict[str, Any] = {"batch_size": 128, "projection_epochs": 3, "eval_every": 20}
+"""Found on seeds 100 to 107, which are not among those reported. More passes of stage 1 draw the training digits of a
+class into one point, and the memory then says no more than a classifier does."""
 VALIDATION = 1000
 """Digits kept from training for choosing."""
 
@@ -39,8 +42,8 @@ VALIDATION = 1000
 class Size(NamedTuple):
     """A student and what it learns from."""
 
-    after: str
-    """What is between embedding and classifier: nothing ("linear"), or a ReLU ("relu")."""
+    activation: str
+    """Of its hidden layer: "tanh" or "relu"."""
 
     hidden: int
     """Width of its hidden layer."""
@@ -50,14 +53,17 @@ class Size(NamedTuple):
     """Training digits."""
     passes: int
     """Of the student over them."""
+    learning_rate: float
+    """Of the student."""
 
 
 SIZES = (
-    Size("linear", 8, 8, 3000, 10),
-    Size("linear", 8, 8, 3000, 40),
-    Size("linear", 16, 16, 500, 40),
-    Size("linear", 6, 16, 3000, 40),
-    Size("relu", 8, 8, 3000, 40),
+    Size("tanh", 8, 8, 3000, 40, 2e-3),
+    Size("tanh", 8, 8, 3000, 40, 5e-3),
+    Size("tanh", 16, 16, 500, 40, 2e-3),
+    Size("tanh", 6, 16, 3000, 40, 2e-3),
+    Size("relu", 8, 8, 3000, 40, 2e-3),
+    Size("relu", 8, 8, 3000, 10, 2e-3),
 )
 ROWS = {
     "kd": "plain distillation (alpha 0, beta 1)",
@@ -67,7 +73,7 @@ ROWS = {
     "reaugkd": "ReAugKD",
     "teacher": "the teacher",
 }
-KEYS = ("after", "hidden", "width", "images", "passes", "seed", "row")
+KEYS = (*Size._fields, "seed", "row")
 VALUES = ("accuracy", "k", "temperature", "beta", "seconds")
 
 
@@ -81,21 +87,21 @@ class Options:
     """Folder of the raw rows, table and picture."""
     page: Path = Path("docs/methods/reaugkd.md")
     """The document that shows the table between its markers."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = tuple(range(10, 20))
     """A teacher and two students of every size each."""
     report: bool = False
     """Only write table and picture of what is there."""
 
 
 class Student(nn.Module):
-    """784-hidden-embedding-10. The embedding is read before any ReLU: after one it could not follow negative keys."""
+    """784-hidden-embedding-10."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(784, size.hidden), nn.ReLU())
+        activation = {"tanh": nn.Tanh, "relu": nn.ReLU}[size.activation]
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(784, size.hidden), activation())
         self.embedding = nn.Linear(size.hidden, size.width)
-        classifier = nn.Linear(size.width, 10)
-        self.classifier = classifier if size.after == "linear" else nn.Sequential(nn.ReLU(), classifier)
+        self.classifier = nn.Linear(size.width, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 10)``."""
@@ -135,7 +141,8 @@ def measure(size: Size, seed: int, digits: Examples, test: Examples) -> list[dic
         student = Student(size)
         _draw(student, seed)
         features = {"student_features": ("embedding",), "teacher_features": (TEACHER_EMBEDDING,)}
-        config = {**SETTINGS, **features, "alpha": alpha, "epochs": size.passes, "seed": seed}
+        config = {**SETTINGS, **features, "alpha": alpha, "seed": seed}
+        config |= {"epochs": size.passes, "learning_rate": size.learning_rate}
         distiller = Distiller(student, teacher, method="reaugkd", config=config, device="cpu").fit(train, validation)
         memory = build_memory(distiller, train)
         alone, memory_alone = (with_memory(distiller, memory, Lookup(beta=beta)) for beta in (1.0, 0.0))
@@ -163,23 +170,27 @@ def _draw(network: nn.Module, seed: int) -> None:
 def write_report(rows: Measurements, out: Path) -> str:
     """Table and picture; returns the table."""
     sizes = [size for size in SIZES if rows.has(**size._asdict())]
-    names = [f"{size.hidden}, {size.width}, {size.images:,}, {size.after}, {size.passes}" for size in sizes]
+    names = [
+        f"{size.activation}, {size.hidden}, {size.width}, {size.images:,}, {size.passes}, {size.learning_rate:g}"
+        for size in sizes
+    ]
     lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(sizes)]
     for row, label in ROWS.items():
         cells = [mean_std(rows.values("accuracy", **size._asdict(), row=row)) for size in sizes]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    gains = [_gain(rows, size) for size in sizes]
-    lines.append(f"| ReAugKD minus plain distillation, paired | {' | '.join(mean_std(gain) for gain in gains)} |")
+    gains = [interval(pd.Series(100 * _gain(rows, size)), 1) for size in sizes]
+    lines.append(f"| ReAugKD minus plain distillation, points, paired, 95 % | {' | '.join(gains)} |")
     seeds = len({row["seed"] for row in rows.rows})
     note = (
-        "Columns: hidden width, length of the embedding, training digits, what follows the embedding, passes. "
+        "Columns: the student's hidden layer, its width, length of the embedding, training digits, passes, learning "
+        "rate. "
         f"Test accuracy, mean (standard deviation), {seeds} seeds."
     )
     table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "digits.md", table)
     shown = ("kd", "reaugkd_student", "reaugkd_retrieval", "reaugkd")
     series = {ROWS[row]: _series(rows, sizes, row) for row in shown}
-    panel = Panel("MNIST digits", "hidden width, embedding, digits", "test accuracy", series, dict(enumerate(names)))
+    panel = Panel("MNIST digits", "student, as in the table", "test accuracy", series, dict(enumerate(names)))
     seed_panels([panel], out / "digits.png", "ReAugKD beside plain distillation")
     return table
 

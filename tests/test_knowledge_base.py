@@ -13,7 +13,7 @@ from policykd.errors import PolicyKDError
 from policykd.memory import KnowledgeBase, knowledge_base
 
 FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss-cpu (policykd[retrieval])")
-INDEXES = ["exact", pytest.param("hnsw", marks=FAISS)]
+INDEXES = ["exact", pytest.param("int8", marks=FAISS), pytest.param("hnsw", marks=FAISS)]
 
 
 def random(rows, columns, seed=0):
@@ -131,10 +131,40 @@ def test_files_of_others_are_refused(tmp_path):
         KnowledgeBase.load(tmp_path / "other")
 
 
-def test_hnsw_needs_its_extra(monkeypatch):
+@pytest.mark.parametrize("index", ["int8", "hnsw"])
+def test_faiss_is_an_extra(monkeypatch, index):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(PolicyKDError, match=r'pip install "policykd\[retrieval\]"'):
-        KnowledgeBase(2, 2, "", index="hnsw")
+        KnowledgeBase(2, 2, "", index=index)
+
+
+@FAISS
+def test_eight_bits_find_what_exact_search_finds():
+    keys, queries = random(20_000, 64), random(100, 64, seed=1)
+    exact, scan = (KnowledgeBase(64, 1, "", index=index) for index in ("exact", "int8"))
+    for memory in (exact, scan):
+        memory.add(keys, torch.ones(len(keys), 1))
+    expected, found = (memory.search(queries, 10) for memory in (exact, scan))
+    same = expected.rows == found.rows
+    assert same.float().mean() >= 0.999  # directions drawn uniformly, the hardest there are
+    assert torch.allclose(expected.similarities[same], found.similarities[same], atol=1e-6)
+
+
+@FAISS
+def test_more_effort_misses_less():
+    keys, queries = random(5_000, 64), random(100, 64, seed=1)
+    exact, little, much = (
+        KnowledgeBase(64, 1, "", **options)
+        for options in ({}, {"index": "hnsw", "effort": 10}, {"index": "hnsw", "effort": 1000})
+    )
+    for memory in (exact, little, much):
+        memory.add(keys, torch.ones(len(keys), 1))
+    assert recall(exact, little, queries) < 0.9 < 0.98 < recall(exact, much, queries)
+
+
+def recall(exact, other, queries):
+    expected, found = (memory.search(queries, 10).rows for memory in (exact, other))
+    return (expected[:, :, None] == found[:, None]).any(2).float().mean()
 
 
 @pytest.mark.nightly
@@ -144,10 +174,7 @@ def test_hnsw_finds_what_exact_search_finds_among_100_000():
     centres = random(200, 128, seed=7)  # classes, as embeddings have them
     keys = centres[torch.arange(100_000) % 200] + 0.7 * random(100_000, 128, seed=8)
     queries = centres[torch.arange(500) % 200] + 0.7 * random(500, 128, seed=9)
-    rows = []
-    for index in ("exact", "hnsw"):
-        memory = KnowledgeBase(128, 1, "", index=index)
+    exact, hnsw = (KnowledgeBase(128, 1, "", index=index) for index in ("exact", "hnsw"))
+    for memory in (exact, hnsw):
         memory.add(keys, torch.ones(len(keys), 1))
-        rows.append(memory.search(queries, 10).rows)
-    recall = (rows[0][:, :, None] == rows[1][:, None]).any(2).float().mean()
-    assert recall >= 0.98
+    assert recall(exact, hnsw, queries) >= 0.98
