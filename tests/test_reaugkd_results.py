@@ -108,3 +108,12 @@ def test_cost_table_is_that_of_the_rows(script):
     memory = rows_of("memory").set_index("what")["value"]
     assert memory["peak_mb"] < 2000 and memory["keys"] == 1_000_000
     assert script("reaugkd_cost").write_report(RESULTS) == published("cost")
+
+
+def test_committed_latency_of_the_paper_s_student_and_recall():
+    latency = rows_of("latency").set_index(["layers", "keys", "sentences", "index"])["overhead"]
+    assert latency[6, 10_000, 1, "int8"] < 0.05 and latency[6, 10_000, 32, "int8"] < 0.05
+    assert latency[3, 10_000, 32, "int8"] < 0.05 and latency[3, 10_000, 32, "exact"] < 0.05
+    recall = rows_of("recall").set_index(["data", "index", "effort"])["recall_at_10"]
+    assert recall["clusters", "hnsw", 128] >= 0.98 and recall["uniform", "hnsw", 1024] >= 0.98
+    assert recall["clusters", "int8", 0] >= 0.98 and recall["uniform", "int8", 0] >= 0.98

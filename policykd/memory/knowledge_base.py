@@ -7,6 +7,7 @@ themselves; or FAISS follows an HNSW graph (Malkov & Yashunin 2018).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,7 +24,7 @@ QUERIES, CELLS = 1024, 2**24
 """Exact search looks at so many queries and at so many similarities at a time (64 MB)."""
 LINKS, BUILD_EFFORT = 32, 80
 """HNSW's M and efConstruction."""
-CANDIDATES = 4
+CANDIDATES = 2
 """The scan in 8 bits hands on so many times the neighbours asked for, and ten more."""
 ROWS = 2**16
 """Keys that are made 8 bits long at a time."""
@@ -246,8 +247,8 @@ def _eight_bits(vectors: Tensor, largest: Tensor) -> np.ndarray:
 
 def _unit(vectors: Tensor, what: str) -> Tensor:
     """Vectors ``(N, d)`` divided by their lengths; zero stays zero."""
-    lengths = vectors.norm(dim=1, keepdim=True)
-    bad = (~lengths.isfinite()).sum()
-    if bad:
-        raise PolicyKDError(f"knowledge base: {int(bad)} of {len(vectors)} {what} hold NaN or infinity")
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    if len(lengths) and not math.isfinite(lengths.amax()):  # NaN is the largest, too
+        bad = int((~lengths.isfinite()).sum())
+        raise PolicyKDError(f"knowledge base: {bad} of {len(vectors)} {what} hold NaN or infinity")
     return vectors / lengths.clamp_min(1e-12)
