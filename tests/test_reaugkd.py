@@ -7,9 +7,11 @@ import pytest
 import torch
 from classifiers import FAST, net, problem, same, trained_teacher, weights
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from policykd import Distiller, PolicyKDError
 from policykd.classification.data import load
+from policykd.classification.loading import Rows
 from policykd.classification.models import make_model
 from policykd.classification.retrieval import (
     Lookup,
@@ -20,6 +22,7 @@ from policykd.classification.retrieval import (
     with_memory,
     with_retrieval,
 )
+from policykd.classification.text import LengthBatches
 from policykd.cli import main
 from policykd.distillation.supervised.reaugkd import (
     ReAugKDConfig,
@@ -142,6 +145,26 @@ def test_memory_is_what_the_teacher_says_in_eval_mode(trained, teacher):
     assert memory.nbytes == 96 * (8 + 3) * 4
 
 
+def test_rows_of_the_memory_are_those_of_the_data_however_it_was_read(trained):
+    shuffled = DataLoader(Rows(problem()), batch_sampler=LengthBatches(96, 16, seed=1), collate_fn=lambda batch: batch)
+    memory, expected = build_memory(trained, shuffled), build_memory(trained, problem())
+    torch.testing.assert_close(memory.keys, expected.keys)
+    with pytest.raises(PolicyKDError, match="own_rows says that these 50 examples are the 96 of the memory"):
+        with_memory(trained, memory).evaluate(problem(50, seed=3), own_rows=True)
+
+
+def test_data_without_examples_are_one_line(trained):
+    class Nothing(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    nothing = DataLoader(Nothing())
+    with pytest.raises(PolicyKDError, match="knowledge base's data are empty"):
+        build_memory(trained, nothing)
+    with pytest.raises(PolicyKDError, match="evaluation data are empty"):
+        with_memory(trained, build_memory(trained, problem())).evaluate(nothing)
+
+
 def test_beta_1_is_the_student_bit_for_bit(trained):
     inputs = problem(50, seed=3)[0]
     student = trained.student.eval()
@@ -217,6 +240,12 @@ def test_choice_on_validation_data(trained):
     assert chosen.lookup == Lookup(90, 10.0, 0) and len(asked) == 2 * 2 * 2
     even = choose(retrieval, problem(30, seed=5), score=lambda *_: 0.5)
     assert even.lookup.beta == 1  # among equals the plain student
+    tied = {0.25: 1.0, 0.75: 1.0}
+    betas = iter((0.25, 0.5, 0.75) * 6)
+    among_k = choose(
+        retrieval, problem(30, seed=5), ks=(1, 5), betas=(0.25, 0.5, 0.75), score=lambda *_: tied.get(next(betas), 0.0)
+    )
+    assert among_k.lookup.beta == 0.75  # whatever K comes first
 
 
 def test_the_relational_loss_makes_retrieval_work_on_digits():
@@ -277,6 +306,13 @@ def test_fingerprint_is_of_teacher_and_projection(trained):
         changed = memory_fingerprint(trained)
         bias.copy_(original)
     assert changed != before == memory_fingerprint(trained)
+
+
+def test_command_line_says_at_once_that_it_needs_features(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "--method", "reaugkd", "--run-dir", str(tmp_path / "run")])
+    assert "features: reaugkd compares modules: name them" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_command_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Text: files of GLUE's kinds, tokens in batches of like length, transformers from a folder, the command."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,18 @@ def test_files_of_glue(tmp_path):
     assert train.second == ["b", "d"] and train.labels.tolist() == [1, 0]
 
 
+def test_files_of_other_kinds(tmp_path):
+    qnli = "index\tquestion\tsentence\tlabel\n0\tWho?\tHe did.\tentailment\n1\tWhen?\tHe did.\tnot_entailment\n"
+    train, _ = read_texts(write(tmp_path / "qnli", qnli, qnli))
+    assert (train.first, train.second) == (["Who?", "When?"], ["He did.", "He did."])
+    other = "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tneutral\n"
+    with pytest.raises(PolicyKDError, match="needs rows with label and sentence"):
+        read_texts(write(tmp_path / "other", other, other))
+    scores = "sentence\tlabel\nx\t3.8\ny\t0.5\n"
+    with pytest.raises(PolicyKDError, match=r"has labels such as 0\.5: scores, not classes"):
+        read_texts(write(tmp_path / "scores", scores, scores))
+
+
 def test_labels_beyond_nine_keep_their_order(tmp_path):
     rows = "sentence\tlabel\n" + "".join(f"x\t{label}\n" for label in range(12))
     assert read_texts(write(tmp_path / "many", rows, rows))[0].labels.tolist() == list(range(12))
@@ -83,6 +96,9 @@ def test_saved_datasets(tmp_path):
     datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved"))
     train, dev = read_texts(tmp_path / "saved")
     assert train.first == dev.first == ["a"] and train.second == ["b"]
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "halved"))
+    with pytest.raises(PolicyKDError, match="has no split validation, only train, test"):
+        read_texts(tmp_path / "halved")
 
 
 def test_faults_of_files(tmp_path):
@@ -114,6 +130,37 @@ def test_tokens(folder):
     assert ids.shape == (2, 8) and ids[0].tolist() == [2, 8, 3, 12, 13, 3, 0, 0]
     assert segments[0].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
     assert ids[1].tolist()[0] == 2 and ids[1].tolist()[-1] == 3  # cut, its ends kept
+
+
+def test_a_text_with_the_padding_token_keeps_its_end(folder):
+    model = load_classifier(folder, 2, 0).eval()
+    ids = torch.tensor([[2, 6, 0, 7, 8, 3, 0, 0]])
+    tokens = torch.stack((ids, torch.zeros_like(ids)), 1)
+    with torch.no_grad():
+        whole = model.model(input_ids=ids[:, :6], attention_mask=(ids[:, :6] != 0).long()).logits
+        torch.testing.assert_close(model(tokens), whole)
+
+
+def test_longer_than_the_model_is_one_line(folder):
+    with pytest.raises(PolicyKDError, match="text: 40 tokens for a model of 32 positions"):
+        load_classifier(folder, 2, 0)(torch.ones(1, 2, 40, dtype=torch.long))
+
+
+def test_an_encoder_that_is_not_whole_is_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(PolicyKDError, match="lacks weights of its encoder, or has them in other shapes: bert"):
+        load_classifier(copy, 2, 0)
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(PolicyKDError, match="model: cannot load") as error:
+        load_classifier(copy, 2, 0)
+    (copy / "tokenizer.json").write_text("{}")
+    (copy / "vocab.txt").unlink()
+    with pytest.raises(PolicyKDError, match="model: no tokenizer") as error:
+        load_tokenizer(copy)
+    assert "\n" not in str(error.value)
 
 
 def test_batches_of_like_length_hold_every_row_once(folder):
@@ -194,6 +241,7 @@ def test_class_metrics_by_hand():
     found = class_metrics([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])
     assert found == pytest.approx({"accuracy": 0.6, "f1": 2 / 3, "matthews": 1 / 6})
     assert "f1" not in class_metrics([0, 1, 2], [0, 1, 2])
+    assert "f1" not in class_metrics([0, 1, 2], [0, 1, 1])
 
 
 def test_command_line(folder, tmp_path, capsys):
@@ -208,6 +256,18 @@ def test_command_line(folder, tmp_path, capsys):
     assert student.config.num_hidden_layers == 1
     assert (run / "teacher_model" / "tokenizer.json").exists()
     assert "policykd text: reaugkd" in capsys.readouterr().out
+
+
+def test_command_line_without_a_teacher_trains_none(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(*reviews(40, 5)[::2], strict=True))
+    data = write(tmp_path / "data", "sentence\tlabel\n" + rows, "sentence\tlabel\n" + rows)
+    main(["text", "--data", str(data), "--teacher", str(folder), "--method", "cross_entropy", "--epochs", "1",
+          "--device", "cpu"])  # fmt: skip
+    assert "fine-tuning the teacher" not in capsys.readouterr().out
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name == "text_data_cross_entropy_1"
+    assert not (run / "teacher_model").exists() and (run / "student_model").exists()
 
 
 def test_nothing_of_transformers_is_imported_otherwise():

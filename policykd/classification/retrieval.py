@@ -97,8 +97,10 @@ class Retrieval(nn.Module):
         Args:
             data: arrays, a map-style data set or a ``DataLoader``.
             adaptor: splits a batch of another structure.
-            own_rows: the data are those that the memory was built from, in the same order: an example does not find
-                itself.
+            own_rows: the data are those that the memory was built from: an example does not find itself.
+
+        Raises:
+            PolicyKDError: there are no data, or ``own_rows`` and not as many as the memory has rows.
         """
         return metrics(*self._answers(data, adaptor, own_rows))
 
@@ -115,7 +117,13 @@ class Retrieval(nn.Module):
                 inputs, labels = adaptor(content)
                 logits = self.answer(inputs, rows if own_rows else None)
                 parts.append((logits, checked_labels(labels, logits)))
+        if not parts:
+            raise PolicyKDError("data: the evaluation data are empty")
         logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        if own_rows and len(logits) != len(self.memory):
+            raise PolicyKDError(
+                f"data: own_rows says that these {len(logits)} examples are the {len(self.memory)} of the memory"
+            )
         return logits, labels
 
 
@@ -125,23 +133,29 @@ def build_memory(distiller: Distiller, data: Any, **options: Any) -> KnowledgeBa
 
     Args:
         distiller: a trained distiller of the method ``reaugkd``.
-        data: its training data, or other examples; rows of the memory are in their order.
-        options: of ``KnowledgeBase``: ``index``, ``device``.
+        data: its training data, or other examples; rows of the memory are in the order of the data set.
+        options: of ``KnowledgeBase``: ``index``, ``device``, ``effort``.
 
     Raises:
-        PolicyKDError: it is a distiller of another method, or has not been trained.
+        PolicyKDError: it is a distiller of another method, or has not been trained, or there are no data.
     """
     method, teacher = _trained(distiller)
     paths = distiller.config.feature_paths[1]
-    keys, values = [], []
+    keys, values, order = [], [], []
     with evaluating(teacher, method), FeatureReader(teacher, paths, "teacher") as reader:
         for batch in on_device(loader(data, BATCH, None, "knowledge base"), distiller.device):
-            inputs, _ = distiller.adaptor(read(batch).content)
+            content, rows = read(batch)
+            inputs, _ = distiller.adaptor(content)
             logits = call(teacher, inputs).float()
             keys.append(method.keys(Outputs(logits, tuple(f.float() for f in reader.take()))).cpu())
             values.append(logits.softmax(1).cpu())
+            order.append(rows)
+    if not keys:
+        raise PolicyKDError("data: the knowledge base's data are empty")
     memory = KnowledgeBase(keys[0].shape[1], values[0].shape[1], memory_fingerprint(distiller), **options)
-    memory.add(torch.cat(keys), torch.cat(values))
+    known = [rows for rows in order if rows is not None]
+    places = torch.cat(known).argsort().cpu() if len(known) == len(order) else slice(None)  # a loader may shuffle
+    memory.add(torch.cat(keys)[places], torch.cat(values)[places])
     return memory
 
 
@@ -204,15 +218,15 @@ def choose(
     counts = [k for k in ks if k <= len(memory)] or [len(memory)]
     found = memory.search(queries, max(counts))
     values = memory.values[found.rows]
-    best = Lookup(counts[0], temperatures[0], 1.0), float("-inf")
+    best, most = Lookup(counts[0], temperatures[0], 1.0), (float("-inf"), 1.0)
     for k in counts:
         for temperature in temperatures:
             word = neighbours_word(found.similarities[:, :k], values[:, :k], temperature).to(own)
-            for beta in sorted(betas, reverse=True):
+            for beta in betas:
                 value = score(mixed(own, word, beta), labels)
-                if value > best[1]:
-                    best = Lookup(k, temperature, beta), value
-    return Retrieval(retrieval.student, memory, retrieval.embedding, best[0])
+                if (value, beta) > most:
+                    best, most = Lookup(k, temperature, beta), (value, beta)
+    return Retrieval(retrieval.student, memory, retrieval.embedding, best)
 
 
 def _trained(distiller: Distiller) -> tuple[ReAugKD, nn.Module]:

@@ -20,6 +20,8 @@ from policykd.classification.loading import Rows
 from policykd.errors import PolicyKDError
 from policykd.extras import needs
 
+PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
+"""Columns of two texts."""
 CHUNK = 50
 """Batches whose rows are sorted by length together: enough for batches of like length, few enough for a random mix."""
 
@@ -52,21 +54,27 @@ class Tokens(NamedTuple):
 def read_texts(folder: str | Path) -> tuple[Texts, Texts]:
     """Training texts, and those for testing, from a folder.
 
-    It holds ``train.tsv`` and ``dev.tsv`` as GLUE's tasks come: a header with ``label`` and ``sentence`` or
-    ``sentence1`` and ``sentence2`` (SST-2, RTE), MRPC's header, or CoLA's four columns without one. Or it is what
+    It holds ``train.tsv`` and ``dev.tsv`` as GLUE's tasks come: a header with ``label`` and the columns of ``PAIRS`` or
+    ``sentence`` (SST-2, RTE, QNLI), MRPC's header, or CoLA's four columns without one. Or it is what
     ``datasets.DatasetDict.save_to_disk`` wrote, with the splits ``train`` and ``validation`` and such columns. Labels
     are classes in the order of their numbers, or of the alphabet.
 
     Raises:
-        PolicyKDError: there is no such folder, or a file is of another structure.
+        PolicyKDError: there is no such folder, a file is of another structure, or labels are fractions.
     """
     folder = Path(folder)
     if (folder / "dataset_dict.json").is_file():
         saved = needs("datasets", "transformers").load_from_disk(str(folder))
+        missing = {"train", "validation"} - set(saved)
+        if missing:
+            raise PolicyKDError(f"data: {folder} has no split {' and '.join(sorted(missing))}, only {', '.join(saved)}")
         columns = [_columns(saved[split].to_dict(), f"{folder}, {split}") for split in ("train", "validation")]
     else:
         columns = [_read_tsv(folder / f"{split}.tsv") for split in ("train", "dev")]
     names = {str(label) for part in columns for label in part[2]}
+    fraction = next((name for name in sorted(names) if _is_fraction(name)), None)
+    if fraction is not None:
+        raise PolicyKDError(f"data: {folder} has labels such as {fraction}: scores, not classes")
     ordered = sorted(names, key=int) if all(name.isdigit() for name in names) else sorted(names)
     numbers = {name: number for number, name in enumerate(ordered)}
     train, test = (Texts(a, b, np.array([numbers[str(x)] for x in labels])) for a, b, labels in columns)
@@ -87,7 +95,7 @@ def _read_tsv(path: Path) -> Columns:
     header, body = rows[0], rows[1:]
     if header[0] == "Quality":  # MRPC
         header = ["label", "id1", "id2", "sentence1", "sentence2"]
-    elif "label" not in header and len(header) == 4:  # CoLA
+    elif "label" not in header and all(len(row) == 4 and row[1] in ("0", "1") for row in rows):  # CoLA
         header, body = ["source", "label", "star", "sentence"], rows
     wrong = next((number for number, row in enumerate(body, 1) if len(row) != len(header)), None)
     if wrong is not None:
@@ -96,12 +104,20 @@ def _read_tsv(path: Path) -> Columns:
 
 
 def _columns(table: dict[str, list[Any]], where: str) -> Columns:
-    first = table.get("sentence", table.get("sentence1"))
-    if first is None or not first or "label" not in table:
+    pair = next((names for names in PAIRS if names[0] in table and names[1] in table), ("sentence", ""))
+    first = table.get(pair[0])
+    if not first or "label" not in table:
         raise PolicyKDError(
             f"data: {where} needs rows with label and sentence, or sentence1 and sentence2; it has {', '.join(table)}"
         )
-    return first, table.get("sentence2"), table["label"]
+    return first, table.get(pair[1]), table["label"]
+
+
+def _is_fraction(name: str) -> bool:
+    try:
+        return not float(name).is_integer()
+    except (ValueError, OverflowError):
+        return False
 
 
 def split(texts: Texts, examples: int | None, validation: float, seed: int) -> tuple[Texts, Texts]:
@@ -189,7 +205,7 @@ def class_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str
         "accuracy": measures.accuracy_score(labels, predictions),
         "matthews": measures.matthews_corrcoef(labels, predictions),
     }
-    if set(labels) <= {0, 1}:
+    if {*labels, *predictions} <= {0, 1}:
         result["f1"] = measures.f1_score(labels, predictions, zero_division=0.0)
     return {name: float(value) for name, value in result.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,20 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.model, self.padding = model, padding
         self.embedding = nn.Identity()
+        self.positions = getattr(model.config, "max_position_embeddings", sys.maxsize)
         self.segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits ``(B, C)`` for token ids and segment ids ``(B, 2, L)``."""
+        """Logits ``(B, C)`` for token ids and segment ids ``(B, 2, L)``.
+
+        Raises:
+            PolicyKDError: a text is longer than the model can read.
+        """
         ids, segments = tokens.unbind(1)
         mask = ids != self.padding
-        longest = int(mask.sum(1).max())
+        longest = int(mask.any(0).nonzero().max()) + 1  # not the count: a text may hold the padding token itself
+        if longest > self.positions:
+            raise PolicyKDError(f"text: {longest} tokens for a model of {self.positions} positions: cut texts shorter")
         arguments = {"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest].long()}
         if self.segments:
             arguments["token_type_ids"] = segments[:, :longest]
@@ -49,15 +57,18 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a local folder.
 
     Raises:
-        PolicyKDError: transformers is not installed, or there is no tokenizer.
+        PolicyKDError: transformers is not installed, or there is no tokenizer, or none that can pad.
     """
-    transformers = _transformers()
+    transformers, path = _transformers(), _checked(folder)
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            str(_checked(folder)), local_files_only=True, trust_remote_code=False, padding_side="right"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(path), local_files_only=True, trust_remote_code=False, padding_side="right"
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes of it
         raise PolicyKDError(f"model: no tokenizer in {folder}: {_first_line(error)}") from None
+    if tokenizer.pad_token_id is None:
+        raise PolicyKDError(f"model: the tokenizer in {folder} has no padding token")
+    return tokenizer
 
 
 def load_classifier(
@@ -80,7 +91,8 @@ def load_classifier(
         seed: of what is drawn.
 
     Raises:
-        PolicyKDError: transformers is not installed, the folder does not fit, or it has fewer layers.
+        PolicyKDError: transformers is not installed, the folder does not fit, has fewer layers, or lacks weights other
+            than a head's.
     """
     transformers, path = _transformers(), _checked(folder)
     if not list(path.glob("*.safetensors")):
@@ -94,7 +106,7 @@ def load_classifier(
         config.num_hidden_layers = layers or config.num_hidden_layers
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
                 str(path),
                 config=config,
                 local_files_only=True,
@@ -102,14 +114,27 @@ def load_classifier(
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # a head of other classes is drawn anew
                 dtype=torch.float32,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, PolicyKDError):
-            raise
+    except PolicyKDError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of it
         raise PolicyKDError(f"model: cannot load {folder}: {_first_line(error)}") from None
+    _check_encoder(model, report, folder)
     if freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     return TextClassifier(model, padding)
+
+
+def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> None:
+    """Refuse an encoder of which some was not in the folder, and was drawn: only heads and poolers may be."""
+    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name)
+    if encoder:
+        raise PolicyKDError(
+            f"model: {folder} lacks weights of its encoder, or has them in other shapes: {encoder[0]}"
+            + (f" and {len(encoder) - 1} more" if encoder[1:] else "")
+        )
 
 
 def _transformers() -> Any:

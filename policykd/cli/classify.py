@@ -25,10 +25,16 @@ from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.errors import PolicyKDError, nearest
 
 C = TypeVar("C")
+COMMON = (
+    "batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay", "max_grad_norm",
+    "mixed_precision",
+)  # fmt: skip
+"""Settings that a teacher's training takes from the student's."""
 OPTIONS, RESULT, MEMORY = "options.json", "result.json", "knowledge_base.safetensors"
 
 
@@ -70,9 +76,16 @@ class ClassifyOptions(Generic[C]):
 def run(arguments: Sequence[str]) -> None:
     """``policykd classify``."""
     options = _options(arguments)
+    if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
+        raise PolicyKDError(
+            f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
+            "--teacher-features hidden.1"
+        )
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    folder = run_folder(options)  # after all that may be missing: a run that cannot start leaves nothing behind
+    folder = run_folder(
+        options, "classify"
+    )  # after all that may be missing: a run that cannot start leaves nothing behind
     if teacher is None and METHODS[options.method].uses_teacher:
         teacher = _trained_teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
@@ -146,12 +159,12 @@ def asked_method(arguments: Sequence[str], default: str) -> str:
     return method
 
 
-def run_folder(options: Any) -> Path:
-    """The run's folder, new, or the one to go on with."""
+def run_folder(options: Any, command: str) -> Path:
+    """The folder of a run of a command, new, or the one to go on with."""
     asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
     text = json.dumps(asked, indent=2, default=str) + "\n"
     if not options.resume:
-        folder = options.run_dir or _next_run(options)
+        folder = options.run_dir or _next_run(options, command)
         if not _is_first():
             return folder  # only the first process writes
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -164,7 +177,7 @@ def run_folder(options: Any) -> Path:
     try:
         saved = json.loads((options.run_dir / OPTIONS).read_text())
     except (OSError, ValueError) as error:
-        raise PolicyKDError(f"resume: {options.run_dir} is no run of policykd classify: {error}") from None
+        raise PolicyKDError(f"resume: {options.run_dir} is no run of policykd {command}: {error}") from None
     now = json.loads(text)
     changed = [
         f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
@@ -174,8 +187,8 @@ def run_folder(options: Any) -> Path:
     return options.run_dir
 
 
-def _next_run(options: ClassifyOptions[Any]) -> Path:
-    name, number = f"classify_{Path(options.data).stem}_{options.method}", 1
+def _next_run(options: Any, command: str) -> Path:
+    name, number = f"{command}_{Path(options.data).stem}_{options.method}", 1
     while (folder := Path("runs") / f"{name}_{number}").exists():
         number += 1
     return folder
@@ -210,8 +223,7 @@ def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path
     """A teacher that learns from labels, in the run's folder."""
     teacher = _new_teacher(options, splits)
     tell(f"training the teacher, {options.teacher_epochs} passes")
-    common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
-    config = {name: getattr(options.config, name) for name in common}
+    config = {name: getattr(options.config, name) for name in COMMON}
     config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
     distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(splits.train, splits.validation, progress_bar=True)

@@ -12,7 +12,7 @@ import tyro
 from policykd.classification.models import parameters
 from policykd.classification.text import Tokens, bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
-from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell
+from policykd.cli.classify import COMMON, asked_method, measure, open_distiller, run_folder, tell
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.settings import change
@@ -71,21 +71,23 @@ def run(arguments: Sequence[str]) -> None:
         )
         for layers in (None, options.student_layers)
     )
-    folder = run_folder(options)
+    taught = teacher if METHODS[options.method].uses_teacher else None
+    folder = run_folder(options, "text")
     batches = bucketed(train, options.config.batch_size, options.config.seed)
     tell(
         f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
-        f"{parameters(student):,} parameters, teacher {parameters(teacher):,}"
+        f"{parameters(student):,} parameters" + (f", teacher {parameters(teacher):,}" if taught else "")
     )
     tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    if options.teacher_epochs:
+    if taught and options.teacher_epochs:
         _fine_tune(options, teacher, batches, validation, folder)
-    taught = teacher if METHODS[options.method].uses_teacher else None
     distiller = open_distiller(options, student, taught, folder / "student", options.method, options.config)
     distiller.fit(batches, tuple(validation), progress_bar=True)
     measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
     if distiller.accelerator.is_main_process:
-        for name, model in ((STUDENT, student), (TEACHER, teacher)):
+        for name, model in ((STUDENT, student), (TEACHER, taught)):
+            if model is None:
+                continue
             model.model.save_pretrained(folder / name)  # type: ignore[operator]
             tokenizer.save_pretrained(folder / name)
 
@@ -95,8 +97,7 @@ def _fine_tune(
 ) -> None:
     """Let the teacher learn from labels, in the run's folder."""
     tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
-    common = ("batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay", "seed")
-    config = {name: getattr(options.config, name) for name in common} | {"epochs": options.teacher_epochs}
+    config = {name: getattr(options.config, name) for name in (*COMMON, "seed")} | {"epochs": options.teacher_epochs}
     distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(batches, tuple(validation), progress_bar=True)
 

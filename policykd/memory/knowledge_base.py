@@ -11,23 +11,17 @@ import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from policykd import checkpoint
 from policykd.errors import PolicyKDError
 from policykd.extras import needs
+from policykd.memory.approximate import Graph, Scan
 from policykd.settings import require
 
 QUERIES, CELLS = 1024, 2**24
-"""Exact search looks at so many queries and at so many similarities at a time (64 MB)."""
-LINKS, BUILD_EFFORT = 32, 80
-"""HNSW's M and efConstruction."""
-CANDIDATES = 2
-"""The scan in 8 bits hands on so many times the neighbours asked for, and ten more."""
-ROWS = 2**16
-"""Keys that are made 8 bits long at a time."""
+"""A search looks at so many queries, and an exact one at so many similarities at a time (64 MB)."""
 Index = Literal["exact", "int8", "hnsw"]
 
 
@@ -47,10 +41,10 @@ class KnowledgeBase:
         width: length d of a key.
         classes: length C of a value.
         teacher: fingerprint of what made the keys; a memory of another teacher is refused where it is used.
-        index: "exact"; "int8", which finds the same rows in a fraction of the time for few queries, and takes a quarter
-            of the keys' size again; or "hnsw", for millions of keys that lie in clusters, which takes their size again.
-            Both need ``policykd[retrieval]`` and are built at the first search after rows have changed ("hnsw" takes
-            new rows as they come).
+        index: "exact"; "int8", for few queries several times faster, finds the same rows, or others as near to about
+            0.001, and takes a quarter of the keys' size again; or "hnsw", for very many keys that lie in clusters,
+            which takes half more than their size again. Both need ``policykd[retrieval]`` and are built at the first
+            search after rows have changed ("hnsw" takes new rows as they come).
         device: where it lives; "int8" and "hnsw" search on the CPU.
         effort: HNSW's efSearch, candidates it follows; at least twice the neighbours asked for. More is slower and
             misses less.
@@ -76,7 +70,8 @@ class KnowledgeBase:
         """``(M, d)`` float32, each of length 1."""
         self.values = torch.empty(0, classes, device=device)
         """``(M, C)`` float32, the teacher's probabilities."""
-        self._faiss: Any = None
+        self._scan: Scan | None = None
+        self._graph: Graph | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -94,7 +89,7 @@ class KnowledgeBase:
             values: probabilities ``(N, C)``.
 
         Raises:
-            PolicyKDError: other widths, or a number that is not finite.
+            PolicyKDError: other widths, a key that is not finite, or values that are no probabilities.
         """
         width, classes = self.keys.shape[1], self.values.shape[1]
         if keys.shape != (len(values), width) or values.shape != (len(keys), classes):
@@ -103,13 +98,12 @@ class KnowledgeBase:
                 f"got {tuple(keys.shape)} and {tuple(values.shape)}"
             )
         unit = _unit(keys.detach().to(self.keys), "keys")
-        values = values.detach().to(self.values)
-        if not values.sum(1).isfinite().all():
-            raise PolicyKDError("knowledge base: the values hold NaN or infinity: look at the teacher's outputs")
-        if self._faiss is not None and self.index == "hnsw":
-            self._faiss.add(unit.cpu().numpy())
-        else:
-            self._faiss = None
+        values = values.detach().to(self.values, copy=True)
+        if not ((values >= 0).all() and ((values.sum(1) - 1).abs() < 1e-3).all()):
+            raise PolicyKDError("knowledge base: the values must be probabilities: no NaN, none below 0, rows of sum 1")
+        self._scan = None
+        if self._graph is not None:
+            self._graph.add(unit)
         # Without a copy of the first rows: they may be most of the memory there is.
         self.keys, self.values = (
             torch.cat((old, new)) if len(old) else new for old, new in ((self.keys, unit), (self.values, values))
@@ -125,7 +119,8 @@ class KnowledgeBase:
             raise PolicyKDError(f"knowledge base: rows to remove must lie in [0, {len(self)})")
         keep = torch.ones(len(self), dtype=torch.bool, device=self.keys.device)
         keep[rows.to(keep.device)] = False
-        self.keys, self.values, self._faiss = self.keys[keep], self.values[keep], None
+        self.keys, self.values = self.keys[keep], self.values[keep]
+        self._scan = self._graph = None
 
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> Neighbours:
         """The K most similar rows of every query.
@@ -146,14 +141,15 @@ class KnowledgeBase:
             raise PolicyKDError(
                 f"knowledge base: queries must be (B, {self.keys.shape[1]}), as its keys, got {tuple(queries.shape)}"
             )
-        queries = _unit(queries.detach().to(self.keys), "queries")
-        search = {"exact": self._search_all, "int8": self._search_scan, "hnsw": self._search_graph}[self.index]
-        if exclude is None:
-            return search(queries, k)
-        found = search(queries, k + 1)
-        own = found.rows == exclude.to(found.rows)[:, None]
-        similarities, places = found.similarities.masked_fill(own, -torch.inf).topk(k)
-        return Neighbours(similarities, found.rows.gather(1, places))
+        with torch.autocast(self.keys.device.type, enabled=False):  # ranks in float32 wherever it is called
+            queries = _unit(queries.detach().to(self.keys), "queries")
+            parts = [self._search(part, k + (exclude is not None)) for part in queries.split(QUERIES)]
+        similarities, rows = (torch.cat(column) for column in zip(*parts, strict=True))
+        if exclude is not None:
+            own = rows == exclude.to(rows)[:, None]
+            similarities, places = similarities.masked_fill(own, -torch.inf).topk(k)
+            rows = rows.gather(1, places)
+        return Neighbours(similarities, rows)
 
     def save(self, path: str | Path) -> None:
         """Write keys, values and the teacher's fingerprint as safetensors, whole or not at all."""
@@ -161,24 +157,34 @@ class KnowledgeBase:
 
     @classmethod
     def load(
-        cls, path: str | Path, teacher: str | None = None, *, index: Index = "exact", effort: int = 128
+        cls,
+        path: str | Path,
+        teacher: str | None = None,
+        *,
+        index: Index = "exact",
+        device: torch.device | str = "cpu",
+        effort: int = 128,
     ) -> KnowledgeBase:
-        """Map a saved memory: the file's pages are read as a search needs them.
+        """Map a saved memory: on the CPU the file's pages are read as a search needs them.
 
         Args:
             path: what ``save`` wrote.
             teacher: the fingerprint that it must have; None takes any.
             index: as in the constructor.
+            device: as in the constructor.
             effort: as in the constructor.
 
         Raises:
-            PolicyKDError: no such file, a foreign one, or a memory of another teacher.
+            PolicyKDError: no such file, a foreign or damaged one, or a memory of another teacher.
         """
         loaded = checkpoint.load(Path(path))
-        if not {"keys", "values", "teacher"} <= loaded.keys():
-            raise PolicyKDError(f"knowledge base: {path} holds none")
-        memory = cls(loaded["keys"].shape[1], loaded["values"].shape[1], loaded["teacher"], index=index, effort=effort)
-        memory.keys, memory.values = loaded["keys"], loaded["values"]
+        found = loaded if isinstance(loaded, dict) else {}
+        keys, values = (_table(found.get(part)) for part in ("keys", "values"))
+        name = found.get("teacher")
+        if keys is None or values is None or len(keys) != len(values) or not isinstance(name, str):
+            raise PolicyKDError(f"knowledge base: {path} holds none, or a damaged one")
+        memory = cls(keys.shape[1], values.shape[1], name, index=index, device=device, effort=effort)
+        memory.keys, memory.values = keys.to(device), values.to(device)
         if teacher is not None:
             memory.check_teacher(teacher)
         return memory
@@ -195,15 +201,21 @@ class KnowledgeBase:
                 "build it again with this one"
             )
 
-    def _search_all(self, queries: Tensor, k: int) -> Neighbours:
-        parts = [self._search_blocks(part, k) for part in queries.split(QUERIES)]
-        return Neighbours(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Similarities and rows ``(B, K)`` for at most ``QUERIES`` queries of length 1."""
+        if self.index == "hnsw":
+            self._graph = self._graph or Graph(self.keys)
+            return self._graph.search(queries, k, self.effort)
+        if self.index == "exact":
+            return self._search_all(queries, k)
+        self._scan = self._scan or Scan(self.keys)
+        return self._scan.search(self.keys, queries, k)
 
-    def _search_blocks(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _search_all(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The best of every block of keys, merged as they come."""
         best = queries.new_empty(len(queries), 0)
         rows = best.long()
-        block = max(1, CELLS // len(queries))
+        block = max(1, CELLS // max(1, len(queries)))
         for start in range(0, len(self), block):
             similarities = queries @ self.keys[start : start + block].T
             top, places = similarities.topk(min(k, similarities.shape[1]))
@@ -213,36 +225,10 @@ class KnowledgeBase:
                 rows = rows.gather(1, places)
         return best, rows
 
-    def _search_scan(self, queries: Tensor, k: int) -> Neighbours:
-        """The best of a scan in 8 bits, ranked by their keys."""
-        if self._faiss is None:
-            faiss = needs("faiss", "retrieval")
-            kind = faiss.ScalarQuantizer.QT_8bit_direct_signed
-            self._faiss = faiss.IndexScalarQuantizer(self.keys.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
-            largest = self.keys.abs().max()
-            for part in self.keys.split(ROWS):
-                self._faiss.add(_eight_bits(part, largest))
-        count = min(len(self), CANDIDATES * k + 10)
-        _, candidates = self._faiss.search(_eight_bits(queries, queries.abs().amax(1, keepdim=True)), count)
-        rows = torch.from_numpy(candidates).to(self.keys.device)
-        similarities, places = torch.bmm(self.keys[rows], queries[:, :, None])[:, :, 0].topk(k)
-        return Neighbours(similarities, rows.gather(1, places))
 
-    def _search_graph(self, queries: Tensor, k: int) -> Neighbours:
-        if self._faiss is None:
-            faiss = needs("faiss", "retrieval")
-            self._faiss = faiss.IndexHNSWFlat(self.keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
-            self._faiss.hnsw.efConstruction = BUILD_EFFORT
-            self._faiss.add(self.keys.cpu().numpy())
-        self._faiss.hnsw.efSearch = max(self.effort, 2 * k)
-        found = self._faiss.search(queries.cpu().numpy(), k)
-        similarities, rows = (torch.from_numpy(part).to(self.keys.device) for part in found)
-        return Neighbours(similarities.masked_fill(rows < 0, -torch.inf), rows.clamp_min(0))
-
-
-def _eight_bits(vectors: Tensor, largest: Tensor) -> np.ndarray:
-    """Numbers from -127 to 127, as FAISS's 8-bit codes take them: a scale does not change who is nearest."""
-    return (vectors * (127 / largest.clamp_min(1e-12))).round().cpu().numpy()
+def _table(value: Any) -> Tensor | None:
+    """A float32 matrix as it is, nothing else."""
+    return value if isinstance(value, Tensor) and value.ndim == 2 and value.dtype == torch.float32 else None
 
 
 def _unit(vectors: Tensor, what: str) -> Tensor:
