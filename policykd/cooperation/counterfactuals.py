@@ -37,7 +37,8 @@ class SearchConfig:
     sparsity: float = 1e-3
     """Weight of the L1 distance from the original, in widths of the teacher's data."""
     least_move: float = 0.02
-    """Mean distance per shared feature, in widths, that a counterfactual is at least away from its original."""
+    """Mean distance, in widths, that a counterfactual is at least away from its original, over the shared features
+    that vary in the teacher's data."""
     gradient_steps: int = 50
     """Steps of Adam for torch learners."""
     step_size: float = 0.02

@@ -60,6 +60,8 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        if isinstance(self.network, nn.Module):
+            raise TypeError("network: got a module: pass a function of (features, classes) that makes a new one")
         self.classes_, codes = np.unique(y, return_inverse=True)
         mean, std = X.mean(0), X.std(0)
         std = np.where(std > 0, std, 1.0)
