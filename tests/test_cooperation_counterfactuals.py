@@ -163,6 +163,18 @@ def test_torch_classifier_takes_any_network_and_leaves_torchs_generator_alone():
     assert inputs.grad.abs().sum() > 0
 
 
+def test_large_numbers_of_little_spread_keep_their_digits():
+    """Times in seconds since 1970, a minute apart; float32 tells them to 128 seconds."""
+    seconds = 1.7e9 + np.repeat([0.0, 60.0], 100) + np.random.default_rng(0).normal(size=200)
+    rows, labels = np.stack([seconds, np.random.default_rng(1).normal(size=200)], 1), np.repeat([0, 1], 100)
+    learner = TorchClassifier(widths=(8,), epochs=10, learning_rate=0.02, random_state=0)
+    assert learner.fit(rows, labels).score(rows, labels) == 1
+    teacher = make_owners([learner.set_params(epochs=3)] * 2, [(rows, labels)] * 2, 0)[0]  # not certain of anything
+    teacher.fit()
+    problem = Problem(teacher, Space(rows, np.arange(2), []), rows, labels, SearchConfig())
+    assert problem.found(gradient_search(teacher.learner, problem)).usable.mean() > 0.95
+
+
 def test_torch_classifier_weighs_rows():
     table, labels = clouds(60)
     only_a = np.where(labels == "a", 1.0, 1e-6)

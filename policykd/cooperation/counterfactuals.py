@@ -212,10 +212,9 @@ class Problem:
 def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
     """Adam on the instances themselves, all at once; returns points ``(n, F)`` in widths of the box."""
     space, config = problem.space, problem.config
-    low, width = (torch.tensor(part, dtype=torch.float32) for part in (space.low, space.width))
-    movable = torch.tensor(space.movable)
-    target = torch.tensor(problem.target, dtype=torch.float32)
-    origin = torch.tensor(problem.origin, dtype=torch.float32)
+    # float64, so that large numbers of little spread keep their digits.
+    low, width, origin = (torch.tensor(part) for part in (space.low, space.width, problem.origin))
+    movable, target = torch.tensor(space.movable), torch.tensor(problem.target)
     units = origin.clone().requires_grad_()
     adam = torch.optim.Adam([units], lr=config.step_size)
     for _ in range(config.gradient_steps):
@@ -226,7 +225,7 @@ def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
         adam.step()
         with torch.no_grad():
             units.clamp_(0, 1)
-    return space.project(units.detach().double().numpy(), problem.origin)
+    return space.project(units.detach().numpy(), problem.origin)
 
 
 def model_free_search(problem: Problem, generator: np.random.Generator) -> np.ndarray:
