@@ -113,6 +113,20 @@ def test_gradient_search_goes_to_its_target():
     np.testing.assert_allclose(reached, np.log(target / (1 - target)), atol=0.02)
 
 
+@pytest.mark.parametrize("kind", ["full tree", "line", "network"])
+def test_nominal_features_reach_combinations_that_no_row_has(kind):
+    """Of 256 combinations of four words, the teacher has at most 150."""
+    words = np.random.default_rng(0).integers(4, size=(150, 4))
+    rows, labels = np.eye(4)[words].reshape(150, 16), (words[:, 0] + words[:, 1] > 3).astype(int)
+    teacher = make_owners([TEACHERS[kind]()] * 2, [(rows, labels)] * 2, 0)[0]
+    teacher.fit()
+    groups = list(np.arange(16).reshape(4, 4))
+    found = counterfactuals(
+        teacher, right_rows(teacher), np.arange(16), groups, SearchConfig(), np.random.default_rng(0)
+    )
+    assert found.usable.mean() > 0.4
+
+
 def test_sparsity_keeps_counterfactuals_near():
     teacher = owner_of(LEARNERS["logistic"]())
     shared, instances = np.arange(4), right_rows(teacher)

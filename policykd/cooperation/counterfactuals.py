@@ -24,6 +24,8 @@ CERTAIN = 0.999
 """A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""
 DECIMALS = 6
 """Rows that agree in so many decimals, in widths of the teacher's data, count as the same."""
+KNOWN = 1e9
+"""Loss of a point that equals an own row, beside any other: it is taken only while there is no new one."""
 MOVED_SHARE, NOISE = 0.3, 0.1
 """Of a random step of the model-free search: the share of features that move, and how far (standard deviation)."""
 
@@ -75,6 +77,7 @@ class Space:
         self.width = np.where(varies, self.high - self.low, 1.0)
         self.movable = np.zeros(rows.shape[1], bool)
         self.movable[shared] = varies[shared]
+        self.binary = self.movable & ((rows == self.low) | (rows == self.high)).all(0)
         # A column that is constant in the teacher's data is no choice: its box is one point.
         self.groups = [free for group in groups if len(free := group[self.movable[group]])]
         self.known = set(map(bytes, self._key(rows)))
@@ -184,10 +187,11 @@ class Problem:
 
     def loss(self, units: np.ndarray) -> np.ndarray:
         """What is minimised, of several candidates ``(P, n, F)`` at once ``(P, n)``; infinite where one is no use."""
-        proba = self.teacher.proba(self.space.raw(units.reshape(-1, units.shape[-1])))
-        proba = proba.reshape(*units.shape[:2], -1)
+        rows = self.space.raw(units.reshape(-1, units.shape[-1]))
+        proba = self.teacher.proba(rows).reshape(*units.shape[:2], -1)
         distance = self.space.distance(units, self.origin)
         loss = ((proba - self.target) ** 2).sum(-1) + self.config.sparsity * distance
+        loss += np.where(self.space.is_new(rows).reshape(loss.shape), 0.0, KNOWN)
         return np.where(self._surer(proba) & self._far(distance), loss, np.inf)
 
     def found(self, units: np.ndarray) -> Found:
@@ -232,14 +236,15 @@ def model_free_search(problem: Problem, generator: np.random.Generator) -> np.nd
     """The best of random points, step by step, all instances at once; returns points ``(n, F)``.
 
     Each candidate goes a random way from the best point so far towards an own row of the teacher's of the same class,
-    or back towards the original, or to the side in some features.
+    or back towards the original, or to the side in some features. One-hot groups and features of two values go or stay
+    each by itself, so that combinations arise that no row has.
     """
     space, config, origin = problem.space, problem.config, problem.origin
     best, least = origin.copy(), np.full(len(origin), np.inf)
     partners = _partners(problem)
     every = np.arange(len(origin))
     for _ in range(config.search_steps):
-        candidates = np.stack([_step(best, origin, partners(generator), generator) for _ in range(config.proposals)])
+        candidates = np.stack([_step(best, problem, partners(generator), generator) for _ in range(config.proposals)])
         candidates = space.project(candidates, origin)
         losses = problem.loss(candidates)
         winner = losses.argmin(0)
@@ -249,16 +254,18 @@ def model_free_search(problem: Problem, generator: np.random.Generator) -> np.nd
     return best
 
 
-def _step(best: np.ndarray, origin: np.ndarray, partner: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _step(best: np.ndarray, problem: Problem, partner: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A candidate for each point."""
     n, features = best.shape
     share = generator.random((n, 1))
     moved = generator.random((n, features)) < MOVED_SHARE
     aside = best + np.where(moved, NOISE * generator.standard_normal((n, features)), 0.0)
     kind = generator.integers(3, size=(n, 1))
-    towards = best + share * (partner - best)
-    back = origin + share * (best - origin)
-    return np.where(kind == 0, towards, np.where(kind == 1, back, aside))
+    goal = np.where(kind == 0, partner, problem.origin)
+    follows = (generator.random((n, features)) < generator.random((n, 1))) | ~problem.space.binary
+    for group in problem.space.groups:
+        follows[:, group] = follows[:, group[:1]]
+    return np.where(kind == 2, aside, best + share * follows * (goal - best))
 
 
 def _partners(problem: Problem) -> Callable[[np.random.Generator], np.ndarray]:
