@@ -47,6 +47,15 @@ def test_a_run(files, capsys):
     assert "policykd" in json.loads((files / "run" / "versions.json").read_text())["packages"]
 
 
+def test_yes_and_no_stay_so(files):
+    for name in ("one.csv", "two.csv", "held.csv"):
+        table = pd.read_csv(name)
+        table.assign(smoker=np.random.default_rng(0).random(len(table)) < 0.5).to_csv(name, index=False)
+    main(["cooperate", *OWN, "--validation", "held.csv", "--run-dir", "run"])
+    for learner in ("logistic", "tree"):
+        assert pd.read_csv(f"run/received/{learner}.csv")["smoker"].isin((0, 1)).all()
+
+
 def test_held_out_rows_and_the_next_free_folder(files):
     for number in (1, 2):
         main(["cooperate", *OWN, "--held-out", "0.3"])

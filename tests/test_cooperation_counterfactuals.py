@@ -113,6 +113,20 @@ def test_gradient_search_goes_to_its_target():
     np.testing.assert_allclose(reached, np.log(target / (1 - target)), atol=0.02)
 
 
+@pytest.mark.parametrize("kind", sorted(TEACHERS))
+def test_flags_and_counts_stay_whole(kind):
+    table, labels = clouds(60)
+    draws = np.random.default_rng(0)
+    table = table.assign(flag=draws.random(60) < 0.5, count=draws.integers(3, 12, size=60))
+    teacher = make_owners([TEACHERS[kind]()] * 2, [(table, labels)] * 2, 0)[0]
+    teacher.fit()
+    shared = np.arange(table.shape[1])
+    found = counterfactuals(teacher, right_rows(teacher), shared, [], SearchConfig(), np.random.default_rng(0))
+    flag, count = found.rows[found.usable][:, teacher.table.columns(["flag", "count"])].T
+    assert found.usable.mean() > 0.6 and np.isin(flag, (0, 1)).all()
+    assert (count == np.round(count)).all() and len(np.unique(count)) > 3
+
+
 @pytest.mark.parametrize("kind", ["full tree", "line", "network"])
 def test_nominal_features_reach_combinations_that_no_row_has(kind):
     """Of 256 combinations of four words, the teacher has at most 150."""

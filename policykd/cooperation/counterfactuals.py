@@ -77,6 +77,7 @@ class Space:
         self.width = np.where(varies, self.high - self.low, 1.0)
         self.movable = np.zeros(rows.shape[1], bool)
         self.movable[shared] = varies[shared]
+        self.whole = self.movable & (rows == np.round(rows)).all(0)
         self.binary = self.movable & ((rows == self.low) | (rows == self.high)).all(0)
         # A column that is constant in the teacher's data is no choice: its box is one point.
         self.groups = [free for group in groups if len(free := group[self.movable[group]])]
@@ -87,12 +88,17 @@ class Space:
         return (rows - self.low) / self.width
 
     def raw(self, units: np.ndarray) -> np.ndarray:
-        """Back, never outside the box by rounding."""
-        return np.clip(self.low + units * self.width, self.low, self.high)
+        """Back, never outside the box by rounding, and whole where all own values are."""
+        rows = np.clip(self.low + units * self.width, self.low, self.high)
+        return np.where(self.whole, np.round(rows), rows)
 
     def project(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Nearest allowed points ``(..., n, F)``: in the box, one-hot groups at a corner, the rest where it was."""
+        """Nearest allowed points ``(..., n, F)``: in the box, whole numbers, one-hot groups at a corner.
+
+        What may not move is where it was.
+        """
         inside = np.where(self.movable, np.clip(units, 0, 1), origin)
+        inside = np.where(self.whole, self.unit(self.raw(inside)), inside)
         for group in self.groups:
             corner = inside[..., group].argmax(-1)
             inside[..., group] = np.eye(len(group))[corner]
