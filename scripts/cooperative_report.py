@@ -100,7 +100,7 @@ def uci_table(frame: pd.DataFrame) -> str:
     cells = [interval(100 * means[arm], 1) for arm in arms]
     less = interval(100 * (means["counterfactuals"] - means["instances"]), 1)
     lines.append(f"| mean over the sets (interval over sets) | | | {' | '.join(cells)} | {less} |")
-    return "\n".join(lines) + "\n\n" + kinds_line(frame) + sent_line(frame)
+    return "\n".join(lines) + "\n\n" + kinds_line(frame) + losers_line(frame) + sent_line(frame)
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -118,13 +118,25 @@ def kinds_line(frame: pd.DataFrame) -> str:
     return f"Gain by counterfactuals of each kind of learner, points, over the sets: {words}.\n"
 
 
+def losers_line(frame: pd.DataFrame) -> str:
+    """How many learners are worse for the counterfactuals that they received, by kind."""
+    by_learner = frame.pivot_table(index=["data", "seed", "learner"], columns="arm", values="accuracy")
+    lost = (by_learner["counterfactuals"] < by_learner["alone"]).groupby("learner").agg(["sum", "size"])
+    words = ", ".join(f"{kind} {row['sum']} of {row['size']}" for kind, row in lost.iterrows())
+    total = lost.sum()
+    return (
+        f"Learners that lose by counterfactuals (sets, seeds and kinds): {total['sum']} of {total['size']}; {words}.\n"
+    )
+
+
 def sent_line(frame: pd.DataFrame) -> str:
     """How much was sent."""
     own = frame[frame["arm"] == "counterfactuals"]
     rows, raw = own["sent"].mean(), frame.loc[frame["arm"] == "instances", "sent"].mean()
+    distance = (own["distance"] * own["sent"]).sum() / max(own["sent"].sum(), 1)  # rows differ in number by student
     return (
         f"A student received {rows:,.0f} counterfactuals, or {raw:,.0f} raw rows, on average; a counterfactual is "
-        f"{own['distance'].mean():.2f} widths of the teacher's data (L1) away from its original.\n"
+        f"{distance:.2f} widths of the teacher's data (L1) away from its original.\n"
     )
 
 

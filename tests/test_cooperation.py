@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("joblib")
@@ -65,6 +66,21 @@ def rows_in(table, rows):
     return sum(bytes(row) in known for row in np.ascontiguousarray(rows))
 
 
+class Listed(DecisionTreeClassifier):
+    """Its classes are a list."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.classes_ = list(self.classes_)
+        return self
+
+
+def test_classes_may_be_a_list():
+    own, held = two_owners()
+    cooperation = CooperativeDistillation([Listed(), DecisionTreeClassifier()]).fit(own, held)
+    assert cooperation.lessons_["sent"].min() > 0
+
+
 @pytest.mark.parametrize(("share", "leaks"), [("counterfactuals", False), ("instances", True)])
 def test_no_row_reaches_another_training_set_unchanged(share, leaks):
     own, _ = two_owners(seed=1)
@@ -98,6 +114,27 @@ def test_equal_seeds_are_equal_and_others_differ(fitted):
     same(fitted, again)
     other = CooperativeDistillation(tiny_learners(), one_hot=groups, rounds=2, random_state=4).fit(own, held)
     assert not other.received_["tree"].equals(again.received_["tree"])
+
+
+class Drawing(DecisionTreeClassifier):
+    """Draws from the generators of numpy and torch themselves."""
+
+    def fit(self, X, y):
+        rows = np.random.permutation(len(X))[: len(X) // 2 + int(torch.randint(9, ()))]
+        return super().fit(X.iloc[rows], np.asarray(y)[rows])
+
+
+def test_what_learners_draw_from_global_generators_is_equal_too():
+    own, held = two_owners()
+    learners = [Drawing(max_depth=2), Drawing(max_depth=2)]
+    np.random.seed(0)
+    torch.manual_seed(0)
+    first = CooperativeDistillation(learners).fit(own, held)
+    drawn = np.random.random(), float(torch.rand(()))
+    same(first, CooperativeDistillation(learners).fit(own, held))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    assert drawn == (np.random.random(), float(torch.rand(()))), "and they go on where they were"
 
 
 def test_pairs_in_parallel_give_the_same(fitted):
@@ -144,6 +181,24 @@ def test_an_instance_is_taught_once_by_the_surest_teacher():
     pairs = qualified_pairs(unnamed)
     for pair, rows in zip(pairs, most_confident(pairs, unnamed), strict=True):
         np.testing.assert_array_equal(rows, pair.qualified)
+
+
+def test_instances_of_a_series_are_taken_by_place():
+    own, _ = two_owners()
+    runs = []
+    for index in (range(len(own[0][0])), range(1000, 1000 + len(own[0][0]))):
+        names = pd.Series(np.arange(len(index)), index=index)
+        runs.append(CooperativeDistillation(tiny_learners()).fit([Dataset(*own[0], instances=names), own[1]]))
+    same(*runs)
+
+
+def test_one_hot_groups_of_arrays_go_by_place():
+    table, labels = clouds(60)
+    rows = table[["colour=blue", "colour=green", "colour=red", "x0"]].to_numpy()
+    data = [(rows[labels != "a"], labels[labels != "a"]), (rows[labels != "c"], labels[labels != "c"])]
+    cooperation = CooperativeDistillation(tiny_learners(), one_hot=[[0, 1, 2]]).fit(data)
+    received = cooperation.received_["net"]
+    assert len(received) and (received[["0", "1", "2"]].sum(axis=1) == 1).all()
 
 
 def test_missing_features_are_sampled_from_own_rows_of_the_class():

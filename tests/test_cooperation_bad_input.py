@@ -8,12 +8,15 @@ pytest.importorskip("sklearn")
 pytest.importorskip("joblib")
 
 from cooperating import COLOURS, clouds
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
+from torch import nn
 
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.tables import Dataset
+from policykd.cooperation.torch_classifier import TorchClassifier
 from policykd.errors import PolicyKDError
 
 TABLE, LABELS = clouds(30)
@@ -35,6 +38,17 @@ class Odd(DecisionTreeClassifier):
         return np.full((len(X), len(self.classes_)), np.nan)
 
 
+class Broken(DecisionTreeClassifier):
+    """Fits, and then answers nothing."""
+
+    def predict_proba(self, X, check_input=True):
+        raise RuntimeError("two\nlines")
+
+
+def misshapen(features, classes):
+    return nn.Linear(features + 1, classes)
+
+
 @pytest.mark.parametrize(
     ("datasets", "message"),
     [
@@ -48,6 +62,9 @@ class Odd(DecisionTreeClassifier):
         ([GOOD, (TABLE.assign(x2="word"), LABELS)], "feature 'x2' is no number: one-hot encode it"),
         ([GOOD, (TABLE, np.arange(30))], "labels are numbers in one data set and strings in another"),
         ([GOOD, (TABLE, [None, *LABELS[1:]])], "some labels are missing"),
+        ([GOOD, (TABLE, None)], "labels must be one per row, and at least one, got ()"),
+        ([GOOD, (TABLE, "a")], "labels must be one per row, and at least one, got ()"),
+        ([GOOD, (pd.concat([TABLE, TABLE["x1"]], axis=1), LABELS)], "9 columns need as many different names, got 8"),
         ([GOOD, (TABLE[:0], LABELS[:0])], "labels must be one per row, and at least one"),
         ([GOOD, (ARRAY, LABELS)], "columns are matched by name: give DataFrames, or Dataset(..., names=...)"),
         ([(ARRAY, LABELS), (ARRAY[:, :3], LABELS)], "columns are matched by name"),
@@ -74,13 +91,17 @@ def refused(message, job):
         ([("a", TREE), ("a", TREE)], "two or more of different names"),
         ([TREE, "tree"], "learner 'str': needs fit and predict_proba, got 'tree'"),
         ([TREE, DecisionTreeClassifier], "needs fit and predict_proba"),
+        (RandomForestClassifier(), "learners: needs two or more in a list or by name, got RandomForestClassifier()"),
+        ([TREE, Broken()], "learner 'Broken': its predict_proba failed: two lines"),
+        ([TREE, TorchClassifier(misshapen)], "learner 'TorchClassifier': its fit failed: mat1 and mat2"),
+        ([TREE, TorchClassifier(nn.Linear(8, 3))], "its fit failed: network: got a module: pass a function of"),
         ([TREE, LinearSVC()], "learner 'LinearSVC': LinearSVC has no predict_proba and classes_: choose one that has"),
         ([TREE, Odd()], "learner 'Odd': predict_proba gave (30, 3) or values that are not finite"),
         ([TREE, DecisionTreeClassifier(max_depth=-1)], "learner 'DecisionTreeClassifier_2': its fit failed"),
     ],
 )
 def test_learners(learners, message):
-    refused(message, lambda: CooperativeDistillation(learners).fit([GOOD] * len(learners)))
+    refused(message, lambda: CooperativeDistillation(learners).fit([GOOD, GOOD]))
 
 
 def test_a_learner_with_one_class_only():
@@ -94,6 +115,10 @@ def test_a_learner_with_one_class_only():
     ("changes", "message"),
     [
         ({"rounds": 0}, "config: rounds=0 must be at least 1"),
+        ({"rounds": 1.5}, "config: rounds=1.5 must be at least 1, and whole"),
+        ({"rounds": "2"}, "config: rounds='2' must be at least 1, and whole"),
+        ({"n_jobs": 0}, "config: n_jobs=0 must be None or whole, and not 0"),
+        ({"random_state": -1}, "config: random_state=-1 must be a number from 0 on"),
         ({"random_state": None}, "config: random_state=None must be a number from 0 on"),
         ({"alpha": 2.0}, "config: alpha=2.0 must lie in [0, 1]"),
         ({"share": "rows"}, "config: share='rows' must be one of counterfactuals, instances, teacher_labels"),
@@ -119,6 +144,23 @@ def test_validation_data():
         lambda: cooperation.fit([GOOD] * 2, [GOOD, lacking]),
     )
     refused("validation: 2 learners need as many data sets, got 1", lambda: cooperation.fit([GOOD] * 2, [GOOD]))
+    other_kind = (TABLE, np.arange(30) % 3)
+    refused("validation: labels are numbers, but strings in", lambda: cooperation.fit([GOOD] * 2, [other_kind] * 2))
+
+
+def test_whole_numbers_of_numpy_are_numbers():
+    cooperation = CooperativeDistillation(
+        [TREE, TREE], rounds=np.int64(1), random_state=np.int64(3), n_jobs=np.int64(1)
+    )
+    assert len(cooperation.fit([GOOD, GOOD]).lessons_) == 2
+
+
+def test_numbers_among_objects_stay_numbers():
+    numbers = np.arange(30) % 3
+    cooperation = CooperativeDistillation([TREE, TREE])
+    cooperation.fit([(TABLE, numbers.astype(object))] * 2, [(TABLE, numbers)] * 2)
+    assert (cooperation.accuracy_["validation"] == 1).all()
+    assert cooperation.learners_["DecisionTreeClassifier_1"].classes_.dtype.kind == "i"
 
 
 def test_arrays_of_equal_width_need_no_names():

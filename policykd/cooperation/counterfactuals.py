@@ -24,6 +24,8 @@ CERTAIN = 0.999
 """A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""
 DECIMALS = 6
 """Rows that agree in so many decimals, in widths of the teacher's data, count as the same."""
+KNOWN = 1e9
+"""Loss of a point that equals an own row, beside any other: it is taken only while there is no new one."""
 MOVED_SHARE, NOISE = 0.3, 0.1
 """Of a random step of the model-free search: the share of features that move, and how far (standard deviation)."""
 
@@ -37,7 +39,8 @@ class SearchConfig:
     sparsity: float = 1e-3
     """Weight of the L1 distance from the original, in widths of the teacher's data."""
     least_move: float = 0.02
-    """Mean distance per shared feature, in widths, that a counterfactual is at least away from its original."""
+    """Mean distance, in widths, that a counterfactual is at least away from its original, over the shared features
+    that vary in the teacher's data."""
     gradient_steps: int = 50
     """Steps of Adam for torch learners."""
     step_size: float = 0.02
@@ -74,6 +77,8 @@ class Space:
         self.width = np.where(varies, self.high - self.low, 1.0)
         self.movable = np.zeros(rows.shape[1], bool)
         self.movable[shared] = varies[shared]
+        self.whole = self.movable & (rows == np.round(rows)).all(0)
+        self.binary = self.movable & ((rows == self.low) | (rows == self.high)).all(0)
         # A column that is constant in the teacher's data is no choice: its box is one point.
         self.groups = [free for group in groups if len(free := group[self.movable[group]])]
         self.known = set(map(bytes, self._key(rows)))
@@ -83,12 +88,17 @@ class Space:
         return (rows - self.low) / self.width
 
     def raw(self, units: np.ndarray) -> np.ndarray:
-        """Back, never outside the box by rounding."""
-        return np.clip(self.low + units * self.width, self.low, self.high)
+        """Back, never outside the box by rounding, and whole where all own values are."""
+        rows = np.clip(self.low + units * self.width, self.low, self.high)
+        return np.where(self.whole, np.round(rows), rows)
 
     def project(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Nearest allowed points ``(..., n, F)``: in the box, one-hot groups at a corner, the rest where it was."""
+        """Nearest allowed points ``(..., n, F)``: in the box, whole numbers, one-hot groups at a corner.
+
+        What may not move is where it was.
+        """
         inside = np.where(self.movable, np.clip(units, 0, 1), origin)
+        inside = np.where(self.whole, self.unit(self.raw(inside)), inside)
         for group in self.groups:
             corner = inside[..., group].argmax(-1)
             inside[..., group] = np.eye(len(group))[corner]
@@ -183,10 +193,11 @@ class Problem:
 
     def loss(self, units: np.ndarray) -> np.ndarray:
         """What is minimised, of several candidates ``(P, n, F)`` at once ``(P, n)``; infinite where one is no use."""
-        proba = self.teacher.proba(self.space.raw(units.reshape(-1, units.shape[-1])))
-        proba = proba.reshape(*units.shape[:2], -1)
+        rows = self.space.raw(units.reshape(-1, units.shape[-1]))
+        proba = self.teacher.proba(rows).reshape(*units.shape[:2], -1)
         distance = self.space.distance(units, self.origin)
         loss = ((proba - self.target) ** 2).sum(-1) + self.config.sparsity * distance
+        loss += np.where(self.space.is_new(rows).reshape(loss.shape), 0.0, KNOWN)
         return np.where(self._surer(proba) & self._far(distance), loss, np.inf)
 
     def found(self, units: np.ndarray) -> Found:
@@ -211,10 +222,9 @@ class Problem:
 def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
     """Adam on the instances themselves, all at once; returns points ``(n, F)`` in widths of the box."""
     space, config = problem.space, problem.config
-    low, width = (torch.tensor(part, dtype=torch.float32) for part in (space.low, space.width))
-    movable = torch.tensor(space.movable)
-    target = torch.tensor(problem.target, dtype=torch.float32)
-    origin = torch.tensor(problem.origin, dtype=torch.float32)
+    # float64, so that large numbers of little spread keep their digits.
+    low, width, origin = (torch.tensor(part) for part in (space.low, space.width, problem.origin))
+    movable, target = torch.tensor(space.movable), torch.tensor(problem.target)
     units = origin.clone().requires_grad_()
     adam = torch.optim.Adam([units], lr=config.step_size)
     for _ in range(config.gradient_steps):
@@ -225,21 +235,22 @@ def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
         adam.step()
         with torch.no_grad():
             units.clamp_(0, 1)
-    return space.project(units.detach().double().numpy(), problem.origin)
+    return space.project(units.detach().numpy(), problem.origin)
 
 
 def model_free_search(problem: Problem, generator: np.random.Generator) -> np.ndarray:
     """The best of random points, step by step, all instances at once; returns points ``(n, F)``.
 
     Each candidate goes a random way from the best point so far towards an own row of the teacher's of the same class,
-    or back towards the original, or to the side in some features.
+    or back towards the original, or to the side in some features. One-hot groups and features of two values go or stay
+    each by itself, so that combinations arise that no row has.
     """
     space, config, origin = problem.space, problem.config, problem.origin
     best, least = origin.copy(), np.full(len(origin), np.inf)
     partners = _partners(problem)
     every = np.arange(len(origin))
     for _ in range(config.search_steps):
-        candidates = np.stack([_step(best, origin, partners(generator), generator) for _ in range(config.proposals)])
+        candidates = np.stack([_step(best, problem, partners(generator), generator) for _ in range(config.proposals)])
         candidates = space.project(candidates, origin)
         losses = problem.loss(candidates)
         winner = losses.argmin(0)
@@ -249,16 +260,18 @@ def model_free_search(problem: Problem, generator: np.random.Generator) -> np.nd
     return best
 
 
-def _step(best: np.ndarray, origin: np.ndarray, partner: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _step(best: np.ndarray, problem: Problem, partner: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A candidate for each point."""
     n, features = best.shape
     share = generator.random((n, 1))
     moved = generator.random((n, features)) < MOVED_SHARE
     aside = best + np.where(moved, NOISE * generator.standard_normal((n, features)), 0.0)
     kind = generator.integers(3, size=(n, 1))
-    towards = best + share * (partner - best)
-    back = origin + share * (best - origin)
-    return np.where(kind == 0, towards, np.where(kind == 1, back, aside))
+    goal = np.where(kind == 0, partner, problem.origin)
+    follows = (generator.random((n, features)) < generator.random((n, 1))) | ~problem.space.binary
+    for group in problem.space.groups:
+        follows[:, group] = follows[:, group[:1]]
+    return np.where(kind == 2, aside, best + share * follows * (goal - best))
 
 
 def _partners(problem: Problem) -> Callable[[np.random.Generator], np.ndarray]:

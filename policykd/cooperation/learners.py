@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from policykd.cooperation.owners import numbered
 from policykd.cooperation.torch_classifier import TorchClassifier
 from policykd.errors import PolicyKDError, nearest
 
@@ -35,5 +36,4 @@ def make_learners(kinds: Sequence[str]) -> dict[str, Any]:
             raise PolicyKDError(
                 f"learners: {kind!r} is unknown{nearest(kind, LEARNERS)}; there are {', '.join(LEARNERS)}"
             )
-    names = [f"{kind}_{place + 1}" if kinds.count(kind) > 1 else kind for place, kind in enumerate(kinds)]
-    return {name: LEARNERS[kind]() for name, kind in zip(names, kinds, strict=True)}
+    return {name: LEARNERS[kind]() for name, kind in zip(numbered(kinds), kinds, strict=True)}

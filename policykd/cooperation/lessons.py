@@ -73,7 +73,7 @@ def qualified_pairs(owners: Sequence[Owner]) -> list[Pair]:
     for i, teacher in enumerate(owners):
         rows, labels = teacher.table.rows, teacher.table.labels
         proba = teacher.proba(rows)
-        right = np.flatnonzero(teacher.learner.classes_[proba.argmax(1)] == labels)
+        right = np.flatnonzero(teacher.classes[proba.argmax(1)] == labels)
         confidence = proba[right].max(1, initial=0)
         for j, student in enumerate(owners):
             names = shared_names(teacher, student)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
@@ -25,7 +27,7 @@ class Owner:
         name: of the learner.
         learner: the user's; it is cloned and stays as it is.
         table: its rows.
-        seed: for its random states that are None, so that two runs are the same.
+        seed: for its random states that are None and what else it draws in its fit, so that two runs are the same.
     """
 
     def __init__(self, name: str, learner: Any, table: Table, seed: int) -> None:
@@ -44,16 +46,19 @@ class Owner:
         learner = clone(self.unfitted, safe=False)
         rows = np.concatenate([self.table.rows, self.received_rows])
         labels = np.concatenate([self.table.labels, self.received_labels])
-        try:
+        with _refusing(self.name, "fit"), _global_seed(self.seed):
             learner.fit(self.presented(rows), labels)
-        except (ValueError, TypeError) as error:
-            raise PolicyKDError(f"learner {self.name!r}: its fit failed: {one_line(error)}") from error
         if not hasattr(learner, "predict_proba") or not hasattr(learner, "classes_"):
             raise PolicyKDError(
                 f"learner {self.name!r}: {type(learner).__name__} has no predict_proba and classes_: "
                 "choose one that has, or calibrate it (sklearn.calibration.CalibratedClassifierCV)"
             )
         self.learner = learner
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Labels that the fitted learner knows ``(C,)``, in the order of its probabilities."""
+        return np.asarray(self.learner.classes_)
 
     def presented(self, rows: np.ndarray) -> pd.DataFrame | np.ndarray:
         """Rows as the user gave them: a DataFrame or an array."""
@@ -63,24 +68,25 @@ class Owner:
         """Probabilities ``(n, C)`` of the classes that this learner has seen, in the order of ``learner.classes_``.
 
         Raises:
-            PolicyKDError: they are no probabilities.
+            PolicyKDError: the learner cannot tell them, or they are no probabilities.
         """
-        found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
-        if found.shape != (len(rows), len(self.learner.classes_)) or not np.isfinite(found).all():
+        with _refusing(self.name, "predict_proba"):
+            found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
+        if found.shape != (len(rows), len(self.classes)) or not np.isfinite(found).all():
             raise PolicyKDError(
                 f"learner {self.name!r}: predict_proba gave {found.shape} or values that are not finite for "
-                f"{len(rows)} rows and {len(self.learner.classes_)} classes"
+                f"{len(rows)} rows and {len(self.classes)} classes"
             )
         return found
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """The likeliest class of each row, as its label."""
-        return self.learner.classes_[self.proba(rows).argmax(1)]
+        return self.classes[self.proba(rows).argmax(1)]
 
     def place(self, labels: np.ndarray) -> np.ndarray:
         """Column of each label in ``proba``; all of them must be among its classes."""
-        order = np.argsort(self.learner.classes_)
-        return order[np.searchsorted(self.learner.classes_, labels, sorter=order)]
+        order = np.argsort(self.classes)
+        return order[np.searchsorted(self.classes, labels, sorter=order)]
 
     def complete(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Rows of another owner as this learner would see them, to ask for its answer ``(n, F)``.
@@ -156,20 +162,25 @@ def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
     """Learners by name: the user's, or their classes' with a number where two are of one class.
 
     Raises:
-        PolicyKDError: fewer than two, two of one name, or one that is no learner.
+        PolicyKDError: no list, fewer than two, two of one name, or one that is no learner.
     """
+    if not isinstance(learners, Sequence | Mapping):
+        raise PolicyKDError(f"learners: needs two or more in a list or by name, got {one_line(learners)}")
     if isinstance(learners, Mapping) or all(isinstance(item, tuple) and len(item) == 2 for item in learners):
         named = dict(learners)
     else:
-        kinds = [type(item).__name__ for item in learners]
-        names = [f"{kind}_{i + 1}" if kinds.count(kind) > 1 else kind for i, kind in enumerate(kinds)]
-        named = dict(zip(names, learners, strict=True))
+        named = dict(zip(numbered([type(item).__name__ for item in learners]), learners, strict=True))
     if len(named) != len(learners) or len(named) < 2:
         raise PolicyKDError(f"learners: needs two or more of different names, got {', '.join(named) or 'none'}")
     for name, learner in named.items():
         if not hasattr(learner, "fit") or isinstance(learner, type):
             raise PolicyKDError(f"learner {name!r}: needs fit and predict_proba, got {learner!r}")
     return named
+
+
+def numbered(kinds: Sequence[str]) -> list[str]:
+    """Names of learners of these kinds: the kind, with its place where a kind comes twice."""
+    return [f"{kind}_{place + 1}" if kinds.count(kind) > 1 else kind for place, kind in enumerate(kinds)]
 
 
 def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> None:
@@ -200,6 +211,28 @@ def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> N
 def shared_names(teacher: Owner, student: Owner) -> tuple[str, ...]:
     """Features of both, in the teacher's order."""
     return tuple(name for name in teacher.table.names if name in student.table.names)
+
+
+@contextlib.contextmanager
+def _refusing(name: str, what: str) -> Iterator[None]:
+    """Whatever a learner raises, as one line."""
+    try:
+        yield
+    except Exception as error:  # any library's learner, any network: their errors have no common kind
+        raise PolicyKDError(f"learner {name!r}: its {what} failed: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """The generators of numpy and torch from a seed, for what a learner draws from them; afterwards as before."""
+    state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(state)
 
 
 def _seeded(learner: Any, seed: int) -> Any:

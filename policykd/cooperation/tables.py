@@ -43,6 +43,11 @@ class Table:
     instances: Sequence[Hashable] | None
     is_frame: bool
 
+    @property
+    def label_kind(self) -> str:
+        """Labels of one kind never equal those of the other."""
+        return "strings" if self.labels.dtype.kind in "US" else "numbers"
+
     def columns(self, names: Sequence[str]) -> np.ndarray:
         """Where these features are."""
         return np.array([self.names.index(name) for name in names], int)
@@ -73,8 +78,7 @@ def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[s
     if len(datasets) != len(names):
         raise PolicyKDError(f"{what}: {len(names)} learners need as many data sets, got {len(datasets)}")
     tables = [_table(data, f"{what} of {name!r}") for data, name in zip(datasets, names, strict=True)]
-    kinds = {"string" if table.labels.dtype.kind in "OUS" else "number" for table in tables}
-    if len(kinds) > 1:
+    if len({table.label_kind for table in tables}) > 1:
         raise PolicyKDError(f"{what}: labels are numbers in one data set and strings in another: use one kind")
     _check_names(tables, datasets, names, what)
     return tables
@@ -85,7 +89,9 @@ def _table(data: Data, who: str) -> Table:
         if not (isinstance(data, tuple) and len(data) == 2):
             raise PolicyKDError(f"{who}: needs (features, labels) or a Dataset, got {type(data).__name__}")
         data = Dataset(*data)
-    features, labels = data.features, np.asarray(data.labels)
+    features, labels = data.features, _labels(data.labels, who)
+    # By place: a pandas Series would be looked up by its index.
+    instances = None if data.instances is None else list(data.instances)
     is_frame = isinstance(features, pd.DataFrame)
     names = tuple(map(str, features.columns if isinstance(features, pd.DataFrame) else data.names or ()))
     rows = _numbers(features, names, who)
@@ -94,23 +100,28 @@ def _table(data: Data, who: str) -> Table:
         raise PolicyKDError(f"{who}: {rows.shape[1]} columns need as many different names, got {len(set(names))}")
     if taken := set(RESERVED) & set(names):
         raise PolicyKDError(f"{who}: {', '.join(sorted(taken))} cannot name a feature: it is a column of the report")
-    for what, given in (("labels", labels), ("instances", data.instances)):
+    for what, given in (("labels", labels), ("instances", instances)):
         if given is not None and len(given) != len(rows):
             raise PolicyKDError(f"{who}: {len(rows)} rows but {len(given)} {what}")
+    return Table(rows, labels, names, instances, is_frame)
+
+
+def _labels(given: Sequence[Hashable] | np.ndarray, who: str) -> np.ndarray:
+    """Numbers or strings ``(n,)``; numbers among objects stay numbers."""
+    labels = np.asarray(given)
     if labels.ndim != 1 or len(labels) == 0:
         raise PolicyKDError(f"{who}: labels must be one per row, and at least one, got {labels.shape}")
     if pd.isna(labels).any():
         raise PolicyKDError(f"{who}: some labels are missing")
-    if labels.dtype.kind == "O":
-        labels = labels.astype(str)
-    return Table(rows, labels, names, data.instances, is_frame)
+    labels = pd.Series(labels).infer_objects().to_numpy()
+    return labels.astype(str) if labels.dtype.kind == "O" else labels
 
 
 def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str) -> np.ndarray:
     """Features as float64 ``(n, F)``; what is no finite number is named."""
     if isinstance(features, pd.DataFrame):
-        for name in features:
-            if not (pd.api.types.is_numeric_dtype(features[name]) or pd.api.types.is_bool_dtype(features[name])):
+        for name, kind in features.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(kind):
                 raise PolicyKDError(f"{who}: feature {name!r} is no number: one-hot encode it (pandas.get_dummies)")
     try:
         rows = np.asarray(features, np.float64)
@@ -143,6 +154,6 @@ def _check_names(tables: Sequence[Table], datasets: Sequence[Data], names: Seque
             raise PolicyKDError(f"{what} of {name!r}: shares no feature name with any other learner's data")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     """Another library's words, as the end of an error line."""
     return " ".join(str(error).split())[:200]

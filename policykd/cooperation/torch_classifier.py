@@ -60,12 +60,13 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        if isinstance(self.network, nn.Module):
+            raise TypeError("network: got a module: pass a function of (features, classes) that makes a new one")
         self.classes_, codes = np.unique(y, return_inverse=True)
         mean, std = X.mean(0), X.std(0)
         std = np.where(std > 0, std, 1.0)
-        self.mean_, self.std_ = (torch.tensor(part, dtype=torch.float32) for part in (mean, std))
-        # Standardised in float64: large numbers of little spread keep their digits.
-        inputs = torch.tensor((X - mean) / std, dtype=torch.float32)
+        self.mean_, self.std_ = torch.tensor(mean), torch.tensor(std)
+        inputs = self._standard(torch.tensor(X))
         weight = np.ones(len(X)) if sample_weight is None else check_array(sample_weight, ensure_2d=False)
         if weight.shape != (len(X),) or weight.min() < 0 or not weight.any():
             raise ValueError(
@@ -97,15 +98,18 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits ``(B, C)`` of raw inputs ``(B, F)``, differentiable in them."""
-        return self.network_((inputs - self.mean_) / self.std_)
+        return self.network_(self._standard(inputs))
+
+    def _standard(self, inputs: Tensor) -> Tensor:
+        """In float64 until standardised: large numbers of little spread keep their digits."""
+        return ((inputs.double() - self.mean_) / self.std_).float()
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities ``(n, C)`` of ``classes_``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         with torch.no_grad():
-            inputs = (X - self.mean_.numpy()) / self.std_.numpy()
-            return self.network_(torch.tensor(inputs, dtype=torch.float32)).double().softmax(1).numpy()
+            return self.logits(torch.tensor(X)).double().softmax(1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
