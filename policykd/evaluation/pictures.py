@@ -40,17 +40,21 @@ class Panel(NamedTuple):
 
 def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = "") -> Path:
     """Draw panels side by side: the mean of every series, and a small point for every seed."""
-    figure = Figure(figsize=(4.2 * len(panels), 4.0), dpi=150, facecolor="white", layout="constrained")
+    width = max(4.2, *(0.8 * len(panel.ticks or ()) for panel in panels))
+    figure = Figure(figsize=(width * len(panels), 4.0), dpi=150, facecolor="white", layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
     shared = len({panel.ylabel for panel in panels}) == 1
+    same = len({tuple(panel.series) for panel in panels}) == 1
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0], panels, strict=True):
         for index, (label, series) in enumerate(panel.series.items()):
             _draw(axes, label, series, COLOURS[index % len(COLOURS)], index, len(panel.series), panel.ticks is not None)
         if panel.ticks is not None:
             axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), rotation=30, ha="right")
         _decorate(axes, panel.title, panel.xlabel, panel.ylabel)
-        if len(panel.series) > 1:
+        if len(panel.series) > 1 and not same:
             axes.legend(frameon=False, fontsize=8)
+    if same and len(panels[0].series) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     figure.supxlabel(f"{caption}   (large: mean; small: each seed)", fontsize=8, color=FAINT)
     return _save(figure, path)
 
