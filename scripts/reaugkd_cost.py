@@ -131,7 +131,7 @@ def _student(layers: int, width: int) -> TextClassifier:
     return TextClassifier(transformers.BertForSequenceClassification(config), 0).eval()
 
 
-def _random_memory(keys: int, width: int, classes: int, index: Index, effort: int = 128) -> KnowledgeBase:
+def _random_memory(keys: int, width: int, classes: int, index: Index) -> KnowledgeBase:
     generator = torch.Generator().manual_seed(0)
     memory = KnowledgeBase(width, classes, "random", index=index)
     memory.add(torch.randn(keys, width, generator=generator), torch.full((keys, classes), 1 / classes))

@@ -31,7 +31,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.model, self.padding = model, padding
         self.embedding = nn.Identity()
-        self.positions = getattr(model.config, "max_position_embeddings", sys.maxsize)
+        self.positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
         self.segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def forward(self, tokens: Tensor) -> Tensor:
