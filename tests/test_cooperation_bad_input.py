@@ -115,6 +115,10 @@ def test_a_learner_with_one_class_only():
     ("changes", "message"),
     [
         ({"rounds": 0}, "config: rounds=0 must be at least 1"),
+        ({"one_hot": [0, 1]}, "must be a list of groups, each a list of feature names"),
+        ({"one_hot": ["red", "blue"]}, "must be a list of groups, each a list of feature names"),
+        ({"search_steps": 1.5}, "config: search_steps=1.5 must be int"),
+        ({"sparsity": None}, "config: sparsity=None must be float"),
         ({"rounds": 1.5}, "config: rounds=1.5 must be at least 1, and whole"),
         ({"rounds": "2"}, "config: rounds='2' must be at least 1, and whole"),
         ({"n_jobs": 0}, "config: n_jobs=0 must be None or whole, and not 0"),

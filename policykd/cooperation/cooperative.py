@@ -27,7 +27,7 @@ from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliver
 from policykd.cooperation.owners import Owner, check_groups, named_learners
 from policykd.cooperation.tables import RESERVED, Data, Table, read_tables
 from policykd.errors import PolicyKDError
-from policykd.settings import require
+from policykd.settings import build, require
 
 log = logging.getLogger("policykd")
 
@@ -113,7 +113,7 @@ class CooperativeDistillation(BaseEstimator):
         """
         search = self._checked()
         owners = make_owners(self.learners, datasets, int(self.random_state))
-        groups = [tuple(map(str, group)) for group in self.one_hot]  # as the names of columns
+        groups = [tuple(map(str, group)) for group in self.one_hot]  # as the names of columns are
         check_groups(groups, owners)
         held = _validation(validation, owners)
 
@@ -156,7 +156,11 @@ class CooperativeDistillation(BaseEstimator):
         require(_whole(seed) and seed >= 0, "random_state", seed, repeats)
         require(jobs is None or (_whole(jobs) and jobs != 0), "n_jobs", jobs, "must be None or whole, and not 0")
         require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
-        return SearchConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)})
+        listed = isinstance(self.one_hot, Sequence) and all(isinstance(group, list | tuple) for group in self.one_hot)
+        require(listed, "one_hot", self.one_hot, "must be a list of groups, each a list of feature names")
+        return build(
+            SearchConfig, {field.name: getattr(self, field.name) for field in dataclasses.fields(SearchConfig)}
+        )
 
     def _learn(
         self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
