@@ -2,15 +2,13 @@
 
     python scripts/reaugkd_cost.py         # some minutes; needs policykd[transformers,retrieval]
 
-The students have the shapes of MiniLM-L3 (three layers of width 384) and of the paper's student (six of width 768), and
-random weights, which the time does not depend on; they read sentences of 32 tokens, one or 32 at a time, with K = 10.
+The students have the shapes of MiniLM's first two or three layers (width 384) and of the paper's student (six of 768),
+and random weights, which the time does not depend on; they read sentences of 32 tokens, one or 32 at a time. K is 10.
 With and without retrieval are timed in turns, so that a busy machine slows both.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import statistics
@@ -91,18 +89,19 @@ def main(options: Options) -> None:
 def latency(sizes: tuple[int, ...], batches: tuple[int, ...], calls: int) -> list[dict[str, Any]]:
     """Median time of a batch without retrieval and with it, per number of keys, index and sentences at a time."""
     rows = []
-    for (layers, width), keys, batch, index in itertools.product(STUDENTS, sizes, batches, INDEXES):
+    for layers, width in STUDENTS:
         student = _student(layers, width)
-        count = calls if batch == 1 else calls // 16
-        sentences = torch.randint(5, 1000, (count, batch, 2, TOKENS))
-        sentences[:, :, 1] = 0
-        memory = _random_memory(keys, width, CLASSES, index)
-        retrieval = Retrieval(student, memory, EMBEDDING, Lookup(10, 0.1, 0.5)).eval()
-        retrieval(sentences[0])  # builds the graph
-        plain, with_memory, more = _in_turns(student, retrieval, sentences)
-        times = {"student_ms": round(plain, 3), "with_retrieval_ms": round(with_memory, 3), "overhead": round(more, 4)}
-        shape = {"layers": layers, "width": width, "keys": keys, "sentences": batch, "index": index}
-        rows.append({**shape, **times, "calls": count})
+        for keys, batch, index in itertools.product(sizes, batches, INDEXES):
+            count = calls if batch == 1 else calls // 16
+            sentences = torch.randint(5, 1000, (count, batch, 2, TOKENS))
+            sentences[:, :, 1] = 0
+            memory = _random_memory(keys, width, CLASSES, index)
+            retrieval = Retrieval(student, memory, EMBEDDING, Lookup(10, 0.1, 0.5)).eval()
+            retrieval(sentences[0])  # builds what the index needs
+            plain, more, overhead = _in_turns(student, retrieval, sentences)
+            times = {"student_ms": round(plain, 3), "with_retrieval_ms": round(more, 3), "overhead": round(overhead, 4)}
+            shape = {"layers": layers, "width": width, "keys": keys, "sentences": batch, "index": index}
+            rows.append({**shape, **times, "calls": count})
     return rows
 
 
@@ -237,19 +236,14 @@ def write_report(out: Path) -> str:
         "| 100,000 keys | index | efSearch | recall at 10 | less similar by | ms per query alone |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for row in pd.read_csv(out / "recall.csv").rename(columns={"index": "index_"}).itertuples():
-        effort = row.effort or ""
-        shown = f"{row.recall_at_10:.4f} | {row.less_similar:.5f} | {row.query_ms:.2f}"
-        lines.append(f"| {row.data} | {row.index_} | {effort} | {shown} |")
+    for row in pd.read_csv(out / "recall.csv").to_dict("records"):
+        shown = f"{row['recall_at_10']:.4f} | {row['less_similar']:.5f} | {row['query_ms']:.2f}"
+        lines.append(f"| {row['data']} | {row['index']} | {row['effort'] or ''} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

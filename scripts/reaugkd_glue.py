@@ -239,11 +239,40 @@ def write_report(results: Results, out: Path) -> str:
     for row, label in ROWS.items():
         cells = [_cell(results.rows.values(TASKS[name], task=name, row=row)) for name in tasks]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    table = "\n".join(lines) + "\n\nTest (dev.tsv), mean (standard deviation) and number of seeds.\n"
+    gains = [_cell(_difference(results.rows, name)) for name in tasks]
+    lines.append(f"| ReAugKD minus Hinton, paired | {' | '.join(gains)} |")
+    lines += ["", "Test (dev.tsv), mean (standard deviation) and number of seeds.", *choices(results.rows)]
+    table = "\n".join([*lines, *sweep_table(results.sweep, tasks)]) + "\n"
     write_text(out / "glue.md", table)
     if results.sweep.rows:
         draw(results, out / "glue.png")
     return table
+
+
+def _difference(rows: Measurements, task: str) -> np.ndarray:
+    """ReAugKD minus Hinton by the task's measure, per seed that has both."""
+    ours, plain = (rows.values(TASKS[task], task=task, row=row) for row in ("reaugkd", "hinton"))
+    return ours - plain if len(ours) == len(plain) else np.empty(0)
+
+
+def choices(rows: Measurements) -> list[str]:
+    """How often validation looked nothing up."""
+    found = []
+    for row in ("reaugkd", "reaugkd_alpha_0"):
+        betas = rows.values("beta", row=row)
+        found.append(f"{ROWS[row]}: beta 1 was chosen in {int((betas == 1).sum())} of {len(betas)} runs.")
+    return found
+
+
+def sweep_table(sweep: Measurements, tasks: list[str]) -> list[str]:
+    """Retrieval alone: means over seeds by K, and by the share of the memory at K = 10."""
+    places = [*({"k": k, "share": 1.0} for k in COUNTS), *({"k": 10, "share": share} for share in SHARES[:-1])]
+    lines = ["", f"| retrieval alone, K, share of the memory | {' | '.join(tasks)} |", "|---|" + "---:|" * len(tasks)]
+    for place in places:
+        scores = [sweep.values("score", task=task, **place) for task in tasks]
+        cells = " | ".join(f"{values.mean():.3f}" if len(values) else "-" for values in scores)
+        lines.append(f"| {place['k']}, {place['share']:g} | {cells} |")
+    return lines
 
 
 def _cell(values: np.ndarray) -> str:

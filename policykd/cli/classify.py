@@ -83,9 +83,8 @@ def run(arguments: Sequence[str]) -> None:
         )
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    folder = run_folder(
-        options, "classify"
-    )  # after all that may be missing: a run that cannot start leaves nothing behind
+    # After all that may be missing: a run that cannot start leaves nothing behind.
+    folder = run_folder(options, "classify")
     if teacher is None and METHODS[options.method].uses_teacher:
         teacher = _trained_teacher(options, splits, folder)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
@@ -223,11 +222,16 @@ def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path
     """A teacher that learns from labels, in the run's folder."""
     teacher = _new_teacher(options, splits)
     tell(f"training the teacher, {options.teacher_epochs} passes")
-    config = {name: getattr(options.config, name) for name in COMMON}
-    config |= {"epochs": options.teacher_epochs, "seed": _teacher_seed(options)}
-    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
-    distiller.fit(splits.train, splits.validation, progress_bar=True)
+    train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
     return teacher
+
+
+def train_teacher(options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int) -> None:
+    """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
+    config = {name: getattr(options.config, name) for name in COMMON}
+    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
+    distiller.fit(train, validation, progress_bar=True)
 
 
 def open_distiller(

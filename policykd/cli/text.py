@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from policykd.classification.models import parameters
-from policykd.classification.text import Tokens, bucketed, read_texts, split, tokenise
+from policykd.classification.text import bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
-from policykd.cli.classify import COMMON, asked_method, measure, open_distiller, run_folder, tell
+from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell, train_teacher
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.settings import change
@@ -60,46 +61,39 @@ def run(arguments: Sequence[str]) -> None:
     parts = (*split(known, options.examples, 0.1, 0), unseen)
     train, validation, test = (tokenise(tokenizer, part, options.max_length) for part in parts)
     classes = max(int(part.labels.max()) for part in (train, validation, test)) + 1
-    teacher, student = (
-        load_classifier(
-            options.teacher,
-            classes,
-            tokenizer.pad_token_id,
-            layers=layers,
-            freeze_embeddings=options.freeze_embeddings,
-            seed=options.config.seed,
-        )
-        for layers in (None, options.student_layers)
+    classifier = partial(
+        load_classifier,
+        options.teacher,
+        classes,
+        tokenizer.pad_token_id,
+        freeze_embeddings=options.freeze_embeddings,
+        seed=options.config.seed,
     )
-    taught = teacher if METHODS[options.method].uses_teacher else None
+    student = classifier(layers=options.student_layers)
+    teacher = classifier() if METHODS[options.method].uses_teacher else None
     folder = run_folder(options, "text")
     batches = bucketed(train, options.config.batch_size, options.config.seed)
     tell(
         f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
-        f"{parameters(student):,} parameters" + (f", teacher {parameters(teacher):,}" if taught else "")
+        f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
     )
     tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    if taught and options.teacher_epochs:
-        _fine_tune(options, teacher, batches, validation, folder)
-    distiller = open_distiller(options, student, taught, folder / "student", options.method, options.config)
+    if teacher is not None and options.teacher_epochs:
+        tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
+        train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed)
+    distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
     distiller.fit(batches, tuple(validation), progress_bar=True)
     measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
     if distiller.accelerator.is_main_process:
-        for name, model in ((STUDENT, student), (TEACHER, taught)):
-            if model is None:
-                continue
-            model.model.save_pretrained(folder / name)  # type: ignore[operator]
-            tokenizer.save_pretrained(folder / name)
+        _save(student, tokenizer, folder / STUDENT)
+        if teacher is not None:
+            _save(teacher, tokenizer, folder / TEACHER)
 
 
-def _fine_tune(
-    options: TextOptions[Any], teacher: TextClassifier, batches: Any, validation: Tokens, folder: Path
-) -> None:
-    """Let the teacher learn from labels, in the run's folder."""
-    tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
-    config = {name: getattr(options.config, name) for name in (*COMMON, "seed")} | {"epochs": options.teacher_epochs}
-    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
-    distiller.fit(batches, tuple(validation), progress_bar=True)
+def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
+    """A folder that transformers loads."""
+    classifier.model.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
 
 
 def _options(arguments: Sequence[str]) -> TextOptions[Any]:

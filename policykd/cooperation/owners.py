@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
+from policykd.classification.loading import seeded
 from policykd.cooperation.tables import Table, one_line
 from policykd.errors import PolicyKDError, nearest
 
@@ -46,7 +46,7 @@ class Owner:
         learner = clone(self.unfitted, safe=False)
         rows = np.concatenate([self.table.rows, self.received_rows])
         labels = np.concatenate([self.table.labels, self.received_labels])
-        with _refusing(self.name, "fit"), _global_seed(self.seed):
+        with _refusing(self.name, "fit"), seeded(self.seed):
             learner.fit(self.presented(rows), labels)
         if not hasattr(learner, "predict_proba") or not hasattr(learner, "classes_"):
             raise PolicyKDError(
@@ -220,19 +220,6 @@ def _refusing(name: str, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # any library's learner, any network: their errors have no common kind
         raise PolicyKDError(f"learner {name!r}: its {what} failed: {one_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """The generators of numpy and torch from a seed, for what a learner draws from them; afterwards as before."""
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        np.random.set_state(state)
 
 
 def _seeded(learner: Any, seed: int) -> Any:

@@ -70,7 +70,7 @@ class Graph:
 
     def add(self, keys: Tensor) -> None:
         """Append keys."""
-        self.index.add(np.ascontiguousarray(keys.cpu().numpy()))
+        self.index.add(keys.cpu().numpy())
 
     def search(self, queries: Tensor, k: int, effort: int) -> tuple[Tensor, Tensor]:
         """Similarities and rows ``(B, K)``; -inf and row 0 where fewer were found."""
