@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from policykd.agents.dual_student import DualStudent
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.classification.distiller import Distiller
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 from policykd.memory.replay import SharedReplay
 from policykd.teachers import Teacher
+from policykd.training.dual_student import DualStudent
+from policykd.training.teacher_student import TeacherStudent
 
 if TYPE_CHECKING:
     from policykd.cooperation.cooperative import CooperativeDistillation as CooperativeDistillation

@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from policykd import Distiller
-from policykd.agents.run_folder import versions, write_bytes, write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import interval, mean_and_half
 from policykd.classification.data import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
 from policykd.cli.output import say
-from policykd.plots import COLOURS, INK
+from policykd.core.files import versions, write_bytes, write_text
+from policykd.measure.plots import COLOURS, INK
 
 TEACHER, STUDENT = (32, 64, 128, 280), (8, 16, 32, 64)
 LAST_MAP = {"student_features": ("blocks.2",), "teacher_features": ("blocks.2",)}

@@ -31,10 +31,11 @@ import tyro
 from stable_baselines3.common.noise import NormalActionNoise
 
 from policykd import DualStudent, native
-from policykd.agents import off_policy, training
-from policykd.agents.run_folder import versions, write_text
-from policykd.config import PPOConfig
+from policykd.core.files import versions, write_text
 from policykd.learners import OffPolicyLearner
+from policykd.learners.config import PPOConfig
+from policykd.training import loop
+from policykd.training.recipes import replay
 
 WARM_UP = {"ddpg": 300, "td3": 300, "sac": 300, "ppo": 2_048}
 """Steps of a learner before measuring; with PPO one rollout, so that measurements hold whole ones."""
@@ -142,8 +143,8 @@ def our_agent(options: Options, case: Case) -> DualStudent:
 def steps_only(agent: DualStudent, steps: int) -> None:
     """Train for ``steps`` steps of all learners together: the training loop without the evaluation that ends it."""
     group_steps = steps // len(agent.seeds)
-    with training.one_thread():
-        training.loop(agent, agent.num_timesteps + group_steps)
+    with loop.one_thread():
+        loop.loop(agent, agent.num_timesteps + group_steps)
 
 
 def rate(step: Callable[[int], None], seconds: float, guess: int) -> float:
@@ -170,7 +171,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
 
         return wrapper
 
-    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (training, "_log", "logging")]
+    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (loop, "_log", "logging")]
     if agent.on_policy:
         places += [
             (agent.learner, "sample", "acting"),
@@ -179,7 +180,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
         ]
     else:
         places += [
-            (off_policy, "explore", "acting"),
+            (replay, "explore", "acting"),
             (agent.replay_buffer, "add", "memory"),
             (agent.replay_buffer, "sample", "memory"),
             (agent.update, "_step", "update"),
@@ -228,7 +229,7 @@ def update_gflop(agent: DualStudent) -> float:
 def plain_product(width: int, batch_size: int, learners: int) -> float:
     """GFLOP/s of ``torch.bmm`` on the hidden layer's shapes: what a plain matrix product reaches here."""
     a, b = torch.randn(learners, batch_size, width), torch.randn(learners, width, width)
-    with training.one_thread():
+    with loop.one_thread():
         for _ in range(10):
             torch.bmm(a, b)
         count = max(20, int(2e9 / (2 * learners * batch_size * width * width)))
@@ -252,7 +253,7 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     others = {name: rival_stepper(name, options, width, batch_size) for name in rivals()}
     agents = [our_agent(options, case) for case in cases]
     for step in others.values():
-        with training.one_thread():
+        with loop.one_thread():
             step(WARM_UP[options.backbone])
     for case, agent in zip(cases, agents, strict=True):
         print(f"  warming up: {case.name}, {width} wide", flush=True)
@@ -261,7 +262,7 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     for number in range(options.rounds):
         speeds = {}
         for name, step in others.items():
-            with training.one_thread():
+            with loop.one_thread():
                 speeds[name] = rate(step, options.seconds, options.unit)
         base = speeds["SB3"]
         common = {"width": width, "batch_size": batch_size, "round": number}

@@ -26,8 +26,8 @@ import tyro
 from torch import Tensor, nn
 
 from policykd import Distiller
-from policykd.agents.run_folder import write_text
 from policykd.classification.models import make_model
+from policykd.core.files import write_text
 from policykd.distillation.supervised.hinton import hinton_loss
 
 STATM = Path("/proc/self/statm")

@@ -23,7 +23,7 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policykd import DualStudent
-from policykd.agents.run_folder import versions, write_text
+from policykd.core.files import versions, write_text
 from policykd.memory import SharedReplay
 
 STATM = Path("/proc/self/statm")

@@ -17,12 +17,12 @@ import torch
 import tyro
 from policykd_envs.wrappers import velocity_indices
 
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.cli import guarded
 from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.methods import TEACHER_METHODS
-from policykd.errors import PolicyKDError
 from policykd.teachers import Teacher
+from policykd.training.teacher_student import TeacherStudent
 
 TASKS = {"HalfCheetah-v5": "sac/HalfCheetah-v3_1", "Hopper-v5": "tqc/Hopper-v3_1"}
 """Tasks and their teachers."""

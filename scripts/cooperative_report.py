@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from policykd.agents.run_folder import write_bytes, write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, interval, mean_and_half
 from policykd.cli.output import say
-from policykd.plots import COLOURS, INK
+from policykd.core.files import write_bytes, write_text
+from policykd.measure.plots import COLOURS, INK
 
 UCI = ("wdbc", "vehicle", "segment", "phoneme", "german", "pima", "adult", "satimage", "australian", "spambase")
 """Two to seven classes, 569 to 48,842 rows; german and adult have nominal features."""

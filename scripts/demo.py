@@ -14,7 +14,7 @@ import tyro
 
 from policykd.benchmark.compare import CompareOptions, compare
 from policykd.cli import guarded
-from policykd.video import record_video
+from policykd.measure.video import record_video
 
 VIDEO_STEPS = 250
 SMALL = {"width": 320, "height": 240}  # drawing without a GPU takes up to 0.1 s a picture

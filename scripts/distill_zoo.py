@@ -10,11 +10,11 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.benchmark import students
 from policykd.cli import guarded
 from policykd.cli.output import say
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.training.teacher_student import TeacherStudent
 
 CASES = {
     "SAC HalfCheetah": ("HalfCheetah-v5", "sac/HalfCheetah-v3_1"),

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from policykd import Distiller
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, pooled, shift, subset, uniform_noise
@@ -30,7 +29,8 @@ from policykd.classification.fidelity import MEASURES, answers, compare
 from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
 from policykd.cli import guarded
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 
 TEACHER_IMAGES = 200
 STEPS, BATCH = 1200, 100

@@ -19,7 +19,6 @@ from torch import nn
 from tqdm import tqdm
 
 from policykd import Distiller
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples, subset
@@ -28,7 +27,8 @@ from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import make_model
 from policykd.classification.near_teacher import between, learning_rate
 from policykd.cli import guarded
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 
 IMAGES, BATCH, RATE = 3_000, 100, 1e-3
 FRACTIONS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)

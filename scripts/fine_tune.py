@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.cli import guarded
 from policykd.cli.output import say
-from policykd.errors import PolicyKDError
-from policykd.plots import Curve, learning_curves
+from policykd.core.errors import PolicyKDError
+from policykd.measure.plots import Curve, learning_curves
+from policykd.training.teacher_student import TeacherStudent
 
 NAIVE = {"distill_coef": 0.0, "critic_steps": 0, "fixed_std_steps": 0, "fine_tune_std": float(np.exp(-1.0))}
 """PPO as it would go on from the distilled policy: a student's standard deviation is exp(-1) at first."""

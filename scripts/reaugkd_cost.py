@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 import tyro
 
-from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.documents import publish
 from policykd.classification.retrieval import Lookup, Retrieval
 from policykd.classification.transformer import EMBEDDING, TextClassifier
 from policykd.cli import guarded
-from policykd.extras import needs
+from policykd.core.extras import needs
+from policykd.core.files import versions, write_text
 from policykd.memory import KnowledgeBase
 from policykd.memory.knowledge_base import Index
 

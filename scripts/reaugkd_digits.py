@@ -21,7 +21,6 @@ from torch import nn
 from tqdm import tqdm
 
 from policykd import Distiller
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, interval, mean_std
 from policykd.classification.distillation_data import Examples
@@ -29,7 +28,8 @@ from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.models import MLP
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.cli import guarded
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 
 TEACHER_EMBEDDING = "hidden.1"
 SETTINGS: dict[str, Any] = {"batch_size": 128, "eval_every": 20}

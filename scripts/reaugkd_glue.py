@@ -23,7 +23,6 @@ import tyro
 from tqdm import tqdm
 
 from policykd import Distiller
-from policykd.agents.run_folder import CHECKPOINT, write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.fidelity import answers
@@ -31,9 +30,11 @@ from policykd.classification.retrieval import Lookup, Retrieval, build_memory, c
 from policykd.classification.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli import guarded
-from policykd.errors import PolicyKDError
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 from policykd.memory import KnowledgeBase
+from policykd.training.run_folder import CHECKPOINT
 
 TASKS = {"RTE": "accuracy", "MRPC": "f1", "CoLA": "matthews", "SST-2": "accuracy"}
 """The tasks' own measures, as in GLUE."""

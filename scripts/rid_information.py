@@ -17,7 +17,6 @@ import tyro
 from rid_teachers import LAYER, Arm, distil, make_student, make_teachers
 from tqdm import tqdm
 
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.distillation_data import Examples
@@ -25,7 +24,8 @@ from policykd.classification.mnist_5k import load_mnist_5k
 from policykd.classification.pid import PID
 from policykd.classification.pid_curve import CHANCE, COLUMNS, PARTS, PIDCurve
 from policykd.cli import guarded
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 
 WIDTH = 8
 ARMS = tuple(Arm(method, teacher) for teacher in ("trained", "untrained") for method in ("rid", "vid"))

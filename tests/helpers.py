@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from policykd.agents.dual_student import resolve_config
+from policykd.core.networks import Adam
 from policykd.learners import LEARNERS
 from policykd.memory.replay import Batch
-from policykd.networks import Adam
+from policykd.training.dual_student import resolve_config
 
 
 def make_learner(backbone, learners, observation_size=4, action_size=2, double=True, **changes):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import POINT, TINY, contents, flags
 
-from policykd.agents.dual_student import DualStudent
 from policykd.cli import main
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.training.dual_student import DualStudent
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from policykd.benchmark import ray_engine
 from policykd.benchmark.engine import Failed, Finished
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.spec import load_spec
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 SLOW_TASK = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}

@@ -19,7 +19,7 @@ from policykd.benchmark.simulated import simulate, simulate_cell
 from policykd.benchmark.spec import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
 from policykd.benchmark.tables import benchmark_tables, number, shown
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import yaml
 from tiny import POINT, contents, start
 from tiny_benchmark import HERE, REFERENCE, SLOW, changed, rows, write
 
-from policykd import checkpoint
 from policykd.benchmark import local
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.display import Estimate, duration
@@ -29,7 +28,8 @@ from policykd.benchmark.spec import load_spec, parse_spec
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables
 from policykd.cli import main
-from policykd.errors import PolicyKDError
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +78,8 @@ def test_a_whole_matrix_then_nothing_is_left_to_do(capsys):
 
 def test_sb3_is_judged_on_the_same_starts_as_ours(monkeypatch, folder):
     """An SB3 model and one of our learners with its weights get the same returns from the same evaluation."""
-    from policykd.agents.dual_student import DualStudent
     from policykd.benchmark.sb3_cell import SameEvaluation
+    from policykd.training.dual_student import DualStudent
 
     spec = parse_spec(changed())
     cell = next(c for c in spec.cells if c.method == "sb3")
@@ -94,8 +94,8 @@ def test_twice_the_parameters_is_what_sb3_really_gets(folder):
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     from policykd import export
-    from policykd.agents.learner_envs import find_task
-    from policykd.settings import change
+    from policykd.core.fields import change
+    from policykd.tasks.spaces import find_task
 
     for backbone in ("ddpg", "td3", "sac"):
         tasks = {"HalfCheetah-v5": {"backbones": [backbone], "reference": REFERENCE}}
@@ -113,7 +113,7 @@ def test_twice_the_parameters_is_what_sb3_really_gets(folder):
 
 
 def test_gradient_updates_are_counted_as_they_are_made():
-    from policykd.config import PPOConfig, TD3Config
+    from policykd.learners.config import PPOConfig, TD3Config
 
     def td3(**changes):
         return TD3Config(**{"learning_starts": 100, "train_freq": 1, "gradient_steps": 1, **changes})

@@ -10,7 +10,7 @@ from tiny_benchmark import REFERENCE, TINY, changed
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import Cell, load_spec, parse_spec
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tiny import POINT, TINY, contents, differences
 
-from policykd import checkpoint
-from policykd.agents.dual_student import DualStudent
-from policykd.errors import PolicyKDError
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.training.dual_student import DualStudent
 
 STATE = {
     "float32": torch.tensor([[0.1, math.inf], [-0.0, math.nan]]),
@@ -95,7 +95,7 @@ def test_a_write_that_fails_leaves_the_previous_file(agent_file, monkeypatch):
 
 FULL_DISK = """
 import resource, sys
-from policykd.agents.dual_student import DualStudent
+from policykd.training.dual_student import DualStudent
 from policykd.cli import main
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

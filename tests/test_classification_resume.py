@@ -5,10 +5,11 @@ import pytest
 import torch
 from classifiers import make, net, problem, same, trained_teacher, weights
 
-from policykd import Distiller, checkpoint
-from policykd.agents.run_folder import CHECKPOINT
+from policykd import Distiller
 from policykd.classification.distiller import BEST
 from policykd.classification.trainer import Trainer
+from policykd.core import checkpoint
+from policykd.training.run_folder import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from tiny import POINT, TINY, flags, progress
 
-from policykd import checkpoint
-from policykd.agents.dual_student import DualStudent
 from policykd.cli import COMMANDS, main
 from policykd.cli.evaluate import EvaluateOptions
 from policykd.cli.train import TrainOptions
 from policykd.cli.video import VideoOptions
-from policykd.config import DDPGConfig, TD3Config
-from policykd.presets import PRESETS
+from policykd.core import checkpoint
+from policykd.learners.config import DDPGConfig, TD3Config
+from policykd.learners.presets import PRESETS
+from policykd.training.dual_student import DualStudent
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

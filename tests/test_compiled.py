@@ -5,8 +5,8 @@ import torch
 from tiny import POINT, TINY
 
 from policykd import DualStudent
-from policykd.agents.update import can_compile
-from policykd.networks import state_tensors
+from policykd.core.networks import state_tensors
+from policykd.training.recipes.update import can_compile
 
 ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
 CONFIGS = {

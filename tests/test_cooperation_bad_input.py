@@ -17,7 +17,7 @@ from torch import nn
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.tables import Dataset
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 TABLE, LABELS = clouds(30)
 TREE = DecisionTreeClassifier()

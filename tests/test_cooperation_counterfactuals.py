@@ -18,7 +18,7 @@ from policykd.cooperation.cooperative import make_owners
 from policykd.cooperation.counterfactuals import CERTAIN, Problem, SearchConfig, Space, counterfactuals, gradient_search
 from policykd.cooperation.learners import LEARNERS
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 TEACHERS = {
     "network": lambda: TorchClassifier(widths=(8,), epochs=10, learning_rate=0.02),

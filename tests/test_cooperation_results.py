@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from policykd.cooperation.uci import ADULT, KEEL, find, load_uci
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 ROOT = Path(__file__).parents[1]
 ROWS, PAGE = ROOT / "results/cooperative/rows.csv", ROOT / "docs/methods/cooperative.md"

@@ -6,10 +6,10 @@ import typing
 import pytest
 import torch
 
-from policykd.config import DistillationConfig
 from policykd.distillation import divergences, weights
+from policykd.distillation.peer_step import weighted_distance
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.step import weighted_distance
+from policykd.learners.config import DistillationConfig
 
 K, B, A = 3, 16, 2
 WEIGHTS = {

@@ -8,10 +8,10 @@ import torch
 from helpers import flat_row, make_learner, random_batch, sequential
 
 from policykd import DualStudent
-from policykd.agents.update import Peers
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.methods import METHODS
-from policykd.distillation.step import DistillationStep
+from policykd.distillation.peer_step import DistillationStep
+from policykd.training.recipes.update import Peers
 
 GENERATOR = torch.Generator()
 RATE = torch.tensor(1e-3)

@@ -21,9 +21,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from tiny import POINT, TINY
 
-from policykd.agents.dual_student import DualStudent
-from policykd.errors import PolicyKDError
-from policykd.evaluation import Evaluation
+from policykd.core.errors import PolicyKDError
+from policykd.tasks import Evaluation
+from policykd.training.dual_student import DualStudent
 
 SB3 = {"ddpg": DDPG, "td3": TD3}
 

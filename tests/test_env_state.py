@@ -13,7 +13,7 @@ import policykd_envs
 import pytest
 from stable_baselines3.common.monitor import Monitor
 
-from policykd.agents.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 
 MUJOCO = "Ant HalfCheetah Hopper Walker2d Humanoid HumanoidStandup Swimmer Reacher Pusher InvertedPendulum"
 TASKS = [

@@ -13,8 +13,8 @@ pytest.importorskip("torchmetrics")
 from policykd.classification import distillation_data as data
 from policykd.classification.fidelity import MEASURES, answers, cka, compare, distance, report
 from policykd.classification.near_teacher import between, learning_rate
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
-from policykd.errors import PolicyKDError
 
 
 def logits_of(probabilities):

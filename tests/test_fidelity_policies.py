@@ -11,8 +11,8 @@ from tiny import POINT, TINY
 from policykd import DualStudent, TeacherStudent
 from policykd.classification.fidelity import MEASURES
 from policykd.cli import main
-from policykd.errors import PolicyKDError
-from policykd.evaluation.fidelity import Fidelity, fidelity, report
+from policykd.core.errors import PolicyKDError
+from policykd.measure.fidelity import Fidelity, fidelity, report
 
 
 def opposite(observation):

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policykd import checkpoint
-from policykd.errors import PolicyKDError
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 from policykd.memory import KnowledgeBase, knowledge_base
 
 FAISS = pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="needs faiss-cpu (policykd[retrieval])")

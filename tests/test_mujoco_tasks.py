@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from policykd import DualStudent
+from policykd.core.networks import state_tensors
 from policykd.learners import LEARNERS
-from policykd.networks import state_tensors
 
 SMALL = {"net_arch": (64, 64), "batch_size": 64, "n_eval_episodes": 1, "log_freq": 500, "checkpoint_freq": 0}
 REPLAY = {"buffer_size": 10_000, "learning_starts": 500}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from policykd import native
+from policykd.core.networks import MLP, Adam, gradient
 from policykd.native import build, kernels
-from policykd.networks import MLP, Adam, gradient
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {native.reason()}")
 needs_posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX only")

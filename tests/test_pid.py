@@ -10,7 +10,7 @@ import torch
 
 from policykd import Distiller
 from policykd.classification.models import make_model
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 pytest.importorskip("cvxpy")
 pytest.importorskip("sklearn")

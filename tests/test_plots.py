@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from policykd.errors import PolicyKDError
-from policykd.plots import LABEL_GAP, Curve, _spread, _standard_error, learning_curves
+from policykd.core.errors import PolicyKDError
+from policykd.measure.plots import LABEL_GAP, Curve, _spread, _standard_error, learning_curves
 
 
 def curve(label: str, evaluations: int = 5, episodes: int = 3, level: float = 0.0) -> Curve:

@@ -11,17 +11,17 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policykd import DualStudent
-from policykd.agents.on_policy import RolloutUpdate
-from policykd.agents.update import Peers
-from policykd.config import PPOConfig
+from policykd.core.errors import PolicyKDError
+from policykd.core.seeding import env_seed
 from policykd.distillation.methods import METHODS, PEER_METHODS
-from policykd.distillation.step import DistillationStep
-from policykd.errors import PolicyKDError
+from policykd.distillation.peer_step import DistillationStep
 from policykd.export import sb3_ppo
+from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import Minibatch
 from policykd.memory import Rollout
 from policykd.memory.rollout import gae
-from policykd.seeding import env_seed
+from policykd.training.recipes.rollout import RolloutUpdate
+from policykd.training.recipes.update import Peers
 
 OBSERVATIONS, ACTIONS, STEPS, ENVS = 5, 3, 25, 4
 SETTINGS = {

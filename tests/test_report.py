@@ -18,7 +18,7 @@ from policykd.benchmark.simulated import simulate
 from policykd.benchmark.spec import parse_spec
 from policykd.benchmark.statistics import summarise
 from policykd.cli import main
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 REPOSITORY = Path(__file__).parents[1]
 FAILURE = "RuntimeError: <b>boom</b></script>\n\nTraceback: here"

@@ -11,9 +11,9 @@ from stable_baselines3 import DDPG, TD3
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import CLOCK, POINT, TINY, contents, differences, flags, logged_steps, progress, start
 
-from policykd import checkpoint
-from policykd.agents.dual_student import DualStudent
 from policykd.cli import main
+from policykd.core import checkpoint
+from policykd.training.dual_student import DualStudent
 
 # Evaluations are long enough to leave time for the kill between the last row and the end of the run. The replay of
 # 200 wraps around. Per group of two: HalfCheetah (horizon 1000) is killed within its first episode.

@@ -20,10 +20,10 @@ from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import POINT, TINY, differences, flags, logged_steps, start
 
-from policykd import checkpoint
-from policykd.agents.dual_student import DualStudent
 from policykd.cli import main
-from policykd.evaluation import Evaluation
+from policykd.core import checkpoint
+from policykd.tasks import Evaluation
+from policykd.training.dual_student import DualStudent
 
 COMMAND = ["train", "--env", POINT, "--backbone", "td3", "--seeds", "0", "1", "--total-timesteps", "300"]
 SETTINGS = {"eval_freq": 100, "n_eval_episodes": 2, "buffer_size": 10_000}

@@ -12,15 +12,16 @@ from test_sb3_parity import ACTIONS, BATCH, OBSERVATIONS, SETTINGS, SB3Model
 from tiny import CLOCK, POINT, TINY, differences
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from policykd import DualStudent, PolicyKDError, checkpoint
-from policykd.config import SACConfig
+from policykd import DualStudent, PolicyKDError
+from policykd.core import checkpoint
+from policykd.core.networks import PolicyOutput, state_tensors
 from policykd.distillation.divergences import DIVERGENCES, gaussian_kl
 from policykd.distillation.methods import METHODS, PEER_METHODS
-from policykd.distillation.step import DistillationStep
+from policykd.distillation.peer_step import DistillationStep
 from policykd.export import read_sb3
+from policykd.learners.config import SACConfig
 from policykd.learners.sac import squashed_log_prob
 from policykd.memory.replay import Batch
-from policykd.networks import PolicyOutput, state_tensors
 
 GAUSSIAN = [name for name in DIVERGENCES if not name.startswith("action_")]
 

@@ -7,9 +7,9 @@ from stable_baselines3.common.monitor import load_results
 
 from policykd.benchmark import sb3_baseline
 from policykd.benchmark.sb3_baseline import random_policy_returns, run_sb3
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
 from policykd.learners import CONFIGS
-from policykd.settings import change
 
 STEPS = 250
 SETTINGS = {

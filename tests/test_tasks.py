@@ -5,7 +5,7 @@ import pytest
 from tiny import POINT
 
 from policykd import DualStudent, PolicyKDError
-from policykd.agents.learner_envs import find_task, short_id
+from policykd.tasks.spaces import find_task, short_id
 
 TINY = {"net_arch": (8,), "buffer_size": 500}
 

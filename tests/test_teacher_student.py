@@ -7,12 +7,12 @@ from stable_baselines3 import PPO, SAC, TD3
 from tiny import POINT
 
 from policykd import DualStudent, Teacher, TeacherStudent
-from policykd.agents import imitation, taught_rollouts
-from policykd.agents.loading import load_agent
 from policykd.cli import main
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
-from policykd.distillation.teaching import Labels
-from policykd.errors import PolicyKDError
+from policykd.training.loading import load_agent
+from policykd.training.recipes import imitation, taught_rollouts
 
 QUIET = {"eval_freq": 0, "n_eval_episodes": 2, "log_freq": 100, "teacher_episodes": 5, "net_arch": (8, 8)}
 COPY = {**QUIET, "round_steps": 40, "round_updates": 20, "distill_batch_size": 32, "dataset_size": 5000}

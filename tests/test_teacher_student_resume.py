@@ -5,9 +5,10 @@ import torch
 from test_teacher_student import COPY, REPLAY, ROLL, expert
 from tiny import POINT, contents, differences
 
-from policykd import TeacherStudent, checkpoint
+from policykd import TeacherStudent
 from policykd.cli import main
-from policykd.errors import PolicyKDError
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 
 CASES = {
     "dagger": ("dagger", "ppo", {**COPY, "collect_noise_std": 0.1}),

@@ -7,7 +7,7 @@ import pytest
 
 from policykd import TeacherStudent
 from policykd.benchmark.students import return_ratio
-from policykd.evaluation.fidelity import fidelity
+from policykd.measure.fidelity import fidelity
 
 ZOO = os.environ.get("POLICYKD_TEACHERS")
 needs_zoo = pytest.mark.skipif(

@@ -6,12 +6,9 @@ import pytest
 import torch
 from helpers import make_learner
 
-from policykd.agents.taught_rollouts import TaughtRolloutUpdate
+from policykd.core.networks import PolicyOutput
 from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, executed, gaussian_kl
-from policykd.distillation.joint import JointTeaching
-from policykd.distillation.methods import TEACHER_METHODS
-from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
-from policykd.distillation.teaching import (
+from policykd.distillation.labels import (
     Labels,
     confidence,
     from_next,
@@ -20,12 +17,15 @@ from policykd.distillation.teaching import (
     squashed_gaussian,
     unsquashed_gaussian,
 )
+from policykd.distillation.methods import TEACHER_METHODS
+from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
+from policykd.distillation.teacher_loss import JointTeaching
+from policykd.distillation.teaching_config import TaughtPPOConfig
 from policykd.distillation.teaching_step import TeachingStep
 from policykd.distillation.weights import value_gate
 from policykd.learners.off_policy import beside_teacher
 from policykd.learners.ppo import Minibatch
-from policykd.networks import PolicyOutput
-from policykd.teaching_config import TaughtPPOConfig
+from policykd.training.recipes.taught_rollouts import TaughtRolloutUpdate
 
 
 def gaussians(seed, count=2, actions=3):

@@ -9,11 +9,11 @@ from test_teacher_student import COPY, expert
 from tiny import POINT
 
 from policykd import Teacher, TeacherStudent
-from policykd.agents.env_state import get_env_state, set_env_state
 from policykd.benchmark import students
-from policykd.errors import PolicyKDError
-from policykd.evaluation.fidelity import fidelity
-from policykd.evaluation.footprint import footprint
+from policykd.core.errors import PolicyKDError
+from policykd.measure.fidelity import fidelity
+from policykd.measure.footprint import footprint
+from policykd.tasks.env_state import get_env_state, set_env_state
 from policykd.teachers import TeacherScore
 
 

@@ -8,9 +8,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from policykd import video
-from policykd.errors import PolicyKDError
-from policykd.video import record_video
+from policykd.core.errors import PolicyKDError
+from policykd.measure import video
+from policykd.measure.video import record_video
 
 SCREEN = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY", "PYOPENGL_PLATFORM")
 
@@ -152,7 +152,7 @@ def test_an_opengl_that_cannot_be_loaded_cannot_draw():
 MUJOCO_VIDEO = """
 import os, sys
 import numpy as np
-from policykd.video import record_video
+from policykd.measure.video import record_video
 for _ in range(2):
     written = record_video("Reacher-v5", lambda _: np.zeros(2), sys.argv[1], seed=0, steps=3,
                            env_kwargs={"width": 65, "height": 49})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 class Estimate(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policykd.agents.run_folder import CHECKPOINT, versions
 from policykd.benchmark.own_cell import train_ours
 from policykd.benchmark.progress import Report
 from policykd.benchmark.rows import CellResult
 from policykd.benchmark.sb3_cell import train_sb3_seeds
 from policykd.benchmark.spec import Cell
+from policykd.core.files import versions
+from policykd.training.run_folder import CHECKPOINT
 
 
 def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:

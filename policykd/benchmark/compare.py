@@ -14,12 +14,12 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from policykd.agents.dual_student import DualStudent
-from policykd.agents.learner_envs import short_id
-from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3
-from policykd.errors import PolicyKDError
-from policykd.plots import Curve, learning_curves
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import versions, write_text
+from policykd.measure.plots import Curve, learning_curves
+from policykd.tasks.spaces import short_id
+from policykd.training.dual_student import DualStudent
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policykd.agents.run_folder import write_text
+from policykd.core.files import write_text
 
 
 def with_part(document: str, name: str, text: str) -> str:

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progressed, Started
 from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import CELL, FAILURE, RESULT
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 STOP_SECONDS = 60

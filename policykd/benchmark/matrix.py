@@ -19,7 +19,7 @@ from policykd.benchmark.results import Results
 from policykd.benchmark.rows import CellResult, from_json
 from policykd.benchmark.spec import Cell, Spec, load_spec
 from policykd.benchmark.worker import CELL, RESULT
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 
 
 @dataclass(frozen=True)

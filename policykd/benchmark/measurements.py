@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from policykd.agents.run_folder import versions, write_text
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import versions, write_text
 
 
 class Measurements:

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from policykd.agents import snapshot
-from policykd.agents.dual_student import DualStudent
-from policykd.agents.run_folder import CHECKPOINT, STEPS
 from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.spec import Cell
-from policykd.config import PPOConfig
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.methods import METHODS
-from policykd.errors import PolicyKDError
-from policykd.evaluation import Evaluation, Evaluator
+from policykd.learners.config import PPOConfig
+from policykd.tasks import Evaluation, Evaluator
+from policykd.training import snapshot
+from policykd.training.dual_student import DualStudent
+from policykd.training.run_folder import CHECKPOINT, STEPS
 
 AGENT = "agent.safetensors"
 """The trained learners without their replay, which is all that remains of a finished cell's checkpoint."""

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from policykd.agents.dual_student import DualStudent, resolve_config
-from policykd.agents.run_folder import versions, write_text
 from policykd.benchmark.bootstrap import iqm_difference
 from policykd.benchmark.documents import publish
 from policykd.benchmark.sb3_baseline import run_sb3
-from policykd.errors import PolicyKDError
-from policykd.plots import comparison_grid
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import versions, write_text
+from policykd.measure.plots import comparison_grid
+from policykd.training.dual_student import DualStudent, resolve_config
 
 Scores = np.ndarray
 """Mean return of each evaluation and seed, ``(E, S)``."""

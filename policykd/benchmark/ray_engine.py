@@ -12,7 +12,7 @@ from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progres
 from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 POLL_SECONDS = 0.5
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.bootstrap import Estimate
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import BASELINES, Spec, task_folder
 from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Summary, TaskSummary
 from policykd.benchmark.tables import number, partly, shown
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
 from policykd.distillation.methods import METHODS
-from policykd.errors import PolicyKDError
 
 VIDEO_BYTES = 2_500_000
 """Videos are part of the page up to this size, all together; what is beyond is only linked."""

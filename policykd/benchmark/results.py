@@ -17,10 +17,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from policykd.agents.run_folder import write_bytes
 from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, parse_spec
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_bytes
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
 SPEC = "spec.yaml"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from policykd.benchmark.spec import Cell
-from policykd.config import Config, OffPolicyConfig, PPOConfig
+from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 
 
 @dataclass(frozen=True)

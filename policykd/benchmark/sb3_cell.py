@@ -14,19 +14,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from policykd import export
-from policykd.agents.learner_envs import check_spaces, find_task
-from policykd.agents.run_folder import write_text
-from policykd.agents.training import one_thread
 from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.sb3_baseline import training_env
 from policykd.benchmark.spec import Cell
-from policykd.config import PPOConfig
-from policykd.errors import PolicyKDError
-from policykd.evaluation import Evaluation, Evaluator
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
+from policykd.core.files import write_text
+from policykd.core.networks import MLP
 from policykd.learners import LEARNERS
-from policykd.networks import MLP
-from policykd.settings import change
+from policykd.learners.config import PPOConfig
+from policykd.tasks import Evaluation, Evaluator
+from policykd.tasks.spaces import check_spaces, find_task
+from policykd.training.loop import one_thread
 
 
 def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:

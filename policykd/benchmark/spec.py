@@ -12,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from policykd.agents import snapshot
-from policykd.agents.dual_student import resolve_config
-from policykd.agents.learner_envs import find_task, short_id
-from policykd.config import Config, PPOConfig
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import build, require
 from policykd.distillation.methods import METHODS
-from policykd.errors import PolicyKDError, nearest
 from policykd.learners import CONFIGS
-from policykd.settings import build, require
+from policykd.learners.config import Config, PPOConfig
+from policykd.tasks.spaces import find_task, short_id
+from policykd.training import snapshot
+from policykd.training.dual_student import resolve_config
 
 BASELINES = {
     "sb3": "One agent of Stable-Baselines3 with the whole budget",

@@ -21,7 +21,7 @@ from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import Row
 from policykd.benchmark.spec import Cell, Reference, Spec
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 Rule = Literal["selected", "mean"]
 RULES: tuple[Rule, ...] = ("selected", "mean")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from policykd.agents.run_folder import write_text
-from policykd.agents.teacher_student import TeacherStudent
-from policykd.evaluation.fidelity import fidelity
-from policykd.evaluation.footprint import footprint
-from policykd.plots import against_size
+from policykd.core.files import write_text
+from policykd.measure.fidelity import fidelity
+from policykd.measure.footprint import footprint
+from policykd.measure.plots import against_size
 from policykd.teachers import TeacherScore
+from policykd.training.teacher_student import TeacherStudent
 
 LEVELS = (0.90, 0.95)
 """Shares of the teacher's return whose first time counts."""

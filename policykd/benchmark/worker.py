@@ -12,11 +12,11 @@ import sys
 import traceback
 from pathlib import Path
 
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
 
 CELL, RESULT, FAILURE = "cell.json", "result.json", "failure.txt"
 LOCK_SECONDS = 60

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
-from policykd.errors import PolicyKDError
 
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 Inputs = Any

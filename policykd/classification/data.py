@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policykd.errors import PolicyKDError, nearest
-from policykd.extras import needs
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.extras import needs
 
 DATA_VARIABLE = "POLICYKD_DATA"
 """Environment variable that names the folder of data files."""

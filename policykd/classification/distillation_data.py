@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
-from policykd.errors import PolicyKDError
 
 Examples = tuple[Tensor, Tensor]
 """Inputs ``(N, ...)`` and labels ``(N,)``."""

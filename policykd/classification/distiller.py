@@ -11,17 +11,18 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from policykd import checkpoint
-from policykd.agents.run_folder import CHECKPOINT, RunFolder, write_bytes
 from policykd.classification import loop, snapshot
 from policykd.classification.adaptor import Adaptor, split_batch
 from policykd.classification.evaluation import Evaluation
 from policykd.classification.processes import make_accelerator
 from policykd.classification.teacher import as_teacher
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change
+from policykd.core.files import write_bytes
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
-from policykd.errors import PolicyKDError, nearest
-from policykd.settings import change
+from policykd.training.run_folder import CHECKPOINT, RunFolder
 
 BEST = "best_model.safetensors"
 Augment = Callable[[Tensor], Tensor]

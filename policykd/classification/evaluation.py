@@ -13,7 +13,7 @@ from policykd.classification.adaptor import call, checked_labels
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
 from policykd.classification.processes import autocast, on_device
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Distiller

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 
 
 class FeatureReader:

@@ -20,10 +20,10 @@ from policykd.classification.evaluation import BATCH, evaluating
 from policykd.classification.features import FeatureReader
 from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED
-from policykd.errors import PolicyKDError
-from policykd.evaluation.fidelity_report import Row, Who, write
-from policykd.extras import needs
+from policykd.measure.fidelity_report import Row, Who, write
 
 MEASURES = ("accuracy", "nll", "ece", "agreement", "kl", "distance", "cka")
 """Columns of a report. The last four are measured against the teacher; KL and NLL are in nats, distance is the mean

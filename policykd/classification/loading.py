@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 class Batch(NamedTuple):

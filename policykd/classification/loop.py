@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from policykd.agents.run_folder import STEPS
 from policykd.classification.evaluation import Evaluation
 from policykd.classification.loading import loader
 from policykd.classification.trainer import Trainer
+from policykd.training.run_folder import STEPS
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Augment, Callback, Distiller

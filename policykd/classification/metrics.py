@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED, categorical_kl, hard_loss
-from policykd.extras import needs
 
 ECE_BINS = 10
 """Equal bins of the largest probability (Stanton et al. 2021)."""

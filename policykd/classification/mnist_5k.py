@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from policykd.classification.data import DATA_VARIABLE
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 FILE = "mnist_5k.csv.gz"
 TEST_PER_CLASS = 100

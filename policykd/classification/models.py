@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 class MLP(nn.Module):

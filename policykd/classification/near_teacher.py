@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 def between(

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policykd.errors import PolicyKDError
-from policykd.extras import needs
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 
 
 class PID(NamedTuple):

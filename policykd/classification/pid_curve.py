@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from policykd.agents.run_folder import write_text
 from policykd.classification.distiller import Distiller
 from policykd.classification.fidelity import answers
 from policykd.classification.pid import PID, PIDEstimate, estimate
-from policykd.errors import PolicyKDError
-from policykd.evaluation.pictures import Panel, Series, seed_panels
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
 
 PARTS = {
     "redundant": "redundant: transferred",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
-from policykd.extras import needs
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 
 
 def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from policykd.agents.run_folder import STEPS
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Phase, Terms
-from policykd.errors import PolicyKDError
+from policykd.training.run_folder import STEPS
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Distiller

@@ -21,11 +21,11 @@ from policykd.classification.loading import loader, read
 from policykd.classification.metrics import metrics
 from policykd.classification.processes import on_device
 from policykd.classification.snapshot import fingerprint
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.distillation.supervised.method import Outputs
 from policykd.distillation.supervised.reaugkd import ReAugKD, as_embedding, mixed, neighbours_word
-from policykd.errors import PolicyKDError
 from policykd.memory.knowledge_base import KnowledgeBase
-from policykd.settings import require
 
 Score = Callable[[Tensor, Tensor], float]
 """How good probabilities ``(n, C)`` are for labels ``(n,)``; more is better."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import TrainingConfig
-from policykd.errors import PolicyKDError
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Distiller

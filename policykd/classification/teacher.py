@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from policykd.classification.adaptor import call
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import ensemble_logits
 from policykd.distillation.supervised.method import Outputs
-from policykd.errors import PolicyKDError
 
 
 class Ensemble(nn.Module):

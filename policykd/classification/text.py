@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from policykd.classification.loading import Rows
-from policykd.errors import PolicyKDError
-from policykd.extras import needs
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 
 PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
 """Columns of two texts."""

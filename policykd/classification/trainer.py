@@ -21,11 +21,11 @@ from policykd.classification.loading import Batch, Rows, read, seeded
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.progress import Progress
 from policykd.classification.teacher import OutputCache
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms, TrainingConfig
-from policykd.errors import PolicyKDError
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Augment, Distiller

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
-from policykd.extras import needs
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 
 EMBEDDING = "embedding"
 """Path of the module of a ``TextClassifier`` that gives its embedding."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import gymnasium as gym
 
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",

@@ -16,7 +16,6 @@ import tyro
 from safetensors import SafetensorError
 from torch import nn
 
-from policykd.agents.run_folder import CHECKPOINT, write_text
 from policykd.classification.data import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import make_model, parameters
@@ -24,10 +23,12 @@ from policykd.classification.retrieval import with_retrieval
 from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.files import write_text
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.reaugkd import ReAugKD
-from policykd.errors import PolicyKDError, nearest
+from policykd.training.run_folder import CHECKPOINT
 
 C = TypeVar("C")
 COMMON = (

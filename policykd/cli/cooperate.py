@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from policykd.agents.run_folder import versions, write_text
 from policykd.classification.data import load
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
@@ -21,8 +20,9 @@ from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.learners import make_learners
 from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
-from policykd.errors import PolicyKDError, nearest
-from policykd.settings import require
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import require
+from policykd.core.files import versions, write_text
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
-from policykd.agents import arguments, snapshot
-from policykd.agents.learner_envs import find_task, short_id
-from policykd.agents.run_folder import CHECKPOINT, write_text
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.benchmark import students
 from policykd.cli.output import say, table
-from policykd.errors import PolicyKDError, nearest
-from policykd.plots import Curve, learning_curves
-from policykd.presets import teaching_preset
-from policykd.settings import change, require
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change, require
+from policykd.core.files import write_text
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.learners.presets import teaching_preset
+from policykd.measure.plots import Curve, learning_curves
+from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
-from policykd.teaching_config import TAUGHT_CONFIGS
+from policykd.training import arguments, snapshot
+from policykd.training.run_folder import CHECKPOINT
+from policykd.training.teacher_student import TeacherStudent
 
 C = TypeVar("C")
 

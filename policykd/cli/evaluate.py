@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.loading import load_agent
 from policykd.cli.output import say, table
+from policykd.training.loading import load_agent
 
 
 @dataclass(frozen=True)

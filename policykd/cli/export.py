@@ -9,16 +9,16 @@ from typing import Literal
 
 import tyro
 
-from policykd.agents.base import Agent, LearnerChoice
-from policykd.agents.learner_envs import short_id
-from policykd.agents.loading import load_agent
 from policykd.cli.output import say
+from policykd.core.fields import require
 from policykd.export.deployed import require_free
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
-from policykd.settings import require
+from policykd.tasks.spaces import short_id
+from policykd.training.agent import Agent, LearnerChoice
+from policykd.training.loading import load_agent
 
 Format = Literal["sb3", "onnx", "torchscript", "hub"]
 FILES: dict[Format, str] = {"sb3": "{task}.zip", "onnx": "{task}.onnx", "torchscript": "{task}.pt", "hub": "hub"}

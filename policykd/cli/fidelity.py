@@ -11,22 +11,22 @@ from typing import Any, Literal
 import tyro
 from torch import nn
 
-from policykd import checkpoint
-from policykd.agents.loading import load_agent
-from policykd.agents.run_folder import CHECKPOINT
-from policykd.agents.teacher_student import TeacherStudent
 from policykd.classification.data import load
 from policykd.classification.fidelity import report
 from policykd.classification.models import make_model
 from policykd.classification.snapshot import load_weights
 from policykd.cli.classify import OPTIONS, read_teacher
 from policykd.cli.output import say
-from policykd.errors import PolicyKDError
-from policykd.evaluation.fidelity import TOLERANCE
-from policykd.evaluation.fidelity import report as policy_report
-from policykd.evaluation.fidelity_report import Row, as_table
-from policykd.settings import require
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
+from policykd.measure.fidelity import TOLERANCE
+from policykd.measure.fidelity import report as policy_report
+from policykd.measure.fidelity_report import Row, as_table
 from policykd.teachers import Teacher
+from policykd.training.loading import load_agent
+from policykd.training.run_folder import CHECKPOINT
+from policykd.training.teacher_student import TeacherStudent
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policykd.agents.base import Agent
+from policykd.training.agent import Agent
 
 
 def say(text: str) -> None:

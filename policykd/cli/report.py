@@ -8,13 +8,13 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.run_folder import write_text
 from policykd.benchmark.documents import with_part
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables
 from policykd.cli.output import say
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from policykd.classification.models import parameters
 from policykd.classification.text import bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
-from policykd.settings import change
 
 C = TypeVar("C")
 TEACHER, STUDENT = "teacher_model", "student_model"

@@ -13,15 +13,15 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
-from policykd.agents import snapshot
-from policykd.agents.dual_student import DualStudent, resolve_config
-from policykd.agents.learner_envs import find_task
-from policykd.agents.run_folder import CHECKPOINT
 from policykd.cli.output import say, table
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change, require
 from policykd.learners import CONFIGS
-from policykd.plots import Curve, learning_curves
-from policykd.settings import change, require
+from policykd.measure.plots import Curve, learning_curves
+from policykd.tasks.spaces import find_task
+from policykd.training import snapshot
+from policykd.training.dual_student import DualStudent, resolve_config
+from policykd.training.run_folder import CHECKPOINT
 
 C = TypeVar("C")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import tyro
 
-from policykd.agents.base import LearnerChoice
-from policykd.agents.loading import load_agent
 from policykd.cli.output import say
-from policykd.errors import PolicyKDError
-from policykd.settings import require
-from policykd.video import record_video
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
+from policykd.measure.video import record_video
+from policykd.training.agent import LearnerChoice
+from policykd.training.loading import load_agent
 
 
 @dataclass(frozen=True)

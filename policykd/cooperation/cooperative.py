@@ -26,8 +26,8 @@ from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
 from policykd.cooperation.owners import Owner, check_groups, named_learners
 from policykd.cooperation.tables import RESERVED, Data, Table, read_tables
-from policykd.errors import PolicyKDError
-from policykd.settings import build, require
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import build, require
 
 log = logging.getLogger("policykd")
 

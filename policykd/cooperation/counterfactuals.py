@@ -18,7 +18,7 @@ import torch
 
 from policykd.cooperation.owners import Owner
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.settings import require
+from policykd.core.fields import require
 
 CERTAIN = 0.999
 """A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""

@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from policykd.cooperation.owners import numbered
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 
 LEARNERS: dict[str, Callable[[], Any]] = {
     "mlp": TorchClassifier,

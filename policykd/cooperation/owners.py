@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from policykd.classification.loading import seeded
 from policykd.cooperation.tables import Table, one_line
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 
 NEIGHBOURS = 5
 """Of so many nearest rows one is drawn, where a student completes what it has received."""

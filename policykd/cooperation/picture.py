@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from policykd.agents.run_folder import write_bytes
-from policykd.plots import COLOURS, FAINT, INK
+from policykd.core.files import write_bytes
+from policykd.measure.plots import COLOURS, FAINT, INK
 
 WIDEST = 7.0
 """Points of the arrow on which most was sent."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from policykd.networks import PolicyOutput
+from policykd.core.networks import PolicyOutput
 
 Direction = Literal["forward", "reverse"]
 

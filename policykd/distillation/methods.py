@@ -48,8 +48,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from policykd.config import DistillationConfig, PPOConfig
 from policykd.distillation import weights
+from policykd.learners.config import DistillationConfig, PPOConfig
 
 Weight = Callable[[Tensor, Tensor, Any], Tensor]
 

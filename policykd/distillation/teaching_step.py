@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from policykd.core.networks import Adam, gradient
+from policykd.distillation.labels import Labels
 from policykd.distillation.methods import Method
-from policykd.distillation.step import DistillationStep, Divergence
-from policykd.distillation.teaching import Labels
+from policykd.distillation.peer_step import DistillationStep, Divergence
+from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
-from policykd.networks import Adam, gradient
-from policykd.teaching_config import TeachingConfig
 
 
 class TeachingStep(DistillationStep):

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import MLP
+from policykd.core.normaliser import CLIP
 from policykd.learners import PPO
-from policykd.networks import MLP
-from policykd.normaliser import CLIP
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""

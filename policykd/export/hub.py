@@ -16,15 +16,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policykd.agents.learner_envs import short_id
-from policykd.agents.run_folder import write_text
+from policykd.core.files import write_text
 from policykd.export.deployed import deploy, require_free
 from policykd.export.zoo import to_zip
+from policykd.measure.video import record_video
+from policykd.tasks.spaces import short_id
 from policykd.teachers import Teacher, TeacherScore
-from policykd.video import record_video
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 STATISTICS = "vec_normalize.pkl"
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 from policykd.export.deployed import Act, deploy, description, write_checked
 from policykd.teachers.programs import METADATA, onnx_session
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 
 def to_onnx(agent: Agent, k: int, path: Path) -> float:

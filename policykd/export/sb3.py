@@ -16,13 +16,13 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from policykd.config import Config, DDPGConfig, PPOConfig
+from policykd.core.networks import MLP, Adam
 from policykd.export import sb3_ppo
 from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
-from policykd.networks import MLP, Adam
+from policykd.learners.config import Config, DDPGConfig, PPOConfig
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
 """SB3's class of every backbone."""

@@ -10,9 +10,9 @@ from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
-from policykd.config import PPOConfig
+from policykd.core.networks import MLP
+from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO
-from policykd.networks import MLP
 
 COMMON_SETTINGS = (
     *("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "normalize_advantage"),

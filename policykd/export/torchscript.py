@@ -12,7 +12,7 @@ from policykd.export.deployed import Act, as_act, deploy, description, write_che
 from policykd.teachers.programs import METADATA
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 
 def to_torchscript(agent: Agent, k: int, path: Path) -> float:

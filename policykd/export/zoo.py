@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from policykd.agents.run_folder import write_bytes
+from policykd.core.files import write_bytes
 from policykd.export.deployed import Act, require_free, write_checked
 from policykd.export.sb3 import to_sb3
 
 if TYPE_CHECKING:
-    from policykd.agents.base import Agent
+    from policykd.training.agent import Agent
 
 
 def to_zip(agent: Agent, k: int, path: Path, statistics: Path | None = None) -> float:

@@ -1,6 +1,6 @@
 """How learners improve by themselves: one file per algorithm, all learners (rows) at once."""
 
-from policykd.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
+from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.learners.ddpg import DDPG
 from policykd.learners.off_policy import OffPolicyLearner
 from policykd.learners.ppo import PPO

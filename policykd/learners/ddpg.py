@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.config import DDPGConfig
+from policykd.core.networks import gradient
+from policykd.learners.config import DDPGConfig
 from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch
-from policykd.networks import gradient
 
 
 class DDPG(OffPolicyLearner):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.config import OffPolicyConfig
+from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.learners.config import OffPolicyConfig
 from policykd.memory.replay import Batch
-from policykd.networks import MLP, Adam, PolicyOutput, gradient
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Parameters ``(K, P)`` to losses ``(K,)`` and diagnostics."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.config import PPOConfig
-from policykd.networks import MLP, Adam, PolicyOutput, gradient
-from policykd.normaliser import CLIP, RunningMeanStd
+from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.core.normaliser import CLIP, RunningMeanStd
+from policykd.learners.config import PPOConfig
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.config import SACConfig
+from policykd.core.networks import Adam, PolicyOutput, gradient
+from policykd.core.seeding import standard_normal
+from policykd.learners.config import SACConfig
 from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch
-from policykd.networks import Adam, PolicyOutput, gradient
-from policykd.seeding import standard_normal
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 EPSILON = 1e-6

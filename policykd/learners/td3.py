@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policykd.config import TD3Config
+from policykd.core.seeding import standard_normal
+from policykd.learners.config import TD3Config
 from policykd.learners.ddpg import DDPG
 from policykd.memory.replay import Batch
-from policykd.seeding import standard_normal
 
 
 class TD3(DDPG):

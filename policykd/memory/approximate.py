@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.extras import needs
+from policykd.core.extras import needs
 
 LINKS, BUILD_EFFORT = 32, 80
 """HNSW's M and efConstruction."""

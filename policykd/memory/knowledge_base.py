@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from policykd import checkpoint
-from policykd.errors import PolicyKDError
-from policykd.extras import needs
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
+from policykd.core.fields import require
 from policykd.memory.approximate import Graph, Scan
-from policykd.settings import require
 
 QUERIES, CELLS = 1024, 2**24
 """A search looks at so many queries, and an exact one at so many similarities at a time (64 MB)."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 Source = Literal["own", "peer", "pooled"]
 

@@ -12,11 +12,11 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from policykd.agents.run_folder import CHECKPOINT
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 from policykd.teachers import programs, sb3, vecnormalize
 from policykd.teachers.policy import Policy
 from policykd.teachers.task import TaskSpaces
+from policykd.training.run_folder import CHECKPOINT
 
 log = logging.getLogger("policykd")
 STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
@@ -74,7 +74,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
 
 
 def _own(path: Path, env: Any, device: torch.device) -> Policy:
-    from policykd.agents.loading import load_agent
+    from policykd.training.loading import load_agent
 
     model = load_agent(path, env=env, device="cpu").to_sb3()
     return sb3.from_model(model, device).changed(source=str(path))

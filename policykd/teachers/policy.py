@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 from policykd.teachers.policy import Policy, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
 

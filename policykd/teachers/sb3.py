@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 from policykd.teachers import vecnormalize
 from policykd.teachers.policy import Policy, parse_bounds
 from policykd.teachers.sb3_networks import FAMILIES, Family, Networks

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest
 from policykd.teachers.policy import Policy, freeze, to_unit
 from policykd.teachers.vecnormalize import Normaliser
 

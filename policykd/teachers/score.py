@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from policykd.agents.learner_envs import ActionScale, EnvFactory, check_spaces, find_task
-from policykd.evaluation import Evaluator
-from policykd.seeding import env_seed, stream
+from policykd.core.seeding import env_seed, stream
+from policykd.tasks import Evaluator
+from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task
 
 STANDARD_ERRORS = 2.0
 """By how many standard errors a mean must lie above another to count as better: about 97.5 % one-sided."""

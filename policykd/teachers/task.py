@@ -8,8 +8,8 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from policykd.agents.learner_envs import EnvFactory, check_spaces, find_task
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.tasks.spaces import EnvFactory, check_spaces, find_task
 
 VERSIONS: dict[str, dict[int, str]] = {
     "Ant": {

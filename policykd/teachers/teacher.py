@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.agents.learner_envs import EnvFactory
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
+from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import loading
 from policykd.teachers.policy import Policy
 from policykd.teachers.score import TeacherScore, score

@@ -18,7 +18,7 @@ import torch
 from numpy._core import multiarray, numeric  # where pickles of arrays say their functions are
 from torch import Tensor
 
-from policykd.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError
 
 
 class Normaliser(NamedTuple):

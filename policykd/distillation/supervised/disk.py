@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.distillation.categorical import UNLABELLED, hard_loss
 from policykd.distillation.schedules import cosine
 from policykd.distillation.supervised.feature_maps import as_map
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
-from policykd.errors import PolicyKDError
-from policykd.settings import require
 
 GUIDE = Phase("guide", trains="guide")
 

@@ -12,9 +12,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.hinton import HintonConfig
 from policykd.distillation.supervised.method import Outputs, TrainingConfig
-from policykd.errors import PolicyKDError
 
 Reduction = Literal["mean", "sum"]
 """What a loss takes over the channels and positions of a map."""

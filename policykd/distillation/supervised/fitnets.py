@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.fields import require
 from policykd.distillation.supervised.feature_maps import FeatureConfig, as_maps, check_pairs, linear
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
-from policykd.settings import require
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from policykd.core.fields import require
 from policykd.distillation.categorical import hard_loss, soft_loss
 from policykd.distillation.supervised.method import Method, Outputs, Step, Terms, TrainingConfig
-from policykd.settings import require
 
 
 @dataclass(frozen=True)

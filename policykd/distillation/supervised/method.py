@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from policykd.settings import require
+from policykd.core.fields import require
 
 Terms = dict[str, Tensor]
 """Parts of a loss by their logged name, scalars without gradient."""

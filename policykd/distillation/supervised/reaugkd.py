@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.distillation.categorical import UNLABELLED, categorical_kl
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
-from policykd.errors import PolicyKDError
-from policykd.settings import require
 
 PROJECTION = Phase("projection", trains="projection", student=False)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.fields import require
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.supervised.feature_maps import (
     FeaturePaths,
@@ -26,7 +27,6 @@ from policykd.distillation.supervised.feature_maps import (
     two_layers,
 )
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
-from policykd.settings import require
 
 FLOOR, START = 1e-3, 5.0
 """Least sigma, and its raw value (before softplus) to start from."""

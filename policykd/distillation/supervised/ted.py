@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.fields import require
 from policykd.distillation.categorical import hard_loss, soft_loss
 from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, linear
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
-from policykd.settings import require
 
 
 @dataclass(frozen=True)

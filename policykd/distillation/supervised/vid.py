@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.fields import require
 from policykd.distillation.supervised.feature_maps import FeatureConfig, Reduction, as_maps, check_pairs, reduced
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
-from policykd.settings import require
 
 FLOOR, START = 1e-5, 5.0
 """Least variance, and the variance to start from."""

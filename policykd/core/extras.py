@@ -1,0 +1,22 @@
+"""Packages that only some parts need, imported where they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from policykd.core.errors import PolicyKDError
+
+
+def needs(module: str, extra: str = "classification") -> Any:
+    """Import a module of one of policykd's extras.
+
+    Raises:
+        PolicyKDError: it is not installed; the line says how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PolicyKDError(
+            f'{extra}: {module.partition(".")[0]} is needed ({error}): pip install "policykd[{extra}]"'
+        ) from None

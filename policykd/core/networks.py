@@ -1,0 +1,175 @@
+"""Networks of many learners: one row of parameters per learner, one call for all of them.
+
+Parameters of ``R`` networks of one shape are one tensor ``(R, P)``. A row holds, layer after layer, the weight
+``(in, out)`` and the bias ``(out,)`` of one network. Adam, target networks, checkpoints and copies then need one
+operation on one tensor, whatever the number of layers and learners.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd import native
+from policykd.core.errors import PolicyKDError
+from policykd.core.normaliser import RunningMeanStd
+
+
+@dataclass(frozen=True)
+class MLP:
+    """The shape of a multi-layer perceptron.
+
+    Args:
+        sizes: widths from input to output, e.g. ``(17, 64, 64, 6)``.
+        squash: end in tanh, as actors of bounded actions do.
+        activation: what is between its layers.
+    """
+
+    sizes: tuple[int, ...]
+    squash: bool = False
+    activation: Literal["relu", "tanh"] = "relu"
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Input and output width of every layer."""
+        return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+
+    @property
+    def parameter_count(self) -> int:
+        """Length ``P`` of one row."""
+        return sum(inputs * outputs + outputs for inputs, outputs in self.layers)
+
+    def initialise(self, generator: np.random.Generator) -> Tensor:
+        """Draw one row ``(P,)`` as ``torch.nn.Linear`` draws: weights and biases from U(-1/sqrt(in), 1/sqrt(in))."""
+        parts = []
+        for inputs, outputs in self.layers:
+            bound = 1.0 / math.sqrt(inputs)
+            parts.append(generator.uniform(-bound, bound, inputs * outputs + outputs))
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    def initialise_orthogonal(self, generator: np.random.Generator, gains: Sequence[float]) -> Tensor:
+        """Draw one row ``(P,)``: orthogonal weights (Saxe et al. 2014) times the gain of each layer, and no bias."""
+        parts = []
+        for (inputs, outputs), gain in zip(self.layers, gains, strict=True):
+            drawn = generator.standard_normal((max(inputs, outputs), min(inputs, outputs)))
+            q, r = np.linalg.qr(drawn)
+            q *= np.sign(np.diag(r))  # else QR would not draw all rotations alike
+            parts += [gain * (q if inputs >= outputs else q.T).ravel(), np.zeros(outputs)]
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    def unpack(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """View rows ``(R, P)`` as one ``(weight (R, in, out), bias (R, 1, out))`` per layer."""
+        count = rows.shape[0]
+        # One split: its backward is one concatenation, where slicing would fill and add a tensor per layer.
+        parts = rows.split([n for inputs, outputs in self.layers for n in (inputs * outputs, outputs)], dim=1)
+        return [
+            (parts[2 * i].view(count, inputs, outputs), parts[2 * i + 1].view(count, 1, outputs))
+            for i, (inputs, outputs) in enumerate(self.layers)
+        ]
+
+    def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
+        if native.usable(rows, inputs):
+            hidden = native.mlp(rows, inputs, self.sizes, self.activation == "tanh")
+        else:
+            hidden, activate = inputs, torch.tanh if self.activation == "tanh" else torch.relu
+            for index, (weight, bias) in enumerate(self.unpack(rows)):
+                hidden = torch.baddbmm(bias, hidden if index == 0 else activate(hidden), weight)
+        return hidden.tanh() if self.squash else hidden
+
+
+class PolicyOutput(NamedTuple):
+    """What K policies answer at observations ``(K, B, O)``."""
+
+    actions: Tensor
+    """Deterministic actions ``(K, B, A)`` in [-1, 1]."""
+    mean: Tensor | None = None
+    """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
+    std: Tensor | None = None
+    """Standard deviations ``(K, B, A)`` of the same Gaussians."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
+        """``function`` of every tensor."""
+        return PolicyOutput(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+
+
+def gradient(
+    loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]], rows: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradient ``(R, P)`` of the summed losses ``(R,)`` and the diagnostics beside them.
+
+    Rows never mix: the gradient of a sum over rows is, row by row, the gradient of that row's own loss.
+    """
+    if torch.compiler.is_compiling():  # the compiler traces functional gradients, not autograd's engine
+
+        def total(parameters: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, info = loss(parameters)
+            return losses.sum(), info
+
+        return torch.func.grad(total, has_aux=True)(rows)
+    with torch.enable_grad():
+        leaf = rows.detach().requires_grad_()
+        losses, info = loss(leaf)
+        (result,) = torch.autograd.grad(losses, leaf, torch.ones_like(losses))
+    return result, info
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1) over rows of parameters, with torch's defaults.
+
+    All state is in plain tensors, so one optimiser serves every learner, compiles, and is saved as it is.
+    """
+
+    def __init__(self, rows: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        self.exp_avg = torch.zeros_like(rows)
+        self.exp_avg_sq = torch.zeros_like(rows)
+        self.steps = torch.zeros((), dtype=rows.dtype, device=rows.device)
+        self.betas, self.eps = betas, eps
+
+    def step(self, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor) -> None:
+        """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``)."""
+        self.steps.add_(1)
+        # Compiled, the lines below are one loop as fast as the kernel's.
+        if not torch.compiler.is_compiling() and native.usable(rows, gradients) and rows.is_contiguous():
+            count, rate = float(self.steps), float(learning_rate)
+            moments = self.exp_avg, self.exp_avg_sq
+            native.adam_(rows, *moments, gradients, steps=count, learning_rate=rate, betas=self.betas, eps=self.eps)
+            return
+        beta1, beta2 = self.betas
+        self.exp_avg.lerp_(gradients, 1 - beta1)
+        self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+        # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
+        power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
+        step_size = learning_rate / (1 - power1)
+        denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
+        rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
+
+
+def state_tensors(owner: object) -> dict[str, Tensor]:
+    """Every tensor of a learner or a distillation step by its name, those of its optimisers and statistics included."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in vars(owner).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, Adam | RunningMeanStd):
+            tensors |= {f"{name}.{part}": tensor for part, tensor in state_tensors(value).items()}
+    return tensors
+
+
+def load_state_tensors(owner: object, tensors: dict[str, Tensor]) -> None:
+    """Copy saved tensors back in place.
+
+    Raises:
+        PolicyKDError: names or shapes differ from ``owner``'s.
+    """
+    own = state_tensors(owner)
+    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise PolicyKDError(f"checkpoint: its tensors do not fit {type(owner).__name__} of this shape")
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])

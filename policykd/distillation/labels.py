@@ -1,0 +1,97 @@
+"""What a frozen teacher says, in the units of its student; and the losses and rewards that are made of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import PolicyOutput
+
+STD_FLOOR = 0.05
+"""Least standard deviation of a squashed teacher in the units of an unsquashed student: where tanh saturates, that of
+its actions goes to 0, and no Gaussian can follow."""
+INSIDE = 0.999
+"""Actions of an unsquashed teacher come this far within -1 and 1, where the inverse of tanh is finite."""
+
+
+class Labels(NamedTuple):
+    """A teacher's answers at B states of each of K learners."""
+
+    policy: PolicyOutput
+    """Actions, and the Gaussian in the student's units; without std, of no meaning but the actions."""
+    value: Tensor
+    """Values ``(K, B)`` in the task's units of reward; 0 where the teacher has none."""
+
+    @staticmethod
+    def width(action_size: int) -> int:
+        """Length W of one packed answer."""
+        return 3 * action_size + 1
+
+    def pack(self) -> Tensor:
+        """All of it as ``(K, B, W)``."""
+        actions, mean, std = self.policy
+        assert mean is not None and std is not None
+        return torch.cat((actions, mean, std, self.value.unsqueeze(-1)), dim=-1)
+
+    @staticmethod
+    def unpack(packed: Tensor) -> Labels:
+        """The answers in ``(K, B, W)``."""
+        size = (packed.shape[-1] - 1) // 3
+        actions, mean, std, value = packed.split([size, size, size, 1], dim=-1)
+        return Labels(PolicyOutput(actions, mean, std), value.squeeze(-1))
+
+
+def squashed_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of tanh(u), u ~ N(mean, std), to first order in ``std`` (the delta method).
+
+    For a student whose Gaussian is over actions, of a teacher whose Gaussian is before tanh (SAC, TQC).
+    """
+    actions = mean.tanh()
+    return actions, (std * (1 - actions.square())).clamp_min(STD_FLOOR)
+
+
+def unsquashed_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation before tanh of an action ~ N(mean, std), to first order in ``std``.
+
+    For a student whose Gaussian is before tanh (SAC), of a teacher whose Gaussian is over actions (PPO).
+    """
+    inside = mean.clamp(-INSIDE, INSIDE)
+    return inside.atanh(), std / (1 - inside.square())
+
+
+def proximal_weight(ratio: Tensor, clip_range: Tensor | float) -> Tensor:
+    """PPD's max(pi(a | s) / pi_k(a | s), 1 - eps) of each step, ``(K, B)`` (Spigler 2025, equation 3)."""
+    return ratio.clamp_min(1 - clip_range)
+
+
+def confidence(distance: Tensor, alpha: float) -> Tensor:
+    """ADVISOR's weight exp(-alpha d) of imitation, ``(K, B)`` in (0, 1] (Weihs et al. 2021, section 3.2).
+
+    Args:
+        distance: d >= 0 of an imitator, which learns from the teacher alone, from the teacher, ``(K, B)``.
+        alpha: 0 imitates everywhere; large imitates only where the imitator hardly errs.
+    """
+    return (-alpha * distance.detach()).exp()
+
+
+def from_next(values: Tensor, last: Tensor, dones: Tensor) -> Tensor:
+    """Rewards of what comes after each step: x_{t+1}, and 0 where the episode ended, ``(K, T, N)``.
+
+    N-distill (Czarnecki et al. 2019) pays x = -distance from the teacher at the next state.
+
+    Args:
+        values: x of the states of a rollout ``(K, T, N)``.
+        last: x of the states after it ``(K, N)``.
+        dones: 1 where the episode ended after the step, ``(K, T, N)``; so also where a time limit cut it.
+    """
+    return torch.cat((values[:, 1:], last.unsqueeze(1)), dim=1) * (1 - dones)
+
+
+def shaping(values: Tensor, next_values: Tensor, gamma: float) -> Tensor:
+    """Potential-based reward gamma V_T(s') - V_T(s) of each step, ``(K, T, N)`` (Ng et al. 1999).
+
+    With gamma = 1 it is Czarnecki's Teacher V reward; only PPO's own gamma leaves the best policies as they are.
+    """
+    return gamma * next_values - values

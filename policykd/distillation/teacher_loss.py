@@ -1,0 +1,125 @@
+"""A teacher's part in one joint loss with RL: L = L_RL + lambda E_s [w(s) D(teacher(s), student(s))]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import Adam, PolicyOutput, gradient
+from policykd.core.normaliser import RunningMeanStd
+from policykd.distillation.divergences import action_mse
+from policykd.distillation.labels import Labels, confidence
+from policykd.distillation.methods import Method
+from policykd.distillation.peer_step import Divergence
+from policykd.distillation.schedules import SCHEDULES, hold, return_ratio
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.teachers import TeacherScore
+
+RECENT = 10
+"""Episodes over which a student's return is averaged for the return ratio."""
+
+
+class JointTeaching:
+    """The teacher's weight, and what a method must remember beside its students.
+
+    Args:
+        method: a row of the table.
+        config: settings.
+        actor: the students' policies ``(K, P)`` as they are now.
+        divergence: distance ``(K, B)`` of a student from its teacher; None: the teacher speaks through rewards alone.
+        n_envs: environments N of each learner.
+    """
+
+    def __init__(
+        self, method: Method, config: TeachingConfig, actor: Tensor, divergence: Divergence | None, n_envs: int
+    ) -> None:
+        self.method, self.config, self.divergence = method, config, divergence
+        self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
+        self.log_coefficient = torch.zeros(len(actor), device=actor.device)
+        self.lambdas = torch.zeros(len(actor), device=actor.device)
+        """The teacher's weight beside RL at the moment, of each student, ``(K,)``."""
+        self.mask: Tensor | None = None
+        """Fine-tuning: 0 where parameters are frozen, ``(P,)``."""
+        if method.confident:  # ADVISOR's imitator
+            self.auxiliary = actor.clone()
+            self.auxiliary_adam = Adam(self.auxiliary)
+        if method.source == "itself":
+            self.anchor = actor.clone()
+        if method.reward is not None:
+            self.reward_stats = RunningMeanStd(len(actor), (), actor.device)
+            self.discounted_rewards = torch.zeros(len(actor), n_envs, dtype=torch.float64, device=actor.device)
+
+    def fade(self, progress: float, returns: Sequence[Sequence[float]], score: TeacherScore | None) -> None:
+        """Set the teacher's weight lambda beside RL, of each student.
+
+        Args:
+            progress: from 0 to 1 over the run.
+            returns: each student's training returns so far, the latest last.
+            score: the teacher's returns, for the return ratio.
+        """
+        ones = torch.ones_like(self.log_coefficient)
+        if self.schedule == "held_kl":
+            strength = self.log_coefficient.exp()
+        elif self.schedule == "return_ratio":
+            assert score is not None
+            # Before its first episode has ended a student knows nothing: the teacher counts in full.
+            means = [sum(r[-RECENT:]) / len(r[-RECENT:]) if r else score.random_mean for r in returns]
+            strength = return_ratio(torch.tensor(means, dtype=ones.dtype), score.mean, score.random_mean).to(ones)
+        else:
+            strength = SCHEDULES[self.schedule](progress) * ones
+        self.lambdas.copy_(self.config.distill_coef * strength)
+
+    def adapt(self, distance: Tensor) -> None:
+        """After an update: raise lambda where students are further from the teacher, ``(K,)``, than held_kl wants."""
+        if self.schedule == "held_kl":
+            self.log_coefficient.copy_(hold(self.log_coefficient, distance, self.config.kl_target))
+
+    def losses(
+        self, own: PolicyOutput, labels: Labels, own_value: Callable[[], Tensor], weight: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted distances ``(K, B)`` from the teacher, and diagnostics ``(K,)``.
+
+        Args:
+            own: the students' answers.
+            labels: the teacher's.
+            own_value: the students' values ``(K, B)`` in the task's units of reward; asked if the method weighs by it.
+            weight: of each state, where it is not the method's function of the values.
+        """
+        assert self.divergence is not None
+        distance = self.divergence(own, labels.policy)
+        info = {"distill/distance": distance.detach().mean(1)}
+        gap = (own.actions.detach() - labels.policy.actions).square().sum(-1).sqrt()
+        info["distill/action_gap"] = gap.mean(1)
+        if self.method.weight is not None:
+            weight = self.method.weight(labels.value, own_value().detach(), self.config)
+        if weight is None:
+            return distance, info
+        if weight.shape != distance.shape:
+            raise ValueError(f"weights must be (K, B), got {tuple(weight.shape)} beside {tuple(distance.shape)}")
+        return weight * distance, info | {"distill/weight_mean": weight.detach().mean(1)}
+
+    def imitate(self, outputs: Callable[[Tensor], PolicyOutput], labels: Labels, learning_rate: Tensor) -> Tensor:
+        """ADVISOR: one step of the imitator, and how far imitation can be trusted at each state: ``(K, B)``."""
+        divergence = self.divergence
+        assert divergence is not None
+
+        def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return divergence(outputs(actor), labels.policy).mean(1), {}
+
+        with torch.no_grad():
+            trust = confidence(action_mse(outputs(self.auxiliary).actions, labels.policy.actions), self.config.alpha)
+        gradients, _ = gradient(loss, self.auxiliary)
+        self.auxiliary_adam.step(self.auxiliary, gradients, learning_rate)
+        return trust
+
+    def scale_rewards(self, rewards: Tensor, dones: Tensor, gamma: float) -> Tensor:
+        """The teacher's rewards ``(K, T, N)`` over the running deviation of their own return, as PPO's are scaled."""
+        scaled = torch.empty_like(rewards)
+        for t in range(rewards.shape[1]):
+            self.discounted_rewards.mul_(gamma).add_(rewards[:, t])
+            self.reward_stats.update(self.discounted_rewards)
+            self.discounted_rewards.mul_(1 - dones[:, t])
+            scaled[:, t] = rewards[:, t] / self.reward_stats.std.unsqueeze(1)
+        return scaled

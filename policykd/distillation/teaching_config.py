@@ -1,0 +1,191 @@
+"""The settings of a teacher's students: those of a backbone (``config.py``), and those of teaching."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from policykd.core.fields import require
+from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
+
+PEERS_ONLY: dict[str, object] = {
+    "scale_free": True,
+    "weight_ratio": 1e4,
+    "distill_recent": 1000,
+    "distill_freq": 1,
+    "distill_gradient_steps": 10,
+    "distill_optimizer": "own",
+}
+"""Settings that mean nothing to a teacher's student, and the value that they must keep."""
+
+
+@dataclass(frozen=True)
+class TeachingConfig:
+    """How a student learns from its teacher, whatever its backbone."""
+
+    divergence: typing.Literal[
+        "auto",
+        "action_mse",
+        "action_huber",
+        "gaussian_nll",
+        "gaussian_kl_forward",
+        "gaussian_kl_reverse",
+        "cross_entropy_forward",
+        "cross_entropy_reverse",
+        "wasserstein2",
+    ] = "auto"
+    """How far apart student and teacher are at a state. Forward is KL(teacher || student), which covers the teacher's
+    mass; reverse is KL(student || teacher). "auto" is the method's own where both sides have a standard deviation,
+    and the squared distance of actions elsewhere."""
+    temperature: float = 1.0
+    """The teacher's variance is multiplied by this: below 1 it is surer than it was trained to be."""
+    teacher_std: float | None = None
+    """Standard deviation, in actions scaled to [-1, 1], of a teacher that has none (TD3, DDPG, functions)."""
+    distill_coef: float = 1.0
+    """Weight lambda of the teacher's loss beside that of RL, before its schedule."""
+    distill_schedule: typing.Literal["auto", "constant", "linear", "exponential", "return_ratio", "held_kl"] = "auto"
+    """How the teacher fades; "auto" is the method's own. Without RL it scales the learning rate. return_ratio is
+    1 - (student - random) / (teacher - random) of returns, within 0 and 1; held_kl adapts lambda so that the
+    divergence stays near kl_target."""
+    kl_target: float = 0.1
+    """Divergence per state at which held_kl aims."""
+    distill_value_coef: float = 0.0
+    """Weight of the squared distance of the student's value from the teacher's; 0: values are not distilled."""
+    environment_reward: bool | None = None
+    """Whether the task's reward counts, in methods with RL; None is the method's own choice."""
+    teacher_reward_coef: float = 1.0
+    """Weight of the teacher's reward, in methods where it pays one."""
+    alpha: float = 1.0
+    """ADVISOR: imitation weighs exp(-alpha * D(imitator, teacher)) at a state, RL the rest."""
+    several_teachers: typing.Literal["mean", "best_value", "by_task"] = "mean"
+    """Who is right where there are several teachers: their mean; the one of the highest value at each state; the one
+    that the function task_of names."""
+    student_observations: tuple[int, ...] | None = None
+    """Columns of the task's observation that the student sees; None is all. The teacher sees all of it."""
+    teacher_episodes: int = 10
+    """Episodes on which the teacher is scored before training."""
+    allow_weak_teacher: bool = False
+    """Learn also from a teacher that is no better than random actions."""
+    n_envs: int = 1
+    """Environments of each learner, stepped together."""
+    dataset_size: int = 200_000
+    """States with the teacher's answers that are kept of each learner, in methods without RL and off policy."""
+    round_steps: int = 1_000
+    """Without RL: a learner's own environment steps per round (DAgger's iteration), after which it learns."""
+    round_updates: int = 1_000
+    """Without RL: gradient steps after each round."""
+    beta_schedule: typing.Literal["linear", "exponential"] = "linear"
+    """DAgger: the probability beta that the teacher acts, round by round."""
+    beta_rounds: int = 15
+    """DAgger: rounds in which a linear beta falls to 0."""
+    beta_decay: float = 0.7
+    """DAgger: an exponential beta is this to the power of the round."""
+    collect_noise_std: float = 0.0
+    """Without RL: Gaussian noise on what is acted, in actions scaled to [-1, 1]; what is learnt stays clean."""
+    distill_batch_size: int = 256
+    """States per gradient step without RL and, off policy, per distillation loss."""
+    distill_learning_rate: float = 1e-3
+    """Adam's learning rate without RL, and of distilled values."""
+    anchor_steps: int | None = None
+    """fine_tune: environment steps in which the pull towards the distilled student fades; None is the whole budget."""
+    critic_steps: int = 20_000
+    """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
+    fine_tune_std: float = 0.1
+    """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
+    fixed_std_steps: int = 50_000
+    """fine_tune: environment steps before this standard deviation is learnt, too."""
+    scale_free: Annotated[bool, tyro.conf.Suppress] = True
+    weight_ratio: Annotated[float, tyro.conf.Suppress] = 1e4
+    distill_recent: Annotated[int | None, tyro.conf.Suppress] = 1000
+
+    def check_teaching(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        positive = ("temperature", "teacher_episodes", "n_envs", "dataset_size", "round_steps", "round_updates")
+        for name in (*positive, "beta_rounds", "distill_batch_size", "distill_learning_rate", "kl_target"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        counts = ("distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
+        for name in (*counts, "critic_steps", "fixed_std_steps"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
+        require(self.fine_tune_std > 0, "fine_tune_std", self.fine_tune_std, "must be positive")
+        require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
+        for name, value in PEERS_ONLY.items():
+            require(getattr(self, name, value) == value, name, getattr(self, name, value), "means nothing to a teacher")
+
+
+@dataclass(frozen=True)
+class TaughtPPOConfig(TeachingConfig, PPOConfig):
+    """Students with PPO's Gaussian policy, whose standard deviation does not depend on the state."""
+
+    n_envs: int = 4
+    """Environments of each learner, stepped together."""
+    n_steps: int = 512
+    """With RL: steps per rollout in each of these environments; an update follows each rollout."""
+    normalize_observation: bool = True
+    """Normalise what the networks see by each learner's own running mean and variance (VecNormalize's norm_obs)."""
+    normalize_reward: bool = True
+    """Divide rewards by the running standard deviation of each learner's own return (VecNormalize's norm_reward)."""
+    log_std_init: float = -1.0
+    """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
+    distill_freq: Annotated[int, tyro.conf.Suppress] = 1
+    distill_gradient_steps: Annotated[int, tyro.conf.Suppress] = 10
+    distill_optimizer: Annotated[typing.Literal["own", "shared"], tyro.conf.Suppress] = "own"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        PPOConfig.__post_init__(self)
+        self.check_teaching()
+
+
+@dataclass(frozen=True)
+class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
+    """Deterministic students, with DDPG where they also learn by themselves."""
+
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of actor and critic (ReLU)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        DDPGConfig.__post_init__(self)
+        self.check_teaching()
+
+
+@dataclass(frozen=True)
+class TaughtTD3Config(TeachingConfig, TD3Config):
+    """Deterministic students, with TD3 where they also learn by themselves."""
+
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of actor and critics (ReLU)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        TD3Config.__post_init__(self)
+        self.check_teaching()
+
+
+@dataclass(frozen=True)
+class TaughtSACConfig(TeachingConfig, SACConfig):
+    """Squashed Gaussian students, with SAC where they also learn by themselves."""
+
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of actor and critics (ReLU)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        SACConfig.__post_init__(self)
+        self.check_teaching()
+
+
+TaughtConfig = TaughtPPOConfig | TaughtDDPGConfig | TaughtTD3Config | TaughtSACConfig
+"""What every student's config is."""
+
+TAUGHT_CONFIGS: dict[str, type[Config]] = {
+    "ppo": TaughtPPOConfig,
+    "ddpg": TaughtDDPGConfig,
+    "td3": TaughtTD3Config,
+    "sac": TaughtSACConfig,
+}
+"""Each student's settings by backbone."""

@@ -1,5 +1,0 @@
-"""Measuring policies."""
-
-from policykd.evaluation.evaluate import Evaluation, Evaluator
-
-__all__ = ["Evaluation", "Evaluator"]

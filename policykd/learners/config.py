@@ -1,0 +1,290 @@
+"""Every setting of a run, in one dataclass per backbone; the command line, config files and ``config.json`` read it.
+
+Names are Stable-Baselines3's where SB3 has the setting. Settings of a learner (``learning_starts``, ``buffer_size``,
+``train_freq``) count that learner's own environment steps. Settings of a run (``eval_freq``, ``log_freq``,
+``checkpoint_freq``, the budget) count the steps of one group, all of its peers together.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass
+
+from policykd.core.fields import require
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How a learner distils from its peers, whatever its backbone."""
+
+    alpha: float = 1.0
+    """Confidence in the value difference: a state weighs exp(alpha * xi). 0 weighs all states alike."""
+    scale_free: bool = True
+    """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale.
+    False is the paper's equation, with xi in units of return."""
+    weight_ratio: float = 1e4
+    """Bound of the weights: the largest of a batch is at most this many times the smallest."""
+    distill_recent: int | None = 1000
+    """Distil at states of the peer's most recent transitions only (DPD section 4.1: 1000). None is its whole replay."""
+    distill_batch_size: int = 64
+    """States per distillation step and learner."""
+    distill_learning_rate: float = 1e-4
+    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
+    divergence: typing.Literal[
+        "action_mse", "action_huber", "gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"
+    ] = "action_mse"
+    """How far apart two policies are at a state. The last three compare Gaussians and need a learner that has one;
+    forward is KL(peer || learner), reverse KL(learner || peer)."""
+    distill_schedule: typing.Literal["constant", "linear", "exponential", "cosine"] = "constant"
+    """How the distillation step fades over the run: its learning rate is multiplied by this schedule."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
+        require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
+        require(
+            self.distill_recent is None or self.distill_recent >= 1,
+            "distill_recent",
+            self.distill_recent,
+            "must be positive, or None for the whole replay",
+        )
+        require(self.distill_batch_size >= 1, "distill_batch_size", self.distill_batch_size, "must be positive")
+        require(
+            self.distill_learning_rate > 0,
+            "distill_learning_rate",
+            self.distill_learning_rate,
+            "must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
+
+    eval_freq: int = 10_000
+    """Evaluate all learners every so many steps. 0 evaluates only at the end."""
+    n_eval_episodes: int = 10
+    """Episodes per learner and evaluation."""
+    log_freq: int = 2_000
+    """Write a row of progress every so many steps."""
+    checkpoint_freq: int = 50_000
+    """Save a checkpoint to go on from every so many steps. 0 saves only at the end (and at Ctrl-C)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        require(self.eval_freq >= 0, "eval_freq", self.eval_freq, "must not be negative (0: only at the end)")
+        require(self.n_eval_episodes >= 1, "n_eval_episodes", self.n_eval_episodes, "must be positive")
+        require(self.log_freq >= 1, "log_freq", self.log_freq, "must be positive")
+        require(self.checkpoint_freq >= 0, "checkpoint_freq", self.checkpoint_freq, "must not be negative")
+        for name, value in vars(self).items():
+            unbounded = name == "weight_ratio"  # infinity: no bound
+            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig(DistillationConfig, RunConfig):
+    """What all learners with a replay have in common."""
+
+    learning_rate: float = 1e-3
+    """Adam's learning rate of actor and critic (and of SAC's temperature)."""
+    buffer_size: int = 1_000_000
+    """Transitions that the replay keeps of each learner."""
+    learning_starts: int = 100
+    """A learner's first steps, taken with uniformly random actions and without updates."""
+    batch_size: int = 256
+    """Transitions per gradient step and learner."""
+    tau: float = 0.005
+    """Polyak coefficient of the target networks."""
+    gamma: float = 0.99
+    """Discount factor."""
+    train_freq: int = 1
+    """Environment steps of a learner between updates."""
+    gradient_steps: int = 1
+    """Gradient steps at every update."""
+    net_arch: tuple[int, ...] = (400, 300)
+    """Hidden layers of actor and critic (ReLU)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        DistillationConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
+        for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        require(
+            self.buffer_size >= max(self.batch_size, self.distill_batch_size),
+            "buffer_size",
+            self.buffer_size,
+            f"is smaller than a batch ({max(self.batch_size, self.distill_batch_size)}): raise it or lower the batch",
+        )
+        require(self.learning_starts >= 0, "learning_starts", self.learning_starts, "must not be negative")
+        require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
+        require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
+        require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
+
+
+@dataclass(frozen=True)
+class DDPGConfig(OffPolicyConfig):
+    """Settings of DDPG learners; defaults are those of SB3's DDPG, but for the exploration noise (SB3 has none)."""
+
+    action_noise_std: float = 0.1
+    """Standard deviation of the Gaussian exploration noise, in actions scaled to [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
+        require(
+            self.divergence.startswith(("action_", "auto")),
+            "divergence",
+            self.divergence,
+            "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",
+        )
+
+
+@dataclass(frozen=True)
+class TD3Config(DDPGConfig):
+    """Settings of TD3 learners; defaults are those of SB3's TD3, but for the exploration noise (SB3 has none)."""
+
+    policy_delay: int = 2
+    """Critic updates per update of actor and target networks."""
+    target_policy_noise: float = 0.2
+    """Standard deviation of the noise added to the target policy's action."""
+    target_noise_clip: float = 0.5
+    """Bound of that noise."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "must be positive")
+        require(
+            self.target_policy_noise >= 0,
+            "target_policy_noise",
+            self.target_policy_noise,
+            "must not be negative",
+        )
+        require(self.target_noise_clip >= 0, "target_noise_clip", self.target_noise_clip, "must not be negative")
+
+
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Settings of SAC learners; defaults are those of SB3's SAC."""
+
+    learning_rate: float = 3e-4
+    """Adam's learning rate of actor, critics and temperature."""
+    net_arch: tuple[int, ...] = (256, 256)
+    """Hidden layers of actor and critics (ReLU)."""
+    ent_coef: float | str = "auto"
+    """Temperature: the weight of entropy beside the return. "auto" learns it for every learner from 1, "auto_0.1" from
+    0.1; a number is kept."""
+    target_entropy: float | typing.Literal["auto"] = "auto"
+    """Entropy at which a learned temperature aims; "auto" is minus the number of action dimensions."""
+    target_update_interval: int = 1
+    """Gradient steps between updates of the target networks, counted within one update as SB3 counts them."""
+    soft_value: bool = False
+    """In distillation, V(s) = Q(s, a) - temperature * log pi(a | s) instead of Q(s, a), for a = tanh(mean)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        rule = 'must be "auto", "auto_" and a positive number to start from, or a number from 0 up'
+        require(not math.isnan(self.initial_ent_coef), "ent_coef", self.ent_coef, rule)
+        require(
+            1 <= self.target_update_interval <= self.gradient_steps,
+            "target_update_interval",
+            self.target_update_interval,
+            f"must be from 1 to gradient_steps={self.gradient_steps}: as in SB3, every update counts anew",
+        )
+
+    @property
+    def learns_ent_coef(self) -> bool:
+        """Whether each learner's temperature is learned."""
+        return isinstance(self.ent_coef, str)
+
+    @property
+    def initial_ent_coef(self) -> float:
+        """The temperature to start from; NaN where ``ent_coef`` makes no sense."""
+        if not isinstance(self.ent_coef, str):
+            return self.ent_coef if self.ent_coef >= 0 else math.nan
+        if self.ent_coef == "auto":
+            return 1.0
+        try:
+            value = float(self.ent_coef.removeprefix("auto_"))
+        except ValueError:
+            return math.nan
+        return value if self.ent_coef.startswith("auto_") and 0 < value < math.inf else math.nan
+
+
+@dataclass(frozen=True)
+class PPOConfig(DistillationConfig, RunConfig):
+    """Settings of PPO learners; defaults are those of SB3's PPO."""
+
+    learning_rate: float = 3e-4
+    """Adam's learning rate of policy and value network."""
+    learning_rate_schedule: typing.Literal["constant", "linear"] = "constant"
+    """How the learning rate falls over the run; linear ends at 0."""
+    n_envs: int = 1
+    """Environments of each learner, stepped together."""
+    n_steps: int = 2048
+    """Steps per rollout in each of these environments; an update follows each rollout."""
+    batch_size: int = 64
+    """Steps per minibatch and learner."""
+    n_epochs: int = 10
+    """Passes over the rollout per update."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Trade-off of bias and variance in the generalised advantage estimate."""
+    clip_range: float = 0.2
+    """The ratio of new to old probability counts within 1 +- clip_range."""
+    clip_range_schedule: typing.Literal["constant", "linear"] = "constant"
+    """How the clip range falls over the run."""
+    normalize_advantage: bool = True
+    """Bring the advantages of every minibatch to mean 0 and standard deviation 1."""
+    ent_coef: float = 0.0
+    """Weight of the entropy in the loss."""
+    vf_coef: float = 0.5
+    """Weight of the value network's squared error in the loss."""
+    max_grad_norm: float = 0.5
+    """Bound of the norm of a learner's gradient, policy and value network together."""
+    target_kl: float | None = None
+    """SB3 can stop an update at this divergence. Here learners share Adam's count of steps: None only."""
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layers of the policy and, apart from it, of the value network."""
+    activation_fn: typing.Literal["tanh", "relu"] = "tanh"
+    """What is between the layers."""
+    ortho_init: bool = True
+    """Begin with orthogonal weights; False: as torch's linear layers do."""
+    log_std_init: float = 0.0
+    """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
+    normalize_observation: bool = False
+    """Normalise what the networks see by each learner's own running mean and variance (VecNormalize's norm_obs)."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of each learner's own return (VecNormalize's norm_reward)."""
+    distill_batch_size: int = 256
+    """States per distillation step and learner (DPD section 4.1: 256)."""
+    distill_freq: int = 1
+    """PPO updates between distillations."""
+    distill_gradient_steps: int = 10
+    """Distillation steps after such a PPO update."""
+    distill_optimizer: typing.Literal["own", "shared"] = "own"
+    """Distil with an Adam of its own, or with PPO's (as the released DPD-PPO code does)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        DistillationConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
+        positive = ("learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        for name in (*positive, "distill_freq", "distill_gradient_steps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("gamma", "gae_lambda"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        for name in ("ent_coef", "vf_coef"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is no rollout: more than one step is needed")
+        require(self.target_kl is None, "target_kl", self.target_kl, "is not there: learners share Adam's step count")
+        require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
+
+
+Config = OffPolicyConfig | PPOConfig
+"""What every backbone's config is."""

@@ -1,0 +1,165 @@
+"""Fidelity of policies: how alike a student acts to its teacher, at the student's own states and at the teacher's.
+
+The words and the report are those of classifiers (``policykd.classification.fidelity``): an action within a tolerance
+stands for the same class, the distance of actions for the distance of predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import PolicyOutput
+from policykd.core.seeding import env_seed
+from policykd.distillation.divergences import gaussian_kl
+from policykd.distillation.labels import Labels
+from policykd.measure.fidelity_report import Row, write
+from policykd.tasks.spaces import ActionScale, check_spaces
+from policykd.training.teacher_student import TeacherStudent
+
+TOLERANCE = 0.1
+"""Two actions agree where no dimension differs by more, in actions scaled to [-1, 1]."""
+UNITS = {"agreement": "share of states", "kl": "nats", "distance": "Euclidean, actions in [-1, 1]"}
+"""The measures, and what the picture writes beside them."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How alike two policies act over some states."""
+
+    agreement: float
+    """Share of states where no dimension of the actions differs by more than the tolerance."""
+    kl: float
+    """Mean KL(teacher || student), nats; NaN where one of the two is no Gaussian."""
+    distance: float
+    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]."""
+
+
+def fidelity(
+    agent: TeacherStudent, learner: int, *, steps: int = 1_000, seed: int = 2_000_000, tolerance: float = TOLERANCE
+) -> dict[str, Fidelity]:
+    """Compare a student with its teacher at the states of both.
+
+    Args:
+        agent: it must have its teacher.
+        learner: which student.
+        steps: environment steps that each of the two takes.
+        seed: seed of their episodes.
+        tolerance: see ``TOLERANCE``.
+
+    Returns:
+        "student_states" and "teacher_states".
+
+    Raises:
+        PolicyKDError: the agent was loaded without its teacher.
+    """
+    return {
+        name: _compare(agent, learner, states, teacher, tolerance)
+        for name, (states, teacher) in _asked(agent, learner, steps, seed).items()
+    }
+
+
+def report(
+    agent: TeacherStudent,
+    learner: int,
+    *,
+    control: TeacherStudent | None = None,
+    steps: int = 1_000,
+    seed: int = 2_000_000,
+    tolerance: float = TOLERANCE,
+    out: str | Path | None = None,
+) -> list[Row]:
+    """Measure a student beside its teacher, and beside a student of another teacher of the same recipe.
+
+    Args:
+        agent: it must have its teacher.
+        learner: which of its students.
+        control: students of another teacher of the same recipe; its first is asked at the same states.
+        steps: environment steps that student and teacher take each.
+        seed: seed of their episodes.
+        tolerance: see ``TOLERANCE``.
+        out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
+
+    Raises:
+        PolicyKDError: the agent was loaded without its teacher, or the control is of another task.
+    """
+    if control is not None and control.env_id != agent.env_id:
+        raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the student of {agent.env_id}")
+    rows = []
+    for split, (states, teacher) in _asked(agent, learner, steps, seed).items():
+        rows.append(Row(split, "student", asdict(_compare(agent, learner, states, teacher, tolerance))))
+        if control is not None:
+            rows.append(Row(split, "control", asdict(_compare(control, 0, states, teacher, tolerance))))
+    if out is not None:
+        write(rows, Path(out), UNITS)
+    return rows
+
+
+def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[str, tuple[np.ndarray, PolicyOutput]]:
+    """The states ``(steps, O)`` of student and teacher, and the teacher's answers to them."""
+    if agent.panel is None:
+        raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
+    drivers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "student_states": lambda full: student_actions(agent, learner, full),
+        "teacher_states": lambda full: _teacher_outputs(agent, full).actions[0].numpy(),
+    }
+    states = {name: visited(agent.full_factory, act, steps, seed) for name, act in drivers.items()}
+    return {name: (full, _teacher_outputs(agent, full)) for name, full in states.items()}
+
+
+def _compare(
+    agent: TeacherStudent, learner: int, states: np.ndarray, teacher: PolicyOutput, tolerance: float
+) -> Fidelity:
+    own = _outputs(agent, learner, states)
+    gap = own.actions.clamp(-1, 1)[0] - teacher.actions[0]
+    kl = float("nan")
+    if own.mean is not None and own.std is not None and teacher.mean is not None and teacher.std is not None:
+        kl = float(gaussian_kl(own.mean, own.std, teacher.mean, teacher.std).mean())
+    agree = (gap.abs() <= tolerance).all(-1).double().mean()
+    return Fidelity(float(agree), kl, float(gap.norm(dim=-1).mean()))
+
+
+def visited(
+    factory: Callable[[], gym.Env], act: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
+) -> np.ndarray:
+    """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1]."""
+    env = factory()
+    to_env, states = ActionScale(check_spaces(env)[1]).to_env, []
+    try:
+        episode = 0
+        observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
+        for _ in range(steps):
+            states.append(np.asarray(observation, np.float32))
+            observation, _, terminated, truncated, _ = env.step(to_env(act(states[-1][None]))[0])
+            if terminated or truncated:
+                episode += 1
+                observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
+    finally:
+        env.close()
+    return np.stack(states)
+
+
+def student_actions(agent: TeacherStudent, learner: int, full: np.ndarray) -> np.ndarray:
+    """A student's deterministic actions ``(n, A)`` in [-1, 1] at whole observations ``(n, O)`` of the task."""
+    return _outputs(agent, learner, full).actions[0].clamp(-1, 1).numpy()
+
+
+@torch.no_grad()
+def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOutput:
+    """What one student answers, ``(1, n, ...)``: all learners are asked, for each has a normaliser of its own."""
+    inputs = torch.from_numpy(agent.view(full)).to(agent.device).unsqueeze(0).expand(agent.n_learners, -1, -1)
+    answers = agent.learner.outputs(agent.learner.actor, inputs)
+    return answers.map(lambda part: part[learner : learner + 1].cpu())
+
+
+def _teacher_outputs(agent: TeacherStudent, full: np.ndarray) -> PolicyOutput:
+    """What the teacher answers, ``(1, n, ...)``, in the student's units; without std where it has none."""
+    assert agent.panel is not None
+    policy = Labels.unpack(agent.panel.answer(torch.from_numpy(full).unsqueeze(0))).policy
+    return policy if agent.panel.has_std else policy._replace(std=None)

@@ -1,0 +1,71 @@
+"""The one report of fidelity, for classifiers and for policies: the same words, table and picture.
+
+``agreement`` is the share of examples or states at which student and teacher choose the same, ``kl`` the mean
+KL(teacher || student) in nats, ``distance`` how far apart their choices are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from policykd.core.files import write_text
+from policykd.measure.pictures import fidelity_picture
+
+Who = Literal["student", "control", "teacher"]
+"""The student, the control (a student of another teacher of the same recipe) or the teacher itself."""
+Reliability = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Confidence and whether it was right, each ``(N,)``, by network."""
+
+
+class Row(NamedTuple):
+    """What one network shows on one set of examples or states."""
+
+    split: str
+    """Name of the set: train, test; student_states, teacher_states."""
+    who: Who
+    """Whose choices are compared with the teacher's."""
+    measures: dict[str, float]
+    """Values by name, in the order of the table's columns; NaN where there is none."""
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """The report as a Markdown table."""
+    names = list(rows[0].measures)
+    lines = [f"| split | who | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    for row in rows:
+        lines.append(f"| {row.split} | {row.who} | {' | '.join(f'{row.measures[name]:.3f}' for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The report as raw numbers."""
+    names = list(rows[0].measures)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "who", *names))
+    writer.writerows((row.split, row.who, *(f"{row.measures[name]:.6g}" for name in names)) for row in rows)
+    return text.getvalue()
+
+
+def write(rows: Sequence[Row], folder: Path, units: Mapping[str, str], reliability: Reliability | None = None) -> None:
+    """Write ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``.
+
+    Args:
+        rows: the report.
+        folder: made where missing.
+        units: the measures to draw, and the unit of each.
+        reliability: for a reliability diagram beside them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "fidelity.csv", as_csv(rows))
+    write_text(folder / "fidelity.md", as_table(rows))
+    measures: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        measures.setdefault(row.split, {})[row.who] = row.measures
+    fidelity_picture(measures, units, folder / "fidelity.png", reliability)

@@ -1,0 +1,68 @@
+"""What it costs to deploy a policy: parameters, bytes, arithmetic and the time of one action."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from policykd.export.deployed import DeployedPolicy, deploy
+from policykd.training.agent import Agent
+from policykd.training.loop import one_thread
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a deployed policy costs, its normaliser and the scale of its actions included."""
+
+    parameters: int
+    """Weights and biases."""
+    bytes: int
+    """Of weights, biases, normaliser and bounds, as they are stored."""
+    flops: int
+    """Floating-point operations of the linear layers for one observation; a multiply-add counts as two."""
+    latency_p50: float
+    """Median microseconds from one observation to its action, on one thread."""
+    latency_p99: float
+    """The same, the 99th percentile."""
+
+
+def footprint(agent: Agent, learner: int, calls: int = 2_000) -> Footprint:
+    """Measure one learner as TorchScript, which is how C++ and Python programs without policykd run it.
+
+    Args:
+        agent: any agent.
+        learner: which of its learners.
+        calls: how often the clock is read; a tenth as many calls come first, unmeasured.
+    """
+    policy = deploy(agent, learner)
+    latencies = latency(policy, agent.observation_space.shape[0], calls)
+    layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
+    tensors = [*policy.parameters(), *policy.buffers()]
+    return Footprint(
+        parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        flops=sum(2 * layer.weight.numel() for layer in layers),
+        latency_p50=float(np.percentile(latencies, 50)),
+        latency_p99=float(np.percentile(latencies, 99)),
+    )
+
+
+def latency(policy: DeployedPolicy, observation_size: int, calls: int) -> np.ndarray:
+    """Microseconds of each of ``calls`` calls with one observation, on one thread: ``(calls,)``."""
+    times = np.empty(calls)
+    with one_thread(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch calls TorchScript deprecated
+        program = torch.jit.freeze(torch.jit.trace(policy, torch.zeros(1, observation_size)))
+        observations = torch.randn(calls, 1, observation_size)
+        for i in range(calls // 10):
+            program(observations[i])
+        for i in range(calls):
+            start = time.perf_counter_ns()
+            program(observations[i])
+            times[i] = (time.perf_counter_ns() - start) / 1e3
+    return times

@@ -1,0 +1,134 @@
+"""Pictures of what was measured: a fidelity report, and measurements over seeds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from policykd.core.files import write_bytes
+from policykd.measure.plots import COLOURS, FAINT, INK
+
+BINS = 10
+
+
+class Series(NamedTuple):
+    """Measurements of one thing over seeds."""
+
+    x: Sequence[float]
+    """Places on the axis ``(E,)``."""
+    values: np.ndarray
+    """``(E, seeds)``."""
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Mapping[str, Series]
+    """By label."""
+    ticks: Mapping[int, str] | None = None
+    """Names of places, where the axis holds categories: points stand alone then instead of on a line."""
+
+
+def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = "") -> Path:
+    """Draw panels side by side: the mean of every series, and a small point for every seed."""
+    width = max(4.2, *(0.8 * len(panel.ticks or ()) for panel in panels))
+    figure = Figure(figsize=(width * len(panels), 4.0), dpi=150, facecolor="white", layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    shared = len({panel.ylabel for panel in panels}) == 1
+    same = len({tuple(panel.series) for panel in panels}) == 1
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=shared)[0], panels, strict=True):
+        for index, (label, series) in enumerate(panel.series.items()):
+            _draw(axes, label, series, COLOURS[index % len(COLOURS)], index, len(panel.series), panel.ticks is not None)
+        if panel.ticks is not None:
+            axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), rotation=30, ha="right")
+        _decorate(axes, panel.title, panel.xlabel, panel.ylabel)
+        if len(panel.series) > 1 and not same:
+            axes.legend(frameon=False, fontsize=8)
+    if same and len(panels[0].series) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    figure.supxlabel(f"{caption}   (large: mean; small: each seed)", fontsize=8, color=FAINT)
+    return _save(figure, path)
+
+
+def _draw(axes: Axes, label: str, series: Series, colour: str, index: int, count: int, alone: bool) -> None:
+    x = np.asarray(series.x, float)
+    if alone:  # several things at one place stand beside one another
+        x = x + 0.12 * (index - (count - 1) / 2)
+    axes.plot(x, series.values.mean(1), "o" if alone else "-o", color=colour, markersize=6, linewidth=1.8, label=label)
+    axes.plot(x, series.values, "o", color=colour, markersize=2.5, alpha=0.5)
+
+
+def fidelity_picture(
+    measures: Mapping[str, Mapping[str, Mapping[str, float]]],
+    units: Mapping[str, str],
+    path: Path,
+    reliability: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> Path:
+    """Draw one panel of bars per measure, and how far confidence can be trusted.
+
+    Args:
+        measures: values by split, network and measure; the teacher itself is drawn where it is not the yardstick.
+        units: the measures to draw, and the unit of each; one that is NaN everywhere is left out.
+        path: the PNG file, replaced whole.
+        reliability: confidence and whether it was right, each ``(N,)``, by network; None for what has none.
+    """
+    whose = list(next(iter(measures.values())))
+    values = {name: [[by[who][name] for by in measures.values()] for who in whose] for name in units}
+    drawn = [name for name in units if not np.isnan(values[name]).all()]
+    count = len(drawn) + (reliability is not None)
+    figure = Figure(figsize=(3.75 * count, 4.0), dpi=150, facecolor="white", layout="constrained")
+    figure.suptitle(f"Fidelity: {' and '.join(whose)} beside the teacher", fontweight="bold", color=INK)
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes, name in zip(panels, drawn, strict=False):
+        shown = [who for who in whose if who != "teacher" or name == "accuracy"]
+        for index, who in enumerate(shown):
+            x = np.arange(len(measures)) + 0.25 * (index - (len(shown) - 1) / 2)
+            bars = axes.bar(x, values[name][whose.index(who)], 0.22, color=COLOURS[whose.index(who)], label=who)
+            axes.bar_label(bars, fmt="%.3f", fontsize=7, color=INK)
+        axes.set_xticks(range(len(measures)), [split.replace("_", " ") for split in measures])
+        _decorate(axes, {"kl": "KL(teacher || network)"}.get(name, name), "", units[name])
+        axes.legend(frameon=False, fontsize=8)
+    if reliability is not None:
+        _reliability(panels[-1], {who: (*points, COLOURS[whose.index(who)]) for who, points in reliability.items()})
+    return _save(figure, path)
+
+
+def _reliability(axes: Axes, networks: Mapping[str, tuple[np.ndarray, np.ndarray, str]]) -> None:
+    """Accuracy against confidence, in equal bins; the dashed line is perfect calibration."""
+    axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for who, (confidence, right, colour) in networks.items():
+        place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        inside = np.unique(place)
+        points = np.array([(confidence[place == b].mean(), right[place == b].mean()) for b in inside]).T
+        if len(inside):
+            axes.plot(*points, "-o", markersize=4, color=colour, label=who)
+    _decorate(axes, "reliability", "confidence", "accuracy")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write the PNG whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+    return path

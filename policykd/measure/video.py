@@ -1,0 +1,187 @@
+"""Videos of a policy, made on a machine with or without a display."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
+import policykd_envs
+
+from policykd.core.errors import PolicyKDError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FPS = 30
+QUALITY = 7
+"""Of imageio-ffmpeg's scale from 1 to 10."""
+PROBE = """
+import mujoco
+context = mujoco.GLContext(16, 16)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+context.free()
+"""
+"""A program that exits with 0 where MuJoCo can draw with the ``MUJOCO_GL`` of its environment."""
+
+
+def record_video(
+    env_id: str,
+    policy: Callable[[np.ndarray], np.ndarray],
+    path: str | os.PathLike[str],
+    *,
+    seed: int,
+    steps: int = 1000,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """Play one episode and write it as an MP4 (H.264, yuv420p) at the environment's own speed.
+
+    A run must not fail over its video: where the environment cannot be drawn, this logs one warning that says
+    why, and writes nothing. MuJoCo draws with the OpenGL that ``MUJOCO_GL`` names. Where it names none, the
+    display, EGL and OSMesa are tried in turn, and it names the first that works until this call returns.
+
+    Args:
+        env_id: Gymnasium's name of the environment.
+        policy: maps an observation ``(O,)`` to an action ``(A,)`` in the environment's own units.
+        path: the file, ending in ``.mp4``. Its folder is made where missing, and a file already there is
+            replaced whole.
+        seed: seed of the environment's reset.
+        steps: at most this many environment steps.
+        env_kwargs: more settings for ``gymnasium.make``, such as ``{"width": 640}``.
+
+    Returns:
+        ``path``, or None where the environment cannot be drawn.
+
+    Raises:
+        PolicyKDError: ``path`` does not end in ``.mp4``.
+        gymnasium.error.Error: Gymnasium knows no such environment.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise PolicyKDError(f"video {path}: must end in .mp4")
+    gym.spec(env_id.split(":")[-1])
+    with ExitStack() as stack:
+        try:
+            imageio_ffmpeg.get_ffmpeg_exe()
+            env = policykd_envs.make(env_id, render_mode="rgb_array", **dict(env_kwargs or {}))
+            stack.callback(env.close)
+            # MuJoCo chooses its OpenGL at the first picture, not when the environment is made.
+            if hasattr(env.unwrapped, "mujoco_renderer"):
+                stack.enter_context(_opengl())
+            observation, _ = env.reset(seed=seed)
+            first = _picture(env)
+        except Exception as error:  # each graphics library fails in its own way
+            logger.warning("no video of %s: %s", env_id, str(error).partition("\n")[0] or repr(error))
+            return None
+        fps = env.metadata.get("render_fps") or DEFAULT_FPS
+        return _write(_play(env, policy, observation, steps), first, path, fps)
+
+
+@contextmanager
+def _opengl() -> Iterator[None]:
+    """Have ``MUJOCO_GL`` name an OpenGL that works, for a while.
+
+    Raises:
+        RuntimeError: none works, and how to get one.
+    """
+    given = os.environ.get("MUJOCO_GL")
+    chosen = next(filter(_can_draw, [given] if given else _backends()), None)
+    if chosen is None:
+        raise RuntimeError(
+            f"MuJoCo cannot draw with MUJOCO_GL={given}; unset it, or try egl or osmesa"
+            if given
+            else "MuJoCo finds no OpenGL (no display, EGL or OSMesa works); install EGL or OSMesa "
+            "(Debian and Ubuntu: apt install libegl1, or libosmesa6)"
+        )
+    os.environ["MUJOCO_GL"] = chosen
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = given
+
+
+def _backends() -> list[str]:
+    """What ``MUJOCO_GL`` may name on this machine; GLFW is the one that needs a display."""
+    if not sys.platform.startswith("linux"):
+        return ["glfw"]
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return ["glfw", "egl", "osmesa"] if display else ["egl", "osmesa"]
+
+
+@functools.cache
+def _can_draw(backend: str) -> bool:
+    """Whether MuJoCo draws with a backend; tried in another process, as a broken one can abort its own."""
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PROBE],
+            env={**os.environ, "MUJOCO_GL": backend},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _picture(env: gym.Env) -> np.ndarray:
+    """The environment's picture ``(H, W, 3)`` of uint8, its sides made even as yuv420p needs."""
+    picture = env.render()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
+        raise RuntimeError("the environment draws no RGB picture (H, W, 3)")
+    height, width = picture.shape[:2]
+    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(even, dtype=np.uint8)
+
+
+def _play(
+    env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], observation: np.ndarray, steps: int
+) -> Iterator[np.ndarray]:
+    """The pictures after each step, to the end of the episode or for ``steps``."""
+    for _ in range(steps):
+        observation, _, terminated, truncated, _ = env.step(policy(observation))
+        yield _picture(env)
+        if terminated or truncated:
+            return
+
+
+def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: float) -> Path:
+    """Encode beside the file's place and move it there, so that no reader ever sees half a video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    height, width = first.shape[:2]
+    writer = imageio_ffmpeg.write_frames(
+        temporary,
+        (width, height),
+        fps=fps,
+        quality=QUALITY,
+        pix_fmt_out="yuv420p",
+        macro_block_size=1,  # even sides are enough; its default of 16 would stretch the picture
+        output_params=["-movflags", "+faststart"],
+    )
+    try:
+        writer.send(None)
+        try:
+            writer.send(first)
+            for picture in pictures:
+                writer.send(picture)
+        finally:
+            writer.close()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

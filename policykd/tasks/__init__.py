@@ -1,0 +1,5 @@
+"""Measuring policies."""
+
+from policykd.tasks.evaluate import Evaluation, Evaluator
+
+__all__ = ["Evaluation", "Evaluator"]

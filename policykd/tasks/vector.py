@@ -1,0 +1,70 @@
+"""One environment per learner, as an SB3 ``VecEnv`` whose actions are those of the learners, in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
+
+KEPT_EPISODES = 100
+"""Episodes that a Monitor remembers; all of them are in its file."""
+
+
+class LearnerEnvs(DummyVecEnv):
+    """N monitored environments of each of K learners, stepped together; an ended episode starts anew, as SB3 does.
+
+    Args:
+        factory: makes one environment.
+        folders: one folder per learner for its ``monitor.csv``, or None to write none.
+        append: go on writing an existing ``monitor.csv`` (a resumed run).
+        n_envs: environments N of each learner; several write ``0.monitor.csv``, ``1.monitor.csv``, ... as SB3's do.
+    """
+
+    def __init__(
+        self, factory: EnvFactory, learners: int, folders: list[Path] | None, append: bool = False, n_envs: int = 1
+    ) -> None:
+        def monitored(k: int, n: int) -> Callable[[], gym.Env]:
+            name = "monitor.csv" if n_envs == 1 else f"{n}.monitor.csv"
+            filename = None if folders is None else str(folders[k] / name)
+            return lambda: Monitor(factory(), filename, override_existing=not append)
+
+        super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
+        self.action_scale = ActionScale(check_spaces(self.envs[0])[1])
+        size = check_spaces(self.envs[0])[0].shape[0]
+        self.observations = np.zeros((learners * n_envs, size), np.float32)
+
+    def start(self, seeds: list[int]) -> np.ndarray:
+        """Begin the first episode of every environment; returns observations ``(K * N, O)``."""
+        for k, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            self.observations[k], self.reset_infos[k] = env.reset(seed=seed)
+        return self.observations.copy()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step every environment; as SB3's, without its deep copies, which cost as much as the physics."""
+        rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
+        for k, env in enumerate(self.envs):
+            assert isinstance(env, Monitor)
+            observation, reward, terminated, truncated, info = env.step(self.actions[k])
+            rewards[k], dones[k] = float(reward), terminated or truncated
+            info["TimeLimit.truncated"] = truncated and not terminated
+            if dones[k]:
+                info["terminal_observation"] = observation
+                for history in (env.episode_returns, env.episode_lengths, env.episode_times):
+                    del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
+                observation, self.reset_infos[k] = env.reset()
+            self.observations[k] = observation
+            infos.append(info)
+        return self.observations.copy(), rewards, dones, infos
+
+    def step_learners(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step with actions ``(K, A)`` in [-1, 1]; returns observations, rewards, dones and infos."""
+        self.step_async(self.action_scale.to_env(actions))
+        return self.step_wait()  # type: ignore[return-value]

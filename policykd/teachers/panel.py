@@ -1,0 +1,168 @@
+"""The teachers of an agent as one: what they say at a state, asked once, in the units of their students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import PolicyOutput
+from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_gaussian
+from policykd.distillation.methods import TEACHER_METHODS, Method
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.teachers import Teacher, TeacherScore
+from policykd.teachers.score import score
+from policykd.teachers.task import check_fits
+
+TaskOf = Callable[[Tensor], Tensor]
+"""Which teacher is right: observations ``(B, O)`` to indices ``(B,)``."""
+
+
+class Panel:
+    """One or several frozen teachers that answer as one.
+
+    Args:
+        teachers: they see the whole observation of the task.
+        config: temperature, ``teacher_std``, and who is right where there are several.
+        squashed: whether students' Gaussians are before tanh (SAC).
+        task_of: for ``several_teachers="by_task"``.
+
+    Raises:
+        PolicyKDError: what decides among several teachers is missing.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], config: TeachingConfig, squashed: bool, task_of: TaskOf | None
+    ) -> None:
+        self.teachers, self.config, self.squashed, self.task_of = list(teachers), config, squashed, task_of
+        # Any state will do to ask what they can say.
+        example = torch.zeros(1, self.teachers[0].observation_size)
+        self.has_std = config.teacher_std is not None or all(
+            teacher.distribution(example)[1] is not None for teacher in self.teachers
+        )
+        self.has_value = all(teacher.value(example) is not None for teacher in self.teachers)
+        if len(self.teachers) > 1 and config.several_teachers == "best_value" and not self.has_value:
+            raise PolicyKDError("several_teachers: best_value needs teachers with a value; mean and by_task need none")
+        if len(self.teachers) > 1 and config.several_teachers == "by_task" and task_of is None:
+            raise PolicyKDError(
+                "several_teachers: by_task needs task_of=, observations (B, O) to teachers' numbers (B,)"
+            )
+
+    @property
+    def source(self) -> str:
+        """Where the teachers came from."""
+        return " + ".join(teacher.source for teacher in self.teachers)
+
+    def score(self, env: str | EnvFactory, n_episodes: int, seed: int) -> TeacherScore:
+        """Returns of the teachers acting as one, and of random actions from the same starts."""
+        if len(self.teachers) == 1:
+            return self.teachers[0].score(env, n_episodes, seed)
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
+            return Labels.unpack(packed).policy.actions[0].numpy()
+
+        return score(self.source, env, act, n_episodes, seed)
+
+    @torch.no_grad()
+    def answer(self, observations: Tensor) -> Tensor:
+        """What they say at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``)."""
+        flat = observations.reshape(-1, observations.shape[-1])
+        answers = [self._ask(teacher, flat) for teacher in self.teachers]
+        policy, value = answers[0] if len(answers) == 1 else self._decide(answers, flat)
+        labels = Labels(policy, value).pack()
+        return labels.view(*observations.shape[:-1], -1).to(observations.device)
+
+    def _ask(self, teacher: Teacher, observations: Tensor) -> Labels:
+        """One teacher's answer, its Gaussian in the students' units."""
+        mean, std = teacher.distribution(observations)
+        actions, squashed = (mean.tanh() if teacher.squashed else mean.clamp(-1, 1)), teacher.squashed
+        value = teacher.value(observations) if self.has_value else None
+        if std is None:
+            std, mean, squashed = torch.full_like(mean, self.config.teacher_std or 0.0), actions, False
+        std = std * self.config.temperature**0.5
+        if squashed and not self.squashed:
+            mean, std = squashed_gaussian(mean, std)
+        elif self.squashed and not squashed:
+            mean, std = unsquashed_gaussian(mean, std)
+        return Labels(PolicyOutput(actions, mean, std), torch.zeros(len(mean)).to(mean) if value is None else value)
+
+    def _decide(self, answers: list[Labels], observations: Tensor) -> Labels:
+        actions, means, stds, values = (
+            torch.stack(parts) for parts in zip(*((*a.policy, a.value) for a in answers), strict=True)
+        )
+        if self.config.several_teachers == "mean":
+            # The Gaussian of the mixture's mean and variance.
+            spread = (stds.square() + means.square()).mean(0) - means.mean(0).square()
+            return Labels(PolicyOutput(actions.mean(0), means.mean(0), spread.clamp_min(0).sqrt()), values.mean(0))
+        if self.config.several_teachers == "best_value":
+            best = values.argmax(0)
+        else:
+            assert self.task_of is not None
+            best = self.task_of(observations).long()
+        rows = torch.arange(len(best), device=best.device)
+        return Labels(PolicyOutput(*(part[best, rows] for part in (actions, means, stds))), values[best, rows])
+
+
+def as_teachers(teacher: Any, env: EnvFactory, env_id: str) -> list[Teacher]:
+    """What a user calls a teacher, or several in a list, loaded and checked against the task."""
+    several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    if not several:
+        raise PolicyKDError("teacher: the list of teachers is empty")
+    teachers = [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+    probe = env()
+    observations, actions = (space.shape[0] for space in check_spaces(probe))
+    probe.close()
+    for one in teachers:
+        check_fits(one.source, (one.observation_size, one.action_size), (observations, actions), env_id)
+    return teachers
+
+
+def choose_divergence(method: Method, config: TeachingConfig, backbone: str, panel: Panel | None) -> str | None:
+    """How far apart student and teacher are, by name; None where the teacher speaks through rewards alone.
+
+    Raises:
+        PolicyKDError: what was asked for compares Gaussians, and one side is none.
+    """
+    if method.divergence is None:
+        return None
+    student = backbone in ("ppo", "sac")
+    both = student and (method.source == "itself" or panel is None or panel.has_std)
+    asked = config.divergence
+    name = asked if asked != "auto" else method.divergence if both else "action_mse"
+    if not (both or name.startswith("action_") or (student and name == "gaussian_nll")):
+        source = "" if panel is None else f" {panel.source}"
+        raise PolicyKDError(
+            f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
+            "teacher_std, or use action_mse, action_huber or gaussian_nll"
+        )
+    return name
+
+
+def check_method(name: str, config: TeachingConfig, backbone: str, panel: Panel | None) -> None:
+    """Refuse what a method cannot do with this student and teacher.
+
+    Raises:
+        PolicyKDError: it needs another student, another teacher or another setting.
+    """
+    method = TEACHER_METHODS[name]
+    if method.on_policy and backbone != "ppo":
+        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {backbone}")
+    if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
+        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
+    if method.coupling != "alone" and backbone != "ppo" and config.n_envs != 1:
+        raise PolicyKDError(f"n_envs: {backbone} with RL steps one environment per learner, not {config.n_envs}")
+    if panel is None:
+        return
+    if (method.weight is not None or method.reward == "value") and not panel.has_value:
+        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none")
+    if config.distill_value_coef > 0 and not panel.has_value:
+        raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
+    if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
+        raise PolicyKDError(f"method: {name} needs a teacher with a standard deviation: set teacher_std")
+    choose_divergence(method, config, backbone, panel)

@@ -1,0 +1,64 @@
+"""What users ask an agent for, checked: device, names, seeds, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change
+from policykd.learners.config import Config
+
+C = TypeVar("C", bound=Config)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
+        raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
+    return device
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's text, or its name."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def known(what: str, name: str, table: dict[str, Any]) -> str:
+    """``name``, which must be a key of ``table``."""
+    if name not in table:
+        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, table)}; there are {', '.join(table)}")
+    return name
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """One whole number from 0 up per group, each of its own."""
+    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else (seeds,)
+    if not values or not all(isinstance(seed, int | np.integer) and seed >= 0 for seed in values):
+        raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
+    if len(set(values)) < len(values):
+        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
+    return tuple(int(seed) for seed in values)
+
+
+def resolve_config(
+    config: str | dict[str, Any] | C | None, kind: type[C], backbone: str, presets: Callable[[str], dict[str, Any]]
+) -> C:
+    """The whole configuration of type ``kind`` from a preset's name, changed fields or itself."""
+    if config is None:
+        return kind()
+    if isinstance(config, str):
+        return change(kind(), presets(config))
+    if isinstance(config, dict):
+        return change(kind(), config)
+    if type(config) is not kind:
+        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
+    return config

@@ -1,0 +1,24 @@
+"""Reading an agent back, whichever kind it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+
+from policykd.distillation.methods import TEACHER_METHODS
+from policykd.tasks.spaces import EnvFactory
+from policykd.training.agent import Agent
+from policykd.training.dual_student import DualStudent
+from policykd.training.teacher_student import TeacherStudent
+
+
+def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto") -> Agent:
+    """The agent in a file that ``save`` wrote, or in a run folder; a student comes without its teacher.
+
+    Raises:
+        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+    """
+    path, loaded = Agent.read(path, env)
+    kind = TeacherStudent if loaded["settings"]["method"] in TEACHER_METHODS else DualStudent
+    return kind.from_state(path, loaded, env, device)

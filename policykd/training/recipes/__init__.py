@@ -1,0 +1,1 @@
+"""How a step is collected and learnt from, one file per way."""
