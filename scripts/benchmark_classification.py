@@ -27,7 +27,7 @@ from torch import nn
 from policykd import Distiller
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import interval, mean_and_half
-from policykd.classification.data import Splits, load
+from policykd.classification.data.sets import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
 from policykd.cli.output import say

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from policykd import Distiller
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, interval, mean_std
-from policykd.classification.distillation_data import Examples
-from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.views import Examples
 from policykd.classification.models import MLP
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.cli import guarded

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from policykd import Distiller
 from policykd.benchmark.documents import publish
 from policykd.benchmark.measurements import Measurements, mean_std
-from policykd.classification.fidelity import answers
+from policykd.classification.data.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
+from policykd.classification.measures.fidelity import answers
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
-from policykd.classification.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli import guarded
 from policykd.core.errors import PolicyKDError

@@ -11,7 +11,7 @@ pytest.importorskip("accelerate")
 pytest.importorskip("torchmetrics")
 
 from policykd.benchmark.measurements import Measurements
-from policykd.classification.mnist_5k import find_mnist_5k
+from policykd.classification.data.mnist_5k import find_mnist_5k
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = {

@@ -86,6 +86,8 @@ class TrainingConfig:
     mixed: the teacher labels the mixture, so the loss must not use labels (Stanton et al. 2021)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the networks' forward passes; losses are computed in float32."""
+    teacher_outputs: Literal["auto", "logits", "probabilities"] = "auto"
+    """What the teacher gives; "auto" looks at its first answers. Log-probabilities are logits, too."""
     seed: int = 0
     """Of the order of examples, dropout, augmentation and the helpers' first weights."""
     eval_every: int = 1
