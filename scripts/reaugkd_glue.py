@@ -32,6 +32,7 @@ from policykd.classification.transformer import EMBEDDING, TextClassifier, load_
 from policykd.cli import guarded
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
+from policykd.distillation.supervised.hinton import AS_PUBLISHED
 from policykd.measure.pictures import Panel, Series, seed_panels
 from policykd.memory import KnowledgeBase
 from policykd.training.run_folder import CHECKPOINT
@@ -43,7 +44,7 @@ LIMIT = 10_000
 FEATURES = {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fine_tuning": ("cross_entropy", {}),
-    "hinton": ("hinton", {}),
+    "hinton": ("hinton", AS_PUBLISHED),
     "reaugkd": ("reaugkd", FEATURES),
     "reaugkd_alpha_0": ("reaugkd", {**FEATURES, "alpha": 0.0}),
 }

@@ -27,7 +27,9 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.files import write_bytes
 from policykd.distillation.supervised import find_method
+from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Method, TrainingConfig
+from policykd.distillation.vocabulary import Divergence
 from policykd.training.run_folder import CHECKPOINT, RunFolder
 
 BEST = "best_model.safetensors"
@@ -49,6 +51,8 @@ class Distiller(Training):
             None is what the settings say.
         schedule: the learning rate's factor as a function of the progress from 0 to 1, such as those in
             ``policykd.distillation.schedules``; None is what the settings say.
+        divergence: a function of the student's answer and the teacher's, which both have ``.logits``, that gives
+            ``(B,)``, as in ``policykd.distillation.vocabulary``; None is what the settings say.
         classes: names of the data's classes, in order; networks that name theirs (``config.id2label``) must agree.
         device: "auto", "cpu" or "cuda"; several processes, as ``accelerate launch`` starts them, share the batches.
         run_dir: a new folder for logs, checkpoints and the best student; None writes nothing.
@@ -67,6 +71,7 @@ class Distiller(Training):
         config: dict[str, Any] | TrainingConfig | None = None,
         optimizer: MakeOptimizer | None = None,
         schedule: Callable[[float], float] | None = None,
+        divergence: Divergence | None = None,
         classes: Sequence[str] | None = None,
         device: str = "auto",
         run_dir: str | Path | None = None,
@@ -76,9 +81,12 @@ class Distiller(Training):
         settings = resolve_config(kind, config)
         if not isinstance(student, nn.Module):
             raise PolicyKDError(f"student: expected a torch module, got {type(student).__name__}")
-        for argument, value in {"optimizer": optimizer, "schedule": schedule, "adaptor": adaptor}.items():
+        functions = {"optimizer": optimizer, "schedule": schedule, "divergence": divergence, "adaptor": adaptor}
+        for argument, value in functions.items():
             if value is not None and not callable(value):
                 raise PolicyKDError(f"{argument}: expected a function, got {type(value).__name__}")
+        if divergence is not None and not issubclass(kind, Hinton):
+            raise PolicyKDError(f"divergence: {name} has one of its own; hinton and the methods above it take another")
         frozen = as_teacher(teacher, settings.teacher_outputs)
         if frozen is None and kind.uses_teacher:
             raise PolicyKDError(f"teacher: {name} needs one; cross_entropy learns from labels alone")
@@ -95,7 +103,7 @@ class Distiller(Training):
                 f"batch_size: {settings.batch_size} examples cannot be shared by "
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
-        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator, optimizer, schedule)
+        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator, optimizer, schedule, divergence)
         for network in (self.student, self.teacher):
             if network is not None:
                 network.to(self.device)
@@ -231,6 +239,7 @@ class Distiller(Training):
         method: type[Method] | None = None,
         optimizer: MakeOptimizer | None = None,
         schedule: Callable[[float], float] | None = None,
+        divergence: Divergence | None = None,
     ) -> Distiller:
         """Read a distiller back; ``fit`` on the same data goes on where it stopped, bit by bit.
 
@@ -243,6 +252,7 @@ class Distiller(Training):
             method: that of before, where it was your own.
             optimizer: likewise.
             schedule: likewise.
+            divergence: likewise.
 
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or these are other networks.
@@ -263,6 +273,7 @@ class Distiller(Training):
             classes=settings.get("classes"),
             optimizer=optimizer,
             schedule=schedule,
+            divergence=divergence,
             device=device,
             adaptor=adaptor,
         )

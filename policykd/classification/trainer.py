@@ -24,6 +24,7 @@ from policykd.classification.teacher import OutputCache, sum_to_one
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms, TrainingConfig
 
 log = logging.getLogger("policykd")
@@ -200,6 +201,8 @@ class Trainer:
             if sum_to_one(student.logits):
                 raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
             method = training.kind(config, student, teacher).to(training.device)
+            if training.divergence is not None and isinstance(method, Hinton):
+                method.divergence = training.divergence
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
             raise PolicyKDError(

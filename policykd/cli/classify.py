@@ -168,7 +168,7 @@ def tell(text: str) -> None:
 def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     """Options with the settings of the method that is asked for."""
     method, kind = asked_method(arguments, "hinton")
-    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
+    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64, learning_rate=5e-3))
     return tyro.cli(
         ClassifyOptions[kind],  # type: ignore[valid-type]
         args=list(arguments),
