@@ -21,6 +21,7 @@ from policykd.learners import PPO
 if TYPE_CHECKING:
     from policykd.training.agent import Agent
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
 CHECKED = 256
@@ -60,10 +61,14 @@ class DeployedPolicy(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for weight, bias in network.unpack(row.detach().cpu().unsqueeze(0)):
+        for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
             layer.weight, layer.bias = nn.Parameter(weight[0].t().contiguous()), nn.Parameter(bias[0, 0].clone())
-            layers += [layer, nn.Tanh() if network.activation == "tanh" else nn.ReLU()]
+            layers.append(layer)
+            if norm:
+                layers.append(nn.LayerNorm(weight.shape[2]))
+                layers[-1].weight, layers[-1].bias = (nn.Parameter(part[0, 0].clone()) for part in norm)
+            layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
         last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
