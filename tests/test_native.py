@@ -44,9 +44,10 @@ def with_torch(rows, inputs, sizes):
     return hidden
 
 
-def draw(sizes, networks, samples, seed=0):
+def draw(sizes, networks, samples, seed=0, network=None):
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(networks, MLP(sizes).parameter_count, generator=generator) / max(sizes) ** 0.5
+    count = (network or MLP(sizes)).parameter_count
+    rows = torch.randn(networks, count, generator=generator) / max(sizes) ** 0.5
     inputs = torch.randn(networks, samples, sizes[0], generator=generator)
     weights = torch.randn(networks, samples, sizes[-1], generator=generator)
     return rows, inputs, weights
@@ -86,23 +87,42 @@ def test_outputs_and_gradients(sizes, networks, samples):
 
 @needs_kernels
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_tanh_between_the_layers(sizes):
-    rows, inputs, weights = draw(sizes, 3, 37)
-    network = MLP(sizes, activation="tanh")  # by the kernels in float32, by torch in float64
-    measured = results(lambda r, i, _: network(r, i), rows, inputs, weights, sizes)
-    exact = results(lambda r, i, _: network(r, i), rows.double(), inputs.double(), weights.double(), sizes)
-    for mine, true in zip(measured, exact, strict=True):  # rounding of sums of up to 348 products
-        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "normalised"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+def test_activations_and_normalisation(sizes, activation, layer_norm):
+    network = MLP(sizes, activation=activation, layer_norm=layer_norm)
+    rows, inputs, weights = draw(sizes, 3, 37, network=network)
+    doubles = rows.double(), inputs.double(), weights.double()
+    measured, torchs = (
+        results(function, rows, inputs, weights, sizes)
+        for function in (lambda r, i, _: network(r, i), lambda r, i, _: network._with_torch(r, i))
+    )
+    exact = results(lambda r, i, _: network(r, i), *doubles, sizes)
+    for mine, theirs, true in zip(measured, torchs, exact, strict=True):
+        # Sums of up to 348 products, and units of a narrow layer that lie close together, which normalising spreads.
+        allowed = 1e-5 + 1e-5 * true.abs().amax() + 4 * (theirs - true).abs().amax()
+        assert ((mine - true).abs() <= allowed).all()
+
+
+@needs_kernels
+def test_elu_is_exact_to_some_units_in_the_last_place():
+    inputs = torch.cat((torch.linspace(-30, 30, 100_001), -torch.logspace(-20, 1, 10_001))).view(1, -1, 1)
+    identity = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    measured, exact = native.mlp(identity, inputs, (1, 1, 1), "elu"), torch.nn.functional.elu(inputs.double())
+    assert ((measured - exact).abs() <= 2 * torch.finfo(torch.float32).eps * exact.abs()).all()
+    special = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan]).view(1, 4, 1)
+    found = native.mlp(identity, special, (1, 1, 1), "elu")
+    torch.testing.assert_close(found, torch.nn.functional.elu(special), rtol=0, atol=0, equal_nan=True)
 
 
 @needs_kernels
 def test_tanh_is_exact_to_some_units_in_the_last_place():
     inputs = torch.cat((torch.linspace(-12, 12, 100_001), torch.logspace(-20, 1, 10_001))).view(1, -1, 1)
     identity = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
-    measured, exact = native.mlp(identity, inputs, (1, 1, 1), True), inputs.double().tanh()
+    measured, exact = native.mlp(identity, inputs, (1, 1, 1), "tanh"), inputs.double().tanh()
     assert ((measured - exact).abs() <= 3 * torch.finfo(torch.float32).eps * exact.abs()).all()
     special = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan]).view(1, 4, 1)
-    found = native.mlp(identity, special, (1, 1, 1), True)
+    found = native.mlp(identity, special, (1, 1, 1), "tanh")
     torch.testing.assert_close(found, special.tanh(), rtol=3e-7, atol=0, equal_nan=True)
 
 
@@ -236,8 +256,9 @@ def test_adam_refuses_what_it_cannot_write():
 def test_inside_compiled_functions(backend):
     if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
         pytest.skip("inductor needs a C++ compiler")
-    policy, critic = MLP((3, 16, 2), squash=True), MLP((5, 16, 1), activation="tanh")
-    (rows, observations, _), critics = draw(policy.sizes, 2, 8), draw(critic.sizes, 2, 8)[0]
+    policy = MLP((3, 16, 2), squash=True, activation="elu", layer_norm=True)
+    critic = MLP((5, 16, 1), activation="tanh")
+    (rows, observations, _), critics = draw(policy.sizes, 2, 8, network=policy), draw(critic.sizes, 2, 8)[0]
 
     def ascend(rows, critics, observations):  # the gradient of rows passes through the inputs of the critic
         def loss(parameters):
@@ -265,17 +286,19 @@ OPERATORS = """
 import torch
 from policykd.native import kernels, prepare_to_compile
 prepare_to_compile()
-rows, inputs, gradient = torch.randn(2, 3 * 4 + 4 + 4 * 2 + 2), torch.randn(2, 5, 3), torch.randn(2, 5, 2)
-ops, sizes = torch.ops.policykd, (3, 4, 2)
-outputs, hidden = kernels.forward(rows, inputs, sizes, True, True)
-assert torch.equal(ops.mlp(rows, inputs, sizes, True), outputs)
-assert all(map(torch.equal, ops.mlp_kept(rows, inputs, sizes, True), (outputs, hidden)))
-expected = kernels.backward(gradient, rows, inputs, hidden, sizes, True, True, True)
-for ask in (True, True), (True, False), (False, True):
-    found = ops.mlp_backward(gradient, rows, inputs, hidden, sizes, True, *ask)
-    assert all(torch.equal(f, e) if asked else f.numel() == 0 for f, e, asked in zip(found, expected, ask))
+inputs, gradient, ops, sizes = torch.randn(2, 5, 3), torch.randn(2, 5, 2), torch.ops.policykd, (3, 4, 2)
+for activation, norm in ("relu", False), ("tanh", False), ("elu", False), ("relu", True), ("elu", True):
+    shape = sizes, activation, norm
+    rows = torch.randn(2, 3 * 4 + 4 + 8 * norm + 4 * 2 + 2)
+    outputs, hidden = kernels.forward(rows, inputs, *shape, True)
+    assert torch.equal(ops.mlp(rows, inputs, *shape), outputs)
+    assert all(map(torch.equal, ops.mlp_kept(rows, inputs, *shape), (outputs, hidden)))
+    expected = kernels.backward(gradient, rows, inputs, hidden, *shape, True, True)
+    for ask in (True, True), (True, False), (False, True):
+        found = ops.mlp_backward(gradient, rows, inputs, hidden, *shape, *ask)
+        assert all(torch.equal(f, e) if asked else f.numel() == 0 for f, e, asked in zip(found, expected, ask))
 try:
-    ops.mlp(rows[:, 1:], inputs, sizes, True)
+    ops.mlp(rows[:, 1:], inputs, *shape)
 except ValueError as error:
     print("do not fit" in str(error), [path for path in open("/proc/self/maps") if "/ops-" in path] != [])
 """

@@ -127,8 +127,8 @@ class MLP:
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
-        if not self.layer_norm and self.activation != "elu" and native.usable(rows, inputs):
-            hidden = native.mlp(rows, inputs, self.sizes, self.activation == "tanh")
+        if native.usable(rows, inputs):
+            hidden = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
         else:
             hidden = self._with_torch(rows, inputs)
         return hidden.tanh() if self.squash else hidden
