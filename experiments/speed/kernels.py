@@ -1,4 +1,4 @@
-"""The kernels of MLPs beside one another and beside torch's products, in turn in one process, by CPU time of one thread.
+"""The kernels of MLPs beside one another and torch's products, in turn in one process, by CPU time of one thread.
 
     python experiments/speed/kernels.py --help
 

@@ -195,20 +195,30 @@ class Adam:
         self.betas, self.eps = betas, eps
 
     def step(self, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor) -> None:
-        """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``)."""
+        """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``).
+
+        Args:
+            rows: parameters.
+            gradients: their gradients.
+            learning_rate: a number or a tensor of one, or one per row, ``(R, 1)``.
+
+        Raises:
+            ValueError: learning rates of another shape.
+        """
+        if isinstance(learning_rate, Tensor) and learning_rate.shape not in ((), (len(rows), 1)):
+            raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
         # Compiled, the lines below are one loop as fast as the kernel's.
         if not torch.compiler.is_compiling() and native.usable(rows, gradients) and rows.is_contiguous():
-            count, rate = float(self.steps), float(learning_rate)
-            moments = self.exp_avg, self.exp_avg_sq
-            native.adam_(rows, *moments, gradients, steps=count, learning_rate=rate, betas=self.betas, eps=self.eps)
+            moments, steps, rate = (self.exp_avg, self.exp_avg_sq), float(self.steps), learning_rate
+            native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps)
             return
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
         # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
         power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
-        step_size = learning_rate / (1 - power1)
+        step_size = (1 - power1).reciprocal() * learning_rate  # rounds alike for numbers and tensors
         denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
         rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
 

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.c"))
 HEADERS = sorted(HERE.glob("*.h"))
 OPERATORS = HERE / "ops.cpp"
-COMMON_FLAGS = "-std=gnu11 -O3 -fPIC -shared -fvisibility=hidden -fno-math-errno -fno-trapping-math".split()
+COMMON_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
 # The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
 
@@ -154,6 +154,6 @@ def load() -> ctypes.CDLL:
     batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
     library.forward.argtypes = (*rows, *batch, pointer, pointer)
     library.backward.argtypes = (*rows, *batch, pointer, *batch, pointer, pointer)
-    library.adam.argtypes = (integer, *[pointer] * 4, *[real] * 6)
+    library.adam.argtypes = (integer, integer, *[pointer] * 5, integer, *[real] * 4, ctypes.c_double, real)
     library.adam.restype = None
     return library

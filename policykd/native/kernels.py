@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -144,19 +144,19 @@ def adam_(
     gradients: Tensor,
     *,
     steps: float,
-    learning_rate: float,
+    learning_rate: float | Tensor,
     betas: tuple[float, float],
     eps: float,
 ) -> None:
     """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``, float32 tensors on the CPU.
 
     Args:
-        rows: parameters, contiguous.
-        exp_avg: mean of gradients, contiguous.
-        exp_avg_sq: mean of squared gradients, contiguous.
-        gradients: gradients, with any strides.
+        rows: parameters ``(R, P)``, contiguous.
+        exp_avg: mean of gradients ``(R, P)``, contiguous.
+        exp_avg_sq: mean of squared gradients ``(R, P)``, contiguous.
+        gradients: gradients ``(R, P)``, with any strides.
         steps: number of steps including this one.
-        learning_rate: step size.
+        learning_rate: step size: a number or a tensor of one, or one per row, ``(R, 1)``.
         betas: decay of the two means.
         eps: added to the denominator.
 
@@ -169,8 +169,15 @@ def adam_(
     if not rows.shape == exp_avg.shape == exp_avg_sq.shape == gradients.shape:
         raise ValueError("parameters, moments and gradients must have one shape")
     beta1, beta2 = betas
+    rates: Tensor | float = learning_rate
+    if isinstance(rates, Tensor):
+        rates = rates.float().expand(len(rows), 1)
+        address: Any = rates.data_ptr()
+    else:
+        address = ctypes.byref(ctypes.c_float(rates))
     _library().adam(
-        *(rows.numel(), rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
-        *(1 - beta1, beta2, 1 - beta2, eps, learning_rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5),
+        *(*rows.shape, rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
+        *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
+        *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )
     increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale
