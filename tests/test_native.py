@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from policykd import native
+from policykd import PolicyKDError, native
 from policykd.core.networks import MLP, Adam, gradient
 from policykd.native import build, kernels
 
@@ -292,6 +293,71 @@ def test_adam_refuses_what_it_cannot_write():
         native.adam_(torch.zeros(2, 20)[:, ::2], rows.clone(), rows.clone(), rows, **options)
     with pytest.raises(ValueError, match="shape"):
         native.adam_(rows, rows, rows, rows[:1], **options)
+
+
+def everything(threads):
+    """Outputs, gradients and a step of Adam for networks that are large enough to be shared out."""
+    found = []
+    for sizes, networks, samples, layer_norm in [((17, 64, 64, 6), 20, 64, True), ((23, 256, 256, 1), 3, 64, False)]:
+        network = MLP(sizes, layer_norm=layer_norm)
+        rows, inputs, weights = draw(sizes, networks, samples, network=network)
+        with native.threads(threads):
+            outputs, *gradients = results(lambda r, i, _, network=network: network(r, i), rows, inputs, weights, sizes)
+            rows, adam = rows.repeat(4, 1), Adam(rows.repeat(4, 1))
+            adam.step(rows, gradients[0].repeat(4, 1), torch.linspace(0, 1e-2, len(rows)).unsqueeze(1))
+        found += [outputs, *gradients, rows, adam.exp_avg_sq]
+    return found
+
+
+@needs_kernels
+def test_numbers_do_not_depend_on_the_number_of_threads():
+    expected = everything(1)
+    for threads in (2, 3, 5):
+        for _ in range(3):
+            assert all(map(torch.equal, everything(threads), expected))
+
+
+@needs_kernels
+def test_threads_are_used_and_given_back():
+    before = kernels.set_threads(1)
+    assert before == 1
+    with native.threads(3) as most, native.threads("auto", learners=1) as inner:
+        assert (most, inner, kernels.set_threads(1)) == (3, 1, 1)
+    assert kernels.set_threads(1) == 1
+    with native.threads() as most:
+        assert most == native.cores()
+    for wrong in (0, "two"):
+        with pytest.raises(PolicyKDError, match=r'must be a positive number or "auto"'), native.threads(wrong):
+            pass
+
+
+@needs_kernels
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux to count threads")
+def test_small_calls_stay_on_one_thread():
+    program = (
+        "import os, torch; from policykd import native; from policykd.core.networks import MLP\n"
+        "torch.set_num_threads(1)\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "call = lambda net, r, b: net(torch.zeros(r, net.parameter_count), torch.zeros(r, b, net.sizes[0]))\n"
+        "with native.threads(3):\n"
+        "    call(MLP((17, 64, 64, 6)), 2, 64); before = count()\n"
+        "    call(MLP((17, 64, 64, 6)), 20, 256); print(count() - before)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["2"], result.stderr
+
+
+@needs_kernels
+def test_threads_survive_a_fork_and_callers_on_several_threads():
+    expected = everything(1)
+    everything(3)  # the pool is there
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(map(torch.equal, everything(3), expected)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with ThreadPoolExecutor(3) as executor:
+        for found in executor.map(everything, [3] * 6):
+            assert all(map(torch.equal, found, expected))
 
 
 @needs_kernels

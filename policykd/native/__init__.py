@@ -14,9 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
+from policykd.native.threads import cores, threads
 from policykd.native.traced import prepare as prepare_to_compile
 
-__all__ = ["adam_", "mlp", "prepare_to_compile", "reason", "usable"]
+__all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
 
 
 @torch.compiler.assume_constant_result

@@ -20,7 +20,16 @@ HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.c"))
 HEADERS = sorted(HERE.glob("*.h"))
 OPERATORS = HERE / "ops.cpp"
-COMMON_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+COMMON_FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-pthread",
+]
 # The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
 

@@ -44,6 +44,11 @@ ACTIVATIONS = {"relu": 0, "tanh": 1, "elu": 2}
 """As in vectors.h."""
 
 
+def set_threads(number: int) -> int:
+    """Let calls use up to ``number`` threads (64 at most) and return how many it was before."""
+    return _library().set_threads(number)
+
+
 class _Layout(NamedTuple):
     network: build.Network  # what the kernels must know of an MLP
     length: int  # numbers in a row of parameters

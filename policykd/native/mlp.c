@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "norm.h"
+#include "pool.h"
 #include "product.h"
 
 static Int parameters(const Network *net, Int l) {
@@ -52,17 +53,35 @@ static float *space(Int numbers) {
 
 static Int whole_lines(Int numbers) { return (numbers + 15) / 16 * 16; }
 
+typedef struct {
+    const Network *net;
+    Int samples, row_stride, network; /* strides of networks in `rows` and `inputs` */
+    const float *rows;
+    Matrix inputs; /* of the first network */
+    float *hidden, *outputs, *panels;
+    Int working, panel; /* numbers for activations twice and for a panel, of every worker */
+} Forward;
+
+static void forward_task(void *task, Int r, int worker) {
+    const Forward *t = task;
+    const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
+    float *panel = t->panels + worker * (t->panel + 2 * t->working);
+    float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
+    forward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs,
+                t->hidden ? t->hidden + r * t->samples * t->net->kept : NULL,
+                t->outputs + r * t->samples * t->net->sizes[t->net->layers], panel, spare);
+}
+
 int forward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
             const float *inputs, Int network, Int sample, Int feature, float *hidden, float *outputs) {
-    const Int working = whole_lines(samples * net->widest);
-    float *panel = space(net->widest * PANEL + 2 * working);
-    if (!panel) return -1;
-    float *spare[2] = {panel + net->widest * PANEL, panel + net->widest * PANEL + working};
-    for (Int r = 0; r < networks; r++)
-        forward_one(net, samples, rows + r * row_stride, (Matrix){inputs + r * network, sample, feature},
-                    hidden ? hidden + r * samples * net->kept : NULL,
-                    outputs + r * samples * net->sizes[net->layers], panel, spare);
-    free(panel);
+    const Int working = whole_lines(samples * net->widest), panel = net->widest * PANEL;
+    const int workers = workers_for(networks, 2.0 * (double)(networks * samples * net->length));
+    float *panels = space(workers * (panel + 2 * working));
+    if (!panels) return -1;
+    Forward task = {net, samples, row_stride, network, rows, {inputs, sample, feature}, hidden, outputs, panels,
+                    working, panel};
+    parallel(networks, workers, forward_task, &task);
+    free(panels);
     return 0;
 }
 
@@ -96,19 +115,38 @@ static void backward_one(const Network *net, Int samples, const float *weight, M
     }
 }
 
+typedef struct {
+    const Network *net;
+    Int samples, row_stride, network, gradient_network;
+    const float *rows, *hidden;
+    Matrix inputs, gradient; /* of the first network */
+    float *to_rows, *to_inputs, *panels;
+    Int working, panel;
+} Backward;
+
+static void backward_task(void *task, Int r, int worker) {
+    const Backward *t = task;
+    const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
+    const Matrix gradient = {t->gradient.data + r * t->gradient_network, t->gradient.row, t->gradient.column};
+    float *panel = t->panels + worker * (t->panel + 2 * t->working);
+    float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
+    backward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs, t->hidden + r * t->samples * t->net->kept,
+                 gradient, t->to_rows ? t->to_rows + r * t->net->length : NULL,
+                 t->to_inputs ? t->to_inputs + r * t->samples * t->net->sizes[0] : NULL, panel, spare);
+}
+
 int backward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
              const float *inputs, Int network, Int sample, Int feature, const float *hidden, const float *gradient,
              Int gradient_network, Int gradient_sample, Int gradient_feature, float *to_rows, float *to_inputs) {
-    const Int deepest = net->widest > samples ? net->widest : samples, working = whole_lines(samples * net->widest);
-    float *panel = space(deepest * PANEL + 2 * working);
-    if (!panel) return -1;
-    float *spare[2] = {panel + deepest * PANEL, panel + deepest * PANEL + working};
-    for (Int r = 0; r < networks; r++)
-        backward_one(net, samples, rows + r * row_stride, (Matrix){inputs + r * network, sample, feature},
-                     hidden + r * samples * net->kept,
-                     (Matrix){gradient + r * gradient_network, gradient_sample, gradient_feature},
-                     to_rows ? to_rows + r * net->length : NULL,
-                     to_inputs ? to_inputs + r * samples * net->sizes[0] : NULL, panel, spare);
-    free(panel);
+    const Int working = whole_lines(samples * net->widest);
+    const Int panel = (net->widest > samples ? net->widest : samples) * PANEL;
+    const int workers = workers_for(networks, (to_rows ? 4.0 : 2.0) * (double)(networks * samples * net->length));
+    float *panels = space(workers * (panel + 2 * working));
+    if (!panels) return -1;
+    Backward task = {net, samples, row_stride, network, gradient_network, rows, hidden,
+                     {inputs, sample, feature}, {gradient, gradient_sample, gradient_feature},
+                     to_rows, to_inputs, panels, working, panel};
+    parallel(networks, workers, backward_task, &task);
+    free(panels);
     return 0;
 }
