@@ -161,7 +161,8 @@ class PlainLearner:
         make = {"actor": learner.actor_network, "critic": learner.critic_network}
         actor, self.critic = (sequential(make[name], getattr(learner, name)[k]) for name in make)
         self.actor = torch.nn.Sequential(actor, torch.nn.Tanh())
-        self.actor_target, self.critic_target = (sequential(make[n], getattr(learner, f"{n}_target")[k]) for n in make)
+        target, self.critic_target = (sequential(make[n], getattr(learner, f"{n}_target")[k]) for n in make)
+        self.actor_target = torch.nn.Sequential(target, torch.nn.Tanh())
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=1e-3)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=1e-3)
         self.distill_adam = torch.optim.Adam(self.actor.parameters(), lr=5e-4)
