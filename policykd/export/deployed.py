@@ -103,16 +103,18 @@ def deploy(agent: Exportable, k: int) -> DeployedPolicy:
         PolicyKDError: the module does not act like the learner.
     """
     learner, scale = agent.learner, agent.action_scale
+    network = getattr(learner, "actor_network", None)
+    if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
+        raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
             statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : learner.actor_network.parameter_count]
-        policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
+        row = learner.actor[k, : network.parameter_count]
+        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
     else:
-        assert isinstance(learner, OffPolicyLearner)
-        policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
+        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
 

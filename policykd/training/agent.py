@@ -287,7 +287,7 @@ class Agent:
 
     def _save_best(self, k: int) -> None:
         assert self.folder is not None
-        if self.learner_type.sb3 is None:
+        if export.sb3_twin(self.learner) is None:
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
             self.folder.save_model(k, self.to_sb3(k))

@@ -76,6 +76,7 @@ class LearnFromReplay:
         info: dict[str, Tensor] = {}
         if own_steps <= config.learning_starts or own_steps % config.train_freq:
             return info
+        self.learner.settings.advance(progress)
         for _ in range(config.gradient_steps):
             info = {**info, **self.step(progress, diagnose)}
         return info
@@ -123,7 +124,9 @@ class PeersOnReplay(LearnFromReplay):
         self.peers = Peers(len(sampling), peers, method.source, device)
         self.distillation = PeerStep(method, config, learner) if method.source and peers > 1 else None
         self.schedule = schedule_of(config.distill_schedule)
-        self.distill_learning_rate = torch.zeros((), device=device)
+        self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=device)
+        self.distill_learning_rate = torch.zeros_like(self.distill_rates)
+        learner.judges = peers if method.target == "group" else 1
         self._learn = self.learn
 
     def compile(self) -> None:
@@ -147,7 +150,7 @@ class PeersOnReplay(LearnFromReplay):
                 peer_of=self.peers.peer_of[turn],
                 recent=config.distill_recent,
             ).observations
-            self.distill_learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
+            torch.mul(self.distill_rates, self.schedule(progress), out=self.distill_learning_rate)
         # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
         flags = update_actor, update_targets, diagnose or self.compiled
         with torch.no_grad():
