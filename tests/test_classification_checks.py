@@ -145,8 +145,10 @@ def test_networks_are_refused_before_anything_is_trained():
         "teacher: it shares weights with the student": {"student": student, "teacher": student},
         "student: expected a torch module, got str": {"student": "net"},
         "method: expected a name or a subclass of .*Method, got 3": {"method": 3},
-        "optimizer: expected a function, got str": {"optimizer": "adam"},
-        "schedule: expected a function, got str": {"schedule": "cosine"},
+        "optimizer: 'adm' is unknown; nearest: adam": {"config": {"optimizer": "adm"}},
+        "learning_rate_schedule: 'cosin' is unknown; nearest: cosine": {"config": {"learning_rate_schedule": "cosin"}},
+        "config: optimizer=3 must be": {"config": {"optimizer": 3}},
+        "adaptor: expected a function, got str": {"adaptor": "split"},
         "device: 3 is unknown": {"device": 3},
     }.items():
         with pytest.raises(PolicyKDError, match=line) as error:
@@ -276,7 +278,7 @@ def test_a_method_of_ones_own_is_handed_in_and_resumes(tmp_path, monkeypatch):
     assert Distiller(net(8), None, method="mine").kind is Mine
 
 
-def test_an_optimiser_and_a_schedule_of_ones_own():
+def test_an_optimiser_and_a_schedule_of_ones_own(tmp_path):
     seen = []
 
     def optimizer(parameters):
@@ -284,8 +286,13 @@ def test_an_optimiser_and_a_schedule_of_ones_own():
         return torch.optim.RMSprop(parameters, lr=1e-3)
 
     student, rates = net(8), []
-    made = Distiller(student, net(16), config={**FAST, "epochs": 2}, optimizer=optimizer, schedule=lambda p: 1 - p / 2)
+    own = {"optimizer": optimizer, "learning_rate_schedule": lambda progress: 1 - progress / 2}
+    made = Distiller(student, net(16), config={**FAST, "epochs": 2, **own}, run_dir=tmp_path / "run", device="cpu")
     made.fit((INPUTS, LABELS), callback=lambda d: rates.append(d.optimizers["student"].param_groups[0]["lr"]))
+    assert made.settings["config"]["optimizer"] == "own:optimizer"
+    with pytest.raises(PolicyKDError, match=r"with optimizer \(optimizer\), learning_rate_schedule \(<lambda>\)"):
+        Distiller.load(tmp_path / "run", net(8), net(16), device="cpu")
+    assert Distiller.load(tmp_path / "run", net(8), net(16), device="cpu", config=own).passes == 2
     assert seen == [len(list(student.parameters()))] and isinstance(
         made.optimizers["student"].optimizer, torch.optim.RMSprop
     )

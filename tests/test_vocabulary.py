@@ -11,12 +11,11 @@ from policykd import Distiller, PolicyKDError
 from policykd.core.networks import PolicyOutput
 from policykd.distillation import divergences
 from policykd.distillation import weights as weighting
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.divergences import DIVERGENCES, distance, divergence_of, kl_forward, mse, nll, softened
 from policykd.distillation.peer_step import DistillationStep
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised.hinton import Hinton, HintonConfig, hinton_loss, likelihood
 from policykd.distillation.supervised.method import Outputs, Step
-from policykd.distillation.vocabulary import VOCABULARY, distance, find_divergence, kl_forward, mse, nll, softened
 from policykd.learners.config import DDPGConfig
 
 OWN, TARGET = torch.tensor([[0.2, 0.8], [0.5, 0.5]]).log(), torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
@@ -56,7 +55,7 @@ def test_rusus_three_losses_by_hand():
             "kl_reverse": [0.2 * math.log(0.4) + 0.8 * math.log(1.6), 0.5 * math.log(5 / 9) + 0.5 * math.log(5)],
         }
         for name, values in expected.items():
-            found = VOCABULARY[name](own, target)
+            found = DIVERGENCES[name](own, target)
             found = found if found.ndim == 1 else found[0]
             assert found.tolist() == pytest.approx(values, rel=1e-4), name
 
@@ -66,15 +65,15 @@ def test_gaussians_and_actions_are_compared_by_the_same_names():
     mean, other = torch.randn(2, 3, 4, 2, generator=generator)
     std, wide = 0.3 + torch.rand(2, 3, 4, 2, generator=generator)
     own, target = PolicyOutput(mean.tanh(), mean, std), PolicyOutput(other.tanh(), other, wide)
-    assert torch.equal(VOCABULARY["kl_forward"](own, target), divergences.gaussian_kl(mean, std, other, wide))
+    assert torch.equal(DIVERGENCES["kl_forward"](own, target), divergences.gaussian_kl(mean, std, other, wide))
     assert torch.equal(
-        VOCABULARY["kl_reverse"](own, target), divergences.gaussian_kl(mean, std, other, wide, "reverse")
+        DIVERGENCES["kl_reverse"](own, target), divergences.gaussian_kl(mean, std, other, wide, "reverse")
     )
     assert torch.equal(nll(own, target), divergences.gaussian_nll(mean, std, other))
     assert torch.equal(mse(own, target), divergences.action_mse(own.actions, target.actions))
     actions = PolicyOutput(own.actions), PolicyOutput(target.actions)
     assert torch.equal(mse(*actions), mse(own, target))
-    with pytest.raises(PolicyKDError, match="needs logits or a mean"):
+    with pytest.raises(PolicyKDError, match="needs logits, or a mean"):
         kl_forward(*actions)
     with pytest.raises(PolicyKDError, match="one of two answers has logits"):
         kl_forward(own, policies(TARGET))
@@ -94,29 +93,34 @@ def test_a_divergence_of_ones_own_works_in_both_modes():
     for own, target in ((Outputs(OWN), Outputs(TARGET)), (policies(OWN), policies(TARGET))):
         assert distance(own, target, l1).flatten()[:2].tolist() == pytest.approx([0.3, 0.4])
     students = [net(8) for _ in range(2)]
-    for student, divergence in zip(students, (l1, None), strict=True):
-        config = {**FAST, "epochs": 2, "alpha": 1.0}
-        Distiller(student, net(16, seed=1), config=config, divergence=divergence, device="cpu").fit(problem())
+    for student, divergence in zip(students, (l1, "kl_forward"), strict=True):
+        config = {**FAST, "epochs": 2, "alpha": 1.0, "divergence": divergence}
+        Distiller(student, net(16, seed=1), config=config, device="cpu").fit(problem())
     assert not same(weights(students[0]), weights(students[1]))
     learner = make_learner("ddpg", 2, double=False)
     states, swap, before = torch.randn(2, 5, 4), torch.tensor([1, 0]), learner.actor.clone()
-    step = DistillationStep(PEER_METHODS["mutual"], DDPGConfig(), learner, divergence=l1)
-    step.update(states, swap, swap, torch.ones(2), torch.tensor(1e-3), True)
+    target = learner.outputs(learner.actor, states).map(lambda part: part[swap])
+    step = DistillationStep(None, DDPGConfig(divergence=l1), learner, divergence_of(l1))
+    step.copy(states, target, lambda own: pytest.fail("no weight asks"), None, torch.tensor(1e-3), True)
     assert not torch.equal(before, learner.actor)
 
 
 def test_what_is_no_divergence_is_one_line():
     with pytest.raises(PolicyKDError, match="divergence: 'kl_forwrd' is unknown; nearest: kl_forward"):
-        find_divergence("kl_forwrd")
-    with pytest.raises(PolicyKDError, match="or a function of two answers"):
-        find_divergence(3)
-    assert find_divergence(l1) is l1 and find_divergence("mse") is mse
+        HintonConfig(divergence="kl_forwrd")
+    with pytest.raises(PolicyKDError, match="or a function, not 3"):
+        divergence_of(3)
+    assert divergence_of(l1) is l1 and divergence_of("mse") is mse
+    with pytest.raises(PolicyKDError, match="divergence: action_mse cannot compare logits"):
+        Distiller(net(8), net(16), config={**FAST, "divergence": "action_mse"}).fit(problem())
+    with pytest.raises(PolicyKDError, match="divergence: needs logits, or a mean"):
+        Distiller(net(8), net(16), config={**FAST, "divergence": "wasserstein2"}).fit(problem())
     with pytest.raises(ValueError, match=r"divergence needs one number for each of \(2,\), got \(2, 2\)"):
         distance(Outputs(OWN), Outputs(TARGET), lambda own, target: own.logits)
     with pytest.raises(ValueError, match=r"weight needs one number for each of \(2,\), got \(1,\)"):
         distance(Outputs(OWN), Outputs(TARGET), weight=torch.ones(1))
-    with pytest.raises(PolicyKDError, match="divergence: rid has one of its own"):
-        Distiller(net(4), net(8), method="rid", divergence=l1)
+    with pytest.raises(PolicyKDError, match="unknown key 'divergence' for RIDConfig"):
+        Distiller(net(4), net(8), method="rid", config={"divergence": l1})
 
 
 def test_weights_and_schedules_of_policies_are_those_of_classifiers():

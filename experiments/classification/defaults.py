@@ -91,7 +91,7 @@ def as_file(name: str, folder: Path, data: Path | None) -> Path:
         table = load_uci(name, data)
         rows = np.random.default_rng(0).permutation(len(table.labels))
         test, train = np.split(rows, [round(0.3 * len(rows))])
-        inputs, arrays = table.features.to_numpy(), {}
+        inputs, arrays = table.features.to_numpy(), dict[str, np.ndarray]()
         for part, chosen in (("train", train), ("test", test)):
             arrays |= {f"{part}_inputs": inputs[chosen], f"{part}_labels": table.labels[chosen]}
         np.savez(path, **arrays)

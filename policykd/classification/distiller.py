@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,30 @@ from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.models import CNN, MLP, check_names, class_names, save_pretrained
 from policykd.classification.outputs import call, evaluating
 from policykd.classification.processes import make_accelerator, on_device
-from policykd.classification.state import MakeOptimizer, Training
+from policykd.classification.state import Training
 from policykd.classification.teacher import as_teacher
 from policykd.classification.trainer import Augment, Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.files import write_bytes
+from policykd.core.registry import name_of
+from policykd.distillation.divergences import DIVERGENCES
+from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised import find_method
-from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import Method, TrainingConfig
-from policykd.distillation.vocabulary import Divergence
+from policykd.distillation.supervised.hinton import WEIGHTS
+from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
 from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.snapshot import with_own_parts
 
+TABLES: dict[str, Mapping[str, Any]] = {
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": SCHEDULES,
+    "alpha_schedule": SCHEDULES,
+    "divergence": DIVERGENCES,
+    "example_weight": WEIGHTS,
+}
+"""What settings name."""
 BEST = "best_model.safetensors"
 Callback = Callable[["Distiller"], None]
 """Looks at a distiller between two passes over the data."""
@@ -46,13 +56,8 @@ class Distiller(Training):
             method learns from labels alone.
         method: a name in ``policykd.distillation.supervised.METHODS``, or a method of your own: a subclass of
             ``policykd.distillation.supervised.method.Method``.
-        config: the method's dataclass of settings, or changed fields as a dict.
-        optimizer: makes an optimiser of your own from parameters, such as ``partial(torch.optim.RMSprop, lr=1e-3)``;
-            None is what the settings say.
-        schedule: the learning rate's factor as a function of the progress from 0 to 1, such as those in
-            ``policykd.distillation.schedules``; None is what the settings say.
-        divergence: a function of the student's answer and the teacher's, which both have ``.logits``, that gives
-            ``(B,)``, as in ``policykd.distillation.vocabulary``; None is what the settings say.
+        config: the method's dataclass of settings, or changed fields as a dict; where a setting has a name, it takes a
+            function of your own, too (``optimizer``, ``learning_rate_schedule``, ``divergence``, ...).
         classes: names of the data's classes, in order; networks that name theirs (``config.id2label``) must agree.
         device: "auto", "cpu" or "cuda"; several processes, as ``accelerate launch`` starts them, share the batches.
         run_dir: a new folder for logs, checkpoints and the best student; None writes nothing.
@@ -69,9 +74,6 @@ class Distiller(Training):
         *,
         method: str | type[Method] = "hinton",
         config: dict[str, Any] | TrainingConfig | None = None,
-        optimizer: MakeOptimizer | None = None,
-        schedule: Callable[[float], float] | None = None,
-        divergence: Divergence | None = None,
         classes: Sequence[str] | None = None,
         device: str = "auto",
         run_dir: str | Path | None = None,
@@ -81,12 +83,8 @@ class Distiller(Training):
         settings = resolve_config(kind, config)
         if not isinstance(student, nn.Module):
             raise PolicyKDError(f"student: expected a torch module, got {type(student).__name__}")
-        functions = {"optimizer": optimizer, "schedule": schedule, "divergence": divergence, "adaptor": adaptor}
-        for argument, value in functions.items():
-            if value is not None and not callable(value):
-                raise PolicyKDError(f"{argument}: expected a function, got {type(value).__name__}")
-        if divergence is not None and not issubclass(kind, Hinton):
-            raise PolicyKDError(f"divergence: {name} has one of its own; hinton and the methods above it take another")
+        if not callable(adaptor):
+            raise PolicyKDError(f"adaptor: expected a function, got {type(adaptor).__name__}")
         frozen = as_teacher(teacher, settings.teacher_outputs)
         if frozen is None and kind.uses_teacher:
             raise PolicyKDError(f"teacher: {name} needs one; cross_entropy learns from labels alone")
@@ -103,7 +101,7 @@ class Distiller(Training):
                 f"batch_size: {settings.batch_size} examples cannot be shared by "
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
-        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator, optimizer, schedule, divergence)
+        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator)
         for network in (self.student, self.teacher):
             if network is not None:
                 network.to(self.device)
@@ -117,8 +115,10 @@ class Distiller(Training):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
-        values = dataclasses.asdict(self.config)
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        plain: dict[str, Any] = {}
+        for name, value in vars(self.config).items():
+            known = name_of(value, TABLES.get(name, {})) if callable(value) else value
+            plain[name] = list(value) if isinstance(value, tuple) else known
         names = {} if self.classes is None else {"classes": self.classes}
         return {"method": self.method_name, "config": plain, **names}
 
@@ -237,9 +237,7 @@ class Distiller(Training):
         adaptor: Adaptor = split_batch,
         *,
         method: type[Method] | None = None,
-        optimizer: MakeOptimizer | None = None,
-        schedule: Callable[[float], float] | None = None,
-        divergence: Divergence | None = None,
+        config: dict[str, Any] | None = None,
     ) -> Distiller:
         """Read a distiller back; ``fit`` on the same data goes on where it stopped, bit by bit.
 
@@ -250,9 +248,7 @@ class Distiller(Training):
             device: where to put them.
             adaptor: as in the constructor.
             method: that of before, where it was your own.
-            optimizer: likewise.
-            schedule: likewise.
-            divergence: likewise.
+            config: functions of your own that it was made with, by setting.
 
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or these are other networks.
@@ -269,11 +265,8 @@ class Distiller(Training):
             student,
             teacher,
             method=method or name,
-            config=settings["config"],
+            config=with_own_parts(settings["config"], config),
             classes=settings.get("classes"),
-            optimizer=optimizer,
-            schedule=schedule,
-            divergence=divergence,
             device=device,
             adaptor=adaptor,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +16,6 @@ from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
-from policykd.distillation.vocabulary import Divergence
-
-MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 @dataclasses.dataclass
@@ -33,12 +29,6 @@ class Training:
     config: TrainingConfig
     adaptor: Adaptor
     accelerator: Any
-    make_optimizer: MakeOptimizer | None = None
-    """The user's own optimiser; None is what the settings name."""
-    schedule: Callable[[float], float] | None = None
-    """The user's own schedule of the learning rate, a function of the progress; None is what the settings name."""
-    divergence: Divergence | None = None
-    """The user's own divergence from the teacher; None is what the settings name."""
     method: Method | None = dataclasses.field(default=None, init=False)
     """Built at the first batch, which tells the shapes."""
     optimizers: dict[str, Optimizer] = dataclasses.field(default_factory=dict, init=False)

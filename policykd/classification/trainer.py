@@ -22,10 +22,19 @@ from policykd.classification.processes import autocast, average_gradients, on_de
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, sum_to_one
 from policykd.core.errors import PolicyKDError
+from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.method import (
+    OPTIMIZERS,
+    WARM_UP,
+    Method,
+    Outputs,
+    Phase,
+    Step,
+    Terms,
+    TrainingConfig,
+)
 
 log = logging.getLogger("policykd")
 
@@ -201,8 +210,6 @@ class Trainer:
             if sum_to_one(student.logits):
                 raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
             method = training.kind(config, student, teacher).to(training.device)
-            if training.divergence is not None and isinstance(method, Hinton):
-                method.divergence = training.divergence
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
             raise PolicyKDError(
@@ -228,11 +235,8 @@ class Trainer:
             members = [p for module in self._members(group) for p in module.parameters()]
             if not any(p.requires_grad for p in members):
                 raise PolicyKDError(f"{group}: all its parameters are frozen, nothing can learn: set requires_grad")
-            if training.make_optimizer is not None:
-                optimizer = training.make_optimizer(members)
-            else:
-                optimizer = _optimizer(config, members, self.method.learning_rate(config, group))
-            schedule = training.schedule or SCHEDULES[config.learning_rate_schedule]
+            optimizer = _optimizer(config, members, self.method.learning_rate(config, group))
+            schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
             training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
         training.restore_method()
@@ -242,7 +246,7 @@ class Trainer:
         try:
             return len(batches)
         except TypeError:
-            if self.config.learning_rate_schedule != "constant" or self.training.schedule is not None:
+            if self.config.learning_rate_schedule != "constant":
                 raise PolicyKDError(
                     "data: the loader has no length, which learning_rate_schedule="
                     f"{self.config.learning_rate_schedule!r} needs: give one of known length, or use 'constant'"
@@ -289,11 +293,10 @@ def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], f
 
 
 def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    decay = config.weight_decay
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, rate, weight_decay=decay)
+    make = find("optimizer", config.optimizer, OPTIMIZERS)
+    if callable(config.optimizer):
+        return make(parameters)
+    return make(parameters, lr=rate, weight_decay=config.weight_decay)
 
 
 def _score(result: dict[str, float]) -> float:
