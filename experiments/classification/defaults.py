@@ -94,7 +94,7 @@ def as_file(name: str, folder: Path, data: Path | None) -> Path:
         inputs, arrays = table.features.to_numpy(), dict[str, np.ndarray]()
         for part, chosen in (("train", train), ("test", test)):
             arrays |= {f"{part}_inputs": inputs[chosen], f"{part}_labels": table.labels[chosen]}
-        np.savez(path, **arrays)
+        np.savez(path, allow_pickle=False, **arrays)
     return path
 
 
