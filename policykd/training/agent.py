@@ -38,7 +38,7 @@ from policykd.training.records import Records
 from policykd.training.run_folder import CHECKPOINT, RunFolder
 
 log = logging.getLogger("policykd")
-LearnerChoice = int | Literal["best"]
+LearnerChoice = int | Literal["best", "group", "greedy"]
 A = TypeVar("A", bound="Agent")
 
 
