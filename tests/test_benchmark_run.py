@@ -215,7 +215,7 @@ def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes():
     again = start("benchmark", str(file), "--jobs", "1")
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert "1 of 1 cells" in said and len(rows("independent", "Slow-v0")) == 2 * 2 * 3
+    assert "1 of 1 cells" in said and len(rows("independent", "Slow-v0")) == 2 * 2 * 3 + 2 * 4
 
 
 @pytest.mark.nightly

@@ -8,6 +8,8 @@ import torch
 from helpers import make_learner
 
 from policykd import DualStudent, PolicyKDError
+from policykd.benchmark.cell import run_cell
+from policykd.benchmark.spec import parse_spec
 from policykd.core import checkpoint
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
@@ -257,3 +259,47 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
     student.to_sb3(1).save(tmp_path / "student.zip")
     with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
         DualStudent(POINT, backbone="ppo").ship()
+
+
+# In a benchmark
+
+
+def test_budgets_of_a_benchmark_count_the_group(tmp_path):
+    text = """
+name: tiny
+total_timesteps: 400
+seeds: 2
+first_seed: 1000
+evaluations: 2
+n_eval_episodes: 1
+final_episodes: 2
+random_steps: 96
+utd: 2
+settings: {net_arch: [8], batch_size: 8, buffer_size: 400}
+tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: -53, high: -5, source: test}}}
+methods:
+  single: {}
+  pair: {method: mutual_shared, settings: {vary: {gamma: [0.9, 0.99]}}}
+  four: {method: share_replay, peers: 4, utd: 1, settings: {allocation: best}}
+"""
+    spec = parse_spec(text)
+    budgets = {c.method: (c.peers, c.config["learning_starts"], c.config["gradient_steps"]) for c in spec.cells}
+    assert budgets == {"single": (1, 96, 2), "pair": (2, 48, 4), "four": (4, 24, 4)}
+    assert spec.cells[0].seeds == (1000, 1001)
+    cell = next(cell for cell in spec.cells if cell.method == "pair")
+    rows = run_cell(cell, tmp_path, lambda steps: None).rows
+    phases = {phase: sum(row.phase == phase for row in rows) for phase in dict.fromkeys(row.phase for row in rows)}
+    assert phases == {"curve": 8, "final": 4, "trained": 2, "group": 2, "greedy": 2, "student": 2}
+    # both peers make 2 updates per group step after the group's 96 random steps
+    assert {row.updates for row in rows if row.phase == "final"} == {2 * 2 * (400 - 96)}
+    chosen = [row for row in rows if row.phase == "trained"]
+    final = {(row.seed, row.learner): row.mean for row in rows if row.phase == "final"}
+    assert all(row.mean == final[row.seed, row.learner] for row in chosen)
+
+
+def test_budgets_and_settings_that_contradict_are_refused():
+    text = "name: x\ntotal_timesteps: 100\nseeds: 1\nevaluations: 1\nn_eval_episodes: 1\nfinal_episodes: 1\nutd: 1\n"
+    text += "settings: {gradient_steps: 3}\nmethods: [single]\n"
+    text += "tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: 0, high: 1, source: test}}}\n"
+    with pytest.raises(PolicyKDError, match="gradient_steps=3 follows from random_steps and utd"):
+        parse_spec(text)
