@@ -14,12 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
-from policykd.native.traced import prepare as prepare_to_compile
 
 __all__ = ["adam_", "mlp", "prepare_to_compile", "reason", "usable"]
 
 
-@torch.compiler.assume_constant_result
 def _ready() -> bool:
     return torch.get_num_threads() == 1 and kernels.available()
 
@@ -37,6 +35,12 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
         and rows.stride(-1) == 1
         and _ready()
     )
+
+
+def prepare_to_compile() -> None:
+    """Make the kernels known to ``torch.compile``; to be called before anything that uses them is compiled."""
+    torch.compiler.assume_constant_result(_ready)  # here, since it imports Dynamo, which takes a second
+    traced.prepare()
 
 
 class _MLP(torch.autograd.Function):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
@@ -155,6 +154,8 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
         raise PolicyKDError(
             "compile: torch.compile needs a C++ compiler (g++ or clang++): install one, or compile=False"
         )
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # here: it imports Dynamo
+
     native.prepare_to_compile()
     if os.environ.get(CACHE) in (None, default_cache_dir()):  # nobody chose one: torch's own is lost at every start
         with contextlib.suppress(build.Unavailable):
