@@ -1,4 +1,4 @@
-"""The ``policykd`` command, one file per sub-command. The files in ``scripts/`` are the same entry points."""
+"""The ``policykd`` command, one file per sub-command."""
 
 from __future__ import annotations
 
