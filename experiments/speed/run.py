@@ -12,6 +12,7 @@ Writes the raw rows and the tables it prints to ``results/speed/``.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import importlib
 import json
@@ -30,10 +31,11 @@ from experiments.speed.cases import RIVALS, WARM_UP, Case, Options, rivals
 from experiments.speed.report import sizes, tables
 from policykd import DualStudent
 from policykd.core.files import versions, write_text
-from policykd.learners import OffPolicyLearner
+from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import PPOConfig
-from policykd.training import loop
-from policykd.training.recipes import replay
+from policykd.training.loop import Hooks, one_thread, train
+from policykd.training.recipes.replay import LearnFromReplay
+from policykd.training.recipes.rollout import LearnFromRollouts
 
 
 def rival_stepper(rival: str, options: Options, width: int, batch_size: int) -> Callable[[int], None]:
@@ -73,11 +75,13 @@ def our_agent(options: Options, case: Case) -> DualStudent:
     )
 
 
-def steps_only(agent: DualStudent, steps: int) -> None:
+def steps_only(agent: DualStudent, steps: int, hooks: Hooks | None = None) -> None:
     """Train for ``steps`` steps of all learners together: the training loop without the evaluation that ends it."""
-    group_steps = steps // len(agent.seeds)
-    with loop.one_thread():
-        loop.loop(agent, agent.num_timesteps + group_steps)
+    end = agent.num_timesteps + steps // len(agent.seeds)
+    agent.run.aim(end)
+    agent.ready(steps)
+    with one_thread():
+        train(agent.recipe, agent.run, hooks or agent.hooks(), end)
 
 
 def rate(step: Callable[[int], None], seconds: float, guess: int) -> float:
@@ -104,25 +108,18 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
 
         return wrapper
 
-    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (loop, "_log", "logging")]
-    if agent.on_policy:
-        places += [
-            (agent.learner, "sample", "acting"),
-            (agent.rollout_buffer, "add", "memory"),
-            (agent.update, "step", "update"),
-        ]
+    recipe, hooks = agent.recipe, agent.hooks()
+    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_all", "physics"), (recipe, "act", "acting")]
+    if isinstance(recipe, LearnFromRollouts):
+        places += [(recipe.rollout, "add", "memory"), (recipe, "step", "update")]
     else:
-        places += [
-            (replay, "explore", "acting"),
-            (agent.replay_buffer, "add", "memory"),
-            (agent.replay_buffer, "sample", "memory"),
-            (agent.update, "_step", "update"),
-        ]
+        assert isinstance(recipe, LearnFromReplay)
+        places += [(recipe.replay, "add", "memory"), (recipe.replay, "sample", "memory"), (recipe, "_learn", "update")]
     originals = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, part), function in zip(places, originals, strict=True):
         setattr(owner, name, timed(part, function))
     started = time.perf_counter()
-    steps_only(agent, steps)
+    steps_only(agent, steps, dataclasses.replace(hooks, log=timed("logging", hooks.log)))
     total = time.perf_counter() - started
     for (owner, name, _), function in zip(places, originals, strict=True):
         setattr(owner, name, function)
@@ -137,6 +134,7 @@ def update_gflop(agent: DualStudent) -> float:
     where they are needed (in the actor's step those of the critic down to the action, none of its parameters).
     """
     learner, config = agent.learner, agent.config
+    assert isinstance(learner, OffPolicyLearner | PPO)
 
     def products(layers: list[tuple[int, int]]) -> int:
         return sum(inputs * outputs for inputs, outputs in layers)
@@ -162,7 +160,7 @@ def update_gflop(agent: DualStudent) -> float:
 def plain_product(width: int, batch_size: int, learners: int) -> float:
     """GFLOP/s of ``torch.bmm`` on the hidden layer's shapes: what a plain matrix product reaches here."""
     a, b = torch.randn(learners, batch_size, width), torch.randn(learners, width, width)
-    with loop.one_thread():
+    with one_thread():
         for _ in range(10):
             torch.bmm(a, b)
         count = max(20, int(2e9 / (2 * learners * batch_size * width * width)))
@@ -178,7 +176,7 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     others = {name: rival_stepper(name, options, width, batch_size) for name in rivals()}
     agents = [our_agent(options, case) for case in cases]
     for step in others.values():
-        with loop.one_thread():
+        with one_thread():
             step(WARM_UP[options.backbone])
     for case, agent in zip(cases, agents, strict=True):
         print(f"  warming up: {case.name}, {width} wide", flush=True)
@@ -187,7 +185,7 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
     for number in range(options.rounds):
         speeds = {}
         for name, step in others.items():
-            with loop.one_thread():
+            with one_thread():
                 speeds[name] = rate(step, options.seconds, options.unit)
         base = speeds["SB3"]
         common = {"width": width, "batch_size": batch_size, "round": number}
@@ -199,7 +197,9 @@ def measure(options: Options, width: int, batch_size: int) -> tuple[list[dict], 
         print(f"  round {number + 1} of {options.rounds} done", flush=True)
     parts = []
     for case, agent in zip(cases, agents, strict=True):
-        times = time_per_part(agent, (2 if agent.on_policy else 10) * options.unit * agent.n_learners)
+        times = time_per_part(
+            agent, (2 if isinstance(agent.recipe, LearnFromRollouts) else 10) * options.unit * agent.n_learners
+        )
         gflops = update_gflop(agent) / (times["update"] * 1e-6)
         plain = plain_product(width, batch_size, agent.n_learners)
         parts.append({"width": width, "who": case.name, **times, "update_gflops": gflops, "bmm_gflops": plain})
