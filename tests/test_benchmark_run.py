@@ -15,6 +15,7 @@ import yaml
 from tiny import POINT, contents, start
 from tiny_benchmark import HERE, REFERENCE, SLOW, changed, rows, write
 
+from experiments.benchmark_size.simulated import simulate_cell
 from policykd.benchmark import local
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.display import Estimate, duration
@@ -23,7 +24,6 @@ from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import gradient_updates
 from policykd.benchmark.sb3_cell import double_width, parameters
-from policykd.benchmark.simulated import simulate_cell
 from policykd.benchmark.spec import load_spec, parse_spec
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables

@@ -1,4 +1,4 @@
-"""The ``policykd`` command, one file per sub-command. The files in ``scripts/`` are the same entry points."""
+"""The ``policykd`` command, one file per sub-command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-import gymnasium as gym
-
+from policykd import __version__
 from policykd.core.errors import PolicyKDError, nearest
 
 COMMANDS: dict[str, str] = {
@@ -36,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
         print("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
         return
+    if arguments[0] == "--version":
+        print(f"policykd {__version__}")
+        return
     guarded(lambda: _dispatch(*arguments))
 
 
@@ -43,14 +45,19 @@ def guarded(job: Callable[[], None]) -> None:
     """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
     try:
         job()
-    except PolicyKDError as error:
-        print(f"policykd: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (OSError, gym.error.Error) as error:  # a full disk, a folder that may not be written, a broken environment
+    except _mendable() as error:
         print(f"policykd: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Errors that are told in one line; gymnasium's only where it is imported, so that ``--help`` does without."""
+    errors: tuple[type[Exception], ...] = (PolicyKDError, OSError)  # a full disk, a folder that may not be written
+    if "gymnasium" in sys.modules:  # a broken environment
+        errors += (sys.modules["gymnasium"].error.Error,)
+    return errors
 
 
 def _dispatch(name: str, *arguments: str) -> None:
