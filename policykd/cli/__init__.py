@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
-    "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
+    "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
 """Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""
