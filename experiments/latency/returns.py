@@ -70,8 +70,8 @@ def main() -> None:
         far = one.loc["int8"]
         lines.append(f"| {student} | {seed} | {cells} | {far.mean_difference:.4f}, {far.worst:.3f} |")
     about = (
-        f"{options.env}, 64x64 students by DAgger, {options.total_timesteps:,} steps; {options.episodes} episodes from\n"
-        "the same starts. Distances in actions scaled to [-1, 1]. By `experiments/latency/returns.py`.\n\n"
+        f"{options.env}, 64x64 students by DAgger, {options.total_timesteps:,} steps; {options.episodes} episodes\n"
+        "from the same starts. Distances in actions scaled to [-1, 1]. By `experiments/latency/returns.py`.\n\n"
     )
     write_text(options.out / "returns.md", about + "\n".join(lines) + "\n")
     print((options.out / "returns.md").read_text())
