@@ -2,7 +2,7 @@
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy, load_policy
-from policykd.export.sb3 import MODELS, make_model, read_sb3, to_sb3, vec_env, write_sb3
+from policykd.export.sb3 import MODELS, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
 
 __all__ = [
     "MODELS",
@@ -12,6 +12,7 @@ __all__ = [
     "load_policy",
     "make_model",
     "read_sb3",
+    "sb3_twin",
     "to_sb3",
     "vec_env",
     "write_sb3",

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,9 @@ from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import Act, Check, Difference, check, deploy, require_free
+from policykd.export.exportable import Exportable
 from policykd.export.plain import PlainPolicy, flatten, quantise
 from policykd.native.build import Unavailable
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
 Precision = Literal["float32", "int8"]
 
@@ -50,7 +48,9 @@ class CSize(NamedTuple):
         ]
 
 
-def to_c(agent: Agent, k: int, path: Path, precision: Precision = "float32", states: np.ndarray | None = None) -> CSize:
+def to_c(
+    agent: Exportable, k: int, path: Path, precision: Precision = "float32", states: np.ndarray | None = None
+) -> CSize:
     """Write learner ``k`` as a folder of one header and one C file.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,10 +9,8 @@ import torch
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed, stream
 from policykd.export.deployed import Act, Check, Difference, as_act, compare, deploy
+from policykd.export.exportable import Exportable
 from policykd.export.plain import check_states
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
 STATES = 2_000
 """States that are played where none are given."""
@@ -24,7 +21,7 @@ TOLERANCE = 0.1
 
 
 @torch.no_grad()
-def visited_states(agent: Agent, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
+def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
     """Raw observations ``(count, O)`` that learner ``k`` meets on its task, acting with some noise."""
     act, scale, generator = as_act(deploy(agent, k)), agent.action_scale, stream(seed, k, "exploration")
     env, states = agent.factory(), np.zeros((count, agent.observation_space.shape[0]), np.float32)
@@ -44,7 +41,7 @@ def visited_states(agent: Agent, k: int, count: int = STATES, seed: int = 0) -> 
     return states
 
 
-def split(agent: Agent, k: int, states: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def split(agent: Exportable, k: int, states: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """States to calibrate on and, apart from them, states to measure at; None plays the task.
 
     Raises:
@@ -58,7 +55,7 @@ def split(agent: Agent, k: int, states: np.ndarray | None) -> tuple[np.ndarray, 
 def check_int8(states: np.ndarray) -> Check:
     """A check of int8 at ``states (n, O)``; it refuses what is on average more than ``TOLERANCE`` from the learner."""
 
-    def check(agent: Agent, k: int, act: Act, what: str) -> Difference:
+    def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
         difference = compare(agent, k, act, states)
         if not difference.mean <= TOLERANCE:
             raise PolicyKDError(

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
-from policykd.learners import PPO
+from policykd.export.exportable import Exportable
+from policykd.learners import PPO, OffPolicyLearner
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
-
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
 CHECKED = 256
@@ -39,7 +38,7 @@ class Difference(NamedTuple):
     """At how many it was measured."""
 
 
-Check = Callable[["Agent", int, Act, str], Difference]
+Check = Callable[[Exportable, int, Act, str], Difference]
 """How far a function is from learner k of an agent; raises where it is too far."""
 
 
@@ -73,10 +72,14 @@ class DeployedPolicy(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for weight, bias in network.unpack(row.detach().cpu().unsqueeze(0)):
+        for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
             layer.weight, layer.bias = nn.Parameter(weight[0].t().contiguous()), nn.Parameter(bias[0, 0].clone())
-            layers += [layer, nn.Tanh() if network.activation == "tanh" else nn.ReLU()]
+            layers.append(layer)
+            if norm:
+                layers.append(nn.LayerNorm(weight.shape[2]))
+                layers[-1].weight, layers[-1].bias = (nn.Parameter(part[0, 0].clone()) for part in norm)
+            layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
         last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
@@ -107,22 +110,25 @@ class DeployedPolicy(nn.Module):
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
 
-def deploy(agent: Agent, k: int) -> DeployedPolicy:
+def deploy(agent: Exportable, k: int) -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
     Raises:
         PolicyKDError: the module does not act like the learner.
     """
     learner, scale = agent.learner, agent.action_scale
+    network = getattr(learner, "actor_network", None)
+    if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
+        raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
             statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : learner.actor_network.parameter_count]
-        policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
+        row = learner.actor[k, : network.parameter_count]
+        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
     else:
-        policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
+        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
 
@@ -132,7 +138,7 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: Agent, k: int, act: Act, what: str) -> Difference:
+def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
     """How far ``act`` is from learner ``k`` at random observations.
 
     Raises:
@@ -146,13 +152,13 @@ def check(agent: Agent, k: int, act: Act, what: str) -> Difference:
     return difference
 
 
-def compare(agent: Agent, k: int, act: Act, observations: np.ndarray) -> Difference:
+def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
     distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
 
 
-def random_observations(agent: Agent, k: int) -> np.ndarray:
+def random_observations(agent: Exportable, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -163,21 +169,21 @@ def random_observations(agent: Agent, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: Agent) -> str:
+def description(agent: Exportable) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
     return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
 
 
 def write_checked(
-    agent: Agent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
     """``write_compared`` by ``check``; returns the largest distance."""
     return write_compared(agent, k, path, write, read).worst
 
 
 def write_compared(
-    agent: Agent,
+    agent: Exportable,
     k: int,
     path: Path,
     write: Callable[[Path], None],

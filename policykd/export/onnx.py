@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,13 +21,11 @@ from policykd.export.deployed import (
     write_checked,
     write_compared,
 )
+from policykd.export.exportable import Exportable
 from policykd.teachers.programs import METADATA, onnx_session
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
-
-def to_onnx(agent: Agent, k: int, path: Path) -> float:
+def to_onnx(agent: Exportable, k: int, path: Path) -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
 
     Returns:
@@ -41,7 +38,7 @@ def to_onnx(agent: Agent, k: int, path: Path) -> float:
     return write_checked(agent, k, path, lambda temporary: _export(agent, k, temporary), _read)
 
 
-def to_onnx_int8(agent: Agent, k: int, path: Path, states: np.ndarray | None = None) -> Difference:
+def to_onnx_int8(agent: Exportable, k: int, path: Path, states: np.ndarray | None = None) -> Difference:
     """Write learner ``k`` as ONNX with int8 weights and activations (onnxruntime's static quantisation).
 
     Args:
@@ -98,7 +95,7 @@ def quantise(source: Path, target: Path, states: np.ndarray) -> None:
         noisy.setLevel(level)
 
 
-def _export(agent: Agent, k: int, path: Path) -> None:
+def _export(agent: Exportable, k: int, path: Path) -> None:
     examples = torch.zeros(2, agent.observation_space.shape[0])
     noisy = logging.getLogger("torch.onnx._internal.exporter._registration")  # tells that there is no torchvision
     level = noisy.level
