@@ -20,8 +20,9 @@ COMMANDS: dict[str, str] = {
     "text": "Distil a transformer that classifies text into one of fewer layers.",
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
+    "doctor": "Say why a distillation does not work: teacher, task, observations, student, learning.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
-    "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
+    "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
 """Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""
