@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
+from policykd.training.faults import watched
 from policykd.training.recipes.stepping import check_finite
 
 if TYPE_CHECKING:
@@ -46,18 +46,18 @@ def train(
         smoothing=0.05,
         disable=None if progress_bar else True,
     )
-    with bar, one_thread(), _interruptible() as interrupted:
+    with bar, one_thread(), watched(agent), interruptible() as interrupts:
         callbacks.on_rollout_start()
-        loop(agent, end, callbacks, bar, interrupted)
+        loop(agent, end, callbacks, bar, interrupts)
         callbacks.on_rollout_end()
-        if not interrupted.is_set() and agent.evaluation_steps[-1:] != [agent.num_timesteps]:
-            _evaluate(agent)
+        if not _evaluated(agent):
+            _evaluate(agent, interrupts)
         _checkpoint(agent)
     callbacks.on_training_end()
-    if interrupted.is_set():
+    if interrupts.is_set():
         where = "" if agent.folder is None else f", saved to {agent.folder.checkpoint}; go on with --resume"
         print(f"\ninterrupted at {agent.num_timesteps:,} steps{where}", flush=True)
-        raise KeyboardInterrupt
+        interrupts.check()
 
 
 def loop(
@@ -65,16 +65,19 @@ def loop(
     end: int,
     callbacks: BaseCallback | None = None,
     bar: tqdm | None = None,
-    interrupted: threading.Event | None = None,
+    interrupts: Interrupts | None = None,
 ) -> None:
-    """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or ``interrupted`` is set."""
+    """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or a signal came."""
+    interrupts = interrupts or Interrupts()
     agent.get_env()
     agent.prepare_update(end - agent.num_timesteps)
     assert agent.last_observations is not None
     check_finite(agent, np.zeros(len(agent.last_observations)), agent.last_observations)
     learning = agent.learning
     go_on = True
-    while go_on and agent.num_timesteps < end and not (interrupted and interrupted.is_set()):
+    if agent.num_timesteps and _due(agent, agent.config.eval_freq) and not _evaluated(agent):
+        _evaluate(agent, interrupts)  # a signal came in the middle of it
+    while go_on and agent.num_timesteps < end and not interrupts.is_set():
         started, episodes = time.perf_counter(), agent.n_episodes
         seen = learning.collect(agent)
         if callbacks is not None:
@@ -86,7 +89,7 @@ def loop(
         if diagnose:
             _log(agent, info)
         if _due(agent, agent.config.eval_freq):
-            _evaluate(agent)
+            _evaluate(agent, interrupts)
         if _due(agent, agent.config.checkpoint_freq):
             _checkpoint(agent)
         if bar is not None:
@@ -130,10 +133,18 @@ def write_log(agent: Agent, rows: list[dict[str, float]], common: dict[str, Any]
         logger.dump(agent.num_timesteps)
 
 
-def _evaluate(agent: Agent) -> None:
-    """Evaluate all learners, log it, and keep each learner's best model so far."""
+def _evaluated(agent: Agent) -> bool:
+    return agent.evaluation_steps[-1:] == [agent.num_timesteps]
+
+
+def _evaluate(agent: Agent, interrupts: Interrupts) -> None:
+    """Evaluate all learners, log it, and keep each learner's best model so far; a signal puts it off to the resume."""
     before = [evaluation.returns.mean(1) for evaluation in agent.evaluations]
-    result = agent.evaluate()
+    try:
+        with interrupts.raising():
+            result = agent.evaluate()
+    except Stopped:
+        return
     agent.evaluation_steps.append(agent.num_timesteps)
     agent.evaluation_seconds.append(agent.elapsed)
     agent.evaluations.append(result)
@@ -154,6 +165,7 @@ def _evaluate(agent: Agent) -> None:
 
 def _checkpoint(agent: Agent) -> None:
     if agent.folder is not None:
+        agent.folder.check()
         agent.save(agent.folder.checkpoint, include_replay=True)
 
 
@@ -177,22 +189,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def on_interrupt(number: int, frame: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

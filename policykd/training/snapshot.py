@@ -121,7 +121,11 @@ def check_same(agent: Agent, asked: dict[str, Any]) -> None:
     Raises:
         PolicyKDError: names every setting that differs, with both values.
     """
-    saved = agent.settings
+    check_settings(agent.settings, asked)
+
+
+def check_settings(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse other settings than the run's own (see ``check_same``)."""
     flat_saved, flat_asked = ({**s, **s["config"], "config": None} for s in (saved, asked))
     changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
     if changed:
