@@ -31,8 +31,8 @@ from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.reaugkd import ReAugKD
-from policykd.training.begin import OPTIONS, check_options, holds_nothing
-from policykd.training.run_folder import CHECKPOINT
+from policykd.training.begin import OPTIONS, check_options
+from policykd.training.run_folder import CHECKPOINT, holds_nothing
 
 C = TypeVar("C")
 COMMON = (

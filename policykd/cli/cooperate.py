@@ -24,7 +24,8 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
 from policykd.core.files import versions, write_text
 from policykd.core.lock import alone
-from policykd.training.begin import OPTIONS, check_options, holds_nothing
+from policykd.training.begin import OPTIONS, check_options
+from policykd.training.run_folder import holds_nothing
 
 RESULT = "teaching.png"
 

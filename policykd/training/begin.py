@@ -11,7 +11,7 @@ from typing import Any
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.lock import LOCK, alone
-from policykd.training.run_folder import CHECKPOINT, CONFIG
+from policykd.training.run_folder import CHECKPOINT, CONFIG, holds_nothing
 from policykd.training.snapshot import check_settings
 
 OPTIONS = "options.json"
@@ -66,11 +66,6 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
             shutil.rmtree(entry)
         elif entry.name != LOCK:
             entry.unlink()
-
-
-def holds_nothing(path: Path) -> bool:
-    """Whether a folder holds no file, or only what a process left that was killed while it wrote its first."""
-    return not any(file.is_file() and file.name != LOCK and file.suffix != ".tmp" for file in path.rglob("*"))
 
 
 def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:

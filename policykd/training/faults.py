@@ -35,11 +35,13 @@ def watched(agent: Agent) -> Iterator[None]:
         except (PolicyKDError, OSError) as error:
             if folder is None or (isinstance(error, OSError) and not error.filename):
                 raise  # of no file: the reader of what a worker prints is gone
-            raise PolicyKDError(f"{_line(error)}; {_keep(agent, folder, error)}") from error.__cause__
+            raise PolicyKDError(f"{_line(error, folder)}; {_keep(agent, folder, error)}") from error.__cause__
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception, folder: RunFolder) -> str:
     """An error as one line, with the file's name where it is of a file."""
+    if not folder.path.is_dir():
+        return f"run folder: {folder.path} was deleted while the run went on"
     if isinstance(error, OSError) and error.filename:
         return f"cannot write {error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -30,7 +30,7 @@ from policykd.core.lock import LOCK
 from policykd.training import progress_csv
 from policykd.training.progress_csv import STEPS, open_logger
 
-__all__ = ["CHECKPOINT", "CONFIG", "STEPS", "RunFolder"]
+__all__ = ["CHECKPOINT", "CONFIG", "STEPS", "RunFolder", "holds_nothing"]
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
 
 
@@ -62,7 +62,7 @@ class RunFolder:
             PolicyKDError: the folder holds a run already, or cannot be made.
         """
         there = self.path.exists()
-        if there and (not self.path.is_dir() or any(entry.name != LOCK for entry in self.path.iterdir())):
+        if there and not (self.path.is_dir() and holds_nothing(self.path)):
             raise PolicyKDError(
                 f"run folder: {self.path} exists and is not empty: choose another one, or go on with --resume"
             )
@@ -133,3 +133,8 @@ class RunFolder:
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)
         return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether a folder holds no file, or only what a process left that was killed while it wrote its first."""
+    return not any(file.is_file() and file.name != LOCK and file.suffix != ".tmp" for file in path.rglob("*"))
