@@ -1,6 +1,6 @@
 """Kill whole command lines at random, go on with --resume, and see that they end as if nothing had happened.
 
-    python tests/kills.py --kills 200 --out results/kills          # about half an hour on one core
+    python tests/kills.py --kills 200 --out results/kills
     python tests/kills.py --kills 20 --cases train-td3 classify
 
 Every command is a process of its own, forked from this one, which has imported everything: start-up would take most of
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import itertools
 import json
 import os
 import random
@@ -42,7 +43,7 @@ from tiny_benchmark import TINY as BENCHMARK
 from policykd import TeacherStudent
 from policykd.cli import main
 from policykd.core import checkpoint
-from policykd.core.files import versions
+from policykd.core.files import versions, write_text
 from policykd.core.interrupts import REQUEUE
 from policykd.training import progress_csv
 from policykd.training.run_folder import CHECKPOINT
@@ -258,7 +259,8 @@ class Victim:
         status = wait(process)
         if how == "SIGTERM":
             seconds = round(time.monotonic() - began, 2)
-            assert status in (0, REQUEUE), f"{self.name}: exit status {status} after SIGTERM: {self.log.read_text()}"
+            early = -signal.SIGTERM  # before the command had begun
+            assert status in (0, REQUEUE, early), f"{self.name}: status {status}: {self.log.read_text()}"
         elif how != "SIGKILL of a worker":
             assert status in (0, -signal.SIGKILL), f"{self.name}: status {status}: {self.log.read_text()}"
         if status == 0 and how != "SIGKILL of a worker":
@@ -347,21 +349,27 @@ def run(options: Options) -> int:
         all_cases = cases(Path(place))
         chosen = options.cases or tuple(all_cases)
         victims = [Victim(name, all_cases[name], Path(place), chance) for name in chosen]
-        number = 0
+        turn = itertools.count()
         while len(found) < options.kills:
-            victim = victims[number % len(victims)]
+            number = next(turn)
             left = options.kills - len(found)
-            found += victim.once(number, min(left, chance.randint(1, options.in_a_row)))
-            number += 1
+            found += victims[number % len(victims)].once(number, min(left, chance.randint(1, options.in_a_row)))
             print(f"{len(found)} kills, {sum(kill.identical for kill in found)} identical", flush=True)
+            if options.out is not None:
+                write(found, options.out / f"kills_{options.seed}.csv")
         if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-            with open(options.out / "kills.csv", "w", newline="") as file:
-                writer = csv.DictWriter(file, [f.name for f in fields(Kill)], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(asdict(kill) for kill in found)
-            (options.out / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+            write_text(options.out / f"versions_{options.seed}.json", json.dumps(versions(), indent=2) + "\n")
     return int(not all(kill.identical for kill in found))
+
+
+def write(kills: list[Kill], path: Path) -> None:
+    """The table so far."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Kill)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(kill) for kill in kills)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":

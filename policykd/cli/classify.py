@@ -26,7 +26,7 @@ from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.files import write_text
+from policykd.core.files import remove_unfinished, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
@@ -183,6 +183,7 @@ def run_folder(options: Any, command: str) -> Iterator[Path]:
             write_text(folder / OPTIONS, text)
         else:
             check_options(folder, command, json.loads(text))
+        remove_unfinished(folder)
         yield folder
 
 

@@ -22,7 +22,7 @@ from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
-from policykd.core.files import versions, write_text
+from policykd.core.files import remove_unfinished, versions, write_text
 from policykd.core.lock import alone
 from policykd.training.begin import OPTIONS, check_options
 from policykd.training.run_folder import holds_nothing
@@ -207,10 +207,12 @@ def _is_finished(folder: Path, options: CooperateOptions) -> bool:
     """Write what was asked, or see that the same was asked before, and whether the results are there."""
     asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None}
     text = json.dumps(asked, indent=2, default=str) + "\n"
-    if holds_nothing(folder):
+    begins = holds_nothing(folder)
+    if not begins:
+        check_options(folder, "cooperate", json.loads(text))
+    remove_unfinished(folder)
+    if begins:
         write_text(folder / OPTIONS, text)
-        return False
-    check_options(folder, "cooperate", json.loads(text))
     return (folder / RESULT).exists()
 
 

@@ -17,7 +17,7 @@ from policykd.benchmark import students
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
-from policykd.core.files import write_text
+from policykd.core.files import remove_unfinished, write_text
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
 from policykd.measure.plots import Curve, learning_curves
@@ -79,6 +79,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     folder = options.run_dir or _next_run(options)
+    if options.resume:
+        remove_unfinished(folder)
     rows: list[students.Row] = []
     for size in sizes:
         part = folder / "x".join(map(str, size)) if len(sizes) > 1 else folder

@@ -47,6 +47,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes left below a folder that were killed while they wrote; nobody may be writing there now."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
     """Give errors of the operating system the file's name: a full disk does not say which file it has no room for."""

@@ -25,7 +25,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import versions, write_bytes, write_text
+from policykd.core.files import remove_unfinished, versions, write_bytes, write_text
 from policykd.core.lock import LOCK
 from policykd.training import progress_csv
 from policykd.training.progress_csv import STEPS, open_logger
@@ -68,6 +68,7 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path)
             write_text(self.path / CONFIG, json.dumps(settings, indent=2) + "\n")
             write_text(self.path / "command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
             write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -99,8 +100,7 @@ class RunFolder:
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
         """Take back what was logged after the checkpoint: a killed run may have gone on for a while."""
         self._make_folders()
-        for unfinished in self.path.rglob(".*.tmp"):
-            unfinished.unlink()
+        remove_unfinished(self.path)
         for file in self._growing_logs():
             size = sizes.get(str(file.relative_to(self.path)))
             if size is None:
