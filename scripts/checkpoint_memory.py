@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from policykd import DualStudent
 from policykd.core import checkpoint
 from policykd.core.files import write_text
-from policykd.training import snapshot
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TASK = "PolicyKD/PointReach-v0"
@@ -67,7 +66,7 @@ def by_the_library(agent: DualStudent, path: Path) -> None:
         elif isinstance(value, torch.Tensor):
             tensors[name] = value.detach().cpu().contiguous().clone()
 
-    take(snapshot.state(agent, include_replay=True), "")
+    take(agent._state(include_replay=True), "")
     save_file(tensors, path)
 
 

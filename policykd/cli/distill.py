@@ -107,7 +107,7 @@ def _train(
         if saved:
             agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
             if not agent.fine_tuned_steps:
-                snapshot.check_same(agent, asked)
+                snapshot.check_same(agent.settings, asked)
             say(f"going on from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, env, teachers, config, folder)

@@ -12,7 +12,7 @@ from typing import Any
 from policykd.core.errors import PolicyKDError
 from policykd.core.lock import LOCK, alone
 from policykd.training.run_folder import CHECKPOINT, CONFIG, holds_nothing
-from policykd.training.snapshot import check_settings
+from policykd.training.snapshot import check_same
 
 OPTIONS = "options.json"
 """What a command was asked for whose run is made of several."""
@@ -60,7 +60,7 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
         saved = json.loads((path / CONFIG).read_text())
     except (OSError, ValueError):
         raise PolicyKDError(f"resume: {path} holds no run of policykd (no {CONFIG}): choose another folder") from None
-    check_settings(saved, asked)
+    check_same(saved, asked)
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name == CONFIG):
         if entry.is_dir():
             shutil.rmtree(entry)

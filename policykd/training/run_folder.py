@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import remove_unfinished, versions, write_bytes, write_text
-from policykd.core.lock import LOCK
+from policykd.core.lock import LOCK, alone
 from policykd.training import progress_csv
 from policykd.training.progress_csv import STEPS, open_logger
 
@@ -98,7 +98,15 @@ class RunFolder:
         return {str(file.relative_to(self.path)): file.stat().st_size for file in self._growing_logs()}
 
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
-        """Take back what was logged after the checkpoint: a killed run may have gone on for a while."""
+        """Take back what was logged after the checkpoint: a killed run may have gone on for a while.
+
+        Raises:
+            PolicyKDError: it does go on, in another process.
+        """
+        with alone(self.path):
+            self._rewind(sizes, num_timesteps)
+
+    def _rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
         self._make_folders()
         remove_unfinished(self.path)
         for file in self._growing_logs():
@@ -110,11 +118,13 @@ class RunFolder:
         for folder in (self.path, *self.learner_folders):
             progress_csv.rewind(folder / "progress.csv", num_timesteps)
 
-    def write_evaluations(self, k: int, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray) -> None:
+    def write_evaluations(
+        self, k: int, name: str, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray
+    ) -> None:
         """Learner k's evaluations in SB3's format: ``(E,)``, ``(E, n)`` and ``(E, n)``."""
         buffer = io.BytesIO()
         np.savez(buffer, timesteps=np.array(timesteps, np.int64), results=returns, ep_lengths=lengths)
-        write_bytes(self.learner_folders[k] / "evaluations.npz", buffer.getvalue())
+        write_bytes(self.learner_folders[k] / name, buffer.getvalue())
 
     def save_model(self, k: int, model: BaseAlgorithm) -> None:
         """Keep ``model`` as learner k's ``best_model.zip``, its ``VecNormalize`` where SB3's zoo looks for one."""
