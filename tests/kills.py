@@ -215,8 +215,8 @@ class Kill:
 class Victim:
     """A command line, its undisturbed run, and runs that are killed."""
 
-    def __init__(self, name: str, words: list[str], folder: Path, chance: random.Random) -> None:
-        self.name, self.words, self.folder, self.chance = name, words, folder, chance
+    def __init__(self, name: str, words: list[str], folder: Path) -> None:
+        self.name, self.words, self.folder = name, words, folder
         self.whole, counts = folder / f"{name}.whole", folder / f"{name}.json"
         started = time.monotonic()
         self.log = folder / f"{name}.log"
@@ -225,11 +225,11 @@ class Victim:
         self.seconds = time.monotonic() - started
         self.writes = Writes(**json.loads(counts.read_text()))
 
-    def once(self, number: int, kills: int) -> list[Kill]:
+    def once(self, number: int, kills: int, chance: random.Random) -> list[Kill]:
         """Kill a new run so many times at most, go on to its end, and compare."""
         run, found = self.folder / f"{self.name}.{number}", []
         for _ in range(kills):
-            kill = self._kill(run, number)
+            kill = self._kill(run, number, chance)
             if kill is None:  # it was through before
                 break
             found.append(kill)
@@ -241,20 +241,20 @@ class Victim:
             shutil.rmtree(run)
         return [Kill(**{**asdict(kill), "identical": int(not wrong)}) for kill in found]
 
-    def _kill(self, run: Path, number: int) -> Kill | None:
-        how = self.chance.choice(["SIGKILL", "SIGTERM", *(f.name for f in fields(Writes))])
+    def _kill(self, run: Path, number: int, chance: random.Random) -> Kill | None:
+        how = chance.choice(["SIGKILL", "SIGTERM", *(f.name for f in fields(Writes))])
         words, signalled, seconds = command(self.name, self.words, run, True), how.startswith("SIG"), 0.0
         if signalled:
-            at = round(self.chance.uniform(0, self.seconds), 3)
+            at = round(chance.uniform(0, self.seconds), 3)
             process = fork(words, self.log)
             time.sleep(at)
             victim = process
-            if how == "SIGKILL" and (workers := children(process)) and self.chance.random() < 0.5:
-                how, victim = "SIGKILL of a worker", self.chance.choice(workers)
+            if how == "SIGKILL" and (workers := children(process)) and chance.random() < 0.5:
+                how, victim = "SIGKILL of a worker", chance.choice(workers)
             began = time.monotonic()
             os.kill(victim, signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
         else:
-            at = self.chance.randint(1, max(1, getattr(self.writes, how)))
+            at = chance.randint(1, max(1, getattr(self.writes, how)))
             process = fork(words, self.log, lambda: die_in_write(how, int(at)))
         status = wait(process)
         if how == "SIGTERM":
@@ -335,6 +335,8 @@ class Options:
     """Which command lines; default: all."""
     seed: int = 0
     """Of the times and places."""
+    jobs: int = 1
+    """Processes that kill."""
     in_a_row: int = 3
     """Kills of one run at most."""
     out: Path | None = None
@@ -344,22 +346,42 @@ class Options:
 def run(options: Options) -> int:
     """Kill; returns the exit status."""
     torch.set_num_threads(1)
-    chance, found = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as place:
         all_cases = cases(Path(place))
-        chosen = options.cases or tuple(all_cases)
-        victims = [Victim(name, all_cases[name], Path(place), chance) for name in chosen]
-        turn = itertools.count()
-        while len(found) < options.kills:
-            number = next(turn)
-            left = options.kills - len(found)
-            found += victims[number % len(victims)].once(number, min(left, chance.randint(1, options.in_a_row)))
-            print(f"{len(found)} kills, {sum(kill.identical for kill in found)} identical", flush=True)
-            if options.out is not None:
-                write(found, options.out / f"kills_{options.seed}.csv")
-        if options.out is not None:
-            write_text(options.out / f"versions_{options.seed}.json", json.dumps(versions(), indent=2) + "\n")
-    return int(not all(kill.identical for kill in found))
+        victims = [Victim(name, all_cases[name], Path(place)) for name in options.cases or all_cases]
+        shares = [len(range(job, options.kills, options.jobs)) for job in range(options.jobs)]
+        workers = [fork_job(victims, options, job, share) for job, share in enumerate(shares)]
+        ends = [wait(worker) for worker in workers]
+        tables = [Path(place, f"{job}.csv") for job in range(options.jobs)]
+        found = pd.concat([pd.read_csv(table) for table in tables if table.exists()], ignore_index=True)
+    print(f"{len(found)} kills, {found['identical'].sum()} of them of runs that ended bit-identical")
+    if options.out is not None:
+        write_text(options.out / "kills.csv", found.to_csv(index=False))
+        write_text(options.out / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    return int(any(ends) or not found["identical"].all())
+
+
+def fork_job(victims: list[Victim], options: Options, job: int, kills: int) -> int:
+    """A process that kills its share, each victim in turn; returns its number."""
+    if child := os.fork():
+        return child
+    status = 70
+    try:
+        chance, found = random.Random(options.seed * options.jobs + job), list[Kill]()
+        for turn in itertools.count():
+            if len(found) >= kills:
+                break
+            victim = victims[(turn + job) % len(victims)]
+            in_a_row = min(kills - len(found), chance.randint(1, options.in_a_row))
+            found += victim.once(turn * options.jobs + job, in_a_row, chance)
+            write(found, victim.folder / f"{job}.csv")
+            print(f"job {job}: {len(found)} kills, {sum(kill.identical for kill in found)} identical", flush=True)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def write(kills: list[Kill], path: Path) -> None:
@@ -368,7 +390,6 @@ def write(kills: list[Kill], path: Path) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(Kill)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(kill) for kill in kills)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())
 
 
