@@ -55,6 +55,8 @@ class DistillOptions(Generic[C]):
     """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
     resume: bool = False
     """Go on with the run in --run-dir from its last checkpoint, bit by bit (one size of students)."""
+    vecnormalize: Path | None = None
+    """The teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
     trust: bool = False
     """Run pickles that come with the teacher. Only for files of your own."""
     device: str = "auto"
@@ -76,7 +78,11 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume and len(sizes) > 1:
         raise PolicyKDError("resume: goes on with students of one size; for several, begin anew")
     env = find_task(options.env).env_id
-    teachers = [Teacher.load(source, env, trust=options.trust) for source in options.teacher]
+    if options.vecnormalize is not None and len(options.teacher) > 1:
+        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+    teachers = [
+        Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
+    ]
     folder = options.run_dir or _next_run(options)
     rows: list[students.Row] = []
     for size in sizes:

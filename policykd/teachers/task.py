@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -42,6 +44,10 @@ class TaskSpaces(NamedTuple):
     """Largest action ``(A,)``."""
     examples: np.ndarray
     """First observations of some episodes ``(n, O)``, float32."""
+    wrappers: tuple[str, ...] = ()
+    """Names of the classes that the environment is wrapped in."""
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    """What it was made with."""
 
 
 def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
@@ -60,7 +66,13 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
     finally:
         probe.close()
-    return TaskSpaces(task.env_id, observations.shape[0], actions.low, actions.high, examples)
+    wrappers, inner = [], probe
+    while isinstance(inner, gym.Wrapper):
+        wrappers.append(type(inner).__name__)
+        inner = inner.env
+    kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
+    bounds = actions.low.astype(np.float32), actions.high.astype(np.float32)
+    return TaskSpaces(task.env_id, observations.shape[0], *bounds, examples, tuple(wrappers), kwargs)
 
 
 def check_fits(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> None:
