@@ -31,16 +31,17 @@ def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
     Raises:
         PolicyKDError: most of the observation lies beyond all that was seen in training.
     """
-    if not policy.normalisers or policy.normalisers[0].mean is None or policy.normalisers[0].std is None:
+    first = policy.normalisers[0] if policy.normalisers else None  # the one that sees the task
+    if first is None or first.mean is None or first.std is None:
         return
-    first = policy.normalisers[0]
     away = ((examples.double() - first.mean) / first.std).abs().amin(0)
     if (away > DEVIATIONS).double().mean() > 0.5:
         worst = int(away.argmax())
+        far = f"feature {worst} of {env_id} lies {float(away[worst]):,.0f} deviations away at every start"
         raise PolicyKDError(
-            f"teacher: {policy.source} has a VecNormalize that never saw such observations: feature {worst} of "
-            f"{env_id} lies {float(away[worst]):,.0f} deviations away at every start; was it around another VecNormalize, or of "
-            "another task? Give the live model with its environment, or the right vecnormalize="
+            f"teacher: {policy.source} has a VecNormalize that never saw such observations ({far}): was it around "
+            "another VecNormalize, or of another task? Give the live model with its environment, or the right "
+            "vecnormalize="
         )
 
 

@@ -42,8 +42,9 @@ def from_tensors(
     lstm = nn.LSTM(size, hidden, layers)
     lstm.load_state_dict(weights)
     rest = {name: t for name, t in state.items() if not name.startswith((PREFIX, "lstm_critic.", "critic."))}
-    head = Networks(rest, "A2C", activation, options, source).policy(bounds, device)
-    network = nn.ModuleList([freeze(lstm.to(device)), head.network])
+    networks = Networks(rest, "A2C", activation, options, source)
+    head = networks.policy(bounds, device)
+    network = nn.ModuleList([freeze(lstm.to(device)), networks])
 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
         if memory is None:

@@ -40,7 +40,11 @@ RENORM_EPSILON = 0.001
 class _Renorm(nn.Module):
     """Batch renormalisation (CrossQ) when it no longer learns: fixed statistics ``(F,)``."""
 
-    def __init__(self, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> None:
+    slope: Tensor
+    mean: Tensor
+    bias: Tensor
+
+    def __init__(self, epsilon: float, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
         super().__init__()
         slope = scale.float() / (variance.float() + epsilon).sqrt()
         self.register_buffer("slope", slope)
@@ -153,7 +157,7 @@ class Networks(nn.Module):
     def _renorm(self, name: str) -> nn.Module:
         self.rest.pop(f"{name}.steps", None)
         parts = [self.rest.pop(f"{name}.{part}") for part in ("scale", "bias", "ra_mean", "ra_var")]
-        return _Renorm(*parts, epsilon=float(self.options.get("batch_norm_eps", RENORM_EPSILON)))
+        return _Renorm(float(self.options.get("batch_norm_eps", RENORM_EPSILON)), *parts)
 
     def _linear(self, name: str) -> nn.Linear:
         weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)

@@ -95,15 +95,15 @@ def trained_normalised(data: dict[str, Any]) -> bool | None:
 
 
 def _policy(text: Any, source: str) -> str:
-    module = text.get("__module__") if isinstance(text, dict) else None
-    found = re.match(r"<function (\w+)\.__init__ at ", str(text.get("__init__"))) if isinstance(text, dict) else None
-    name = found[1] if found else None
-    if (module, name) not in POLICIES:
-        what = f"{module}.{name or '?'}" if module else "unnamed"
-        raise PolicyKDError(
-            f"teacher: {source} has a policy class of its own ({what}), whose code a file cannot show; {LIVE}"
-        )
-    return str(name)
+    """The policy's class, which SB3 writes as its module and the text of its functions."""
+    parts = text if isinstance(text, dict) else {}
+    module, made_by = parts.get("__module__"), re.match(r"<function (\w+)\.__init__ at ", str(parts.get("__init__")))
+    if made_by and (module, made_by[1]) in POLICIES:
+        return made_by[1]
+    raise PolicyKDError(
+        f"teacher: {source} has a policy class of its own ({made_by[1] if made_by else 'a class'} of {module}), whose "
+        f"code a file cannot show; {LIVE}"
+    )
 
 
 def _check_space(space: Any, axes: str, source: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import EnvFactory, check_spaces, find_task
+from policykd.teachers import versions
 
 VERSIONS: dict[str, dict[int, str]] = {
     "Ant": {
@@ -108,10 +109,11 @@ def _cause(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id:
         return f"; its name says that it was trained on {other}"
     if teacher[1] != task[1]:
         return "; it was trained on another task"
-    versions = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
-    known = [versions[size] for size in (teacher[0], task[0]) if size in versions]
+    known_sizes = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
+    known = [known_sizes[size] for size in (teacher[0], task[0]) if size in known_sizes]
     if known:
-        return f"; {' and '.join(known)}: make the task as the teacher knows it, or give observation_map"
+        how = versions.advice(task_name(env_id), (teacher[0], task[0])) or "give observation_map"
+        return f"; {' and '.join(known)}: make the task as the teacher knows it, or {how}"
     if teacher[0] == task[0] + 1:
         return (
             "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"

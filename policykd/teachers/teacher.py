@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import EnvFactory
-from policykd.teachers import loading
+from policykd.teachers import loading, versions
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
 from policykd.teachers.policy import Memory, Policy
 from policykd.teachers.score import TeacherScore, score
 from policykd.teachers.statistics import Given
-from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task
+from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task, task_name
 
 log = logging.getLogger("policykd")
-ObservationMap = Callable[[Tensor], Tensor] | Sequence[int]
+ObservationMap = Callable[[Tensor], Tensor] | Sequence[int] | str
 
 
 class Teacher:
@@ -93,14 +93,19 @@ class Teacher:
             network: the module whose weights a file of tensors holds (``torch.save(network.state_dict())``).
             trust: also accept pickles with other things than arrays in them, and run these.
             observation_map: the columns of the task's observation that the teacher reads, or a function
-                ``(B, O) -> (B, O')`` that makes what it reads.
+                ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4" makes what an older version of a
+                MuJoCo task gave.
             device: where it computes.
 
         Raises:
             PolicyKDError: it cannot be loaded safely, or does not fit the task; one line.
         """
         task, device = None if env is None else look_at(env), torch.device(device)
-        mapped = observation_map is not None
+        mapped = observation_map is not None and not isinstance(observation_map, str)
+        if isinstance(observation_map, str):
+            if task is None:
+                raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
+            observation_map = versions.older(observation_map, task_name(task.env_id))
         options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
         seen = task  # what the teacher itself will see of the task
         if task is not None and observation_map is not None:
@@ -250,5 +255,6 @@ def _as_function(observation_map: ObservationMap | None, device: torch.device) -
         return lambda observations: observations
     if callable(observation_map):
         return observation_map
+    assert not isinstance(observation_map, str)
     columns = torch.tensor(list(observation_map), device=device)
     return lambda observations: observations[:, columns]

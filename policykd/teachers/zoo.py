@@ -57,14 +57,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _ordered(loader: _Loader, node: yaml.Node) -> Any:
-    assert isinstance(node, yaml.SequenceNode)
-    parts = loader.construct_sequence(node, deep=True)
+    parts = loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
     return dict(parts[0]) if parts else {}
 
 
 _TAG = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(f"{_TAG}object/apply:collections.OrderedDict", _ordered)
-_Loader.add_constructor(f"{_TAG}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))  # type: ignore[arg-type]
+_Loader.add_constructor(f"{_TAG}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
 
 
 def training(path: Path) -> Training:
