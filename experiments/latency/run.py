@@ -34,7 +34,9 @@ SB3 = "SB3 `predict`"
 def actors(agent: TeacherStudent, states: np.ndarray, folder: Path) -> dict[str, Act]:
     """Every way from one observation to one action."""
     model = to_sb3(agent, 0)
-    normalise = model.get_vec_normalize_env().normalize_obs
+    statistics = model.get_vec_normalize_env()
+    assert statistics is not None
+    normalise = statistics.normalize_obs
     to_onnx(agent, 0, folder / "policy.onnx")
     to_onnx_int8(agent, 0, folder / "int8.onnx", states)
     program = torch.jit.freeze(torch.jit.trace(deploy(agent, 0), torch.zeros(1, states.shape[1])))
