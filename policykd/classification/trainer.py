@@ -22,6 +22,7 @@ from policykd.classification.processes import autocast, average_gradients, on_de
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, sum_to_one
 from policykd.core.errors import PolicyKDError
+from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
@@ -74,12 +75,15 @@ class Trainer:
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
         self.batches = self.accelerator.prepare_data_loader(batches)
 
-    def run(self, judge: Evaluation | None, after_pass: Callable[[], None], progress_bar: bool) -> None:
+    def run(
+        self, judge: Evaluation | None, after_pass: Callable[[], None], interrupts: Interrupts, progress_bar: bool
+    ) -> None:
         """Train to the end of the plan.
 
         Args:
             judge: the validation data.
             after_pass: called after every pass and its validation.
+            interrupts: what signals came.
             progress_bar: whether to show one.
         """
         training, plan = self.training, self.training.plan
@@ -91,10 +95,11 @@ class Trainer:
             disable=None if progress_bar and self.accelerator.is_main_process else True,  # None: on a terminal only
         ) as bar:
             while training.passes < len(plan):
-                self.one_pass(plan[training.passes], bar)
-                training.passes += 1
-                if judge is not None and self._is_due():
-                    bar.set_postfix_str(f"validation {self._validate(judge):.4f}", refresh=False)
+                with interrupts.raising():  # a pass that is cut short is gone over again, from the last checkpoint
+                    self.one_pass(plan[training.passes], bar)
+                    training.passes += 1
+                    if judge is not None and self._is_due():
+                        bar.set_postfix_str(f"validation {self._validate(judge):.4f}", refresh=False)
                 after_pass()
 
     def _is_due(self) -> bool:
