@@ -125,9 +125,12 @@ def main(options: Options) -> None:
         runs = [(size, seed) for size in SIZES for seed in options.seeds]
         for size, seed in tqdm([run for run in runs if not _is_done(rows, *run)], unit="run", disable=None):
             rows.add(*measure(size, seed, digits.train, digits.test))
+        known: dict[tuple[int, int, int], list[dict[str, Any]]] = {}  # they depend on nothing else of a size
         for size, seed in runs:
             if not _is_done(rows, size, seed, row="neighbours"):
-                rows.add(*nearest_neighbours(size, seed, digits.train, digits.test))
+                key = size.width, size.images, seed
+                known[key] = known.get(key) or nearest_neighbours(size, seed, digits.train, digits.test)
+                rows.add(*({**row, **size._asdict()} for row in known[key]))
     table = write_report(rows, options.out)
     publish(table, options.page, "digits table")
     print(table)
