@@ -106,7 +106,8 @@ class Agent:
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
+        return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
 
     @property
     def method_name(self) -> str:
@@ -116,7 +117,7 @@ class Agent:
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders."""
-        return self.method_name.replace(":", "_")
+        return self.method_name
 
     @property
     def backbone(self) -> str:
