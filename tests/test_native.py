@@ -391,6 +391,12 @@ def test_inside_compiled_functions(backend):
     torch.testing.assert_close(before, expected_before)
 
 
+def test_importing_the_kernels_does_not_import_the_compiler():
+    program = "import sys, policykd.core.networks; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["False"], result.stderr
+
+
 OPERATORS = """
 import torch
 from policykd.native import kernels, prepare_to_compile

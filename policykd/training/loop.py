@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +36,8 @@ class Hooks:
 def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     """Collect and improve until the run has ``end`` steps, a callback says stop, or it is interrupted."""
     go_on = True
+    if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated:
+        hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
     while go_on and run.num_timesteps < end and not hooks.interrupted():
         started, episodes = time.perf_counter(), run.n_episodes
         step = recipe.collect()
@@ -73,22 +73,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def on_interrupt(number: int, frame: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
