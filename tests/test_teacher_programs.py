@@ -132,6 +132,22 @@ def test_modules_that_cannot_act_say_why():
     assert "gives 2 outputs (tuple)" in refused(SACActor())
 
 
+def test_a_teacher_is_a_teacher_with_all_that_it_says():
+    from sb3_agents import agent
+
+    class Wide(Lopsided):
+        observation_space = type(Lopsided.observation_space)(-np.inf, np.inf, (OBSERVATIONS + 2,), np.float32)
+
+        def _observe(self):
+            return self.np_random.standard_normal(OBSERVATIONS + 2).astype(np.float32)
+
+    first = Teacher.load(agent("SAC"), Wide, observation_map=range(2, 7), vecnormalize=False)
+    again, inputs = Teacher.load(first, Wide), torch.randn(4, OBSERVATIONS + 2)
+    torch.testing.assert_close(again.distribution(inputs), first.distribution(inputs))
+    torch.testing.assert_close(again.value(inputs), first.value(inputs))
+    assert again.squashed
+
+
 def test_functions_may_give_tensors_with_a_gradient():
     module = mlp(OBSERVATIONS, ACTIONS)
     wanted = module(torch.from_numpy(INPUTS))

@@ -127,8 +127,8 @@ def _into(network: nn.Module, states: list[State], path: Path, task: TaskSpaces 
     if not fitting:
         first = ", ".join(f"{name} {tuple(size)}" for name, size in list(wanted.items())[:2])
         raise PolicyKDError(
-            f"teacher: the network has {first}, ... and {path} has {_names(states)}: no part of it has just the network's "
-            "names and shapes"
+            f"teacher: the network has {first}, ... and {path} has {_names(states)}: no part of it has "
+            "just the network's names and shapes"
         )
     if len(fitting) > 1:
         log.warning("teacher %s holds %d networks like this one; the first is the teacher", path, len(fitting))
