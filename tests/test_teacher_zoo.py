@@ -18,7 +18,7 @@ TABLE = Path(__file__).parents[1] / "results" / "teachers" / "zoo.csv"
 
 
 @pytest.mark.skipif(not AGENTS, reason="POLICYKD_ZOO names no folder of the zoo's agents")
-@pytest.mark.parametrize("folder", AGENTS or [None], ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+@pytest.mark.parametrize("folder", AGENTS or [None], ids=[f"{f.parent.name}/{f.name}" for f in AGENTS] or ["none"])
 def test_an_agent_of_the_zoo_is_read_or_refused_with_the_cause(folder):
     row = zoo.examine(folder, episodes=0)
     if row["outcome"] == "refused":
