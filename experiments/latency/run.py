@@ -19,12 +19,13 @@ import onnxruntime
 import pandas as pd
 import torch
 
+from policykd.core.compute import one_thread
 from policykd.core.files import write_text
-from policykd.export import deploy, load_policy, to_sb3
+from policykd.export import deploy, to_sb3
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.plain import flatten, quantise
-from policykd.training.loop import one_thread
+from policykd.training.loading import load_policy
 from policykd.training.teacher_student import TeacherStudent
 
 Act = Callable[[np.ndarray], object]

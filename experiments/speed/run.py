@@ -30,11 +30,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 from experiments.speed.cases import RIVALS, WARM_UP, Case, Options, rivals
 from experiments.speed.report import sizes, tables
 from policykd import DualStudent
+from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
 from policykd.core.networks import MLP
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import PPOConfig
-from policykd.training.loop import Hooks, one_thread, train
+from policykd.training.loop import Hooks, train
 from policykd.training.recipes.replay import LearnFromReplay
 from policykd.training.recipes.rollout import LearnFromRollouts
 

@@ -14,10 +14,10 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.teachers import modules, programs, sb3, statistics, torch_files, trained_on, zoo
+from policykd.core.files import CHECKPOINT
+from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.task import TaskSpaces
-from policykd.training.run_folder import CHECKPOINT
 
 log = logging.getLogger("policykd")
 
@@ -109,14 +109,9 @@ def _file(path: Path) -> Path:
 
 
 def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy:
-    from policykd.training.loading import load_agent
-
     if options.vecnormalize is not None:
         raise PolicyKDError(f"vecnormalize: {path} of policykd holds its own normaliser")
-    model = load_agent(path, env=env, device="cpu").to_sb3()
-    chain = statistics.of_env(model.get_env(), str(path))
-    source = path.parent if path.name == CHECKPOINT else path
-    return normalised(sb3.from_live(model, device), chain, device).changed(source=str(source))
+    return own_run.read(path, env, device)
 
 
 def _members(path: Path) -> list[str]:

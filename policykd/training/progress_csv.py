@@ -16,9 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from policykd.core.files import naming, write_text
+from policykd.core.files import STEPS, naming, write_text
 
-STEPS = "time/total_timesteps"
 _number = itertools.count()
 """Keeps apart event files of one process."""
 
