@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from policykd import __version__
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
@@ -20,8 +21,9 @@ COMMANDS: dict[str, str] = {
     "text": "Distil a transformer that classifies text into one of fewer layers.",
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
+    "doctor": "Say why a distillation does not work: teacher, task, observations, student, learning.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
-    "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
+    "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
 """Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""
@@ -42,14 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def guarded(job: Callable[[], None]) -> None:
-    """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
+    """Run a job; what a user can mend ends in one line on stderr and exit status 2, a signal in that of ``Stopped``."""
     try:
-        job()
+        with terminating():
+            job()
     except _mendable() as error:
-        print(f"policykd: error: {error}", file=sys.stderr)
+        print(f"policykd: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(CTRL_C)
 
 
 def _mendable() -> tuple[type[Exception], ...]:

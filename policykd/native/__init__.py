@@ -23,6 +23,12 @@ def _ready() -> bool:
     return torch.get_num_threads() == 1 and kernels.available()
 
 
+def prepare_to_compile() -> None:
+    """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
+    torch.compiler.assume_constant_result(_ready)  # not a decorator: it imports the compiler, for seconds
+    traced.prepare()
+
+
 def usable(rows: Tensor, inputs: Tensor) -> bool:
     """Whether the kernels are there and take these tensors: float32, on the CPU, torch on one thread as well.
 
@@ -36,12 +42,6 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
         and rows.stride(-1) == 1
         and _ready()
     )
-
-
-def prepare_to_compile() -> None:
-    """Make the kernels known to ``torch.compile``; to be called before anything that uses them is compiled."""
-    torch.compiler.assume_constant_result(_ready)  # here, since it imports Dynamo, which takes a second
-    traced.prepare()
 
 
 class _MLP(torch.autograd.Function):
