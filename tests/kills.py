@@ -337,6 +337,8 @@ class Options:
     """Of the times and places."""
     jobs: int = 1
     """Processes that kill."""
+    minutes: float = 10_000
+    """Stop after so long."""
     in_a_row: int = 3
     """Kills of one run at most."""
     out: Path | None = None
@@ -368,8 +370,9 @@ def fork_job(victims: list[Victim], options: Options, job: int, kills: int) -> i
     status = 70
     try:
         chance, found = random.Random(options.seed * options.jobs + job), list[Kill]()
+        began = time.monotonic()
         for turn in itertools.count():
-            if len(found) >= kills:
+            if len(found) >= kills or time.monotonic() - began > 60 * options.minutes:
                 break
             victim = victims[(turn + job) % len(victims)]
             in_a_row = min(kills - len(found), chance.randint(1, options.in_a_row))
