@@ -99,8 +99,12 @@ class Agent:
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
 
-    def _create_folder(self, run_dir: str | Path | None) -> None:
-        """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
+    def write_into(self, run_dir: str | Path | None) -> None:
+        """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
+
+        Raises:
+            PolicyKDError: it holds something already, or cannot be made.
+        """
         if run_dir is not None:
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)

@@ -98,7 +98,7 @@ class TeacherStudent(Agent):
         check_method(self.method, self.teaching, learner_type, panel)
         self._build(learner_type)
         self._make_recipe(panel)
-        self._create_folder(run_dir)
+        self.write_into(run_dir)
 
     @property
     def method_name(self) -> str:
