@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.deployed import deploy
-from policykd.export.plain import PlainPolicy, flatten
+from policykd.export.exportable import Exportable
+from policykd.export.plain import flatten
 from policykd.native.build import Unavailable
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent, LearnerChoice
 
 Computed = Literal["auto", "c", "numpy"]
 
@@ -23,22 +20,35 @@ Computed = Literal["auto", "c", "numpy"]
 class Policy:
     """Raw observations to actions in the task's units; its normaliser is inside. One thread at a time.
 
-    Made by ``load_policy``. Calling it with one observation is the fast way; ``predict`` speaks SB3's protocol.
+    Calling it with one observation is the fast way; ``predict`` speaks SB3's protocol. ``load_policy`` of
+    ``policykd.training.loading`` makes one of a run folder.
+
+    Args:
+        agent: whose learner.
+        learner: its index, or "best".
+        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
+
+    Raises:
+        PolicyKDError: there is no such learner, or it cannot be exported; or no compiler, where one was insisted on.
     """
 
     computed_by: Literal["c", "numpy"]
     """C, compiled here, or NumPy."""
 
-    def __init__(self, plain: PlainPolicy, computed_by: Computed = "auto") -> None:
+    def __init__(
+        self, agent: Exportable, learner: int | Literal["best"] = "best", computed_by: Computed = "auto"
+    ) -> None:
+        plain = flatten(deploy(agent, agent.learner_index(learner)))
         self.observation_size, self.action_size = plain.sizes[0], plain.sizes[-1]
         self._act: Callable[[np.ndarray], np.ndarray] = plain
         self.computed_by = "numpy"
-        if computed_by != "numpy":
-            try:
-                self._act, self.computed_by = CompiledPolicy(plain), "c"
-            except Unavailable:
-                if computed_by == "c":
-                    raise
+        if computed_by == "numpy":
+            return
+        try:
+            self._act, self.computed_by = CompiledPolicy(plain), "c"
+        except Unavailable as unavailable:
+            if computed_by == "c":
+                raise PolicyKDError(f"policy: cannot be compiled here ({unavailable}): use computed_by=numpy") from None
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """The action ``(A,)`` at one raw observation ``(O,)``."""
@@ -64,23 +74,3 @@ class Policy:
         if observations.ndim == 1:
             return self._act(observations), state
         return np.stack([self._act(one) for one in observations]), state
-
-
-def load_policy(
-    source: str | Path | Agent, learner: LearnerChoice = "best", env: Any = None, computed_by: Computed = "auto"
-) -> Policy:
-    """A learner of a run folder, a checkpoint or a live agent, as it is now.
-
-    Args:
-        source: a run folder, a file that ``save`` wrote, or an agent.
-        learner: its index, or "best".
-        env: the task, where it is not registered.
-        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
-
-    Raises:
-        PolicyKDError: it cannot be read, or there is no such learner.
-    """
-    from policykd.training.loading import load_agent
-
-    agent = load_agent(source, env, device="cpu") if isinstance(source, str | Path) else source
-    return Policy(flatten(deploy(agent, agent.learner_index(learner))), computed_by)
