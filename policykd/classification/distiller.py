@@ -192,6 +192,16 @@ class Distiller(Training):
                 print(f"\ninterrupted in pass {self.passes + 1}: {there}; go on with --resume", flush=True)
             raise
 
+    def check(self, train: Any) -> None:
+        """Find out whether data, networks and method fit together, before anything is trained or written.
+
+        Raises:
+            PolicyKDError: they do not.
+        """
+        batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
+        with closing(Trainer(self, batches, None, Logger(None, []), asks=False)):
+            self.method, self.plan, self.optimizers, self.schedulers = None, [], {}, {}
+
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student on some data (see ``policykd.classification.measures.metrics``)."""
         return Evaluation(self, data, "evaluation").measure()

@@ -51,12 +51,15 @@ class Trainer:
         batches: the training data.
         augment: changes the inputs of every batch.
         logger: where rows go.
+        asks: whether to ask the teacher about all rows beforehand, where that pays.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
     """
 
-    def __init__(self, training: Training, batches: DataLoader, augment: Augment | None, logger: Logger) -> None:
+    def __init__(
+        self, training: Training, batches: DataLoader, augment: Augment | None, logger: Logger, asks: bool = True
+    ) -> None:
         self.training, self.augment = training, augment
         self.config, self.accelerator = training.config, training.accelerator
         self.log = TrainingLog(training, logger)
@@ -71,7 +74,8 @@ class Trainer:
             self.teacher_features = stack.enter_context(FeatureReader(teacher, teacher_paths, "teacher"))
             self.method = training.method = self._make_method(batches)
             self._make_optimizers(batches)
-            self._fill_cache(batches)
+            if asks:
+                self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
         self.batches = self.accelerator.prepare_data_loader(batches)
 

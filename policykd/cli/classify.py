@@ -26,6 +26,7 @@ from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS, find_method
@@ -91,19 +92,31 @@ def run(arguments: Sequence[str]) -> None:
         )
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    # After all that may be missing: a run that cannot start leaves nothing behind.
-    with run_folder(options, "classify") as folder:
-        _run(options, splits, teacher, folder)
-
-
-def _run(options: ClassifyOptions[Any], splits: Splits, teacher: nn.Module | None, folder: Path) -> None:
-    """Train and measure everything of a run in its folder."""
-    if teacher is None and METHODS[options.method].uses_teacher:
-        teacher = _trained_teacher(options, splits, folder)
 
     def new_student() -> nn.Module:
         return make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
 
+    untrained = teacher is None and METHODS[options.method].uses_teacher
+    if untrained:
+        teacher = _new_teacher(options, splits)
+    # After all that may be wrong: a run that cannot start leaves nothing behind.
+    check(options, new_student(), teacher, splits.train, untrained)
+    with run_folder(options, "classify") as folder:
+        _run(options, splits, new_student, teacher, untrained, folder)
+
+
+def _run(
+    options: ClassifyOptions[Any],
+    splits: Splits,
+    new_student: Callable[[], nn.Module],
+    teacher: nn.Module | None,
+    untrained: bool,
+    folder: Path,
+) -> None:
+    """Train and measure everything of a run in its folder."""
+    if untrained and teacher is not None:
+        tell(f"training the teacher, {options.teacher_epochs} epochs")
+        train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
     student = new_student()
     tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
@@ -263,20 +276,23 @@ def _teacher_seed(options: ClassifyOptions[Any]) -> int:
     return options.config.seed + 1000
 
 
-def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
-    """A teacher that learns from labels, in the run's folder."""
-    teacher = _new_teacher(options, splits)
-    tell(f"training the teacher, {options.teacher_epochs} epochs")
-    train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
-    return teacher
+def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
+    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
+    if teaches_first:
+        change(TrainingConfig(), _teacher_settings(options, options.config.seed))
+    Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
+
+
+def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
+    settings = {name: getattr(options.config, name) for name in COMMON}
+    return settings | {"epochs": options.teacher_epochs, "seed": seed}
 
 
 def train_teacher(
     options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int, names: Sequence[str]
 ) -> None:
     """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
-    config = {name: getattr(options.config, name) for name in COMMON}
-    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    config = _teacher_settings(options, seed)
     distiller = open_distiller(options, teacher, None, folder / "teacher", names, "cross_entropy", config)
     distiller.fit(train, validation, progress_bar=True)
 

@@ -19,7 +19,16 @@ from policykd.classification.transformer import (
     load_tokenizer,
     model_classes,
 )
-from policykd.cli.classify import asked_method, fit_baseline, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.cli.classify import (
+    asked_method,
+    check,
+    fit_baseline,
+    measure,
+    open_distiller,
+    run_folder,
+    tell,
+    train_teacher,
+)
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
@@ -82,8 +91,9 @@ def run(arguments: Sequence[str]) -> None:
     new_student = partial(classifier, layers=options.student_layers)
     student = new_student()
     teacher = classifier(trained_head=not options.teacher_epochs) if METHODS[options.method].uses_teacher else None
+    batches = bucketed(train, options.config.batch_size, options.config.seed)
+    check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
     with run_folder(options, "text") as folder:
-        batches = bucketed(train, options.config.batch_size, options.config.seed)
         tell(
             f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
             f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
