@@ -69,7 +69,7 @@ def rewind(path: Path, num_timesteps: int, kept: int | None) -> None:
     Args:
         path: the file.
         num_timesteps: rows of later steps go, and a last one that was not written to its end.
-        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. Checkpoints
+        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. Those
             of earlier versions do not know it.
     """
     if not path.exists():
