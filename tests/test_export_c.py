@@ -15,13 +15,14 @@ from tiny import POINT, TINY, contents
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.cli import main
-from policykd.export import c_code, compiled, deploy, load_policy
+from policykd.export import c_code, compiled, deploy
 from policykd.export.c import to_c
 from policykd.export.calibration import visited_states
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.onnx import to_onnx_int8
 from policykd.export.plain import flatten, quantise
 from policykd.native.build import Unavailable, find_compiler
+from policykd.training.loading import load_policy
 
 SHORT = {"eval_freq": 0, "n_eval_episodes": 1}
 ROLLOUTS = {"n_steps": 32, "batch_size": 16, "net_arch": (8, 6), "distill_batch_size": 8, **SHORT}

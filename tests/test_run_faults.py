@@ -17,12 +17,12 @@ from tiny import POINT, TINY, contents, flags, logged_steps, progress, start
 from policykd.cli import main
 from policykd.core import checkpoint, lock
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_text
+from policykd.core.files import STEPS, write_text
 from policykd.core.interrupts import REQUEUE, Stopped, interruptible, terminating
 from policykd.core.lock import LOCK, alone
 from policykd.training import progress_csv
 from policykd.training.dual_student import DualStudent
-from policykd.training.progress_csv import STEPS, ProgressCSV
+from policykd.training.progress_csv import ProgressCSV
 
 
 def refused(capsys, *words):

@@ -31,10 +31,9 @@ from policykd.classification.text import Tokens, bucketed, class_metrics, read_t
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli import guarded
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_text
+from policykd.core.files import CHECKPOINT, write_text
 from policykd.measure.pictures import Panel, Series, seed_panels
 from policykd.memory import KnowledgeBase
-from policykd.training.run_folder import CHECKPOINT
 
 TASKS = {"RTE": "accuracy", "MRPC": "f1", "CoLA": "matthews", "SST-2": "accuracy"}
 """The tasks' own measures, as in GLUE."""

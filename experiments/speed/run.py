@@ -30,10 +30,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 from experiments.speed.cases import RIVALS, WARM_UP, Case, Options, rivals
 from experiments.speed.report import sizes, tables
 from policykd import DualStudent
+from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
+from policykd.core.networks import MLP
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import PPOConfig
-from policykd.training.loop import Hooks, one_thread, train
+from policykd.training.loop import Hooks, train
 from policykd.training.recipes.replay import LearnFromReplay
 from policykd.training.recipes.rollout import LearnFromRollouts
 
@@ -139,7 +141,9 @@ def update_gflop(agent: DualStudent) -> float:
     def products(layers: list[tuple[int, int]]) -> int:
         return sum(inputs * outputs for inputs, outputs in layers)
 
-    actor, critic = learner.actor_network.layers, learner.critic_network.layers
+    networks = learner.actor_network, learner.critic_network
+    assert isinstance(networks[0], MLP) and isinstance(networks[1], MLP)
+    actor, critic = networks[0].layers, networks[1].layers
     if isinstance(config, PPOConfig):
         return 2 * config.n_epochs * sum(2 * products(net) + products(net[1:]) for net in (actor, critic)) / 1e9
     assert isinstance(learner, OffPolicyLearner)

@@ -13,12 +13,12 @@ from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.spec import Cell
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT, STEPS
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners.config import PPOConfig
 from policykd.tasks import Evaluation, Evaluator
 from policykd.training import snapshot
 from policykd.training.dual_student import DualStudent
-from policykd.training.run_folder import CHECKPOINT, STEPS
 
 AGENT = "agent.safetensors"
 """The trained learners without their replay, which is all that remains of a finished cell's checkpoint."""

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from policykd.classification.evaluation import Evaluation
 from policykd.classification.loading import loader
 from policykd.classification.trainer import Trainer
+from policykd.core.files import STEPS
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.lock import alone
-from policykd.training.run_folder import STEPS
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Augment, Callback, Distiller

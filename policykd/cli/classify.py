@@ -27,14 +27,14 @@ from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change
-from policykd.core.files import remove_unfinished, write_text
+from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.method import TrainingConfig
 from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.training.begin import OPTIONS, check_options
-from policykd.training.run_folder import CHECKPOINT, holds_nothing
+from policykd.training.run_folder import holds_nothing
 
 C = TypeVar("C")
 COMMON = (

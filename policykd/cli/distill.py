@@ -56,6 +56,8 @@ class DistillOptions(Generic[C]):
     """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
     resume: bool = False
     """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
+    vecnormalize: Path | None = None
+    """The teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
     trust: bool = False
     """Run pickles that come with the teacher. Only for files of your own."""
     device: str = "auto"
@@ -75,9 +77,13 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError("teacher: say who teaches with --teacher FILE")
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
     env = find_task(options.env).env_id
-    teachers = [Teacher.load(source, env, trust=options.trust) for source in options.teacher]
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
+    if options.vecnormalize is not None and len(options.teacher) > 1:
+        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+    teachers = [
+        Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
+    ]
     folder = options.run_dir or _next_run(options)
     if options.resume:
         remove_unfinished(folder)

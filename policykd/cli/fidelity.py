@@ -20,13 +20,13 @@ from policykd.cli.output import say
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.files import CHECKPOINT
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
 from policykd.teachers import Teacher
 from policykd.training.begin import OPTIONS
 from policykd.training.loading import load_agent
-from policykd.training.run_folder import CHECKPOINT
 from policykd.training.teacher_student import TeacherStudent
 
 

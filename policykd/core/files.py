@@ -11,6 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+CHECKPOINT = "checkpoint.safetensors"
+"""What a run folder goes on from."""
+STEPS = "time/total_timesteps"
+"""The column of a log that counts environment steps, as SB3 names it."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""

@@ -1,7 +1,7 @@
 """Learners leave as what people deploy: SB3, ONNX, TorchScript, C, a folder for the Hugging Face Hub."""
 
 from policykd.export.deployed import DeployedPolicy, deploy
-from policykd.export.policy import Policy, load_policy
+from policykd.export.policy import Policy
 from policykd.export.sb3 import MODELS, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
 
 __all__ = [
@@ -9,7 +9,6 @@ __all__ = [
     "DeployedPolicy",
     "Policy",
     "deploy",
-    "load_policy",
     "make_model",
     "read_sb3",
     "sb3_twin",

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.export.compiled import CompiledPolicy
-from policykd.export.deployed import deploy
-from policykd.export.plain import PlainPolicy, flatten
+from policykd.export.plain import PlainPolicy
 from policykd.native.build import Unavailable
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent, LearnerChoice
 
 Computed = Literal["auto", "c", "numpy"]
 
@@ -64,23 +59,3 @@ class Policy:
         if observations.ndim == 1:
             return self._act(observations), state
         return np.stack([self._act(one) for one in observations]), state
-
-
-def load_policy(
-    source: str | Path | Agent, learner: LearnerChoice = "best", env: Any = None, computed_by: Computed = "auto"
-) -> Policy:
-    """A learner of a run folder, a checkpoint or a live agent, as it is now.
-
-    Args:
-        source: a run folder, a file that ``save`` wrote, or an agent.
-        learner: its index, or "best".
-        env: the task, where it is not registered.
-        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
-
-    Raises:
-        PolicyKDError: it cannot be read, or there is no such learner.
-    """
-    from policykd.training.loading import load_agent
-
-    agent = load_agent(source, env, device="cpu") if isinstance(source, str | Path) else source
-    return Policy(flatten(deploy(agent, agent.learner_index(learner))), computed_by)

@@ -44,12 +44,6 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
     )
 
 
-def prepare_to_compile() -> None:
-    """Make the kernels known to ``torch.compile``; to be called before anything that uses them is compiled."""
-    torch.compiler.assume_constant_result(_ready)  # here, since it imports Dynamo, which takes a second
-    traced.prepare()
-
-
 class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
+from policykd.core.compute import find_device, one_line, one_thread
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.registry import name_of
@@ -29,14 +31,13 @@ from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import find_device, one_line
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
-from policykd.training.loop import Hooks, one_thread, train
+from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 
 log = logging.getLogger("policykd")
 LearnerChoice = int | Literal["best", "group", "greedy"]
@@ -109,7 +110,8 @@ class Agent:
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
+        return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
 
     @property
     def method_name(self) -> str:
@@ -119,7 +121,7 @@ class Agent:
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders."""
-        return self.method_name.replace(":", "_")
+        return self.method_name
 
     @property
     def backbone(self) -> str:

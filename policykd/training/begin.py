@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT
 from policykd.core.lock import LOCK, alone
-from policykd.training.run_folder import CHECKPOINT, CONFIG, holds_nothing
+from policykd.training.run_folder import CONFIG, holds_nothing
 from policykd.training.snapshot import check_same
 
 OPTIONS = "options.json"

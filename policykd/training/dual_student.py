@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
@@ -23,7 +24,6 @@ from policykd.training import arguments, snapshot
 from policykd.training.agent import Agent, LearnerChoice, read
 from policykd.training.arguments import check_seeds
 from policykd.training.group import Rule, distil_group, group_actions
-from policykd.training.loop import one_thread
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 

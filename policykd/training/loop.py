@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 from tqdm import tqdm
@@ -62,14 +60,3 @@ def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
 def _latest_returns(run: Progress) -> str:
     shown = [f"{episodes[-1]['r']:.0f}" if episodes else "-" for episodes in run.episodes[:6]]
     return f"last returns {' '.join(shown)}{' ...' if len(run.episodes) > 6 else ''}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: at these sizes handing work to others costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

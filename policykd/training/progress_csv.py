@@ -16,9 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from policykd.core.files import naming, write_text
+from policykd.core.files import STEPS, naming, write_text
 
-STEPS = "time/total_timesteps"
 _number = itertools.count()
 """Keeps apart event files of one process."""
 
@@ -70,8 +69,8 @@ def rewind(path: Path, num_timesteps: int, kept: int | None) -> None:
     Args:
         path: the file.
         num_timesteps: rows of later steps go, and a last one that was not written to its end.
-        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. Checkpoints
-            of earlier versions do not know it.
+        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. None
+            where a checkpoint of an earlier version does not know it.
     """
     if not path.exists():
         return

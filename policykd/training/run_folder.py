@@ -25,13 +25,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import remove_unfinished, versions, write_bytes, write_text
+from policykd.core.files import CHECKPOINT, remove_unfinished, versions, write_bytes, write_text
 from policykd.core.lock import LOCK, alone
 from policykd.training import progress_csv
-from policykd.training.progress_csv import STEPS, open_logger
+from policykd.training.progress_csv import open_logger
 
-__all__ = ["CHECKPOINT", "CONFIG", "STEPS", "RunFolder", "holds_nothing"]
-CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.json"
+CONFIG = "config.json"
 
 
 class RunFolder:

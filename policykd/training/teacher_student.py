@@ -108,7 +108,7 @@ class TeacherStudent(Agent):
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders: the one that distilled."""
-        return name_of(self.method, TEACHER_METHODS).replace(":", "_")
+        return name_of(self.method, TEACHER_METHODS)
 
     @property
     def teaching(self) -> TeachingConfig:

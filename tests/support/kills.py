@@ -42,10 +42,9 @@ from tiny_benchmark import TINY as BENCHMARK
 from policykd import TeacherStudent
 from policykd.cli import main
 from policykd.core import checkpoint
-from policykd.core.files import versions, write_text
+from policykd.core.files import CHECKPOINT, versions, write_text
 from policykd.core.interrupts import REQUEUE
 from policykd.training import progress_csv
-from policykd.training.run_folder import CHECKPOINT
 
 CLOCKS = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}
 """What of a state tells the time."""
