@@ -227,7 +227,7 @@ def _teacher_seed(options: ClassifyOptions[Any]) -> int:
 
 
 def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
-    """Refuse what cannot work: device, features, classes, settings of the student and of a teacher to be trained."""
+    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
     if teaches_first:
         change(TrainingConfig(), _teacher_settings(options, options.config.seed))
     Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
