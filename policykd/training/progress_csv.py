@@ -109,7 +109,8 @@ class _Summaries(SummaryWriter):
         if self.file_writer is None:
             self.file_writer = _EventFile(self.log_dir)
             self.all_writers = {self.log_dir: self.file_writer}
-        return self.file_writer
+        writer: FileWriter = self.file_writer
+        return writer
 
 
 class _EventFile(FileWriter):
