@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from policykd.classification.data import load
+from policykd.classification.data.sets import load
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
