@@ -30,7 +30,7 @@ format: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 
 benchmark: $(STAMP) ## measure the training speed
-	$(BIN)/python scripts/benchmark_speed.py
+	$(BIN)/python -m experiments.speed.run
 
 clean: ## remove .venv and caches (runs and results stay)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,12 +19,13 @@ import onnxruntime
 import pandas as pd
 import torch
 
+from policykd.core.compute import one_thread
 from policykd.core.files import write_text
-from policykd.export import Policy, deploy, to_sb3
+from policykd.export import deploy, to_sb3
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.plain import flatten, quantise
-from policykd.training.loop import one_thread
+from policykd.training.loading import load_policy
 from policykd.training.teacher_student import TeacherStudent
 
 Act = Callable[[np.ndarray], object]
@@ -34,7 +35,9 @@ SB3 = "SB3 `predict`"
 def actors(agent: TeacherStudent, states: np.ndarray, folder: Path) -> dict[str, Act]:
     """Every way from one observation to one action."""
     model = to_sb3(agent, 0)
-    normalise = model.get_vec_normalize_env().normalize_obs
+    statistics = model.get_vec_normalize_env()
+    assert statistics is not None
+    normalise = statistics.normalize_obs
     to_onnx(agent, 0, folder / "policy.onnx")
     to_onnx_int8(agent, 0, folder / "int8.onnx", states)
     program = torch.jit.freeze(torch.jit.trace(deploy(agent, 0), torch.zeros(1, states.shape[1])))
@@ -53,8 +56,8 @@ def actors(agent: TeacherStudent, states: np.ndarray, folder: Path) -> dict[str,
         "TorchScript": lambda observation: program(torch.from_numpy(observation[None])).numpy(),
         "ONNX": onnx("policy.onnx"),
         "ONNX int8": onnx("int8.onnx"),
-        "`load_policy`, NumPy": Policy(agent, 0, computed_by="numpy"),
-        "`load_policy`, C": Policy(agent, 0, computed_by="c"),
+        "`load_policy`, NumPy": load_policy(agent, 0, computed_by="numpy"),
+        "`load_policy`, C": load_policy(agent, 0, computed_by="c"),
         "C int8 through ctypes": CompiledPolicy(quantise(plain, states)),
     }
 

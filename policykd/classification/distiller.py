@@ -19,10 +19,10 @@ from policykd.classification.teacher import as_teacher
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change
-from policykd.core.files import write_bytes
+from policykd.core.files import CHECKPOINT, write_bytes
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 
 BEST = "best_model.safetensors"
 Augment = Callable[[Tensor], Tensor]

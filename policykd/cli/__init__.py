@@ -1,4 +1,4 @@
-"""The ``policykd`` command, one file per sub-command. The files in ``scripts/`` are the same entry points."""
+"""The ``policykd`` command, one file per sub-command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-import gymnasium as gym
-
+from policykd import __version__
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
@@ -37,21 +37,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
         print("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
         return
+    if arguments[0] == "--version":
+        print(f"policykd {__version__}")
+        return
     guarded(lambda: _dispatch(*arguments))
 
 
 def guarded(job: Callable[[], None]) -> None:
-    """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
+    """Run a job; what a user can mend ends in one line on stderr and exit status 2, a signal in that of ``Stopped``."""
     try:
-        job()
-    except PolicyKDError as error:
-        print(f"policykd: error: {error}", file=sys.stderr)
+        with terminating():
+            job()
+    except _mendable() as error:
+        print(f"policykd: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except (OSError, gym.error.Error) as error:  # a full disk, a folder that may not be written, a broken environment
-        print(f"policykd: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(CTRL_C)
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Errors that are told in one line; gymnasium's only where it is imported, so that ``--help`` does without."""
+    errors: tuple[type[Exception], ...] = (PolicyKDError, OSError)  # a full disk, a folder that may not be written
+    if "gymnasium" in sys.modules:  # a broken environment
+        errors += (sys.modules["gymnasium"].error.Error,)
+    return errors
 
 
 def _dispatch(name: str, *arguments: str) -> None:

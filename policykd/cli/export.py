@@ -20,6 +20,7 @@ from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
+from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
 from policykd.training.agent import Agent, LearnerChoice
 from policykd.training.loading import load_agent
@@ -89,7 +90,9 @@ def _write(
 ) -> list[str]:
     """Write one format; what there is to say about it, line by line."""
     if kind == "hub":
-        score = to_hub_folder(agent, k, file, options.n_eval_episodes, options.seed, options.video)
+        score = to_hub_folder(
+            agent, k, file, options.n_eval_episodes, options.seed, record_video if options.video else None
+        )
         result = f"return {score.mean:,.1f} +/- {score.returns.std():,.1f}"
         return [result, f"to publish it: hf upload USER/MODEL {file}"]
     if kind in ("c", "c-int8"):

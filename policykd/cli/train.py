@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -20,8 +21,8 @@ from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import find_task
 from policykd.training import snapshot
+from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent, resolve_config
-from policykd.training.run_folder import CHECKPOINT
 
 C = TypeVar("C")
 
@@ -49,7 +50,7 @@ class TrainOptions(Generic[C]):
     run_dir: Path | None = None
     """New folder for logs, evaluations and checkpoints. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -69,18 +70,30 @@ def run(arguments: Sequence[str]) -> None:
         "backbone": options.backbone,
         "peers": options.peers,
     }
-    if options.resume:
-        agent = _resume(options, asked)
-    else:
-        compiled: bool | Literal["auto"] = "auto" if options.compile == "auto" else options.compile == "yes"
-        agent = DualStudent(
-            **asked,
-            seeds=options.seeds,
-            config=options.config,
-            device=options.device,
-            compile=compiled,
-            run_dir=options.run_dir or _next_run(options),
-        )
+    settings = {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)}
+    with resuming(options.run_dir, settings) if options.resume else nullcontext() as saved:
+        if saved:
+            agent = DualStudent.load(saved, device=options.device)
+            snapshot.check_same(agent.settings, settings)
+            say(f"going on from {agent.num_timesteps:,} steps")
+        else:
+            agent = _begin(options, asked)
+        _train(agent, options.total_timesteps)
+
+
+def _begin(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
+    return DualStudent(
+        **asked,
+        seeds=options.seeds,
+        config=options.config,
+        device=options.device,
+        compile="auto" if options.compile == "auto" else options.compile == "yes",
+        run_dir=options.run_dir or _next_run(options),
+    )
+
+
+def _train(agent: DualStudent, total_timesteps: int) -> None:
+    """Train to the end, then tell and draw what came of it."""
     assert agent.folder is not None
     folder = agent.folder.path
     say(
@@ -88,7 +101,7 @@ def run(arguments: Sequence[str]) -> None:
         f"{agent.memory}; computed by {agent.computed_by}"
     )
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
+    agent.learn(max(0, total_timesteps - agent.num_timesteps), progress_bar=True)
     say(_outcome(agent))
     curves = [
         Curve(
@@ -133,17 +146,6 @@ def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
         if name not in names:
             raise PolicyKDError(f"config file: unknown key {name!r} in {path}{nearest(name, names)}")
     return change(TrainOptions[Any](), content), settings
-
-
-def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
-    if options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
-    agent = DualStudent.load(options.run_dir / CHECKPOINT, device=options.device)
-    snapshot.check_same(
-        agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)}
-    )
-    say(f"going on from {agent.num_timesteps:,} steps")
-    return agent
 
 
 def _next_run(options: TrainOptions[Any]) -> Path:

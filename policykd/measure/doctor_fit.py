@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.compute import one_thread
 from policykd.core.networks import MLP, Adam, gradient
 from policykd.core.seeding import stream
-from policykd.training.loop import one_thread
 
 BATCH = 256
 
