@@ -256,9 +256,7 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
-    kept: Config = arguments.resolve_config(
-        config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name)
-    )
+    kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
     return kept
 
 
