@@ -273,8 +273,9 @@ def broken():
 def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken, what):
     said = refused(*_train("--env", broken(what), "--checkpoint-freq", "100", "--total-timesteps", "400"))
     assert f"returned a {what.split()[-1]} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
+    assert "saved to run/checkpoint.safetensors: mend the task and go on with --resume" in said
     kept = DualStudent.load(tmp_path / "run", env=POINT)
-    assert kept.num_timesteps == 100
+    assert kept.num_timesteps == 138  # the 69 steps before
     assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))
 
 

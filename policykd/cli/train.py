@@ -13,12 +13,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
+from policykd.cli.numbers import REGISTRY
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change, require
+from policykd.core.fields import change, require, split_linear
 from policykd.learners import CONFIGS
 from policykd.measure.plots import Curve, learning_curves
-from policykd.tasks.spaces import find_task
+from policykd.tasks.spaces import find_task, short_id
 from policykd.training import snapshot
 from policykd.training.dual_student import DualStudent, resolve_config
 from policykd.training.run_folder import CHECKPOINT
@@ -90,6 +91,8 @@ def run(arguments: Sequence[str]) -> None:
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
     say(_outcome(agent))
+    if not agent.evaluations:
+        return
     curves = [
         Curve(
             f"seed {seed}, peer {peer}",
@@ -115,7 +118,14 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     config = change(resolve_config(preset, backbone, env), settings)
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind = TrainOptions[CONFIGS[backbone]]  # type: ignore[valid-type]
-    return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
+    return tyro.cli(
+        kind,
+        args=split_linear(arguments),
+        default=start,
+        prog="policykd train",
+        description=TrainOptions.__doc__,
+        registry=REGISTRY,
+    )
 
 
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
@@ -144,7 +154,7 @@ def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
 
 
 def _next_run(options: TrainOptions[Any]) -> Path:
-    name = f"{options.env.replace('/', '-')}_{options.method}-{options.backbone}"
+    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
     number = 1
     while (folder := Path("runs") / f"{name}_{number}").exists():
         number += 1
@@ -152,5 +162,7 @@ def _next_run(options: TrainOptions[Any]) -> Path:
 
 
 def _outcome(agent: DualStudent) -> str:
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     last = agent.evaluations[-1].returns
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"

@@ -101,7 +101,7 @@ def deploy(agent: Agent, k: int) -> DeployedPolicy:
         PolicyKDError: the module does not act like the learner.
     """
     learner, scale = agent.learner, agent.action_scale
-    bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
+    bounds = torch.from_numpy(scale.low).float(), torch.from_numpy(scale.high).float()
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
@@ -126,7 +126,8 @@ def check(agent: Agent, k: int, act: Act, what: str) -> float:
         PolicyKDError: it is above ``TOLERANCE``.
     """
     observations = _observations(agent, k)
-    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
+    half = agent.action_scale.half_range
+    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / np.where(half > 0, half, 1.0)
     worst = float(distances.max())
     if not worst <= TOLERANCE:
         raise PolicyKDError(

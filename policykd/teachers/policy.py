@@ -68,7 +68,8 @@ def parse_bounds(space: object, size: int) -> tuple[np.ndarray, np.ndarray] | No
 
 
 def to_unit(low: np.ndarray, high: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Middle and half range ``(A,)`` that bring actions of a task to [-1, 1]."""
-    if (high <= low).any():
+    """Middle and half range ``(A,)`` that bring actions of a task to [-1, 1]; an action that cannot move comes as 0."""
+    if (high < low).any():
         raise PolicyKDError(f"teacher: action bounds {low} to {high} are empty")
-    return torch.from_numpy((high + low) / 2).to(device), torch.from_numpy((high - low) / 2).to(device)
+    half = np.where(high > low, (high - low) / 2, 1).astype(np.float32)
+    return torch.from_numpy(((high + low) / 2).astype(np.float32)).to(device), torch.from_numpy(half).to(device)

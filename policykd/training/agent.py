@@ -18,19 +18,22 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from policykd import export, native
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type
 from policykd.core.seeding import env_seed, stream
 from policykd.learners import OFF_POLICY, PPO, OffPolicyLearner
 from policykd.learners.config import Config, PPOConfig
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluation, Evaluator
+from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import snapshot
-from policykd.training.arguments import find_device, one_line
+from policykd.training.arguments import find_device
 from policykd.training.loop import COMPILE_PAYS, train
 from policykd.training.recipes import replay, rollout
 from policykd.training.recipes.update import can_compile
 from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.sb3_surface import SB3Surface
 
 LearnerChoice = int | Literal["best"]
 A = TypeVar("A", bound="Agent")
@@ -54,7 +57,7 @@ class Memory(Protocol):
         """Go on from such a content."""
 
 
-class Agent:
+class Agent(SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     environment_reward = True
@@ -69,24 +72,21 @@ class Agent:
     """The latest steps of learners on policy."""
     replay_buffer: SharedReplay
     """All steps of learners off policy."""
+    answers: torch.Tensor | None = None
+    """A teacher's packed answers at the latest states, where one was asked."""
 
     def _set_task(self, env: str | gym.Env | EnvFactory, device: str) -> None:
         """Find the task and look at its spaces."""
         self.env_id, self.factory, self.made_by_id = find_task(env)
         self.device = find_device(device)
-        probe = self._probe()
+        probe = self.factory()
         try:
             self.observation_space, self.action_space = check_spaces(probe)
+            try_out(probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
         self.folder: RunFolder | None = None
-
-    def _probe(self) -> gym.Env:
-        try:
-            return self.factory()
-        except (gym.error.Error, ImportError) as error:
-            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {one_line(error)}") from None
 
     def _create_folder(self, run_dir: str | Path | None) -> None:
         """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
@@ -105,7 +105,7 @@ class Agent:
         config = self.config
         self.learner: OffPolicyLearner | PPO
         if isinstance(config, PPOConfig):
-            bounds = self.action_scale.low, self.action_scale.high
+            bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
             self.learner = PPO(*sizes, config, streams["learner"], self.device, *bounds)
         else:
             self.learner = OFF_POLICY[self.backbone](*sizes, config, streams["learner"], self.device)
@@ -186,25 +186,21 @@ class Agent:
     def get_env(self) -> LearnerEnvs:
         """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
         if self.envs is None:
-            folders = None if self.folder is None else self.folder.learner_folders
             if self.resumed is not None and self.folder is not None:
                 self.folder.rewind(self.resumed["log_sizes"], self.num_timesteps)
-            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, self.resumed is not None, self.n_envs)
+            envs = self.make_envs(append=self.resumed is not None)
             if self.resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                self.last_observations = self.envs.start(seeds)
-            else:
+                self.last_observations = envs.start(seeds)
+            self.envs = envs
+            if self.resumed is not None:
                 snapshot.restore_envs(self, self.resumed)
         return self.envs
 
-    def get_vec_normalize_env(self) -> None:
-        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
-        return None
-
-    def dump_logs(self) -> None:
-        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
-        self.logger.record("time/total_timesteps", self.num_timesteps)
-        self.logger.dump(self.num_timesteps)
+    def make_envs(self, append: bool) -> LearnerEnvs:
+        """New training environments; ``append`` goes on writing their Monitors' files."""
+        folders = None if self.folder is None else self.folder.learner_folders
+        return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
 
     def prepare_update(self, total_timesteps: int) -> None:
         """Decide whether to compile, once, when it is known how long training will be."""
@@ -244,7 +240,7 @@ class Agent:
         """
         if callback is not None and not isinstance(callback, BaseCallback | list):
             callback = ConvertCallback(callback)
-        train(self, total_timesteps, callback, progress_bar)
+        train(self, as_type("total_timesteps", total_timesteps, int), callback, progress_bar)
         return self
 
     def predict(
@@ -275,7 +271,7 @@ class Agent:
                 noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
                 noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
                 actions = self.learner.explore(self.learner.actor, inputs, noises)
-        scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
+        scaled = self.action_scale.to_env(actions[k].cpu().numpy())
         return scaled.reshape(*np.shape(observation)[:-1], -1), state
 
     def view(self, observation: np.ndarray) -> np.ndarray:
@@ -327,6 +323,8 @@ class Agent:
     def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
         """A checkpoint's content, where ``env`` is given if it must be."""
         path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+        if not path.exists() and path.with_name(f"{path.name}.safetensors").is_file():  # as ``save`` completes names
+            path = path.with_name(f"{path.name}.safetensors")
         loaded = checkpoint.load(path)
         if "settings" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no agent")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.core.fields import change
 from policykd.learners.config import Config
 
@@ -25,11 +25,6 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
         raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
     return device
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def known(what: str, name: str, table: dict[str, Any]) -> str:

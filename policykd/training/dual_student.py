@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
@@ -21,6 +22,7 @@ from policykd.training.agent import Agent, LearnerChoice, Memory
 from policykd.training.arguments import check_seeds, known
 from policykd.training.recipes.rollout import RolloutUpdate
 from policykd.training.recipes.update import Update
+from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
@@ -44,6 +46,7 @@ class DualStudent(Agent):
         PolicyKDError: anything of this cannot work; the text is one line.
     """
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
@@ -140,6 +143,7 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, 
 
 def _check_peers(distils: bool, method: str, peers: int) -> int:
     least = 2 if distils else 1
+    peers = peers.item() if isinstance(peers, np.integer) else peers
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method} needs at least {least} learners per group, got {peers!r}")
     return peers

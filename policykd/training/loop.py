@@ -14,6 +14,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
+from policykd.training.failure import saved_on_failure
 from policykd.training.recipes.stepping import check_finite
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def train(
         smoothing=0.05,
         disable=None if progress_bar else True,
     )
-    with bar, one_thread(), _interruptible() as interrupted:
+    with bar, one_thread(), _interruptible() as interrupted, saved_on_failure(agent):
         callbacks.on_rollout_start()
         loop(agent, end, callbacks, bar, interrupted)
         callbacks.on_rollout_end()
@@ -131,7 +132,9 @@ def write_log(agent: Agent, rows: list[dict[str, float]], common: dict[str, Any]
 
 
 def _evaluate(agent: Agent) -> None:
-    """Evaluate all learners, log it, and keep each learner's best model so far."""
+    """Evaluate all learners, log it, and keep each learner's best model so far; unless that is switched off."""
+    if agent.config.n_eval_episodes == 0:
+        return
     before = [evaluation.returns.mean(1) for evaluation in agent.evaluations]
     result = agent.evaluate()
     agent.evaluation_steps.append(agent.num_timesteps)

@@ -32,6 +32,7 @@ from policykd.training.loop import write_log
 from policykd.training.recipes import fine_tune, imitation, taught_replay, taught_rollouts
 from policykd.training.recipes.imitation import ImitationUpdate
 from policykd.training.run_folder import RunFolder
+from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
 
@@ -59,6 +60,7 @@ class TeacherStudent(Agent):
 
     peers = 1
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
@@ -88,7 +90,6 @@ class TeacherStudent(Agent):
         self.compile = compile
         self.panel: Panel | None = None
         self.teacher_source = ""
-        self.answers: Tensor | None = None
         self.taught_by, self.fine_tune_start, self.fine_tune_span = method, 0, 0
         self.score: TeacherScore | None = None
         if teacher is not None:

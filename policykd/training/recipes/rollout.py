@@ -40,7 +40,7 @@ def collect(agent: Agent, act: Callable[[Agent, PPO, Tensor], np.ndarray] = act)
     inputs = learner.normalise(observations)
     actions = act(agent, learner, inputs)
     # SB3's Gaussian policies are clipped here alone: what is learnt from is the action as it was drawn.
-    clipped = actions.clip(agent.action_scale.low, agent.action_scale.high)
+    clipped = agent.action_scale.clip(actions)
     stepped: Any = envs.step(clipped.reshape(envs.num_envs, -1))
     step = *stepped[:3], *after_step(agent, stepped)
     new_observations, rewards, dones, next_observations, truncated = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError
+from policykd.tasks.contract import TaskError
 
 if TYPE_CHECKING:
     from policykd.training.agent import Agent
@@ -23,7 +23,7 @@ def after_step(agent: Agent, stepped: Stepped) -> tuple[np.ndarray, np.ndarray]:
         ended it, ``(E,)``.
 
     Raises:
-        PolicyKDError: a reward or an observation is not finite.
+        TaskError: a reward or an observation is not finite.
     """
     new_observations, rewards, dones, infos = stepped
     truncated, next_observations = np.zeros(len(dones), bool), new_observations
@@ -47,15 +47,12 @@ def seen(actions: np.ndarray, stepped: Stepped) -> dict[str, Any]:
 
 
 def check_finite(agent: Agent, rewards: np.ndarray, *observations: np.ndarray) -> None:
-    """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
+    """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was; ``failure`` says when."""
     if np.isfinite(rewards).all() and all(np.isfinite(values).all() for values in observations):
         return
-    step = agent.num_timesteps // agent.steps_at_once + 1
     for e, reward in enumerate(rewards):
-        what, k = "reward" if not np.isfinite(reward) else "observation", e // agent.n_envs
         if not (np.isfinite(reward) and all(np.isfinite(values[e]).all() for values in observations)):
-            seed, peer = agent.learners[k]
-            raise PolicyKDError(
-                f"environment: {agent.env_id} returned a {what} that is not finite at step {step} of learner {k} "
-                f"(seed {seed}, peer {peer}); training stopped, earlier checkpoints are untouched"
-            )
+            what = "reward" if not np.isfinite(reward) else "observation"
+            error = TaskError(f"environment: {agent.env_id} returned a {what} that is not finite")
+            error.env = e
+            raise error
