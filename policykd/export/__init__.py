@@ -2,5 +2,16 @@
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.sb3 import MODELS, make_model, read_sb3, to_sb3, vec_env, write_sb3
+from policykd.export.zoo_settings import zoo_settings
 
-__all__ = ["MODELS", "DeployedPolicy", "deploy", "make_model", "read_sb3", "to_sb3", "vec_env", "write_sb3"]
+__all__ = [
+    "MODELS",
+    "DeployedPolicy",
+    "deploy",
+    "make_model",
+    "read_sb3",
+    "to_sb3",
+    "vec_env",
+    "write_sb3",
+    "zoo_settings",
+]

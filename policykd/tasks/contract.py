@@ -75,7 +75,7 @@ class CheckedTask(gym.Wrapper):
         observation, reward, terminated, truncated, info = result
         try:
             if type(reward) is not float:
-                reward = np.asarray(reward, np.float64).item()
+                reward = float(np.asarray(reward).item())
             ended, cut = bool(terminated), bool(truncated)
         except (TypeError, ValueError):
             raise TaskError(

@@ -11,7 +11,7 @@ import numpy as np
 import policykd_envs
 from gymnasium import spaces
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.tasks.contract import checked, layers, not_a_task, task_name
 
 EnvFactory = Callable[[], gym.Env]
@@ -69,8 +69,8 @@ def _registered(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise PolicyKDError(f"environment: {env_id} cannot be made: {error}") from None
+        except Exception as error:  # a module of the user's own may fail in any way
+            raise PolicyKDError(f"environment: {env_id} cannot be made: {one_line(error)}") from error
     if name not in gym.registry:
         versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]
         if not versions:
@@ -115,7 +115,7 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
         raise PolicyKDError(
             f"environment: {name} has actions of {space.dtype}, and policykd's are continuous: round them in "
             f"`TransformAction(env, lambda action: action.round().astype('{space.dtype}'), "
-            "Box(env.action_space.low * 1.0, env.action_space.high * 1.0))`"
+            "Box(env.action_space.low.astype('float32'), env.action_space.high.astype('float32')))`"
         )
     with np.errstate(over="ignore"):
         bounded = np.isfinite(space.high - space.low).all()

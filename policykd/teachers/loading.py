@@ -12,6 +12,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.teachers import programs, sb3, vecnormalize
 from policykd.teachers.policy import Policy
@@ -58,7 +59,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
         path = _zip_in(path)
     if not path.is_file():
         raise PolicyKDError(f"teacher: there is no file {path}")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or is_checkpoint(path):
         return _own(path, env, device)
     if path.suffix == ".onnx":
         return programs.from_onnx(path, task, device)

@@ -61,6 +61,9 @@ class Teacher:
             self.observation_size = task.observation_size
             self.actions(torch.from_numpy(task.examples))  # a policy that cannot answer is refused here
 
+    def __repr__(self) -> str:
+        return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"
+
     @classmethod
     def load(
         cls,

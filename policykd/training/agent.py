@@ -323,8 +323,6 @@ class Agent(SB3Surface):
     def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
         """A checkpoint's content, where ``env`` is given if it must be."""
         path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
-        if not path.exists() and path.with_name(f"{path.name}.safetensors").is_file():  # as ``save`` completes names
-            path = path.with_name(f"{path.name}.safetensors")
         loaded = checkpoint.load(path)
         if "settings" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no agent")
@@ -343,6 +341,10 @@ class Agent(SB3Surface):
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load."""
         return export.to_sb3(self, self.learner_index(learner))
+
+    def zoo_settings(self, k: int) -> dict[str, str]:
+        """What rl-baselines3-zoo reads to play learner ``k``: text by file name."""
+        return export.zoo_settings(self, k)
 
     @property
     def computed_by(self) -> str:

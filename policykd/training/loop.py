@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from tqdm import tqdm
 
 from policykd.training.failure import saved_on_failure
+from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.recipes.stepping import check_finite
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ def train(
     callbacks = _callbacks(callback)
     callbacks.init_callback(agent)  # type: ignore[arg-type]
     callbacks.on_training_start({"self": agent, "total_timesteps": end}, {})
-    # disable=None shows the bar on a terminal only
-    bar = tqdm(
-        total=end,
-        initial=agent.num_timesteps,
-        unit="step",
-        smoothing=0.05,
-        disable=None if progress_bar else True,
-    )
+    bar = make_bar(end, agent.num_timesteps, progress_bar)
     with bar, one_thread(), _interruptible() as interrupted, saved_on_failure(agent):
         callbacks.on_rollout_start()
         loop(agent, end, callbacks, bar, interrupted)
@@ -65,7 +59,7 @@ def loop(
     agent: Agent,
     end: int,
     callbacks: BaseCallback | None = None,
-    bar: tqdm | None = None,
+    bar: tqdm | ProgressLines | None = None,
     interrupted: threading.Event | None = None,
 ) -> None:
     """Step and improve until ``num_timesteps`` is ``end``, a callback says stop, or ``interrupted`` is set."""
@@ -152,7 +146,7 @@ def _evaluate(agent: Agent) -> None:
         episode_lengths = np.stack([evaluation.lengths[k] for evaluation in agent.evaluations])
         agent.folder.write_evaluations(k, agent.evaluation_steps, returns, episode_lengths)
         if all(means[k] > earlier[k] for earlier in before):
-            agent.folder.save_model(k, agent.to_sb3(k))
+            agent.folder.save_model(k, agent.to_sb3(k), agent.zoo_settings(k))
 
 
 def _checkpoint(agent: Agent) -> None:

@@ -5,7 +5,8 @@ run/
   checkpoint.safetensors                       where to go on from
   progress.csv  events.out.tfevents...         means over the learners
   dpd-ddpg/HalfCheetah-v5_1/                   learner 1 (the zoo's <algorithm>/<task>_<number>)
-    progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip  (HalfCheetah-v5/vecnormalize.pkl)
+    progress.csv  events.out...  monitor.csv  evaluations.npz  best_model.zip
+    HalfCheetah-v5/config.yml  args.yml  (vecnormalize.pkl)     what the zoo reads to play it
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import csv
 import io
 import json
 import os
-import pickle
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +26,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, T
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import versions, write_bytes, write_text
+from policykd.core.normaliser import pickled_to_play
 
 CHECKPOINT = "checkpoint.safetensors"
 STEPS = "time/total_timesteps"
@@ -125,15 +126,23 @@ class RunFolder:
         np.savez(buffer, timesteps=np.array(timesteps, np.int64), results=returns, ep_lengths=lengths)
         write_bytes(self.learner_folders[k] / "evaluations.npz", buffer.getvalue())
 
-    def save_model(self, k: int, model: BaseAlgorithm) -> None:
-        """Keep ``model`` as learner k's ``best_model.zip``, its ``VecNormalize`` where SB3's zoo looks for one."""
+    def save_model(self, k: int, model: BaseAlgorithm, settings: dict[str, str]) -> None:
+        """Keep ``model`` as learner k's ``best_model.zip``, and what SB3's zoo reads to play it in the zoo's place.
+
+        Args:
+            k: which learner.
+            model: the learner as a model of SB3.
+            settings: the zoo's files by name (``export.zoo_settings``).
+        """
         buffer, folder = io.BytesIO(), self.learner_folders[k]
         model.save(buffer)
         write_bytes(folder / "best_model.zip", buffer.getvalue())
+        (folder / self.task).mkdir(exist_ok=True)
+        for name, text in settings.items():
+            write_text(folder / self.task / name, text)
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:  # SB3 reads a pickle; policykd never does
-            (folder / self.task).mkdir(exist_ok=True)
-            write_bytes(folder / self.task / "vecnormalize.pkl", pickle.dumps(normalizer))
+            write_bytes(folder / self.task / "vecnormalize.pkl", pickled_to_play(normalizer))
 
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)

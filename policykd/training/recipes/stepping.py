@@ -52,7 +52,7 @@ def check_finite(agent: Agent, rewards: np.ndarray, *observations: np.ndarray) -
         return
     for e, reward in enumerate(rewards):
         if not (np.isfinite(reward) and all(np.isfinite(values[e]).all() for values in observations)):
-            what = "reward" if not np.isfinite(reward) else "observation"
-            error = TaskError(f"environment: {agent.env_id} returned a {what} that is not finite")
+            what = "a reward" if not np.isfinite(reward) else "an observation"
+            error = TaskError(f"environment: {agent.env_id} returned {what} that is not finite")
             error.env = e
             raise error
