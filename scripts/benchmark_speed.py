@@ -106,6 +106,7 @@ def rivals() -> list[str]:
 def rival_stepper(rival: str, options: Options, width: int, batch_size: int) -> Callable[[int], None]:
     """A function that trains one learner of SB3 or SBX for n more steps."""
     env = policykd_envs.make(options.env)
+    assert env.action_space.shape is not None
     size = env.action_space.shape[0]
     settings: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "policy_kwargs": {"net_arch": [width, width]}}
     if rival == "SB3":

@@ -179,7 +179,7 @@ def test_actions_of_another_kind_are_refused_with_a_wrapper_that_works(space, ba
         return Ten(space)
 
     agent = learn(advised(make, refusal(make)), backbone)
-    assert len(agent.episodes[0]) > 0
+    assert len(agent.run.episodes[0]) > 0
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ class Odd(Ten):
 def test_what_means_the_same_is_understood(step):
     odd, usual = learn(lambda: Odd(step)), learn(Ten)
     ended = step(np.zeros(2), 1.0, False, True, {})[2]
-    assert [e["r"] for e in odd.episodes[0]] == [e["r"] for e in usual.episodes[0]]
+    assert [e["r"] for e in odd.run.episodes[0]] == [e["r"] for e in usual.run.episodes[0]]
     assert bool(ended) or np.array_equal(odd.replay_buffer.storage, usual.replay_buffer.storage)
 
 

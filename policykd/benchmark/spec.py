@@ -15,7 +15,7 @@ from typing import Any
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import build, require
 from policykd.distillation.methods import METHODS
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 from policykd.tasks.spaces import find_task, short_id
 from policykd.training import snapshot
@@ -182,7 +182,7 @@ class Spec:
         for task_name, task in self.tasks.items():
             find_task(task_name)
             for name in task.backbones:
-                _known("backbone", name, CONFIGS)
+                _known("backbone", name, LEARNERS)
             for name in task.without:
                 _known("without", name, self.methods)
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]

@@ -103,7 +103,9 @@ def _train(
         agent = TeacherStudent.load(folder / CHECKPOINT, device=options.device, teacher=teachers)
         if not agent.fine_tuned_steps:
             asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
-            snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)})
+            snapshot.check_same(
+                agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)}
+            )
         say(f"going on from {agent.num_timesteps:,} steps")
     else:
         agent = TeacherStudent(
@@ -164,7 +166,7 @@ def _options(words: Sequence[str]) -> DistillOptions[Any]:
     start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
     return tyro.cli(
         DistillOptions[kind],  # type: ignore[valid-type]
-        args=split_linear(words),
+        args=split_linear(words, kind),
         default=start,
         prog="policykd distill",
         description=DistillOptions.__doc__,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,43 @@ def whole_number(text: str) -> int:
         return int(value)
 
 
-def split_linear(words: Sequence[str]) -> list[str]:
-    """``--x lin_3e-4`` of a command line as ``--x 3e-4 --x-schedule linear``."""
+class Linear:
+    """A function of what remains of a run, from 1 to 0, that falls linearly from ``start`` to 0.
+
+    Args:
+        text: ``"lin_3e-4"``, as SB3's zoo writes it, or the number alone.
+
+    Raises:
+        ValueError: the rest of the text is no number.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.start = float(text.removeprefix(LINEAR))
+
+    def __call__(self, remaining: float) -> float:
+        """The value at this point of the run."""
+        return self.start * remaining
+
+    def __repr__(self) -> str:
+        return f"{LINEAR}{self.start:g}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Linear) and other.start == self.start
+
+    def __hash__(self) -> int:
+        return hash(self.start)
+
+
+def split_linear(words: Sequence[str], kind: type) -> list[str]:
+    """``--x lin_0.2`` of a command line as ``--x 0.2 --x-schedule linear``, where ``kind`` has such a field."""
+    hints = typing.get_type_hints(kind)
     result: list[str] = []
     for word in words:
         flag, _, value = word.partition("=")
         if not value and result:
             flag, value = result[-1], word
-        if not (flag.startswith("--") and value.startswith(LINEAR)):
+        name = flag.removeprefix("--").replace("-", "_")
+        if not value.startswith(LINEAR) or not _has_schedule(name, hints):
             result.append(word)
             continue
         if value != word:
@@ -74,17 +103,22 @@ def split_linear(words: Sequence[str]) -> list[str]:
     return result
 
 
+def _has_schedule(name: str, hints: Mapping[str, Any]) -> bool:
+    return "linear" in typing.get_args(hints.get(f"{name}_schedule"))
+
+
 def _linear(name: str, value: str, hints: Mapping[str, Any], config: object) -> dict[str, Any]:
-    """The two fields that ``name="lin_..."`` sets."""
-    schedule = f"{name}_schedule"
-    if "linear" not in typing.get_args(hints.get(schedule)):
-        rule = f"is a linear schedule, and {type(config).__name__} has none for {name}: give a number"
-        raise PolicyKDError(f"config: {name}={value!r} {rule}")
+    """The fields that ``name="lin_..."`` sets: the number and its schedule, or a function."""
     try:
-        start = float(value.removeprefix(LINEAR))
+        falling = Linear(value)
     except ValueError:
         raise PolicyKDError(f"config: {name}={value!r} must be {LINEAR} and a number") from None
-    return {name: start, schedule: "linear"}
+    if _has_schedule(name, hints):
+        return {name: falling.start, f"{name}_schedule": "linear"}
+    with contextlib.suppress(PolicyKDError):
+        return {name: as_type(name, falling, hints[name])}
+    rule = f"falls over the run, and {type(config).__name__} has no schedule for {name}: give a number"
+    raise PolicyKDError(f"config: {name}={value!r} {rule}")
 
 
 def build(kind: type[D], values: Mapping[str, Any]) -> D:
@@ -121,6 +155,8 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
             with contextlib.suppress(PolicyKDError):
                 return as_type(name, value, choice)
         fits = False
+    elif origin is Callable or hint is Callable:
+        fits = callable(value)
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
         value = float(value) if fits else value

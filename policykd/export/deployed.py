@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
-from policykd.learners import PPO
+from policykd.export.exportable import Exportable
+from policykd.learners import PPO, OffPolicyLearner
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
-
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
 CHECKED = 256
@@ -60,10 +58,14 @@ class DeployedPolicy(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for weight, bias in network.unpack(row.detach().cpu().unsqueeze(0)):
+        for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
             layer.weight, layer.bias = nn.Parameter(weight[0].t().contiguous()), nn.Parameter(bias[0, 0].clone())
-            layers += [layer, nn.Tanh() if network.activation == "tanh" else nn.ReLU()]
+            layers.append(layer)
+            if norm:
+                layers.append(nn.LayerNorm(weight.shape[2]))
+                layers[-1].weight, layers[-1].bias = (nn.Parameter(part[0, 0].clone()) for part in norm)
+            layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
         last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
@@ -94,22 +96,25 @@ class DeployedPolicy(nn.Module):
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
 
-def deploy(agent: Agent, k: int) -> DeployedPolicy:
+def deploy(agent: Exportable, k: int) -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
     Raises:
         PolicyKDError: the module does not act like the learner.
     """
     learner, scale = agent.learner, agent.action_scale
+    network = getattr(learner, "actor_network", None)
+    if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
+        raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     bounds = torch.from_numpy(scale.low).float(), torch.from_numpy(scale.high).float()
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
             statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : learner.actor_network.parameter_count]
-        policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
+        row = learner.actor[k, : network.parameter_count]
+        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
     else:
-        policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
+        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
 
@@ -119,7 +124,7 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: Agent, k: int, act: Act, what: str) -> float:
+def check(agent: Exportable, k: int, act: Act, what: str) -> float:
     """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
 
     Raises:
@@ -136,7 +141,7 @@ def check(agent: Agent, k: int, act: Act, what: str) -> float:
     return worst
 
 
-def _observations(agent: Agent, k: int) -> np.ndarray:
+def _observations(agent: Exportable, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -147,14 +152,14 @@ def _observations(agent: Agent, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: Agent) -> str:
+def description(agent: Exportable) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
     return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
 
 
 def write_checked(
-    agent: Agent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
     """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
 

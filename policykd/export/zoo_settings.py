@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 
+from policykd.export.exportable import Exportable
 from policykd.learners.config import PPOConfig
 from policykd.tasks.spaces import short_id
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
 PARTIAL_VIEW = "policykd_envs.wrappers.SelectObservation"
 """The wrapper of students that see a part of the observation."""
 
 
-def zoo_settings(agent: Agent, k: int) -> dict[str, str]:
+def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     """The text of each file by its name, for learner ``k``.
 
     The zoo makes the task by its id, with ``env_kwargs``; wrappers of a task that was handed in as a function are not
@@ -44,7 +42,7 @@ def zoo_settings(agent: Agent, k: int) -> dict[str, str]:
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
 
 
-def _env_kwargs(agent: Agent) -> dict[str, Any] | None:
+def _env_kwargs(agent: Exportable) -> dict[str, Any] | None:
     """What an instance was made with beside its registered id, as far as YAML can say it."""
     env = agent.factory()
     env.close()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.normaliser import CLIP, RunningMeanStd
 from policykd.learners.config import PPOConfig
+from policykd.learners.settings import make_networks
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -73,6 +75,30 @@ class PPO:
         high: largest action of the environment, ``(A,)`` or one number.
     """
 
+    name: ClassVar[str] = "ppo"
+    config_type: ClassVar[type[PPOConfig]] = PPOConfig
+    memory: ClassVar[Literal["replay", "rollout"]] = "rollout"
+    sb3: ClassVar[str | None] = "ppo"
+    gaussian: ClassVar[bool] = True
+
+    @classmethod
+    def make(
+        cls,
+        observation_size: int,
+        action_size: int,
+        config: PPOConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str,
+        low: np.ndarray,
+        high: np.ndarray,
+    ) -> Self:
+        """K learners for a task, which act in its units."""
+        return cls(observation_size, action_size, config, generators, device, low, high)
+
+    def gradient_steps_in(self, steps: int) -> int:
+        """Gradient steps that follow from so many environment steps of each learner."""
+        return steps * self.config.n_epochs // self.config.batch_size
+
     def __init__(
         self,
         observation_size: int,
@@ -84,8 +110,7 @@ class PPO:
         high: np.ndarray | float = 1.0,
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
-        self.actor_network = MLP((observation_size, *config.net_arch, action_size), activation=config.activation_fn)
-        self.critic_network = MLP((observation_size, *config.net_arch, 1), activation=config.activation_fn)
+        self.actor_network, self.critic_network = make_networks(config, observation_size, action_size, observation_size)
         self.sizes = [self.actor_network.parameter_count, action_size, self.critic_network.parameter_count]
         self.parameters = torch.stack([self._initialise(generator) for generator in self.generators]).to(device)
         self.adam = Adam(self.parameters, eps=1e-5)
@@ -100,12 +125,13 @@ class PPO:
 
     def _initialise(self, generator: np.random.Generator) -> Tensor:
         log_std = torch.full((self.action_size,), self.config.log_std_init)
-        if not self.config.ortho_init:
-            actor, critic = (network.initialise(generator) for network in (self.actor_network, self.critic_network))
+        networks = self.actor_network, self.critic_network
+        if not (self.config.ortho_init and isinstance(networks[0], MLP) and isinstance(networks[1], MLP)):
+            actor, critic = (network.initialise(generator) for network in networks)
         else:
             hidden = [math.sqrt(2)] * len(self.config.net_arch)
-            actor = self.actor_network.initialise_orthogonal(generator, [*hidden, 0.01])
-            critic = self.critic_network.initialise_orthogonal(generator, [*hidden, 1.0])
+            actor = networks[0].initialise_orthogonal(generator, [*hidden, 0.01])
+            critic = networks[1].initialise_orthogonal(generator, [*hidden, 1.0])
         return torch.cat((actor, log_std, critic))
 
     @property
@@ -164,9 +190,9 @@ class PPO:
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
         """The Gaussians at raw observations, in the same units; actions are their means."""
-        return self.gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
+        return self.as_gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
 
-    def gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
+    def as_gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
         """Means ``(K, B, A)`` and ``log_std (K, A)`` in units of the environment as Gaussians in [-1, 1] units."""
         means, std = (means - self.middle) / self.half, (log_std.exp() / self.half).unsqueeze(1)
         return PolicyOutput(means, means, std.expand_as(means))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from policykd.core.seeding import standard_normal
 from policykd.learners.config import TD3Config
 from policykd.learners.ddpg import DDPG
+from policykd.learners.settings import per_action
 from policykd.memory.replay import Batch
 
 
 class TD3(DDPG):
     """DDPG with twin critics, smoothed target actions, and actors and targets updated every ``policy_delay`` steps."""
 
+    name = "td3"
+    config_type = TD3Config
+    sb3: ClassVar[str | None] = "td3"
     critics = 2
     config: TD3Config
 
@@ -35,7 +41,7 @@ class TD3(DDPG):
         """Y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
-        smoothing = (noise * self.config.target_policy_noise).clamp(-bound, bound)
+        smoothing = (noise * per_action(self.settings.get("target_policy_noise"))).clamp(-bound, bound)
         next_actions = (self.policy(self.actor_target, batch.next_observations) + smoothing).clamp(-1, 1)
-        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
-        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
+        next_values = self.target_q(batch.next_observations, next_actions)
+        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values

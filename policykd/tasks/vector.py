@@ -39,8 +39,8 @@ class LearnerEnvs(DummyVecEnv):
 
         super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
         observation_space, action_space = check_spaces(self.envs[0])
-        self.n_envs, self.action_scale, size = n_envs, ActionScale(action_space), observation_space.shape[0]
-        self.observations = np.zeros((learners * n_envs, size), np.float32)
+        self.action_scale = ActionScale(action_space)
+        self.observations = np.zeros((learners * n_envs, observation_space.shape[0]), np.float32)
 
     def start(self, seeds: list[int]) -> np.ndarray:
         """Begin the first episode of every environment; returns observations ``(K * N, O)``.
@@ -57,7 +57,11 @@ class LearnerEnvs(DummyVecEnv):
         return self.observations.copy()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every environment; as SB3's, without its deep copies, which cost as much as the physics.
+        """Step every environment, as SB3's ``VecEnv``."""
+        return self.step_all()
+
+    def step_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step with ``actions``; as SB3's, without its deep copies, which cost as much as the physics.
 
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
@@ -88,8 +92,3 @@ class LearnerEnvs(DummyVecEnv):
             del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
         observation, self.reset_infos[e] = env.reset()
         return observation
-
-    def step_learners(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step with actions ``(K, A)`` in [-1, 1]; returns observations, rewards, dones and infos."""
-        self.step_async(self.action_scale.to_env(actions))
-        return self.step_wait()  # type: ignore[return-value]

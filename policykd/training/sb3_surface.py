@@ -18,11 +18,13 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 from policykd.learners.elsewhere import ELSEWHERE
 
 if TYPE_CHECKING:
+    from policykd.learners import Learner
     from policykd.memory import SharedReplay
+    from policykd.training.progress import Progress
     from policykd.training.run_folder import RunFolder
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -35,17 +37,22 @@ class SB3Surface:
 
     if TYPE_CHECKING:
         env_id: str
-        method_name: str
-        backbone: str
         peers: int
         seeds: tuple[int, ...]
-        num_timesteps: int
-        episodes: list[deque[dict[str, float]]]
+        run: Progress
         memories: dict[str, Any]
-        learner: Any
+        learner: Learner
         folder: RunFolder | None
-        logger: Any
         _logger: Logger | None
+
+        @property
+        def method_name(self) -> str: ...  # noqa: D102
+
+        @property
+        def backbone(self) -> str: ...  # noqa: D102
+
+        @property
+        def logger(self) -> Logger: ...  # noqa: D102
 
     verbose = 0
     _vec_normalize_env = None
@@ -55,13 +62,13 @@ class SB3Surface:
         groups = f"{self.peers} peers x {len(self.seeds)} seeds" if self.peers > 1 else f"{len(self.seeds)} learners"
         return (
             f"{type(self).__name__}({self.env_id}, method={self.method_name}, backbone={self.backbone}, {groups}, "
-            f"{self.num_timesteps:,} steps)"
+            f"{self.run.num_timesteps:,} steps)"
         )
 
     @property
     def ep_info_buffer(self) -> deque[dict[str, float]]:
         """The latest episodes of all learners, 100 of each, as SB3's Monitor tells of them (r, l, t)."""
-        return deque(episode for episodes in self.episodes for episode in episodes)
+        return deque(episode for episodes in self.run.episodes for episode in episodes)
 
     @property
     def ep_success_buffer(self) -> deque[float]:
@@ -88,8 +95,8 @@ class SB3Surface:
 
     def dump_logs(self) -> None:
         """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
-        self.logger.record("time/total_timesteps", self.num_timesteps)
-        self.logger.dump(self.num_timesteps)
+        self.logger.record("time/total_timesteps", self.run.num_timesteps)
+        self.logger.dump(self.run.num_timesteps)
 
     def get_parameters(self) -> dict[str, Any]:
         """Tensors of all learners and of their optimisers by name, with the learner axis first: ``(K, ...)``."""
@@ -153,6 +160,7 @@ def _place(argument: str, signature: inspect.Signature) -> str:
     """Where an unknown argument belongs, as the end of an error line."""
     if argument in ELSEWHERE:
         return f"; {ELSEWHERE[argument]}"
-    if any(hasattr(kind, argument) for kind in (*CONFIGS.values(), *TAUGHT_CONFIGS.values())):
+    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
+    if any(argument in kind.__dataclass_fields__ for kind in kinds):
         return f"; it is a setting: config={{{argument!r}: ...}}"
     return nearest(argument, signature.parameters)
