@@ -59,7 +59,8 @@ class SB3Surface:
     """Learners see raw observations: PPO normalises them by itself."""
 
     def __repr__(self) -> str:
-        groups = f"{self.peers} peers x {len(self.seeds)} seeds" if self.peers > 1 else f"{len(self.seeds)} learners"
+        seeds = f"{len(self.seeds)} {'seed' if len(self.seeds) == 1 else 'seeds'}"
+        groups = f"{self.peers} peers x {seeds}" if self.peers > 1 else seeds
         return (
             f"{type(self).__name__}({self.env_id}, method={self.method_name}, backbone={self.backbone}, {groups}, "
             f"{self.run.num_timesteps:,} steps)"
