@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from policykd import PolicyKDError, native
+from policykd import native
 from policykd.core.networks import MLP, Adam, gradient
 from policykd.native import build, kernels
 
@@ -327,7 +327,7 @@ def test_threads_are_used_and_given_back():
     with native.threads() as most:
         assert most == native.cores()
     for wrong in (0, "two"):
-        with pytest.raises(PolicyKDError, match=r'must be a positive number or "auto"'), native.threads(wrong):
+        with pytest.raises(ValueError, match=r'must be a positive number or "auto"'), native.threads(wrong):
             pass
 
 
@@ -389,6 +389,12 @@ def test_inside_compiled_functions(backend):
     torch.testing.assert_close(found, expected_gradient)
     torch.testing.assert_close(info["value"], expected_info["value"])
     torch.testing.assert_close(before, expected_before)
+
+
+def test_importing_the_kernels_does_not_import_the_compiler():
+    program = "import sys, policykd.core.networks; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["False"], result.stderr
 
 
 OPERATORS = """

@@ -1,6 +1,6 @@
 """The kernels of MLPs beside one another and torch's products, in turn in one process, by CPU time of one thread.
 
-    python experiments/speed/kernels.py --help
+    python -m experiments.speed.kernels --help
 
 Columns: microseconds of one call (median, and the quarter below it) and GFLOP/s of its products.
 """
@@ -62,7 +62,7 @@ def variants(options: Options) -> dict[str, tuple[Callable[[], object], float]]:
 
     for activation in ("relu", "tanh", "elu"):
         for norm in (False, True):
-            network = MLP(options.sizes, activation=activation, layer_norm=norm)  # type: ignore[arg-type]
+            network = MLP(options.sizes, activation=activation, layer_norm=norm)
             found[f"{activation}{' norm' if norm else ''}"] = step(network), products(options)
     width = max(options.sizes)
     a, b = torch.randn(options.batch, width), torch.randn(width, width)

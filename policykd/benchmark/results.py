@@ -20,7 +20,7 @@ from typing import Any
 from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, parse_spec
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_bytes
+from policykd.core.files import remove_unfinished, write_bytes
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
 SPEC = "spec.yaml"
@@ -73,6 +73,11 @@ class Store:
         elif self._remote.exists(f"{self._root}/{name}"):
             self._remote.rm_file(f"{self._root}/{name}")
 
+    def tidy(self) -> None:
+        """Remove what a driver left that was killed while it wrote."""
+        if self._remote is None:
+            remove_unfinished(Path(self.place))
+
     def names(self) -> list[str]:
         """Every file, sorted."""
         if self._remote is not None:
@@ -106,6 +111,7 @@ class Results:
             raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
         if before != text:
             self.store.write(SPEC, text)
+        self.store.tidy()
 
     def spec(self) -> Spec:
         """The benchmark whose results these are.

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,19 @@ CHECKED = 256
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+
+
+class Difference(NamedTuple):
+    """How far actions are from the learner's, in actions scaled to [-1, 1]."""
+
+    worst: float
+    mean: float
+    observations: int
+    """At how many it was measured."""
+
+
+Check = Callable[[Exportable, int, Act, str], Difference]
+"""How far a function is from learner k of an agent; raises where it is too far."""
 
 
 class DeployedPolicy(nn.Module):
@@ -124,24 +138,28 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: Exportable, k: int, act: Act, what: str) -> float:
-    """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
+def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
+    """How far ``act`` is from learner ``k`` at random observations.
 
     Raises:
-        PolicyKDError: it is above ``TOLERANCE``.
+        PolicyKDError: by more than ``TOLERANCE``.
     """
-    observations = _observations(agent, k)
+    difference = compare(agent, k, act, random_observations(agent, k))
+    if not difference.worst <= TOLERANCE:
+        raise PolicyKDError(
+            f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+        )
+    return difference
+
+
+def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
+    """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
     half = agent.action_scale.half_range
     distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / np.where(half > 0, half, 1.0)
-    worst = float(distances.max())
-    if not worst <= TOLERANCE:
-        raise PolicyKDError(
-            f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
-        )
-    return worst
+    return Difference(float(distances.max()), float(distances.mean()), len(observations))
 
 
-def _observations(agent: Exportable, k: int) -> np.ndarray:
+def random_observations(agent: Exportable, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -161,13 +179,30 @@ def description(agent: Exportable) -> str:
 def write_checked(
     agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
+    """``write_compared`` by ``check``; returns the largest distance."""
+    return write_compared(agent, k, path, write, read).worst
+
+
+def write_compared(
+    agent: Exportable,
+    k: int,
+    path: Path,
+    write: Callable[[Path], None],
+    read: Callable[[Path], Act],
+    checked: Check | None = None,
+) -> Difference:
     """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
 
-    Returns:
-        The largest distance, in actions scaled to [-1, 1].
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        write: writes it.
+        read: reads it as those who deploy it do.
+        checked: what its actions must pass; None is ``check``.
 
     Raises:
-        PolicyKDError: it is too large, or ``path`` exists.
+        PolicyKDError: it does not, or ``path`` exists.
     """
     require_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,12 +210,12 @@ def write_checked(
         temporary = Path(folder) / path.name
         write(temporary)
         act = read(temporary)
-        worst = check(agent, k, act, str(path))
-        one = _observations(agent, k)[:1]
+        difference = (checked or check)(agent, k, act, str(path))
+        one = random_observations(agent, k)[:1]
         if act(one).shape != (1, len(agent.action_scale.low)):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
         shutil.move(temporary, path)
-    return worst
+    return difference
 
 
 def require_free(path: Path) -> None:

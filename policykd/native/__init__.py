@@ -15,14 +15,18 @@ from torch.autograd.function import once_differentiable
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
 from policykd.native.threads import cores, threads
-from policykd.native.traced import prepare as prepare_to_compile
 
 __all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
 
 
-@torch.compiler.assume_constant_result
 def _ready() -> bool:
     return torch.get_num_threads() == 1 and kernels.available()
+
+
+def prepare_to_compile() -> None:
+    """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
+    torch.compiler.assume_constant_result(_ready)  # not a decorator: it imports the compiler, for seconds
+    traced.prepare()
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:

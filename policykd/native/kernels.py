@@ -33,11 +33,16 @@ def reason() -> str:
     return _load()[1]
 
 
-def _library() -> ctypes.CDLL:
-    library, why = _load()
-    if library is None:
+def library() -> ctypes.CDLL:
+    """The loaded kernels.
+
+    Raises:
+        RuntimeError: they are not available.
+    """
+    loaded, why = _load()
+    if loaded is None:
         raise RuntimeError(f"native kernels are not available: {why}")
-    return library
+    return loaded
 
 
 ACTIVATIONS = {"relu": 0, "tanh": 1, "elu": 2}
@@ -46,7 +51,7 @@ ACTIVATIONS = {"relu": 0, "tanh": 1, "elu": 2}
 
 def set_threads(number: int) -> int:
     """Let calls use up to ``number`` threads (64 at most) and return how many it was before."""
-    return _library().set_threads(number)
+    return library().set_threads(number)
 
 
 class _Layout(NamedTuple):
@@ -91,7 +96,7 @@ def forward(
         raise ValueError(f"rows {tuple(rows.shape)} and inputs {tuple(inputs.shape)} do not fit {sizes}")
     outputs = inputs.new_empty(networks, samples, sizes[-1])
     hidden = inputs.new_empty(networks, samples * shape.kept) if keep else None
-    failed = _library().forward(
+    failed = library().forward(
         *(shape.network, networks, samples, rows.data_ptr(), rows.stride(0), inputs.data_ptr(), *inputs.stride()),
         *(None if hidden is None else hidden.data_ptr(), outputs.data_ptr()),
     )
@@ -131,7 +136,7 @@ def backward(
     networks, samples, width = inputs.shape
     row_gradient = inputs.new_empty(networks, shape.length) if to_rows else None
     input_gradient = inputs.new_empty(networks, samples, width) if to_inputs else None
-    failed = _library().backward(
+    failed = library().backward(
         *(shape.network, networks, samples, rows.data_ptr(), rows.stride(0), inputs.data_ptr(), *inputs.stride()),
         *(hidden.data_ptr(), gradient.data_ptr(), *gradient.stride()),
         None if row_gradient is None else row_gradient.data_ptr(),
@@ -180,7 +185,7 @@ def adam_(
         address: Any = rates.data_ptr()
     else:
         address = ctypes.byref(ctypes.c_float(rates))
-    _library().adam(
+    library().adam(
         *(*rows.shape, rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
         *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
         *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),

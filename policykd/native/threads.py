@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from policykd.core.errors import PolicyKDError
 from policykd.native import kernels
 
 
@@ -31,12 +30,12 @@ def threads(number: int | Literal["auto"] = "auto", learners: int | None = None)
         the most threads that calls may use; 1 where there are no kernels.
 
     Raises:
-        PolicyKDError: fewer than one thread.
+        ValueError: fewer than one thread.
     """
     if number == "auto":
         number = min(cores(), learners or cores())
     if not isinstance(number, int) or number < 1:
-        raise PolicyKDError(f'threads={number!r} must be a positive number or "auto"')
+        raise ValueError(f'threads={number!r} must be a positive number or "auto"')
     if not kernels.available():
         yield 1
         return

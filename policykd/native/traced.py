@@ -88,6 +88,8 @@ for _name, _, _shape in _operators:
 @cache
 def prepare() -> None:
     """Give the operators their kernels, if there are any; to be called before anything with them is compiled."""
+    # Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
+    torch.compiler.allow_in_graph(_differentiable)
     if not kernels.available():
         return
     try:
@@ -117,8 +119,6 @@ class _MLP(torch.autograd.Function):
         return results[0] if to_rows else None, results[1] if to_inputs else None, None, None, None
 
 
-# Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
-@torch.compiler.allow_in_graph
 def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
     return _MLP.apply(rows, inputs, sizes, activation, norm)[0]
 

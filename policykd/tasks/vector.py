@@ -8,15 +8,39 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from policykd.core.files import naming
 from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
 
 KEPT_EPISODES = 100
 """Episodes that a Monitor remembers; all of them are in its file."""
+
+
+class EpisodeLog(ResultsWriter):
+    """A ``monitor.csv`` whose errors name the file."""
+
+    @classmethod
+    def monitor(cls, env: gym.Env, filename: str | None, append: bool) -> Monitor:
+        """SB3's ``Monitor`` that writes through one."""
+        monitor = Monitor(env)
+        if filename is not None:
+            header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": str(env.spec and env.spec.id)}
+            with naming(filename):
+                monitor.results_writer = cls(filename, header=header, override_existing=not append)
+        return monitor
+
+    def write_row(self, epinfo: dict[str, float]) -> None:
+        """Append one episode.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with naming(self.file_handler.name):
+            super().write_row(epinfo)
 
 
 class LearnerEnvs(DummyVecEnv):
@@ -35,7 +59,7 @@ class LearnerEnvs(DummyVecEnv):
         def monitored(k: int, n: int) -> Callable[[], gym.Env]:
             name = "monitor.csv" if n_envs == 1 else f"{n}.monitor.csv"
             filename = None if folders is None else str(folders[k] / name)
-            return lambda: Monitor(factory(), filename, override_existing=not append)
+            return lambda: EpisodeLog.monitor(factory(), filename, append)
 
         super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
         observation_space, action_space = check_spaces(self.envs[0])

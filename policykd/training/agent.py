@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -18,8 +17,11 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
+from policykd.core.compute import find_device, one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type
+from policykd.core.files import CHECKPOINT
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.registry import name_of
 from policykd.core.seeding import env_seed, stream
@@ -31,19 +33,18 @@ from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import find_device
 from policykd.training.collector import Collector
-from policykd.training.failure import saved_on_failure
-from policykd.training.loop import Hooks, interruptible, one_thread, train
+from policykd.training.faults import watched
+from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 from policykd.training.sb3_surface import SB3Surface
 
 log = logging.getLogger("policykd")
-LearnerChoice = int | Literal["best"]
+LearnerChoice = int | Literal["best", "group", "greedy"]
 A = TypeVar("A", bound="Agent")
 
 
@@ -100,14 +101,19 @@ class Agent(SB3Surface):
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
 
-    def _create_folder(self, run_dir: str | Path | None) -> None:
-        """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
+    def write_into(self, run_dir: str | Path | None) -> None:
+        """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
+
+        Raises:
+            PolicyKDError: it holds something already, or cannot be made.
+        """
         if run_dir is not None:
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
+        return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
 
     @property
     def method_name(self) -> str:
@@ -117,7 +123,7 @@ class Agent(SB3Surface):
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders."""
-        return self.method_name.replace(":", "_")
+        return self.method_name
 
     @property
     def backbone(self) -> str:
@@ -193,24 +199,19 @@ class Agent(SB3Surface):
     def get_env(self) -> LearnerEnvs:
         """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
         if self.envs is None:
+            folders = None if self.folder is None else self.folder.learner_folders
             resumed = self._resumed
             if resumed is not None and self.folder is not None:
                 self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
-            envs = self.make_envs(append=resumed is not None)
+            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
             if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                observations = envs.start(seeds)
+                observations = self.envs.start(seeds)
             else:
                 latest = np.array(resumed["last_observations"], np.float32)
-                observations = snapshot.restore_envs(envs, resumed["envs"], latest, self.env_id)
-            self.envs = envs
-            self.collector.attach(envs, observations)
+                observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
+            self.collector.attach(self.envs, observations)
         return self.envs
-
-    def make_envs(self, append: bool) -> LearnerEnvs:
-        """New training environments; ``append`` goes on writing their Monitors' files."""
-        folders = None if self.folder is None else self.folder.learner_folders
-        return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
@@ -222,29 +223,32 @@ class Agent(SB3Surface):
             progress_bar: show a live progress bar with the latest returns.
 
         Raises:
-            PolicyKDError: the task failed (the run is saved and can go on), or a file could not be written.
+            PolicyKDError: the environment returned a NaN or raised, a file could not be written, or another process
+                writes into the run's folder; the line says what was saved.
         """
-        total_timesteps = as_type("total_timesteps", total_timesteps, int)
+        with watched(self.folder, self.save):
+            self._learn(as_type("total_timesteps", total_timesteps, int), _callbacks(callback), progress_bar)
+        return self
+
+    def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
         run, end = self.run, self.num_timesteps + total_timesteps
         run.aim(end)
         self.ready(total_timesteps)
-        callbacks = _callbacks(callback)
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
-        with bar, one_thread(), interruptible() as interrupted, saved_on_failure(self):
+        with bar, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
-            train(self.recipe, run, self.hooks(callbacks, bar, interrupted.is_set), end)
+            train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()
-            if not interrupted.is_set() and run.evaluation_steps[-1:] != [run.num_timesteps]:
-                self._evaluate()
+            if not run.evaluated:
+                self._evaluate(interrupts)
             self._checkpoint()
         callbacks.on_training_end()
-        if interrupted.is_set():
+        if interrupts.is_set():
             where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
             print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
-            raise KeyboardInterrupt
-        return self
+            interrupts.check()
 
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
@@ -260,31 +264,37 @@ class Agent(SB3Surface):
         self,
         callback: BaseCallback | None = None,
         bar: tqdm | ProgressLines | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        interrupts: Interrupts | None = None,
     ) -> Hooks:
         """What the training loop calls beside learning."""
         config, records, recipe = self.config, self.records, self.recipe
+        interrupts = interrupts or Interrupts()
         return Hooks(
             lambda info: records.log(info, recipe.n_updates),
-            self._evaluate,
+            lambda: self._evaluate(interrupts),
             self._checkpoint,
             config.log_freq,
             config.eval_freq,
             config.checkpoint_freq,
             callback,
             bar,
-            interrupted,
+            interrupts.is_set,
         )
 
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
         return self.learner.gradient_steps_in(steps)
 
-    def _evaluate(self) -> None:
-        """Evaluate all learners and record it, unless that is switched off."""
+    def _evaluate(self, interrupts: Interrupts) -> None:
+        """Evaluate all learners and record it, unless that is switched off; a signal puts it off for later."""
         if self.config.n_eval_episodes == 0:
             return
-        self.records.evaluated(self.evaluate(), self._save_best)
+        try:
+            with interrupts.raising():
+                result = self.evaluate()
+        except Stopped:
+            return
+        self.records.evaluated(result, self._save_best)
 
     def _save_best(self, k: int) -> None:
         assert self.folder is not None
@@ -295,6 +305,7 @@ class Agent(SB3Surface):
 
     def _checkpoint(self) -> None:
         if self.folder is not None:
+            self.folder.check()
             self.save(self.folder.checkpoint, include_replay=True)
 
     def predict(

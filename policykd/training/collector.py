@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from policykd.core.errors import PolicyKDError
 from policykd.tasks.contract import TaskError
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training.progress import Progress
@@ -33,7 +35,7 @@ class Collector:
     """Steps the environments and keeps count of it.
 
     Args:
-        env_id: the task, for errors (``failure`` adds where).
+        env_id: the task, for errors.
         n_envs: environments N of each learner.
         run: how far the run has come.
     """
@@ -44,6 +46,8 @@ class Collector:
 
     def __init__(self, env_id: str, n_envs: int, run: Progress) -> None:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
+        self.actor_in: Callable[[int], int] = lambda e: e // n_envs
+        """The learner that acts in environment e."""
 
     def attach(self, envs: LearnerEnvs, observations: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
@@ -57,19 +61,22 @@ class Collector:
             scaled: whether they are in [-1, 1]; else in the task's units, and clipped to its bounds.
 
         Raises:
-            TaskError: the task raised or broke its interface, or a number is not finite; ``env`` says which one.
+            PolicyKDError: the task raised or broke Gymnasium's interface, or a number is not finite.
         """
         envs, run = self.envs, self.run
         scale = envs.action_scale
         envs.actions = scale.to_env(actions) if scaled else scale.clip(actions)
-        observations, rewards, dones, infos = envs.step_all()
+        try:
+            observations, rewards, dones, infos = envs.step_all()
+        except TaskError as error:
+            raise self._failed(str(error), error.env or 0) from error.__cause__
         truncated, next_observations = np.zeros(len(dones), bool), observations
         if dones.any():
             next_observations = observations.copy()
             for e in np.flatnonzero(dones):
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
-                run.episodes[e // self.n_envs].append(infos[e]["episode"])
+                run.episodes[self.actor_in(int(e))].append(infos[e]["episode"])
                 run.n_episodes += 1
         finite = np.isfinite(rewards).all() and np.isfinite(next_observations).all()
         if not finite or (next_observations is not observations and not np.isfinite(observations).all()):
@@ -88,6 +95,11 @@ class Collector:
         bad = ~np.isfinite(rewards) | ~np.logical_and.reduce([np.isfinite(o).all(1) for o in observations])
         e = int(np.flatnonzero(bad)[0])
         what = "an observation" if np.isfinite(rewards[e]) else "a reward"
-        error = TaskError(f"environment: {self.env_id} returned {what} that is not finite")
-        error.env = e
-        raise error
+        raise self._failed(f"environment: {self.env_id} returned {what} that is not finite", e)
+
+    def _failed(self, text: str, e: int) -> PolicyKDError:
+        """What environment ``e`` did wrong, with when and for whom."""
+        run, k = self.run, self.actor_in(e)
+        seed, peer = run.learners[k]
+        step = run.num_timesteps // run.steps_at_once + 1
+        return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer})")

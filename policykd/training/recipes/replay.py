@@ -16,6 +16,7 @@ from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.memory.replay import Batch, SharedReplay
+from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 
@@ -50,11 +51,19 @@ class LearnFromReplay:
         self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
         self.exploration, self.sampling, self.group_size = exploration, sampling, peers
         self.n_updates = 0
+        self.allocation: Allocation | None = None
+        if config.allocation == "best" and peers > 1:
+            groups = len(sampling) // peers
+            self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
+            collector.actor_in = self.allocation.actor_in
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
+        if self.allocation is not None:
+            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in np.flatnonzero(step.dones)}
+            self.allocation.stepped(step.dones, ended_returns)
         ended = step.dones & ~step.truncated
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
@@ -68,7 +77,19 @@ class LearnFromReplay:
         noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
         inputs = torch.from_numpy(observations).to(device).unsqueeze(1)
         with torch.no_grad():
+            if self.allocation is not None:
+                return self._act_as_dealt(self.allocation, inputs, noise)
             return learner.explore(learner.actor, inputs, noise).squeeze(1).cpu().numpy()
+
+    def _act_as_dealt(self, allocation: Allocation, inputs: Tensor, noise: Tensor) -> np.ndarray:
+        """Every peer answers at all states of its group, and the one that acts there is heard: ``(K, A)``."""
+        learner, peers = self.learner, self.group_size
+        everybody = [
+            part.view(-1, 1, peers, part.shape[-1]).expand(-1, peers, -1, -1).flatten(0, 1) for part in (inputs, noise)
+        ]
+        answers = learner.explore(learner.actor, everybody[0], everybody[1]).unflatten(0, (-1, peers))
+        heard = np.arange(len(answers))[:, None], allocation.acting, np.arange(peers)[None]
+        return answers.cpu().numpy()[heard].reshape(len(inputs), -1)
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
@@ -86,12 +107,15 @@ class LearnFromReplay:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps."""
-        return {"n_updates": self.n_updates}
+        """The number of gradient steps, and who acts."""
+        dealt = {} if self.allocation is None else {"allocation": self.allocation.state()}
+        return {"n_updates": self.n_updates, **dealt}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.n_updates = state["n_updates"]
+        if self.allocation is not None and "allocation" in state:
+            self.allocation.restore(state["allocation"])
 
 
 class PeersOnReplay(LearnFromReplay):
