@@ -281,7 +281,9 @@ def broken():
 @pytest.mark.parametrize("what", ["reward", "infinite reward", "observation"])
 def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken, what):
     said = refused(*_train("--env", broken(what), "--checkpoint-freq", "100", "--total-timesteps", "400"))
-    assert f"returned a {what.split()[-1]} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
+    named = "an observation" if what == "observation" else "a reward"
+    assert f"returned {named} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
+    assert "--resume goes on from the last checkpoint" in said
     kept = DualStudent.load(tmp_path / "run", env=POINT)
     assert kept.num_timesteps == 100
     assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))

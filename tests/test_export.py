@@ -89,9 +89,9 @@ def test_torchscript(student, tmp_path):
 def test_sb3(student, tmp_path):
     assert to_zip(student, LEARNER, tmp_path / "task.zip") <= 1e-5
     model, env = MODELS[student.backbone].load(tmp_path / "task.zip"), None
-    if (tmp_path / "task").exists():
+    if (tmp_path / "task" / "vecnormalize.pkl").exists():
         env = VecNormalize.load(str(tmp_path / "task" / "vecnormalize.pkl"), DummyVecEnv([Lopsided]))
-        assert not env.training
+        assert not env.training and not env.norm_reward
     assert (env is not None) == getattr(student.config, "normalize_observation", False)
 
     def act(inputs):
@@ -169,13 +169,15 @@ def test_the_command_writes_what_was_asked(run, tmp_path, capfd):
     before = contents(run)
     out = tmp_path / "out"
     main(["export", str(run), "--format", "sb3", "torchscript", "--out", str(out), "--learner", "0"])
-    assert sorted(contents(out)) == ["PolicyKD-PointReach-v0.pt", "PolicyKD-PointReach-v0.zip"]
+    agents = ["PolicyKD-PointReach-v0.pt", "PolicyKD-PointReach-v0.zip"]
+    beside = {f"PolicyKD-PointReach-v0/{name}.yml" for name in ("args", "config")}
+    assert contents(out).keys() == {*agents, *beside}
     said = capfd.readouterr()
     assert said.out.startswith(f"learner 0 of {run} (PolicyKD/PointReach-v0)")
     assert said.out.count("differs by at most") == 2 and said.err == ""
     student = DualStudent.load(run)
     inputs = np.zeros((1, student.observation_space.shape[0]), np.float32)
-    for name in contents(out):
+    for name in agents:
         acts = Teacher.load(out / name).predict(inputs)[0]
         np.testing.assert_allclose(acts, student.predict(inputs, learner=0)[0], atol=2e-5)
     assert contents(run) == before

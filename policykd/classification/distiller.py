@@ -114,6 +114,10 @@ class Distiller(Training):
             if accelerator.is_main_process:
                 self.folder.create(self.settings)
 
+    def __repr__(self) -> str:
+        names = (type(network).__name__ for network in (self.student, self.teacher) if network is not None)
+        return f"Distiller(method={self.method_name}, {' taught by '.join(names)}, {self.n_updates:,} steps)"
+
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""

@@ -14,9 +14,10 @@ import numpy as np
 import tyro
 
 from policykd.benchmark import students
+from policykd.cli.numbers import REGISTRY
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change, require
+from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
@@ -168,6 +169,8 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
 
 
 def _outcome(agent: TeacherStudent) -> str:
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     last = agent.evaluations[-1].returns
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
 
@@ -185,10 +188,11 @@ def _options(words: Sequence[str]) -> DistillOptions[Any]:
     start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
     return tyro.cli(
         DistillOptions[kind],  # type: ignore[valid-type]
-        args=list(words),
+        args=split_linear(words, kind),
         default=start,
         prog="policykd distill",
         description=DistillOptions.__doc__,
+        registry=REGISTRY,
     )
 
 

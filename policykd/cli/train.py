@@ -14,12 +14,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
+from policykd.cli.numbers import REGISTRY
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change, require
+from policykd.core.fields import change, require, split_linear
 from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
-from policykd.tasks.spaces import find_task
+from policykd.tasks.spaces import find_task, short_id
 from policykd.training import snapshot
 from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent, resolve_config
@@ -103,6 +104,8 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, total_timesteps - agent.num_timesteps), progress_bar=True)
     say(_outcome(agent))
+    if not agent.evaluations:
+        return
     curves = [
         Curve(
             f"seed {seed}, peer {peer}",
@@ -129,8 +132,15 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
-    kind = kind[LEARNERS[backbone].config_type]
-    return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
+    settings_type = LEARNERS[backbone].config_type
+    return tyro.cli(
+        kind[settings_type],
+        args=split_linear(arguments, settings_type),
+        default=start,
+        prog="policykd train",
+        description=TrainOptions.__doc__,
+        registry=REGISTRY,
+    )
 
 
 def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
@@ -175,7 +185,7 @@ def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
 
 
 def _next_run(options: TrainOptions[Any]) -> Path:
-    name = f"{options.env.replace('/', '-')}_{options.method}-{options.backbone}"
+    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
     number = 1
     while (folder := Path("runs") / f"{name}_{number}").exists():
         number += 1
@@ -183,5 +193,7 @@ def _next_run(options: TrainOptions[Any]) -> Path:
 
 
 def _outcome(agent: DualStudent) -> str:
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     last = agent.evaluations[-1].returns
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"

@@ -96,9 +96,13 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 def load(path: Path) -> dict[str, Any]:
     """Read back what ``save`` wrote; tensors come as CPU tensors, arrays as numpy arrays.
 
+    A file without its ending ``.safetensors`` is found, as agents' ``save`` adds it.
+
     Raises:
         PolicyKDError: there is no such file, it is cut short, or it is no checkpoint of policykd.
     """
+    completed = path.with_name(f"{path.name}.safetensors")
+    path = completed if completed.is_file() and not path.exists() else path
     if not path.is_file():
         raise PolicyKDError(f"checkpoint: there is no file {path}")
     try:
@@ -109,6 +113,15 @@ def load(path: Path) -> dict[str, Any]:
             return _put_arrays(json.loads(metadata["state"]), file)
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise PolicyKDError(f"checkpoint: {path} is damaged or not a checkpoint of policykd ({error})") from None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one that ``save`` wrote, whatever it is called (SB3's callbacks call it ``.zip``)."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,6 +17,7 @@ import tyro
 
 from policykd.core.fields import change, require
 from policykd.core.registry import NAME, NUMBER
+from policykd.learners import elsewhere
 
 Function = Callable[..., Any]
 
@@ -72,10 +73,11 @@ class DistillationConfig:
 class RunConfig:
     """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
 
+    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are no settings here
     eval_freq: int = 10_000
     """Evaluate all learners every so many steps. 0 evaluates only at the end."""
     n_eval_episodes: int = 10
-    """Episodes per learner and evaluation."""
+    """Episodes per learner and evaluation. 0 never evaluates, so that nothing is called best."""
     log_freq: int = 2_000
     """Write a row of progress every so many steps."""
     checkpoint_freq: int = 50_000
@@ -84,7 +86,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         require(self.eval_freq >= 0, "eval_freq", self.eval_freq, "must not be negative (0: only at the end)")
-        require(self.n_eval_episodes >= 1, "n_eval_episodes", self.n_eval_episodes, "must be positive")
+        require(self.n_eval_episodes >= 0, "n_eval_episodes", self.n_eval_episodes, "must not be negative (0: never)")
         require(self.log_freq >= 1, "log_freq", self.log_freq, "must be positive")
         require(self.checkpoint_freq >= 0, "checkpoint_freq", self.checkpoint_freq, "must not be negative")
         for name, value in vars(self).items():

@@ -17,6 +17,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from policykd.tasks.contract import CheckedTask, layers
+
 _SCALARS = (type(None), bool, int, float, str)
 
 # What a constructor was told or opened, and caches of it: the new environment keeps its own.
@@ -80,11 +82,8 @@ def unsaved_state(env: gym.Env) -> list[str]:
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
-    """Yield the environment and what it wraps, from the outside to the task itself."""
-    yield env
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        yield env
+    """Yield the environment and what it wraps, without policykd's own check, which has no state."""
+    return (layer for layer in layers(env) if not isinstance(layer, CheckedTask))
 
 
 def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:

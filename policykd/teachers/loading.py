@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
@@ -68,7 +69,7 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
 
 def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
     path = _file(path)
-    if path.suffix == ".safetensors" or path.name == CHECKPOINT:
+    if path.suffix == ".safetensors" or path.name == CHECKPOINT or is_checkpoint(path):
         return _own(path, env, options, device)
     given = statistics.read(options.vecnormalize, options.trust)
     if path.suffix == ".onnx":

@@ -65,6 +65,9 @@ class Teacher:
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
 
+    def __repr__(self) -> str:
+        return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"
+
     @classmethod
     def load(
         cls,

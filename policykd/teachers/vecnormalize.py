@@ -19,6 +19,7 @@ from numpy._core import multiarray, numeric  # where pickles of arrays say their
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.normaliser import TRAINED_ON_SCALED
 
 
 class Normaliser(NamedTuple):
@@ -141,7 +142,7 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
         if vec_normalize.norm_obs:
             mean, variance = (_vector(getattr(vec_normalize.obs_rms, name)) for name in ("mean", "var"))
             std = (variance + epsilon).sqrt()
-        scaled = bool(vec_normalize.norm_reward)
+        scaled = bool(getattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward))
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
         raise PolicyKDError(

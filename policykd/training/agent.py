@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
-from policykd.core.compute import find_device, one_line, one_thread
+from policykd.core.compute import find_device, one_thread
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type
 from policykd.core.files import CHECKPOINT
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
@@ -28,6 +29,7 @@ from policykd.learners import LEARNERS, Learner
 from policykd.learners.config import Config
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluation, Evaluator
+from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
@@ -35,9 +37,11 @@ from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
+from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
+from policykd.training.sb3_surface import SB3Surface
 
 log = logging.getLogger("policykd")
 LearnerChoice = int | Literal["best", "group", "greedy"]
@@ -54,7 +58,7 @@ class Memory(Protocol):
         """Go on from such a content."""
 
 
-class Agent:
+class Agent(SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     peers: int
@@ -74,12 +78,10 @@ class Agent:
         """Find the task and look at its spaces."""
         self.env_id, self.factory, self.made_by_id = find_task(env)
         self.device = find_device(device)
-        try:
-            probe = self.factory()
-        except (gym.error.Error, ImportError) as error:
-            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {one_line(error)}") from None
+        probe = self.factory()
         try:
             self.observation_space, self.action_space = check_spaces(probe)
+            try_out(probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
@@ -91,7 +93,7 @@ class Agent:
         self.collector = Collector(self.env_id, self.n_envs, self.run)
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.streams: snapshot.Streams = streams
-        bounds = self.action_scale.low, self.action_scale.high
+        bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
         self.learner = learner_type.make(*self.sizes, self.config, streams["learner"], self.device, *bounds)
         self.folder: RunFolder | None = None
         self.evaluator: Evaluator | None = None
@@ -211,15 +213,6 @@ class Agent:
             self.collector.attach(self.envs, observations)
         return self.envs
 
-    def get_vec_normalize_env(self) -> None:
-        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
-        return None
-
-    def dump_logs(self) -> None:
-        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
-        self.logger.record("time/total_timesteps", self.num_timesteps)
-        self.logger.dump(self.num_timesteps)
-
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
 
@@ -234,7 +227,7 @@ class Agent:
                 writes into the run's folder; the line says what was saved.
         """
         with watched(self.folder, self.save):
-            self._learn(total_timesteps, _callbacks(callback), progress_bar)
+            self._learn(as_type("total_timesteps", total_timesteps, int), _callbacks(callback), progress_bar)
         return self
 
     def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
@@ -243,8 +236,7 @@ class Agent:
         self.ready(total_timesteps)
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
-        shown = None if progress_bar else True  # None shows the bar on a terminal only
-        bar = tqdm(total=end, initial=self.num_timesteps, unit="step", smoothing=0.05, disable=shown)
+        bar = make_bar(end, self.num_timesteps, progress_bar)
         with bar, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
@@ -271,7 +263,7 @@ class Agent:
     def hooks(
         self,
         callback: BaseCallback | None = None,
-        bar: tqdm | None = None,
+        bar: tqdm | ProgressLines | None = None,
         interrupts: Interrupts | None = None,
     ) -> Hooks:
         """What the training loop calls beside learning."""
@@ -294,7 +286,9 @@ class Agent:
         return self.learner.gradient_steps_in(steps)
 
     def _evaluate(self, interrupts: Interrupts) -> None:
-        """Evaluate all learners and record it; a signal puts it off until the run goes on."""
+        """Evaluate all learners and record it, unless that is switched off; a signal puts it off for later."""
+        if self.config.n_eval_episodes == 0:
+            return
         try:
             with interrupts.raising():
                 result = self.evaluate()
@@ -307,7 +301,7 @@ class Agent:
         if export.sb3_twin(self.learner) is None:
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
-            self.folder.save_model(k, self.to_sb3(k))
+            self.folder.save_model(k, self.to_sb3(k), export.zoo_settings(self, k))
 
     def _checkpoint(self) -> None:
         if self.folder is not None:
@@ -342,7 +336,7 @@ class Agent:
                 noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
                 noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
                 actions = self.learner.explore(self.learner.actor, inputs, noises)
-        scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
+        scaled = self.action_scale.to_env(actions[k].cpu().numpy())
         return scaled.reshape(*np.shape(observation)[:-1], -1), state
 
     def view(self, observation: np.ndarray) -> np.ndarray:

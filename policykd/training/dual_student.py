@@ -26,6 +26,7 @@ from policykd.training.arguments import check_seeds
 from policykd.training.group import Rule, distil_group, group_actions
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
+from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
@@ -49,6 +50,7 @@ class DualStudent(Agent):
         PolicyKDError: anything of this cannot work; the text is one line.
     """
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
@@ -273,6 +275,7 @@ def check_vary(config: Config, peers: int) -> None:
 
 def _check_peers(method: PeerMethod, peers: int) -> int:
     least = 2 if method.source is not None else 1
+    peers = peers.item() if isinstance(peers, np.integer) else peers
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
     return peers

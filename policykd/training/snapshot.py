@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import Linear
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
@@ -31,6 +32,8 @@ def plain(config: Config) -> dict[str, Any]:
     tables |= {"network": NETWORKS, "critic_network": NETWORKS}
 
     def value_of(name: str, value: Any) -> Any:
+        if isinstance(value, Linear):
+            return str(value)  # which ``change`` reads
         if callable(value):
             return name_of(value, tables.get(name, {}))
         return list(value) if isinstance(value, tuple) else value

@@ -33,6 +33,7 @@ from policykd.training.recipes.fine_tune import FineTune, Span
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
+from policykd.training.sb3_surface import explains_arguments
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
@@ -62,6 +63,7 @@ class TeacherStudent(Agent):
 
     peers = 1
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
