@@ -1,7 +1,7 @@
 """How much memory does saving take? The peak of this process while it saves and loads an agent with a large replay.
 
-    python scripts/checkpoint_memory.py
-    python scripts/checkpoint_memory.py --help
+    python -m experiments.memory.checkpoint
+    python -m experiments.memory.checkpoint --help
 
 Compares the checkpoint's own writer with the library's, which builds the whole file in memory. Reads the peak from
 /proc (Linux) and writes ``results/memory/checkpoint.csv``; exits with 1 where saving takes over 5 % of the replay.
@@ -73,7 +73,7 @@ def by_the_library(agent: DualStudent, path: Path) -> None:
 def main(options: Options) -> int:
     """Measure; returns the exit status."""
     if not RESET.exists():
-        print(f"checkpoint_memory: this system has no {RESET}; nothing was measured")
+        print(f"checkpoint: this system has no {RESET}; nothing was measured")
         return 0
     row = 4 * (2 * 4 + 2 + 3)
     agent = DualStudent(TASK, config={"buffer_size": options.megabytes * 10**6 // (2 * row), "net_arch": (8, 8)})
