@@ -15,7 +15,7 @@ from tiny import POINT, TINY, contents
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.cli import main
-from policykd.export import c_code, compiled, deploy
+from policykd.export import Policy, c_code, compiled, deploy
 from policykd.export.c import to_c
 from policykd.export.calibration import visited_states
 from policykd.export.compiled import CompiledPolicy
@@ -107,7 +107,7 @@ def test_a_mean_far_from_zero_costs_no_accuracy(tmp_path):
     inputs = (12345.678 + 5 * np.random.default_rng(0).standard_normal((200, 5))).astype(np.float32)
     expected = agent.predict(inputs, learner=0)[0]
     assert expected.std(0).min() > 1e-3
-    np.testing.assert_allclose(load_policy(agent, 0).predict(inputs)[0], expected, atol=2e-5)
+    np.testing.assert_allclose(Policy(agent, 0).predict(inputs)[0], expected, atol=2e-5)
 
 
 def test_each_observation_has_a_range_of_its_own():
@@ -142,15 +142,17 @@ def test_without_a_compiler_the_files_are_written_and_say_so(student, tmp_path, 
     assert not size.compiled and size.code is None
     text = (tmp_path / "policy" / "policy.h").read_text()
     assert "code not measured" in text and "nothing compiles here" in text
-    policy = load_policy(student, 1)
+    policy = Policy(student, 1)
     assert policy.computed_by == "numpy"
+    with pytest.raises(PolicyKDError, match=r"cannot be compiled here \(no C compiler found\)"):
+        Policy(student, 1, computed_by="c")
     np.testing.assert_allclose(
         policy.predict(observations())[0], student.predict(observations(), learner=1)[0], atol=2e-5
     )
 
 
 def test_the_fast_policy_is_the_learner(student):
-    policy, inputs = load_policy(student, 1), observations(50)
+    policy, inputs = Policy(student, 1), observations(50)
     expected = student.predict(inputs, learner=1)[0]
     np.testing.assert_allclose(policy.predict(inputs)[0], expected, atol=2e-5)
     first = policy(inputs[0])

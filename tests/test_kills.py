@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
-PROGRAM = Path(__file__).with_name("kills.py")
+PROGRAM = Path(__file__).parent / "support" / "kills.py"
 
 
 def _kill(*words):

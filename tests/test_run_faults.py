@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import torch
 from tiny import POINT, TINY, contents, flags, logged_steps, progress, start
 
 from policykd.cli import main
@@ -107,6 +108,32 @@ def test_cooperation_begins_anew_where_it_was_killed_and_knows_when_it_is_finish
     assert "seed was 0, now 1" in refused(capsys, *words, run, "--resume", "--seed", "1")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "cuda"], "cuda"),
+        (["--teacher-epochs", "0"], "epochs=0"),
+        (["--method", "fitnets", "--student-features", "nowhere", "--teacher-features", "hidden.0.0"], "nowhere"),
+        (["--method", "rkd", "--student-features", "hidden.0.0", "--teacher-features", "hidden.9"], "hidden.9"),
+    ],
+)
+def test_a_classifier_that_is_refused_leaves_no_half_of_a_teacher(tmp_path, capsys, words, said):
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    common = ["classify", "--device", "cpu", "--examples", "100", "--teacher-widths", "8", "--student-widths", "4"]
+    assert said in refused(capsys, *common, *words, "--run-dir", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_of_a_weak_teacher_is_refused_before_anything_is_written(tmp_path, capsys):
+    DualStudent(POINT, method="independent", peers=1, config=TINY).save(tmp_path / "weak")
+    before = contents(tmp_path)
+    words = ["distill", "--env", POINT, "--teacher", tmp_path / "weak.safetensors", "--run-dir", tmp_path / "run"]
+    line = refused(capsys, *words)
+    assert "it has nothing to teach" in line
+    assert contents(tmp_path) == before and not (tmp_path / "run").exists()
+
+
 # Signals
 
 
@@ -192,7 +219,7 @@ def test_a_torn_row_is_cut_and_new_columns_replace_the_file_at_once(tmp_path, mo
     whole = path.read_text()
     for torn in ("0.5,1500", "0.5,150", "0.5,", "0.5", "0", '"0'):
         path.write_text(f"{whole.rpartition('0.5,')[0]}{torn}")
-        progress_csv.rewind(path, 10_000)
+        progress_csv.rewind(path, 10_000, None)
         assert path.read_text() == f"loss,{STEPS}\n0.5,50\n0.5,100\n"
     log = ProgressCSV(path)
 
@@ -206,6 +233,35 @@ def test_a_torn_row_is_cut_and_new_columns_replace_the_file_at_once(tmp_path, mo
     assert contents(tmp_path) == {"progress.csv": before}
     ProgressCSV(path).write({STEPS: 150, "new": 1.0}, {STEPS: (), "new": ()})
     assert path.read_text() == f"loss,{STEPS},new\n0.5,50,\n0.5,100,\n,150,1.0\n"
+
+
+def test_rows_after_a_checkpoint_go_also_where_their_steps_are_those_of_the_checkpoint(tmp_path):
+    """The evaluation after the last step comes after the checkpoint that is due at that step."""
+    settings = {**TINY, "checkpoint_freq": 50, "log_freq": 50, "eval_freq": 0}
+    run = tmp_path / "run"
+    agent = DualStudent(POINT, config=settings, run_dir=run)
+    save = DualStudent.save
+
+    def killed(self, path, include_replay=False):
+        save(self, path, include_replay)
+        if self.num_timesteps == 100:
+            raise SystemExit  # after the checkpoint in the loop, before the last evaluation
+
+    agent.save = killed.__get__(agent)
+    with pytest.raises(SystemExit):
+        agent.learn(100)
+    left = [contents(run)]
+    for _ in range(2):  # the second time with the row of an evaluation whose checkpoint was not written
+        again = DualStudent.load(run)
+        again.save = killed.__get__(again)
+        with pytest.raises(SystemExit):
+            again.learn(0)
+        left.append(contents(run))
+        (run / "checkpoint.safetensors").write_bytes(left[0]["checkpoint.safetensors"])
+    DualStudent.load(run).learn(0)
+    assert list(progress(run)[STEPS].astype(int)) == [50, 100, 100]
+    for folder in agent.folder.learner_folders:
+        assert list(progress(folder)[STEPS].astype(int)) == [50, 100, 100]
 
 
 # One writer

@@ -21,11 +21,10 @@ import torch
 
 from policykd.core.compute import one_thread
 from policykd.core.files import write_text
-from policykd.export import deploy, to_sb3
+from policykd.export import Policy, deploy, to_sb3
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.plain import flatten, quantise
-from policykd.training.loading import load_policy
 from policykd.training.teacher_student import TeacherStudent
 
 Act = Callable[[np.ndarray], object]
@@ -56,8 +55,8 @@ def actors(agent: TeacherStudent, states: np.ndarray, folder: Path) -> dict[str,
         "TorchScript": lambda observation: program(torch.from_numpy(observation[None])).numpy(),
         "ONNX": onnx("policy.onnx"),
         "ONNX int8": onnx("int8.onnx"),
-        "`load_policy`, NumPy": load_policy(agent, 0, computed_by="numpy"),
-        "`load_policy`, C": load_policy(agent, 0, computed_by="c"),
+        "`load_policy`, NumPy": Policy(agent, 0, computed_by="numpy"),
+        "`load_policy`, C": Policy(agent, 0, computed_by="c"),
         "C int8 through ctypes": CompiledPolicy(quantise(plain, states)),
     }
 

@@ -73,7 +73,7 @@ def by_the_library(agent: DualStudent, path: Path) -> None:
 def main(options: Options) -> int:
     """Measure; returns the exit status."""
     if not RESET.exists():
-        print(f"checkpoint: this system has no {RESET}; nothing was measured")
+        print(f"memory.checkpoint: this system has no {RESET}; nothing was measured")
         return 0
     row = 4 * (2 * 4 + 2 + 3)
     agent = DualStudent(TASK, config={"buffer_size": options.megabytes * 10**6 // (2 * row), "net_arch": (8, 8)})

@@ -15,6 +15,7 @@ from pathlib import Path
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
+from policykd.core import plugins
 from policykd.core.files import write_text
 from policykd.core.interrupts import REQUEUE, terminating
 from policykd.core.lock import alone
@@ -45,6 +46,7 @@ def main(folder: Path) -> int:
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print goes into the log
     try:
+        plugins.load_inherited()
         cell = Cell.from_plain(json.loads((folder / CELL).read_text()))
         with terminating():
             write_text(folder / RESULT, work(cell, folder, lambda steps: lines.write(f"{steps}\n")))

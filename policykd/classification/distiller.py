@@ -135,6 +135,14 @@ class Distiller:
         loop.fit(self, train, validation, augment, callback, progress_bar)
         return self
 
+    def check(self, train: Any) -> None:
+        """Find out whether data, networks and method fit together, before anything is trained or written.
+
+        Raises:
+            PolicyKDError: they do not.
+        """
+        loop.check(self, train)
+
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student on some data (see ``policykd.classification.metrics.metrics``)."""
         return Evaluation(self, data, "evaluation").measure()

@@ -61,6 +61,13 @@ def fit(
         _checkpoint(distiller)
 
 
+def check(distiller: Distiller, train: Any) -> None:
+    """Put everything together for some training data, as ``fit`` does, train nothing, and take it apart again."""
+    batches = loader(train, distiller.config.batch_size, distiller.config.seed, "training")
+    with closing(Trainer(distiller, batches, None, asks=False)):
+        distiller.method, distiller.plan, distiller.optimizers, distiller.schedulers = None, [], {}, {}
+
+
 @contextmanager
 def _told(distiller: Distiller) -> Iterator[Interrupts]:
     """Note signals; the one that ends training is told."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from policykd import __version__
+from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
@@ -35,12 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
-        print("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
+        usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
+        print(f"{usage}\n\n" + "\n".join(lines))
         return
     if arguments[0] == "--version":
         print(f"policykd {__version__}")
         return
-    guarded(lambda: _dispatch(*arguments))
+    guarded(lambda: _run(arguments))
 
 
 def guarded(job: Callable[[], None]) -> None:
@@ -63,6 +65,15 @@ def _mendable() -> tuple[type[Exception], ...]:
     if "gymnasium" in sys.modules:  # a broken environment
         errors += (sys.modules["gymnasium"].error.Error,)
     return errors
+
+
+def _run(arguments: list[str]) -> None:
+    """Import the plugins that are named, then do what is asked for."""
+    modules, rest = plugins.take(arguments)
+    plugins.load(modules)
+    if not rest:
+        raise PolicyKDError(f"command: say what to do: {', '.join(COMMANDS)}")
+    _dispatch(*rest)
 
 
 def _dispatch(name: str, *arguments: str) -> None:

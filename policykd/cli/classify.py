@@ -26,10 +26,12 @@ from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
+from policykd.distillation.supervised.method import TrainingConfig
 from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.training.begin import OPTIONS, check_options
 from policykd.training.run_folder import holds_nothing
@@ -88,11 +90,16 @@ def run(arguments: Sequence[str]) -> None:
         )
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    # After all that may be missing: a run that cannot start leaves nothing behind.
+    student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+    untrained = teacher is None and METHODS[options.method].uses_teacher
+    if untrained:
+        teacher = _new_teacher(options, splits)
+    # After all that may be wrong: a run that cannot start leaves nothing behind.
+    check(options, student, teacher, splits.train, untrained)
     with run_folder(options, "classify") as folder:
-        if teacher is None and METHODS[options.method].uses_teacher:
-            teacher = _trained_teacher(options, splits, folder)
-        student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+        if untrained:
+            tell(f"training the teacher, {options.teacher_epochs} passes")
+            train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
         tell(
             f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
             f"student {parameters(student):,} parameters"
@@ -219,18 +226,24 @@ def _teacher_seed(options: ClassifyOptions[Any]) -> int:
     return options.config.seed + 1000
 
 
-def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
-    """A teacher that learns from labels, in the run's folder."""
-    teacher = _new_teacher(options, splits)
-    tell(f"training the teacher, {options.teacher_epochs} passes")
-    train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
-    return teacher
+def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
+    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
+    if teaches_first:
+        change(TrainingConfig(), _teacher_settings(options, options.config.seed))
+    Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
 
 
-def train_teacher(options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int) -> None:
+def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
+    settings = {name: getattr(options.config, name) for name in COMMON}
+    return settings | {"epochs": options.teacher_epochs, "seed": seed}
+
+
+def train_teacher(
+    options: Any, teacher: nn.Module | None, train: Any, validation: Any, folder: Path, seed: int
+) -> None:
     """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
-    config = {name: getattr(options.config, name) for name in COMMON}
-    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    assert teacher is not None
+    config = _teacher_settings(options, seed)
     distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(train, validation, progress_bar=True)
 

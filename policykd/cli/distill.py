@@ -124,7 +124,7 @@ def _train(
 def _begin(
     options: DistillOptions[Any], env: str, teachers: list[Teacher], config: Any, folder: Path
 ) -> TeacherStudent:
-    return TeacherStudent(
+    agent = TeacherStudent(
         env,
         teachers,
         method=options.method,
@@ -133,8 +133,10 @@ def _begin(
         config=config,
         device=options.device,
         compile="auto" if options.compile == "auto" else options.compile == "yes",
-        run_dir=folder,
     )
+    agent.score_teacher()  # one that has nothing to teach is refused before anything is written
+    agent.write_into(folder)
+    return agent
 
 
 def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: tuple[int, ...], folder: Path) -> None:

@@ -13,7 +13,7 @@ import tyro
 from policykd.classification.models import parameters
 from policykd.classification.text import bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
-from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.cli.classify import asked_method, check, measure, open_distiller, run_folder, tell, train_teacher
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
@@ -71,8 +71,9 @@ def run(arguments: Sequence[str]) -> None:
     )
     student = classifier(layers=options.student_layers)
     teacher = classifier() if METHODS[options.method].uses_teacher else None
+    batches = bucketed(train, options.config.batch_size, options.config.seed)
+    check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
     with run_folder(options, "text") as folder:
-        batches = bucketed(train, options.config.batch_size, options.config.seed)
         tell(
             f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
             f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")

@@ -29,14 +29,14 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class TrainOptions(Generic[C]):
-    """Train groups of peers that learn from one another."""
+    """Train groups of peers that learn from one another; --vary NAME VALUE VALUE gives a setting a value per peer."""
 
     env: str = "HalfCheetah-v5"
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
-    """How each learner improves by itself."""
+    backbone: str = "ddpg"
+    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin."""
     peers: int = 2
     """Learners per group."""
     seeds: tuple[int, ...] = (0,)
@@ -117,6 +117,7 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
 
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
+    vary, arguments = take_vary(arguments)
     first = argparse.ArgumentParser(prog="policykd train", add_help=False, allow_abbrev=False)
     for name in ("--env", "--backbone", "--preset", "--config-file"):
         first.add_argument(*dict.fromkeys((name, name.replace("config-file", "config_file"))))
@@ -125,11 +126,36 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
-    config = change(resolve_config(preset, backbone, env), settings)
+    config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
     kind = kind[LEARNERS[backbone].config_type]
     return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
+
+
+def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
+
+    Raises:
+        PolicyKDError: a name without values, or a value that is no number.
+    """
+    vary: dict[str, tuple[float, ...]] = {}
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word != "--vary":
+            rest.append(word)
+            continue
+        words = []
+        while left and not left[0].startswith("--"):
+            words.append(left.pop(0))
+        try:
+            name, *values = words
+            vary[name.replace("-", "_")] = tuple(float(value) for value in values)
+        except ValueError:
+            raise PolicyKDError(f"vary: needs a setting and a number per peer, got {' '.join(words)!r}") from None
+    return vary, rest
 
 
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:

@@ -54,9 +54,9 @@ def name_of(part: Any, table: Mapping[str, Any]) -> str:
 NAME = PrimitiveConstructorSpec[Any](
     nargs=1,
     metavar="NAME",
-    instance_from_str=lambda words: words[0],
+    instance_from_str=lambda words: None if words[0] == "None" else words[0],
     is_instance=lambda value: True,
-    str_from_instance=lambda value: [name_of(value, {})],
+    str_from_instance=lambda value: ["None" if value is None else name_of(value, {})],
 )
 """For a command line: a setting that takes a name there, and an object too in Python."""
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.export.compiled import CompiledPolicy
-from policykd.export.plain import PlainPolicy
+from policykd.export.deployed import deploy
+from policykd.export.exportable import Exportable
+from policykd.export.plain import flatten
 from policykd.native.build import Unavailable
 
 Computed = Literal["auto", "c", "numpy"]
@@ -18,22 +20,35 @@ Computed = Literal["auto", "c", "numpy"]
 class Policy:
     """Raw observations to actions in the task's units; its normaliser is inside. One thread at a time.
 
-    Made by ``load_policy``. Calling it with one observation is the fast way; ``predict`` speaks SB3's protocol.
+    Calling it with one observation is the fast way; ``predict`` speaks SB3's protocol. ``load_policy`` of
+    ``policykd.training.loading`` makes one of a run folder.
+
+    Args:
+        agent: whose learner.
+        learner: its index, or "best".
+        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
+
+    Raises:
+        PolicyKDError: there is no such learner, or it cannot be exported; or no compiler, where one was insisted on.
     """
 
     computed_by: Literal["c", "numpy"]
     """C, compiled here, or NumPy."""
 
-    def __init__(self, plain: PlainPolicy, computed_by: Computed = "auto") -> None:
+    def __init__(
+        self, agent: Exportable, learner: int | Literal["best"] = "best", computed_by: Computed = "auto"
+    ) -> None:
+        plain = flatten(deploy(agent, agent.learner_index(learner)))
         self.observation_size, self.action_size = plain.sizes[0], plain.sizes[-1]
         self._act: Callable[[np.ndarray], np.ndarray] = plain
         self.computed_by = "numpy"
-        if computed_by != "numpy":
-            try:
-                self._act, self.computed_by = CompiledPolicy(plain), "c"
-            except Unavailable:
-                if computed_by == "c":
-                    raise
+        if computed_by == "numpy":
+            return
+        try:
+            self._act, self.computed_by = CompiledPolicy(plain), "c"
+        except Unavailable as unavailable:
+            if computed_by == "c":
+                raise PolicyKDError(f"policy: cannot be compiled here ({unavailable}): use computed_by=numpy") from None
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """The action ``(A,)`` at one raw observation ``(O,)``."""

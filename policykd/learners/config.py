@@ -119,11 +119,11 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
     """Activation function of the hidden layers."""
     layer_norm: bool = False
     """Normalise every hidden layer before its activation (Ba et al. 2016)."""
-    network: Annotated[Function | None, tyro.conf.Suppress] = None
-    """In Python: makes the actor's network of (inputs, outputs), and the critic's where that has none of its own; a
-    ``policykd.core.networks.Network``. None is an MLP of the settings above."""
-    critic_network: Annotated[Function | None, tyro.conf.Suppress] = None
-    """In Python: makes the critic's network of (inputs, outputs)."""
+    network: Annotated[str | Function | None, NAME] = None
+    """Makes the actor's network of (inputs, outputs), and the critic's where that has none of its own: a function, or
+    its name in ``NETWORKS``. None is an MLP of the settings above."""
+    critic_network: Annotated[str | Function | None, NAME] = None
+    """Makes the critic's network of (inputs, outputs)."""
     vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary."""
     allocation: typing.Literal["equal", "best"] = "equal"
@@ -190,7 +190,7 @@ class DDPGConfig(OffPolicyConfig):
         super().__post_init__()
         require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
         require(
-            not isinstance(self.divergence, str) or self.divergence.startswith(("action_", "auto", "own:")),
+            self.divergence not in ("gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"),
             "divergence",
             self.divergence,
             "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",
@@ -310,11 +310,11 @@ class PPOConfig(DistillationConfig, RunConfig):
     """Activation function of the hidden layers."""
     layer_norm: bool = False
     """Normalise every hidden layer before its activation (Ba et al. 2016)."""
-    network: Annotated[Function | None, tyro.conf.Suppress] = None
-    """In Python: makes the policy's network of (inputs, outputs), and the value network where that has none of its
-    own; a ``policykd.core.networks.Network``. None is an MLP of the settings above."""
-    critic_network: Annotated[Function | None, tyro.conf.Suppress] = None
-    """In Python: makes the value network of (inputs, outputs)."""
+    network: Annotated[str | Function | None, NAME] = None
+    """Makes the policy's network of (inputs, outputs), and the value network where that has none of its own: a
+    function, or its name in ``NETWORKS``. None is an MLP of the settings above."""
+    critic_network: Annotated[str | Function | None, NAME] = None
+    """Makes the value network of (inputs, outputs)."""
     ortho_init: bool = True
     """Begin with orthogonal weights; False: as torch's linear layers do."""
     log_std_init: float = 0.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from policykd.core.networks import MLP, Network
+from policykd.core.registry import find
 from policykd.learners.config import OffPolicyConfig
 
 
@@ -54,6 +55,10 @@ def per_action(setting: float | Tensor) -> float | Tensor:
     return setting.unsqueeze(-1) if isinstance(setting, Tensor) else setting
 
 
+NETWORKS: dict[str, Callable[[int, int], Network]] = {}
+"""Makers of networks by name, for command lines and benchmark files; rows may be added."""
+
+
 def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) -> tuple[Network, Network]:
     """Actor and critic network of these settings: MLPs, or what ``config.network`` and ``config.critic_network`` make.
 
@@ -67,6 +72,6 @@ def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) ->
     def mlp(inputs: int, outputs: int) -> Network:
         return MLP((inputs, *config.net_arch, outputs), activation=config.activation_fn, layer_norm=config.layer_norm)
 
-    actor = config.network or mlp
-    critic = config.critic_network or config.network or mlp
+    actor = mlp if config.network is None else find("network", config.network, NETWORKS)
+    critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
     return actor(inputs, outputs), critic(critic_inputs, 1)

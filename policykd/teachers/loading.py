@@ -16,7 +16,7 @@ from torch import nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
-from policykd.teachers.policy import Policy, normalised
+from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.task import TaskSpaces
 
 log = logging.getLogger("policykd")
@@ -47,6 +47,9 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
         chain, missing = statistics.of_live(source, options.vecnormalize, options.trust, policy.source)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
     given = statistics.read(options.vecnormalize, options.trust)
+    if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
+        policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)
+        return normalised(policy, given, device)
     if hasattr(source, "to_sb3"):  # an agent of policykd
         model = source.to_sb3()
         chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")

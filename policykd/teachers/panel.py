@@ -65,12 +65,12 @@ class Panel:
         """Returns of the teachers acting as one, and of random actions from the same starts."""
         if len(self.teachers) == 1:
             return self.teachers[0].score(env, n_episodes, seed)
+        return score(self.source, env, self.act, n_episodes, seed)
 
-        def act(observations: np.ndarray) -> np.ndarray:
-            packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
-            return Labels.unpack(packed).policy.actions[0].numpy()
-
-        return score(self.source, env, act, n_episodes, seed)
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(B, A)`` in [-1, 1], without noise, at raw observations ``(B, O)``."""
+        packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
+        return Labels.unpack(packed).policy.actions[0].numpy()
 
     @torch.no_grad()
     def answer(self, observations: Tensor) -> Tensor:

@@ -122,19 +122,18 @@ def _names(states: list[State]) -> str:
 
 def _into(network: nn.Module, states: list[State], path: Path, task: TaskSpaces | None, device: torch.device) -> Policy:
     """The user's network with the file's weights."""
-    wanted = set(network.state_dict())
-    state = next((state for state in states if set(state) == wanted), None)
-    if state is None:
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    fitting = [state for state in states if {name: tensor.shape for name, tensor in state.items()} == wanted]
+    if not fitting:
+        first = ", ".join(f"{name} {tuple(size)}" for name, size in list(wanted.items())[:2])
         raise PolicyKDError(
-            f"teacher: the network has {', '.join(sorted(wanted)[:3])}, ... and {path} has {_names(states)}: no part "
-            "of it has just the network's names"
+            f"teacher: the network has {first}, ... and {path} has {_names(states)}: no part of it has "
+            "just the network's names and shapes"
         )
+    if len(fitting) > 1:
+        log.warning("teacher %s holds %d networks like this one; the first is the teacher", path, len(fitting))
     filled = copied(network)
-    try:
-        filled.load_state_dict(state)
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        raise PolicyKDError(f"teacher: the weights in {path} are not the network's: {text:.160}") from None
+    filled.load_state_dict(fitting[0])
     return from_module(filled, str(path), task, device)
 
 

@@ -99,14 +99,19 @@ class Agent:
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
 
-    def _create_folder(self, run_dir: str | Path | None) -> None:
-        """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
+    def write_into(self, run_dir: str | Path | None) -> None:
+        """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
+
+        Raises:
+            PolicyKDError: it holds something already, or cannot be made.
+        """
         if run_dir is not None:
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
+        return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
 
     @property
     def method_name(self) -> str:
@@ -116,7 +121,7 @@ class Agent:
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders."""
-        return self.method_name.replace(":", "_")
+        return self.method_name
 
     @property
     def backbone(self) -> str:

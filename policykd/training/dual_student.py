@@ -75,7 +75,7 @@ class DualStudent(Agent):
         self.compile = compile
         self._build(learner_type)
         self._make_recipe()
-        self._create_folder(run_dir)
+        self.write_into(run_dir)
 
     @property
     def method_name(self) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 
-from policykd.export.deployed import deploy
-from policykd.export.plain import flatten
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.spaces import EnvFactory
 from policykd.training.agent import Agent, LearnerChoice, read
@@ -28,18 +25,14 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
 
 
 def load_policy(
-    source: str | Path | Agent, learner: LearnerChoice = "best", env: Any = None, computed_by: Computed = "auto"
+    path: str | Path,
+    learner: LearnerChoice = "best",
+    env: str | gym.Env | EnvFactory | None = None,
+    computed_by: Computed = "auto",
 ) -> Policy:
-    """A learner of a run folder, a checkpoint or a live agent, as it is now.
-
-    Args:
-        source: a run folder, a file that ``save`` wrote, or an agent.
-        learner: its index, or "best".
-        env: the task, where it is not registered.
-        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
+    """A learner of a run folder or checkpoint as a fast function of one observation.
 
     Raises:
-        PolicyKDError: it cannot be read, or there is no such learner.
+        PolicyKDError: as ``load_agent`` and ``Policy``.
     """
-    agent = load_agent(source, env, device="cpu") if isinstance(source, str | Path) else source
-    return Policy(flatten(deploy(agent, agent.learner_index(learner))), computed_by)
+    return Policy(load_agent(path, env, device="cpu"), learner, computed_by)

@@ -58,19 +58,31 @@ class ProgressCSV(CSVOutputFormat):
         _append(self.path, row.encode())
 
 
-def rewind(path: Path, num_timesteps: int) -> None:
-    """Take back rows later than ``num_timesteps``, and a last one that was not written to its end."""
+def lines(path: Path) -> int:
+    """Lines below the header, to come back to by ``rewind``: columns may be added to them meanwhile."""
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+
+def rewind(path: Path, num_timesteps: int, kept: int | None) -> None:
+    """Take back rows that came later.
+
+    Args:
+        path: the file.
+        num_timesteps: rows of later steps go, and a last one that was not written to its end.
+        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too.
+            Checkpoints of earlier versions do not know it.
+    """
     if not path.exists():
         return
-    header, rows = _read(path)
+    header, rows = _read(path, kept)
     column = header.index(STEPS) if STEPS in header else 0
     _write(path, header, [row for row in rows if row[column] and int(float(row[column])) <= num_timesteps])
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Columns and whole rows of a file, none where there is none."""
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
+def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Columns and whole rows of a file, of its first lines below the header; none where there is no file or no row."""
+    text = path.read_text() if path.exists() and lines != 0 else ""
+    whole = "".join(f"{line}\n" for line in text.split("\n")[:-1][: None if lines is None else lines + 1])
     header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
     return header, [row for row in rows if len(row) == len(header)]
 

@@ -93,8 +93,9 @@ class RunFolder:
         return open_logger(self.path)
 
     def log_sizes(self) -> dict[str, int]:
-        """Length of every log that only grows, to cut it back when the run goes on from a checkpoint."""
-        return {str(file.relative_to(self.path)): file.stat().st_size for file in self._growing_logs()}
+        """Bytes of every log that only grows, lines of every table: where to cut when a run goes on from here."""
+        sizes = {str(file.relative_to(self.path)): file.stat().st_size for file in self._growing_logs()}
+        return sizes | {str(file.relative_to(self.path)): progress_csv.lines(file) for file in self._progress()}
 
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
         """Take back what was logged after the checkpoint: a killed run may have gone on for a while.
@@ -114,8 +115,8 @@ class RunFolder:
                 file.unlink()
             elif file.stat().st_size > size:
                 os.truncate(file, size)
-        for folder in (self.path, *self.learner_folders):
-            progress_csv.rewind(folder / "progress.csv", num_timesteps)
+        for file in self._progress():
+            progress_csv.rewind(file, num_timesteps, sizes.get(str(file.relative_to(self.path))))
 
     def write_evaluations(
         self, k: int, name: str, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray
@@ -138,6 +139,9 @@ class RunFolder:
     def _make_folders(self) -> None:
         for folder in self.learner_folders:
             folder.mkdir(parents=True, exist_ok=True)
+
+    def _progress(self) -> list[Path]:
+        return [folder / "progress.csv" for folder in (self.path, *self.learner_folders)]
 
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)

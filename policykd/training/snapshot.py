@@ -16,6 +16,7 @@ from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
+from policykd.learners.settings import NETWORKS
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.vector import LearnerEnvs
 
@@ -27,6 +28,7 @@ def plain(config: Config) -> dict[str, Any]:
     """A config as JSON reads it back; functions by the name under which they are known, or "own:" and theirs."""
     divergences = ChainMap(TEACHER_DIVERGENCES, DIVERGENCES)
     tables: dict[str, Mapping[str, Any]] = {"divergence": divergences, "distill_schedule": SCHEDULES}
+    tables |= {"network": NETWORKS, "critic_network": NETWORKS}
 
     def value_of(name: str, value: Any) -> Any:
         if callable(value):

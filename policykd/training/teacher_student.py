@@ -98,7 +98,7 @@ class TeacherStudent(Agent):
         check_method(self.method, self.teaching, learner_type, panel)
         self._build(learner_type)
         self._make_recipe(panel)
-        self._create_folder(run_dir)
+        self.write_into(run_dir)
 
     @property
     def method_name(self) -> str:
@@ -108,7 +108,7 @@ class TeacherStudent(Agent):
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders: the one that distilled."""
-        return name_of(self.method, TEACHER_METHODS).replace(":", "_")
+        return name_of(self.method, TEACHER_METHODS)
 
     @property
     def teaching(self) -> TeachingConfig:

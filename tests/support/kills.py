@@ -1,7 +1,7 @@
 """Kill whole command lines at random, go on with --resume, and see that they end as if nothing had happened.
 
-    python tests/kills.py --kills 200 --out results/kills
-    python tests/kills.py --kills 20 --cases train-td3 classify
+    python tests/support/kills.py --kills 200 --out results/kills
+    python tests/support/kills.py --kills 20 --cases train-td3 classify
 
 Every command is a process of its own, forked from this one, which has imported everything: start-up would take most of
 the time. It dies by SIGKILL or SIGTERM at a random time; or by its own hand in the middle of a write: half of a file is
@@ -36,7 +36,6 @@ import safetensors.torch
 import torch
 import tyro
 import yaml
-from test_teacher_student import COPY, expert
 from tiny import CLOCK, POINT, TINY, differences
 from tiny_benchmark import TINY as BENCHMARK
 
@@ -54,8 +53,17 @@ ON_POLICY = {
     **{"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8},
     **{"n_eval_episodes": 1, "log_freq": 50, "eval_freq": 96, "checkpoint_freq": 128},
 }
-TAUGHT = {**COPY, "n_steps": 16, "n_envs": 2, "batch_size": 16, "n_epochs": 1, "checkpoint_freq": 40, "log_freq": 20}
+TAUGHT_ALONE = {
+    **{"net_arch": (8, 8), "eval_freq": 0, "n_eval_episodes": 1, "log_freq": 20, "teacher_episodes": 2},
+    **{"round_steps": 40, "round_updates": 20, "distill_batch_size": 32, "dataset_size": 5000},
+}
+TAUGHT = {**TAUGHT_ALONE, "n_steps": 16, "n_envs": 2, "batch_size": 16, "n_epochs": 1, "checkpoint_freq": 40}
 CLASSIFIER = {"examples": 200, "teacher_widths": 16, "student_widths": 8, "teacher_epochs": 3, "epochs": 4}
+
+
+def expert(observation: np.ndarray) -> np.ndarray:
+    """The proportional controller of PointReach."""
+    return np.clip(10 * observation[2:4], -1, 1)
 
 
 def words(settings: dict[str, Any]) -> list[str]:
@@ -70,7 +78,7 @@ def words(settings: dict[str, Any]) -> list[str]:
 def cases(folder: Path) -> dict[str, list[str]]:
     """Command lines by name; a folder of their run is to be added."""
     teacher = folder / "teacher.safetensors"
-    TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(teacher)
+    TeacherStudent(POINT, expert, config={**TAUGHT_ALONE, "round_updates": 100}).learn(400).save(teacher)
     spec = {**BENCHMARK, "methods": ["sb3", "dpd"], "settings": {**BENCHMARK["settings"]}}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     train = ["train", "--env", POINT, "--seeds", "0", "3"]
@@ -336,6 +344,8 @@ class Options:
     """Of the times and places."""
     jobs: int = 1
     """Processes that kill."""
+    minutes: float = 10_000
+    """Stop after so long."""
     in_a_row: int = 3
     """Kills of one run at most."""
     out: Path | None = None
@@ -367,8 +377,9 @@ def fork_job(victims: list[Victim], options: Options, job: int, kills: int) -> i
     status = 70
     try:
         chance, found = random.Random(options.seed * options.jobs + job), list[Kill]()
+        began = time.monotonic()
         for turn in itertools.count():
-            if len(found) >= kills:
+            if len(found) >= kills or time.monotonic() - began > 60 * options.minutes:
                 break
             victim = victims[(turn + job) % len(victims)]
             in_a_row = min(kills - len(found), chance.randint(1, options.in_a_row))
