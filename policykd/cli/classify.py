@@ -69,7 +69,7 @@ class ClassifyOptions(Generic[C]):
     """Weights of trained teachers, the best_model.safetensors of runs; several are an ensemble. Default: train one
     from labels first."""
     teacher_epochs: int = 20
-    """Passes over the training data for such a teacher."""
+    """Epochs of training for such a teacher."""
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     check(options, student, teacher, splits.train, untrained)
     with run_folder(options, "classify") as folder:
         if untrained:
-            tell(f"training the teacher, {options.teacher_epochs} passes")
+            tell(f"training the teacher, {options.teacher_epochs} epochs")
             train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
         tell(
             f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
@@ -254,7 +254,7 @@ def open_distiller(
     """A distiller that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        tell(f"going on with {folder.name} after {distiller.passes} passes")
+        tell(f"going on with {folder.name} after {distiller.passes} epochs")
         return distiller
     if options.resume and _is_first():  # killed before its first checkpoint: it begins anew
         shutil.rmtree(folder, ignore_errors=True)

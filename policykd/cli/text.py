@@ -36,13 +36,13 @@ class TextOptions(Generic[C]):
     method: str = "reaugkd"
     """How the student learns (a name of the methods table)."""
     student_layers: int = 2
-    """The student begins as so many first layers of the teacher's folder."""
+    """Layers of the student, which is initialised with the teacher's first ones."""
     teacher_epochs: int = 3
-    """Passes that fine-tune the teacher first; 0: it has been."""
+    """Epochs of fine-tuning the teacher first; 0: it has been fine-tuned."""
     max_length: int = 128
     """Tokens kept of a text."""
     freeze_embeddings: bool = True
-    """Whether word embeddings stay as they are."""
+    """Freeze the word embeddings."""
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> None:
         )
         tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
         if teacher is not None and options.teacher_epochs:
-            tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
+            tell(f"fine-tuning the teacher, {options.teacher_epochs} epochs")
             train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed)
         distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
         distiller.fit(batches, tuple(validation), progress_bar=True)
