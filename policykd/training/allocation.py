@@ -36,7 +36,7 @@ class Allocation:
     def actor_in(self, environment: int) -> int:
         """The learner that acts in an environment."""
         group, place = divmod(environment, self.acting.shape[1])
-        return environment - place + int(self.acting[group, place])
+        return int(environment - place + self.acting[group, place])
 
     def best(self, group: int) -> int | None:
         """The best peer of a group by its latest training episodes; None while some peer has too few."""

@@ -134,7 +134,7 @@ class DualStudent(Agent):
             episodes: how many of the latest episodes are averaged.
         """
         means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
-        places = means.reshape(-1, self.peers).argmax(1)
+        places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
         return places + np.arange(len(places)) * self.peers
 
     def ship(
@@ -256,7 +256,8 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
-    return arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
+    kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
+    return kept
 
 
 def check_vary(config: Config, peers: int) -> None:

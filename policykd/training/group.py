@@ -35,7 +35,8 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     everybody = observations.repeat_interleave(peers, dim=0)
     actions = learner.policy(learner.actor, everybody).unflatten(0, (-1, peers))
     if rule == "mean":
-        return actions.mean(1)
+        mean: Tensor = actions.mean(1)
+        return mean
     if not isinstance(learner, OffPolicyLearner):
         raise PolicyKDError(f"learner: greedy needs critics Q(s, a), and {learner.name} has none: use group")
     groups, _, batch, size = actions.shape
@@ -43,7 +44,8 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     candidates = actions.reshape(groups, 1, peers * batch, size).expand(-1, peers, -1, -1).flatten(0, 1)
     values = learner.q_values(learner.critic, everybody.repeat(1, peers, 1), candidates).amin(1)
     best = values.view(groups, peers, peers, batch).mean(1).argmax(1)
-    return actions.gather(1, best[:, None, :, None].expand(-1, 1, -1, size)).squeeze(1)
+    chosen: Tensor = actions.gather(1, best[:, None, :, None].expand(-1, 1, -1, size)).squeeze(1)
+    return chosen
 
 
 def distil_group(

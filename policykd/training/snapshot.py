@@ -77,7 +77,8 @@ def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: np.ndarray, 
     for env, state in zip(envs.envs, saved, strict=True):
         set_env_state(env, state)
     envs.observations[:] = observations
-    return envs.observations.copy()
+    restored: np.ndarray = envs.observations.copy()
+    return restored
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -353,4 +353,5 @@ def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner
         raise PolicyKDError(
             f"backbone: {learner.name} cannot be a student: its config_type must be a TeachingConfig, too"
         )
-    return arguments.resolve_config(config, kind, learner.name, teaching_preset)
+    kept: Config = arguments.resolve_config(config, kind, learner.name, teaching_preset)
+    return kept

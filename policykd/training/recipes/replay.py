@@ -89,7 +89,8 @@ class LearnFromReplay:
         ]
         answers = learner.explore(learner.actor, everybody[0], everybody[1]).unflatten(0, (-1, peers))
         heard = np.arange(len(answers))[:, None], allocation.acting, np.arange(peers)[None]
-        return answers.cpu().numpy()[heard].reshape(len(inputs), -1)
+        actions: np.ndarray = answers.cpu().numpy()[heard].reshape(len(inputs), -1)
+        return actions
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
