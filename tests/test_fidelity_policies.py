@@ -9,7 +9,7 @@ from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
 from policykd import DualStudent, TeacherStudent
-from policykd.classification.fidelity import MEASURES
+from policykd.classification.measures.fidelity import MEASURES
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.measure.fidelity import Fidelity, fidelity, report

@@ -134,6 +134,16 @@ def test_a_student_of_a_weak_teacher_is_refused_before_anything_is_written(tmp_p
     assert contents(tmp_path) == before and not (tmp_path / "run").exists()
 
 
+def test_a_cooperation_that_is_refused_leaves_no_folder(tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("x,label\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(30)))
+    (tmp_path / "b.csv").write_text("y,label\n" + "".join(f"{i % 7},{i % 2}\n" for i in range(30)))
+    before = contents(tmp_path)
+    words = ["cooperate", "--data", tmp_path / "a.csv", tmp_path / "b.csv", "--run-dir", tmp_path / "run"]
+    assert "shares no feature name" in refused(capsys, *words)
+    assert contents(tmp_path) == before and not (tmp_path / "run").exists()
+
+
 # Signals
 
 

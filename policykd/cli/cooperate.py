@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +15,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from policykd.classification.data import load
+from policykd.classification.data.sets import load
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
@@ -82,17 +84,31 @@ def run(arguments: Sequence[str]) -> None:
         **dataclasses.asdict(options.search),
     )
     folder = _folder(options)
-    with alone(folder):
+    with _kept_if_used(folder), alone(folder):
         if _is_finished(folder, options):
             say(f"run folder {folder}: finished already")
             return
         say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
-        cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
+        try:
+            cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
+        except PolicyKDError:  # nothing was computed: a run that is refused leaves nothing behind
+            (folder / OPTIONS).unlink()
+            raise
         _write(cooperation, folder)
     lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
     say(lessons.to_string(index=False))
     say(_accuracy_table(cooperation).to_string())
     say(f"run folder {folder}: lessons.csv, accuracy.csv, teaching.png, received/NAME.csv")
+
+
+@contextmanager
+def _kept_if_used(folder: Path) -> Iterator[None]:
+    """Remove a folder in which nothing was left."""
+    try:
+        yield
+    finally:
+        if holds_nothing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(options: CooperateOptions) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import tyro
 from torch import nn
 
-from policykd.classification.data import load
-from policykd.classification.fidelity import report
+from policykd.classification.data.sets import load
+from policykd.classification.measures.fidelity import report
 from policykd.classification.models import make_model
-from policykd.classification.snapshot import load_weights
+from policykd.classification.state import load_weights
 from policykd.cli.classify import read_teacher
 from policykd.cli.output import say
 from policykd.core import checkpoint

@@ -155,6 +155,8 @@ class PolicyOutput(NamedTuple):
     """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
     std: Tensor | None = None
     """Standard deviations ``(K, B, A)`` of the same Gaussians."""
+    logits: Tensor | None = None
+    """Logits ``(K, B, A)`` of policies that choose one of A actions; None elsewhere."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
         """``function`` of every tensor."""

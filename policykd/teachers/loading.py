@@ -45,6 +45,8 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
     if isinstance(source, BaseAlgorithm | BasePolicy):
         policy = sb3.from_live(source, device, options.activation)
         chain, missing = statistics.of_live(source, options.vecnormalize, options.trust, policy.source)
+        if isinstance(source, BaseAlgorithm) and not options.mapped:
+            trained_on.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
     given = statistics.read(options.vecnormalize, options.trust)
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher

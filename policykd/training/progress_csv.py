@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.event_pb2 import Event
@@ -69,8 +69,8 @@ def rewind(path: Path, num_timesteps: int, kept: int | None) -> None:
     Args:
         path: the file.
         num_timesteps: rows of later steps go, and a last one that was not written to its end.
-        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. Those
-            of earlier versions do not know it.
+        kept: ``lines`` at that time: an evaluation after the checkpoint of the last step has its steps, too. None
+            where a checkpoint of an earlier version does not know it.
     """
     if not path.exists():
         return
@@ -109,7 +109,8 @@ class _Summaries(SummaryWriter):
         if self.file_writer is None:
             self.file_writer = _EventFile(self.log_dir)
             self.all_writers = {self.log_dir: self.file_writer}
-        return cast(FileWriter, self.file_writer)
+        writer: FileWriter = self.file_writer
+        return writer
 
 
 class _EventFile(FileWriter):

@@ -224,13 +224,16 @@ class Victim:
 
     def __init__(self, name: str, words: list[str], folder: Path) -> None:
         self.name, self.words, self.folder = name, words, folder
-        self.whole, counts = folder / f"{name}.whole", folder / f"{name}.json"
-        started = time.monotonic()
-        self.log = folder / f"{name}.log"
-        status = wait(fork(command(name, words, self.whole, False), self.log, lambda: count_writes(counts)))
+        self.whole, self.counts, self.log = (folder / f"{name}.{end}" for end in ("whole", "json", "log"))
+        self.started = time.monotonic()
+        self.process = fork(command(name, words, self.whole, False), self.log, lambda: count_writes(self.counts))
+
+    def finish(self) -> None:
+        """Wait for the undisturbed run."""
+        status = wait(self.process)
         assert status == 0, self.log.read_text()
-        self.seconds = time.monotonic() - started
-        self.writes = Writes(**json.loads(counts.read_text()))
+        self.seconds = time.monotonic() - self.started
+        self.writes = Writes(**json.loads(self.counts.read_text()))
 
     def once(self, number: int, kills: int, chance: random.Random) -> list[Kill]:
         """Kill a new run so many times at most, go on to its end, and compare."""
@@ -358,6 +361,8 @@ def run(options: Options) -> int:
     with tempfile.TemporaryDirectory() as place:
         all_cases = cases(Path(place))
         victims = [Victim(name, all_cases[name], Path(place)) for name in options.cases or all_cases]
+        for victim in victims:
+            victim.finish()
         shares = [len(range(job, options.kills, options.jobs)) for job in range(options.jobs)]
         workers = [fork_job(victims, options, job, share) for job, share in enumerate(shares)]
         ends = [wait(worker) for worker in workers]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from policykd.classification.loading import Rows
+from policykd.classification.data.batches import Rows
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 
@@ -35,11 +35,13 @@ class Texts(NamedTuple):
     """The other sentence of each pair; None where texts are single sentences."""
     labels: np.ndarray
     """Classes ``(n,)`` from 0."""
+    names: tuple[str, ...] = ()
+    """Of the classes, in the order of their numbers."""
 
     def take(self, rows: np.ndarray) -> Texts:
         """Some of the texts."""
         second = None if self.second is None else [self.second[row] for row in rows]
-        return Texts([self.first[row] for row in rows], second, self.labels[rows])
+        return Texts([self.first[row] for row in rows], second, self.labels[rows], self.names)
 
 
 class Tokens(NamedTuple):
@@ -51,13 +53,18 @@ class Tokens(NamedTuple):
     """``(n,)`` int64."""
 
 
-def read_texts(folder: str | Path) -> tuple[Texts, Texts]:
+def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[Texts, Texts]:
     """Training texts, and those for testing, from a folder.
 
     It holds ``train.tsv`` and ``dev.tsv`` as GLUE's tasks come: a header with ``label`` and the columns of ``PAIRS`` or
     ``sentence`` (SST-2, RTE, QNLI), MRPC's header, or CoLA's four columns without one. Or it is what
     ``datasets.DatasetDict.save_to_disk`` wrote, with the splits ``train`` and ``validation`` and such columns. Labels
     are classes in the order of their numbers, or of the alphabet.
+
+    Args:
+        folder: where they are.
+        order: names of a model's classes, in its order; where the data have the same names, their classes are numbered
+            so. Case does not count.
 
     Raises:
         PolicyKDError: there is no such folder, a file is of another structure, or labels are fractions.
@@ -68,20 +75,44 @@ def read_texts(folder: str | Path) -> tuple[Texts, Texts]:
         missing = {"train", "validation"} - set(saved)
         if missing:
             raise PolicyKDError(f"data: {folder} has no split {' and '.join(sorted(missing))}, only {', '.join(saved)}")
-        columns = [_columns(saved[split].to_dict(), f"{folder}, {split}") for split in ("train", "validation")]
+        columns = [_saved_columns(saved[split], f"{folder}, {split}") for split in ("train", "validation")]
+        named = list(getattr(saved["train"].features["label"], "names", None) or [])
     else:
+        named = []
         columns = [_read_tsv(folder / f"{split}.tsv") for split in ("train", "dev")]
-    names = {str(label) for part in columns for label in part[2]}
-    fraction = next((name for name in sorted(names) if _is_fraction(name)), None)
-    if fraction is not None:
-        raise PolicyKDError(f"data: {folder} has labels such as {fraction}: scores, not classes")
-    ordered = sorted(names, key=int) if all(name.isdigit() for name in names) else sorted(names)
+    ordered = _class_order({str(label) for part in columns for label in part[2]}, named, order or (), folder)
     numbers = {name: number for number, name in enumerate(ordered)}
-    train, test = (Texts(a, b, np.array([numbers[str(x)] for x in labels])) for a, b, labels in columns)
+    train, test = (Texts(a, b, np.array([numbers[str(x)] for x in labels]), tuple(ordered)) for a, b, labels in columns)
     return train, test
 
 
+def _class_order(names: set[str], named: list[str], order: Sequence[str], folder: Path) -> list[str]:
+    """Names of the classes: in the order of the model, where it has the same, else of the data set, else sorted."""
+    fraction = next((name for name in sorted(names) if _is_fraction(name)), None)
+    if fraction is not None:
+        raise PolicyKDError(f"data: {folder} has labels such as {fraction}: scores, not classes")
+    if len(names) < 2:
+        raise PolicyKDError(f"data: all texts of {folder} have the label {names.pop()}: there is nothing to tell apart")
+    if names <= {*named}:
+        ordered = named
+    else:
+        ordered = sorted(names, key=int) if all(name.isdigit() for name in names) else sorted(names)
+    places = {name.lower(): place for place, name in enumerate(order)}
+    if len(places) == len(ordered) and places.keys() == {name.lower() for name in ordered}:
+        return sorted(ordered, key=lambda name: places[name.lower()])
+    return ordered
+
+
 Columns = tuple[list[str], list[str] | None, list[Any]]
+
+
+def _saved_columns(part: Any, where: str) -> Columns:
+    """Columns of a ``datasets.Dataset``; classes that have names there go by their names."""
+    first, second, labels = _columns(part.to_dict(), where)
+    names = getattr(part.features["label"], "names", None)
+    if names is not None and min(labels) < 0:
+        raise PolicyKDError(f"data: {where} has texts without a label (-1)")
+    return first, second, labels if names is None else [names[label] for label in labels]
 
 
 def _read_tsv(path: Path) -> Columns:

@@ -1,7 +1,8 @@
 """Data sets as arrays: scikit-learn's digits inside, others from local files or through torchvision.
 
-Images are float32 ``(n, channels, height, width)`` of mean 0 and standard deviation 1 over the training images;
-labels are int64 ``(n,)``. Nothing is downloaded.
+Images are float32 ``(n, channels, height, width)`` of mean 0 and standard deviation 1 over all training pixels;
+features are float32 ``(n, F)``, each of mean 0 and deviation 1 over the training rows. Labels are int64 ``(n,)``, the
+place of a class among the sorted ``names``. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gzip
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,11 +43,13 @@ class Splits(NamedTuple):
     train: Arrays
     validation: Arrays
     test: Arrays
+    names: tuple[str, ...]
+    """Of the classes, in the order of their numbers."""
 
     @property
     def classes(self) -> int:
         """Number of classes C."""
-        return int(max(split.labels.max() for split in self)) + 1
+        return len(self.names)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,19 +70,25 @@ def load(
     Args:
         name: "digits"; "mnist" or "fashion-mnist" (IDX files in ``folder`` or in a subfolder of that name, or
             torchvision's copy there); "cifar10" or "cifar100" (torchvision's copy in ``folder``); a ``.npz`` file with
-            ``train_inputs, train_labels, test_inputs, test_labels``; or a folder with ``train`` and ``test`` below it,
-            each with one folder of images per class.
+            ``train_inputs, train_labels, test_inputs, test_labels``, whose labels may be words or any whole numbers; or
+            a folder with ``train`` and ``test`` below it, each with one folder of images per class.
         folder: where data files are; None is what the environment variable POLICYKD_DATA says.
         examples: how many of the training examples to use, validation among them; None is all.
         validation: share of these that are kept for validation.
         seed: of the choice and the split.
 
     Raises:
-        PolicyKDError: an unknown name, missing or damaged files, too few examples.
+        PolicyKDError: an unknown name, missing or damaged files, too few examples, inputs that are not finite numbers,
+            labels that are fractions or all the same, or test data of another width.
     """
-    train, test = _read(name, folder)
-    if len(train.labels) != len(train.inputs) or len(test.labels) != len(test.inputs):
-        raise PolicyKDError(f"data: {name} has not as many labels as inputs")
+    train, test, folders = _read(name, folder)
+    _check(name, train, test)
+    both = np.concatenate([_whole(name, part.labels) for part in (train, test)])
+    words, codes = np.unique(both, return_inverse=True)
+    if len(words) < 2:
+        raise PolicyKDError(f"data: all labels of {name} are {words[0]}: there is nothing to tell apart")
+    names = tuple(folders[word] if folders else str(word) for word in words)
+    train, test = Arrays(train.inputs, codes[: len(train.labels)]), Arrays(test.inputs, codes[len(train.labels) :])
     n = len(train.labels) if examples is None else examples
     if not 2 <= n <= len(train.labels) or not 0 < validation < 1:
         raise PolicyKDError(
@@ -88,20 +98,54 @@ def load(
     rows = np.random.default_rng(seed).permutation(len(train.labels))[:n]
     held = min(max(1, round(n * validation)), n - 1)
     chosen = train.take(rows)
-    mean, std = float(chosen.inputs[held:].mean()), float(chosen.inputs[held:].std())
-    splits = [
-        Arrays(((part.inputs - mean) / (std or 1.0)).astype(np.float32), part.labels.astype(np.int64))
-        for part in (chosen.take(np.arange(held, n)), chosen.take(np.arange(held)), test)
-    ]
-    return Splits(*splits)
+    scale = _scaler(chosen.inputs[held:])
+    parts = (chosen.take(np.arange(held, n)), chosen.take(np.arange(held)), test)
+    a, b, c = (Arrays(scale(part.inputs), part.labels.astype(np.int64)) for part in parts)
+    return Splits(a, b, c, names)
 
 
-def _read(name: str, folder: str | Path | None) -> tuple[Arrays, Arrays]:
-    """Training and test data as they are."""
+def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Brings inputs to mean 0 and deviation 1: features ``(n, F)`` one by one, all pixels of images alike."""
+    axis = 0 if inputs.ndim == 2 else None
+    mean, std = inputs.mean(axis, np.float64), inputs.std(axis, np.float64)
+    std = np.where(std > 0, std, 1.0)
+    return lambda other: ((other - mean) / std).astype(np.float32)
+
+
+def _check(name: str, train: Arrays, test: Arrays) -> None:
+    """Refuse inputs and labels that do not belong together, or are no finite numbers."""
+    for part, (inputs, labels) in {"training": train, "test": test}.items():
+        if labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+            raise PolicyKDError(
+                f"data: the {part} part of {name} has {len(inputs)} inputs and labels {labels.shape}: it needs one "
+                "label per input, and some"
+            )
+        if inputs.dtype.kind not in "buif" or not np.isfinite(inputs).all():
+            raise PolicyKDError(f"data: the {part} inputs of {name} ({inputs.dtype}) are not all finite numbers")
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        shapes = f"{train.inputs.shape[1:]} and {test.inputs.shape[1:]}"
+        raise PolicyKDError(f"data: training and test inputs of {name} differ in shape: {shapes}")
+
+
+def _whole(name: str, labels: np.ndarray) -> np.ndarray:
+    """Labels as words or whole numbers; fractions are refused."""
+    if labels.dtype.kind == "f":
+        if not (labels == np.round(labels)).all():
+            odd = labels[labels != np.round(labels)][0]
+            raise PolicyKDError(f"data: {name} has labels such as {odd:g}: scores, not classes")
+        return labels.astype(np.int64)
+    return labels if labels.dtype.kind in "iu" else labels.astype(str)
+
+
+Parts = tuple[Arrays, Arrays, tuple[str, ...]]
+"""Training and test data as they are, and the names of their classes where the labels are not names themselves."""
+
+
+def _read(name: str, folder: str | Path | None) -> Parts:
     if name == "digits":
-        return _digits()
+        return *_digits(), ()
     if name.endswith(".npz"):
-        return _npz(Path(name))
+        return *_npz(Path(name)), ()
     if Path(name).is_dir():
         return _image_folders(Path(name))
     if name not in TORCHVISION:
@@ -113,7 +157,7 @@ def _read(name: str, folder: str | Path | None) -> tuple[Arrays, Arrays]:
     if where is None:
         raise PolicyKDError(f"data: say where the files of {name} are: give a folder, or set {DATA_VARIABLE}")
     files = _idx_files(Path(where), name)
-    return _torchvision(name, Path(where)) if files is None else files
+    return *(_torchvision(name, Path(where)) if files is None else files), ()
 
 
 def _digits() -> tuple[Arrays, Arrays]:
@@ -177,13 +221,13 @@ def _torchvision(name: str, folder: Path) -> tuple[Arrays, Arrays]:
     return _images(train.data, train.targets), _images(test.data, test.targets)
 
 
-def _image_folders(folder: Path) -> tuple[Arrays, Arrays]:
+def _image_folders(folder: Path) -> Parts:
     """Images in ``train/CLASS/`` and ``test/CLASS/``, all of one size; classes in the order of their names."""
     names = sorted(path.name for path in (folder / "train").glob("*") if path.is_dir())
     if not names:
         raise PolicyKDError(f"data: {folder} has no folders of images train/CLASS")
     train, test = (_one_folder(folder / split, names) for split in ("train", "test"))
-    return train, test
+    return train, test, tuple(names)
 
 
 def _one_folder(folder: Path, names: list[str]) -> Arrays:

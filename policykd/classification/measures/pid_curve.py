@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from policykd.classification.distiller import Distiller
-from policykd.classification.fidelity import answers
-from policykd.classification.pid import PID, PIDEstimate, estimate
+from policykd.classification.measures.fidelity import answers
+from policykd.classification.measures.pid import PID, PIDEstimate, estimate
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 from policykd.measure.pictures import Panel, Series, seed_panels

@@ -20,7 +20,8 @@ def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
         teacher_logits: the teacher's ``(n, C)``, where there is one.
 
     Returns:
-        ``accuracy``, ``ece`` (expected calibration error, 10 bins) and ``nll`` (nats) if there are labels;
+        ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that occur), ``f1`` (mean over the classes that
+        occur or are named), ``ece`` (expected calibration error, 10 bins) and ``nll`` (nats) if there are labels;
         ``agreement`` (share of equal top classes), ``kl`` (mean KL(teacher || student) at T = 1, nats) and
         ``teacher_accuracy`` if there is a teacher.
     """
@@ -32,13 +33,22 @@ def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
         own, right = logits[known], labels[known]
         accuracy = functional.multiclass_accuracy(own, right, num_classes=classes, average="micro")
         ece = functional.multiclass_calibration_error(own.softmax(1), right, num_classes=classes, n_bins=ECE_BINS)
-        result = {"accuracy": accuracy, "ece": ece, "nll": hard_loss(own, right)}
+        recall, f1 = by_class(own.argmax(1), right, classes)
+        result = {"accuracy": accuracy, "balanced_accuracy": recall, "f1": f1, "ece": ece, "nll": hard_loss(own, right)}
     if teacher_logits is not None:
         result["agreement"] = agreement(logits, teacher_logits)
         result["kl"] = categorical_kl(logits, teacher_logits).mean()
         if known.any():
             result["teacher_accuracy"] = (teacher_logits.argmax(1) == labels)[known].float().mean()
     return {name: float(value) for name, value in result.items()}
+
+
+def by_class(named: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Recall and F1 of classes ``(n,)``, the mean over those that occur, for F1 also over those that are only named."""
+    counts = (labels * classes + named).bincount(minlength=classes**2).view(classes, classes).double()
+    hits, occur, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    f1 = 2 * hits / (occur + said).clamp_min(1)
+    return (hits / occur.clamp_min(1))[occur > 0].mean(), f1[occur + said > 0].mean()
 
 
 def agreement(logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from policykd.classification.data import DATA_VARIABLE
+from policykd.classification.data.sets import DATA_VARIABLE
 from policykd.core.errors import PolicyKDError
 
 FILE = "mnist_5k.csv.gz"

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.adaptor import Adaptor, call, checked_labels, split_batch
-from policykd.classification.evaluation import BATCH, evaluating
-from policykd.classification.features import FeatureReader
-from policykd.classification.loading import loader, read
-from policykd.classification.metrics import metrics
+from policykd.classification.data.batches import Adaptor, checked_labels, loader, read, split_batch
+from policykd.classification.measures.evaluation import BATCH
+from policykd.classification.measures.metrics import metrics
+from policykd.classification.outputs import FeatureReader, call, evaluating
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED
