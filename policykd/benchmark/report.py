@@ -97,7 +97,7 @@ def _facts(spec: Spec) -> list[str]:
         f"{spec.peers} learners per group of peers",
         f"{spec.seeds} seeds, unless a table says otherwise",
         f"{spec.evaluations} evaluations of {spec.n_eval_episodes} episodes on the way, a final one of "
-        f"{spec.final_episodes} episodes on fresh starts",
+        f"{spec.final_episodes} episodes from new initial states",
     ]
 
 

@@ -64,7 +64,7 @@ class Store:
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:
-            raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is no text; restore it") from None
+            raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is not text; restore it") from None
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -99,7 +99,7 @@ class Cell:
     n_eval_episodes: int
     """Episodes of each, per learner."""
     final_episodes: int
-    """Episodes of the final evaluation, on fresh starts, per learner."""
+    """Episodes of the final evaluation, from new initial states, per learner."""
     config: dict[str, Any]
     """All settings of the backbone, as plain values."""
 

@@ -143,7 +143,9 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
         else:
             curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
     if np.isnan(curve).any() or np.isnan(final).any():
-        raise PolicyKDError(f"results: {cell.name} has not every evaluation of every learner, or one that is no number")
+        raise PolicyKDError(
+            f"results: {cell.name} has not every evaluation of every learner, or one that is not a number"
+        )
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]
     total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
     return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds))

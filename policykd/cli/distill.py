@@ -200,7 +200,7 @@ def _widths(text: str) -> tuple[int, ...]:
     """``"64x64"`` as hidden layers."""
     parts = text.lower().split("x")
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise PolicyKDError(f"student: {text!r} is no list of widths; write 64x64, or 32 for one hidden layer")
+        raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
     return tuple(int(part) for part in parts)
 
 

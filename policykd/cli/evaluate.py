@@ -21,7 +21,7 @@ class EvaluateOptions:
     n_eval_episodes: int = 20
     """Episodes per learner."""
     seed: int = 1_000_000
-    """Seed of the episodes' starts, the same for every learner."""
+    """Seed of the episodes' initial states, the same for every learner."""
 
 
 def run(arguments: Sequence[str]) -> None:

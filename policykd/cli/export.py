@@ -56,7 +56,7 @@ class ExportOptions:
     states: Path | None = None
     """int8: a .npy file of raw observations (n, O) to calibrate on. Default: the learner plays its task."""
     seed: int = 1_000_000
-    """Seed of these episodes' starts and of the replay."""
+    """Seed of these episodes' initial states, and of the replay."""
     video: bool = True
     """Record a replay for the Hub."""
 

@@ -1,4 +1,4 @@
-"""``policykd fidelity``: how like its teacher the student of a finished run is, classifier or policy."""
+"""``policykd fidelity``: how similar the student of a finished run is to its teacher, classifier or policy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FidelityOptions:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     control: Path | None = None
-    """A run of the same settings and another teacher: how like this teacher is a student of another one?"""
+    """A run of the same settings and another teacher: how similar to this teacher is a student of another one?"""
     student_features: tuple[str, ...] = ()
     """classify: modules of the student for CKA; none compares the logits."""
     teacher_features: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
     for source in teachers:
         if not Path(source).exists():
-            raise PolicyKDError(f"fidelity: the run's teacher, {source}, is not there: name it with --teacher")
+            raise PolicyKDError(f"fidelity: the run's teacher, {source}, was not found: name it with --teacher")
     taught = TeacherStudent.load(options.run, teacher=[Teacher.load(source, agent.env_id) for source in teachers])
     control = None
     if options.control is not None:
@@ -97,7 +97,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
 def _student(folder: Path) -> TeacherStudent:
     """The students of a run of ``policykd distill``, without their teacher."""
     if not (folder.is_file() or (folder / CHECKPOINT).exists()):
-        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify or distill")
+        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify or distill")
     agent = load_agent(folder)
     if not isinstance(agent, TeacherStudent):
         raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
@@ -131,7 +131,7 @@ def _made(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / OPTIONS).read_text())
     except (OSError, ValueError) as error:
-        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify: {error}") from None
+        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify: {error}") from None
 
 
 def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: int, folder: Path) -> nn.Module:

@@ -52,7 +52,7 @@ class TextOptions(Generic[C]):
     method: str = "reaugkd"
     """How the student learns (a name of the methods table)."""
     student_layers: int = 2
-    """The student begins as so many first layers of the teacher's folder."""
+    """Layers of the student, which is initialised with the teacher's first ones."""
     teacher_epochs: int = 3
     """Epochs that fine-tune the teacher first; 0: it has been."""
     baseline: bool = True
@@ -60,7 +60,7 @@ class TextOptions(Generic[C]):
     max_length: int = 128
     """Tokens kept of a text."""
     freeze_embeddings: bool = True
-    """Whether word embeddings stay as they are."""
+    """Freeze the word embeddings."""
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False

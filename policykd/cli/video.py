@@ -29,7 +29,7 @@ class VideoOptions:
     steps: int = 1_000
     """At most this many environment steps."""
     seed: int = 0
-    """Seed of the episode's start."""
+    """Seed of the episode's initial state."""
     overwrite: bool = False
     """Replace an existing file."""
 
