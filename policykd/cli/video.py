@@ -12,7 +12,7 @@ from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.measure.video import record_video
-from policykd.training.agent import LearnerChoice
+from policykd.training.acting import LearnerChoice
 from policykd.training.loading import load_agent
 
 

@@ -21,12 +21,14 @@ from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.group import Rule, distil_group, group_actions
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 from policykd.training.sb3_surface import explains_arguments
+from policykd.training.snapshot import read
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 

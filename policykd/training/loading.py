@@ -8,8 +8,10 @@ import gymnasium as gym
 
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.spaces import EnvFactory
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.dual_student import DualStudent
+from policykd.training.snapshot import read
 from policykd.training.teacher_student import TeacherStudent
 
 

@@ -6,12 +6,15 @@ import dataclasses
 import logging
 from collections import ChainMap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import Linear
+from policykd.core.files import CHECKPOINT
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
@@ -94,3 +97,19 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
     changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
     if changed:
         raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+
+
+def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's content, where ``env`` is given if it must be.
+
+    Raises:
+        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+    """
+    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    loaded = checkpoint.load(path)
+    if "settings" not in loaded:
+        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+    if env is None and not loaded["made_by_id"]:
+        name = loaded["settings"]["env"]
+        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+    return path, loaded

@@ -26,7 +26,8 @@ from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
 from policykd.training import arguments, snapshot
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import FineTune, Span
@@ -34,6 +35,7 @@ from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.sb3_surface import explains_arguments
+from policykd.training.snapshot import read
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
