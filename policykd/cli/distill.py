@@ -56,7 +56,7 @@ class DistillOptions(Generic[C]):
     resume: bool = False
     """Go on with the run in --run-dir from its last checkpoint, bit by bit (one size of students)."""
     trust: bool = False
-    """Run pickles that come with the teacher. Only for files of your own."""
+    """Load teachers that are programs (TorchScript, pickles) and run what is in them. Only for files of your own."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"

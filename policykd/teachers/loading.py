@@ -65,7 +65,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     members = _members(path)
     if sb3.MEMBER in members:
         return _with_statistics(path, options, device)
-    if any("/code/" in name for name in members):
+    if any("/code/" in name.lower() for name in members):
         return programs.from_torchscript(path, task, device, options.trust)
     raise PolicyKDError(
         f"teacher: {path} is no agent of SB3 (a zip with policy.pth), no TorchScript, no ONNX and no checkpoint of "
@@ -129,6 +129,12 @@ def _statistics_of(path: Path) -> Path | None:
 def _was_normalised(path: Path) -> bool:
     """Whether the zoo's settings beside an agent say that its observations were normalised."""
     configs = [place / "config.yml" for place in _beside(path) if (place / "config.yml").is_file()]
-    text = "\n".join(config.read_text(errors="replace") for config in configs)
-    found = re.search(r"^[\s-]*normalize(?:: *|\n[\s-]*)(\S.*)$", text, re.MULTILINE)
+    text = "\n".join(_beginning(config) for config in configs)
+    found = re.search(r"^[ \t-]*normalize(?:: *|\n[ \t-]*)(\S.*)$", text, re.MULTILINE)
     return found is not None and not re.match(r"false|.*norm_obs\W+false", found[1].lower())
+
+
+def _beginning(path: Path) -> str:
+    """The text of a file of settings, as far as settings go."""
+    with open(path, errors="replace") as file:
+        return file.read(100_000)

@@ -1,8 +1,8 @@
 """Agents of Stable-Baselines3 and sb3-contrib, of any version since 1.0, without SB3's own ``load``.
 
 A zip of SB3 holds weights, and JSON in which everything that is not plain is a pickle beside some readable text. Here
-the weights are read with ``weights_only=True``, the shapes of the networks come from them, and of the JSON only the
-readable text is used.
+the weights are rebuilt from their bytes (``weights``), the shapes of the networks come from them, and of the JSON only
+the readable text is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,18 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.teachers import vecnormalize
 from policykd.teachers.policy import Policy, parse_bounds
 from policykd.teachers.sb3_networks import FAMILIES, Family, Networks
 from policykd.teachers.vecnormalize import Normaliser
+from policykd.teachers.weights import read_tensors
 
 MEMBER = "policy.pth"
 """The part of a zip by which it is known as an agent of SB3."""
+JSON_BYTES = 32_000_000
+"""Of a zip's JSON; most of it are pickles that are not opened."""
 READABLE = ("activation_fn", "use_expln", "clip_mean", "squash_output")
 """``policy_kwargs`` that change what tensors mean; they are plain text or numbers in the JSON."""
 
@@ -74,13 +77,16 @@ def from_model(model: BaseAlgorithm, device: torch.device, activation: str | Non
 def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A zip's JSON and its policy's tensors."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-            weights = io.BytesIO(archive.read(MEMBER))
-        state = torch.load(weights, map_location=device, weights_only=not trust)
+        with Archive(path) as archive:
+            data = json.loads(archive.read("data", JSON_BYTES))
+            weights = archive.read(MEMBER)
+        if trust:
+            state = torch.load(io.BytesIO(weights), map_location=device, weights_only=False)
+        else:
+            state = {name: tensor.to(device) for name, tensor in read_tensors(weights).items()}
         if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("its parts are not what SB3 writes")
-    except Exception as error:  # torch and zipfile fail in many ways on damaged files, and torch on forbidden pickles
+    except Exception as error:  # zipfile, json and torch fail in many ways on damaged files
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {reason}") from None
     return data, state

@@ -74,7 +74,7 @@ class Teacher:
         observation_map: ObservationMap | None = None,
         device: str | torch.device = "cpu",
     ) -> Teacher:
-        """Load, check and freeze anything that can act; no code from a file is run.
+        """Load, check and freeze anything that can act; without ``trust`` nothing in a file is run.
 
         Args:
             source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or of the Hugging Face
@@ -84,7 +84,7 @@ class Teacher:
             algorithm: which one wrote a zip, where its tensors should not be asked ("sac").
             activation: the module of torch between the layers of a zip's networks ("ELU"), where the zip does not say.
             vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip.
-            trust: also accept pickles with other things than arrays in them, and run these.
+            trust: run what a file may hold: a TorchScript program, and any pickle in an agent's ``policy.pth``.
             observation_map: the columns of the task's observation that the teacher reads, or a function
                 ``(B, O) -> (B, O')`` that makes what it reads.
             device: where it computes.
