@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policykd.core.archives import RATIO, SPARE, read_npz
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.extras import needs
 
@@ -22,6 +23,9 @@ DATA_VARIABLE = "POLICYKD_DATA"
 """Environment variable that names the folder of data files."""
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 NAMES = ("digits", *TORCHVISION)
+MOST_CLASSES = 100_000
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""Formats of images: those that Pillow reads by itself. For others, such as EPS, it starts a program."""
 
 
 class Arrays(NamedTuple):
@@ -77,8 +81,11 @@ def load(
         PolicyKDError: an unknown name, missing or damaged files, too few examples.
     """
     train, test = _read(name, folder)
-    if len(train.labels) != len(train.inputs) or len(test.labels) != len(test.inputs):
-        raise PolicyKDError(f"data: {name} has not as many labels as inputs")
+    for part in (train, test):
+        _check(part, name)
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        shapes = train.inputs.shape[1:], test.inputs.shape[1:]
+        raise PolicyKDError(f"data: {name} has training examples of shape {shapes[0]} and test examples of {shapes[1]}")
     n = len(train.labels) if examples is None else examples
     if not 2 <= n <= len(train.labels) or not 0 < validation < 1:
         raise PolicyKDError(
@@ -116,6 +123,18 @@ def _read(name: str, folder: str | Path | None) -> tuple[Arrays, Arrays]:
     return _torchvision(name, Path(where)) if files is None else files
 
 
+def _check(part: Arrays, name: str) -> None:
+    """Refuse what are no examples with classes."""
+    inputs, labels = part
+    if inputs.ndim < 2 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+        raise PolicyKDError(
+            f"data: {name} needs as many labels (n,) as inputs (n, ...), has {labels.shape} and {inputs.shape}"
+        )
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and (labels == np.floor(labels)).all())
+    if not whole or labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        raise PolicyKDError(f"data: {name} needs labels 0, 1, ... below {MOST_CLASSES:,}, one per example")
+
+
 def _digits() -> tuple[Arrays, Arrays]:
     """scikit-learn's 1,797 digits of 8x8; every fifth is for testing."""
     inputs, labels = needs("sklearn.datasets").load_digits(return_X_y=True)
@@ -126,10 +145,10 @@ def _digits() -> tuple[Arrays, Arrays]:
 def _npz(path: Path) -> tuple[Arrays, Arrays]:
     names = [f"{split}_{part}" for split in ("train", "test") for part in ("inputs", "labels")]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            a, b, c, d = (file[name] for name in names)
-    except (OSError, KeyError, ValueError) as error:
-        raise PolicyKDError(f"data: cannot read {path}, which needs {', '.join(names)}: {error}") from None
+        a, b, c, d = read_npz(path, names)
+    except Exception as error:  # what a damaged file makes of it has no class in common
+        reason = str(error).partition("\n")[0][:200]
+        raise PolicyKDError(f"data: cannot read {path}, which needs {', '.join(names)}: {reason}") from None
     return Arrays(a, b), Arrays(c, d)
 
 
@@ -153,8 +172,9 @@ def read_idx(path: Path) -> np.ndarray:
         PolicyKDError: the file is missing, cut short or of another kind.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        most = SPARE + RATIO * path.stat().st_size
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(most)
         zero, kind, ranks = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{ranks}I", content[4 : 4 + 4 * ranks])
         if zero or kind != 8:
@@ -187,15 +207,15 @@ def _image_folders(folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def _one_folder(folder: Path, names: list[str]) -> Arrays:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images, labels = [], []
     for label, name in enumerate(names):
         for path in sorted((folder / name).glob("*")):
             try:
-                with Image.open(path) as image:
+                with Image.open(path, formats=FORMATS) as image:
                     images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-            except (OSError, UnidentifiedImageError) as error:
+            except Exception as error:  # Pillow's errors on damaged files have no class in common
                 raise PolicyKDError(f"data: {path} is no image: {error}") from None
             labels.append(label)
     shapes = {image.shape for image in images}

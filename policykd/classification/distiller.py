@@ -175,9 +175,10 @@ class Distiller:
         loaded = checkpoint.load(path)
         if "student" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no distiller")
-        method, config = loaded["settings"]["method"], loaded["settings"]["config"]
-        distiller = cls(student, teacher, method=method, config=config, device=device, adaptor=adaptor)
-        snapshot.restore(distiller, loaded)
+        with checkpoint.understood(path):
+            method, config = loaded["settings"]["method"], loaded["settings"]["config"]
+            distiller = cls(student, teacher, method=method, config=config, device=device, adaptor=adaptor)
+            snapshot.restore(distiller, loaded)
         if path.name == CHECKPOINT:
             distiller.folder = RunFolder(path.parent, method, "classification", 0)
             if distiller.accelerator.is_main_process:

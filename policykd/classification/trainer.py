@@ -21,6 +21,7 @@ from policykd.classification.loading import Batch, Rows, read, seeded
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.progress import Progress
 from policykd.classification.teacher import OutputCache
+from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
@@ -185,7 +186,8 @@ class Trainer:
                 optimizer, _factor(config.learning_rate_schedule, steps)
             )
             distiller.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
-        snapshot.restore_training(distiller)
+        with understood("the run's checkpoint"):
+            snapshot.restore_training(distiller)
 
     def _length(self, batches: DataLoader) -> int:
         """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""

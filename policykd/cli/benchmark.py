@@ -30,7 +30,7 @@ class BenchmarkOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd benchmark``; the exit status is 1 if a cell failed."""
     options = tyro.cli(BenchmarkOptions, args=list(arguments), prog="policykd benchmark")
-    spec = load_spec(options.spec)
+    spec = load_spec(options.spec, options.matrix.env)
     out = options.matrix.out or f"results/{spec.name}"
     if options.plan:
         planned = plan(spec, Results(out), options.matrix.only)

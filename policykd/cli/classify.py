@@ -25,6 +25,7 @@ from policykd.classification.teacher import Ensemble
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.files import write_text
+from policykd.core.parsing import parse_json, read_text
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.reaugkd import ReAugKD
@@ -175,7 +176,7 @@ def run_folder(options: Any, command: str) -> Path:
     if options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     try:
-        saved = json.loads((options.run_dir / OPTIONS).read_text())
+        saved = parse_json(read_text(options.run_dir / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"resume: {options.run_dir} is no run of policykd {command}: {error}") from None
     now = json.loads(text)

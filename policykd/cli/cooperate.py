@@ -52,6 +52,8 @@ class CooperateOptions:
     """Settings of the search for counterfactuals."""
 
 
+MOST_WORDS = 1_000
+"""Columns that one column of words may become."""
 Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 """Rows to learn from and rows to measure on, of every learner."""
 
@@ -158,6 +160,10 @@ def _encode(
     )
     for name in words:
         values = sorted({str(value).strip() for table in tables if name in table for value in table[name].dropna()})
+        if len(values) > MOST_WORDS:
+            raise PolicyKDError(
+                f"data: column {name!r} has {len(values):,} different words, a column for each: leave it out"
+            )
         groups.append([f"{name}={value}" for value in values])
         tables = [_one_hot(table, str(name), values) if name in table else table for table in tables]
     return tables[: len(own)], tables[len(own) :], groups

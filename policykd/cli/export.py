@@ -36,6 +36,8 @@ class ExportOptions:
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
+    env: str | None = None
+    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     format: tuple[Format, ...] = ("sb3", "onnx", "torchscript", "hub")
     """sb3: a zip of Stable-Baselines3; onnx, torchscript: one file each; hub: a folder for the Hugging Face Hub."""
     out: Path = Path("exported")
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
     options = tyro.cli(ExportOptions, args=list(arguments), prog="policykd export")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = load_agent(options.path)
+    agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from policykd.cli.output import say
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.parsing import parse_json, read_text
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
@@ -35,6 +35,8 @@ class FidelityOptions:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
+    env: str | None = None
+    """distill: its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     control: Path | None = None
     """A run of the same settings and another teacher: how like this teacher is a student of another one?"""
     student_features: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class FidelityOptions:
     """classify: modules of the teacher to compare them with."""
     teacher: tuple[str, ...] = ()
     """distill: files or folders of the teacher. Default: where the run found it."""
+    trust: bool = False
+    """distill: load teachers that are programs (TorchScript, pickles) and run what is in them."""
     learner: int | Literal["best"] = "best"
     """distill: index of the student, or best."""
     tolerance: float = TOLERANCE
@@ -68,15 +72,16 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
     if options.student_features or options.teacher_features:
         raise PolicyKDError("fidelity: student_features and teacher_features are for runs of policykd classify")
-    agent = _student(options.run)
+    agent = _student(options.run, options.env)
     teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
     for source in teachers:
         if not Path(source).exists():
             raise PolicyKDError(f"fidelity: the run's teacher, {source}, is not there: name it with --teacher")
-    taught = TeacherStudent.load(options.run, teacher=[Teacher.load(source, agent.env_id) for source in teachers])
+    loaded = [Teacher.load(source, agent.env_id, trust=options.trust) for source in teachers]
+    taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None
     if options.control is not None:
-        control = _student(options.control)
+        control = _student(options.control, options.env)
         if control.teacher_source == agent.teacher_source:
             raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher")
         if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
@@ -93,11 +98,11 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     )
 
 
-def _student(folder: Path) -> TeacherStudent:
+def _student(folder: Path, env: str | None) -> TeacherStudent:
     """The students of a run of ``policykd distill``, without their teacher."""
     if not (folder.is_file() or (folder / CHECKPOINT).exists()):
         raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify or distill")
-    agent = load_agent(folder)
+    agent = load_agent(folder, env)
     if not isinstance(agent, TeacherStudent):
         raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
     return agent
@@ -128,7 +133,7 @@ def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
 def _made(folder: Path) -> dict[str, Any]:
     """What a run was asked for."""
     try:
-        return json.loads((folder / OPTIONS).read_text())
+        return parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify: {error}") from None
 

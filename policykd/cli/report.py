@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from policykd.benchmark.documents import with_part
+from policykd.benchmark.documents import read_document, with_part
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
         name, text = summary.spec.name, benchmark_tables(summary)
         if not options.tables.is_file():
             raise PolicyKDError(f"report: there is no document {options.tables}")
-        document = options.tables.read_text()
+        document = read_document(options.tables)
         new = with_part(document, name, text)
         if not options.check:
             write_text(options.tables, new)

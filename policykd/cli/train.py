@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ import tyro
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
+from policykd.core.parsing import parse_json, read_text
 from policykd.learners import CONFIGS
 from policykd.measure.plots import Curve, learning_curves
-from policykd.tasks.spaces import find_task
+from policykd.tasks.spaces import check_named, find_task
 from policykd.training import snapshot
 from policykd.training.dual_student import DualStudent, resolve_config
 from policykd.training.run_folder import CHECKPOINT
@@ -109,6 +109,8 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
         first.add_argument(*dict.fromkeys((name, name.replace("config-file", "config_file"))))
     known, _ = first.parse_known_args(list(arguments))
     start, settings = _from_file(Path(known.config_file)) if known.config_file else (TrainOptions[Any](), {})
+    if known.env is None:
+        check_named(start.env, known.config_file)
     env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in CONFIGS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, CONFIGS)}")
@@ -121,7 +123,7 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
     """Options of ``train`` from a JSON file, and the settings that it has under "config"."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"config file: cannot read {path}: {error}") from None
     settings = content.pop("config", {}) if isinstance(content, dict) else None

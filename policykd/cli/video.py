@@ -22,6 +22,8 @@ class VideoOptions:
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
+    env: str | None = None
+    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     out: Path = Path("replay.mp4")
     """The file to write."""
     learner: str = "best"
@@ -41,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = load_agent(options.path)
+    agent = load_agent(options.path, options.env)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,

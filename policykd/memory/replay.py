@@ -69,7 +69,8 @@ class SharedReplay:
                 f"replay: {learners} learners x {capacity:,} transitions need {self.nbytes / 1e9:.1f} GB, this machine "
                 f"has {_physical_memory() / 1e9:.1f} GB: lower buffer_size"
             )
-        self.storage = torch.zeros(shape, device=self.device)
+        # NumPy's zeros take no memory before they are written: an agent read only to act needs none for its replay.
+        self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
         self.position = 0
         self._row = np.empty((learners, shape[2]), np.float32)
@@ -135,8 +136,10 @@ class SharedReplay:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        storage = state["storage"]
-        self.size, self.position = storage.shape[1], state["position"]
+        storage, position = state["storage"], state["position"]
+        if not 0 <= position < self.capacity:
+            raise PolicyKDError(f"replay: position {position!r} lies outside its {self.capacity:,} transitions")
+        self.size, self.position = storage.shape[1], position
         self.storage[:, : self.size] = storage.to(self.device)
 
     def _gather(self, indices: Tensor) -> Batch:

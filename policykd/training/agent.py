@@ -23,7 +23,7 @@ from policykd.learners import OFF_POLICY, PPO, OffPolicyLearner
 from policykd.learners.config import Config, PPOConfig
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluation, Evaluator
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
+from policykd.tasks.spaces import ActionScale, EnvFactory, check_named, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import snapshot
 from policykd.training.arguments import find_device, one_line
@@ -328,11 +328,14 @@ class Agent:
         """A checkpoint's content, where ``env`` is given if it must be."""
         path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
         loaded = checkpoint.load(path)
-        if "settings" not in loaded:
+        if "settings" not in loaded or "learner" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no agent")
         if env is None and not loaded["made_by_id"]:
             name = loaded["settings"]["env"]
             raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+        if env is None:
+            check_named(loaded["settings"]["env"], path)
+        snapshot.check_sizes(loaded, path)
         return path, loaded
 
     def _restore(self: A, path: Path, loaded: dict[str, Any]) -> A:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.methods import METHODS, PEER_METHODS
@@ -23,6 +24,8 @@ from policykd.training.recipes.rollout import RolloutUpdate
 from policykd.training.recipes.update import Update
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
+
+MOST_PEERS = 1_000
 
 
 class DualStudent(Agent):
@@ -104,7 +107,8 @@ class DualStudent(Agent):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
         """
-        return cls.from_state(*cls.read(path, env), env, device)
+        with checkpoint.understood(path):
+            return cls.from_state(*cls.read(path, env), env, device)
 
     @classmethod
     def from_state(
@@ -142,4 +146,6 @@ def _check_peers(distils: bool, method: str, peers: int) -> int:
     least = 2 if distils else 1
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method} needs at least {least} learners per group, got {peers!r}")
+    if peers > MOST_PEERS:
+        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
     return peers

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from policykd.core.checkpoint import understood
 from policykd.distillation.methods import TEACHER_METHODS
 from policykd.tasks.spaces import EnvFactory
 from policykd.training.agent import Agent
@@ -19,6 +20,7 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    path, loaded = Agent.read(path, env)
-    kind = TeacherStudent if loaded["settings"]["method"] in TEACHER_METHODS else DualStudent
-    return kind.from_state(path, loaded, env, device)
+    with understood(path):
+        path, loaded = Agent.read(path, env)
+        kind = TeacherStudent if loaded["settings"]["method"] in TEACHER_METHODS else DualStudent
+        return kind.from_state(path, loaded, env, device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +74,19 @@ def state(agent: Agent, include_replay: bool) -> dict[str, Any]:
             "log_sizes": {} if agent.folder is None else agent.folder.log_sizes(),
         }
     return result
+
+
+def check_sizes(loaded: dict[str, Any], path: Path) -> None:
+    """Refuse settings that ask for larger networks than a file holds, before they are made.
+
+    Raises:
+        PolicyKDError: there are more learners, or wider layers, than numbers in the file.
+    """
+    settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
+    widths = settings["config"]["net_arch"]
+    learners = len(settings["seeds"]) * settings["peers"]
+    if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
 
 
 def restore(agent: Agent, loaded: dict[str, Any]) -> None:

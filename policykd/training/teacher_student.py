@@ -14,6 +14,7 @@ from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS, Method
@@ -298,7 +299,8 @@ class TeacherStudent(Agent):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
         """
-        return cls.from_state(*cls.read(path, env), env, device, teacher, task_of)
+        with checkpoint.understood(path):
+            return cls.from_state(*cls.read(path, env), env, device, teacher, task_of)
 
     @classmethod
     def from_state(
