@@ -59,7 +59,7 @@ def run(options: Options) -> None:
         measured = students.measure(agent, episodes=options.episodes)
         rows += [{"teacher": case, **row, "cpu_seconds_with_evaluations": cpu} for row in measured]
         students.write_csv(rows, options.out / "zoo.csv")
-        say(f"{case}: {agent.elapsed:.0f} s for {len(options.seeds)} students together, {cpu:.0f} s of one core")
+        say(f"{case}: {agent.run.elapsed:.0f} s for {len(options.seeds)} students together, {cpu:.0f} s of one core")
     text = [
         "# DAgger students of rl-baselines3-zoo's agents",
         "",

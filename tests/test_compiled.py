@@ -6,7 +6,7 @@ from tiny import POINT, TINY
 
 from policykd import DualStudent
 from policykd.core.networks import state_tensors
-from policykd.training.recipes.update import can_compile
+from policykd.training.compiling import can_compile
 
 ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
 CONFIGS = {
@@ -30,7 +30,7 @@ def make(backbone, **arguments):
 def test_the_compiled_update_is_the_eager_one(backbone):
     steps = 2 * (64 if backbone == "ppo" else 30)
     eager, compiled = (make(backbone, compile=compile).learn(steps) for compile in (False, True))
-    assert compiled.update.compiled and compiled.update.n_updates == eager.update.n_updates > 0
+    assert compiled.recipe.compiled and compiled.recipe.n_updates == eager.recipe.n_updates > 0
     expected = state_tensors(eager.learner)
     for name, tensor in state_tensors(compiled.learner).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order

@@ -9,9 +9,8 @@ from helpers import flat_row, make_learner, random_batch, sequential
 
 from policykd import DualStudent
 from policykd.distillation.divergences import DIVERGENCES
-from policykd.distillation.methods import METHODS
-from policykd.distillation.peer_step import DistillationStep
-from policykd.training.recipes.update import Peers
+from policykd.distillation.methods import METHODS, PEER_METHODS
+from policykd.distillation.peer_step import Peers, PeerStep
 
 GENERATOR = torch.Generator()
 RATE = torch.tensor(1e-3)
@@ -19,7 +18,7 @@ RATE = torch.tensor(1e-3)
 
 def make_step(learner, method="dpd", **changes):
     method = METHODS[method] if isinstance(method, str) else method
-    return DistillationStep(method, dataclasses.replace(learner.config, **changes), learner)
+    return PeerStep(method, dataclasses.replace(learner.config, **changes), learner)
 
 
 def random_states(learners, size=32):
@@ -83,7 +82,9 @@ def test_a_learner_equal_to_its_peer_has_loss_and_gradient_exactly_0(path, metho
 
 
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.source == "peer"])
+@pytest.mark.parametrize(
+    "method", [n for n, m in PEER_METHODS.items() if m.source == "peer" and m.compares == "values"]
+)
 def test_the_step_brings_the_student_closer_to_its_peer(backbone, method):
     learner = make_learner(backbone, 4)
     learner.critic.view(4, learner.critics, -1)[[1, 3], :, -1] += 10  # they believe to be better everywhere
@@ -111,9 +112,9 @@ def test_the_critics_and_all_targets_are_left_alone():
 def test_xi_is_the_peers_value_minus_the_own_value_of_the_same_state(backbone, critics):
     seen = []
 
-    def spy(peer_value, own_value, config):
-        seen.extend((peer_value, own_value))
-        return torch.ones_like(own_value)
+    def spy(compared, config):
+        seen.extend((compared.source_value, compared.own_value))
+        return torch.ones_like(compared.own_value)
 
     learner = learner_with_spread_values(backbone, 4)
     step = make_step(learner, dataclasses.replace(METHODS["dpd"], weight=spy))
@@ -136,8 +137,8 @@ def test_xi_is_the_peers_value_minus_the_own_value_of_the_same_state(backbone, c
 @pytest.mark.parametrize(
     "change",
     [
-        {"weight": lambda peer, own, config: torch.ones(*own.shape, 1)},
-        {"weight": lambda peer, own, config: torch.ones(own.shape[0], 1)},
+        {"weight": lambda seen, config: torch.ones(*seen.own_value.shape, 1)},
+        {"weight": lambda seen, config: torch.ones(seen.own_value.shape[0], 1)},
         {"divergence": lambda a, b: (a.actions - b.actions).square().sum(-1, keepdim=True)},
         {"divergence": lambda a, b: (a.actions - b.actions).square().sum(-1, keepdim=True), "weight": None},
         {"divergence": lambda a, b: (a.actions - b.actions).square(), "weight": None},
@@ -263,14 +264,14 @@ def agent_before_its_first_update(**arguments):
     changes = SMALL | arguments.pop("changes", {})
     agent = DualStudent("PolicyKD/PointReach-v0", compile=False, config={**changes, "n_eval_episodes": 1}, **arguments)
     agent.learn(100 * agent.peers)  # learning_starts is 100: random actions alone
-    assert agent.update.n_updates == 0
+    assert agent.recipe.n_updates == 0
     return agent
 
 
 def test_distillation_follows_the_rl_step_on_the_peers_most_recent_states(monkeypatch):
     agent = agent_before_its_first_update(seeds=(0, 1), changes={"distill_recent": 20})
     events = []
-    update = agent.update
+    update = agent.recipe
     learn, distil = agent.learner.update, update.distillation.update
     monkeypatch.setattr(agent.learner, "update", lambda *a: events.append("reinforce") or learn(*a))
     monkeypatch.setattr(update.distillation, "update", lambda *a: events.append(a) or distil(*a))
@@ -290,7 +291,7 @@ def test_a_schedule_fades_the_distillation_step():
     actors = {}
     for name, method, progress in [("none", "independent", 0.0), ("start", "dpd", 0.0), ("end", "dpd", 1.0)]:
         agent = agent_before_its_first_update(method=method, changes={"distill_schedule": "linear"})
-        agent.update.step(progress, False)
+        agent.recipe.step(progress, False)
         actors[name] = agent.learner.actor
     assert torch.equal(actors["end"], actors["none"])
     assert not torch.equal(actors["start"], actors["none"])

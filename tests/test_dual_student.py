@@ -68,10 +68,10 @@ def test_every_learner_has_its_own_policy_and_best_is_that_of_the_last_evaluatio
     # the second learner was best once, the third is best now
     before = Evaluation(np.array([[0.0], [9.0], [1.0], [2.0]]), np.ones((4, 1)))
     last = Evaluation(np.array([[-20.0, 15.0], [1.0, 1.0], [-9.0, 12.0], [1.4, 1.4]]), np.ones((4, 2)))
-    monkeypatch.setattr(trained, "evaluations", [before, last])
+    monkeypatch.setattr(trained.run, "evaluations", [before, last])
     np.testing.assert_array_equal(trained.predict(observation)[0], actions[2])
     np.testing.assert_array_equal(trained.predict(observation, learner="best")[0], actions[2])
-    monkeypatch.setattr(trained, "evaluations", [])
+    monkeypatch.setattr(trained.run, "evaluations", [])
     np.testing.assert_array_equal(trained.predict(observation)[0], actions[0])
 
 

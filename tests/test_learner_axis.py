@@ -36,8 +36,8 @@ def rows_of(agent, learners):
         tensors[name] = getattr(agent.learner, name).view(K, -1)[learners].clone()
     for name in ("actor_adam", "critic_adam"):
         tensors[name] = getattr(agent.learner, name).exp_avg_sq.view(K, -1)[learners].clone()
-    if agent.update.distillation is not None:
-        tensors["distill_adam"] = agent.update.distillation.adam.exp_avg_sq[learners].clone()
+    if agent.recipe.distillation is not None:
+        tensors["distill_adam"] = agent.recipe.distillation.adam.exp_avg_sq[learners].clone()
     tensors["observations"] = agent.replay_buffer.observations[learners].clone()
     return tensors
 
@@ -49,7 +49,7 @@ def test_a_group_in_a_batch_is_the_group_alone(path, env, method, backbone):
     arguments = {"method": method, "backbone": backbone}
     batch = make(env, seeds=(3, 7), **arguments).learn(2 * 120)
     alone = make(env, seeds=(7,), **arguments).learn(2 * 120)
-    assert alone.update.n_updates == 100
+    assert alone.recipe.n_updates == 100
     expected = rows_of(alone, [0, 1])
     for name, tensor in rows_of(batch, [2, 3]).items():
         # Bit-identical where this was written. A processor or library whose loops treat the ends of a tensor
@@ -109,7 +109,7 @@ def all_differ(rows):
 def test_peers_share_no_randomness(backbone):
     agent = make("Pendulum-v1", seeds=(0, 1), backbone=backbone)
     agent.get_env()
-    assert all_differ(agent.last_observations)
+    assert all_differ(agent.collector.observations)
     assert all_differ(agent.learner.actor.numpy())
     assert all_differ(agent.learner.critic.numpy())  # TD3's twins too
     agent.learn(2 * 20)  # random actions alone
@@ -119,19 +119,19 @@ def test_peers_share_no_randomness(backbone):
     assert all_differ(noise.numpy()) if backbone == "td3" else noise is None
     # The same actor at the same state, and its exploration still differs; so do the batches of the same replay.
     agent.learner.actor[:] = agent.learner.actor[:1].clone()
-    agent.last_observations[:] = agent.last_observations[0]
+    agent.collector.observations[:] = agent.collector.observations[0]
     explored = []
-    agent.get_env().step_learners = lambda actions: explored.append(actions.copy()) or 1 / 0
+    agent.collector.step = lambda actions: explored.append(actions.copy()) or 1 / 0
     with pytest.raises(ZeroDivisionError):
         agent.learn(2)
     assert all_differ(explored[0])
     agent.replay_buffer.observations[:] = torch.arange(20.0).view(1, 20, 1)
-    assert all_differ(agent.replay_buffer.sample(32, agent.sampling).observations[..., 0].numpy())
+    assert all_differ(agent.replay_buffer.sample(32, agent.streams["replay"]).observations[..., 0].numpy())
 
 
 def test_every_purpose_of_every_learner_has_a_generator_of_its_own():
     agent = make(seeds=(0, 1))
-    assert all_differ([generator.random(4) for generator in (*agent.exploration, *agent.sampling)])
+    assert all_differ([generator.random(4) for generator in (*agent.streams["exploration"], *agent.streams["replay"])])
 
 
 def test_learners_are_judged_by_the_same_starts():
@@ -205,7 +205,7 @@ def test_native_kernels_and_torch_train_the_same_learners(monkeypatch, backbone)
     first = make(seeds=(3, 7), backbone=backbone).learn(2 * 50)
     monkeypatch.setattr(native, "usable", lambda rows, inputs: False)
     second = make(seeds=(3, 7), backbone=backbone).learn(2 * 50)
-    assert first.update.n_updates == 30
+    assert first.recipe.n_updates == 30
     expected = rows_of(second, range(4))
     for name, tensor in rows_of(first, range(4)).items():
         # Sums in another order. In Adam's first steps a weight whose gradient is hardly more than rounding moves
@@ -216,7 +216,7 @@ def test_native_kernels_and_torch_train_the_same_learners(monkeypatch, backbone)
 def test_one_independent_learner():
     alone = make(method="independent", peers=1, seeds=(7,)).learn(120)
     pair = make(method="independent", peers=2, seeds=(7,)).learn(2 * 120)
-    assert alone.n_learners == 1 and alone.update.n_updates == 100
+    assert alone.n_learners == 1 and alone.recipe.n_updates == 100
     expected = rows_of(pair, [0])
     for name, tensor in rows_of(alone, [0]).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0, msg=name)
@@ -233,9 +233,9 @@ def test_three_peers_with_every_method(method, backbone):
     assert ((agent.learner.actor - start).abs().amax(1) > 1e-3).all()
     assert agent.evaluations[-1].returns.shape == (6, 1)
     distils = METHODS[method].source is not None
-    assert (agent.update.distillation is not None) == distils
+    assert (agent.recipe.distillation is not None) == distils
     if distils:
-        taught = agent.update.distillation.adam.exp_avg_sq.any(1)
+        taught = agent.recipe.distillation.adam.exp_avg_sq.any(1)
         if method == "one_way":
             assert not taught[[0, 3]].any() and taught[[1, 2, 4, 5]].all()
         elif method == "dpd_hard":  # whom nobody surpasses anywhere, nobody teaches

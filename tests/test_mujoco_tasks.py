@@ -22,7 +22,7 @@ def test_five_thousand_steps_of_dpd_stay_finite(task, backbone, tmp_path):
     config = {**SMALL, **(ROLLOUT if backbone == "ppo" else REPLAY)}
     agent = DualStudent(task, backbone=backbone, config=config, run_dir=tmp_path / "run")
     agent.learn(5_000)
-    assert agent.num_timesteps >= 5_000 and agent.update.n_updates > 0
+    assert agent.num_timesteps >= 5_000 and agent.recipe.n_updates > 0
     for name, tensor in state_tensors(agent.learner).items():
         assert torch.isfinite(tensor).all(), name
     rows = [log.read_text().splitlines() for log in (tmp_path / "run").rglob("progress.csv")]

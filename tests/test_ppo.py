@@ -14,14 +14,14 @@ from policykd import DualStudent
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import METHODS, PEER_METHODS
-from policykd.distillation.peer_step import DistillationStep
+from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.weights import Comparison
 from policykd.export import sb3_ppo
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import Minibatch
 from policykd.memory import Rollout
 from policykd.memory.rollout import gae
-from policykd.training.recipes.rollout import RolloutUpdate
-from policykd.training.recipes.update import Peers
+from policykd.training.recipes.rollout import LearnFromRollouts
 
 OBSERVATIONS, ACTIONS, STEPS, ENVS = 5, 3, 25, 4
 SETTINGS = {
@@ -127,7 +127,7 @@ def train_both(monkeypatch, learners, dtype):
         monkeypatch.setattr(np.random, "permutation", lambda count, theirs=theirs: next(theirs))
         sb3.model.train()
     rollout, before = Rollout(STEPS, ENVS, OBSERVATIONS, ACTIONS, learners), learner.parameters.clone()
-    update = RolloutUpdate(learner, METHODS["independent"], config, rollout, ours, 1, False)
+    update = LearnFromRollouts(learner, config, rollout, None, None, ours)
     with torch.no_grad():
         info = update.learn(Minibatch(*map(torch.stack, zip(*columns, strict=True))), PROGRESS)
     assert (info["train/clip_fraction"] > 0.05).all()
@@ -157,8 +157,8 @@ def test_advantages_are_those_of_sb3():
     buffer = sb3.model.rollout_buffer
     dones = np.concatenate((buffer.episode_starts[1:], sb3.dones[None].astype(np.float32)))
     with torch.no_grad():
-        last_values = sb3.model.policy.predict_values(sb3.last).numpy().T
-    columns = (x[None] for x in (buffer.rewards, buffer.values, dones))
+        last_values = sb3.model.policy.predict_values(sb3.last).T
+    columns = (torch.from_numpy(x[None]) for x in (buffer.rewards, buffer.values, dones))
     found = gae(*columns, last_values, SETTINGS["gamma"], SETTINGS["gae_lambda"])
     np.testing.assert_allclose(found[0], buffer.advantages, atol=1e-6)
 
@@ -186,8 +186,7 @@ def test_advantages_of_a_rollout_worked_out_by_hand():
     agent = DualStudent(Script, backbone="ppo", method="independent", peers=1, config={**SMALL, **settings})
     agent.learner.critic[:] = torch.tensor([1.0, 0.0])  # V(s) = s
     batches = []
-    update = agent.make_update(False)
-    update.learn = lambda batch, progress: batches.append(batch) or {}
+    agent.recipe.learn = lambda batch, progress: batches.append(batch) or {}
     agent.learn(4)
     (batch,) = batches
     assert batch.inputs.flatten().tolist() == [1, 2, 1, 1]
@@ -203,7 +202,7 @@ def test_what_learners_see_is_what_vecnormalize_shows(n_envs):
     config = {**SMALL, **NORMAL, "n_steps": 60, "n_envs": n_envs, "gamma": 0.9}
     agent = DualStudent("InvertedPendulum-v5", backbone="ppo", method="independent", config=config)
     agent.learn(2 * n_envs * 59)  # before the first update empties the rollout
-    rollout, last = agent.rollout_buffer, agent.last_observations.reshape(2, n_envs, -1)
+    rollout, last = agent.rollout_buffer, agent.collector.observations.reshape(2, n_envs, -1)
     for k, (seed, peer) in enumerate(agent.learners):
         env = VecNormalize(DummyVecEnv([agent.factory] * n_envs), gamma=0.9)
         env.venv._seeds = [env_seed(seed, peer, "environment", n) for n in range(n_envs)]
@@ -302,7 +301,7 @@ def test_the_distillation_step_is_that_of_the_paper(scale_free):
     for loss, optimizer in zip(losses, optimizers, strict=True):
         loss.backward()
         optimizer.step()
-    step = DistillationStep(METHODS["dpd"], learner.config, learner)
+    step = PeerStep(METHODS["dpd"], learner.config, learner)
     turn = Peers(2, 2, "peer", torch.device("cpu")).turns[0]
     info = step.update(states, *turn, torch.tensor(1e-3, dtype=torch.float64), True)
     torch.testing.assert_close(info["distill/loss"], torch.stack(losses).detach())
@@ -320,7 +319,7 @@ def test_the_released_code_weighs_the_wrong_way_round_and_less():
     states = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     seen = learner.value(states, learner.outputs(learner.actor, states))
     own, peer = seen, learner.value(states[[1, 0]], learner.outputs(learner.actor, states[[1, 0]]))[[1, 0]]
-    weight = METHODS["dpd_published_code"].weight(peer, own, learner.config)
+    weight = METHODS["dpd_published_code"].weight(Comparison(peer, own, None), learner.config)
     expected = torch.exp(0.5 * (own - peer)).clamp(0.01, 100)
     torch.testing.assert_close(weight, expected / expected.sum(1, keepdim=True))
     ahead = own - peer
@@ -333,7 +332,7 @@ def test_the_shared_optimiser_is_that_of_ppo():
     learner = spread_learner()
     learner.update(random_minibatch(torch.Generator().manual_seed(0), 2), torch.tensor(1e-3), torch.tensor(0.2))
     before, momentum = learner.parameters.clone(), learner.adam.exp_avg.clone()
-    step = DistillationStep(METHODS["mutual"], learner.config, learner, learner.step_actor)
+    step = PeerStep(METHODS["mutual"], learner.config, learner, learner.step_actor)
     turn = Peers(2, 2, "peer", torch.device("cpu")).turns[0]
     step.update(torch.randn(2, 8, 4, dtype=torch.float64), *turn, torch.tensor(1e-3), False)
     assert learner.adam.steps == 2 and not step.adam.exp_avg.any()
@@ -345,13 +344,13 @@ def test_the_shared_optimiser_is_that_of_ppo():
 def test_states_of_distillation_are_the_peers_most_recent():
     rollout = Rollout(50, 2, 3, 1, 2)
     for t in range(50):
-        states = np.arange(2 * 2 * 3).reshape(2, 2, 3) + 100 * t
-        rollout.add(states, states, np.zeros((2, 2, 1)), np.zeros((2, 2)), np.zeros((2, 2)))
+        states = torch.arange(2 * 2 * 3).reshape(2, 2, 3) + 100.0 * t
+        rollout.add(states, states, torch.zeros(2, 2, 1), torch.zeros(2, 2), torch.zeros(2, 2))
     generators = [np.random.default_rng(0), np.random.default_rng(1)]
     drawn = rollout.sample_states(500, generators, np.array([1, 0]), 20).numpy()
     for k, peer in ((0, 1), (1, 0)):
         latest = rollout.observations[peer, 40:].reshape(-1, 3)
-        assert {tuple(row) for row in drawn[k]} == {tuple(row) for row in latest}
+        assert {tuple(row) for row in drawn[k]} == {tuple(row) for row in latest.numpy()}
     assert len(np.unique(rollout.sample_states(5000, generators, np.array([1, 0]), None)[0].numpy(), axis=0)) == 100
 
 
@@ -371,12 +370,12 @@ def test_every_method_runs_or_is_refused(method):
     agent = make(**arguments)
     start = agent.learner.parameters.clone()
     agent.learn(3 * 70)
-    assert agent.update.n_updates == 4
+    assert agent.recipe.n_updates == 4
     assert agent.learner.parameters.isfinite().all() and ((agent.learner.parameters - start).abs().amax(1) > 1e-3).all()
     distils = METHODS[method].source is not None
-    assert (agent.update.distillation is not None) == distils
+    assert (agent.recipe.distillation is not None) == distils
     if method == "one_way":
-        taught = agent.update.distillation.adam.exp_avg_sq.any(1)
+        taught = agent.recipe.distillation.adam.exp_avg_sq.any(1)
         assert not taught[[0, 3]].any() and taught[[2, 5]].all()
 
 
@@ -404,8 +403,8 @@ def test_the_budget_counts_all_peers_and_environments(n_envs, tmp_path):
     agent = make(seeds=(0, 1), config={"n_envs": n_envs, **NORMAL}, run_dir=tmp_path / "run").learn(2 * n_envs * 60)
     assert agent.num_timesteps == 2 * n_envs * 60
     assert agent.get_env().num_envs == 4 * n_envs
-    assert agent.rollout_buffer.position == 60 - 32 and agent.update.n_updates == 2
-    assert [len(episodes) for episodes in agent.episodes] == [n_envs] * 4  # of 50 steps
+    assert agent.rollout_buffer.position == 60 - 32 and agent.recipe.n_updates == 2
+    assert [len(episodes) for episodes in agent.run.episodes] == [n_envs] * 4  # of 50 steps
     assert float(agent.learner.observation_stats.count) == pytest.approx(61 * n_envs, abs=1e-3)
     assert len(list((tmp_path / "run").rglob("*monitor.csv"))) == 4 * n_envs
     first = agent.get_env().observations
@@ -434,7 +433,7 @@ def test_to_sb3_is_a_real_model_with_its_vecnormalize(env, config, tmp_path):
         shown = observations if normalizer is None else normalizer.normalize_obs(observations)
         expected = agent.predict(observations, learner=k)[0]
         np.testing.assert_allclose(model.predict(shown, deterministic=True)[0], expected, atol=1e-6)
-        assert model.num_timesteps == 300 and model._n_updates == agent.update.n_updates
+        assert model.num_timesteps == 300 and model._n_updates == agent.recipe.n_updates
         folder = agent.folder.learner_folders[k]
         loaded = SB3PPO.load(folder / "best_model.zip", device="cpu")
         if config:
@@ -459,16 +458,16 @@ def test_resumption_is_exact(tmp_path, stop):
     assert agent.num_timesteps == stop
     agent.save(tmp_path / "agent", include_replay=True)
     again = DualStudent.load(tmp_path / "agent.safetensors")
-    assert again.update.info.keys() == agent.update.info.keys()
+    assert again.recipe.info.keys() == agent.recipe.info.keys()
     agents = [one.learn(400 - stop) for one in (agent, again)]
     for name in ("parameters", "discounted_rewards"):
         assert torch.equal(*(getattr(one.learner, name) for one in agents)), name
     for name in ("observations", "rewards"):
         np.testing.assert_array_equal(*(getattr(one.rollout_buffer, name) for one in agents))
     assert torch.equal(*(one.learner.observation_stats.var for one in agents))
-    assert torch.equal(*(one.update.distillation.adam.exp_avg for one in agents))
+    assert torch.equal(*(one.recipe.distillation.adam.exp_avg for one in agents))
     np.testing.assert_array_equal(*(one.evaluations[-1].returns for one in agents))
-    assert torch.equal(*(one.update.info["train/loss"] for one in agents))
+    assert torch.equal(*(one.recipe.info["train/loss"] for one in agents))
 
 
 def test_both_peers_learn():

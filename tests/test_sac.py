@@ -17,7 +17,7 @@ from policykd.core import checkpoint
 from policykd.core.networks import PolicyOutput, state_tensors
 from policykd.distillation.divergences import DIVERGENCES, gaussian_kl
 from policykd.distillation.methods import METHODS, PEER_METHODS
-from policykd.distillation.peer_step import DistillationStep
+from policykd.distillation.peer_step import PeerStep
 from policykd.export import read_sb3
 from policykd.learners.config import SACConfig
 from policykd.learners.sac import squashed_log_prob
@@ -146,7 +146,7 @@ def test_kl_of_the_gaussians_is_kl_of_the_squashed_policies_by_sampling(directio
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_brings_the_learner_to_its_peer(divergence):
     learner = make_learner("sac", 2, divergence=divergence)
-    step = DistillationStep(METHODS["mutual"], learner.config, learner)
+    step = PeerStep(METHODS["mutual"], learner.config, learner)
     states, alone = torch.randn(2, 32, 4, dtype=torch.float64), torch.tensor([1.0, 0.0])
     turn = torch.tensor([1, 0]), torch.tensor([1, 0]), alone
     peer = learner.outputs(learner.actor, states[[1, 0]]).map(lambda part: part[[1, 0]])  # what 1 says at 0's states
@@ -191,8 +191,8 @@ def test_a_group_in_a_batch_is_the_group_alone(path):
     batch, alone = (make(seeds=seeds, config={"distill_learning_rate": 1e-3}) for seeds in ((3, 7), (7,)))
     batch.learn(2 * 120)
     alone.learn(2 * 120)
-    assert alone.update.n_updates == 100
-    for owner in (lambda agent: agent.learner, lambda agent: agent.update.distillation):
+    assert alone.recipe.n_updates == 100
+    for owner in (lambda agent: agent.learner, lambda agent: agent.recipe.distillation):
         expected, others = rows(owner(alone), [0, 1], 2), rows(owner(batch), [0, 1], 4)
         for name, tensor in rows(owner(batch), [2, 3], 4).items():
             torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0, msg=name)
@@ -207,7 +207,7 @@ def test_three_peers_with_every_method(method):
     assert all(tensor.isfinite().all() for tensor in state_tensors(agent.learner).values())
     assert ((agent.learner.actor - start).abs().amax(1) > 1e-3).all()
     assert (agent.learner.log_ent_coef != 0).all()
-    assert (agent.update.distillation is not None) == (METHODS[method].source is not None)
+    assert (agent.recipe.distillation is not None) == (METHODS[method].source is not None)
 
 
 def test_both_peers_learn():
@@ -226,7 +226,7 @@ def test_to_sb3_is_a_real_sac(env, ent_coef, tmp_path):
     model = stable_baselines3.SAC.load(tmp_path / "model", env=policykd_envs.make(env))
     expected = agent.predict(observations, learner=1)[0]
     np.testing.assert_allclose(model.predict(observations, deterministic=True)[0], expected, atol=1e-6)
-    assert model.num_timesteps == 120 and model._n_updates == agent.update.n_updates
+    assert model.num_timesteps == 120 and model._n_updates == agent.recipe.n_updates
     back = make(env, config={"ent_coef": ent_coef}, seeds=(9,)).learner
     read_sb3(back, 1, model)  # networks, temperature and optimisers, of the file
     saved, read = rows(agent.learner, [1], 2), rows(back, [1], 2)

@@ -12,7 +12,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
 from policykd.training.loading import load_agent
-from policykd.training.recipes import imitation, taught_rollouts
+from policykd.training.recipes.fine_tune import FineTune
 
 QUIET = {"eval_freq": 0, "n_eval_episodes": 2, "log_freq": 100, "teacher_episodes": 5, "net_arch": (8, 8)}
 COPY = {**QUIET, "round_steps": 40, "round_updates": 20, "distill_batch_size": 32, "dataset_size": 5000}
@@ -41,7 +41,7 @@ CASES = [
     (method, backbone)
     for method, row in TEACHER_METHODS.items()
     for backbone in ("ppo", "td3", "sac")
-    if row.source == "teacher" and (backbone == "ppo" or not row.on_policy)
+    if backbone == "ppo" or not row.on_policy
 ]
 
 
@@ -109,9 +109,9 @@ def test_student_driven_learns_from_the_latest_round_alone(monkeypatch):
 def test_who_acts(method, teacher_acts):
     agent = TeacherStudent(POINT, expert, method=method, config=COPY)
     agent.get_env()
-    observations = torch.from_numpy(agent.last_observations).view(1, agent.n_envs, -1)
-    teacher = Labels.unpack(agent.ask(observations)).policy.actions
-    acted = imitation.behave(agent, observations, teacher)
+    observations = torch.from_numpy(agent.collector.observations).view(1, agent.n_envs, -1)
+    teacher = Labels.unpack(agent.tutor.answers()).policy.actions
+    acted = agent.recipe.act(observations, teacher)
     own = agent.learner.policy(agent.learner.actor, observations).clamp(-1, 1)
     assert torch.equal(acted, teacher if teacher_acts else own)
 
@@ -119,21 +119,21 @@ def test_who_acts(method, teacher_acts):
 def test_beta_falls_round_by_round_and_mixes_as_often_as_it_says():
     agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 500, "beta_rounds": 4, "round_steps": 500})
     agent.get_env()
-    observations = torch.from_numpy(agent.last_observations).view(1, 500, -1)
+    observations = torch.from_numpy(agent.collector.observations).view(1, 500, -1)
     teacher = torch.full((1, 500, 2), 0.5)
     for round_number, beta in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
-        agent.num_timesteps = 500 * round_number + 123
-        assert imitation.beta(agent) == beta
-        share = (imitation.behave(agent, observations, teacher) == 0.5).all(-1).double().mean()
+        agent.run.num_timesteps = 500 * round_number + 123
+        assert agent.recipe.beta() == beta
+        share = (agent.recipe.act(observations, teacher) == 0.5).all(-1).double().mean()
         assert abs(share - beta) < 0.08
 
 
 def test_noise_is_acted_and_not_learnt():
     agent = TeacherStudent(POINT, expert, method="bc", config={**COPY, "collect_noise_std": 0.5, "n_envs": 100})
     agent.get_env()
-    observations = torch.from_numpy(agent.last_observations).view(1, 100, -1)
+    observations = torch.from_numpy(agent.collector.observations).view(1, 100, -1)
     actions = torch.zeros(1, 100, 2)
-    acted = imitation.behave(agent, observations, actions)
+    acted = agent.recipe.act(observations, actions)
     assert 0.4 < acted.std() < 0.6
     assert (actions == 0).all()
 
@@ -250,9 +250,9 @@ def test_values_are_distilled_where_asked(critic_teacher):
         changes = {"distill_value_coef": 1.0, "allow_weak_teacher": True, "round_updates": 100}
         agent = TeacherStudent(POINT, critic_teacher, backbone=backbone, config={**COPY, **changes})
         agent.learn(40)
-        first = float(agent.update.info["distill/value_loss"])
+        first = float(agent.recipe.info["distill/value_loss"])
         agent.learn(400)
-        assert float(agent.update.info["distill/value_loss"]) < first / 2
+        assert float(agent.recipe.info["distill/value_loss"]) < first / 2
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go
     before, std = agent.learner.actor.clone(), agent.teaching.fine_tune_std
     before[:, -2:] = np.log(std)
     seen = []
-    step = taught_rollouts.TaughtRolloutUpdate.step
+    step = FineTune.step
 
     def spy(update, *arguments):
         step(update, *arguments)
@@ -326,7 +326,7 @@ def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go
         moved, spread = (bool((x != y).any()) for x, y in zip((actor, log_std), before.split(sizes, 1), strict=True))
         seen.append((moved, spread, float(update.teaching.lambdas[0])))
 
-    monkeypatch.setattr(taught_rollouts.TaughtRolloutUpdate, "step", spy)
+    monkeypatch.setattr(FineTune, "step", spy)
     critic = agent.learner.critic.clone()
     agent.fine_tune(400, config={"critic_steps": 100, "fixed_std_steps": 200, "fine_tune_std": std})
     assert [moved for moved, _, _ in seen] == [False, False, *[True] * 6]

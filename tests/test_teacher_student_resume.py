@@ -61,7 +61,7 @@ def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path):
     assert again.fine_tuned_steps == half.fine_tuned_steps == 120
     again.learn(180)
     assert torch.equal(again.learner.parameters, whole.learner.parameters)
-    assert torch.equal(again.update.teaching.anchor, whole.update.teaching.anchor)
+    assert torch.equal(again.recipe.anchor.actor, whole.recipe.anchor.actor)
 
 
 def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):

@@ -7,7 +7,7 @@ import torch
 from helpers import make_learner
 
 from policykd.core.networks import PolicyOutput
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, executed, gaussian_kl
+from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, divergence_of, executed, gaussian_kl
 from policykd.distillation.labels import (
     Labels,
     confidence,
@@ -25,7 +25,7 @@ from policykd.distillation.teaching_step import TeachingStep
 from policykd.distillation.weights import value_gate
 from policykd.learners.off_policy import beside_teacher
 from policykd.learners.ppo import Minibatch
-from policykd.training.recipes.taught_rollouts import TaughtRolloutUpdate
+from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 
 
 def gaussians(seed, count=2, actions=3):
@@ -162,16 +162,6 @@ def test_shaping_by_hand_and_it_telescopes():
     assert paid[0, 0] + 0.5 * paid[0, 1] == -values[0, 0]  # the discounted sum over an episode is -V(first state)
 
 
-class Agent:
-    """What a rollout's update reads of its agent."""
-
-    score, episodes, rollout_buffer = None, ((),), None
-
-    def __init__(self, method, config):
-        self.method, self.config, self.divergence = TEACHER_METHODS[method], config, "gaussian_kl_forward"
-        self.environment_reward = self.method.environment_reward
-
-
 def joint_loss(method, **changes):
     """The loss of one learner on a minibatch of two steps, and what it is made of."""
     changes = {"normalize_advantage": False, "normalize_observation": False, "normalize_reward": False, **changes}
@@ -181,7 +171,8 @@ def joint_loss(method, **changes):
     learner.config = config
     # Policy mean = 2 s, std 1; value = s.
     learner.parameters[:] = torch.tensor([[2.0, 0.0, 0.0, 1.0, 0.0]])
-    update = TaughtRolloutUpdate(Agent(method, config), learner, [None], False)
+    divergence = divergence_of(config.divergence, taught=True)
+    update = TaughtOnRollouts(learner, TEACHER_METHODS[method], config, None, None, divergence, None, [None], [None])
     update.teaching.lambdas.fill_(0.5)
     states, actions = torch.tensor([[[1.0], [-1.0]]]).double(), torch.tensor([[[2.0], [-1.0]]]).double()
     log_prob = learner.log_prob(2 * states, torch.zeros(1, 1).double(), actions)
@@ -191,7 +182,7 @@ def joint_loss(method, **changes):
     )
     advantages, returns = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
     batch = Minibatch(states, actions, log_prob - ratios.log(), advantages, returns)
-    info = update.teach(batch, torch.tensor(0.0), torch.tensor(0.2).double(), labels.pack())
+    info = update.descend(batch, torch.tensor(0.0), torch.tensor(0.2).double(), labels.pack())
     return {key: float(value[0]) for key, value in info.items()}
 
 
@@ -284,7 +275,9 @@ def test_a_student_that_equals_its_teacher_does_not_move(backbone, divergence):
         own = learner.outputs(learner.actor, states)
         filled = PolicyOutput(own.actions, *(own.actions if part is None else part for part in own[1:]))
         answers = Labels(filled, torch.zeros(2, 16, dtype=torch.float64)).pack()
-        step = TeachingStep(TEACHER_METHODS["dagger"], TaughtPPOConfig(), learner, TEACHER_DIVERGENCES[divergence])
+        step = TeachingStep(
+            TEACHER_METHODS["dagger"], TaughtPPOConfig(), learner, divergence_of(divergence, taught=True)
+        )
         before = learner.actor.clone()
         info = step.teach(states, answers, torch.tensor(1e-3).double(), True)
         assert (info["distill/loss"].abs() < 1e-12).all()

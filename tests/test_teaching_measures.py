@@ -84,7 +84,7 @@ def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there
     first = next(i for i, ratio in enumerate(ratios) if ratio >= 0.9)
     assert row["steps_to_90%"] == agent.evaluation_steps[first]
     assert all(ratio < 0.9 for ratio in ratios[:first])
-    assert 0 < row["seconds_to_90%"] + 0.1 <= agent.elapsed + 0.2
+    assert 0 < row["seconds_to_90%"] + 0.1 <= agent.run.elapsed + 0.2
     assert "| 16x16 |" in students.table([row])
 
 

@@ -128,9 +128,9 @@ def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
 def _rows(options: CompareOptions, agent: DualStudent, sb3: BaselineResult, chance: np.ndarray) -> list[Row]:
     steps = np.array(agent.evaluation_steps)
     returns = np.stack([evaluation.returns for evaluation in agent.evaluations])
-    speed = agent.num_timesteps / agent.elapsed
+    speed = agent.num_timesteps / agent.run.elapsed
     ours = [
-        Row(f"{options.method.upper()} peer {k + 1}", steps, returns[:, k], speed, agent.elapsed)
+        Row(f"{options.method.upper()} peer {k + 1}", steps, returns[:, k], speed, agent.run.elapsed)
         for k in range(options.peers)
     ]
     baseline = Row(

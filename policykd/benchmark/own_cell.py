@@ -35,22 +35,22 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     run_dir = folder / "run"
     agent = _begin_or_resume(cell, run_dir)
     agent.learn(cell.total_timesteps - agent.num_timesteps, callback=Throttled(report))
-    assert agent.update is not None and agent.folder is not None
+    assert agent.folder is not None
     seconds = _seconds(run_dir)
     evaluated = list(zip(agent.evaluation_steps, agent.evaluations, strict=True))
-    rows = [r for steps, e in evaluated for r in _rows(cell, "curve", steps, e, seconds.get(steps, agent.elapsed))]
+    rows = [r for steps, e in evaluated for r in _rows(cell, "curve", steps, e, seconds.get(steps, agent.run.elapsed))]
     evaluator = Evaluator(agent.factory, agent.n_learners, agent.action_scale.to_env)
     seeds = [seed for seed, _ in agent.learners]
     final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
     evaluator.close()
-    rows += _rows(cell, "final", cell.total_timesteps, final, agent.elapsed)
+    rows += _rows(cell, "final", cell.total_timesteps, final, agent.run.elapsed)
     _check_updates(cell, agent)
     agent.save(run_dir / AGENT)
     details = {
         "net_arch": list(cell.settings.net_arch),
         "learners_at_once": agent.n_learners,
         "computed_by": agent.computed_by,
-        "seconds": round(agent.elapsed, 1),
+        "seconds": round(agent.run.elapsed, 1),
     }
     return rows, details
 
@@ -61,7 +61,7 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
     asked = {"method": method, "backbone": cell.backbone, "peers": cell.peers, "seeds": list(cell.seeds)}
     if (run_dir / CHECKPOINT).exists():
         agent = DualStudent.load(run_dir, cell.task, device="cpu")
-        snapshot.check_same(agent, {**asked, "config": snapshot.plain(cell.settings)})
+        snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
         return agent
     if run_dir.exists():  # killed before its first checkpoint: there is nothing to go on from
         shutil.rmtree(run_dir)
@@ -79,8 +79,7 @@ def _rows(cell: Cell, phase: str, steps: int, evaluation: Evaluation, seconds: f
 
 def _check_updates(cell: Cell, agent: DualStudent) -> None:
     """The table's gradient updates are computed; refuse to report them where they are not what was done."""
-    assert agent.update is not None
-    done, config = agent.update.n_updates, cell.settings
+    done, config = agent.recipe.n_updates, cell.settings
     if isinstance(config, PPOConfig):  # counts epochs
         done *= math.ceil(config.n_steps * config.n_envs / config.batch_size)
     said = gradient_updates(config, cell.total_timesteps // cell.peers)

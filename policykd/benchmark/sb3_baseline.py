@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from policykd import export
 from policykd.core.errors import PolicyKDError
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 from policykd.training.loop import one_thread
 
@@ -74,8 +74,8 @@ def run_sb3(
     Raises:
         PolicyKDError: an unknown backbone, no evaluation in ``total_timesteps``, or a ``run_dir`` that is not empty.
     """
-    if backbone not in CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} has no model of SB3; there are {', '.join(CONFIGS)}")
+    if backbone not in LEARNERS:
+        raise PolicyKDError(f"backbone: {backbone!r} has no model of SB3; there are {', '.join(LEARNERS)}")
     n_envs = config.n_envs if isinstance(config, PPOConfig) else 1
     if not n_envs <= eval_freq <= total_timesteps or eval_freq % n_envs:
         raise PolicyKDError(f"eval_freq {eval_freq}: must be a multiple of n_envs ({n_envs}), up to {total_timesteps}")

@@ -153,5 +153,5 @@ def parameters(cell: Cell, net_arch: tuple[int, ...], observations: spaces.Box, 
         return policy + MLP((n_observations, *net_arch, 1)).parameter_count
     heads = 2 if cell.backbone == "sac" else 1
     actor = MLP((n_observations, *net_arch, heads * n_actions)).parameter_count
-    critics: int = LEARNERS[cell.backbone].critics  # type: ignore[union-attr]
+    critics: int = LEARNERS[cell.backbone].critics  # type: ignore[attr-defined]
     return actor + critics * MLP((n_observations + n_actions, *net_arch, 1)).parameter_count

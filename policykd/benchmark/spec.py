@@ -17,7 +17,7 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import build, require
 from policykd.core.parsing import MOST_YAML, file_name, parse_yaml, read_text
 from policykd.distillation.methods import METHODS
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 from policykd.tasks.spaces import check_named, find_task, foreign_module, short_id
 from policykd.training import snapshot
@@ -195,7 +195,7 @@ class Spec:
             if not foreign_module(task_name):
                 find_task(task_name)
             for name in task.backbones:
-                _known("backbone", name, CONFIGS)
+                _known("backbone", name, LEARNERS)
             for name in task.without:
                 _known("without", name, self.methods)
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]

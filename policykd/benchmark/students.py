@@ -54,9 +54,9 @@ def measure(
         for level in LEVELS:
             first = next((i for i, ratio in enumerate(ratios) if ratio >= level), None)
             steps = "" if first is None else agent.evaluation_steps[first]
-            seconds = "" if first is None else round(agent.evaluation_seconds[first], 1)
+            seconds = "" if first is None else round(agent.run.evaluation_seconds[first], 1)
             row |= {f"steps_to_{level:.0%}": steps, f"seconds_to_{level:.0%}": seconds}
-        rows.append(row | {"env_steps": agent.num_timesteps, "seconds": round(agent.elapsed, 1)})
+        rows.append(row | {"env_steps": agent.num_timesteps, "seconds": round(agent.run.elapsed, 1)})
     return rows
 
 

@@ -102,7 +102,9 @@ def _train(
         agent = TeacherStudent.load(folder / CHECKPOINT, device=options.device, teacher=teachers)
         if not agent.fine_tuned_steps:
             asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
-            snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)})
+            snapshot.check_same(
+                agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)}
+            )
         say(f"going on from {agent.num_timesteps:,} steps")
     else:
         agent = TeacherStudent(

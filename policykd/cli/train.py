@@ -16,7 +16,7 @@ from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
 from policykd.core.parsing import parse_json, read_text
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import check_named, find_task
 from policykd.training import snapshot
@@ -112,11 +112,12 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     if known.env is None:
         check_named(start.env, known.config_file)
     env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
-    if backbone not in CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, CONFIGS)}")
+    if backbone not in LEARNERS:
+        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
     config = change(resolve_config(preset, backbone, env), settings)
     start = dataclasses.replace(start, backbone=backbone, config=config)
-    kind = TrainOptions[CONFIGS[backbone]]  # type: ignore[valid-type]
+    kind: Any = TrainOptions
+    kind = kind[LEARNERS[backbone].config_type]
     return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
 
 
@@ -140,7 +141,9 @@ def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
     if options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     agent = DualStudent.load(options.run_dir / CHECKPOINT, device=options.device)
-    snapshot.check_same(agent, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)})
+    snapshot.check_same(
+        agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)}
+    )
     say(f"going on from {agent.num_timesteps:,} steps")
     return agent
 

@@ -7,6 +7,7 @@ that a divergence of two factorised Gaussians is that of their joint distributio
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import PolicyOutput
+from policykd.core.registry import find
 
 Direction = Literal["forward", "reverse"]
 
@@ -131,7 +133,10 @@ def _gaussians(own: PolicyOutput, target: PolicyOutput) -> tuple[Tensor, Tensor,
     return own.mean, own.std, target.mean, target.std
 
 
-DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
+Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
+"""Distance ``(K, B)`` of a learner's policy, given first, from its target's."""
+
+DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(own.actions, target.actions),
     "action_huber": lambda own, target: action_huber(own.actions, target.actions),
     "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target), "forward"),
@@ -140,15 +145,28 @@ DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
 }
 """What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
 
-TEACHER_DIVERGENCES: dict[str, Callable[[PolicyOutput, PolicyOutput], Tensor]] = {
-    **DIVERGENCES,
+TEACHER_DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(executed(own.actions, target.actions), target.actions),
     "action_huber": lambda own, target: action_huber(executed(own.actions, target.actions), target.actions),
     "gaussian_nll": lambda own, target: gaussian_nll(*_gaussians(own, target)[:3]),
     "cross_entropy_forward": lambda own, target: cross_entropy(*_gaussians(own, target), "forward"),
     "cross_entropy_reverse": lambda own, target: cross_entropy(*_gaussians(own, target), "reverse"),
 }
-"""What a student of a teacher can choose from, too; the negative log-likelihood is that of the teacher's mean."""
+"""What a student of a teacher can choose from, before those of ``DIVERGENCES``;
+the negative log-likelihood is that of the teacher's mean."""
+
+
+def divergence_of(divergence: str | Divergence, taught: bool = False) -> Divergence:
+    """The divergence of a name, or a function itself.
+
+    Args:
+        divergence: a key of ``DIVERGENCES`` (of ``TEACHER_DIVERGENCES`` where ``taught``), or a function like theirs.
+        taught: whether the target is a frozen teacher.
+
+    Raises:
+        PolicyKDError: the name is unknown, or it is no function.
+    """
+    return find("divergence", divergence, ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) if taught else DIVERGENCES)
 
 
 def _check(*tensors: Tensor) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, PolicyOutput, gradient
-from policykd.distillation.divergences import DIVERGENCES
-from policykd.distillation.methods import Method
-from policykd.distillation.weights import effective_sample_size
+from policykd.distillation.divergences import divergence_of
+from policykd.distillation.methods import PeerMethod, Weight
+from policykd.distillation.weights import Comparison, effective_sample_size
 from policykd.learners.config import DistillationConfig
 
 Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
@@ -31,29 +32,129 @@ class Student(Protocol):
         """V(s) of the policies that answered so, ``(K, B)``."""
 
 
+class Peers:
+    """Who copies whom. In a group of N, the peer of a learner turns through the N - 1 others, step by step.
+
+    Args:
+        learners: number of learners K.
+        peers: learners per group N.
+        source: "peer", "first" (only copies of each group's first learner count) or None.
+        device: where the index tensors live.
+    """
+
+    def __init__(self, learners: int, peers: int, source: str | None, device: torch.device) -> None:
+        index = np.arange(learners)
+        first, place = index // peers * peers, index % peers
+        self.peer_of = [first + (place + 1 + shift) % peers for shift in range(max(1, peers - 1))]
+        """The peer of every learner ``(K,)``, turn by turn."""
+        self.turns = []
+        """(peer of k, its inverse, 1 where k is taught), each ``(K,)``, turn by turn."""
+        for peer_of in self.peer_of:
+            taught = np.ones(learners) if source == "peer" else (peer_of == first) & (index != first)
+            self.turns.append(
+                (
+                    torch.from_numpy(peer_of).to(device),
+                    torch.from_numpy(np.argsort(peer_of)).to(device),
+                    torch.from_numpy(taught.astype(np.float32)).to(device),
+                )
+            )
+
+
+@runtime_checkable
+class Critical(Student, Protocol):
+    """What weights that compare actions need, too."""
+
+    critic: Tensor
+    """The critics' parameters."""
+
+    def q_values(self, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Every critic's Q(s, a), ``(K, C, B)``."""
+
+
 class DistillationStep:
-    """One gradient step on J = E_s [w(s) D(pi_self(s), pi_peer(s))] per learner, with an optimiser of its own.
+    """One gradient step on J = E_s [w(s) D(pi_self(s), pi_source(s))] per learner, with an optimiser of its own.
+
+    Args:
+        weight: how much each state counts; None is all alike.
+        config: settings.
+        learner: the learners.
+        divergence: distance ``(K, B)`` of a policy from its target.
+        optimise: moves the actors along gradients ``(K, P)`` at a learning rate; None is an Adam of this step alone.
+    """
+
+    def __init__(
+        self,
+        weight: Weight | None,
+        config: DistillationConfig,
+        learner: Student,
+        divergence: Divergence,
+        optimise: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> None:
+        self.weight, self.config, self.learner, self.divergence = weight, config, learner, divergence
+        self.adam = Adam(learner.actor)
+        self.optimise = optimise or (lambda gradients, rate: self.adam.step(learner.actor, gradients, rate))
+
+    def copy(
+        self,
+        states: Tensor,
+        target: PolicyOutput,
+        compare: Callable[[PolicyOutput], Comparison],
+        taught: Tensor | None,
+        learning_rate: Tensor,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        """Move every actor towards ``target`` at ``states`` and return diagnostics ``(K,)``.
+
+        Args:
+            states: observations ``(K, B, O)``.
+            target: the source's answers there.
+            compare: what the weight looks at, given the learners' own answers; asked only where there is a weight.
+            taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``; None is all.
+            learning_rate: a scalar tensor, so that a schedule does not recompile.
+            diagnose: also compute what is only logged.
+        """
+
+        def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            own = self.learner.outputs(actor, states)
+            weighted = self.divergence(own, target)
+            if weighted.shape != states.shape[:2]:  # also where no weight would notice
+                raise ValueError(f"a divergence must return (K, B), got {tuple(weighted.shape)}")
+            info = {}
+            if self.weight is not None:
+                seen = compare(own.map(Tensor.detach))
+                weight = self.weight(seen, self.config)
+                weighted = weighted_distance(weight, weighted)
+                info = _diagnose(seen, weight) if diagnose else {}
+            losses = weighted.mean(1) if taught is None else weighted.mean(1) * taught
+            if diagnose:
+                gap = (own.actions.detach() - target.actions).square().sum(-1).sqrt().mean(1)
+                info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
+            return losses, info
+
+        gradients, info = gradient(loss, self.learner.actor)
+        self.optimise(gradients, learning_rate)
+        return info
+
+
+class PeerStep(DistillationStep):
+    """The step towards a peer (DPD, Lai et al. 2020, section 3.2 and algorithm 1).
 
     Args:
         method: who copies whom, and how much each state counts.
         config: settings.
         learner: the learners.
-        optimise: moves the actors along gradients ``(K, P)`` at a learning rate; None is an Adam of this step alone.
-        divergence: distance ``(K, B)`` of a policy from its target; None is what the setting names.
+        optimise: as in ``DistillationStep``.
     """
 
     def __init__(
         self,
-        method: Method,
+        method: PeerMethod,
         config: DistillationConfig,
         learner: Student,
         optimise: Callable[[Tensor, Tensor], None] | None = None,
-        divergence: Divergence | None = None,
     ) -> None:
-        self.method, self.config, self.learner = method, config, learner
-        self.divergence = divergence or DIVERGENCES[config.divergence]
-        self.adam = Adam(learner.actor)
-        self.optimise = optimise or (lambda gradients, rate: self.adam.step(learner.actor, gradients, rate))
+        super().__init__(method.weight, config, learner, divergence_of(config.divergence), optimise)
+        self.compare = _values if method.compares == "values" else _actions
 
     def update(
         self,
@@ -71,70 +172,61 @@ class DistillationStep:
             peer_of: the learner whom k copies, a permutation ``(K,)`` within the groups.
             student_of: the learner who copies k, its inverse ``(K,)``.
             taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``.
-            learning_rate: a scalar tensor, so that a schedule does not recompile.
+            learning_rate: a scalar tensor.
             diagnose: also compute what is only logged.
         """
-        learner, value = self.learner, None
+        learner = self.learner
         with torch.no_grad():
             # The peer acts in its own row, on the states of the learner who copies it; then each learner fetches its
             # peer's answer. This moves states and actions, never weights. Peers get no gradient.
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
-            if self.method.weight is not None:
-                value = learner.value(peer_states, peer)[peer_of]
-            peer = peer.map(lambda part: part[peer_of])
-        return self.copy(states, peer, value, taught, learning_rate, diagnose)
+            compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else _nothing
+        return self.copy(states, peer.map(lambda part: part[peer_of]), compare, taught, learning_rate, diagnose)
 
-    def copy(
-        self,
-        states: Tensor,
-        target: PolicyOutput,
-        target_value: Tensor | None,
-        taught: Tensor | None,
-        learning_rate: Tensor,
-        diagnose: bool,
-    ) -> dict[str, Tensor]:
-        """Move every actor towards what its source answers at ``states`` and return diagnostics ``(K,)``.
 
-        Args:
-            states: observations ``(K, B, O)``.
-            target: the source's answers there.
-            target_value: the source's values ``(K, B)``; None where no weight asks for them.
-            taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``; None is all.
-            learning_rate: a scalar tensor.
-            diagnose: also compute what is only logged.
-        """
-        learner, weigh = self.learner, self.method.weight
+Compare = Callable[[PolicyOutput], Comparison]
 
-        def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            own = learner.outputs(actor, states)
-            distance = self.divergence(own, target)
-            if distance.shape != states.shape[:2]:  # also where no weight would notice
-                raise ValueError(f"a divergence must return (K, B), got {tuple(distance.shape)}")
-            info = {}
-            if weigh is None or target_value is None:
-                weighted = distance
-            else:
-                own_value = learner.value(states, own.map(Tensor.detach))
-                weight = weigh(target_value, own_value, self.config)
-                weighted = weighted_distance(weight, distance)
-                if diagnose:
-                    xi = target_value - own_value
-                    info = {
-                        "distill/weight_ess": effective_sample_size(weight),
-                        "distill/weight_max": weight.amax(1),
-                        "distill/xi_mean": xi.mean(1),
-                        "distill/xi_std": xi.std(1),
-                    }
-            losses = weighted.mean(1) if taught is None else weighted.mean(1) * taught
-            if diagnose:
-                gap = (own.actions.detach() - target.actions).square().sum(-1).sqrt().mean(1)
-                info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
-            return losses, info
 
-        gradients, info = gradient(loss, learner.actor)
-        self.optimise(gradients, learning_rate)
-        return info
+def _nothing(own: PolicyOutput) -> Comparison:
+    """For methods without a weight."""
+    raise AssertionError("no weight asks")
+
+
+def _values(
+    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
+) -> Compare:
+    """V_peer(s) by the peer's critics beside V_self(s) by the own ones."""
+    source_value = learner.value(peer_states, peer)[peer_of]
+    return lambda own: Comparison(source_value, learner.value(states, own), EMPTY)
+
+
+def _actions(
+    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
+) -> Compare:
+    """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
+
+    def compare(own: PolicyOutput) -> Comparison:
+        assert isinstance(learner, Critical)
+        q_values, critic = learner.q_values, learner.critic
+        mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
+        theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])
+        return Comparison(EMPTY, EMPTY, torch.cat((mine, theirs[peer_of]), dim=1))
+
+    return compare
+
+
+EMPTY = torch.empty(0)
+
+
+def _diagnose(seen: Comparison, weight: Tensor) -> dict[str, Tensor]:
+    xi = seen.advantages.mean(1) if seen.advantages.numel() else seen.source_value - seen.own_value
+    return {
+        "distill/weight_ess": effective_sample_size(weight),
+        "distill/weight_max": weight.amax(1),
+        "distill/xi_mean": xi.mean(1),
+        "distill/xi_std": xi.std(1),
+    }
 
 
 def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:

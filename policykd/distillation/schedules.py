@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from policykd.core.registry import find
+
 
 def constant(progress: float) -> float:
     """Full strength throughout."""
@@ -38,6 +40,15 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "exponential": exponential,
     "cosine": cosine,
 }
+
+
+def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
+    """The schedule of a name in ``SCHEDULES``, or a function of the progress itself.
+
+    Raises:
+        PolicyKDError: the name is unknown, or it is no function.
+    """
+    return find("distill_schedule", schedule, SCHEDULES)
 
 
 def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:

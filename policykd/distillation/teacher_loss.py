@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
-from policykd.distillation.divergences import action_mse
+from policykd.distillation.divergences import Divergence, action_mse
 from policykd.distillation.labels import Labels, confidence
-from policykd.distillation.methods import Method
-from policykd.distillation.peer_step import Divergence
-from policykd.distillation.schedules import SCHEDULES, hold, return_ratio
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.peer_step import EMPTY
+from policykd.distillation.schedules import hold, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.teachers import TeacherScore
+from policykd.distillation.weights import Comparison
 
 RECENT = 10
 """Episodes over which a student's return is averaged for the return ratio."""
+
+
+class Score(Protocol):
+    """Mean returns of a teacher, and of random actions."""
+
+    @property
+    def mean(self) -> float:
+        """Of the teacher."""
+
+    @property
+    def random_mean(self) -> float:
+        """Of random actions."""
 
 
 class JointTeaching:
@@ -33,25 +46,21 @@ class JointTeaching:
     """
 
     def __init__(
-        self, method: Method, config: TeachingConfig, actor: Tensor, divergence: Divergence | None, n_envs: int
+        self, method: TeacherMethod, config: TeachingConfig, actor: Tensor, divergence: Divergence | None, n_envs: int
     ) -> None:
         self.method, self.config, self.divergence = method, config, divergence
         self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
         self.log_coefficient = torch.zeros(len(actor), device=actor.device)
         self.lambdas = torch.zeros(len(actor), device=actor.device)
         """The teacher's weight beside RL at the moment, of each student, ``(K,)``."""
-        self.mask: Tensor | None = None
-        """Fine-tuning: 0 where parameters are frozen, ``(P,)``."""
         if method.confident:  # ADVISOR's imitator
             self.auxiliary = actor.clone()
             self.auxiliary_adam = Adam(self.auxiliary)
-        if method.source == "itself":
-            self.anchor = actor.clone()
         if method.reward is not None:
             self.reward_stats = RunningMeanStd(len(actor), (), actor.device)
             self.discounted_rewards = torch.zeros(len(actor), n_envs, dtype=torch.float64, device=actor.device)
 
-    def fade(self, progress: float, returns: Sequence[Sequence[float]], score: TeacherScore | None) -> None:
+    def fade(self, progress: float, returns: Sequence[Sequence[float]], score: Score | None) -> None:
         """Set the teacher's weight lambda beside RL, of each student.
 
         Args:
@@ -68,7 +77,7 @@ class JointTeaching:
             means = [sum(r[-RECENT:]) / len(r[-RECENT:]) if r else score.random_mean for r in returns]
             strength = return_ratio(torch.tensor(means, dtype=ones.dtype), score.mean, score.random_mean).to(ones)
         else:
-            strength = SCHEDULES[self.schedule](progress) * ones
+            strength = schedule_of(self.schedule)(progress) * ones
         self.lambdas.copy_(self.config.distill_coef * strength)
 
     def adapt(self, distance: Tensor) -> None:
@@ -93,7 +102,8 @@ class JointTeaching:
         gap = (own.actions.detach() - labels.policy.actions).square().sum(-1).sqrt()
         info["distill/action_gap"] = gap.mean(1)
         if self.method.weight is not None:
-            weight = self.method.weight(labels.value, own_value().detach(), self.config)
+            seen = Comparison(labels.value, own_value().detach(), EMPTY)
+            weight = self.method.weight(seen, self.config)
         if weight is None:
             return distance, info
         if weight.shape != distance.shape:

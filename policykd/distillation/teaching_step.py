@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
+from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
-from policykd.distillation.methods import Method
-from policykd.distillation.peer_step import DistillationStep, Divergence
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.peer_step import EMPTY, DistillationStep
 from policykd.distillation.teaching_config import TeachingConfig
+from policykd.distillation.weights import Comparison
 from policykd.learners import PPO, OffPolicyLearner
 
 
@@ -22,12 +24,11 @@ class TeachingStep(DistillationStep):
         divergence: distance ``(K, B)`` of a student from its teacher.
     """
 
-    learner: OffPolicyLearner | PPO
-
     def __init__(
-        self, method: Method, config: TeachingConfig, learner: OffPolicyLearner | PPO, divergence: Divergence
+        self, method: TeacherMethod, config: TeachingConfig, learner: OffPolicyLearner | PPO, divergence: Divergence
     ) -> None:
-        super().__init__(method, config, learner, divergence=divergence)  # type: ignore[arg-type]
+        super().__init__(method.weight, config, learner, divergence)  # type: ignore[arg-type]
+        self.student = learner
         self.value_coef = config.distill_value_coef
         if self.value_coef > 0:
             self.critic_adam = Adam(learner.critic)
@@ -35,15 +36,22 @@ class TeachingStep(DistillationStep):
     def teach(self, states: Tensor, answers: Tensor, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
         """Move every student towards the teacher's packed ``answers (K, B, W)``; diagnostics ``(K,)``."""
         labels = Labels.unpack(answers)
-        info = self.copy(states, labels.policy, labels.value, None, learning_rate, diagnose)
+        info = self.copy(
+            states,
+            labels.policy,
+            lambda own: Comparison(labels.value, self.student.value(states, own), EMPTY),
+            None,
+            learning_rate,
+            diagnose,
+        )
         return info | self.teach_value(states, labels, learning_rate) if self.value_coef > 0 else info
 
     def teach_value(self, states: Tensor, labels: Labels, learning_rate: Tensor) -> dict[str, Tensor]:
         """Move every critic towards the teacher's value of the states; Q(s, a) at the teacher's action."""
-        critic = self.learner.critic
+        critic = self.student.critic
 
         def loss(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            losses = value_error(self.learner, rows, states, labels).mean(1)
+            losses = value_error(self.student, rows, states, labels).mean(1)
             return self.value_coef * losses, {"distill/value_loss": losses.detach()}
 
         gradients, info = gradient(loss, critic)

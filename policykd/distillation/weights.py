@@ -8,9 +8,21 @@ the gate itself, and ``published_code`` repeats a defect.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Comparison(NamedTuple):
+    """What is known of a source and a learner at B states, without gradient; what a row does not ask for is empty."""
+
+    source_value: Tensor
+    """V of the source's policy, by its own critics, ``(K, B)``."""
+    own_value: Tensor
+    """V of the learner's policy, by its own critics, ``(K, B)``."""
+    advantages: Tensor
+    """Q_m(s, a_source) - Q_m(s, a_own) by each of M critics, those of the learner and of its source, ``(K, M, B)``."""
 
 
 def uniform(peer_value: Tensor, own_value: Tensor) -> Tensor:
@@ -82,6 +94,26 @@ def q_filter(peer_action_value: Tensor, own_action_value: Tensor) -> Tensor:
     """
     _check(peer_action_value, own_action_value)
     return _gate(peer_action_value > own_action_value)
+
+
+def paired_advantage(advantages: Tensor, pessimism: float = 1.0) -> Tensor:
+    """DPD's weight with both actions judged by the same critics, mean 1 over B where any state counts: ``(K, B)``.
+
+    xi = mean_m Delta_m - pessimism * std_m Delta_m, with Delta_m = Q_m(s, a_peer) - Q_m(s, a_own): what a critic errs
+    alike for both actions cancels, and where critics disagree nothing is copied. A state weighs max(0, xi).
+
+    Args:
+        advantages: Delta of each of M critics ``(K, M, B)``.
+        pessimism: 0 believes the mean of the critics.
+
+    Raises:
+        ValueError: the advantages are not ``(K, M, B)``.
+    """
+    if advantages.ndim != 3:
+        raise ValueError(f"paired advantages must be (K, M, B), got {tuple(advantages.shape)}")
+    lower = advantages.mean(1) - pessimism * advantages.std(1, correction=0)
+    gain = lower.clamp_min(0.0)
+    return gain / gain.mean(1, keepdim=True).clamp_min(1e-8)
 
 
 def published_code(peer_value: Tensor, own_value: Tensor, alpha: float) -> Tensor:

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
-from policykd.learners import PPO
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
+from policykd.export.exportable import Exportable
+from policykd.learners import PPO, OffPolicyLearner
 
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
@@ -94,7 +91,7 @@ class DeployedPolicy(nn.Module):
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
 
-def deploy(agent: Agent, k: int) -> DeployedPolicy:
+def deploy(agent: Exportable, k: int) -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
     Raises:
@@ -109,6 +106,7 @@ def deploy(agent: Agent, k: int) -> DeployedPolicy:
         row = learner.actor[k, : learner.actor_network.parameter_count]
         policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
     else:
+        assert isinstance(learner, OffPolicyLearner)
         policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
@@ -119,7 +117,7 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: Agent, k: int, act: Act, what: str) -> float:
+def check(agent: Exportable, k: int, act: Act, what: str) -> float:
     """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
 
     Raises:
@@ -135,7 +133,7 @@ def check(agent: Agent, k: int, act: Act, what: str) -> float:
     return worst
 
 
-def _observations(agent: Agent, k: int) -> np.ndarray:
+def _observations(agent: Exportable, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -146,14 +144,14 @@ def _observations(agent: Agent, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: Agent) -> str:
+def description(agent: Exportable) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
     return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
 
 
 def write_checked(
-    agent: Agent, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
     """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
 

@@ -14,23 +14,21 @@ import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from policykd.core.files import write_text
 from policykd.export.deployed import deploy, require_free
+from policykd.export.exportable import Exportable
 from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
 from policykd.teachers import Teacher, TeacherScore
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
-
 STATISTICS = "vec_normalize.pkl"
 
 
 def to_hub_folder(
-    agent: Agent, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
+    agent: Exportable, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
 ) -> TeacherScore:
     """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
 
@@ -144,7 +142,7 @@ env = VecNormalize.load("vec_normalize.pkl", env)
 env.training = env.norm_reward = False"""
 
 
-def _write_card(agent: Agent, k: int, folder: Path, name: str, score: TeacherScore) -> None:
+def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: TeacherScore) -> None:
     task, algorithm = short_id(score.env_id), agent.backbone.upper()
     normalised = (folder / STATISTICS).exists()
     usage = USAGE.format(

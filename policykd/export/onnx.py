@@ -6,19 +6,16 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from policykd.core.errors import PolicyKDError
 from policykd.export.deployed import Act, deploy, description, write_checked
+from policykd.export.exportable import Exportable
 from policykd.teachers.programs import METADATA, onnx_session
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
-
-def to_onnx(agent: Agent, k: int, path: Path) -> float:
+def to_onnx(agent: Exportable, k: int, path: Path) -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
 
     Returns:

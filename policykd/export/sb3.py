@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP, Adam
 from policykd.export import sb3_ppo
+from policykd.export.exportable import Exportable
 from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
 """SB3's class of every backbone."""
@@ -62,20 +61,23 @@ def vec_env(env: VecEnv, config: Config) -> VecEnv:
     return sb3_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
 
 
-def to_sb3(agent: Agent, k: int) -> BaseAlgorithm:
+def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters.
 
     PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
     """
-    learner, config = agent.learner, agent.config
+    learner, config, twin = agent.learner, agent.config, agent.learner_type.sb3
+    if twin is None:
+        raise PolicyKDError(f"export: {agent.backbone} has no twin in Stable-Baselines3; use onnx or torchscript")
     env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
-    model = make_model(agent.backbone, config, env)
+    model = make_model(twin, config, env)
     if isinstance(learner, PPO):
         sb3_ppo.write_sb3(learner, k, model)
     else:
+        assert isinstance(learner, OffPolicyLearner)
         write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps
-    model._n_updates = 0 if agent.update is None else agent.update.n_updates
+    model._n_updates = agent.recipe.n_updates
     env.close()
     return model
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from policykd.export.deployed import Act, as_act, deploy, description, write_checked
+from policykd.export.exportable import Exportable
 from policykd.teachers.programs import METADATA
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
-
-def to_torchscript(agent: Agent, k: int, path: Path) -> float:
+def to_torchscript(agent: Exportable, k: int, path: Path) -> float:
     """Write learner ``k`` as TorchScript; raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
     Returns:

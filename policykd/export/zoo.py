@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
 from policykd.core.files import write_bytes
 from policykd.export.deployed import Act, require_free, write_checked
+from policykd.export.exportable import Exportable
 from policykd.export.sb3 import to_sb3
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
 
-
-def to_zip(agent: Agent, k: int, path: Path, statistics: Path | None = None) -> float:
+def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None) -> float:
     """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
 
     Args:

@@ -23,6 +23,8 @@ class DistillationConfig:
     scale_free: bool = True
     """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale.
     False is the paper's equation, with xi in units of return."""
+    pessimism: float = 1.0
+    """Method "paired": standard deviations of the critics' judgements by which the peer's action must be better."""
     weight_ratio: float = 1e4
     """Bound of the weights: the largest of a batch is at most this many times the smallest."""
     distill_recent: int | None = 1000
@@ -42,6 +44,7 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
+        require(self.pessimism >= 0, "pessimism", self.pessimism, "must not be negative")
         require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
         require(
             self.distill_recent is None or self.distill_recent >= 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from policykd.memory.replay import Batch
 class DDPG(OffPolicyLearner):
     """Deterministic actors with targets of their own, which ascend the critics' Q (arguments: OffPolicyLearner)."""
 
+    name = "ddpg"
+    config_type = DDPGConfig
+    sb3: ClassVar[str | None] = "ddpg"
     config: DDPGConfig
 
     def __init__(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.learners.config import OffPolicyConfig
@@ -27,10 +29,14 @@ class OffPolicyLearner:
         device: where the parameters live.
     """
 
+    name: ClassVar[str]
+    config_type: ClassVar[type[OffPolicyConfig]]
+    memory: ClassVar[Literal["replay", "rollout"]] = "replay"
+    sb3: ClassVar[str | None] = None
     critics = 1
     """Critics C of each learner."""
     critic_loss_scale = 1.0
-    gaussian = False
+    gaussian: ClassVar[bool] = False
     """Whether actors answer with means and log standard deviations ``(K, B, 2A)``, or with actions ``(K, B, A)``."""
 
     def __init__(
@@ -55,6 +61,24 @@ class OffPolicyLearner:
         self.critic_target = self.critic.clone()
         self.actor_adam = Adam(self.actor)
         self.critic_adam = Adam(self.critic)
+
+    @classmethod
+    def make(
+        cls,
+        observation_size: int,
+        action_size: int,
+        config: OffPolicyConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str,
+        low: np.ndarray,
+        high: np.ndarray,
+    ) -> Self:
+        """K learners for a task; they live in [-1, 1], whatever its bounds."""
+        return cls(observation_size, action_size, config, generators, device)
+
+    def gradient_steps_in(self, steps: int) -> int:
+        """Gradient steps that follow from so many environment steps of each learner."""
+        return steps // self.config.train_freq * self.config.gradient_steps
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
         """Deterministic actions ``(K, B, A)`` in [-1, 1] at observations ``(K, B, O)``."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.normaliser import CLIP, RunningMeanStd
@@ -72,6 +73,30 @@ class PPO:
         low: smallest action of the environment, ``(A,)`` or one number.
         high: largest action of the environment, ``(A,)`` or one number.
     """
+
+    name: ClassVar[str] = "ppo"
+    config_type: ClassVar[type[PPOConfig]] = PPOConfig
+    memory: ClassVar[Literal["replay", "rollout"]] = "rollout"
+    sb3: ClassVar[str | None] = "ppo"
+    gaussian: ClassVar[bool] = True
+
+    @classmethod
+    def make(
+        cls,
+        observation_size: int,
+        action_size: int,
+        config: PPOConfig,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str,
+        low: np.ndarray,
+        high: np.ndarray,
+    ) -> Self:
+        """K learners for a task, which act in its units."""
+        return cls(observation_size, action_size, config, generators, device, low, high)
+
+    def gradient_steps_in(self, steps: int) -> int:
+        """Gradient steps that follow from so many environment steps of each learner."""
+        return steps * self.config.n_epochs // self.config.batch_size
 
     def __init__(
         self,
@@ -163,9 +188,9 @@ class PPO:
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
         """The Gaussians at raw observations, in the same units; actions are their means."""
-        return self.gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
+        return self.as_gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
 
-    def gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
+    def as_gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
         """Means ``(K, B, A)`` and ``log_std (K, A)`` in units of the environment as Gaussians in [-1, 1] units."""
         means, std = (means - self.middle) / self.half, (log_std.exp() / self.half).unsqueeze(1)
         return PolicyOutput(means, means, std.expand_as(means))

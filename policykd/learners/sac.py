@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ def squashed_log_prob(noise: Tensor, log_std: Tensor, actions: Tensor) -> Tensor
 class SAC(OffPolicyLearner):
     """Gaussian actors squashed by tanh, twin critics and a temperature per learner (arguments: OffPolicyLearner)."""
 
+    name = "sac"
+    config_type = SACConfig
+    sb3: ClassVar[str | None] = "sac"
     critics = 2
     critic_loss_scale = 0.5
     gaussian = True

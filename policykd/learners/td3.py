@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from policykd.memory.replay import Batch
 class TD3(DDPG):
     """DDPG with twin critics, smoothed target actions, and actors and targets updated every ``policy_delay`` steps."""
 
+    name = "td3"
+    config_type = TD3Config
+    sb3: ClassVar[str | None] = "td3"
     critics = 2
     config: TD3Config
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Rollout:
-    """T steps of all learners in N environments each; every array is ``(K, T, N, ...)`` in float32.
+    """T steps of all learners in N environments each; every tensor is ``(K, T, N, ...)`` in float32.
 
     Args:
         steps: number of steps T of a rollout.
@@ -20,13 +20,21 @@ class Rollout:
         action_size: length A of an action.
         learners: number of learners K.
         label_size: length W of a teacher's packed answer; 0 where there is no teacher.
+        device: where they live.
     """
 
     def __init__(
-        self, steps: int, envs: int, observation_size: int, action_size: int, learners: int, label_size: int = 0
+        self,
+        steps: int,
+        envs: int,
+        observation_size: int,
+        action_size: int,
+        learners: int,
+        label_size: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
-        def empty(*shape: int) -> np.ndarray:
-            return np.zeros((learners, steps, envs, *shape), np.float32)
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(learners, steps, envs, *shape, device=device)
 
         self.observations = empty(observation_size)
         """Raw observations, which peers read."""
@@ -49,9 +57,7 @@ class Rollout:
         """Whether it is time to learn."""
         return self.position == self.steps
 
-    def add(
-        self, observations: np.ndarray, inputs: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray
-    ) -> None:
+    def add(self, observations: Tensor, inputs: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor) -> None:
         """Append a step: twice ``(K, N, O)``, ``(K, N, A)`` and twice ``(K, N)``."""
         t = self.position
         self.observations[:, t], self.inputs[:, t], self.actions[:, t] = observations, inputs, actions
@@ -73,32 +79,26 @@ class Rollout:
             source: whose states each learner gets, ``(K,)``.
             recent: only the most recent so many; None is the whole rollout.
         """
-        states = self.observations.reshape(len(self.observations), -1, self.observations.shape[-1])
+        states = self.observations.view(len(self.observations), -1, self.observations.shape[-1])
         count = states.shape[1] if recent is None else min(recent, states.shape[1])
         draws = np.stack([generator.integers(count, size=batch_size) for generator in generators])
-        return torch.from_numpy(states[source[:, None], states.shape[1] - 1 - draws])
+        whose, which = torch.from_numpy(source).unsqueeze(1), torch.from_numpy(states.shape[1] - 1 - draws)
+        return states[whose.to(states.device), which.to(states.device)]
 
     def state(self) -> dict[str, Any]:
         """The steps so far, for a checkpoint."""
-        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return {"position": self.position, **{name: value[:, : self.position] for name, value in arrays.items()}}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {"position": self.position, **{name: value[:, : self.position] for name, value in tensors.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.position = state["position"]
         for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                getattr(self, name)[:, : self.position] = value
+            if name != "position":
+                getattr(self, name)[:, : self.position] = torch.as_tensor(value)
 
 
-def gae(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    dones: np.ndarray,
-    last_values: np.ndarray,
-    gamma: float,
-    gae_lambda: float,
-) -> np.ndarray:
+def gae(rewards: Tensor, values: Tensor, dones: Tensor, last_values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Generalised advantage estimates ``(K, T, N)`` (Schulman et al. 2016, equation 16).
 
     Args:
@@ -109,13 +109,13 @@ def gae(
         gamma: discount factor.
         gae_lambda: 1 sums up all that follows, 0 looks one step ahead.
     """
-    advantages = np.empty_like(rewards)
     goes_on = 1 - dones
-    next_values = np.concatenate((values[:, 1:], last_values[:, None]), axis=1)
-    errors = rewards + gamma * next_values * goes_on - values
-    decay = gamma * gae_lambda * goes_on
-    advantage = np.zeros_like(last_values)
-    for t in reversed(range(rewards.shape[1])):
+    next_values = torch.cat((values[:, 1:], last_values.unsqueeze(1)), dim=1)
+    # The recursion is T small steps, which cost numpy less than torch.
+    errors = (rewards + gamma * next_values * goes_on - values).cpu().numpy()
+    decay = (gamma * gae_lambda * goes_on).cpu().numpy()
+    advantages, advantage = np.empty_like(errors), np.zeros_like(errors[:, 0])
+    for t in reversed(range(errors.shape[1])):
         advantage = errors[:, t] + decay[:, t] * advantage
         advantages[:, t] = advantage
-    return advantages
+    return torch.from_numpy(advantages).to(rewards.device)

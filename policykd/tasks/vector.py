@@ -48,7 +48,11 @@ class LearnerEnvs(DummyVecEnv):
         return self.observations.copy()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step every environment; as SB3's, without its deep copies, which cost as much as the physics."""
+        """Step every environment, as SB3's ``VecEnv``."""
+        return self.step_all()
+
+    def step_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step with ``actions``; as SB3's, without its deep copies, which cost as much as the physics."""
         rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
         for k, env in enumerate(self.envs):
             assert isinstance(env, Monitor)
@@ -63,8 +67,3 @@ class LearnerEnvs(DummyVecEnv):
             self.observations[k] = observation
             infos.append(info)
         return self.observations.copy(), rewards, dones, infos
-
-    def step_learners(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step with actions ``(K, A)`` in [-1, 1]; returns observations, rewards, dones and infos."""
-        self.step_async(self.action_scale.to_env(actions))
-        return self.step_wait()  # type: ignore[return-value]

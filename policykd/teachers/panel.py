@@ -11,9 +11,11 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
+from policykd.distillation.divergences import TEACHER_DIVERGENCES, Divergence
 from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_gaussian
-from policykd.distillation.methods import TEACHER_METHODS, Method
+from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TeachingConfig
+from policykd.learners import Learner
 from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.score import score
@@ -123,19 +125,30 @@ def as_teachers(teacher: Any, env: EnvFactory, env_id: str) -> list[Teacher]:
     return teachers
 
 
-def choose_divergence(method: Method, config: TeachingConfig, backbone: str, panel: Panel | None) -> str | None:
-    """How far apart student and teacher are, by name; None where the teacher speaks through rewards alone.
+def choose_divergence(
+    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None
+) -> str | Divergence | None:
+    """How far apart student and teacher are; None where the teacher speaks through rewards alone.
+
+    Args:
+        method: the row of the table.
+        config: settings.
+        gaussian: whether students have a mean and a standard deviation.
+        panel: the teachers, if they are there.
 
     Raises:
         PolicyKDError: what was asked for compares Gaussians, and one side is none.
     """
     if method.divergence is None:
         return None
-    student = backbone in ("ppo", "sac")
-    both = student and (method.source == "itself" or panel is None or panel.has_std)
+    both = gaussian and (panel is None or panel.has_std)
     asked = config.divergence
+    if not isinstance(asked, str):
+        return asked
     name = asked if asked != "auto" else method.divergence if both else "action_mse"
-    if not (both or name.startswith("action_") or (student and name == "gaussian_nll")):
+    if name in TEACHER_DIVERGENCES and not (
+        both or name.startswith("action_") or (gaussian and name == "gaussian_nll")
+    ):
         source = "" if panel is None else f" {panel.source}"
         raise PolicyKDError(
             f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
@@ -144,19 +157,19 @@ def choose_divergence(method: Method, config: TeachingConfig, backbone: str, pan
     return name
 
 
-def check_method(name: str, config: TeachingConfig, backbone: str, panel: Panel | None) -> None:
+def check_method(method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None) -> None:
     """Refuse what a method cannot do with this student and teacher.
 
     Raises:
         PolicyKDError: it needs another student, another teacher or another setting.
     """
-    method = TEACHER_METHODS[name]
-    if method.on_policy and backbone != "ppo":
-        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {backbone}")
+    name = method.name
+    if method.on_policy and learner.memory != "rollout":
+        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
     if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
-    if method.coupling != "alone" and backbone != "ppo" and config.n_envs != 1:
-        raise PolicyKDError(f"n_envs: {backbone} with RL steps one environment per learner, not {config.n_envs}")
+    if method.coupling != "alone" and learner.memory == "replay" and config.n_envs != 1:
+        raise PolicyKDError(f"n_envs: {learner.name} with RL steps one environment per learner, not {config.n_envs}")
     if panel is None:
         return
     if (method.weight is not None or method.reward == "value") and not panel.has_value:
@@ -165,4 +178,4 @@ def check_method(name: str, config: TeachingConfig, backbone: str, panel: Panel 
         raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
     if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
         raise PolicyKDError(f"method: {name} needs a teacher with a standard deviation: set teacher_std")
-    choose_divergence(method, config, backbone, panel)
+    choose_divergence(method, config, learner.gaussian, panel)

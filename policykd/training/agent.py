@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
+from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.registry import name_of
 from policykd.core.seeding import env_seed, stream
-from policykd.learners import OFF_POLICY, PPO, OffPolicyLearner
-from policykd.learners.config import Config, PPOConfig
+from policykd.learners import LEARNERS, Learner
+from policykd.learners.config import Config
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_named, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
-from policykd.training import snapshot
+from policykd.training import compiling, snapshot
 from policykd.training.arguments import find_device, one_line
-from policykd.training.loop import COMPILE_PAYS, train
-from policykd.training.recipes import replay, rollout
-from policykd.training.recipes.update import can_compile
+from policykd.training.collector import Collector
+from policykd.training.loop import Hooks, interruptible, one_thread, train
+from policykd.training.progress import Progress
+from policykd.training.recipes import Recipe
+from policykd.training.records import Records
 from policykd.training.run_folder import CHECKPOINT, RunFolder
 
+log = logging.getLogger("policykd")
 LearnerChoice = int | Literal["best"]
 A = TypeVar("A", bound="Agent")
-
-
-class Improver(Protocol):
-    """What improves all learners of an agent."""
-
-    n_updates: int
-    distillation: Any
-    """Holds what distillation must remember as tensors, for checkpoints; or None."""
 
 
 class Memory(Protocol):
@@ -57,36 +55,47 @@ class Memory(Protocol):
 class Agent:
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
-    environment_reward = True
-    """Whether the task's rewards count, for learners on policy."""
-    method_name: str
-    backbone: str
     peers: int
     seeds: tuple[int, ...]
     config: Config
     compile: bool | Literal["auto"]
+    learner: Learner
+    memories: dict[str, Memory]
     rollout_buffer: Rollout
     """The latest steps of learners on policy."""
     replay_buffer: SharedReplay
     """All steps of learners off policy."""
+    recipe: Recipe
+    """How a step is collected and learnt from."""
 
     def _set_task(self, env: str | gym.Env | EnvFactory, device: str) -> None:
         """Find the task and look at its spaces."""
         self.env_id, self.factory, self.made_by_id = find_task(env)
         self.device = find_device(device)
-        probe = self._probe()
+        try:
+            probe = self.factory()
+        except (gym.error.Error, ImportError) as error:
+            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {one_line(error)}") from None
         try:
             self.observation_space, self.action_space = check_spaces(probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
-        self.folder: RunFolder | None = None
 
-    def _probe(self) -> gym.Env:
-        try:
-            return self.factory()
-        except (gym.error.Error, ImportError) as error:
-            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {one_line(error)}") from None
+    def _build(self, learner_type: type[Learner]) -> None:
+        """Make networks and generators; memory and recipe follow. Environments and logs open when first needed."""
+        self.learner_type = learner_type
+        self.run = Progress(self.learners, self.steps_at_once)
+        self.collector = Collector(self.env_id, self.n_envs, self.run)
+        streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
+        self.streams: snapshot.Streams = streams
+        bounds = self.action_scale.low, self.action_scale.high
+        self.learner = learner_type.make(*self.sizes, self.config, streams["learner"], self.device, *bounds)
+        self.folder: RunFolder | None = None
+        self.evaluator: Evaluator | None = None
+        self.envs: LearnerEnvs | None = None
+        self._logger: Logger | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def _create_folder(self, run_dir: str | Path | None) -> None:
         """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
@@ -95,48 +104,27 @@ class Agent:
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.method_name}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
 
-    def _build(self) -> None:
-        """Make networks, memory and generators; environments and logs are opened when first needed."""
-        sizes = self.observation_space.shape[0], self.action_space.shape[0]
-        streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
-        self.exploration, self.sampling = streams["exploration"], streams["replay"]
-        config = self.config
-        self.learner: OffPolicyLearner | PPO
-        if isinstance(config, PPOConfig):
-            bounds = self.action_scale.low, self.action_scale.high
-            self.learner = PPO(*sizes, config, streams["learner"], self.device, *bounds)
-        else:
-            self.learner = OFF_POLICY[self.backbone](*sizes, config, streams["learner"], self.device)
-        self.memories: dict[str, Memory] = self.make_memories(*sizes)
-        self.update: Any = None
-        self.envs: LearnerEnvs | None = None
-        self.evaluator: Evaluator | None = None
-        self._logger: Logger | None = None
-        self.resumed: dict[str, Any] | None = None
-        self.num_timesteps = 0
-        self.span = (0, 0)  # the steps between which the current (or an interrupted) call of learn runs
-        self.elapsed = 0.0
-        self.last_observations: np.ndarray | None = None
-        self.episodes: list[deque[dict[str, float]]] = [deque(maxlen=100) for _ in self.learners]
-        self.n_episodes = 0
-        self.evaluation_steps: list[int] = []
-        self.evaluations: list[Evaluation] = []
-        self.evaluation_seconds: list[float] = []
-
-    def make_memories(self, observation_size: int, action_size: int) -> dict[str, Memory]:
-        """What learners remember, by name."""
-        raise NotImplementedError
-
-    def make_update(self, compiled: bool) -> Improver:
-        """Put learners, method and memory together for training."""
+    @property
+    def method_name(self) -> str:
+        """Name of the method, as it is saved."""
         raise NotImplementedError
 
     @property
-    def learning(self) -> ModuleType:
-        """How a step is collected and learnt from: a module with ``collect`` and ``improve``."""
-        return rollout if self.on_policy else replay
+    def taught_by(self) -> str:
+        """The method that names the run's folders."""
+        return self.method_name.replace(":", "_")
+
+    @property
+    def backbone(self) -> str:
+        """Name of the learners' algorithm."""
+        return name_of(self.learner_type, LEARNERS)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Length of an observation and of an action."""
+        return self.observation_space.shape[0], self.action_space.shape[0]
 
     @property
     def learners(self) -> list[tuple[int, int]]:
@@ -149,14 +137,9 @@ class Agent:
         return len(self.seeds) * self.peers
 
     @property
-    def on_policy(self) -> bool:
-        """Whether learners learn from rollouts of their own, without a replay."""
-        return isinstance(self.config, PPOConfig)
-
-    @property
     def n_envs(self) -> int:
         """Training environments N of each learner."""
-        return self.config.n_envs if isinstance(self.config, PPOConfig) else 1
+        return getattr(self.config, "n_envs", 1)
 
     @property
     def steps_at_once(self) -> int:
@@ -164,37 +147,61 @@ class Agent:
         return self.peers * self.n_envs
 
     @property
-    def progress(self) -> float:
-        """From 0 to 1 over the current call of ``learn``, for schedules."""
-        start, end = self.span
-        return (self.num_timesteps - start) / max(1, end - start)
+    def num_timesteps(self) -> int:
+        """Environment steps of one group so far, all of its peers together."""
+        return self.run.num_timesteps
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations of the run."""
+        return self.run.evaluations
+
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """After how many steps of a group they were made."""
+        return self.run.evaluation_steps
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values."""
-        return snapshot.settings(self)
+        """What makes this run what it is, as plain values; two runs of equal settings are the same run."""
+        return {
+            "env": self.env_id,
+            "method": self.method_name,
+            "backbone": self.backbone,
+            "peers": self.peers,
+            "seeds": list(self.seeds),
+            "config": snapshot.plain(self.config),
+        }
 
     @property
     def logger(self) -> Logger:
         """The run's SB3 logger: means over the learners, and what callbacks record."""
         if self._logger is None:
-            if self.resumed is not None:
+            if self._resumed is not None:
                 self.get_env()  # cuts the logs back to the checkpoint before they are opened
             self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
         return self._logger
+
+    @property
+    def records(self) -> Records:
+        """Writes into the run's logs."""
+        return Records(self.run, self.folder, lambda: self.logger, len(self.seeds))
 
     def get_env(self) -> LearnerEnvs:
         """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
         if self.envs is None:
             folders = None if self.folder is None else self.folder.learner_folders
-            if self.resumed is not None and self.folder is not None:
-                self.folder.rewind(self.resumed["log_sizes"], self.num_timesteps)
-            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, self.resumed is not None, self.n_envs)
-            if self.resumed is None:
+            resumed = self._resumed
+            if resumed is not None and self.folder is not None:
+                self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
+            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
+            if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                self.last_observations = self.envs.start(seeds)
+                observations = self.envs.start(seeds)
             else:
-                snapshot.restore_envs(self, self.resumed)
+                latest = np.array(resumed["last_observations"], np.float32)
+                observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
+            self.collector.attach(self.envs, observations)
         return self.envs
 
     def get_vec_normalize_env(self) -> None:
@@ -206,31 +213,7 @@ class Agent:
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.dump(self.num_timesteps)
 
-    def prepare_update(self, total_timesteps: int) -> None:
-        """Decide whether to compile, once, when it is known how long training will be."""
-        if self.compile == "auto":
-            updates = self.gradient_steps_in(total_timesteps // self.peers)
-            self.compile = updates >= COMPILE_PAYS and can_compile(self.device)
-        if self.update is None:
-            self.make_update(self.compile)
-
-    def gradient_steps_in(self, steps: int) -> int:
-        """About how many gradient steps follow from so many environment steps of each learner."""
-        config = self.config
-        if isinstance(config, PPOConfig):
-            return steps * config.n_epochs // config.batch_size
-        return steps // config.train_freq * config.gradient_steps
-
-    def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside what all agents have."""
-        return {}
-
-    def learn(
-        self: A,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        progress_bar: bool = False,
-    ) -> A:
+    def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
 
         Args:
@@ -242,10 +225,76 @@ class Agent:
         Raises:
             PolicyKDError: the environment returned a NaN, or a file could not be written.
         """
-        if callback is not None and not isinstance(callback, BaseCallback | list):
-            callback = ConvertCallback(callback)
-        train(self, total_timesteps, callback, progress_bar)
+        run, end = self.run, self.num_timesteps + total_timesteps
+        run.aim(end)
+        self.ready(total_timesteps)
+        callbacks = _callbacks(callback)
+        callbacks.init_callback(self)  # type: ignore[arg-type]
+        callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
+        shown = None if progress_bar else True  # None shows the bar on a terminal only
+        bar = tqdm(total=end, initial=self.num_timesteps, unit="step", smoothing=0.05, disable=shown)
+        with bar, one_thread(), interruptible() as interrupted:
+            callbacks.on_rollout_start()
+            train(self.recipe, run, self.hooks(callbacks, bar, interrupted.is_set), end)
+            callbacks.on_rollout_end()
+            if not interrupted.is_set() and run.evaluation_steps[-1:] != [run.num_timesteps]:
+                self._evaluate()
+            self._checkpoint()
+        callbacks.on_training_end()
+        if interrupted.is_set():
+            where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
+            print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
+            raise KeyboardInterrupt
         return self
+
+    def ready(self, total_timesteps: int) -> None:
+        """Open the environments; decide whether to compile, once, when it is known how long training will be."""
+        self.get_env()
+        self.collector.check()
+        if self.compile == "auto":
+            updates = self.gradient_steps_in(total_timesteps // self.peers)
+            self.compile = updates >= compiling.PAYS and compiling.can_compile(self.device)
+        if self.compile and not self.recipe.compiled:
+            self.recipe.compile()
+
+    def hooks(
+        self,
+        callback: BaseCallback | None = None,
+        bar: tqdm | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Hooks:
+        """What the training loop calls beside learning."""
+        config, records, recipe = self.config, self.records, self.recipe
+        return Hooks(
+            lambda info: records.log(info, recipe.n_updates),
+            self._evaluate,
+            self._checkpoint,
+            config.log_freq,
+            config.eval_freq,
+            config.checkpoint_freq,
+            callback,
+            bar,
+            interrupted,
+        )
+
+    def gradient_steps_in(self, steps: int) -> int:
+        """About how many gradient steps follow from so many environment steps of each learner."""
+        return self.learner.gradient_steps_in(steps)
+
+    def _evaluate(self) -> None:
+        """Evaluate all learners and record it."""
+        self.records.evaluated(self.evaluate(), self._save_best)
+
+    def _save_best(self, k: int) -> None:
+        assert self.folder is not None
+        if self.learner_type.sb3 is None:
+            self.save(self.folder.learner_folders[k] / "best_model.safetensors")
+        else:
+            self.folder.save_model(k, self.to_sb3(k))
+
+    def _checkpoint(self) -> None:
+        if self.folder is not None:
+            self.save(self.folder.checkpoint, include_replay=True)
 
     def predict(
         self,
@@ -301,8 +350,8 @@ class Agent:
 
         Args:
             n_eval_episodes: episodes per learner; None is the config's.
-            seed: seed of the episodes' starts, the same for all groups; None is each group's own, and new starts
-                at every number of steps.
+            seed: seed of the episodes' initial states, the same for all groups; None is each group's own, and new
+                ones at every number of steps.
         """
         if self.evaluator is None:
             self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
@@ -311,6 +360,14 @@ class Agent:
             raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
         seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
         return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
+
+    def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
+        """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
+
+        Raises:
+            PolicyKDError: its algorithm has no twin in SB3.
+        """
+        return export.to_sb3(self, self.learner_index(learner))
 
     def save(self, path: str | Path, include_replay: bool = False) -> None:
         """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
@@ -321,35 +378,80 @@ class Agent:
         """
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".safetensors")
-        checkpoint.save(path, snapshot.state(self, include_replay))
+        checkpoint.save(path, self._state(include_replay))
 
-    @staticmethod
-    def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
-        """A checkpoint's content, where ``env`` is given if it must be."""
-        path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
-        loaded = checkpoint.load(path)
-        if "settings" not in loaded or "learner" not in loaded:
-            raise PolicyKDError(f"checkpoint: {path} holds no agent")
-        if env is None and not loaded["made_by_id"]:
-            name = loaded["settings"]["env"]
-            raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
-        if env is None:
-            check_named(loaded["settings"]["env"], path)
-        snapshot.check_sizes(loaded, path)
-        return path, loaded
+    def _state(self, include_replay: bool) -> dict[str, Any]:
+        """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
+        state: dict[str, Any] = {
+            "settings": self.settings,
+            "made_by_id": self.made_by_id,
+            "compile": self.compile,
+            "computed_by": self.computed_by,
+            **self.run.state(),
+            **self.recipe.state(),
+            "learner": state_tensors(self.learner),
+            "generators": snapshot.streams_state(self.streams),
+            "extra": self.extra_state(),
+        }
+        if include_replay:
+            state |= {name: memory.state() for name, memory in self.memories.items()}
+            state |= {
+                "span": list(self.run.span),
+                "envs": snapshot.envs_state(self.get_env()),
+                "last_observations": self.collector.observations,
+                "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
+            }
+        return state
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside what all agents have."""
+        return {}
 
     def _restore(self: A, path: Path, loaded: dict[str, Any]) -> A:
         """Continue from a checkpoint's content; a run's own one goes on writing into its folder."""
-        snapshot.restore(self, loaded)
-        if path.name == CHECKPOINT and self.resumed is not None:
-            self.folder = self._folder(path.parent)
+        if (before := loaded["computed_by"]) != self.computed_by:
+            log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
+        self.run.restore(loaded)
+        load_state_tensors(self.learner, loaded["learner"])
+        snapshot.restore_streams(self.streams, loaded["generators"])
+        self.recipe.restore(loaded)
+        for name, memory in self.memories.items():
+            if name in loaded:
+                memory.restore(loaded[name])
+        if "envs" in loaded:
+            self._resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+            if path.name == CHECKPOINT:
+                self.folder = self._folder(path.parent)
         return self
-
-    def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
-        """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load."""
-        return export.to_sb3(self, self.learner_index(learner))
 
     @property
     def computed_by(self) -> str:
         """What does the arithmetic: it must be the same for a run to go on bit by bit."""
         return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
+
+
+def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's content, where ``env`` is given if it must be.
+
+    Raises:
+        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+    """
+    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    loaded = checkpoint.load(path)
+    if "settings" not in loaded or "learner" not in loaded:
+        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+    if env is None and not loaded["made_by_id"]:
+        name = loaded["settings"]["env"]
+        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+    if env is None:
+        check_named(loaded["settings"]["env"], path)
+    snapshot.check_sizes(loaded, path)
+    return path, loaded
+
+
+def _callbacks(callback: MaybeCallback) -> BaseCallback:
+    if isinstance(callback, BaseCallback):
+        return callback
+    if callback is None or isinstance(callback, list):
+        return CallbackList(list(callback or []))
+    return ConvertCallback(callback)

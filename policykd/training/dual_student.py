@@ -11,17 +11,18 @@ import gymnasium as gym
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.distillation.methods import METHODS, PEER_METHODS
-from policykd.learners import CONFIGS, LEARNERS, PPO
+from policykd.core.registry import find, name_of
+from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMethod
+from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.spaces import EnvFactory, short_id
-from policykd.training import arguments
-from policykd.training.agent import Agent, LearnerChoice, Memory
-from policykd.training.arguments import check_seeds, known
-from policykd.training.recipes.rollout import RolloutUpdate
-from policykd.training.recipes.update import Update
+from policykd.training import arguments, snapshot
+from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.arguments import check_seeds
+from policykd.training.recipes.replay import PeersOnReplay
+from policykd.training.recipes.rollout import PeersOnRollouts
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
@@ -33,8 +34,8 @@ class DualStudent(Agent):
 
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
-        method: a row of ``policykd.distillation.methods.PEER_METHODS``.
-        backbone: "ddpg", "td3", "sac" or "ppo".
+        method: a row of ``policykd.distillation.methods.PEER_METHODS``, by name or as an object of your own.
+        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own.
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
@@ -51,8 +52,8 @@ class DualStudent(Agent):
         self,
         env: str | gym.Env | EnvFactory,
         *,
-        method: str = "dpd",
-        backbone: str = "ddpg",
+        method: str | PeerMethod = "dpd",
+        backbone: str | type[Learner] = "ddpg",
         peers: int = 2,
         seeds: Sequence[int] = (0,),
         config: str | dict[str, Any] | Config | None = None,
@@ -61,68 +62,88 @@ class DualStudent(Agent):
         run_dir: str | Path | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> None:
-        if method in METHODS and method not in PEER_METHODS:
+        if isinstance(method, str) and method in TEACHER_METHODS:
             raise PolicyKDError(f"method: {method} needs a teacher: use TeacherStudent (policykd distill)")
-        self.method_name = known("method", method, PEER_METHODS)
-        self.backbone = known("backbone", backbone, LEARNERS)
-        self.peers, self.seeds = _check_peers(METHODS[method].source is not None, method, peers), check_seeds(seeds)
+        self.method: PeerMethod = find("method", method, PEER_METHODS, PeerMethod)
+        learner_type: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
+        self.peers, self.seeds = _check_peers(self.method, peers), check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        if self.on_policy and METHODS[method].replay == "pooled":
-            raise PolicyKDError(f"method: {method} pools the replays of a group, and {backbone} learns from no replay")
+        _check_method(self.method, learner_type)
         self.compile = compile
-        self._build()
+        self._build(learner_type)
+        self._make_recipe()
         self._create_folder(run_dir)
 
-    def make_memories(self, observation_size: int, action_size: int) -> dict[str, Memory]:
-        """A rollout, or the replay that all learners share."""
-        config, sizes = self.config, (observation_size, action_size)
-        if isinstance(config, PPOConfig):
-            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, self.n_learners)
-            return {"rollout": self.rollout_buffer}
-        self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
-        return {"replay": self.replay_buffer}
+    @property
+    def method_name(self) -> str:
+        """Name of the method, as it is saved."""
+        return name_of(self.method, PEER_METHODS)
 
-    def make_update(self, compiled: bool) -> Update | RolloutUpdate:
-        """Put learners, method and memory together for training."""
-        method, learner, config = METHODS[self.method_name], self.learner, self.config
-        common = self.sampling, self.peers, compiled
+    def _make_recipe(self) -> None:
+        """A rollout, or the replay that all learners share; and how they learn from it."""
+        learner, config, sizes = self.learner, self.config, self.sizes
+        common = self.collector, self.streams["exploration"], self.streams["replay"], self.peers
         if isinstance(learner, PPO):
             assert isinstance(config, PPOConfig)
-            self.update = RolloutUpdate(learner, method, config, self.rollout_buffer, *common)
+            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, self.n_learners, 0, self.device)
+            self.memories = {"rollout": self.rollout_buffer}
+            self.recipe = PeersOnRollouts(learner, self.method, config, self.rollout_buffer, *common)
         else:
-            assert isinstance(config, OffPolicyConfig)
-            self.update = Update(learner, method, config, self.replay_buffer, *common)
-        return self.update
+            assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
+            self.memories = {"replay": self.replay_buffer}
+            self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
 
     @classmethod
-    def load(cls, path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto") -> DualStudent:
+    def load(
+        cls,
+        path: str | Path,
+        env: str | gym.Env | EnvFactory | None = None,
+        device: str = "auto",
+        *,
+        method: PeerMethod | None = None,
+        backbone: type[Learner] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> DualStudent:
         """Read an agent back. A run's own checkpoint goes on writing into its run folder.
 
         Args:
             path: a file that ``save`` wrote, or a run folder.
             env: the environment, where it is not a registered id.
             device: where to put it.
+            method: the own method that it was made with.
+            backbone: the own learner class that it was made with.
+            config: own functions that it was made with, by setting.
 
         Raises:
-            PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+            PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
+                run.
         """
         with checkpoint.understood(path):
-            return cls.from_state(*cls.read(path, env), env, device)
+            return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
 
     @classmethod
     def from_state(
-        cls, path: Path, loaded: dict[str, Any], env: str | gym.Env | EnvFactory | None, device: str
+        cls,
+        path: Path,
+        loaded: dict[str, Any],
+        env: str | gym.Env | EnvFactory | None,
+        device: str,
+        *,
+        method: PeerMethod | None = None,
+        backbone: type[Learner] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> DualStudent:
-        """The agent of a checkpoint's content (``Agent.read``)."""
+        """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
         settings = loaded["settings"]
         agent = cls(
             settings["env"] if env is None else env,
-            method=settings["method"],
-            backbone=settings["backbone"],
+            method=method or settings["method"],
+            backbone=backbone or settings["backbone"],
             peers=settings["peers"],
             seeds=settings["seeds"],
-            config=settings["config"],
+            config=snapshot.with_own_parts(settings["config"], config),
             device=device,
             compile=loaded["compile"],
         )
@@ -131,21 +152,34 @@ class DualStudent(Agent):
     @property
     def memory(self) -> str:
         """What each learner remembers, in some words."""
-        if isinstance(self.config, PPOConfig):
-            return f"rollouts of {self.n_envs} x {self.config.n_steps:,} steps each"
+        if self.learner_type.memory == "rollout":
+            return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         replay = self.replay_buffer
         return f"replay {replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB"
 
 
-def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str, env_id: str) -> Config:
+def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str | type[Learner], env_id: str) -> Config:
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
-    return arguments.resolve_config(config, CONFIGS[backbone], backbone, lambda name: preset(name, env_id, backbone))
+    kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
+    name = name_of(kind, LEARNERS)
+    return arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
 
 
-def _check_peers(distils: bool, method: str, peers: int) -> int:
-    least = 2 if distils else 1
+def _check_peers(method: PeerMethod, peers: int) -> int:
+    least = 2 if method.source is not None else 1
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
-        raise PolicyKDError(f"peers: {method} needs at least {least} learners per group, got {peers!r}")
+        raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
     if peers > MOST_PEERS:
         raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
     return peers
+
+
+def _check_method(method: PeerMethod, learner: type[Learner]) -> None:
+    if learner.memory == "replay":
+        return
+    if method.replay == "pooled":
+        raise PolicyKDError(
+            f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
+        )
+    if method.compares == "actions" or method.target == "group":
+        raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")

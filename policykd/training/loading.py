@@ -7,9 +7,8 @@ from pathlib import Path
 import gymnasium as gym
 
 from policykd.core.checkpoint import understood
-from policykd.distillation.methods import TEACHER_METHODS
 from policykd.tasks.spaces import EnvFactory
-from policykd.training.agent import Agent
+from policykd.training.agent import Agent, read
 from policykd.training.dual_student import DualStudent
 from policykd.training.teacher_student import TeacherStudent
 
@@ -21,6 +20,6 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
     with understood(path):
-        path, loaded = Agent.read(path, env)
-        kind = TeacherStudent if loaded["settings"]["method"] in TEACHER_METHODS else DualStudent
+        path, loaded = read(path, env)
+        kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
         return kind.from_state(path, loaded, env, device)

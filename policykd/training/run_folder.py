@@ -119,11 +119,13 @@ class RunFolder:
         for folder in (self.path, *self.learner_folders):
             _rewind_csv(folder / "progress.csv", num_timesteps)
 
-    def write_evaluations(self, k: int, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray) -> None:
+    def write_evaluations(
+        self, k: int, name: str, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray
+    ) -> None:
         """Learner k's evaluations in SB3's format: ``(E,)``, ``(E, n)`` and ``(E, n)``."""
         buffer = io.BytesIO()
         np.savez(buffer, timesteps=np.array(timesteps, np.int64), results=returns, ep_lengths=lengths)
-        write_bytes(self.learner_folders[k] / "evaluations.npz", buffer.getvalue())
+        write_bytes(self.learner_folders[k] / name, buffer.getvalue())
 
     def save_model(self, k: int, model: BaseAlgorithm) -> None:
         """Keep ``model`` as learner k's ``best_model.zip``, its ``VecNormalize`` where SB3's zoo looks for one."""

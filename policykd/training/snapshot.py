@@ -1,79 +1,55 @@
-"""The whole state of an agent as nested plain values and tensors, and back again."""
+"""Settings as plain values, and the parts of a checkpoint that need more than their own ``state`` and ``restore``."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
-from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
+from policykd.distillation.divergences import TEACHER_DIVERGENCES
+from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
-from policykd.tasks import Evaluation
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.training.recipes.rollout import RolloutUpdate
-
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
+from policykd.tasks.vector import LearnerEnvs
 
 log = logging.getLogger("policykd")
-
-
-def settings(agent: Agent) -> dict[str, Any]:
-    """What makes a run what it is; two runs of equal settings are the same run."""
-    return {
-        "env": agent.env_id,
-        "method": agent.method_name,
-        "backbone": agent.backbone,
-        "peers": agent.peers,
-        "seeds": list(agent.seeds),
-        "config": plain(agent.config),
-    }
+Streams = dict[str, list[np.random.Generator]]
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """A config as JSON reads it back."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+    """A config as JSON reads it back; functions by the name under which they are known, or "own:" and theirs."""
+    tables: dict[str, Mapping[str, Any]] = {"divergence": TEACHER_DIVERGENCES, "distill_schedule": SCHEDULES}
+
+    def value_of(name: str, value: Any) -> Any:
+        if callable(value):
+            return name_of(value, tables.get(name, {}))
+        return list(value) if isinstance(value, tuple) else value
+
+    return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def state(agent: Agent, include_replay: bool) -> dict[str, Any]:
-    """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
-    result: dict[str, Any] = {
-        "settings": agent.settings,
-        "made_by_id": agent.made_by_id,
-        "compile": agent.compile,
-        "computed_by": agent.computed_by,
-        "num_timesteps": agent.num_timesteps,
-        "n_updates": 0 if agent.update is None else agent.update.n_updates,
-        "elapsed": agent.elapsed,
-        "learner": state_tensors(agent.learner),
-        "generators": {name: [generator_state(g) for g in group] for name, group in _generators(agent).items()},
-        "evaluation_steps": agent.evaluation_steps,
-        "evaluation_seconds": agent.evaluation_seconds,
-        "evaluations": [{"returns": e.returns, "lengths": e.lengths} for e in agent.evaluations],
-        "episodes": [list(episodes) for episodes in agent.episodes],
-        "n_episodes": agent.n_episodes,
-        "extra": agent.extra_state(),
-    }
-    if agent.update is not None and agent.update.distillation is not None:
-        result["distillation"] = state_tensors(agent.update.distillation)
-    if include_replay:
-        envs = agent.get_env()
-        result |= {name: memory.state() for name, memory in agent.memories.items()}
-        if isinstance(agent.update, RolloutUpdate):
-            result["last_update"] = agent.update.info
-        result |= {
-            "span": list(agent.span),
-            "envs": [get_env_state(env) for env in envs.envs],
-            "last_observations": agent.last_observations,
-            "log_sizes": {} if agent.folder is None else agent.folder.log_sizes(),
-        }
-    return result
+def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> dict[str, Any]:
+    """A saved config with the user's own functions put back in.
+
+    Raises:
+        PolicyKDError: the run was made with own functions that are not handed in, or others are.
+    """
+    own = {name: value.removeprefix(OWN) for name, value in saved.items() if str(value).startswith(OWN)}
+    parts = handed_in or {}
+    if missing := [f"{name} ({called})" for name, called in own.items() if name not in parts]:
+        raise PolicyKDError(f"load: the run was made with own parts: hand in config={{...}} with {', '.join(missing)}")
+    if other := [name for name in parts if name not in own]:
+        raise PolicyKDError(f"load: {', '.join(other)} of the run is saved with it: hand in its own parts only")
+    return {**saved, **parts}
 
 
 def check_sizes(loaded: dict[str, Any], path: Path) -> None:
@@ -89,59 +65,41 @@ def check_sizes(loaded: dict[str, Any], path: Path) -> None:
         raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
 
 
-def restore(agent: Agent, loaded: dict[str, Any]) -> None:
-    """Put a saved state into an agent of the same settings."""
-    if loaded["computed_by"] != agent.computed_by:
-        log.warning("computed by %s before, by %s now: equal up to rounding", loaded["computed_by"], agent.computed_by)
-    agent.num_timesteps, agent.elapsed = loaded["num_timesteps"], loaded["elapsed"]
-    load_state_tensors(agent.learner, loaded["learner"])
-    for name, group in _generators(agent).items():
-        for generator, saved in zip(group, loaded["generators"][name], strict=True):
-            set_generator_state(generator, saved)
-    agent.evaluation_steps = list(loaded["evaluation_steps"])
-    agent.evaluation_seconds = list(loaded["evaluation_seconds"])
-    agent.evaluations = [Evaluation(e["returns"], e["lengths"]) for e in loaded["evaluations"]]
-    for episodes, saved in zip(agent.episodes, loaded["episodes"], strict=True):
-        episodes.extend(saved)
-    agent.n_episodes = loaded["n_episodes"]
-    if loaded["compile"] != "auto":
-        update = agent.make_update(loaded["compile"])
-        update.n_updates = loaded["n_updates"]
-        if update.distillation is not None and "distillation" in loaded:
-            load_state_tensors(update.distillation, loaded["distillation"])
-    for name, memory in agent.memories.items():
-        if name in loaded:
-            memory.restore(loaded[name])
-    if isinstance(agent.update, RolloutUpdate) and "last_update" in loaded:
-        agent.update.info = {key: value.to(agent.device) for key, value in loaded["last_update"].items()}
-    if "envs" in loaded:
-        agent.span = tuple(loaded["span"])
-        agent.resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+def streams_state(streams: Streams) -> dict[str, Any]:
+    """All random generators."""
+    return {name: [generator_state(g) for g in generators] for name, generators in streams.items()}
 
 
-def restore_envs(agent: Agent, resumed: dict[str, Any]) -> None:
-    """Put the environments back where the checkpoint left them, in the middle of their episodes."""
-    assert agent.envs is not None
-    if unsaved := unsaved_state(agent.envs.envs[0]):
-        log.warning("not exact: %s keeps state that cannot be saved (%s)", agent.env_id, ", ".join(unsaved))
-    for env, saved in zip(agent.envs.envs, resumed["envs"], strict=True):
-        set_env_state(env, saved)
-    agent.last_observations = np.array(resumed["last_observations"], np.float32)
-    agent.envs.observations[:] = agent.last_observations
+def restore_streams(streams: Streams, saved: dict[str, Any]) -> None:
+    """Put all random generators back."""
+    for name, generators in streams.items():
+        for generator, state in zip(generators, saved[name], strict=True):
+            set_generator_state(generator, state)
 
 
-def check_same(agent: Agent, asked: dict[str, Any]) -> None:
+def envs_state(envs: LearnerEnvs) -> list[Any]:
+    """The environments in the middle of their episodes."""
+    return [get_env_state(env) for env in envs.envs]
+
+
+def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: np.ndarray, env_id: str) -> np.ndarray:
+    """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``."""
+    if unsaved := unsaved_state(envs.envs[0]):
+        log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
+    with understood(f"the state of {env_id}"):
+        for env, state in zip(envs.envs, saved, strict=True):
+            set_env_state(env, state)
+        envs.observations[:] = observations
+    return envs.observations.copy()
+
+
+def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
     """Refuse to go on with other settings than the run began with.
 
     Raises:
         PolicyKDError: names every setting that differs, with both values.
     """
-    saved = agent.settings
     flat_saved, flat_asked = ({**s, **s["config"], "config": None} for s in (saved, asked))
     changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
     if changed:
         raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
-
-
-def _generators(agent: Agent) -> dict[str, list[np.random.Generator]]:
-    return {"learner": agent.learner.generators, "exploration": agent.exploration, "replay": agent.sampling}

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-import torch
 from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
-from torch import Tensor
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
+from policykd.core.registry import find, name_of
+from policykd.distillation.divergences import divergence_of
 from policykd.distillation.labels import Labels
-from policykd.distillation.methods import METHODS, TEACHER_METHODS, Method
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TeachingConfig
-from policykd.learners import LEARNERS, PPO
-from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
+from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TaughtPPOConfig, TeachingConfig
+from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
+from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
-from policykd.tasks.spaces import EnvFactory, check_spaces, short_id
+from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
-from policykd.training import arguments
-from policykd.training.agent import Agent, LearnerChoice, Memory
-from policykd.training.arguments import check_seeds, known
-from policykd.training.loop import write_log
-from policykd.training.recipes import fine_tune, imitation, taught_replay, taught_rollouts
-from policykd.training.recipes.imitation import ImitationUpdate
-from policykd.training.run_folder import RunFolder
+from policykd.training import arguments, snapshot
+from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.arguments import check_seeds
+from policykd.training.recipes import fine_tune
+from policykd.training.recipes.fine_tune import FineTune, Span
+from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.taught_replay import TaughtOnReplay
+from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
+from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
 
@@ -44,9 +46,10 @@ class TeacherStudent(Agent):
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
             (``config.several_teachers``).
-        method: a row of ``policykd.distillation.methods.TEACHER_METHODS``.
+        method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
         backbone: what a student is: "ppo" (Gaussian; the default), "td3" or "ddpg" (deterministic) or "sac" (squashed
-            Gaussian). Methods without RL train its policy alone; the others also learn with that algorithm.
+            Gaussian), or a ``Learner`` class of your own. Methods without RL train its policy alone; the others also
+            learn with that algorithm.
         seeds: one student per seed.
         config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
@@ -65,8 +68,8 @@ class TeacherStudent(Agent):
         env: str | gym.Env | EnvFactory,
         teacher: Any,
         *,
-        method: str = "dagger",
-        backbone: str | None = None,
+        method: str | TeacherMethod = "dagger",
+        backbone: str | type[Learner] | None = None,
         seeds: Sequence[int] = (0,),
         config: str | dict[str, Any] | Config | None = None,
         device: str = "auto",
@@ -74,34 +77,39 @@ class TeacherStudent(Agent):
         run_dir: str | Path | None = None,
         task_of: TaskOf | None = None,
     ) -> None:
-        if method in METHODS and method not in TEACHER_METHODS:
+        if isinstance(method, str) and method in PEER_METHODS:
             raise PolicyKDError(f"method: {method} is for peers: use DualStudent (policykd train)")
-        self.method_name = known("method", method, TEACHER_METHODS)
-        if method == "fine_tune" and teacher is not None:
+        if method == fine_tune.METHOD.name:
             raise PolicyKDError("method: fine_tune is begun by fine_tune(), after distillation with another method")
-        self.backbone = known("backbone", backbone or "ppo", LEARNERS)
-        self.seeds = check_seeds(seeds)
+        self.method: TeacherMethod = find("method", method, TEACHER_METHODS, TeacherMethod)
+        learner_type: type[Learner] = find("backbone", backbone or "ppo", LEARNERS, (OffPolicyLearner, PPO))
+        self.seeds, self.compile = check_seeds(seeds), compile
         self._set_task(env, device)
-        self.config = arguments.resolve_config(config, TAUGHT_CONFIGS[self.backbone], self.backbone, teaching_preset)
+        self.config = _resolve(config, learner_type)
         self.full_factory = self.factory
         if self.teaching.student_observations is not None:
             self._blindfold(self.teaching.student_observations)
-        self.compile = compile
-        self.panel: Panel | None = None
+        self.tuning: Span | None = None
+        panel = None
         self.teacher_source = ""
-        self.answers: Tensor | None = None
-        self.taught_by, self.fine_tune_start, self.fine_tune_span = method, 0, 0
-        self.score: TeacherScore | None = None
         if teacher is not None:
-            self._set_teacher(teacher, task_of)
-        check_method(method, self.teaching, self.backbone, self.panel)
-        self._build()
+            teachers = as_teachers(teacher, self.full_factory, self.env_id)
+            panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
+            self.teacher_source = panel.source
+        check_method(self.method, self.teaching, learner_type, panel)
+        self._build(learner_type)
+        self._make_recipe(panel)
         self._create_folder(run_dir)
 
     @property
-    def method(self) -> Method:
-        """The row of the table."""
-        return METHODS[self.method_name]
+    def method_name(self) -> str:
+        """Name of the method, as it is saved; "fine_tune" once that has begun."""
+        return fine_tune.METHOD.name if self.tuning else name_of(self.method, TEACHER_METHODS)
+
+    @property
+    def taught_by(self) -> str:
+        """The method that names the run's folders: the one that distilled."""
+        return name_of(self.method, TEACHER_METHODS).replace(":", "_")
 
     @property
     def teaching(self) -> TeachingConfig:
@@ -110,79 +118,85 @@ class TeacherStudent(Agent):
         return self.config
 
     @property
-    def on_policy(self) -> bool:
-        """Whether students learn with RL from rollouts of their own."""
-        return isinstance(self.config, PPOConfig) and self.method.coupling != "alone"
+    def panel(self) -> Panel | None:
+        """The teachers; None where the agent was loaded without them."""
+        return self.tutor.panel
 
     @property
-    def environment_reward(self) -> bool:  # type: ignore[override]
-        """Whether the task's rewards count."""
-        asked = self.teaching.environment_reward
-        return self.method.environment_reward if asked is None else asked
+    def score(self) -> TeacherScore | None:
+        """The teacher's returns on the task, once they were measured."""
+        return self.tutor.score
 
     @property
-    def n_envs(self) -> int:
-        """Training environments N of each learner."""
-        return self.teaching.n_envs
-
-    @property
-    def learning(self) -> ModuleType:
-        """How a step is collected and learnt from."""
-        if self.method.coupling == "alone":
-            return imitation
-        return taught_rollouts if self.on_policy else taught_replay
-
-    @property
-    def divergence(self) -> str | None:
-        """How far apart student and teacher are, by name; None where the teacher speaks through rewards alone."""
-        return choose_divergence(self.method, self.teaching, self.backbone, self.panel)
+    def fine_tuned_steps(self) -> int:
+        """Environment steps since fine-tuning began; 0 before."""
+        return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
         return {**super().settings, "teacher": self.teacher_source}
 
-    def make_memories(self, observation_size: int, action_size: int) -> dict[str, Memory]:
+    def _make_recipe(self, panel: Panel | None) -> None:
         """The data set of answered states; or a rollout with answers; or the data set beside a replay."""
-        config, sizes, learners = self.config, (observation_size, action_size), self.n_learners
-        labels = Labels.width(action_size)
-        if self.on_policy:
-            assert isinstance(config, PPOConfig)
-            self.rollout_buffer = Rollout(config.n_steps, config.n_envs, *sizes, learners, labels)
-            return {"rollout": self.rollout_buffer}
-        self.dataset = LabelledStates(self.teaching.dataset_size, sizes[0], labels, learners, self.device)
-        memories: dict[str, Memory] = {"dataset": self.dataset}
-        if self.method.coupling != "alone":
-            assert isinstance(config, OffPolicyConfig)
-            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, learners, 1, self.device)
-            memories["replay"] = self.replay_buffer
-        return memories
-
-    def make_update(self, compiled: bool) -> Any:
-        """Put students, method and memory together for training."""
-        learner, common = self.learner, (self.sampling, compiled)
+        config, teaching, sizes, learners = self.config, self.teaching, self.sizes, self.n_learners
+        partial = teaching.student_observations is not None
+        self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
+        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel)
+        divergence = None if name is None else divergence_of(name, taught=True)
+        common = self.collector, self.streams["exploration"], self.streams["replay"]
+        if self.method.coupling != "alone" and self.learner_type.memory == "rollout":
+            assert isinstance(config, TaughtPPOConfig)
+            self.recipe = TaughtOnRollouts(
+                self._ppo(), self.method, config, self._answered_rollout(config), self.tutor, divergence, *common
+            )
+            return
+        assert divergence is not None
+        labels = Labels.width(sizes[1])
+        self.dataset = LabelledStates(teaching.dataset_size, sizes[0], labels, learners, self.device)
+        self.memories = {"dataset": self.dataset}
         if self.method.coupling == "alone":
-            assert self.divergence is not None
-            method, teaching = self.method, self.teaching
-            self.update = ImitationUpdate(learner, method, teaching, self.dataset, self.divergence, *common)
-        elif isinstance(learner, PPO):
-            self.update = taught_rollouts.TaughtRolloutUpdate(self, learner, *common)
-        else:
-            self.update = taught_replay.TaughtUpdate(self, learner, *common)
-        return self.update
+            learner: Any = self.learner
+            self.recipe = Imitation(learner, self.method, teaching, self.dataset, self.tutor, divergence, *common)
+            return
+        assert isinstance(self.learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+        self.replay_buffer = SharedReplay(config.buffer_size, *sizes, learners, 1, self.device)
+        self.memories["replay"] = self.replay_buffer
+        self.recipe = TaughtOnReplay(
+            self.learner,
+            self.method,
+            config,
+            teaching,
+            self.replay_buffer,
+            self.dataset,
+            self.tutor,
+            divergence,
+            *common,
+        )
 
-    def prepare_update(self, total_timesteps: int) -> None:
-        """Score the teacher, once, before anything is learnt; then decide whether to compile."""
-        if self.panel is None and self.method.source == "teacher":
-            raise PolicyKDError(f"teacher: give the teacher ({self.teacher_source}) to go on: load(path, teacher=...)")
-        if self.score is None and (score := self.score_teacher()) is not None:
-            row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
-            write_log(self, [row] * self.n_learners, {})
-        super().prepare_update(total_timesteps)
+    def _ppo(self) -> PPO:
+        assert isinstance(self.learner, PPO)
+        return self.learner
+
+    def _answered_rollout(self, config: TaughtPPOConfig) -> Rollout:
+        """A rollout with the teacher's answers, which becomes the agent's memory."""
+        width = Labels.width(self.sizes[1])
+        rollout = Rollout(config.n_steps, config.n_envs, *self.sizes, self.n_learners, width, self.device)
+        self.rollout_buffer, self.memories = rollout, {"rollout": rollout}
+        return rollout
+
+    def ready(self, total_timesteps: int) -> None:
+        """Score the teacher, once, before anything is learnt; then open the environments and decide on compiling."""
+        if self.tuning is None:
+            self.tutor.check()
+            if self.score is None and (score := self.score_teacher()) is not None:
+                row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
+                self.records.write([row] * self.n_learners, {})
+        super().ready(total_timesteps)
 
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
-        if self.method.coupling == "alone":
+        if self.method.coupling == "alone" and self.tuning is None:
             return steps // self.teaching.round_steps * self.teaching.round_updates
         return super().gradient_steps_in(steps)
 
@@ -200,40 +214,8 @@ class TeacherStudent(Agent):
                 f"teacher: {self.teacher_source} returns {score.mean:,.1f} on {self.env_id}, random actions "
                 f"{score.random_mean:,.1f}: it has nothing to teach; allow_weak_teacher learns from it all the same"
             )
-        self.score = score
+        self.tutor.score = score
         return score
-
-    def ask(self, observations: Tensor) -> Tensor:
-        """The teacher's packed answers at the latest states, of which students see ``observations (K, N, O)``."""
-        if self.method.source == "itself":
-            return self.update.answer_as_before(observations)
-        assert self.panel is not None
-        full = self.last_full_observations
-        if full is not None:
-            observations = torch.from_numpy(full).to(self.device).view(self.n_learners, self.n_envs, -1)
-        return self.panel.answer(observations)
-
-    def latest_answers(self) -> Tensor:
-        """The teacher's packed answers ``(K, N, W)`` at the latest states, asked for once."""
-        if self.answers is None:
-            assert self.last_observations is not None
-            shape = self.n_learners, self.n_envs, -1
-            self.answers = self.ask(torch.from_numpy(self.last_observations).to(self.device).view(shape))
-        return self.answers
-
-    def teacher_value(self, info: dict[str, Any]) -> float:
-        """The teacher's value of the state that ended an episode, from the ``info`` of its last step."""
-        assert self.panel is not None
-        observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
-        return float(Labels.unpack(self.panel.answer(torch.from_numpy(observation).view(1, 1, -1))).value)
-
-    @property
-    def last_full_observations(self) -> np.ndarray | None:
-        """What the teacher sees of the latest states, where the student sees only a part of it: ``(K * N, O)``."""
-        if self.teaching.student_observations is None:
-            return None
-        envs = self.get_env().envs
-        return np.stack([env.get_wrapper_attr("full_observation") for env in envs]).astype(np.float32)
 
     def view(self, observation: np.ndarray) -> np.ndarray:
         """What students see of the task's observations ``(..., O)``."""
@@ -260,22 +242,24 @@ class TeacherStudent(Agent):
         Raises:
             PolicyKDError: the student has not PPO's Gaussian policy.
         """
-        fine_tune.begin(self, total_timesteps, config or {})
+        changed = change(self.config, config or {})
+        self._tune(changed, Span(self.num_timesteps, total_timesteps), fresh=True)
         return self.learn(total_timesteps, callback, progress_bar)
 
-    @property
-    def fine_tuned_steps(self) -> int:
-        """Environment steps since fine-tuning began; 0 before."""
-        return self.num_timesteps - self.fine_tune_start if self.method_name == "fine_tune" else 0
-
-    def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+    def _tune(self, config: Config, span: Span, fresh: bool) -> None:
+        """Replace the recipe by that of fine-tuning."""
+        learner = self.learner
+        if not isinstance(learner, PPO) or not isinstance(config, TaughtPPOConfig):
+            raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {self.backbone}")
+        self.config, self.tuning = config, span
+        streams = self.streams["exploration"], self.streams["replay"]
+        self.recipe = FineTune(learner, config, self._answered_rollout(config), self.collector, *streams, span, fresh)
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the learners."""
-        names = ("taught_by", "fine_tune_start", "fine_tune_span")
         score = self.score and {"returns": self.score.returns, "random_returns": self.score.random_returns}
-        return {**{name: getattr(self, name) for name in names}, "score": score}
+        start, length = self.tuning or Span(0, 0)
+        return {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
 
     @classmethod
     def load(
@@ -286,6 +270,9 @@ class TeacherStudent(Agent):
         *,
         teacher: Any = None,
         task_of: TaskOf | None = None,
+        method: TeacherMethod | None = None,
+        backbone: type[Learner] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> TeacherStudent:
         """Read an agent back. A run's own checkpoint goes on writing into its run folder.
 
@@ -295,12 +282,17 @@ class TeacherStudent(Agent):
             device: where to put it.
             teacher: needed to go on learning from it; to act, evaluate and fine-tune no teacher is needed.
             task_of: as when it was made.
+            method: the own method that it was made with.
+            backbone: the own learner class that it was made with.
+            config: own functions that it was made with, by setting.
 
         Raises:
-            PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+            PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
+                run.
         """
+        own = {"method": method, "backbone": backbone, "config": config}
         with checkpoint.understood(path):
-            return cls.from_state(*cls.read(path, env), env, device, teacher, task_of)
+            return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
 
     @classmethod
     def from_state(
@@ -309,56 +301,58 @@ class TeacherStudent(Agent):
         loaded: dict[str, Any],
         env: str | gym.Env | EnvFactory | None,
         device: str,
+        *,
         teacher: Any = None,
         task_of: TaskOf | None = None,
+        method: TeacherMethod | None = None,
+        backbone: type[Learner] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> TeacherStudent:
-        """The agent of a checkpoint's content (``Agent.read``)."""
-        settings = loaded["settings"]
-        tuned = settings["method"] == "fine_tune"
+        """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
+        settings, extra = loaded["settings"], loaded["extra"]
+        tuned = settings["method"] == fine_tune.METHOD.name
         agent = cls(
             settings["env"] if env is None else env,
-            None if tuned else teacher,
-            method=settings["method"],
-            backbone=settings["backbone"],
+            teacher,
+            method=method or (extra["taught_by"] if tuned else settings["method"]),
+            backbone=backbone or settings["backbone"],
             seeds=settings["seeds"],
-            config=settings["config"],
+            config=snapshot.with_own_parts(settings["config"], config),
             device=device,
             compile=loaded["compile"],
             task_of=task_of,
         )
-        if tuned and teacher is not None:  # not needed to go on, but to compare
-            agent._set_teacher(teacher, task_of)
-        agent.teacher_source = settings["teacher"]
-        score = loaded["extra"].pop("score")
-        agent.score = score and TeacherScore(settings["teacher"], settings["env"], **score)
-        for name, value in loaded["extra"].items():
-            setattr(agent, name, value)
+        agent.teacher_source = agent.tutor.source = settings["teacher"]
+        if extra["score"] is not None:
+            agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
+        if tuned:
+            agent._tune(agent.config, Span(extra["fine_tune_start"], extra["fine_tune_span"]), fresh=False)
         return agent._restore(path, loaded)
 
     @property
     def memory(self) -> str:
         """What each student remembers, in some words."""
-        if self.on_policy:
-            assert isinstance(self.config, PPOConfig)
-            return f"rollouts of {self.n_envs} x {self.config.n_steps:,} steps each"
+        if "rollout" in self.memories:
+            return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         return f"data set of up to {self.dataset.capacity:,} states each"
-
-    def _set_teacher(self, teacher: Any, task_of: TaskOf | None) -> None:
-        teachers = as_teachers(teacher, self.full_factory, self.env_id)
-        self.panel = Panel(teachers, self.teaching, self.backbone == "sac", task_of)
-        self.teacher_source = self.panel.source
 
     def _blindfold(self, columns: tuple[int, ...]) -> None:
         """Show students some columns of the observation only; the teacher goes on seeing all of them."""
         make = self.full_factory
-
-        def partial() -> gym.Env:
-            return SelectObservation(make(), columns)
-
-        self.factory = partial
+        self.factory = lambda: SelectObservation(make(), columns)
         try:
-            probe = partial()
+            probe = self.factory()
         except ValueError as error:
             raise PolicyKDError(f"student_observations: {error}") from None
         self.observation_space = check_spaces(probe)[0]
         probe.close()
+
+
+def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:
+    """The settings of a student: of its backbone and of teaching."""
+    kind = TAUGHT_CONFIGS.get(learner.name, learner.config_type)
+    if not issubclass(kind, TeachingConfig):
+        raise PolicyKDError(
+            f"backbone: {learner.name} cannot be a student: its config_type must be a TeachingConfig, too"
+        )
+    return arguments.resolve_config(config, kind, learner.name, teaching_preset)

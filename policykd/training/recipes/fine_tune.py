@@ -7,54 +7,137 @@ at first; the critic is fitted while the actor is frozen; and a KL divergence fr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+import numpy as np
+import torch
+from torch import Tensor
+
 from policykd.core.networks import Adam
+from policykd.distillation.divergences import divergence_of
+from policykd.distillation.labels import Labels
+from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TaughtPPOConfig
 from policykd.learners import PPO
+from policykd.memory import Rollout
+from policykd.teachers import TeacherScore
+from policykd.training.collector import Collector
+from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 
-if TYPE_CHECKING:
-    from policykd.training.recipes.taught_rollouts import TaughtRolloutUpdate
-    from policykd.training.teacher_student import TeacherStudent
+METHOD = TeacherMethod(
+    "fine_tune",
+    "RL from a distilled student, held to what it was at first (begun by fine_tune())",
+    divergence="gaussian_kl_forward",
+    schedule="linear",
+    environment_reward=True,
+)
+"""PPO beside a teacher that is the student itself, as it was."""
 
 
-def begin(agent: TeacherStudent, total_timesteps: int, changes: dict[str, Any]) -> None:
-    """Turn a distilled agent into one that is fine-tuned; ``learn`` then does the rest.
+class Span(NamedTuple):
+    """Which environment steps are those of fine-tuning."""
 
-    Raises:
-        PolicyKDError: the students have not PPO's Gaussian policy, or a setting is unknown.
+    start: int
+    length: int
+
+
+class Anchor:
+    """Answers as the students did before fine-tuning.
+
+    Args:
+        learner: the students.
+        collector: the environments.
     """
-    learner = agent.learner
-    if not isinstance(learner, PPO):
-        raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {agent.backbone}")
-    config = change(agent.config, changes)
-    assert isinstance(config, TaughtPPOConfig)
-    agent.config = learner.config = config
-    agent.method_name, agent.fine_tune_start, agent.fine_tune_span = "fine_tune", agent.num_timesteps, total_timesteps
-    agent.update, agent.answers = None, None
-    agent.memories = agent.make_memories(agent.observation_space.shape[0], agent.action_space.shape[0])
-    learner.log_std.copy_((config.fine_tune_std * learner.half).log().expand_as(learner.log_std))
-    learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
+
+    score: TeacherScore | None = None
+
+    def __init__(self, learner: PPO, collector: Collector) -> None:
+        self.learner, self.collector, self.actor = learner, collector, learner.actor.clone()
+
+    def answers(self) -> Tensor:
+        """Packed answers ``(K, N, W)`` at the latest states."""
+        observations = torch.from_numpy(self.collector.observations).to(self.actor.device)
+        policy = self.learner.outputs(self.actor, observations.view(len(self.actor), self.collector.n_envs, -1))
+        return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
+
+    def value_at_end(self, info: dict[str, Any]) -> float:
+        """None is asked for."""
+        raise AssertionError("no reward of fine-tuning asks for values")
 
 
-def freeze(update: TaughtRolloutUpdate, steps: int) -> None:
-    """Say what may move after ``steps`` environment steps: the critic; then the actor; then its deviation, too."""
-    learner, config, mask = update.learner, update.config, update.teaching.mask
-    assert mask is not None
-    actor, std, _ = learner.sizes
-    was_frozen = float(mask[0]) == 0.0
-    mask.fill_(1.0)
-    if steps <= config.critic_steps:
-        mask[:actor] = 0.0
-    elif was_frozen:  # the actor's first steps must not be scaled by moments that have counted zeros
-        for tensor in (learner.adam.exp_avg, learner.adam.exp_avg_sq, learner.adam.steps):
-            tensor.zero_()
-    if steps <= max(config.critic_steps, config.fixed_std_steps):
-        mask[actor : actor + std] = 0.0
+class FineTune(TaughtOnRollouts):
+    """PPO of distilled students: first the critic, then the actor, then its standard deviation, too.
 
+    Args:
+        learner: the distilled students.
+        config: settings.
+        rollout: where their steps go.
+        collector: the environments.
+        exploration: one generator per student, for its noise.
+        sampling: one generator per student, for the order of minibatches.
+        span: the steps of fine-tuning.
+        fresh: whether it begins now, with a new optimiser and the small standard deviation.
+    """
 
-def anchor_progress(update: TaughtRolloutUpdate, agent: TeacherStudent) -> float:
-    """From 0 to 1 while the pull towards the distilled student fades."""
-    return min(1.0, agent.fine_tuned_steps / (update.config.anchor_steps or max(1, agent.fine_tune_span)))
+    mask: Tensor
+
+    def __init__(
+        self,
+        learner: PPO,
+        config: TaughtPPOConfig,
+        rollout: Rollout,
+        collector: Collector,
+        exploration: list[np.random.Generator],
+        sampling: list[np.random.Generator],
+        span: Span,
+        fresh: bool,
+    ) -> None:
+        if fresh:
+            learner.log_std.copy_((config.fine_tune_std * learner.half).log().expand_as(learner.log_std))
+            learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
+        anchor = Anchor(learner, collector)
+        name = config.divergence if config.divergence != "auto" else METHOD.divergence
+        assert name is not None
+        divergence = divergence_of(name, taught=True)
+        super().__init__(learner, METHOD, config, rollout, anchor, divergence, collector, exploration, sampling)
+        self.anchor, self.span = anchor, span
+        self.mask = torch.ones(learner.parameters.shape[1], device=self.device)
+        learner.config, learner.frozen_statistics = config, True
+
+    def step(self, progress: float) -> None:
+        """Learn from the full rollout, with what may move by now, and empty it."""
+        steps = self.collector.run.num_timesteps - self.span.start
+        self.freeze(steps)
+        self.fading = min(1.0, steps / (self.config.anchor_steps or max(1, self.span.length)))
+        super().step(progress)
+
+    def fade(self, progress: float) -> None:
+        """The pull towards the distilled students fades by steps of its own."""
+        super().fade(self.fading)
+
+    def freeze(self, steps: int) -> None:
+        """Say what may move after ``steps`` environment steps: the critic; then the actor; then its deviation, too."""
+        learner, config, mask = self.learner, self.config, self.mask
+        actor, std, _ = learner.sizes
+        was_frozen = float(mask[0]) == 0.0
+        mask.fill_(1.0)
+        if steps <= config.critic_steps:
+            mask[:actor] = 0.0
+        elif was_frozen:  # the actor's first steps must not be scaled by moments that have counted zeros
+            for tensor in (learner.adam.exp_avg, learner.adam.exp_avg_sq, learner.adam.steps):
+                tensor.zero_()
+        if steps <= max(config.critic_steps, config.fixed_std_steps):
+            mask[actor : actor + std] = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Beside what every taught recipe keeps: what is frozen, and what the students were."""
+        state = super().state()
+        state["distillation"] |= {"mask": self.mask, "anchor": self.anchor.actor}
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        kept = dict(state["distillation"])
+        self.mask.copy_(kept.pop("mask"))
+        self.anchor.actor.copy_(kept.pop("anchor"))
+        super().restore({**state, "distillation": kept})

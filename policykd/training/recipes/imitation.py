@@ -2,112 +2,112 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
-from policykd.distillation.divergences import TEACHER_DIVERGENCES
+from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
-from policykd.distillation.methods import Method
-from policykd.distillation.schedules import SCHEDULES, beta_exponential, beta_linear
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.schedules import beta_exponential, beta_linear, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.teaching_step import TeachingStep
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.memory.labelled import LabelledStates
-from policykd.training.recipes.stepping import after_step, seen
-from policykd.training.recipes.update import compile_step
+from policykd.training.collector import Collector, Step
+from policykd.training.compiling import compile_step
+from policykd.training.tutor import Tutor
 
-if TYPE_CHECKING:
-    from policykd.training.teacher_student import TeacherStudent
-
-
-@torch.no_grad()
-def collect(agent: TeacherStudent) -> dict[str, Any]:
-    """One step of all environments into the data set; returns what SB3's callbacks look at."""
-    assert agent.last_observations is not None
-    observations = torch.from_numpy(agent.last_observations).to(agent.device).view(agent.n_learners, agent.n_envs, -1)
-    answers = agent.ask(observations)
-    agent.dataset.add(observations, answers)
-    if isinstance(agent.learner, PPO):
-        agent.learner.observe(observations)
-    actions = behave(agent, observations, Labels.unpack(answers).policy.actions).cpu().numpy()
-    stepped = agent.get_env().step_learners(actions.reshape(-1, actions.shape[-1]))
-    after_step(agent, stepped)
-    return seen(actions, stepped)
+Generators = list[np.random.Generator]
 
 
-def behave(agent: TeacherStudent, observations: Tensor, teacher: Tensor) -> Tensor:
-    """Actions ``(K, N, A)`` in [-1, 1]: the teacher's with probability beta, else the student's; with some noise."""
-    share, shape, learner = beta(agent), teacher.shape, agent.learner
-    actions = teacher
-    if share < 1:
-        uniform = np.stack([generator.random(agent.n_envs, np.float32) for generator in agent.exploration])
-        mine = torch.from_numpy(uniform >= share).to(teacher.device).unsqueeze(-1)
-        actions = torch.where(mine, learner.policy(learner.actor, observations), teacher)
-    if (std := agent.teaching.collect_noise_std) > 0:
-        noise = standard_normal(agent.exploration, *shape[1:])
-        actions = actions + std * torch.from_numpy(noise).to(teacher.device)
-    return actions.clamp(-1, 1)
-
-
-def beta(agent: TeacherStudent) -> float:
-    """The probability that the teacher acts, in this round."""
-    states, config = agent.method.states, agent.teaching
-    if states != "mixed":
-        return float(states == "teacher")
-    number = agent.num_timesteps // config.round_steps
-    if config.beta_schedule == "linear":
-        return beta_linear(number, config.beta_rounds)
-    return beta_exponential(number, config.beta_decay)
-
-
-def improve(agent: TeacherStudent, diagnose: bool) -> dict[str, Tensor]:
-    """The updates where a round is over; returns the diagnostics of the last one."""
-    update = agent.update
-    assert isinstance(update, ImitationUpdate)
-    if agent.num_timesteps % agent.teaching.round_steps < agent.n_envs:
-        update.step(agent.progress)
-        update.info["distill/beta"] = torch.full((agent.n_learners,), beta(agent))
-        update.info["distill/dataset_size"] = torch.full((agent.n_learners,), float(agent.dataset.size))
-    return update.info
-
-
-class ImitationUpdate:
-    """After each round, gradient steps of every student on the data set.
+class Imitation:
+    """After each round of steps, gradient steps of every student on states with the teacher's answers.
 
     Args:
         learner: the students.
         method: from which states they learn.
         config: settings.
-        dataset: where the states are.
-        divergence: how far apart student and teacher are, by name.
-        generators: one per student, for sampling.
-        compiled: compile the step with ``torch.compile``.
+        dataset: where the states go.
+        tutor: who answers.
+        divergence: distance ``(K, B)`` of a student from its teacher.
+        collector: the environments.
+        exploration: one generator per student, for who acts and with what noise.
+        sampling: one generator per student, for its batches.
     """
+
+    compiled = False
 
     def __init__(
         self,
         learner: OffPolicyLearner | PPO,
-        method: Method,
+        method: TeacherMethod,
         config: TeachingConfig,
         dataset: LabelledStates,
-        divergence: str,
-        generators: list[np.random.Generator],
-        compiled: bool,
+        tutor: Tutor,
+        divergence: Divergence,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
     ) -> None:
-        self.learner, self.method, self.config = learner, method, config
-        self.dataset, self.generators = dataset, generators
-        self.distillation = TeachingStep(method, config, learner, TEACHER_DIVERGENCES[divergence])
-        schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
-        self.schedule = SCHEDULES[schedule]
+        self.learner, self.method, self.config, self.dataset = learner, method, config, dataset
+        self.tutor, self.collector, self.exploration, self.sampling = tutor, collector, exploration, sampling
+        self.distillation = TeachingStep(method, config, learner, divergence)
+        self.schedule = schedule_of(method.schedule if config.distill_schedule == "auto" else config.distill_schedule)
         self.learning_rate = torch.zeros((), device=learner.actor.device)
         self.n_updates = 0
         self.info: dict[str, Tensor] = {}
-        teach = self.distillation.teach
-        self._teach = compile_step(teach, learner.actor.device) if compiled else teach
+        self._teach = self.distillation.teach
+
+    def compile(self) -> None:
+        """From now on compute with ``torch.compile``."""
+        self.compiled, self._teach = True, compile_step(self.distillation.teach, self.learner.actor.device)
+
+    @torch.no_grad()
+    def collect(self) -> Step:
+        """One step of all environments into the data set."""
+        answers, collector = self.tutor.answers(), self.collector
+        observations = torch.from_numpy(collector.observations).to(answers.device).view(*answers.shape[:2], -1)
+        self.dataset.add(observations, answers)
+        if isinstance(self.learner, PPO):
+            self.learner.observe(observations)
+        actions = self.act(observations, Labels.unpack(answers).policy.actions)
+        return collector.step(actions.flatten(0, 1).cpu().numpy())
+
+    def act(self, observations: Tensor, teacher: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` in [-1, 1]: the teacher's with probability beta, else the student's; some noise."""
+        share, shape, learner = self.beta(), teacher.shape, self.learner
+        actions = teacher
+        if share < 1:
+            uniform = np.stack([generator.random(shape[1], np.float32) for generator in self.exploration])
+            mine = torch.from_numpy(uniform >= share).to(teacher.device).unsqueeze(-1)
+            actions = torch.where(mine, learner.policy(learner.actor, observations), teacher)
+        if (std := self.config.collect_noise_std) > 0:
+            noise = standard_normal(self.exploration, *shape[1:])
+            actions = actions + std * torch.from_numpy(noise).to(teacher.device)
+        return actions.clamp(-1, 1)
+
+    def beta(self) -> float:
+        """The probability that the teacher acts, in this round."""
+        states, config = self.method.states, self.config
+        if states != "mixed":
+            return float(states == "teacher")
+        number = self.collector.run.num_timesteps // config.round_steps
+        if config.beta_schedule == "linear":
+            return beta_linear(number, config.beta_rounds)
+        return beta_exponential(number, config.beta_decay)
+
+    def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """The updates where a round is over; returns the diagnostics of the last one."""
+        if self.collector.run.num_timesteps % self.config.round_steps < self.collector.n_envs:
+            self.step(progress)
+            ones = torch.ones(len(self.sampling))
+            self.info |= {"distill/beta": self.beta() * ones, "distill/dataset_size": self.dataset.size * ones}
+        return self.info
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
@@ -116,7 +116,17 @@ class ImitationUpdate:
         self.learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
         recent = None if self.method.aggregate else config.round_steps
         for i in range(config.round_updates):
-            states, answers = self.dataset.sample(config.distill_batch_size, self.generators, recent)
+            states, answers = self.dataset.sample(config.distill_batch_size, self.sampling, recent)
             info = self._teach(states, answers, self.learning_rate, i == config.round_updates - 1)
         self.n_updates += config.round_updates
         self.info = {**self.info, **info}
+
+    def state(self) -> dict[str, Any]:
+        """The number of gradient steps, and the optimiser."""
+        return {"n_updates": self.n_updates, "distillation": state_tensors(self.distillation)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.n_updates = state["n_updates"]
+        if "distillation" in state:
+            load_state_tensors(self.distillation, state["distillation"])

@@ -1,51 +1,181 @@
-"""Learning off policy: every step goes into the replay, and updates sample from it."""
+"""Peers off policy: every step goes into the replay; gradient steps of RL, and of distillation, sample from it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
+from policykd.distillation.methods import PeerMethod
+from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.schedules import schedule_of
+from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
-from policykd.training.recipes.stepping import after_step, seen
-from policykd.training.recipes.update import Update
+from policykd.memory.replay import Batch, SharedReplay
+from policykd.training.collector import Collector, Step
+from policykd.training.compiling import compile_step
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
-
-
-def collect(agent: Agent) -> dict[str, Any]:
-    """One environment step of every learner into the replay; returns what SB3's callbacks look at."""
-    config, observations = agent.config, agent.last_observations
-    assert isinstance(config, OffPolicyConfig) and observations is not None
-    actions = explore(agent, observations, random=agent.num_timesteps // agent.peers < config.learning_starts)
-    stepped = agent.get_env().step_learners(actions)
-    next_observations, truncated = after_step(agent, stepped)
-    _, rewards, dones, _ = stepped
-    agent.replay_buffer.add(observations, actions, next_observations, rewards, dones & ~truncated, truncated)
-    return seen(actions, stepped)
+Generators = list[np.random.Generator]
 
 
-def explore(agent: Agent, observations: np.ndarray, random: bool) -> np.ndarray:
-    """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
-    size = agent.action_space.shape[0]
-    if random:
-        return np.stack([g.uniform(-1, 1, size) for g in agent.exploration]).astype(np.float32)
-    noise = torch.from_numpy(standard_normal(agent.exploration, 1, size)).to(agent.device)
-    inputs = torch.from_numpy(observations).to(agent.device).unsqueeze(1)
-    with torch.no_grad():
-        return agent.learner.explore(agent.learner.actor, inputs, noise).squeeze(1).cpu().numpy()
+class LearnFromReplay:
+    """Collects steps of all learners, and improves all by gradient steps on batches of them.
 
+    Args:
+        learner: the learners.
+        config: settings.
+        replay: where their transitions go.
+        collector: their environments.
+        exploration: one generator per learner, for its noise.
+        sampling: one generator per learner, for its batches.
+        peers: learners per group.
+    """
 
-def improve(agent: Agent, diagnose: bool) -> dict[str, torch.Tensor]:
-    """The updates that are due after a step."""
-    config, steps = agent.config, agent.num_timesteps // agent.peers
-    assert isinstance(config, OffPolicyConfig) and isinstance(agent.update, Update)
-    info: dict[str, torch.Tensor] = {}
-    if steps <= config.learning_starts or steps % config.train_freq:
+    compiled = False
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner,
+        config: OffPolicyConfig,
+        replay: SharedReplay,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
+        peers: int = 1,
+    ) -> None:
+        self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
+        self.exploration, self.sampling, self.group_size = exploration, sampling, peers
+        self.n_updates = 0
+
+    def collect(self) -> Step:
+        """One environment step of every learner into the replay."""
+        observations = self.collector.observations
+        step = self.collector.step(self.act(observations))
+        ended = step.dones & ~step.truncated
+        self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
+        return step
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
+        size, learner = self.learner.action_size, self.learner
+        if self.collector.run.num_timesteps // self.group_size < self.config.learning_starts:
+            return np.stack([g.uniform(-1, 1, size) for g in self.exploration]).astype(np.float32)
+        device = learner.actor.device
+        noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
+        inputs = torch.from_numpy(observations).to(device).unsqueeze(1)
+        with torch.no_grad():
+            return learner.explore(learner.actor, inputs, noise).squeeze(1).cpu().numpy()
+
+    def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """The gradient steps that are due after a step of the environments."""
+        config, own_steps = self.config, self.collector.run.num_timesteps // self.group_size
+        info: dict[str, Tensor] = {}
+        if own_steps <= config.learning_starts or own_steps % config.train_freq:
+            return info
+        for _ in range(config.gradient_steps):
+            info = {**info, **self.step(progress, diagnose)}
         return info
-    for _ in range(config.gradient_steps):
-        info = {**info, **agent.update.step(agent.progress, diagnose)}
-    return info
+
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner; diagnostics ``(K,)``."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """The number of gradient steps."""
+        return {"n_updates": self.n_updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.n_updates = state["n_updates"]
+
+
+class PeersOnReplay(LearnFromReplay):
+    """One gradient step of RL, then, where the policies moved, one of distillation from a peer.
+
+    Args:
+        learner: the learners.
+        method: what they learn from one another.
+        config: settings.
+        replay: where their transitions go.
+        collector: their environments.
+        exploration: one generator per learner, for its noise.
+        sampling: one generator per learner, for its batches.
+        peers: learners per group.
+    """
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner,
+        method: PeerMethod,
+        config: OffPolicyConfig,
+        replay: SharedReplay,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
+        peers: int,
+    ) -> None:
+        super().__init__(learner, config, replay, collector, exploration, sampling, peers)
+        self.method, device = method, learner.actor.device
+        self.peers = Peers(len(sampling), peers, method.source, device)
+        self.distillation = PeerStep(method, config, learner) if method.source and peers > 1 else None
+        self.schedule = schedule_of(config.distill_schedule)
+        self.distill_learning_rate = torch.zeros((), device=device)
+        self._learn = self.learn
+
+    def compile(self) -> None:
+        """From now on compute with ``torch.compile``."""
+        self.compiled, self._learn = True, compile_step(self.learn, self.learner.actor.device)
+
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner and, after each step of the policies, one of distillation."""
+        self.n_updates += 1
+        config, learner, number = self.config, self.learner, self.n_updates
+        update_actor, update_targets = learner.updates_actor(number), learner.updates_targets(number)
+        batch = self.replay.sample(config.batch_size, self.sampling, self.method.replay)
+        noise = learner.draw_noise(config.batch_size)
+        states, turn = None, 0
+        if self.distillation is not None and update_actor:
+            turn = learner.actor_updates(number) % len(self.peers.turns)
+            states = self.replay.sample(
+                config.distill_batch_size,
+                self.sampling,
+                self.method.states,
+                peer_of=self.peers.peer_of[turn],
+                recent=config.distill_recent,
+            ).observations
+            self.distill_learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
+        # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
+        flags = update_actor, update_targets, diagnose or self.compiled
+        with torch.no_grad():
+            return self._learn(batch, noise, states, self.peers.turns[turn], *flags)
+
+    def learn(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        states: Tensor | None,
+        turn: tuple[Tensor, Tensor, Tensor],
+        update_actor: bool,
+        update_targets: bool,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        """Both gradient steps of every learner; what ``torch.compile`` compiles."""
+        info = self.learner.update(batch, noise, update_actor, update_targets)
+        if self.distillation is not None and states is not None:
+            info |= self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
+        return info
+
+    def state(self) -> dict[str, Any]:
+        """The number of gradient steps, and distillation's optimiser."""
+        kept = {} if self.distillation is None else {"distillation": state_tensors(self.distillation)}
+        return super().state() | kept
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        if self.distillation is not None and "distillation" in state:
+            load_state_tensors(self.distillation, state["distillation"])

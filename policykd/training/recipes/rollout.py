@@ -1,121 +1,122 @@
-"""Learning on policy: a rollout of the current policies, one update from all of it, distillation, and afresh."""
+"""Peers on policy: a rollout of the current policies, epochs of PPO on it, distillation; and afresh."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
-from policykd.distillation.methods import Method
-from policykd.distillation.peer_step import DistillationStep
-from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.methods import PeerMethod
+from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory.rollout import Rollout, gae
-from policykd.training.recipes.stepping import after_step, seen
-from policykd.training.recipes.update import Peers, compile_step
+from policykd.training.collector import Collector, Step
+from policykd.training.compiling import compile_step
 
-if TYPE_CHECKING:
-    from policykd.training.agent import Agent
-
-
-def act(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
-    """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
-    noise = standard_normal(agent.exploration, agent.n_envs, learner.action_size)
-    return learner.sample(inputs, torch.from_numpy(noise).to(inputs.device)).cpu().numpy()
+Generators = list[np.random.Generator]
 
 
-@torch.no_grad()
-def collect(agent: Agent, act: Callable[[Agent, PPO, Tensor], np.ndarray] = act) -> dict[str, Any]:
-    """One step of all environments of every learner into the rollout; returns what SB3's callbacks look at."""
-    learner, envs, shape = agent.learner, agent.get_env(), (agent.n_learners, agent.n_envs, -1)
-    assert isinstance(learner, PPO) and agent.last_observations is not None
-    observations = torch.from_numpy(agent.last_observations).to(agent.device).view(shape)
-    if agent.num_timesteps == 0:
-        learner.observe(observations)  # later ones were observed when they came, as VecNormalize does
-    inputs = learner.normalise(observations)
-    actions = act(agent, learner, inputs)
-    # SB3's Gaussian policies are clipped here alone: what is learnt from is the action as it was drawn.
-    clipped = actions.clip(agent.action_scale.low, agent.action_scale.high)
-    stepped: Any = envs.step(clipped.reshape(envs.num_envs, -1))
-    step = *stepped[:3], *after_step(agent, stepped)
-    new_observations, rewards, dones, next_observations, truncated = (
-        torch.from_numpy(array).to(agent.device).view(shape if array.ndim == 2 else shape[:2]) for array in step
-    )
-    learner.observe(new_observations)
-    rewards = learner.scale_rewards(rewards, dones) * agent.environment_reward
-    if truncated.any():  # the episode would have gone on: its value beyond the time limit counts
-        rewards = rewards + learner.config.gamma * truncated * learner.values(learner.normalise(next_observations))
-    columns = observations, inputs, torch.from_numpy(actions), rewards, dones
-    agent.rollout_buffer.add(*(column.cpu().numpy() for column in columns))
-    return seen(actions, stepped)
-
-
-def improve(agent: Agent, diagnose: bool) -> dict[str, Tensor]:
-    """The update where the rollout is full; returns the diagnostics of the last one."""
-    assert isinstance(agent.update, RolloutUpdate) and agent.last_observations is not None
-    if agent.rollout_buffer.full:
-        agent.update.step(agent.progress, agent.last_observations)
-    return agent.update.info
-
-
-class RolloutUpdate:
-    """Improves all learners by a full rollout: some epochs of PPO in minibatches, then steps of distillation.
+class LearnFromRollouts:
+    """Collects rollouts of all learners, and improves all by some epochs of PPO in minibatches of each.
 
     Args:
         learner: the learners.
-        method: what they learn from one another.
         config: settings.
-        rollout: where their steps are.
-        generators: one per learner, for the order of minibatches and the states of distillation.
-        peers: learners per group.
-        compiled: compile PPO's step with ``torch.compile``.
+        rollout: where their steps go.
+        collector: their environments.
+        exploration: one generator per learner, for its noise.
+        sampling: one generator per learner, for the order of minibatches.
     """
+
+    compiled = False
+    pays = True
+    """Whether the task's rewards count."""
 
     def __init__(
         self,
         learner: PPO,
-        method: Method,
         config: PPOConfig,
         rollout: Rollout,
-        generators: list[np.random.Generator],
-        peers: int,
-        compiled: bool,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
     ) -> None:
-        self.learner, self.method, self.config = learner, method, config
-        self.rollout, self.generators, self.compiled = rollout, generators, compiled
+        self.learner, self.config, self.rollout, self.collector = learner, config, rollout, collector
+        self.exploration, self.sampling = exploration, sampling
         self.device = learner.parameters.device
-        self.peers = Peers(len(generators), peers, method.source, self.device)
-        self.distillation = None
-        if method.source and peers > 1:
-            optimise = learner.step_actor if config.distill_optimizer == "shared" else None
-            self.distillation = DistillationStep(method, config, learner, optimise)
-        self.n_updates = 0  # epochs, as SB3 counts them
+        self.n_updates = 0
         self.info: dict[str, Tensor] = {}
-        self._learn = compile_step(learner.update, self.device) if compiled else learner.update
+        """Diagnostics of the latest update."""
+        self._learn: Callable[..., dict[str, Tensor]] = self.descend
+
+    def compile(self) -> None:
+        """From now on compute gradient steps with ``torch.compile``."""
+        self.compiled, self._learn = True, compile_step(self.descend, self.device)
 
     @torch.no_grad()
-    def step(self, progress: float, last_observations: np.ndarray) -> None:
-        """Learn from the rollout and empty it.
+    def collect(self) -> Step:
+        """One step of all environments of every learner into the rollout."""
+        learner, collector = self.learner, self.collector
+        shape = len(self.sampling), collector.n_envs
+        observations = self.observed(collector.observations)
+        if collector.run.num_timesteps == 0:
+            learner.observe(observations)  # later ones were observed when they came, as VecNormalize does
+        inputs = learner.normalise(observations)
+        actions = self.act(inputs)
+        # Clipped for the environment alone, as SB3 does: what is learnt from is the action as it was drawn.
+        step = collector.step(actions.flatten(0, 1).cpu().numpy(), scaled=False)
+        learner.observe(self.observed(step.observations))
+        dones = torch.from_numpy(step.dones).to(self.device).view(shape)
+        rewards = torch.from_numpy(step.rewards).to(self.device).view(shape)
+        rewards = learner.scale_rewards(rewards, dones) * self.pays
+        if step.truncated.any():  # the episode would have gone on: its value beyond the time limit counts
+            truncated = torch.from_numpy(step.truncated).to(self.device).view(shape)
+            beyond = learner.values(learner.normalise(self.observed(step.next_observations)))
+            rewards = rewards + learner.config.gamma * truncated * beyond
+        self.rollout.add(observations, inputs, actions, rewards, dones)
+        return step
 
-        Args:
-            progress: from 0 to 1 over the run, for schedules.
-            last_observations: raw observations after the rollout, ``(K * N, O)``.
-        """
-        batch, explained = self.estimate(last_observations)
+    def observed(self, observations: np.ndarray) -> Tensor:
+        """Raw observations ``(K * N, O)`` as ``(K, N, O)``."""
+        return torch.from_numpy(observations).to(self.device).view(len(self.sampling), self.collector.n_envs, -1)
+
+    def act(self, inputs: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
+        noise = standard_normal(self.exploration, inputs.shape[1], self.learner.action_size)
+        return self.learner.sample(inputs, torch.from_numpy(noise).to(inputs.device))
+
+    def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """The update where the rollout is full; returns the diagnostics of the last one."""
+        if self.rollout.full:
+            self.step(progress)
+        return self.info
+
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Learn from the full rollout and empty it."""
+        batch, explained = self.estimate()
         info = self.learn(batch, progress)
         self.n_updates += self.config.n_epochs
         info |= {"train/explained_variance": explained, "train/std": self.learner.log_std.exp().mean(1)}
-        if self.distillation is not None and self.n_updates // self.config.n_epochs % self.config.distill_freq == 0:
-            info |= self.distil(self.distillation, progress)
-        self.info = {**self.info, **info}
+        self.info = {**self.info, **info, **self.finish(progress)}
         self.rollout.position = 0
 
-    def estimate(self, last_observations: np.ndarray) -> tuple[Minibatch, Tensor]:
+    def finish(self, progress: float) -> dict[str, Tensor]:
+        """What follows the epochs of an update; diagnostics."""
+        return {}
+
+    def descend(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
+        """One gradient step of every learner; what ``torch.compile`` compiles."""
+        return self.learner.update(batch, learning_rate, clip_range)
+
+    def estimate(self) -> tuple[Minibatch, Tensor]:
         """All steps of the rollout as one batch, ``(K, T * N)``, and how much of the returns the values explain.
 
         Values and log-probabilities are those of the policies that acted, which have not changed since: all at once
@@ -123,28 +124,20 @@ class RolloutUpdate:
         """
         learner, rollout, config = self.learner, self.rollout, self.config
         shape, learners = rollout.rewards.shape, len(rollout.rewards)
-        inputs, actions = (
-            torch.from_numpy(x).view(learners, -1, x.shape[-1]).to(self.device)
-            for x in (rollout.inputs, rollout.actions)
-        )
+        inputs, actions = (x.view(learners, -1, x.shape[-1]) for x in (rollout.inputs, rollout.actions))
         values = learner.values(inputs)
-        last = torch.from_numpy(last_observations).to(self.device).view(learners, shape[2], -1)
+        last_values = learner.values(learner.normalise(self.observed(self.collector.observations)))
         advantages = gae(
-            rollout.rewards,
-            values.view(shape).cpu().numpy(),
-            rollout.dones,
-            learner.values(learner.normalise(last)).cpu().numpy(),
-            config.gamma,
-            config.gae_lambda,
+            rollout.rewards, values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
         )
-        advantage = torch.from_numpy(advantages).view(learners, -1).to(self.device)
+        advantage = advantages.view(learners, -1)
         log_probs = learner.log_prob(learner.means(learner.actor, inputs), learner.log_std, actions)
         returns = advantage + values
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
 
     def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
-        """Some passes over ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
+        """Some epochs of ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
 
         Args:
             steps: the rollout.
@@ -153,7 +146,9 @@ class RolloutUpdate:
         """
         config = self.config
         learning_rate, clip_range = (
-            torch.tensor(value * SCHEDULES[schedule](progress), dtype=self.learner.parameters.dtype, device=self.device)
+            torch.tensor(
+                value * schedule_of(schedule)(progress), dtype=self.learner.parameters.dtype, device=self.device
+            )
             for value, schedule in (
                 (config.learning_rate, config.learning_rate_schedule),
                 (config.clip_range, config.clip_range_schedule),
@@ -166,7 +161,7 @@ class RolloutUpdate:
         widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in more)]
         infos: list[dict[str, Tensor]] = []
         for _ in range(config.n_epochs):
-            order = torch.from_numpy(np.stack([g.permutation(count) for g in self.generators])).to(self.device)
+            order = torch.from_numpy(np.stack([g.permutation(count) for g in self.sampling])).to(self.device)
             shuffled = table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
             for rows in shuffled.split(config.batch_size, dim=1):
                 inputs, actions, numbers, *others = rows.split(widths, dim=-1)
@@ -174,18 +169,72 @@ class RolloutUpdate:
                 infos.append(self._learn(batch, learning_rate, clip_range, *others))
         return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
 
-    def distil(self, distillation: DistillationStep, progress: float) -> dict[str, Tensor]:
-        """Distillation steps at raw states of the rollout, the peers' or the own; diagnostics of the last."""
-        config, index = self.config, np.arange(len(self.generators))
-        strength = SCHEDULES[config.distill_schedule](progress)
-        learning_rate = torch.tensor(config.distill_learning_rate * strength, device=self.device)
-        number = self.n_updates // config.n_epochs // config.distill_freq * config.distill_gradient_steps
+    def state(self) -> dict[str, Any]:
+        """The number of epochs and the latest diagnostics."""
+        return {"n_updates": self.n_updates, "last_update": self.info}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.n_updates = state["n_updates"]
+        self.info = {key: value.to(self.device) for key, value in state.get("last_update", {}).items()}
+
+
+class PeersOnRollouts(LearnFromRollouts):
+    """After every update of PPO some steps of distillation from a peer, at raw states of the rollout.
+
+    Args:
+        learner: the learners.
+        method: what they learn from one another.
+        config: settings.
+        rollout: where their steps go.
+        collector: their environments.
+        exploration: one generator per learner, for its noise.
+        sampling: one generator per learner, for minibatches and the states of distillation.
+        peers: learners per group.
+    """
+
+    def __init__(
+        self,
+        learner: PPO,
+        method: PeerMethod,
+        config: PPOConfig,
+        rollout: Rollout,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
+        peers: int,
+    ) -> None:
+        super().__init__(learner, config, rollout, collector, exploration, sampling)
+        self.method, self.peers = method, Peers(len(sampling), peers, method.source, self.device)
+        self.distillation = None
+        if method.source and peers > 1:
+            optimise = learner.step_actor if config.distill_optimizer == "shared" else None
+            self.distillation = PeerStep(method, config, learner, optimise)
+
+    def finish(self, progress: float) -> dict[str, Tensor]:
+        """Distillation steps, every ``distill_freq`` updates; diagnostics of the last."""
+        config, index = self.config, np.arange(len(self.sampling))
+        updates = self.n_updates // config.n_epochs
         info: dict[str, Tensor] = {}
+        if self.distillation is None or updates % config.distill_freq:
+            return info
+        strength = schedule_of(config.distill_schedule)(progress)
+        learning_rate = torch.tensor(config.distill_learning_rate * strength, device=self.device)
+        number = updates // config.distill_freq * config.distill_gradient_steps
         for i in range(config.distill_gradient_steps):
             turn = (number + i) % len(self.peers.turns)
             source = self.peers.peer_of[turn] if self.method.states == "peer" else index
-            states = self.rollout.sample_states(
-                config.distill_batch_size, self.generators, source, config.distill_recent
-            )
-            info = distillation.update(states.to(self.device), *self.peers.turns[turn], learning_rate, True)
+            states = self.rollout.sample_states(config.distill_batch_size, self.sampling, source, config.distill_recent)
+            info = self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
         return info
+
+    def state(self) -> dict[str, Any]:
+        """The number of epochs, the latest diagnostics, and distillation's optimiser."""
+        kept = {} if self.distillation is None else {"distillation": state_tensors(self.distillation)}
+        return super().state() | kept
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        if self.distillation is not None and "distillation" in state:
+            load_state_tensors(self.distillation, state["distillation"])

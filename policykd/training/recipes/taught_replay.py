@@ -2,78 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.distillation.divergences import TEACHER_DIVERGENCES
+from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
+from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teacher_loss import JointTeaching
+from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
-from policykd.memory import Batch
-from policykd.training.recipes import replay
-from policykd.training.recipes.update import Update, compile_step
-
-if TYPE_CHECKING:
-    from policykd.training.teacher_student import TeacherStudent
+from policykd.memory import Batch, LabelledStates, SharedReplay
+from policykd.training.collector import Collector, Step
+from policykd.training.compiling import compile_step
+from policykd.training.recipes.replay import LearnFromReplay
+from policykd.training.tutor import Tutor
 
 FADE_EVERY = 100
 """Updates between two looks at the teacher's weight."""
 
-improve = replay.improve
 
-
-@torch.no_grad()
-def collect(agent: TeacherStudent) -> dict[str, Any]:
-    """One environment step of every student into replay and data set; what SB3's callbacks look at."""
-    assert agent.last_observations is not None
-    observations = torch.from_numpy(agent.last_observations).to(agent.device).unsqueeze(1)
-    agent.dataset.add(observations, agent.ask(observations))
-    return replay.collect(agent)
-
-
-class TaughtUpdate(Update):
+class TaughtOnReplay(LearnFromReplay):
     """One gradient step of every student on its RL loss and, in the actor's, the teacher's.
 
     L = L_RL / mean |Q| + lambda E_s [w(s) D(teacher(s), student(s))]: brought to one scale as in TD3+BC (Fujimoto &
     Gu 2021, equation 5), so that one lambda suits every scale of rewards.
 
     Args:
-        agent: the students, their teacher and method.
-        learner: the students' networks.
-        generators: one per student, for sampling.
-        compiled: compile the step with ``torch.compile``.
+        learner: the students.
+        method: how the teacher teaches.
+        config: settings of the learners.
+        teaching: settings of teaching.
+        replay: where their transitions go.
+        dataset: where states with the teacher's answers go.
+        tutor: who answers.
+        divergence: distance ``(K, B)`` of a student from its teacher.
+        collector: the environments.
+        exploration: one generator per student, for its noise.
+        sampling: one generator per student, for its batches.
     """
 
     def __init__(
         self,
-        agent: TeacherStudent,
         learner: OffPolicyLearner,
-        generators: list[np.random.Generator],
-        compiled: bool,
+        method: TeacherMethod,
+        config: OffPolicyConfig,
+        teaching: TeachingConfig,
+        replay: SharedReplay,
+        dataset: LabelledStates,
+        tutor: Tutor,
+        divergence: Divergence,
+        collector: Collector,
+        exploration: list[np.random.Generator],
+        sampling: list[np.random.Generator],
     ) -> None:
-        config, name = agent.config, agent.divergence
-        assert isinstance(config, OffPolicyConfig) and name is not None
-        super().__init__(learner, agent.method, config, agent.replay_buffer, generators, 1, False)
-        self.agent, self.dataset, self.compiled = agent, agent.dataset, compiled
-        self.teaching = JointTeaching(agent.method, agent.teaching, learner.actor, TEACHER_DIVERGENCES[name], 1)
-        self.distillation = self.teaching  # type: ignore[assignment]
-        self._teach = compile_step(self.teach, learner.actor.device) if compiled else self.teach
+        super().__init__(learner, config, replay, collector, exploration, sampling)
+        self.dataset, self.tutor = dataset, tutor
+        self.teaching = JointTeaching(method, teaching, learner.actor, divergence, 1)
+        self._teach: Callable[..., dict[str, Tensor]] = self.teach
+
+    def compile(self) -> None:
+        """From now on compute with ``torch.compile``."""
+        self.compiled, self._teach = True, compile_step(self.teach, self.learner.actor.device)
+
+    @torch.no_grad()
+    def collect(self) -> Step:
+        """One environment step of every student into replay and data set."""
+        answers = self.tutor.answers()
+        self.dataset.add(torch.from_numpy(self.collector.observations).to(answers.device).unsqueeze(1), answers)
+        return super().collect()
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every student; diagnostics by log key, ``(K,)``."""
-        agent, config, learner, teaching = self.agent, self.config, self.learner, self.teaching
+        config, learner, teaching = self.config, self.learner, self.teaching
         if self.n_updates % FADE_EVERY == 0:
-            returns = [[episode["r"] for episode in episodes] for episodes in agent.episodes]
-            teaching.fade(progress, returns, agent.score)
+            teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
         flags = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
-        batch = self.replay.sample(config.batch_size, self.generators)
+        batch = self.replay.sample(config.batch_size, self.sampling)
         noise = learner.draw_noise(config.batch_size)
-        states, answers = self.dataset.sample(config.distill_batch_size, self.generators)
+        states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
             info = self._teach(batch, noise, states, answers, *flags)
         if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
@@ -98,3 +111,13 @@ class TaughtUpdate(Update):
             return teaching.lambdas * weighted.mean(1), info
 
         return learner.update(batch, noise, update_actor, update_targets, teacher)
+
+    def state(self) -> dict[str, Any]:
+        """The number of gradient steps, and what the teacher's weight remembers."""
+        return super().state() | {"distillation": state_tensors(self.teaching)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        if "distillation" in state:
+            load_state_tensors(self.teaching, state["distillation"])

@@ -2,132 +2,122 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import PolicyOutput
+from policykd.core.networks import PolicyOutput, load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy
+from policykd.distillation.divergences import Divergence, cross_entropy
 from policykd.distillation.labels import Labels, from_next, proximal_weight, shaping
+from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teacher_loss import JointTeaching
 from policykd.distillation.teaching_config import TaughtPPOConfig
 from policykd.distillation.teaching_step import value_error
 from policykd.learners.ppo import PPO, Minibatch
-from policykd.training.agent import Agent
-from policykd.training.recipes import fine_tune, rollout
-from policykd.training.recipes.rollout import RolloutUpdate
-from policykd.training.recipes.update import compile_step
-
-if TYPE_CHECKING:
-    from policykd.training.teacher_student import TeacherStudent
-
-improve = rollout.improve
+from policykd.memory import Rollout
+from policykd.training.collector import Collector, Step
+from policykd.training.recipes.rollout import LearnFromRollouts
+from policykd.training.tutor import Tutor
 
 
-@torch.no_grad()
-def collect(agent: TeacherStudent) -> dict[str, Any]:
-    """One step of all environments into the rollout, with the teacher's answers; what SB3's callbacks look at."""
-    steps, t = agent.rollout_buffer, agent.rollout_buffer.position
-    answers = agent.latest_answers()
-    steps.labels[:, t] = answers.cpu().numpy()
-    seen = rollout.collect(agent, teacher_acts if agent.method.states == "teacher" else rollout.act)
-    agent.answers = None  # of the states that are past
-    if agent.method.reward == "value":
-        values = Labels.unpack(agent.latest_answers()).value.reshape(-1).cpu().numpy().copy()
-        for e in np.flatnonzero(seen["dones"]):
-            info = seen["infos"][e]
-            ended_by_task = not info["TimeLimit.truncated"]
-            values[e] = 0.0 if ended_by_task else agent.teacher_value(info)
-        steps.next_values[:, t] = values.reshape(agent.n_learners, -1)
-    return seen
-
-
-def teacher_acts(agent: Agent, learner: PPO, inputs: Tensor) -> np.ndarray:
-    """The teacher's actions ``(K, N, A)`` in units of the environment, sampled where it has a standard deviation."""
-    labels = Labels.unpack(agent.latest_answers())  # type: ignore[attr-defined]
-    noise = torch.from_numpy(standard_normal(agent.exploration, agent.n_envs, learner.action_size)).to(inputs.device)
-    assert labels.policy.mean is not None and labels.policy.std is not None
-    actions = labels.policy.mean + labels.policy.std * noise
-    return (learner.middle + learner.half * actions).cpu().numpy()
-
-
-class TaughtRolloutUpdate(RolloutUpdate):
+class TaughtOnRollouts(LearnFromRollouts):
     """Improves all students by a full rollout: PPO's epochs, with the teacher in the rewards and in the loss.
 
     Args:
-        agent: the students, their teacher and method.
-        learner: the students' networks.
-        generators: one per student, for the order of minibatches.
-        compiled: compile the gradient step with ``torch.compile``.
+        learner: the students.
+        method: how the teacher teaches.
+        config: settings.
+        rollout: where their steps go, with the teacher's answers.
+        tutor: who answers.
+        divergence: distance ``(K, B)`` of a student from its teacher; None: it speaks through rewards alone.
+        collector: the environments.
+        exploration: one generator per student, for its noise.
+        sampling: one generator per student, for the order of minibatches.
     """
 
     config: TaughtPPOConfig
+    mask: Tensor | None = None
+    """1 where parameters may move, ``(P,)``; None is all."""
 
     def __init__(
-        self, agent: TeacherStudent, learner: PPO, generators: list[np.random.Generator], compiled: bool
+        self,
+        learner: PPO,
+        method: TeacherMethod,
+        config: TaughtPPOConfig,
+        rollout: Rollout,
+        tutor: Tutor,
+        divergence: Divergence | None,
+        collector: Collector,
+        exploration: list[np.random.Generator],
+        sampling: list[np.random.Generator],
     ) -> None:
-        config, method = agent.config, agent.method
-        assert isinstance(config, TaughtPPOConfig)
-        super().__init__(learner, method, config, agent.rollout_buffer, generators, 1, False)
-        self.agent, self.compiled = agent, compiled
-        name = agent.divergence
-        self.divergence = None if name is None else TEACHER_DIVERGENCES[name]
-        self.teaching = JointTeaching(method, config, learner.actor, self.divergence, config.n_envs)
-        self.distillation = self.teaching  # type: ignore[assignment]
-        self.rewarded = agent.environment_reward or method.reward is not None
-        if method.source == "itself":
-            self.teaching.mask = torch.ones(learner.parameters.shape[1], device=self.device)
-        learner.frozen_statistics = method.source == "itself"
-        self._learn = compile_step(self.teach, self.device) if compiled else self.teach
+        super().__init__(learner, config, rollout, collector, exploration, sampling)
+        self.method, self.tutor, self.divergence = method, tutor, divergence
+        asked = config.environment_reward
+        self.pays = method.environment_reward if asked is None else asked
+        self.rewarded = self.pays or method.reward is not None
+        self.teaching = JointTeaching(method, config, learner.actor, divergence, config.n_envs)
 
     @torch.no_grad()
-    def step(self, progress: float, last_observations: np.ndarray) -> None:
-        """Learn from the rollout and empty it.
+    def collect(self) -> Step:
+        """One step of all environments into the rollout, with the teacher's answers."""
+        rollout, t = self.rollout, self.rollout.position
+        rollout.labels[:, t] = self.tutor.answers()
+        step = super().collect()
+        if self.method.reward == "value":
+            values = Labels.unpack(self.tutor.answers()).value.reshape(-1).clone()
+            for e in np.flatnonzero(step.dones):
+                values[e] = self.tutor.value_at_end(step.infos[e]) if step.truncated[e] else 0.0
+            rollout.next_values[:, t] = values.view(len(self.sampling), -1)
+        return step
 
-        Args:
-            progress: from 0 to 1 over the run, for schedules.
-            last_observations: raw observations after the rollout, ``(K * N, O)``.
-        """
-        agent = self.agent
-        returns = [[episode["r"] for episode in episodes] for episodes in agent.episodes]
-        if self.method.source == "itself":
-            fine_tune.freeze(self, agent.fine_tuned_steps)
-            progress = fine_tune.anchor_progress(self, agent)
-        self.teaching.fade(progress, returns, agent.score)
-        super().step(agent.progress, last_observations)
+    def act(self, inputs: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` in units of the environment: the student's, or samples of the teacher's Gaussian."""
+        if self.method.states != "teacher":
+            return super().act(inputs)
+        learner, policy = self.learner, Labels.unpack(self.tutor.answers()).policy
+        noise = torch.from_numpy(standard_normal(self.exploration, inputs.shape[1], learner.action_size))
+        assert policy.mean is not None and policy.std is not None
+        return learner.middle + learner.half * (policy.mean + policy.std * noise.to(inputs.device))
+
+    def step(self, progress: float) -> None:
+        """Learn from the full rollout and empty it."""
+        self.fade(progress)
+        super().step(progress)
         self.info["distill/coefficient"] = self.teaching.lambdas.clone()
 
-    def estimate(self, last_observations: np.ndarray) -> tuple[Minibatch, Tensor]:
+    def fade(self, progress: float) -> None:
+        """Set the teacher's weight beside RL."""
+        self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
+
+    def estimate(self) -> tuple[Minibatch, Tensor]:
         """All steps of the rollout with the teacher's rewards, and how much of the returns the values explain."""
         if self.method.reward is not None:
-            paid = self.config.teacher_reward_coef * self.pay(last_observations)
-            self.rollout.rewards[:] += paid.cpu().numpy()
-        return super().estimate(last_observations)
+            self.rollout.rewards += self.config.teacher_reward_coef * self.pay()
+        return super().estimate()
 
-    def pay(self, last_observations: np.ndarray) -> Tensor:
+    def pay(self) -> Tensor:
         """The teacher's rewards of the rollout ``(K, T, N)``, in units of the value network."""
         rollout, learner, kind = self.rollout, self.learner, self.method.reward
-        dones = torch.from_numpy(rollout.dones).to(self.device)
-        flat = torch.from_numpy(rollout.labels).to(self.device)
+        dones, flat = rollout.dones, rollout.labels
         labels = Labels.unpack(flat.view(len(flat), -1, flat.shape[-1]))
         if kind == "value":
-            next_values = torch.from_numpy(rollout.next_values).to(self.device)
-            paid = shaping(labels.value.view(dones.shape), next_values, self.config.gamma)
+            paid = shaping(labels.value.view(dones.shape), rollout.next_values, self.config.gamma)
             return paid / learner.return_scale.unsqueeze(2).to(paid.dtype)
-        last_labels = Labels.unpack(self.agent.latest_answers())
-        last = torch.from_numpy(last_observations).to(self.device).view(*dones.shape[::2], -1)
+        last_labels = Labels.unpack(self.tutor.answers())
+        last = self.observed(self.collector.observations)
         last_own = learner.outputs(learner.actor, last)
         if kind == "next_distance":
             assert self.divergence is not None
-            inputs = torch.from_numpy(rollout.inputs).to(self.device).view(len(flat), -1, last.shape[-1])
-            own = learner.gaussian(learner.means(learner.actor, inputs), learner.log_std)
+            inputs = rollout.inputs.view(len(flat), -1, last.shape[-1])
+            own = learner.as_gaussian(learner.means(learner.actor, inputs), learner.log_std)
             distances = self.divergence(own, labels.policy).view(dones.shape)
             paid = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
         else:
-            actions = torch.from_numpy(rollout.actions).to(self.device).view(len(flat), -1, learner.action_size)
+            actions = rollout.actions.view(len(flat), -1, learner.action_size)
             assert labels.policy.mean is not None and labels.policy.std is not None
             teacher = torch.distributions.Normal(labels.policy.mean, labels.policy.std, validate_args=False)
             paid = teacher.log_prob((actions - learner.middle) / learner.half).sum(-1).view(dones.shape)
@@ -138,7 +128,9 @@ class TaughtRolloutUpdate(RolloutUpdate):
             return paid
         return self.teaching.scale_rewards(paid, dones, self.config.gamma)
 
-    def teach(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor, answers: Tensor) -> dict[str, Tensor]:
+    def descend(  # type: ignore[override]
+        self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor, answers: Tensor
+    ) -> dict[str, Tensor]:
         """One gradient step of every student on PPO's loss and the teacher's; diagnostics ``(K,)``.
 
         Args:
@@ -152,7 +144,7 @@ class TaughtRolloutUpdate(RolloutUpdate):
         if self.method.confident:
 
             def outputs(actor: Tensor) -> PolicyOutput:
-                return learner.gaussian(learner.means(actor, batch.inputs), actor[:, learner.sizes[0] :])
+                return learner.as_gaussian(learner.means(actor, batch.inputs), actor[:, learner.sizes[0] :])
 
             trust = teaching.imitate(outputs, labels, learning_rate)
 
@@ -164,7 +156,7 @@ class TaughtRolloutUpdate(RolloutUpdate):
                 losses = policy_losses.mean(1) - config.ent_coef * terms.entropy
                 losses = losses + config.vf_coef * terms.value_losses.mean(1)
             if self.divergence is not None:
-                own = learner.gaussian(terms.means, terms.log_std)
+                own = learner.as_gaussian(terms.means, terms.log_std)
                 weight = proximal_weight(terms.ratio, clip_range) if self.method.coupling == "proximal" else trust
                 values = terms.values * learner.return_scale.to(terms.values.dtype)
                 weighted, teacher_info = teaching.losses(own, labels, lambda: values, weight)
@@ -178,21 +170,26 @@ class TaughtRolloutUpdate(RolloutUpdate):
                 )
             return losses, info | {"train/loss": losses.detach()}
 
-        return learner.descend(loss, learning_rate, teaching.mask)
+        return learner.descend(loss, learning_rate, self.mask)
 
-    def distil(self, distillation: object, progress: float) -> dict[str, Tensor]:
-        """After the epochs: adapt the teacher's weight, where it holds a distance."""
+    def finish(self, progress: float) -> dict[str, Tensor]:
+        """Adapt the teacher's weight, where it holds a distance."""
         if "distill/distance" in self.last:
             self.teaching.adapt(self.last["distill/distance"])
         return {}
 
     def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
-        """PPO's passes over ``steps``, each with the teacher's answer; mean diagnostics."""
-        answers = torch.from_numpy(self.rollout.labels).to(self.device)
+        """PPO's epochs of ``steps``, each with the teacher's answer; mean diagnostics."""
+        answers = self.rollout.labels
         self.last = super().learn(steps, progress, answers.view(len(answers), -1, answers.shape[-1]))
         return self.last
 
-    def answer_as_before(self, observations: Tensor) -> Tensor:
-        """What the students answered at raw observations ``(K, N, O)`` before fine-tuning, packed: ``(K, N, W)``."""
-        policy = self.learner.outputs(self.teaching.anchor, observations)
-        return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
+    def state(self) -> dict[str, Any]:
+        """The number of epochs, the latest diagnostics, and what the teacher's weight remembers."""
+        return super().state() | {"distillation": state_tensors(self.teaching)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        if "distillation" in state:
+            load_state_tensors(self.teaching, state["distillation"])

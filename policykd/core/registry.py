@@ -1,0 +1,67 @@
+"""Parts by name or by object: every table of named parts is a dict that a user may add rows to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from policykd.core.errors import PolicyKDError, nearest
+
+T = TypeVar("T")
+OWN = "own:"
+"""Begins the name under which a part that is in no table is saved."""
+
+
+def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, ...] | None = None) -> T:
+    """The part of a name, or the part itself.
+
+    Args:
+        what: the setting, for errors.
+        part: a key of ``table``, or an object like its values.
+        table: the known parts.
+        kind: what such an object must be an instance (or, for classes, a subclass) of; None is anything callable.
+
+    Raises:
+        PolicyKDError: the name is unknown, or the object is of another kind.
+    """
+    if isinstance(part, str):
+        if part.startswith(OWN):
+            raise PolicyKDError(f"{what}: this is an own part, {part.removeprefix(OWN)}: hand it in as {what}=")
+        if part not in table:
+            raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; there are {', '.join(table)}")
+        return table[part]
+    if kind is None:
+        fits = callable(part)
+    else:
+        fits = isinstance(part, kind) or (isinstance(part, type) and issubclass(part, kind))
+    if not fits:
+        raise PolicyKDError(f"{what}: takes one of {', '.join(table)} or {_shown(kind)}, not {part!r}")
+    return part
+
+
+def name_of(part: Any, table: Mapping[str, Any]) -> str:
+    """The name under which a part is saved: its key, or "own:" and what it calls itself."""
+    if isinstance(part, str):
+        return part
+    for name, known in table.items():
+        if known is part:
+            return name
+    return OWN + str(getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__))
+
+
+def choices(table: Iterable[str]) -> Callable[[str], str]:
+    """For a command line: a reader of a name that must be in ``table`` when it is read (plugins may have added)."""
+
+    def read(text: str) -> str:
+        if text not in table:
+            raise ValueError(f"{text!r} is unknown; there are {', '.join(table)}")
+        return text
+
+    return read
+
+
+def _shown(kind: type | tuple[type, ...] | None) -> str:
+    if kind is None:
+        return "a function"
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return " or ".join(f"a {one.__name__}" for one in kinds)

@@ -1,0 +1,50 @@
+"""What an agent must have to leave as something that people deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from policykd.learners import Learner
+from policykd.tasks.spaces import ActionScale
+
+
+class Exportable(Protocol):
+    """An agent, as its exports see it."""
+
+    env_id: str
+    factory: Callable[[], gym.Env]
+    made_by_id: bool
+    learner: Learner
+    learner_type: type[Learner]
+    config: Any
+    observation_space: spaces.Box
+    action_space: spaces.Box
+    action_scale: ActionScale
+    recipe: Any
+    """Counts gradient steps, ``n_updates``."""
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method."""
+
+    @property
+    def backbone(self) -> str:
+        """Name of the algorithm."""
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps of a group so far."""
+
+    def learner_index(self, learner: Any) -> int:
+        """Index of a learner."""
+
+    def view(self, observation: np.ndarray) -> np.ndarray:
+        """What learners see of the task's observations."""
+
+    def predict(self, observation: np.ndarray, *, learner: Any = ...) -> Any:
+        """Actions in units of the environment."""

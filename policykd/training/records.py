@@ -1,0 +1,91 @@
+"""What a run writes down: rows of its logs, evaluations, the best models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from policykd.tasks import Evaluation
+from policykd.training.progress import Progress
+from policykd.training.run_folder import RunFolder
+
+
+class Records:
+    """Writes into the logs of a run and of its learners.
+
+    Args:
+        run: how far the run has come.
+        folder: where files go; None writes none.
+        logger: the run's own logger, opened when first asked for.
+        groups: independent repetitions that train at once.
+    """
+
+    def __init__(self, run: Progress, folder: RunFolder | None, logger: Callable[[], Logger], groups: int) -> None:
+        self.run, self.folder, self.logger, self.groups = run, folder, logger, groups
+
+    def log(self, info: dict[str, Tensor], n_updates: int) -> None:
+        """Write one row of progress per learner, and their means into the run's own log."""
+        run, values = self.run, {key: tensor.detach().cpu().numpy() for key, tensor in info.items()}
+        rows = []
+        for k, episodes in enumerate(run.episodes):
+            row = {key: float(value[k]) for key, value in values.items()}
+            if episodes:
+                row["rollout/ep_rew_mean"] = float(np.mean([episode["r"] for episode in episodes]))
+                row["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in episodes]))
+            rows.append(row)
+        common = {
+            "time/fps": int(run.num_timesteps * self.groups / max(run.elapsed, 1e-9)),
+            "time/time_elapsed": int(run.elapsed),
+            "time/episodes": run.n_episodes,
+            "train/n_updates": n_updates,
+        }
+        self.write(rows, common)
+
+    def evaluated(self, result: Evaluation, save_model: Callable[[int], None]) -> None:
+        """Keep an evaluation, and the model of every learner that did better than ever before."""
+        run, before = self.run, [e.returns.mean(1) for e in self.run.evaluations]
+        run.evaluation_steps.append(run.num_timesteps)
+        run.evaluation_seconds.append(run.elapsed)
+        run.evaluations.append(result)
+        means, lengths = result.returns.mean(1), result.lengths.mean(1)
+        self.write(
+            [
+                {"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)}
+                for m, n in zip(means, lengths, strict=True)
+            ],
+            {},
+        )
+        if self.folder is not None:
+            for k in range(len(means)):
+                self._write_evaluations(self.folder, k)
+                if all(means[k] > earlier[k] for earlier in before):
+                    save_model(k)
+
+    def write(self, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
+        """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
+        names = {name: 0 for row in rows for name in row}
+        mean = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+        logger = self.logger()
+        loggers = [] if self.folder is None else self.folder.loggers
+        for log, row in [*zip(loggers, rows, strict=False), (logger, mean)]:
+            for name, value in {**row, **common, "time/total_timesteps": self.run.num_timesteps}.items():
+                log.record(name, value)
+            log.dump(self.run.num_timesteps)
+
+    def _write_evaluations(self, folder: RunFolder, k: int) -> None:
+        """SB3's ``evaluations.npz`` is an array: evaluations of another number of episodes go into a file of theirs."""
+        run = self.run
+        latest = run.evaluations[-1].returns.shape[1]
+        for episodes in sorted({e.returns.shape[1] for e in run.evaluations}):
+            kept = [
+                (steps, e.returns[k], e.lengths[k])
+                for steps, e in zip(run.evaluation_steps, run.evaluations, strict=True)
+                if e.returns.shape[1] == episodes
+            ]
+            steps, returns, lengths = (list(column) for column in zip(*kept, strict=True))
+            name = "evaluations.npz" if episodes == latest else f"evaluations_{episodes}_episodes.npz"
+            folder.write_evaluations(k, name, steps, np.stack(returns), np.stack(lengths))

@@ -1,0 +1,83 @@
+"""The teacher beside training: asked once per state, whatever the recipe does with its answers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.labels import Labels
+from policykd.teachers import TeacherScore
+from policykd.teachers.panel import Panel
+from policykd.training.collector import Collector
+
+
+class Tutor(Protocol):
+    """Who answers at the states of training."""
+
+    score: TeacherScore | None
+    """Its returns on the task, once they were measured."""
+
+    def answers(self) -> Tensor:
+        """Packed answers ``(K, N, W)`` (``Labels``) at the latest states."""
+
+    def value_at_end(self, info: dict[str, Any]) -> float:
+        """Its value of the state that ended an episode, from the ``info`` of the last step."""
+
+
+class FrozenTeacher:
+    """Frozen teachers that see the whole observation, where students may see a part of it.
+
+    Args:
+        panel: the teachers; None where an agent is loaded without them, to act only.
+        collector: the environments of training.
+        learners: number of students K.
+        partial: whether students see only a part of the task's observation.
+        device: where answers are wanted.
+        source: what the teachers are called, for errors.
+    """
+
+    def __init__(
+        self,
+        panel: Panel | None,
+        collector: Collector,
+        learners: int,
+        partial: bool,
+        device: torch.device,
+        source: str,
+    ) -> None:
+        self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
+        self.device, self.source = device, source
+        self.score: TeacherScore | None = None
+        self._asked_at = -1
+        self._answers = torch.empty(0)
+
+    def check(self) -> Panel:
+        """The teachers, who must be there.
+
+        Raises:
+            PolicyKDError: the agent was loaded without them.
+        """
+        if self.panel is None:
+            raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
+        return self.panel
+
+    def answers(self) -> Tensor:
+        """Packed answers ``(K, N, W)`` at the latest states, asked for once."""
+        now = self.collector.run.num_timesteps
+        if now != self._asked_at:
+            observations = self.collector.observations
+            if self.partial:
+                full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
+                observations = np.stack(full).astype(np.float32)
+            inputs = torch.from_numpy(observations).to(self.device).view(self.learners, self.collector.n_envs, -1)
+            self._answers, self._asked_at = self.check().answer(inputs), now
+        return self._answers
+
+    def value_at_end(self, info: dict[str, Any]) -> float:
+        """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
+        observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
+        return float(Labels.unpack(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))).value)
