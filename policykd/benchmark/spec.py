@@ -285,7 +285,7 @@ def parse_spec(text: str) -> Spec:
     content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
     if isinstance(methods, list):
-        methods = {name: {} for name in methods}
+        methods = {str(name): {} for name in methods}
     require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
     require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")
     assert isinstance(tasks, dict) and isinstance(methods, dict)

@@ -121,7 +121,11 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     def act(observations: np.ndarray) -> np.ndarray:
         rows = observations.astype(kind)
         parts = [rows] if not isinstance(batch, int) or batch == len(rows) else np.split(rows, len(rows) // batch)
-        return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
+        try:
+            return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
+        except Exception as error:  # onnxruntime's errors have no class in common
+            reason = str(error).partition("\n")[0][:300]
+            raise PolicyKDError(f"teacher: {path} cannot answer observations {rows.shape}: {reason}") from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     size, bounds = _shape(str(path), _described(described), task)

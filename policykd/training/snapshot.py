@@ -52,12 +52,14 @@ def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> d
     return {**saved, **parts}
 
 
-def check_sizes(loaded: dict[str, Any], path: Path) -> None:
-    """Refuse settings that ask for larger networks than a file holds, before they are made.
+def check_content(loaded: dict[str, Any], path: Path) -> None:
+    """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
 
     Raises:
-        PolicyKDError: there are more learners, or wider layers, than numbers in the file.
+        PolicyKDError: a number is none, or there are more learners, or wider layers, than numbers in the file.
     """
+    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
     settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
     widths = settings["config"]["net_arch"]
     learners = len(settings["seeds"]) * settings["peers"]
@@ -82,14 +84,14 @@ def envs_state(envs: LearnerEnvs) -> list[Any]:
     return [get_env_state(env) for env in envs.envs]
 
 
-def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: np.ndarray, env_id: str) -> np.ndarray:
+def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: Any, env_id: str) -> np.ndarray:
     """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``."""
     if unsaved := unsaved_state(envs.envs[0]):
         log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
     with understood(f"the state of {env_id}"):
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
-        envs.observations[:] = observations
+        envs.observations[:] = np.array(observations, np.float32)
     return envs.observations.copy()
 
 
