@@ -88,6 +88,10 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     spec = load_spec(path, options.env)
     work = options.work or Path("runs/benchmark") / spec.name
     results = Results(options.out or Path("results") / spec.name)
+    plan(spec, results, options.only)  # what cannot work ends here, before anything is written
+    if options.engine == "ray" and options.jobs is not None:
+        raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
+    workers = local.check_jobs(options.jobs)
     with _alone(work):
         planned = plan(spec, results, options.only)
         results.begin(spec, path.read_text())
@@ -95,7 +99,6 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
         failed: list[str] = []
         unkept: list[str] = []
         missing = planned.missing
-        workers = options.jobs or local.cores()
         with Display(
             len(planned.cells), len(planned.done), missing, workers, _known_rates(planned, results)
         ) as display:
@@ -122,8 +125,6 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
     if options.engine == "ray":
         from policykd.benchmark.ray_engine import run as run_on_ray
 
-        if options.jobs is not None:
-            raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
         yield from run_on_ray(left, work, options.address)
     elif left:
         yield from local.run(left, work, options.jobs)

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
         print("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
         return
+    gym.logger.min_level = gym.logger.ERROR  # what it warns of before an error would be a second line
     guarded(lambda: _dispatch(*arguments))
 
 

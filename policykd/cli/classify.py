@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -19,11 +18,14 @@ from torch import nn
 from policykd.classification.data import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import make_model, parameters
+from policykd.classification.processes import check_device
 from policykd.classification.retrieval import with_retrieval
 from policykd.classification.snapshot import load_weights
 from policykd.classification.teacher import Ensemble
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import require
 from policykd.core.files import write_text
 from policykd.core.parsing import parse_json, read_text
 from policykd.distillation.supervised import METHODS
@@ -83,13 +85,19 @@ def run(arguments: Sequence[str]) -> None:
             f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
             "--teacher-features hidden.1"
         )
+    require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
+    check_device(options.device)
     splits = load(options.data, options.data_dir, examples=options.examples)
-    teacher = _given_teacher(options, splits)
+    student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+    given = _given_teacher(options, splits)
+    teacher = given
+    if given is None and METHODS[options.method].uses_teacher:
+        teacher = _new_teacher(options, splits)
     # After all that may be missing: a run that cannot start leaves nothing behind.
     folder = run_folder(options, "classify")
-    if teacher is None and METHODS[options.method].uses_teacher:
-        teacher = _trained_teacher(options, splits, folder)
-    student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+    if given is None and teacher is not None:
+        tell(f"training the teacher, {options.teacher_epochs} passes")
+        train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
     tell(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
         f"student {parameters(student):,} parameters"
@@ -137,13 +145,7 @@ def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     method = asked_method(arguments, "hinton")
     kind = METHODS[method].config_type
     start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
-    return tyro.cli(
-        ClassifyOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=start,
-        prog="policykd classify",
-        description=ClassifyOptions.__doc__,
-    )
+    return parse(ClassifyOptions[kind], arguments, "classify", start)  # type: ignore[valid-type]
 
 
 def asked_method(arguments: Sequence[str], default: str) -> str:
@@ -152,9 +154,7 @@ def asked_method(arguments: Sequence[str], default: str) -> str:
     Raises:
         PolicyKDError: there is no such method.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default=default)
-    method = first.parse_known_args(list(arguments))[0].method
+    method = peek(arguments, "method")["method"] or default
     if method not in METHODS:
         raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
     return method
@@ -218,14 +218,6 @@ def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
 def _teacher_seed(options: ClassifyOptions[Any]) -> int:
     """Another one than the student's, by the same distance for every seed."""
     return options.config.seed + 1000
-
-
-def _trained_teacher(options: ClassifyOptions[Any], splits: Splits, folder: Path) -> nn.Module:
-    """A teacher that learns from labels, in the run's folder."""
-    teacher = _new_teacher(options, splits)
-    tell(f"training the teacher, {options.teacher_epochs} passes")
-    train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
-    return teacher
 
 
 def train_teacher(options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int) -> None:

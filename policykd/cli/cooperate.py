@@ -14,6 +14,7 @@ import pandas as pd
 import tyro
 
 from policykd.classification.data import load
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
@@ -60,7 +61,7 @@ Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd cooperate``."""
-    options = tyro.cli(CooperateOptions, args=list(arguments), prog="policykd cooperate")
+    options = parse(CooperateOptions, arguments, "cooperate")
     _check(options)
     learners = make_learners(options.learners)
     (own, held), label = _read(options), "label" if not options.data else options.label

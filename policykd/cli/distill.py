@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import tyro
 
 from policykd.benchmark import students
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
@@ -152,22 +152,14 @@ def _outcome(agent: TeacherStudent) -> str:
 
 def _options(words: Sequence[str]) -> DistillOptions[Any]:
     """Options of ``distill``: flags change the preset's settings, which change the defaults."""
-    first = argparse.ArgumentParser(prog="policykd distill", add_help=False, allow_abbrev=False)
-    first.add_argument("--backbone", default="ppo")
-    first.add_argument("--preset")
-    known, _ = first.parse_known_args(list(words))
-    if known.backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {known.backbone!r} is unknown{nearest(known.backbone, TAUGHT_CONFIGS)}")
-    kind = TAUGHT_CONFIGS[known.backbone]
-    config = arguments.resolve_config(known.preset, kind, known.backbone, teaching_preset)
-    start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
-    return tyro.cli(
-        DistillOptions[kind],  # type: ignore[valid-type]
-        args=list(words),
-        default=start,
-        prog="policykd distill",
-        description=DistillOptions.__doc__,
-    )
+    known = peek(words, "backbone", "preset")
+    backbone: Any = known["backbone"] or "ppo"
+    if backbone not in TAUGHT_CONFIGS:
+        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, TAUGHT_CONFIGS)}")
+    kind = TAUGHT_CONFIGS[backbone]
+    config = arguments.resolve_config(known["preset"], kind, backbone, teaching_preset)
+    start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
+    return parse(DistillOptions[kind], words, "distill", start)  # type: ignore[valid-type]
 
 
 def _widths(text: str) -> tuple[int, ...]:

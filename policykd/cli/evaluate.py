@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say, table
 from policykd.training.loading import load_agent
 
@@ -28,7 +29,7 @@ class EvaluateOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd evaluate``."""
-    options = tyro.cli(EvaluateOptions, args=list(arguments), prog="policykd evaluate")
+    options = parse(EvaluateOptions, arguments, "evaluate")
     agent = load_agent(options.path, options.env)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")

@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.fields import require
 from policykd.export.deployed import require_free
@@ -54,7 +55,7 @@ class ExportOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd export``."""
-    options = tyro.cli(ExportOptions, args=list(arguments), prog="policykd export")
+    options = parse(ExportOptions, arguments, "export")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
     agent = load_agent(options.path, options.env)

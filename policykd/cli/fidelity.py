@@ -15,6 +15,7 @@ from policykd.classification.fidelity import report
 from policykd.classification.models import make_model
 from policykd.classification.snapshot import load_weights
 from policykd.cli.classify import OPTIONS, read_teacher
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
@@ -59,7 +60,7 @@ class FidelityOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd fidelity``."""
-    options = tyro.cli(FidelityOptions, args=list(arguments), prog="policykd fidelity")
+    options = parse(FidelityOptions, arguments, "fidelity")
     out = options.out or options.run
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
     say(as_table(rows))

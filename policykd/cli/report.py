@@ -12,6 +12,7 @@ from policykd.benchmark.documents import read_document, with_part
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
@@ -33,9 +34,11 @@ class ReportOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd report``."""
-    options = tyro.cli(ReportOptions, args=list(arguments), prog="policykd report")
+    options = parse(ReportOptions, arguments, "report")
     if options.check and options.tables is None:
         raise PolicyKDError("report: --check needs the document: --tables BENCHMARK.md")
+    if options.out is not None and options.out.is_dir():
+        raise PolicyKDError(f"report: {options.out} is a folder: name the page, such as {options.out / 'report.html'}")
     results = Results(options.results)
     summary = summarise(results)
     if options.tables is not None:

@@ -14,6 +14,7 @@ from policykd.classification.models import parameters
 from policykd.classification.text import bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.cli.options import parse
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
@@ -100,13 +101,8 @@ def _options(arguments: Sequence[str]) -> TextOptions[Any]:
     """Options with the settings of the method that is asked for."""
     method = asked_method(arguments, "reaugkd")
     kind = METHODS[method].config_type
-    start = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
+    config = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
     if issubclass(kind, FeaturePaths):
-        start = change(start, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
-    return tyro.cli(
-        TextOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=start),
-        prog="policykd text",
-        description=TextOptions.__doc__,
-    )
+        config = change(config, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
+    start = TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=config)
+    return parse(TextOptions[kind], arguments, "text", start)  # type: ignore[valid-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
@@ -104,21 +104,19 @@ def run(arguments: Sequence[str]) -> None:
 
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
-    first = argparse.ArgumentParser(prog="policykd train", add_help=False, allow_abbrev=False)
-    for name in ("--env", "--backbone", "--preset", "--config-file"):
-        first.add_argument(*dict.fromkeys((name, name.replace("config-file", "config_file"))))
-    known, _ = first.parse_known_args(list(arguments))
-    start, settings = _from_file(Path(known.config_file)) if known.config_file else (TrainOptions[Any](), {})
-    if known.env is None:
-        check_named(start.env, known.config_file)
-    env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
+    known = peek(arguments, "env", "backbone", "preset", "config-file")
+    file = known["config_file"]
+    start, settings = _from_file(Path(file)) if file else (TrainOptions[Any](), {})
+    if known["env"] is None:
+        check_named(start.env, file)
+    env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
     config = change(resolve_config(preset, backbone, env), settings)
-    start = dataclasses.replace(start, backbone=backbone, config=config)
+    start = dataclasses.replace(start, backbone=backbone, config=config)  # type: ignore[arg-type]
     kind: Any = TrainOptions
     kind = kind[LEARNERS[backbone].config_type]
-    return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
+    return parse(kind, arguments, "train", start)
 
 
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
@@ -38,7 +39,7 @@ class VideoOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd video``."""
-    options = tyro.cli(VideoOptions, args=list(arguments), prog="policykd video")
+    options = parse(VideoOptions, arguments, "video")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")

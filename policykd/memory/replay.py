@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.memory import require_memory
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -62,13 +63,9 @@ class SharedReplay:
         self.capacity, self.peers = capacity, peers
         self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
-        self.nbytes = 4 * int(np.prod(shape))
+        self.nbytes = 4 * math.prod(shape)
         self.device = torch.device(device)
-        if self.device.type == "cpu" and self.nbytes > _physical_memory():
-            raise PolicyKDError(
-                f"replay: {learners} learners x {capacity:,} transitions need {self.nbytes / 1e9:.1f} GB, this machine "
-                f"has {_physical_memory() / 1e9:.1f} GB: lower buffer_size"
-            )
+        require_memory(self.nbytes, f"{learners} learners x {capacity:,} transitions", "buffer_size", device)
         # NumPy's zeros take no memory before they are written: an agent read only to act needs none for its replay.
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
@@ -146,11 +143,3 @@ class SharedReplay:
         rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
         *vectors, ends = rows.view(*indices.shape, -1).split_with_sizes(self.sections, dim=-1)
         return Batch(*vectors, *ends.unbind(-1))
-
-
-def _physical_memory() -> int:
-    """Bytes of memory in this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide
-        return 2**63

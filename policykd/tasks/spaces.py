@@ -82,12 +82,15 @@ def check_named(env_id: object, where: object) -> None:
 
 def _registered(env_id: str) -> str:
     """The id with its version, its module imported."""
-    module, _, name = env_id.rpartition(":")
-    if module:
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise PolicyKDError(f"environment: {env_id!r} names no module before its colon: write module:id")
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise PolicyKDError(f"environment: {env_id} cannot be made: {error}") from None
+        except Exception as error:  # the module's own
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise PolicyKDError(f"environment: {env_id} cannot be made: {reason}") from error
     if name not in gym.registry:
         versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]
         if not versions:
