@@ -34,6 +34,8 @@ class Store:
     def __init__(self, place: str | Path) -> None:
         self.place = str(place).rstrip("/")
         self._remote: Any = None
+        if "://" not in self.place and Path(self.place).exists() and not Path(self.place).is_dir():
+            raise PolicyKDError(f"results: {self.place} is a file, not a folder: choose another --out")
         if "://" in self.place:
             try:
                 import fsspec

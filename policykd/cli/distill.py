@@ -73,8 +73,16 @@ def run(arguments: Sequence[str]) -> None:
     if not options.teacher:
         raise PolicyKDError("teacher: say who teaches with --teacher FILE")
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
+    if len(set(sizes)) < len(sizes):
+        raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
     if options.resume and len(sizes) > 1:
         raise PolicyKDError("resume: goes on with students of one size; for several, begin anew")
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
+    if options.fine_tune and options.backbone != "ppo":
+        raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {options.backbone}")
+    if len(sizes) > 1 and options.run_dir is not None and options.run_dir.exists() and any(options.run_dir.iterdir()):
+        raise PolicyKDError(f"run folder: {options.run_dir} is not empty: choose another one for several sizes")
     env = find_task(options.env).env_id
     teachers = [Teacher.load(source, env, trust=options.trust) for source in options.teacher]
     folder = options.run_dir or _next_run(options)

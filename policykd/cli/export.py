@@ -56,6 +56,7 @@ class ExportOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd export``."""
     options = parse(ExportOptions, arguments, "export")
+    require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
     agent = load_agent(options.path, options.env)

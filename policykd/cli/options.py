@@ -58,8 +58,10 @@ def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
 
 def _one_line(box: str, command: str) -> str:
     """What tyro says in a box, as a line."""
-    lines = [line.strip(" │|") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
-    parts = re.split(r"\n[─-]{3,}\n", "\n".join(lines))  # it draws with letters where the terminal has no lines
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = re.split(r"\n[─-]{3,}\n", "\n".join(lines))
+    if not box.startswith("╭"):  # where the terminal has no such letters, the title is a part of its own
+        parts = parts[1:] or parts
     said = " ".join(parts[0].split()).removeprefix("Error parsing config: ")
     near = re.findall(r"^--[\w-]+", parts[1], re.MULTILINE) if len(parts) > 1 and "Perhaps" in parts[1] else []
     return f"{said}{'; nearest: ' + ', '.join(dict.fromkeys(near)) if near else ''} (policykd {command} --help)"

@@ -39,13 +39,14 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError("report: --check needs the document: --tables BENCHMARK.md")
     if options.out is not None and options.out.is_dir():
         raise PolicyKDError(f"report: {options.out} is a folder: name the page, such as {options.out / 'report.html'}")
+    if options.tables is not None and not options.tables.is_file():
+        raise PolicyKDError(f"report: there is no document {options.tables}")
+    document = "" if options.tables is None else read_document(options.tables)
     results = Results(options.results)
+    with_part(document, results.spec().name, "")  # before the numbers, which take a while
     summary = summarise(results)
     if options.tables is not None:
         name, text = summary.spec.name, benchmark_tables(summary)
-        if not options.tables.is_file():
-            raise PolicyKDError(f"report: there is no document {options.tables}")
-        document = read_document(options.tables)
         new = with_part(document, name, text)
         if not options.check:
             write_text(options.tables, new)
