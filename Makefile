@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format benchmark clean
+.PHONY: help setup demo test check format docs wheel benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,11 +29,17 @@ format: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs ## build the documentation in site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+wheel: $(STAMP) ## build the wheel in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist .
+
 benchmark: $(STAMP) ## measure the training speed
-	$(BIN)/python scripts/benchmark_speed.py
+	$(BIN)/python -m experiments.speed.run
 
 clean: ## remove .venv and caches (runs and results stay)
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # setuptools comes first, so that the project is built with the pinned one instead of the newest.
@@ -45,4 +51,9 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
 	$(BIN)/python -m pip install -c constraints.txt setuptools
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+# What only the documentation needs.
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[docs]"
 	@touch $@

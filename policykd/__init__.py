@@ -1,27 +1,40 @@
-"""policykd: policies that learn from other policies, many learners in one batched update."""
+"""policykd: control policies that learn from other policies, many learners in one batched update."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from policykd.classification.distiller import Distiller
-from policykd.core.errors import PolicyKDError
-from policykd.memory.replay import SharedReplay
-from policykd.teachers import Teacher
-from policykd.training.dual_student import DualStudent
-from policykd.training.teacher_student import TeacherStudent
-
 if TYPE_CHECKING:
+    from policykd.classification.distiller import Distiller as Distiller
     from policykd.cooperation.cooperative import CooperativeDistillation as CooperativeDistillation
+    from policykd.core.errors import PolicyKDError as PolicyKDError
+    from policykd.memory.replay import SharedReplay as SharedReplay
+    from policykd.teachers import Teacher as Teacher
+    from policykd.training.dual_student import DualStudent as DualStudent
+    from policykd.training.teacher_student import TeacherStudent as TeacherStudent
 
 __version__ = "0.1.0"
 __all__ = ["Distiller", "DualStudent", "PolicyKDError", "SharedReplay", "Teacher", "TeacherStudent"]
 
+_HOMES = {
+    "CooperativeDistillation": "policykd.cooperation.cooperative",  # needs an extra, hence not in __all__
+    "Distiller": "policykd.classification.distiller",
+    "DualStudent": "policykd.training.dual_student",
+    "PolicyKDError": "policykd.core.errors",
+    "SharedReplay": "policykd.memory.replay",
+    "Teacher": "policykd.teachers",
+    "TeacherStudent": "policykd.training.teacher_student",
+}
+"""Where each public name lives: imported when first asked for (PEP 562), so that ``policykd --help`` needs no torch."""
+
 
 def __getattr__(name: str) -> Any:
-    """``CooperativeDistillation`` is a scikit-learn estimator, and scikit-learn an extra: imported when asked for."""
-    if name == "CooperativeDistillation":
-        from policykd.cooperation.cooperative import CooperativeDistillation
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
-        return CooperativeDistillation
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,8 +1,54 @@
-"""Run a benchmark, such as benchmarks/dpd_mujoco.yaml (policykd benchmark)."""
+"""A small benchmark with statistics: peers, independent learners and SB3, on several seeds; what is done is skipped.
 
-import sys
+    python scripts/benchmark.py --tasks InvertedPendulum-v5 Reacher-v5 --steps 20000 --seeds 5
 
-from policykd.cli import main
+The same as a file, for larger ones: policykd benchmark benchmarks/smoke.yaml
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.report import write_page
+from policykd.benchmark.results import Results
+from policykd.benchmark.sb3_baseline import random_policy_returns
+from policykd.benchmark.statistics import summarise
+
+
+def main(
+    tasks: tuple[str, ...] = ("InvertedPendulum-v5",),
+    steps: int = 10_000,
+    seeds: int = 3,
+    methods: tuple[str, ...] = ("sb3", "independent", "dpd"),
+    high: float = 1_000.0,
+    out: Path = Path("runs/benchmark"),
+) -> None:
+    spec: dict[str, Any] = {
+        "name": "own",
+        "total_timesteps": steps,  # of a pair of peers together, and of SB3's one agent
+        "seeds": seeds,
+        "evaluations": 10,
+        "n_eval_episodes": 5,
+        "final_episodes": 20,  # on initial states of their own: these are what is compared
+        "settings": {"net_arch": [64, 64], "learning_starts": min(500, steps // 4), "batch_size": 64},
+        "methods": list(methods),
+        "tasks": {},
+    }
+    for task in tasks:  # scores: 0 is a random policy, 1 is a return of `high`
+        low = float(random_policy_returns(task, 20, seed=0).mean())
+        reference = {"low": low, "high": high, "source": "20 episodes of random actions; the task's own maximum"}
+        spec["tasks"][task] = {"backbones": ["td3"], "reference": reference}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+
+    failed = run_matrix(out / "spec.yaml", MatrixOptions(out=str(out / "results")))
+    results = Results(out / "results")
+    write_page(summarise(results), results, out / "report.html")
+    print(f"page {out / 'report.html'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+
 
 if __name__ == "__main__":
-    main(["benchmark", *sys.argv[1:]])
+    tyro.cli(main, description=__doc__)

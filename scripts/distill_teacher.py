@@ -1,8 +1,45 @@
-"""Train small students of a frozen teacher (policykd distill)."""
+"""Distil a teacher into students of several sizes, and see what each size keeps of its return.
 
-import sys
+    python scripts/distill_teacher.py --teacher path/to/sac/HalfCheetah-v3_1
 
-from policykd.cli import main
+The teacher is an SB3 zip, a folder of rl-baselines3-zoo, ONNX, TorchScript, or a run of policykd.
+"""
+
+from pathlib import Path
+
+import tyro
+
+from policykd import Teacher, TeacherStudent
+
+
+def main(
+    teacher: Path,
+    env: str = "HalfCheetah-v5",
+    method: str = "dagger",
+    sizes: tuple[int, ...] = (8, 16, 64),
+    steps: int = 100_000,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    out: Path = Path("runs/distill_teacher"),
+) -> None:
+    frozen = Teacher.load(teacher, env)  # runs no code from the file
+    for size in sizes:
+        students = TeacherStudent(
+            env,
+            frozen,
+            method=method,  # how students learn: dagger, bc, kickstarting, ppd, ...
+            backbone="ppo",  # what a student is: here a Gaussian policy
+            seeds=seeds,  # one student per seed, all trained together
+            config={"net_arch": (size, size), "eval_freq": max(1, steps // 10)},
+            run_dir=out / f"{size}x{size}",
+        )
+        students.learn(steps, progress_bar=True)
+        score = students.score_teacher()
+        assert score is not None
+        returns = students.evaluate(20, seed=1_000_000).returns.mean(1)  # per student
+        parameters = students.learner.actor.shape[1]
+        print(f"{size}x{size}, {parameters:,} parameters: {returns.mean():,.1f} of the teacher's {score.mean:,.1f}")
+        students.to_sb3().save(out / f"student_{size}x{size}.zip")
+
 
 if __name__ == "__main__":
-    main(["distill", *sys.argv[1:]])
+    tyro.cli(main, description=__doc__)

@@ -1,8 +1,26 @@
-"""Evaluate the learners of a run (policykd evaluate)."""
+"""Evaluate every learner of a run, on episodes that training has not used.
 
-import sys
+python scripts/evaluate.py runs/train_peers
+"""
 
-from policykd.cli import main
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from policykd.training.loading import load_agent
+
+
+def main(run: Annotated[Path, tyro.conf.arg(name="")], episodes: int = 20, seed: int = 1_000_000) -> None:
+    agent = load_agent(run)  # a run folder or a saved file, of peers or of students
+    result = agent.evaluate(episodes, seed=seed)  # the same initial states for every learner, no exploration noise
+    print(f"{agent.env_id} after {agent.num_timesteps:,} steps, {episodes} episodes from seed {seed}")
+    for (own_seed, peer), returns, lengths in zip(agent.learners, result.returns, result.lengths, strict=True):
+        print(
+            f"seed {own_seed}, peer {peer}: return {returns.mean():,.1f} +/- {returns.std():,.1f}, "
+            f"{lengths.mean():,.0f} steps an episode"
+        )
+
 
 if __name__ == "__main__":
-    main(["evaluate", *sys.argv[1:]])
+    tyro.cli(main, description=__doc__)

@@ -1,8 +1,30 @@
-"""Record a learner's episode (policykd video)."""
+"""Record one episode of the best learner of a run as MP4.
 
-import sys
+python scripts/record_video.py runs/train_peers --out episode.mp4
+"""
 
-from policykd.cli import main
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from policykd.measure.video import record_video
+from policykd.training.loading import load_agent
+
+
+def main(
+    run: Annotated[Path, tyro.conf.arg(name="")], out: Path = Path("episode.mp4"), steps: int = 1_000, seed: int = 0
+) -> None:
+    agent = load_agent(run)
+    video = record_video(
+        agent.env_id,
+        lambda observation: agent.predict(agent.view(observation), learner="best", deterministic=True)[0],
+        out,
+        seed=seed,
+        steps=steps,
+    )
+    print(f"video {video}" if video else "no video: this machine cannot render (see the message above)")
+
 
 if __name__ == "__main__":
-    main(["video", *sys.argv[1:]])
+    tyro.cli(main, description=__doc__)

@@ -12,9 +12,9 @@ from stable_baselines3 import PPO
 from tiny import POINT, TINY, contents
 from tiny_benchmark import REFERENCE, changed
 
+from experiments.benchmark_size.simulated import simulate
 from policykd import DualStudent, TeacherStudent
 from policykd.benchmark.results import Results
-from policykd.benchmark.simulated import simulate
 from policykd.benchmark.spec import parse_spec
 from policykd.cli import main
 

@@ -65,7 +65,6 @@ def _train(*changes):
         (["--buffer-size", str(10**13)], "lower buffer_size"),
         (["--config-file", "missing.json"], "config file: cannot read missing.json"),
         (["--config_file", "missing.json"], "config file: cannot read missing.json"),
-        (["--resume"], "there is no file run/checkpoint.safetensors"),
     ],
 )
 def test_a_command_that_cannot_work_says_why(refused, tmp_path, changes, said):
@@ -184,14 +183,24 @@ def test_a_run_folder_in_use_is_not_touched(refused, tmp_path, finished):
     assert contents(tmp_path) == {**before, "file": b"mine"}
 
 
-def test_a_run_without_its_checkpoint_cannot_be_resumed(refused, tmp_path, finished):
+def test_only_a_run_can_be_resumed(refused, tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "checkpoint.safetensors").unlink()
     before = contents(tmp_path)
-    assert "there is no file run/checkpoint.safetensors" in refused(*_train("--resume"))
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    (tmp_path / "run" / "config.json").unlink()
+    assert "run holds no run of policykd (no config.json)" in refused(*_train("--resume"))
+    (tmp_path / "run" / "config.json").write_bytes(before["run/config.json"])
+    assert "alpha was 1.0, now 2.0" in refused(*_train("--resume", "--alpha", "2"))
+    assert "file is no folder of a run" in refused(*_train("--resume", "--run-dir", str(_file(tmp_path / "file"))))
+    (tmp_path / "file").unlink()
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"damaged")
     assert "checkpoint.safetensors is damaged" in refused(*_train("--resume"))
     assert contents(tmp_path) == {**before, "run/checkpoint.safetensors": b"damaged"}
+
+
+def _file(path):
+    path.write_text("mine")
+    return path
 
 
 def test_to_resume_needs_to_know_which_run(refused):

@@ -9,13 +9,13 @@ from scipy.stats import trim_mean
 from tiny import POINT, contents
 from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
 
+from experiments.benchmark_size.simulated import simulate, simulate_cell
 from policykd.benchmark import statistics
 from policykd.benchmark.bootstrap import interval, iqm_difference, probability_of_improvement
 from policykd.benchmark.documents import with_part
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import COLUMNS, Results
 from policykd.benchmark.rows import CellResult, Row, from_json, to_json
-from policykd.benchmark.simulated import simulate, simulate_cell
 from policykd.benchmark.spec import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
 from policykd.benchmark.tables import benchmark_tables, number, shown

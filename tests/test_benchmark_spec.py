@@ -112,7 +112,7 @@ def test_the_specs_of_this_repository_are_sound(file):
 
 
 def test_planning_500_cells_reads_what_is_done(tmp_path, monkeypatch):
-    """The time that it takes is measured by scripts/benchmark_matrix.py."""
+    """The time that it takes is measured by experiments/benchmark_size/run.py."""
     methods = {f"dpd_{n}": {"method": "dpd", "settings": {"alpha": n / 100}} for n in range(250)}
     tasks = {POINT: {"backbones": ["ddpg", "td3"], "reference": REFERENCE}}
     spec = parse_spec(changed(tasks=tasks, methods=methods))

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import POINT, TINY, contents, differences
 
 from policykd.core import checkpoint
@@ -47,6 +47,43 @@ def test_a_state_comes_back_exactly(tmp_path):
     loaded = checkpoint.load(tmp_path / "state")
     assert list(differences(loaded, STATE)) == []
     assert list(loaded) == list(STATE)
+
+
+@pytest.mark.parametrize("chunk", [16, 40])
+def test_a_state_is_written_in_pieces_and_the_library_reads_it(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(checkpoint, "CHUNK", chunk)
+    numbers = torch.arange(2 * 7 * 3.0).view(2, 7, 3)
+    state = {
+        **STATE,
+        "a part of a ring": numbers[:, :5],
+        "every other": numbers[:, ::2, 1:],
+        "columns": numbers.permute(2, 0, 1),
+        "complex": torch.tensor([1 + 2j]),
+        "bfloat16": torch.tensor([1.5, 2.5], dtype=torch.bfloat16).half(),
+    }
+    checkpoint.save(tmp_path / "state", state)
+    assert list(differences(checkpoint.load(tmp_path / "state"), state)) == []
+    library = load_file(tmp_path / "state")
+    assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in library.values())
+    save_file(library, tmp_path / "again")
+    assert (tmp_path / "state").stat().st_size > (tmp_path / "again").stat().st_size  # the same, less the state
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the kernel does not tell the peak of memory")
+def test_saving_takes_no_second_copy_of_the_replay(tmp_path):
+    replay = torch.zeros(2, 2_000_000, 2)[:, :1_900_000]  # 30 MB
+    replay += 1
+    checkpoint.save(tmp_path / "state", {"small": torch.zeros(1)})
+
+    def peak():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = peak()
+    checkpoint.save(tmp_path / "state", {"replay": replay})
+    assert 1024 * (peak() - before) < 0.5 * replay.nbytes
 
 
 def test_tuples_and_numpy_scalars_come_back_as_plain_values(tmp_path):

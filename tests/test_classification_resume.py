@@ -9,7 +9,7 @@ from policykd import Distiller
 from policykd.classification.distiller import BEST
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
-from policykd.training.run_folder import CHECKPOINT
+from policykd.core.files import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

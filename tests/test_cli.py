@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import runpy
 import shlex
 import sys
 from importlib import metadata
@@ -20,8 +19,6 @@ from policykd.core import checkpoint
 from policykd.learners.config import DDPGConfig, TD3Config
 from policykd.learners.presets import PRESETS
 from policykd.training.dual_student import DualStudent
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture(autouse=True)
@@ -72,17 +69,6 @@ def test_help_without_a_command_lists_the_commands(capsys):
         main(arguments)
         text = capsys.readouterr().out
         assert all(f"  {name} " in text for name in COMMANDS)
-
-
-@pytest.mark.parametrize(
-    ("script", "command"),
-    [("train_peers", "train"), ("compare_sb3", "compare"), ("evaluate", "evaluate"), ("record_video", "video")],
-)
-def test_scripts_are_the_same_entry_points(capsys, monkeypatch, script, command):
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
-    assert " ".join(capsys.readouterr().out.replace("│", " ").split()) == said(capsys, command, "--help")
 
 
 def test_the_installed_command_is_this_one():

@@ -36,6 +36,21 @@ def test_the_compiled_update_is_the_eager_one(backbone):
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("backbone", ["td3", "ppo"])
+def test_a_compiled_run_resumes_bit_for_bit(tmp_path, backbone):
+    steps, stop = (256, 128) if backbone == "ppo" else (120, 60)
+    whole = make(backbone, compile=True).learn(steps)
+    half = make(backbone, compile=True)
+    half.learn(steps, callback=lambda local_variables, _: half.num_timesteps < stop)
+    half.save(tmp_path / "half", include_replay=True)
+    again = DualStudent.load(tmp_path / "half.safetensors")
+    again.learn(steps - again.num_timesteps)
+    assert again.update.compiled and again.num_timesteps == steps
+    expected = state_tensors(whole.learner)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state_tensors(again.learner).items())
+
+
 def test_compiled_agents_of_one_process_keep_to_themselves():
     alone = make("ddpg", compile=True).learn(2 * 30)
     first, second = make("ddpg", compile=True), make("ddpg", compile=True, seeds=(5, 6))

@@ -122,7 +122,7 @@ def test_xi_is_the_peers_value_minus_the_own_value_of_the_same_state(backbone, c
 
     def value(k, at):
         """min over the critics c of Q_c(s, pi(s)), all of learner k."""
-        actions = sequential(learner.actor_network, learner.actor[k])(at)
+        actions = sequential(learner.actor_network, learner.actor[k])(at).tanh()
         inputs = torch.cat((at, actions), 1)
         rows = learner.critic[critics * k : critics * (k + 1)]
         return torch.stack([sequential(learner.critic_network, row)(inputs)[:, 0] for row in rows]).amin(0).detach()
@@ -159,8 +159,10 @@ class PlainLearner:
 
     def __init__(self, learner, k):
         make = {"actor": learner.actor_network, "critic": learner.critic_network}
-        self.actor, self.critic = (sequential(make[name], getattr(learner, name)[k]) for name in make)
-        self.actor_target, self.critic_target = (sequential(make[n], getattr(learner, f"{n}_target")[k]) for n in make)
+        actor, self.critic = (sequential(make[name], getattr(learner, name)[k]) for name in make)
+        self.actor = torch.nn.Sequential(actor, torch.nn.Tanh())
+        target, self.critic_target = (sequential(make[n], getattr(learner, f"{n}_target")[k]) for n in make)
+        self.actor_target = torch.nn.Sequential(target, torch.nn.Tanh())
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=1e-3)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), lr=1e-3)
         self.distill_adam = torch.optim.Adam(self.actor.parameters(), lr=5e-4)

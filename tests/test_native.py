@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,9 +45,10 @@ def with_torch(rows, inputs, sizes):
     return hidden
 
 
-def draw(sizes, networks, samples, seed=0):
+def draw(sizes, networks, samples, seed=0, network=None):
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(networks, MLP(sizes).parameter_count, generator=generator) / max(sizes) ** 0.5
+    count = (network or MLP(sizes)).parameter_count
+    rows = torch.randn(networks, count, generator=generator) / max(sizes) ** 0.5
     inputs = torch.randn(networks, samples, sizes[0], generator=generator)
     weights = torch.randn(networks, samples, sizes[-1], generator=generator)
     return rows, inputs, weights
@@ -86,23 +88,42 @@ def test_outputs_and_gradients(sizes, networks, samples):
 
 @needs_kernels
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_tanh_between_the_layers(sizes):
-    rows, inputs, weights = draw(sizes, 3, 37)
-    network = MLP(sizes, activation="tanh")  # by the kernels in float32, by torch in float64
-    measured = results(lambda r, i, _: network(r, i), rows, inputs, weights, sizes)
-    exact = results(lambda r, i, _: network(r, i), rows.double(), inputs.double(), weights.double(), sizes)
-    for mine, true in zip(measured, exact, strict=True):  # rounding of sums of up to 348 products
-        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "normalised"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+def test_activations_and_normalisation(sizes, activation, layer_norm):
+    network = MLP(sizes, activation=activation, layer_norm=layer_norm)
+    rows, inputs, weights = draw(sizes, 3, 37, network=network)
+    doubles = rows.double(), inputs.double(), weights.double()
+    measured, torchs = (
+        results(function, rows, inputs, weights, sizes)
+        for function in (lambda r, i, _: network(r, i), lambda r, i, _: network._with_torch(r, i))
+    )
+    exact = results(lambda r, i, _: network(r, i), *doubles, sizes)
+    for mine, theirs, true in zip(measured, torchs, exact, strict=True):
+        # Sums of up to 348 products, and units of a narrow layer that lie close together, which normalising spreads.
+        allowed = 1e-5 + 1e-5 * true.abs().amax() + 4 * (theirs - true).abs().amax()
+        assert ((mine - true).abs() <= allowed).all()
+
+
+@needs_kernels
+def test_elu_is_exact_to_some_units_in_the_last_place():
+    inputs = torch.cat((torch.linspace(-30, 30, 100_001), -torch.logspace(-20, 1, 10_001))).view(1, -1, 1)
+    identity = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    measured, exact = native.mlp(identity, inputs, (1, 1, 1), "elu"), torch.nn.functional.elu(inputs.double())
+    assert ((measured - exact).abs() <= 2 * torch.finfo(torch.float32).eps * exact.abs()).all()
+    special = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan]).view(1, 4, 1)
+    found = native.mlp(identity, special, (1, 1, 1), "elu")
+    torch.testing.assert_close(found, torch.nn.functional.elu(special), rtol=0, atol=0, equal_nan=True)
 
 
 @needs_kernels
 def test_tanh_is_exact_to_some_units_in_the_last_place():
     inputs = torch.cat((torch.linspace(-12, 12, 100_001), torch.logspace(-20, 1, 10_001))).view(1, -1, 1)
     identity = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
-    measured, exact = native.mlp(identity, inputs, (1, 1, 1), True), inputs.double().tanh()
+    measured, exact = native.mlp(identity, inputs, (1, 1, 1), "tanh"), inputs.double().tanh()
     assert ((measured - exact).abs() <= 3 * torch.finfo(torch.float32).eps * exact.abs()).all()
     special = torch.tensor([0.0, torch.inf, -torch.inf, torch.nan]).view(1, 4, 1)
-    found = native.mlp(identity, special, (1, 1, 1), True)
+    found = native.mlp(identity, special, (1, 1, 1), "tanh")
     torch.testing.assert_close(found, special.tanh(), rtol=3e-7, atol=0, equal_nan=True)
 
 
@@ -221,6 +242,49 @@ def test_adam_follows_torch():
     torch.testing.assert_close(mine, theirs.detach(), rtol=5e-7, atol=5e-8)
 
 
+def steps_of_adam(step, rows, gradients, rates):
+    """Rows and moments after some steps."""
+    rows, adam = rows.clone(), Adam(rows)
+    for gradient_ in gradients:
+        step(adam, rows, gradient_, rates)
+    return rows, adam.exp_avg, adam.exp_avg_sq
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_learning_rate_per_row_is_as_many_separate_runs(path, dtype):
+    generator = torch.Generator().manual_seed(0)
+    # Torch's loops round the ragged end of a tensor differently; the kernels treat every row alike.
+    length = 1003 if path == "native" and dtype is torch.float32 else 1024
+    rows = torch.randn(3, length, generator=generator, dtype=dtype)
+    gradients = [torch.randn(rows.shape, generator=generator, dtype=dtype) for _ in range(5)]
+    rates = torch.tensor([[1e-2], [3e-4], [0.0]], dtype=dtype)
+    together = steps_of_adam(Adam.step, rows, gradients, rates)
+    assert torch.equal(together[0][2], rows[2]) and not torch.equal(together[0][1], rows[1])
+    for r in range(3):
+        for rate in (float(rates[r]), rates[r, 0]):
+            alone = steps_of_adam(Adam.step, rows[r : r + 1], [g[r : r + 1] for g in gradients], rate)
+            assert all(torch.equal(one[r], other[0]) for one, other in zip(together, alone, strict=True))
+    columns = torch.cat((rates, rates), 1)[:, 1:]  # with strides
+    assert all(map(torch.equal, steps_of_adam(Adam.step, rows, gradients, columns), together))
+
+
+def test_a_learning_rate_per_row_compiles():
+    rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    gradients, rates = [rows.sin(), rows.cos()], torch.tensor([[1e-2], [3e-4], [0.0]])
+    torch.compiler.reset()
+    compiled = torch.compile(Adam.step, fullgraph=True, dynamic=False, backend="aot_eager")
+    found, expected = (steps_of_adam(step, rows, gradients, rates) for step in (compiled, Adam.step))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_learning_rates_of_another_shape_are_refused():
+    rows = torch.zeros(3, 3)
+    for rates in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(2, 1)):
+        with pytest.raises(ValueError, match=r"learning rates must be one number or \(3, 1\)"):
+            Adam(rows).step(rows, rows, rates)
+
+
 @needs_kernels
 def test_adam_refuses_what_it_cannot_write():
     rows = torch.zeros(2, 10)
@@ -231,13 +295,79 @@ def test_adam_refuses_what_it_cannot_write():
         native.adam_(rows, rows, rows, rows[:1], **options)
 
 
+def everything(threads):
+    """Outputs, gradients and a step of Adam for networks that are large enough to be shared out."""
+    found = []
+    for sizes, networks, samples, layer_norm in [((17, 64, 64, 6), 20, 64, True), ((23, 256, 256, 1), 3, 64, False)]:
+        network = MLP(sizes, layer_norm=layer_norm)
+        rows, inputs, weights = draw(sizes, networks, samples, network=network)
+        with native.threads(threads):
+            outputs, *gradients = results(lambda r, i, _, network=network: network(r, i), rows, inputs, weights, sizes)
+            rows, adam = rows.repeat(4, 1), Adam(rows.repeat(4, 1))
+            adam.step(rows, gradients[0].repeat(4, 1), torch.linspace(0, 1e-2, len(rows)).unsqueeze(1))
+        found += [outputs, *gradients, rows, adam.exp_avg_sq]
+    return found
+
+
+@needs_kernels
+def test_numbers_do_not_depend_on_the_number_of_threads():
+    expected = everything(1)
+    for threads in (2, 3, 5):
+        for _ in range(3):
+            assert all(map(torch.equal, everything(threads), expected))
+
+
+@needs_kernels
+def test_threads_are_used_and_given_back():
+    before = kernels.set_threads(1)
+    assert before == 1
+    with native.threads(3) as most, native.threads("auto", learners=1) as inner:
+        assert (most, inner, kernels.set_threads(1)) == (3, 1, 1)
+    assert kernels.set_threads(1) == 1
+    with native.threads() as most:
+        assert most == native.cores()
+    for wrong in (0, "two"):
+        with pytest.raises(ValueError, match=r'must be a positive number or "auto"'), native.threads(wrong):
+            pass
+
+
+@needs_kernels
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux to count threads")
+def test_small_calls_stay_on_one_thread():
+    program = (
+        "import os, torch; from policykd import native; from policykd.core.networks import MLP\n"
+        "torch.set_num_threads(1)\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "call = lambda net, r, b: net(torch.zeros(r, net.parameter_count), torch.zeros(r, b, net.sizes[0]))\n"
+        "with native.threads(3):\n"
+        "    call(MLP((17, 64, 64, 6)), 2, 64); before = count()\n"
+        "    call(MLP((17, 64, 64, 6)), 20, 256); print(count() - before)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["2"], result.stderr
+
+
+@needs_kernels
+def test_threads_survive_a_fork_and_callers_on_several_threads():
+    expected = everything(1)
+    everything(3)  # the pool is there
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(map(torch.equal, everything(3), expected)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with ThreadPoolExecutor(3) as executor:
+        for found in executor.map(everything, [3] * 6):
+            assert all(map(torch.equal, found, expected))
+
+
 @needs_kernels
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_inside_compiled_functions(backend):
     if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
         pytest.skip("inductor needs a C++ compiler")
-    policy, critic = MLP((3, 16, 2), squash=True), MLP((5, 16, 1), activation="tanh")
-    (rows, observations, _), critics = draw(policy.sizes, 2, 8), draw(critic.sizes, 2, 8)[0]
+    policy = MLP((3, 16, 2), squash=True, activation="elu", layer_norm=True)
+    critic = MLP((5, 16, 1), activation="tanh")
+    (rows, observations, _), critics = draw(policy.sizes, 2, 8, network=policy), draw(critic.sizes, 2, 8)[0]
 
     def ascend(rows, critics, observations):  # the gradient of rows passes through the inputs of the critic
         def loss(parameters):
@@ -261,21 +391,29 @@ def test_inside_compiled_functions(backend):
     torch.testing.assert_close(before, expected_before)
 
 
+def test_importing_the_kernels_does_not_import_the_compiler():
+    program = "import sys, policykd.core.networks; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.split() == ["False"], result.stderr
+
+
 OPERATORS = """
 import torch
 from policykd.native import kernels, prepare_to_compile
 prepare_to_compile()
-rows, inputs, gradient = torch.randn(2, 3 * 4 + 4 + 4 * 2 + 2), torch.randn(2, 5, 3), torch.randn(2, 5, 2)
-ops, sizes = torch.ops.policykd, (3, 4, 2)
-outputs, hidden = kernels.forward(rows, inputs, sizes, True, True)
-assert torch.equal(ops.mlp(rows, inputs, sizes, True), outputs)
-assert all(map(torch.equal, ops.mlp_kept(rows, inputs, sizes, True), (outputs, hidden)))
-expected = kernels.backward(gradient, rows, inputs, hidden, sizes, True, True, True)
-for ask in (True, True), (True, False), (False, True):
-    found = ops.mlp_backward(gradient, rows, inputs, hidden, sizes, True, *ask)
-    assert all(torch.equal(f, e) if asked else f.numel() == 0 for f, e, asked in zip(found, expected, ask))
+inputs, gradient, ops, sizes = torch.randn(2, 5, 3), torch.randn(2, 5, 2), torch.ops.policykd, (3, 4, 2)
+for activation, norm in ("relu", False), ("tanh", False), ("elu", False), ("relu", True), ("elu", True):
+    shape = sizes, activation, norm
+    rows = torch.randn(2, 3 * 4 + 4 + 8 * norm + 4 * 2 + 2)
+    outputs, hidden = kernels.forward(rows, inputs, *shape, True)
+    assert torch.equal(ops.mlp(rows, inputs, *shape), outputs)
+    assert all(map(torch.equal, ops.mlp_kept(rows, inputs, *shape), (outputs, hidden)))
+    expected = kernels.backward(gradient, rows, inputs, hidden, *shape, True, True)
+    for ask in (True, True), (True, False), (False, True):
+        found = ops.mlp_backward(gradient, rows, inputs, hidden, *shape, *ask)
+        assert all(torch.equal(f, e) if asked else f.numel() == 0 for f, e, asked in zip(found, expected, ask))
 try:
-    ops.mlp(rows[:, 1:], inputs, sizes, True)
+    ops.mlp(rows[:, 1:], inputs, *shape)
 except ValueError as error:
     print("do not fit" in str(error), [path for path in open("/proc/self/maps") if "/ops-" in path] != [])
 """

@@ -249,7 +249,7 @@ def test_choice_on_validation_data(trained):
 
 
 def test_the_relational_loss_makes_retrieval_work_on_digits():
-    """On scikit-learn's digits; the measured comparison is that of scripts/reaugkd_digits.py."""
+    """On scikit-learn's digits; the measured comparison is that of experiments/reaugkd/digits.py."""
     splits = load("digits", seed=1)
     teacher = make_model("mlp", (64, 64), splits.shape, 10, 5)
     Distiller(teacher, None, method="cross_entropy", config={"epochs": 12, "batch_size": 64}, device="cpu").fit(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from gymnasium.wrappers import TimeLimit
 
-from policykd import DualStudent, PolicyKDError, SharedReplay
+from policykd import DualStudent, PolicyKDError, SharedReplay, native
+from policykd.native import draws
 
 
 def filled(capacity, steps, learners=4, peers=2):
@@ -94,6 +95,43 @@ def test_a_learner_draws_by_its_own_generator_alone():
         assert not torch.equal(first.observations[k], second.observations[k])
     times = first.observations[..., 1]
     assert all(not torch.equal(times[i], times[j]) for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize("source", ["own", "peer", "pooled"])
+@pytest.mark.parametrize(("steps", "recent"), [(30, None), (50, None), (73, None), (73, 7), (52, 7), (73, 1), (30, 99)])
+def test_batches_are_those_of_numpys_generators(monkeypatch, source, steps, recent):
+    if native.reason():
+        pytest.skip(f"no native kernels: {native.reason()}")
+    replay, first, second = filled(capacity=50, steps=steps), generators(), generators()
+    batches = []
+    for own in (first, second):
+        batches += [replay.sample(size, own, source, peer_of=PEER_OF, recent=recent) for size in (1, 33, 64)]
+        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+    for mine, theirs in zip(batches[:3], batches[3:], strict=True):
+        assert all(map(torch.equal, mine, theirs))
+        assert [part.stride() for part in mine] == [part.stride() for part in theirs]  # compiled code counts on them
+    assert all(a.bit_generator.state == b.bit_generator.state for a, b in zip(first, second, strict=True))
+
+
+def test_streams_go_on_where_python_left_them():
+    replay, own = filled(capacity=50, steps=50), generators()
+    state = [generator.bit_generator.state for generator in own]
+    first = replay.sample(16, own)
+    for generator, before in zip(own, state, strict=True):
+        generator.bit_generator.state = before
+    assert torch.equal(replay.sample(16, own).rewards, first.rewards)
+    own[1] = np.random.default_rng(1)  # another one in the same list
+    again = replay.sample(16, own)
+    assert torch.equal(again.rewards[1], first.rewards[1]) and not torch.equal(again.rewards[0], first.rewards[0])
+
+
+def test_rings_that_are_not_there_are_refused():
+    if native.reason():
+        pytest.skip(f"no native kernels: {native.reason()}")
+    with pytest.raises(ValueError, match="cannot draw"):
+        filled(capacity=50, steps=50).sample(4, generators(), "peer", peer_of=np.array([1, 0, 3, 4]))
+    with pytest.raises(ValueError, match="cannot draw"):
+        SharedReplay(50, 2, 1, 4).sample(4, generators())
 
 
 def test_bytes_stated_are_bytes_taken():

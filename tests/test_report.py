@@ -4,23 +4,22 @@ import json
 import re
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import trim_mean
 from tiny_benchmark import MADE_UP, by_hand, changed
 
+from experiments.benchmark_size.run import spec_text
+from experiments.benchmark_size.simulated import simulate
 from policykd.benchmark import statistics
 from policykd.benchmark.report import VIDEO_BYTES, write_page
 from policykd.benchmark.results import Results
-from policykd.benchmark.simulated import simulate
 from policykd.benchmark.spec import parse_spec
 from policykd.benchmark.statistics import summarise
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 
-REPOSITORY = Path(__file__).parents[1]
 FAILURE = "RuntimeError: <b>boom</b></script>\n\nTraceback: here"
 
 
@@ -78,13 +77,10 @@ def test_videos_are_in_the_page_as_far_as_there_is_room(folder, data, tmp_path):
 
 
 def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path, monkeypatch):
-    """Under 10 MB; the seconds that it takes are measured by scripts/benchmark_matrix.py."""
+    """Under 10 MB; the seconds that it takes are measured by experiments/benchmark_size/run.py."""
     for name in ("RESAMPLES", "CURVE_RESAMPLES"):  # as large a page, sooner
         monkeypatch.setattr(statistics, name, 20)
-    import runpy
-
-    script = runpy.run_path(str(REPOSITORY / "scripts" / "benchmark_matrix.py"))
-    text = script["spec_text"](10, 10, 100, ("td3",))
+    text = spec_text(10, 10, 100, ("td3",))
     spec, results = parse_spec(text), Results(tmp_path / "results")
     assert len(spec.cells) == 100 and all(len(cell.seeds) == 10 for cell in spec.cells)
     results.begin(spec, text)
@@ -114,11 +110,6 @@ def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, ca
     document.write_text(text.replace("| 800 |", "| 801 |", 1))
     with pytest.raises(SystemExit):
         main(["report", results, "--tables", str(document), "--check"])
-
-
-@pytest.mark.parametrize("results", sorted(REPOSITORY.glob("results/*/spec.yaml")), ids=lambda file: file.parent.name)
-def test_the_tables_of_this_repository_are_those_of_its_results(results):
-    main(["report", str(results.parent), "--tables", str(REPOSITORY / "BENCHMARK.md"), "--check"])
 
 
 @pytest.fixture(scope="module")

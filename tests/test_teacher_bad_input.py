@@ -172,14 +172,20 @@ def test_a_torchscript_program_that_writes_files_does_not(tmp_path, refused, kin
 def test_what_is_no_teacher_says_so(tmp_path, refused):
     assert "there is no file" in refused(tmp_path / "missing.zip")
     assert "must hold one agent of SB3 (zip); found: none" in refused(tmp_path)
-    for name, content in (("text.zip", b"hello"), ("text.pt", b"hello"), ("empty", b"")):
+    for name, content in (("text.zip", b"hello"), ("text.pt", b"hello")):
         (tmp_path / name).write_bytes(content)
         assert f"{name} is no agent of SB3 (a zip with policy.pth)" in refused(tmp_path / name)
+    (tmp_path / "empty.zip").touch()
+    assert "empty.zip is empty" in refused(tmp_path / "empty.zip")
+    (tmp_path / "lfs.zip").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "lfs.zip is a pointer of git-lfs" in refused(tmp_path / "lfs.zip")
+    for address in ("https://huggingface.co/sb3/ppo-Pendulum-v1", "sb3/ppo-Pendulum-v1"):
+        assert "teachers are not downloaded: huggingface_hub.hf_hub_download" in refused(address)
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "other.zip is no agent of SB3" in refused(tmp_path / "other.zip")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pt")
-    assert "state.pt is no agent of SB3" in refused(tmp_path / "state.pt")
+    assert "state.pt holds tensors (weight) but not the network they are of" in refused(tmp_path / "state.pt")
     (tmp_path / "bad.onnx").write_bytes(b"hello")
     assert "bad.onnx cannot be read as ONNX" in refused(tmp_path / "bad.onnx")
     (tmp_path / "bad.safetensors").write_bytes(b"hello")
@@ -192,7 +198,7 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
     agent("SAC").save(tmp_path / "agent.zip")
     content = (tmp_path / "agent.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(content[: len(content) // 2])
-    assert "cut.zip is no agent of SB3" in refused(tmp_path / "cut.zip")
+    assert "cut.zip cannot be read as tensors" in refused(tmp_path / "cut.zip")
     torch.jit.script(torch.nn.Linear(OBSERVATIONS, 2)).save(str(tmp_path / "program.pt"))
     with zipfile.ZipFile(tmp_path / "program.pt") as archive:
         data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -203,9 +209,10 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
     for content in (b"hello", b"[1, 2]"):
         repacked(tmp_path / "agent.zip", tmp_path / "json.zip", data=content)
         assert "json.zip cannot be read as an agent of SB3" in refused(tmp_path / "json.zip")
-    (tmp_path / "vecnormalize.pkl").write_bytes(b"hello")
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(b"hello")
     assert "vecnormalize.pkl is damaged or no VecNormalize" in refused(tmp_path / "agent.zip")
-    (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
     assert "holds no VecNormalize of one observation vector" in refused(tmp_path / "agent.zip")
 
 
@@ -218,12 +225,14 @@ def test_two_agents_in_a_folder_are_not_guessed_between(tmp_path, refused):
 def test_networks_that_are_no_mlp_are_refused(tmp_path, refused):
     model = agent("SAC")
     model.policy.actor.extra = torch.nn.LayerNorm(3)
-    assert "parts that are no MLP (actor.extra.weight, actor.extra.bias)" in refused(model)
+    model.save(tmp_path / "agent.zip")
+    assert "parts that are no MLP (actor.extra.weight, actor.extra.bias)" in refused(tmp_path / "agent.zip")
     from stable_baselines3 import DQN, PPO
 
-    assert "no policy of PPO, A2C" in refused(DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}))
+    dqn = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10)
+    assert "has Discrete actions; policykd needs continuous ones" in refused(dqn)
     discrete = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
-    assert "its actions are not continuous" in refused(discrete)
+    assert "has Discrete actions; policykd needs continuous ones" in refused(discrete)
     discrete.save(tmp_path / "discrete.zip")
     assert "discrete.zip has Discrete actions" in refused(tmp_path / "discrete.zip")
 
@@ -278,10 +287,12 @@ def test_a_teacher_named_after_another_task_is_refused_or_warned_about(tmp_path,
     assert "named after Walker2d and is asked to teach HalfCheetah-v5" in caplog.text
 
 
-def test_answers_that_are_not_finite_are_refused(refused):
+def test_answers_that_are_not_finite_are_refused(tmp_path, refused):
     model = agent("SAC")
     model.policy.actor.mu.bias.data[1] = np.nan
-    assert "gives actions that are not finite (observation 0 of a batch)" in refused(model)
+    assert "gives actions that are not finite" in refused(model)
+    model.save(tmp_path / "agent.zip")
+    assert "gives actions that are not finite (observation 0 of a batch)" in refused(tmp_path / "agent.zip")
     teacher = Teacher.load(lambda o: np.full(2, np.inf if o[0] > 100 else 0.0), Lopsided)
     inputs = torch.zeros(4, OBSERVATIONS)
     inputs[2] = 200.0

@@ -159,8 +159,8 @@ def test_teacher_value_rewards_are_those_of_the_states(critic_teacher):
     )
     agent.learn(2 * 59)
     rollout = agent.rollout_buffer
-    values = Labels.unpack(torch.from_numpy(rollout.labels)).value[0].numpy()
-    done = rollout.dones[0].astype(bool)
+    values = Labels.unpack(rollout.labels).value[0].numpy()
+    done = rollout.dones[0].numpy().astype(bool)
     assert done[49].all()  # PointReach runs out of time after 50 steps, which is no end: its value counts
     np.testing.assert_allclose(rollout.next_values[0, :58][~done[:58]], values[1:59][~done[:58]], rtol=1e-5)
     after = agent.panel.answer(torch.zeros(1, 1, 4))  # some value, to know the scale

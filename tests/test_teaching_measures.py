@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 import numpy as np
+import policykd_envs
 import pytest
 import torch
 from policykd_envs.wrappers import SelectObservation
@@ -73,6 +74,38 @@ def test_return_ratio():
     assert students.return_ratio(np.array([50.0, 100.0]), score(100.0, -20.0)).tolist() == [0.5, 1.0]
     # A teacher of -100 beside -300 by chance: -200 is half way.
     assert students.return_ratio(np.array([-200.0]), score(-100.0, -300.0)).tolist() == [0.5]
+
+
+class Falls(gym.Wrapper):
+    """Ends after three steps where the first observation is large, and after five elsewhere."""
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        self.left = 3 if observation[0] > 0 else 5
+        return observation, info
+
+    def step(self, action):
+        observation, reward, _, _, info = self.env.step(action)
+        self.left -= 1
+        return observation, reward, self.left == 0, False, info
+
+
+def test_what_is_kept_is_measured_on_the_same_starts():
+    from policykd.benchmark.retention import retention
+
+    agent = TeacherStudent(
+        lambda: Falls(policykd_envs.make(POINT)), expert, config={**COPY, "allow_weak_teacher": True}
+    )
+    student = agent.evaluate(8, seed=7)
+    (row,) = retention(agent, student, 7)
+    short = int((student.lengths == 3).sum())
+    assert 0 < short < 8 and row["falls"] == row["teacher_falls"] == short
+    assert row["return_min"] == student.returns.min() and row["teacher_return_min"] <= row["teacher_return_here"]
+    chance = agent.score_teacher().random_mean if row["teacher_return_here"] <= 0 else 0.0
+    kept = (student.returns.mean() - chance) / (row["teacher_return_here"] - chance)
+    assert row["retention"] == pytest.approx(kept)
+    itself = student._replace(returns=np.full((1, 8), row["teacher_return_here"]))
+    assert retention(agent, itself, 7)[0]["retention"] == pytest.approx(1.0)
 
 
 def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there():

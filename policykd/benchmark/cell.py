@@ -9,8 +9,7 @@ from policykd.benchmark.progress import Report
 from policykd.benchmark.rows import CellResult
 from policykd.benchmark.sb3_cell import train_sb3_seeds
 from policykd.benchmark.spec import Cell
-from policykd.core.files import versions
-from policykd.training.run_folder import CHECKPOINT
+from policykd.core.files import CHECKPOINT, versions
 
 
 def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:

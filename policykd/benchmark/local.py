@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -115,9 +114,9 @@ class _Worker:
         self.thread.start()
 
     def interrupt(self) -> None:
-        """Ask it to save and end, as Ctrl-C does."""
+        """Ask it to save and end; not as Ctrl-C does, to which the children of a shell's & are deaf."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.terminate()
 
     def stop(self) -> None:
         """Wait for its end; after a minute, force it."""

@@ -6,7 +6,6 @@ import fnmatch
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from policykd.benchmark.rows import CellResult, from_json
 from policykd.benchmark.spec import Cell, Spec, load_spec
 from policykd.benchmark.worker import CELL, RESULT
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.lock import alone
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     if options.engine == "ray" and options.jobs is not None:
         raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
     workers = local.check_jobs(options.jobs)
-    with _alone(work):
+    work.mkdir(parents=True, exist_ok=True)
+    with alone(work):
         planned = plan(spec, results, options.only)
         results.begin(spec, path.read_text())
         command = _command(path, spec, options)
@@ -169,18 +170,3 @@ def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:
             total = sums.setdefault(cell.by_sb3, [0.0, 0.0])
             total[0], total[1] = total[0] + seconds, total[1] + cell.steps
     return {kind: seconds / steps for kind, (seconds, steps) in sums.items()}
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keep a second driver out of the same folder."""
-    from filelock import FileLock, Timeout
-
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise PolicyKDError(
-            f"benchmark: another one is running in {work}: wait for it, or choose another --work"
-        ) from None

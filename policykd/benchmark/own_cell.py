@@ -13,12 +13,12 @@ from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.spec import Cell
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.methods import METHODS
+from policykd.core.files import CHECKPOINT, STEPS
+from policykd.distillation.methods import PEER_METHODS
 from policykd.learners.config import PPOConfig
 from policykd.tasks import Evaluation, Evaluator
 from policykd.training import snapshot
 from policykd.training.dual_student import DualStudent
-from policykd.training.run_folder import CHECKPOINT, STEPS
 
 AGENT = "agent.safetensors"
 """The trained learners without their replay, which is all that remains of a finished cell's checkpoint."""
@@ -44,6 +44,7 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
     evaluator.close()
     rows += _rows(cell, "final", cell.total_timesteps, final, agent.run.elapsed)
+    rows += _as_one(cell, agent, final)
     _check_updates(cell, agent)
     agent.save(run_dir / AGENT)
     details = {
@@ -55,9 +56,35 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     return rows, details
 
 
+def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
+    """A row per group and way of making one policy of its peers, on the initial states of the final evaluation.
+
+    ``trained``: the peer whose training episodes returned most; ``group``, ``greedy``: the peers acting together;
+    ``student``: what they were distilled into, without a step.
+    """
+    if cell.peers == 1 or agent.learner_type.memory != "replay":
+        return
+    updates = cell.peers * gradient_updates(cell.settings, cell.total_timesteps // cell.peers)
+    chosen = agent.best_by_training()
+    policies = {
+        "group": lambda observations: agent.group_policies(observations, "mean"),
+        "greedy": lambda observations: agent.group_policies(observations, "greedy"),
+        "student": agent.ship().policies,
+    }
+    found = {"trained": final.returns[chosen]}
+    evaluator = Evaluator(agent.factory, len(cell.seeds), agent.action_scale.to_env)
+    for phase, act in policies.items():
+        found[phase] = evaluator.run(act, cell.final_episodes, list(cell.seeds), fresh(cell)).returns
+    evaluator.close()
+    for phase, returns in found.items():
+        for group, seed in enumerate(cell.seeds):
+            learner = int(chosen[group]) % cell.peers if phase == "trained" else 0
+            yield row(cell, phase, (seed, learner), cell.total_timesteps, updates, returns[group], agent.run.elapsed)
+
+
 def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
     method = "independent" if cell.base == "single" else cell.base
-    assert method in METHODS
+    assert method in PEER_METHODS
     asked = {"method": method, "backbone": cell.backbone, "peers": cell.peers, "seeds": list(cell.seeds)}
     if (run_dir / CHECKPOINT).exists():
         agent = DualStudent.load(run_dir, cell.task, device="cpu")

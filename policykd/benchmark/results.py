@@ -20,7 +20,7 @@ from typing import Any
 from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, parse_spec
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_bytes
+from policykd.core.files import remove_unfinished, write_bytes
 from policykd.core.parsing import parse_json
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
@@ -87,6 +87,11 @@ class Store:
             raise PolicyKDError(f"results: {path} is a link out of the folder: remove it")
         return path
 
+    def tidy(self) -> None:
+        """Remove what a driver left that was killed while it wrote."""
+        if self._remote is None:
+            remove_unfinished(Path(self.place))
+
     def names(self) -> list[str]:
         """Every file, sorted."""
         if self._remote is not None:
@@ -120,6 +125,7 @@ class Results:
             raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
         if before != text:
             self.store.write(SPEC, text)
+        self.store.tidy()
 
     def spec(self) -> Spec:
         """The benchmark whose results these are.

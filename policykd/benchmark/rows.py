@@ -20,7 +20,9 @@ class Row:
 
     backbone: str
     phase: str
-    """``curve``: on the way. ``final``: after it, on starts that no other evaluation had."""
+    """``curve``: on the way. ``final``: after it, on initial states that no other evaluation had. On the same ones:
+    ``trained``, the peer that did best in training; ``group`` and ``greedy``, the peers acting as one; ``student``,
+    what a group was distilled into."""
     seed: int
     learner: int
     """Number of the learner in its group, from 0."""

@@ -15,10 +15,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from policykd import export
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
-from policykd.training.loop import one_thread
 
 EVAL_SEED_OFFSET = 1_000_003
 """Added to the seed for the environment that evaluates, so that it never repeats what training saw."""

@@ -18,6 +18,7 @@ from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
 from policykd.benchmark.sb3_baseline import training_env
 from policykd.benchmark.spec import Cell
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.files import write_text
@@ -26,7 +27,6 @@ from policykd.learners import LEARNERS
 from policykd.learners.config import PPOConfig
 from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import check_spaces, find_task
-from policykd.training.loop import one_thread
 
 
 def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import build, require
 from policykd.core.parsing import MOST_YAML, file_name, parse_yaml, read_text
-from policykd.distillation.methods import METHODS
+from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 from policykd.tasks.spaces import check_named, find_task, foreign_module, short_id
@@ -78,6 +78,10 @@ class Entry:
     """The row of ``METHODS`` or the baseline; left out, it is the entry's own name."""
     seeds: int | None = None
     """Seeds of this method where they differ from the benchmark's."""
+    peers: int | None = None
+    """Learners per group where they differ from the benchmark's."""
+    utd: int | None = None
+    """Gradient steps per learner and group step where they differ from the benchmark's."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of this method alone, e.g. its alpha."""
 
@@ -158,12 +162,19 @@ class Spec:
     total_timesteps: int
     """Environment steps of one group, all of its learners together; the same for every method."""
     seeds: int
-    """Groups per cell, with the seeds 0, 1, ..."""
+    """Groups per cell, with the seeds first_seed, first_seed + 1, ..."""
     evaluations: int
     n_eval_episodes: int
     final_episodes: int
     peers: int = 2
     """Learners per group of the methods of ours."""
+    random_steps: int | None = None
+    """Environment steps with random actions of one group, all of its learners together; it sets learning_starts."""
+    utd: int | None = None
+    """Gradient steps of every learner per environment step of its group; it sets gradient_steps. None: as settings
+    say, per own step of a learner."""
+    first_seed: int = 0
+    """Settings are found on other seeds than those that are reported."""
     summary: str = ""
     """What the benchmark is for."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -208,11 +219,25 @@ class Spec:
             raise PolicyKDError(f"config: two cells would be kept as {twice}: rename a task or a method")
         return cells
 
+    def _budgets(self, entry: Entry, peers: int) -> dict[str, int]:
+        """Budgets of a group as settings of each of its learners, which count own steps."""
+        budgets: dict[str, int] = {}
+        if self.random_steps is not None:
+            whole = self.random_steps % peers == 0
+            require(whole, "random_steps", self.random_steps, f"must be a multiple of {peers} peers")
+            budgets["learning_starts"] = self.random_steps // peers
+        if (utd := entry.utd or self.utd) is not None:
+            budgets["gradient_steps"] = utd * peers
+        for name in budgets:
+            given = {**self.settings, **entry.settings}
+            require(name not in given, name, given.get(name), "follows from random_steps and utd: leave it out")
+        return budgets
+
     def _cell(self, task: str, backbone: str, method: str) -> Cell:
         entry = self.methods[method]
-        base = _known("method", entry.method or method, {**BASELINES, **METHODS})
-        peers = 1 if base in BASELINES else self.peers
-        settings = {**self.settings, **self.tasks[task].settings, **entry.settings}
+        base = _known("method", entry.method or method, {**BASELINES, **PEER_METHODS})
+        peers = 1 if base in BASELINES else entry.peers or self.peers
+        settings = {**self.settings, **self.tasks[task].settings, **entry.settings, **self._budgets(entry, peers)}
         for name in OWN:
             require(name not in settings, name, settings.get(name), "follows from the spec's evaluations: leave it out")
         eval_freq = self.total_timesteps // self.evaluations
@@ -232,9 +257,9 @@ class Spec:
         # SB3 finishes the rollout it is in, which would be more steps than the others get.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
-        pooled = base in METHODS and METHODS[base].replay == "pooled" and backbone == "ppo"
+        pooled = base in PEER_METHODS and PEER_METHODS[base].replay == "pooled" and backbone == "ppo"
         require(not pooled, "method", base, "pools replays, and ppo has none: leave it out with 'without'")
-        distils = base in METHODS and METHODS[base].source is not None
+        distils = base in PEER_METHODS and PEER_METHODS[base].source is not None
         require(peers > 1 or not distils, "peers", peers, f"is too few for {base}")
         return Cell(
             task=task,
@@ -242,7 +267,7 @@ class Spec:
             backbone=backbone,
             base=base,
             peers=peers,
-            seeds=tuple(range(entry.seeds or self.seeds)),
+            seeds=tuple(range(self.first_seed, self.first_seed + (entry.seeds or self.seeds))),
             total_timesteps=self.total_timesteps,
             evaluations=self.evaluations,
             n_eval_episodes=self.n_eval_episodes,

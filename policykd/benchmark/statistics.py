@@ -45,6 +45,8 @@ class Scores:
     """Mean returns on the way, ``(S, P, E)``."""
     final: np.ndarray
     """Mean returns of the final evaluation, ``(S, P)``."""
+    as_one: dict[str, np.ndarray]
+    """Mean returns ``(S,)`` of each way of making one policy of a group (``Row.phase``); empty for single learners."""
     updates: int
     """Gradient updates of all learners of a group."""
     seconds: float
@@ -127,6 +129,11 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
     shape = len(cell.seeds), cell.peers
     steps = np.array([cell.eval_freq * (e + 1) for e in range(cell.evaluations)])
     curve, final = np.full((*shape, len(steps)), np.nan), np.full(shape, np.nan)
+    as_one: dict[str, np.ndarray] = {}
+    for r in rows:
+        if r.phase not in ("curve", "final"):
+            as_one.setdefault(r.phase, np.full(len(cell.seeds), np.nan))[cell.seeds.index(r.seed)] = r.mean
+    rows = [r for r in rows if r.phase in ("curve", "final")]
     if len(rows) != curve.size + final.size:
         raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
     for r in rows:
@@ -141,7 +148,7 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
         raise PolicyKDError(f"results: {cell.name} has not every evaluation of every learner, or one that is no number")
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]
     total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
-    return Scores(steps, curve, final, ends[0].updates, total / len(cell.seeds))
+    return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds))
 
 
 def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:

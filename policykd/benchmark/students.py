@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from policykd.benchmark.retention import retention
 from policykd.core.files import write_text
 from policykd.measure.fidelity import fidelity
 from policykd.measure.footprint import footprint
@@ -34,20 +35,22 @@ def measure(
 ) -> list[Row]:
     """One row per student of a trained agent.
 
-    The final return is that of the last student, on starts of its own (``seed``). The steps and seconds to a share of
+    The final return is that of the last student, on starts of its own (``seed``), which the teacher plays, too
+    (``retention``). The steps and seconds to a share of
     the teacher are those of the first evaluation in training whose mean return reaches it; seconds are of training
     all seeds together.
     """
     score = agent.score_teacher()
     assert score is not None
-    final = agent.evaluate(episodes, seed=seed).returns
+    evaluation = agent.evaluate(episodes, seed=seed)
+    final, kept = evaluation.returns, retention(agent, evaluation, seed)
     name = "x".join(map(str, agent.config.net_arch))
     rows = []
     for k, student_seed in enumerate(agent.seeds):
         row: Row = {"student": name, "seed": student_seed, "method": agent.method_name, "backbone": agent.backbone}
         row |= asdict(footprint(agent, k, latency_calls))
         row |= {"return": final[k].mean(), "return_ratio": float(return_ratio(final[k], score).mean())}
-        row |= {"teacher_return": score.mean, "random_return": score.random_mean}
+        row |= {"teacher_return": score.mean, "random_return": score.random_mean, **kept[k]}
         for where, measured in fidelity(agent, k).items():
             row |= {f"{what}_{where}": value for what, value in asdict(measured).items()}
         ratios = [float(return_ratio(e.returns[k], score).mean()) for e in agent.evaluations]
@@ -82,6 +85,11 @@ def table(rows: Sequence[Row]) -> str:
         ("latency_p99", "p99 (us)"),
         ("return", "return"),
         ("return_ratio", "ratio"),
+        ("retention", "kept (same starts)"),
+        ("return_min", "worst"),
+        ("teacher_return_min", "teacher's worst"),
+        ("falls", "falls"),
+        ("teacher_falls", "teacher's falls"),
         ("distance_student_states", "distance (own)"),
         ("agreement_student_states", "agreement (own)"),
         ("distance_teacher_states", "distance (teacher's)"),

@@ -15,8 +15,10 @@ from pathlib import Path
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
-from policykd.core.errors import PolicyKDError
+from policykd.core import plugins
 from policykd.core.files import write_text
+from policykd.core.interrupts import REQUEUE, terminating
+from policykd.core.lock import alone
 
 CELL, RESULT, FAILURE = "cell.json", "result.json", "failure.txt"
 LOCK_SECONDS = 60
@@ -28,14 +30,9 @@ def work(cell: Cell, folder: Path, report: object) -> str:
     Raises:
         PolicyKDError: another process works on it for longer than a minute.
     """
-    from filelock import FileLock, Timeout
-
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            return to_json(run_cell(cell, folder, report))  # type: ignore[arg-type]
-    except Timeout:
-        raise PolicyKDError(f"benchmark: another process works on {cell.name} in {folder}") from None
+    with alone(folder, timeout=LOCK_SECONDS):
+        return to_json(run_cell(cell, folder, report))  # type: ignore[arg-type]
 
 
 def failure(error: BaseException) -> str:
@@ -49,12 +46,14 @@ def main(folder: Path) -> int:
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print goes into the log
     try:
+        plugins.load_inherited()
         cell = Cell.from_plain(json.loads((folder / CELL).read_text()))
-        write_text(folder / RESULT, work(cell, folder, lambda steps: lines.write(f"{steps}\n")))
+        with terminating():
+            write_text(folder / RESULT, work(cell, folder, lambda steps: lines.write(f"{steps}\n")))
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        return 130
+        return REQUEUE
     except Exception as error:
         traceback.print_exc()
         write_text(folder / FAILURE, failure(error))

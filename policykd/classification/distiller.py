@@ -19,10 +19,10 @@ from policykd.classification.teacher import as_teacher
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change
-from policykd.core.files import write_bytes
+from policykd.core.files import CHECKPOINT, write_bytes
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 
 BEST = "best_model.safetensors"
 Augment = Callable[[Tensor], Tensor]
@@ -134,6 +134,14 @@ class Distiller:
         """
         loop.fit(self, train, validation, augment, callback, progress_bar)
         return self
+
+    def check(self, train: Any) -> None:
+        """Find out whether data, networks and method fit together, before anything is trained or written.
+
+        Raises:
+            PolicyKDError: they do not.
+        """
+        loop.check(self, train)
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student on some data (see ``policykd.classification.metrics.metrics``)."""

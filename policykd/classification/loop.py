@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -10,7 +11,9 @@ from tqdm import tqdm
 from policykd.classification.evaluation import Evaluation
 from policykd.classification.loading import loader
 from policykd.classification.trainer import Trainer
-from policykd.training.run_folder import STEPS
+from policykd.core.files import STEPS
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
+from policykd.core.lock import alone
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Augment, Callback, Distiller
@@ -28,7 +31,12 @@ def fit(
     config, accelerator = distiller.config, distiller.accelerator
     batches = loader(train, config.batch_size, config.seed, "training")
     judge = None if validation is None else Evaluation(distiller, validation, "validation")
-    with closing(Trainer(distiller, batches, augment)) as trainer:
+    writes = distiller.folder is not None and accelerator.is_main_process
+    with (
+        alone(distiller.folder.path) if distiller.folder and writes else nullcontext(),
+        closing(Trainer(distiller, batches, augment)) as trainer,
+        _told(distiller) as interrupts,
+    ):
         plan = distiller.plan
         bar = tqdm(
             total=len(plan) * trainer.steps_per_pass or None,
@@ -39,17 +47,39 @@ def fit(
         )
         with bar:
             while distiller.passes < len(plan):
-                trainer.one_pass(plan[distiller.passes], bar)
-                distiller.passes += 1
-                if judge is not None and _is_due(distiller):
-                    _validate(distiller, judge)
-                    bar.set_postfix_str(f"validation {_score(distiller.history[-1]):.4f}", refresh=False)
+                with interrupts.raising():  # a pass that is cut short is gone over again, from the last checkpoint
+                    trainer.one_pass(plan[distiller.passes], bar)
+                    distiller.passes += 1
+                    if judge is not None and _is_due(distiller):
+                        _validate(distiller, judge)
+                        bar.set_postfix_str(f"validation {_score(distiller.history[-1]):.4f}", refresh=False)
                 _checkpoint(distiller)
                 if callback is not None:
                     callback(distiller)
     if config.keep_best and distiller.best is not None:
         distiller.student.load_state_dict(distiller.best)
         _checkpoint(distiller)
+
+
+def check(distiller: Distiller, train: Any) -> None:
+    """Put everything together for some training data, as ``fit`` does, train nothing, and take it apart again."""
+    batches = loader(train, distiller.config.batch_size, distiller.config.seed, "training")
+    with closing(Trainer(distiller, batches, None, asks=False)):
+        distiller.method, distiller.plan, distiller.optimizers, distiller.schedulers = None, [], {}, {}
+
+
+@contextmanager
+def _told(distiller: Distiller) -> Iterator[Interrupts]:
+    """Note signals; the one that ends training is told."""
+    try:
+        with interruptible() as interrupts:
+            yield interrupts
+    except Stopped:
+        folder = distiller.folder
+        if folder is not None and distiller.accelerator.is_main_process:
+            there = f"{folder.checkpoint} is of the last whole pass" if folder.checkpoint.exists() else "nothing saved"
+            print(f"\ninterrupted in pass {distiller.passes + 1}: {there}; go on with --resume", flush=True)
+        raise
 
 
 def _is_due(distiller: Distiller) -> bool:
@@ -77,6 +107,7 @@ def _validate(distiller: Distiller, judge: Evaluation) -> None:
 
 def _checkpoint(distiller: Distiller) -> None:
     if distiller.folder is not None and distiller.accelerator.is_main_process:
+        distiller.folder.check()
         distiller.save(distiller.folder.checkpoint)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import STEPS
 from policykd.distillation.supervised.method import Phase, Terms
-from policykd.training.run_folder import STEPS
 
 if TYPE_CHECKING:
     from policykd.classification.distiller import Distiller

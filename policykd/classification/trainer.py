@@ -41,12 +41,13 @@ class Trainer:
         distiller: whose student learns.
         batches: the training data.
         augment: changes the inputs of every batch.
+        asks: whether to ask the teacher about all rows beforehand, where that pays.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
     """
 
-    def __init__(self, distiller: Distiller, batches: DataLoader, augment: Augment | None) -> None:
+    def __init__(self, distiller: Distiller, batches: DataLoader, augment: Augment | None, asks: bool = True) -> None:
         self.distiller, self.augment = distiller, augment
         self.config, self.accelerator = distiller.config, distiller.accelerator
         self.progress = Progress(distiller)
@@ -61,7 +62,8 @@ class Trainer:
             self.teacher_features = stack.enter_context(FeatureReader(teacher, teacher_paths, "teacher"))
             self.method = distiller.method = self._make_method(batches)
             self._make_optimizers(batches)
-            self._fill_cache(batches)
+            if asks:
+                self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
         self.batches = self.accelerator.prepare_data_loader(batches)
 

@@ -1,4 +1,4 @@
-"""The ``policykd`` command, one file per sub-command. The files in ``scripts/`` are the same entry points."""
+"""The ``policykd`` command, one file per sub-command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-import gymnasium as gym
-
+from policykd import __version__
+from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
@@ -21,8 +22,9 @@ COMMANDS: dict[str, str] = {
     "text": "Distil a transformer that classifies text into one of fewer layers.",
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
+    "doctor": "Say why a distillation does not work: teacher, task, observations, student, learning.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
-    "export": "Write a learner as an SB3 zip, ONNX, TorchScript or a folder for the Hugging Face Hub.",
+    "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
 """Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""
@@ -34,27 +36,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
-        print("usage: policykd COMMAND [options]   (policykd COMMAND --help)\n\n" + "\n".join(lines))
+        usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
+        print(f"{usage}\n\n" + "\n".join(lines))
         return
-    gym.logger.min_level = gym.logger.ERROR  # what it warns of before an error would be a second line
-    guarded(lambda: _dispatch(*arguments))
+    if arguments[0] == "--version":
+        print(f"policykd {__version__}")
+        return
+    guarded(lambda: _run(arguments))
 
 
 def guarded(job: Callable[[], None]) -> None:
-    """Run a job; what a user can mend ends in one line on stderr and exit status 2, Ctrl-C in 130."""
+    """Run a job; what a user can mend ends in one line on stderr and exit status 2, a signal in that of ``Stopped``."""
     try:
-        job()
-    except PolicyKDError as error:
-        print(f"policykd: error: {error}", file=sys.stderr)
+        with terminating():
+            job()
+    except _mendable() as error:
+        print(f"policykd: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except (OSError, gym.error.Error) as error:  # a full disk, a folder that may not be written, a broken environment
-        print(f"policykd: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(CTRL_C)
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Errors that are told in one line; gymnasium's only where it is imported, so that ``--help`` does without."""
+    errors: tuple[type[Exception], ...] = (PolicyKDError, OSError)  # a full disk, a folder that may not be written
+    if "gymnasium" in sys.modules:  # a broken environment
+        errors += (sys.modules["gymnasium"].error.Error,)
+    return errors
+
+
+def _run(arguments: list[str]) -> None:
+    """Import the plugins that are named, then do what is asked for."""
+    modules, rest = plugins.take(arguments)
+    plugins.load(modules)
+    if not rest:
+        raise PolicyKDError(f"command: say what to do: {', '.join(COMMANDS)}")
+    _dispatch(*rest)
 
 
 def _dispatch(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
         raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    importlib.import_module(f"policykd.cli.{name}").run(arguments)
+    command = importlib.import_module(f"policykd.cli.{name}")
+    if "gymnasium" in sys.modules:  # what it warns of before an error would be a second line
+        sys.modules["gymnasium"].logger.min_level = sys.modules["gymnasium"].logger.ERROR
+    command.run(arguments)

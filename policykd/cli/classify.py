@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -25,13 +27,15 @@ from policykd.classification.teacher import Ensemble
 from policykd.cli.options import parse, peek
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import require
-from policykd.core.files import write_text
-from policykd.core.parsing import parse_json, read_text
+from policykd.core.fields import change, require
+from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
+from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
+from policykd.distillation.supervised.method import TrainingConfig
 from policykd.distillation.supervised.reaugkd import ReAugKD
-from policykd.training.run_folder import CHECKPOINT
+from policykd.training.begin import OPTIONS, check_options
+from policykd.training.run_folder import holds_nothing
 
 C = TypeVar("C")
 COMMON = (
@@ -39,7 +43,7 @@ COMMON = (
     "mixed_precision",
 )  # fmt: skip
 """Settings that a teacher's training takes from the student's."""
-OPTIONS, RESULT, MEMORY = "options.json", "result.json", "knowledge_base.safetensors"
+RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class ClassifyOptions(Generic[C]):
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
@@ -88,25 +92,26 @@ def run(arguments: Sequence[str]) -> None:
     require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
     check_device(options.device)
     splits = load(options.data, options.data_dir, examples=options.examples)
+    teacher = _given_teacher(options, splits)
     student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
-    given = _given_teacher(options, splits)
-    teacher = given
-    if given is None and METHODS[options.method].uses_teacher:
+    untrained = teacher is None and METHODS[options.method].uses_teacher
+    if untrained:
         teacher = _new_teacher(options, splits)
-    # After all that may be missing: a run that cannot start leaves nothing behind.
-    folder = run_folder(options, "classify")
-    if given is None and teacher is not None:
-        tell(f"training the teacher, {options.teacher_epochs} passes")
-        train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
-    tell(
-        f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
-        f"student {parameters(student):,} parameters"
-        + ("" if teacher is None else f", teacher {parameters(teacher):,}")
-    )
-    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
-    distiller.fit(splits.train, splits.validation, progress_bar=True)
-    measure(distiller, splits.train, splits.validation, splits.test, folder)
+    # After all that may be wrong: a run that cannot start leaves nothing behind.
+    check(options, student, teacher, splits.train, untrained)
+    with run_folder(options, "classify") as folder:
+        if untrained:
+            tell(f"training the teacher, {options.teacher_epochs} passes")
+            train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
+        tell(
+            f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
+            f"student {parameters(student):,} parameters"
+            + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+        )
+        tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+        distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
+        distiller.fit(splits.train, splits.validation, progress_bar=True)
+        measure(distiller, splits.train, splits.validation, splits.test, folder)
 
 
 def measure(distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path) -> None:
@@ -160,32 +165,28 @@ def asked_method(arguments: Sequence[str], default: str) -> str:
     return method
 
 
-def run_folder(options: Any, command: str) -> Path:
-    """The folder of a run of a command, new, or the one to go on with."""
-    asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
-    text = json.dumps(asked, indent=2, default=str) + "\n"
-    if not options.resume:
-        folder = options.run_dir or _next_run(options, command)
-        if not _is_first():
-            return folder  # only the first process writes
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / OPTIONS, text)
-        return folder
-    if options.run_dir is None:
+@contextmanager
+def run_folder(options: Any, command: str) -> Iterator[Path]:
+    """The folder of a run of a command, new, or the one to go on with; no other process writes into it meanwhile."""
+    if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
-    try:
-        saved = parse_json(read_text(options.run_dir / OPTIONS))
-    except (OSError, ValueError) as error:
-        raise PolicyKDError(f"resume: {options.run_dir} is no run of policykd {command}: {error}") from None
-    now = json.loads(text)
-    changed = [
-        f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
-    ]
-    if changed:
-        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
-    return options.run_dir
+    folder = options.run_dir or _next_run(options, command)
+    if not _is_first():
+        yield folder  # only the first process writes
+        return
+    there = folder.exists()
+    if there and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
+        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
+        text = json.dumps(asked, indent=2, default=str) + "\n"
+        if holds_nothing(folder):
+            write_text(folder / OPTIONS, text)
+        else:
+            check_options(folder, command, json.loads(text))
+        remove_unfinished(folder)
+        yield folder
 
 
 def _next_run(options: Any, command: str) -> Path:
@@ -220,10 +221,24 @@ def _teacher_seed(options: ClassifyOptions[Any]) -> int:
     return options.config.seed + 1000
 
 
-def train_teacher(options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int) -> None:
+def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
+    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
+    if teaches_first:
+        change(TrainingConfig(), _teacher_settings(options, options.config.seed))
+    Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
+
+
+def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
+    settings = {name: getattr(options.config, name) for name in COMMON}
+    return settings | {"epochs": options.teacher_epochs, "seed": seed}
+
+
+def train_teacher(
+    options: Any, teacher: nn.Module | None, train: Any, validation: Any, folder: Path, seed: int
+) -> None:
     """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
-    config = {name: getattr(options.config, name) for name in COMMON}
-    config |= {"epochs": options.teacher_epochs, "seed": seed}
+    assert teacher is not None
+    config = _teacher_settings(options, seed)
     distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
     distiller.fit(train, validation, progress_bar=True)
 
@@ -236,4 +251,6 @@ def open_distiller(
         distiller = Distiller.load(folder, student, teacher, device=options.device)
         tell(f"going on with {folder.name} after {distiller.passes} passes")
         return distiller
+    if options.resume and _is_first():  # killed before its first checkpoint: it begins anew
+        shutil.rmtree(folder, ignore_errors=True)
     return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)

@@ -23,7 +23,12 @@ from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
-from policykd.core.files import versions, write_text
+from policykd.core.files import remove_unfinished, versions, write_text
+from policykd.core.lock import alone
+from policykd.training.begin import OPTIONS, check_options
+from policykd.training.run_folder import holds_nothing
+
+RESULT = "teaching.png"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class CooperateOptions:
     """Of everything random."""
     run_dir: Path | None = None
     """New folder for tables, picture and what each learner received. Default: the next free one under runs/."""
+    resume: bool = False
+    """Begin the run in --run-dir anew if it was killed: nothing is saved before the end."""
     search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """Settings of the search for counterfactuals."""
 
@@ -78,9 +85,13 @@ def run(arguments: Sequence[str]) -> None:
         **dataclasses.asdict(options.search),
     )
     folder = _folder(options)
-    say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
-    cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
-    _write(cooperation, folder, options)
+    with alone(folder):
+        if _is_finished(folder, options):
+            say(f"run folder {folder}: finished already")
+            return
+        say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
+        cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
+        _write(cooperation, folder)
     lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
     say(lessons.to_string(index=False))
     say(_accuracy_table(cooperation).to_string())
@@ -90,6 +101,7 @@ def run(arguments: Sequence[str]) -> None:
 def _check(options: CooperateOptions) -> None:
     """Refuse options that cannot work, or would play no part."""
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    require(options.rounds >= 1, "rounds", options.rounds, "must be at least 1")
     require(options.jobs != 0, "jobs", options.jobs, "must not be 0")
     for name in () if options.data else ("label", "validation", "held_out"):
         if getattr(options, name) != getattr(CooperateOptions, name):
@@ -183,13 +195,15 @@ def _dataset(table: pd.DataFrame, label: str) -> Dataset:
 
 
 def _folder(options: CooperateOptions) -> Path:
-    """A new run folder, made before anything is fitted: a path that cannot be one is found out at once."""
+    """The run folder, made before anything is fitted: a path that cannot be one is found out at once."""
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
     folder, number = options.run_dir, 1
     while folder is None or (options.run_dir is None and folder.exists()):
         folder = Path("runs") / f"cooperate_{number}"
         number += 1
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one")
+    if folder.exists() and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
+        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -197,16 +211,28 @@ def _folder(options: CooperateOptions) -> Path:
     return folder
 
 
-def _write(cooperation: CooperativeDistillation, folder: Path, options: CooperateOptions) -> None:
-    """Everything that a run leaves."""
-    (folder / "received").mkdir()
-    write_text(folder / "options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
+def _is_finished(folder: Path, options: CooperateOptions) -> bool:
+    """Write what was asked, or see that the same was asked before, and whether the results are there."""
+    asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None}
+    text = json.dumps(asked, indent=2, default=str) + "\n"
+    begins = holds_nothing(folder)
+    if not begins:
+        check_options(folder, "cooperate", json.loads(text))
+    remove_unfinished(folder)
+    if begins:
+        write_text(folder / OPTIONS, text)
+    return (folder / RESULT).exists()
+
+
+def _write(cooperation: CooperativeDistillation, folder: Path) -> None:
+    """Everything that a run leaves; the picture comes last."""
+    (folder / "received").mkdir(exist_ok=True)
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))
     write_text(folder / "accuracy.csv", cooperation.accuracy_.to_csv(index=False))
     for name, table in cooperation.received_.items():
         write_text(folder / "received" / f"{name}.csv", table.to_csv(index=False))
-    teaching_graph(cooperation.lessons_, cooperation.accuracy_, folder / "teaching.png")
+    teaching_graph(cooperation.lessons_, cooperation.accuracy_, folder / RESULT)
 
 
 def _accuracy_table(cooperation: CooperativeDistillation) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -16,14 +17,14 @@ from policykd.cli.options import parse, peek
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require
-from policykd.core.files import write_text
+from policykd.core.files import remove_unfinished, write_text
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
-from policykd.training.run_folder import CHECKPOINT
+from policykd.training.begin import resuming
 from policykd.training.teacher_student import TeacherStudent
 
 C = TypeVar("C")
@@ -54,7 +55,9 @@ class DistillOptions(Generic[C]):
     run_dir: Path | None = None
     """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit (one size of students)."""
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
+    vecnormalize: Path | None = None
+    """The teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
     trust: bool = False
     """Load teachers that are programs (TorchScript, pickles) and run what is in them. Only for files of your own."""
     device: str = "auto"
@@ -75,17 +78,21 @@ def run(arguments: Sequence[str]) -> None:
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
         raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
-    if options.resume and len(sizes) > 1:
-        raise PolicyKDError("resume: goes on with students of one size; for several, begin anew")
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
     if options.fine_tune and options.backbone != "ppo":
         raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {options.backbone}")
-    if len(sizes) > 1 and options.run_dir is not None and options.run_dir.exists() and any(options.run_dir.iterdir()):
-        raise PolicyKDError(f"run folder: {options.run_dir} is not empty: choose another one for several sizes")
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
-    teachers = [Teacher.load(source, env, trust=options.trust) for source in options.teacher]
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
+    if options.vecnormalize is not None and len(options.teacher) > 1:
+        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+    teachers = [
+        Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
+    ]
     folder = options.run_dir or _next_run(options)
+    if options.resume:
+        remove_unfinished(folder)
     rows: list[students.Row] = []
     for size in sizes:
         part = folder / "x".join(map(str, size)) if len(sizes) > 1 else folder
@@ -106,26 +113,40 @@ def _train(
     """Students of one size, trained to the end."""
     config = change(options.config, {"net_arch": size})
     asked: dict[str, Any] = {"env": env, "method": options.method, "backbone": options.backbone}
-    if options.resume:
-        agent = TeacherStudent.load(folder / CHECKPOINT, device=options.device, teacher=teachers)
-        if not agent.fine_tuned_steps:
-            asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
-            snapshot.check_same(
-                agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(config)}
-            )
-        say(f"going on from {agent.num_timesteps:,} steps")
-    else:
-        agent = TeacherStudent(
-            env,
-            teachers,
-            method=options.method,
-            backbone=options.backbone,
-            seeds=options.seeds,
-            config=config,
-            device=options.device,
-            compile="auto" if options.compile == "auto" else options.compile == "yes",
-            run_dir=folder,
-        )
+    asked |= {"seeds": list(options.seeds), "config": snapshot.plain(config)}
+    asked["teacher"] = " + ".join(teacher.source for teacher in teachers)
+    with resuming(folder, asked) if options.resume else nullcontext() as saved:
+        if saved:
+            agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
+            if not agent.fine_tuned_steps:
+                snapshot.check_same(agent.settings, asked)
+            say(f"going on from {agent.num_timesteps:,} steps")
+        else:
+            agent = _begin(options, env, teachers, config, folder)
+        _learn(agent, options, env, size, folder)
+    return agent
+
+
+def _begin(
+    options: DistillOptions[Any], env: str, teachers: list[Teacher], config: Any, folder: Path
+) -> TeacherStudent:
+    agent = TeacherStudent(
+        env,
+        teachers,
+        method=options.method,
+        backbone=options.backbone,
+        seeds=options.seeds,
+        config=config,
+        device=options.device,
+        compile="auto" if options.compile == "auto" else options.compile == "yes",
+    )
+    agent.score_teacher()  # one that has nothing to teach is refused before anything is written
+    agent.write_into(folder)
+    return agent
+
+
+def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: tuple[int, ...], folder: Path) -> None:
+    """Distil, fine-tune where that is asked for, and draw what came of it."""
     say(f"policykd distill: {options.method}, {env}, students {'x'.join(map(str, size))} on {options.backbone}")
     say(f"{agent.n_learners} students on {agent.device}; {agent.memory}; computed by {agent.computed_by}")
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
@@ -150,7 +171,6 @@ def _train(
     learning_curves(
         curves, folder / "learning_curves.png", title=title, threshold=None if score is None else score.mean
     )
-    return agent
 
 
 def _outcome(agent: TeacherStudent) -> str:

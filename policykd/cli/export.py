@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tyro
 
 from policykd.cli.options import parse
 from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.export.c import to_c
+from policykd.export.calibration import visited_states
 from policykd.export.deployed import require_free
 from policykd.export.hub import to_hub_folder
-from policykd.export.onnx import require_packages, to_onnx
+from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
+from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
 from policykd.training.agent import Agent, LearnerChoice
 from policykd.training.loading import load_agent
 
-Format = Literal["sb3", "onnx", "torchscript", "hub"]
-FILES: dict[Format, str] = {"sb3": "{task}.zip", "onnx": "{task}.onnx", "torchscript": "{task}.pt", "hub": "hub"}
-"""What each format is called in the folder."""
-WRITERS: dict[Format, Callable[[Agent, int, Path], float]] = {
-    "sb3": to_zip,
-    "onnx": to_onnx,
-    "torchscript": to_torchscript,
+Format = Literal["sb3", "onnx", "torchscript", "hub", "c", "c-int8", "onnx-int8"]
+FILES: dict[Format, str] = {
+    "sb3": "{task}.zip",
+    "onnx": "{task}.onnx",
+    "torchscript": "{task}.pt",
+    "hub": "hub",
+    "c": "{task}_c",
+    "c-int8": "{task}_c_int8",
+    "onnx-int8": "{task}_int8.onnx",
 }
+"""What each format is called in the folder."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,16 @@ class ExportOptions:
     env: str | None = None
     """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     format: tuple[Format, ...] = ("sb3", "onnx", "torchscript", "hub")
-    """sb3: a zip of Stable-Baselines3; onnx, torchscript: one file each; hub: a folder for the Hugging Face Hub."""
+    """sb3: a zip of Stable-Baselines3; onnx, torchscript: one file each; hub: a folder for the Hugging Face Hub; c: a
+    folder of one header and one C file; c-int8, onnx-int8: the same in int8."""
     out: Path = Path("exported")
     """The folder to write to. Files that exist are never replaced."""
     learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     n_eval_episodes: int = 20
     """Episodes for the Hub's model card."""
+    states: Path | None = None
+    """int8: a .npy file of raw observations (n, O) to calibrate on. Default: the learner plays its task."""
     seed: int = 1_000_000
     """Seed of these episodes' starts and of the replay."""
     video: bool = True
@@ -65,14 +76,43 @@ def run(arguments: Sequence[str]) -> None:
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}
     for file in files.values():  # before the first is written
         require_free(file)
-    if "onnx" in files:
+    if "onnx" in files or "onnx-int8" in files:
         require_packages()
     say(f"learner {k} of {options.path} ({agent.env_id})")
+    states = None if options.states is None else _read_states(options.states)
+    if states is None and any(kind.endswith("int8") for kind in files):
+        states = visited_states(agent, k)
     for kind, file in files.items():
-        if kind == "hub":
-            score = to_hub_folder(agent, k, file, options.n_eval_episodes, options.seed, options.video)
-            say(f"hub          {file}   return {score.mean:,.1f} +/- {score.returns.std():,.1f}")
-            say(f"             to publish it: hf upload USER/MODEL {file}")
-        else:
-            worst = WRITERS[kind](agent, k, file)
-            say(f"{kind:12} {file}   {file.stat().st_size:,} bytes, differs by at most {worst:.1e}")
+        first, *rest = _write(kind, agent, k, file, states, options)
+        say(f"{kind:12} {file}   {first}")
+        for line in rest:
+            say(f"{'':12} {line}")
+
+
+def _write(
+    kind: Format, agent: Agent, k: int, file: Path, states: np.ndarray | None, options: ExportOptions
+) -> list[str]:
+    """Write one format; what there is to say about it, line by line."""
+    if kind == "hub":
+        score = to_hub_folder(
+            agent, k, file, options.n_eval_episodes, options.seed, record_video if options.video else None
+        )
+        result = f"return {score.mean:,.1f} +/- {score.returns.std():,.1f}"
+        return [result, f"to publish it: hf upload USER/MODEL {file}"]
+    if kind in ("c", "c-int8"):
+        return ["policy.h, policy.c", *to_c(agent, k, file, "int8" if kind == "c-int8" else "float32", states).lines()]
+    if kind == "onnx-int8":
+        worst, mean, count = to_onnx_int8(agent, k, file, states)
+        difference = f"{worst:.1e}, on average {mean:.1e} ({count:,} observations)"
+    else:
+        write = {"sb3": to_zip, "onnx": to_onnx, "torchscript": to_torchscript}[kind]
+        difference = f"{write(agent, k, file):.1e}"
+    return [f"{file.stat().st_size:,} bytes, differs by at most {difference}"]
+
+
+def _read_states(path: Path) -> np.ndarray:
+    """The observations in a file of NumPy, in which no pickle is opened."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise PolicyKDError(f"states: {path} cannot be read as a .npy file of observations: {error}") from None

@@ -14,19 +14,20 @@ from policykd.classification.data import load
 from policykd.classification.fidelity import report
 from policykd.classification.models import make_model
 from policykd.classification.snapshot import load_weights
-from policykd.cli.classify import OPTIONS, read_teacher
+from policykd.cli.classify import read_teacher
 from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.files import CHECKPOINT
 from policykd.core.parsing import parse_json, read_text
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
 from policykd.teachers import Teacher
+from policykd.training.begin import OPTIONS
 from policykd.training.loading import load_agent
-from policykd.training.run_folder import CHECKPOINT
 from policykd.training.teacher_student import TeacherStudent
 
 

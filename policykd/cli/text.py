@@ -13,7 +13,7 @@ import tyro
 from policykd.classification.models import parameters
 from policykd.classification.text import bucketed, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
-from policykd.cli.classify import asked_method, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.cli.classify import asked_method, check, measure, open_distiller, run_folder, tell, train_teacher
 from policykd.cli.options import parse
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
@@ -47,7 +47,7 @@ class TextOptions(Generic[C]):
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
@@ -72,23 +72,24 @@ def run(arguments: Sequence[str]) -> None:
     )
     student = classifier(layers=options.student_layers)
     teacher = classifier() if METHODS[options.method].uses_teacher else None
-    folder = run_folder(options, "text")
     batches = bucketed(train, options.config.batch_size, options.config.seed)
-    tell(
-        f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
-        f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
-    )
-    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    if teacher is not None and options.teacher_epochs:
-        tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
-        train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed)
-    distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
-    distiller.fit(batches, tuple(validation), progress_bar=True)
-    measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
-    if distiller.accelerator.is_main_process:
-        _save(student, tokenizer, folder / STUDENT)
-        if teacher is not None:
-            _save(teacher, tokenizer, folder / TEACHER)
+    check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
+    with run_folder(options, "text") as folder:
+        tell(
+            f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
+            f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+        )
+        tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+        if teacher is not None and options.teacher_epochs:
+            tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
+            train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed)
+        distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
+        distiller.fit(batches, tuple(validation), progress_bar=True)
+        measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
+        if distiller.accelerator.is_main_process:
+            _save(student, tokenizer, folder / STUDENT)
+            if teacher is not None:
+                _save(teacher, tokenizer, folder / TEACHER)
 
 
 def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:

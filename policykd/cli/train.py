@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -20,22 +21,22 @@ from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import check_named, find_task
 from policykd.training import snapshot
+from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent, resolve_config
-from policykd.training.run_folder import CHECKPOINT
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
 class TrainOptions(Generic[C]):
-    """Train groups of peers that learn from one another."""
+    """Train groups of peers that learn from one another; --vary NAME VALUE VALUE gives a setting a value per peer."""
 
     env: str = "HalfCheetah-v5"
     """Task: a registered environment with continuous actions."""
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
-    """How each learner improves by itself."""
+    backbone: str = "ddpg"
+    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin."""
     peers: int = 2
     """Learners per group."""
     seeds: tuple[int, ...] = (0,)
@@ -49,7 +50,7 @@ class TrainOptions(Generic[C]):
     run_dir: Path | None = None
     """New folder for logs, evaluations and checkpoints. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit."""
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -69,18 +70,30 @@ def run(arguments: Sequence[str]) -> None:
         "backbone": options.backbone,
         "peers": options.peers,
     }
-    if options.resume:
-        agent = _resume(options, asked)
-    else:
-        compiled: bool | Literal["auto"] = "auto" if options.compile == "auto" else options.compile == "yes"
-        agent = DualStudent(
-            **asked,
-            seeds=options.seeds,
-            config=options.config,
-            device=options.device,
-            compile=compiled,
-            run_dir=options.run_dir or _next_run(options),
-        )
+    settings = {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)}
+    with resuming(options.run_dir, settings) if options.resume else nullcontext() as saved:
+        if saved:
+            agent = DualStudent.load(saved, device=options.device)
+            snapshot.check_same(agent.settings, settings)
+            say(f"going on from {agent.num_timesteps:,} steps")
+        else:
+            agent = _begin(options, asked)
+        _train(agent, options.total_timesteps)
+
+
+def _begin(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
+    return DualStudent(
+        **asked,
+        seeds=options.seeds,
+        config=options.config,
+        device=options.device,
+        compile="auto" if options.compile == "auto" else options.compile == "yes",
+        run_dir=options.run_dir or _next_run(options),
+    )
+
+
+def _train(agent: DualStudent, total_timesteps: int) -> None:
+    """Train to the end, then tell and draw what came of it."""
     assert agent.folder is not None
     folder = agent.folder.path
     say(
@@ -88,7 +101,7 @@ def run(arguments: Sequence[str]) -> None:
         f"{agent.memory}; computed by {agent.computed_by}"
     )
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-    agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
+    agent.learn(max(0, total_timesteps - agent.num_timesteps), progress_bar=True)
     say(_outcome(agent))
     curves = [
         Curve(
@@ -104,6 +117,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
+    vary, arguments = take_vary(arguments)
     known = peek(arguments, "env", "backbone", "preset", "config-file")
     file = known["config_file"]
     start, settings = _from_file(Path(file)) if file else (TrainOptions[Any](), {})
@@ -112,11 +126,36 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
-    config = change(resolve_config(preset, backbone, env), settings)
-    start = dataclasses.replace(start, backbone=backbone, config=config)  # type: ignore[arg-type]
+    config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
+    start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
     kind = kind[LEARNERS[backbone].config_type]
     return parse(kind, arguments, "train", start)
+
+
+def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
+
+    Raises:
+        PolicyKDError: a name without values, or a value that is no number.
+    """
+    vary: dict[str, tuple[float, ...]] = {}
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word != "--vary":
+            rest.append(word)
+            continue
+        words = []
+        while left and not left[0].startswith("--"):
+            words.append(left.pop(0))
+        try:
+            name, *values = words
+            vary[name.replace("-", "_")] = tuple(float(value) for value in values)
+        except ValueError:
+            raise PolicyKDError(f"vary: needs a setting and a number per peer, got {' '.join(words)!r}") from None
+    return vary, rest
 
 
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
@@ -133,17 +172,6 @@ def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
         if name not in names:
             raise PolicyKDError(f"config file: unknown key {name!r} in {path}{nearest(name, names)}")
     return change(TrainOptions[Any](), content), settings
-
-
-def _resume(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
-    if options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
-    agent = DualStudent.load(options.run_dir / CHECKPOINT, device=options.device)
-    snapshot.check_same(
-        agent.settings, {**asked, "seeds": list(options.seeds), "config": snapshot.plain(options.config)}
-    )
-    say(f"going on from {agent.num_timesteps:,} steps")
-    return agent
 
 
 def _next_run(options: TrainOptions[Any]) -> Path:

@@ -7,7 +7,6 @@ in a file can run when it is loaded (stricter than ``torch.load(weights_only=Tru
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +14,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import writing
 from policykd.core.parsing import parse_json
 
 FORMAT = "policykd-checkpoint-1"
 ARRAY = "__array__"
 MOST_HEADER = 32_000_000
 """Bytes of names, shapes and plain values; those of large runs are a few millions."""
+CHUNK = 2**22
+"""Bytes of a tensor that are copied at a time: a checkpoint takes no more memory than that."""
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
+"""Names of the format."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -36,17 +54,47 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _take_arrays(state, "", tensors)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    metadata = {"format": FORMAT, "state": json.dumps(tree)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"format": FORMAT, "state": json.dumps(tree)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise PolicyKDError(f"checkpoint: cannot write {path}: {error}; the previous checkpoint is untouched") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        with writing(path) as file:
+            for piece in _safetensors(tensors, metadata):
+                file.write(piece)
+    except OSError as error:
+        raise PolicyKDError(
+            f"checkpoint: cannot write {path}: {error.strerror}; the previous checkpoint is untouched"
+        ) from None
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """A file of the safetensors format, piece by piece: the library's own writer first builds all of it in memory."""
+    # Wide numbers first, as the library writes them: every tensor then begins at a multiple of its element's size.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        for piece in _pieces(tensors[name]):
+            yield piece.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in its own order, in parts of about ``CHUNK`` bytes; a part may be a view that is not contiguous."""
+    if tensor.numel() == 0:
+        return
+    if tensor.is_contiguous():
+        yield from tensor.view(-1).split(CHUNK // tensor.element_size())
+    elif tensor[0].nbytes > CHUNK:
+        for row in tensor:
+            yield from _pieces(row)
+    else:
+        yield from tensor.split(CHUNK // tensor[0].nbytes)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -113,9 +161,8 @@ def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         kind = "tensor" if isinstance(value, Tensor) else "array"
         name = f"{len(tensors)}{name}"  # a number keeps apart {"a/b": t} and {"a": {"b": t}}
         if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.array(value))  # torch takes no negative strides and no memory it may not write
-        # A clone: safetensors refuses tensors that share memory, and views of arrays often do.
-        tensors[name] = value.detach().cpu().contiguous().clone()
+            value = torch.from_numpy(np.require(value, requirements=["C", "W"]))  # a copy only where torch needs one
+        tensors[name] = value.detach()
         return {ARRAY: [kind, name]}
     if isinstance(value, dict):
         return {str(key): _take_arrays(item, f"{name}/{key}", tensors) for key, item in value.items()}

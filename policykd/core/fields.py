@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from policykd.core.errors import PolicyKDError, nearest
@@ -59,6 +59,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             with contextlib.suppress(PolicyKDError):
                 return _checked(name, value, choice)
         fits = False
+    elif origin is Callable or hint is Callable:
+        fits = callable(value)
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
         value = float(value) if fits else value

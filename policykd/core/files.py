@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+CHECKPOINT = "checkpoint.safetensors"
+"""What a run folder goes on from."""
+STEPS = "time/total_timesteps"
+"""The column of a log that counts environment steps, as SB3 names it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -16,13 +23,48 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its name when it is whole, and leaves nothing behind if it never is.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, and what was there before is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name, or the folder is gone
+            temporary.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes left below a folder that were killed while they wrote; nobody may be writing there now."""
+    for file in folder.rglob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give errors of the operating system the file's name: a full disk does not say which file it has no room for."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def versions() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Networks of many learners: one row of parameters per learner, one call for all of them.
 
-Parameters of ``R`` networks of one shape are one tensor ``(R, P)``. A row holds, layer after layer, the weight
-``(in, out)`` and the bias ``(out,)`` of one network. Adam, target networks, checkpoints and copies then need one
+Parameters of ``R`` networks of one shape are one tensor ``(R, P)``. A row of an MLP holds, layer after layer, weight
+``(in, out)`` and bias ``(out,)`` of one network. Adam, target networks, checkpoints and copies then need one
 operation on one tensor, whatever the number of layers and learners.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,30 +22,68 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.core.normaliser import RunningMeanStd
 
+Activation = Literal["relu", "tanh", "elu"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "elu": torch.nn.functional.elu,
+}
+"""ELU rather than SiLU as the smooth one: its derivative follows from its output, so nothing else is kept for it."""
 
-@dataclass(frozen=True)
-class MLP:
-    """The shape of a multi-layer perceptron.
 
-    Args:
-        sizes: widths from input to output, e.g. ``(17, 64, 64, 6)``.
-        squash: end in tanh, as actors of bounded actions do.
-        activation: what is between its layers.
-    """
-
-    sizes: tuple[int, ...]
-    squash: bool = False
-    activation: Literal["relu", "tanh"] = "relu"
-
-    @property
-    def layers(self) -> list[tuple[int, int]]:
-        """Input and output width of every layer."""
-        return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+class Network(Protocol):
+    """What learners need of a network: its parameters are rows, and one call computes all rows."""
 
     @property
     def parameter_count(self) -> int:
         """Length ``P`` of one row."""
-        return sum(inputs * outputs + outputs for inputs, outputs in self.layers)
+
+    def initialise(self, generator: np.random.Generator) -> Tensor:
+        """Draw one row ``(P,)``, float32, from ``generator`` alone."""
+
+    def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multi-layer perceptron, a ``Network``.
+
+    Args:
+        sizes: input width, hidden widths, output width, e.g. ``(17, 64, 64, 6)``.
+        squash: end in tanh, as actors of bounded actions do.
+        activation: after every hidden layer.
+        layer_norm: normalise every hidden layer before its activation (Ba et al. 2016), as ``torch.nn.LayerNorm``
+            does, with a scale and a shift per unit behind the layer's bias in the row.
+
+    Raises:
+        PolicyKDError: fewer than two widths, a width below 1, or an unknown activation.
+    """
+
+    sizes: tuple[int, ...]
+    squash: bool = False
+    activation: Activation = "relu"
+    layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no network, in one line."""
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list would not do as a key of caches
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise PolicyKDError(f"MLP: sizes={self.sizes} must be at least two positive widths, input to output")
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise PolicyKDError(f"MLP: activation={self.activation!r} is unknown: use one of {known}")
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Input and output width of every linear layer."""
+        return list(pairwise(self.sizes))
+
+    @property
+    def parameter_count(self) -> int:
+        """Length ``P`` of one row."""
+        norms = 2 * sum(self.sizes[1:-1]) if self.layer_norm else 0
+        return sum(inputs * outputs + outputs for inputs, outputs in self.layers) + norms
 
     def initialise(self, generator: np.random.Generator) -> Tensor:
         """Draw one row ``(P,)`` as ``torch.nn.Linear`` draws: weights and biases from U(-1/sqrt(in), 1/sqrt(in))."""
@@ -53,7 +92,7 @@ class MLP:
         for inputs, outputs in self.layers:
             bound = 1.0 / math.sqrt(inputs)
             parts.append(generator.uniform(-bound, bound, inputs * outputs + outputs))
-        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+        return self._row(parts)
 
     def initialise_orthogonal(self, generator: np.random.Generator, gains: Sequence[float]) -> Tensor:
         """Draw one row ``(P,)``: orthogonal weights (Saxe et al. 2014) times the gain of each layer, and no bias."""
@@ -63,7 +102,15 @@ class MLP:
             drawn = generator.standard_normal((max(inputs, outputs), min(inputs, outputs)))
             q, r = np.linalg.qr(drawn)
             q *= np.sign(np.diag(r))  # else QR would not draw all rotations alike
-            parts += [gain * (q if inputs >= outputs else q.T).ravel(), np.zeros(outputs)]
+            parts.append(np.concatenate((gain * (q if inputs >= outputs else q.T).ravel(), np.zeros(outputs))))
+        return self._row(parts)
+
+    def _row(self, linear: list[np.ndarray]) -> Tensor:
+        """A row of the parameters of each linear layer; a normalisation starts with scale 1 and shift 0."""
+        parts = []
+        for index, (layer, width) in enumerate(zip(linear, self.sizes[1:], strict=True)):
+            normalised = self.layer_norm and index < len(linear) - 1
+            parts += [layer, np.ones(width), np.zeros(width)] if normalised else [layer]
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
     def _require_memory(self) -> None:
@@ -71,25 +118,40 @@ class MLP:
         what = f"networks of widths {' x '.join(map(str, self.sizes))}"
         require_memory(4 * 5 * self.parameter_count, what, "net_arch")
 
-    def unpack(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """View rows ``(R, P)`` as one ``(weight (R, in, out), bias (R, 1, out))`` per layer."""
-        count = rows.shape[0]
+    def unpack(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
+        """View rows ``(R, P)`` layer by layer.
+
+        Returns:
+            ``(weight (R, in, out), bias (R, 1, out))`` per layer; with ``layer_norm`` those of hidden layers are
+            followed by ``scale (R, 1, out)`` and ``shift (R, 1, out)``.
+        """
+        count, shapes = rows.shape[0], []
+        for index, (inputs, outputs) in enumerate(self.layers):
+            vectors = 3 if self.layer_norm and index < len(self.layers) - 1 else 1
+            shapes.append([(inputs, outputs), *[(1, outputs)] * vectors])
         # One split: its backward is one concatenation, where slicing would fill and add a tensor per layer.
-        parts = rows.split([n for inputs, outputs in self.layers for n in (inputs * outputs, outputs)], dim=1)
-        return [
-            (parts[2 * i].view(count, inputs, outputs), parts[2 * i + 1].view(count, 1, outputs))
-            for i, (inputs, outputs) in enumerate(self.layers)
-        ]
+        parts = iter(rows.split([height * width for layer in shapes for height, width in layer], dim=1))
+        return [tuple(next(parts).view(count, *shape) for shape in layer) for layer in shapes]
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
         if native.usable(rows, inputs):
-            hidden = native.mlp(rows, inputs, self.sizes, self.activation == "tanh")
+            hidden = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
         else:
-            hidden, activate = inputs, torch.tanh if self.activation == "tanh" else torch.relu
-            for index, (weight, bias) in enumerate(self.unpack(rows)):
-                hidden = torch.baddbmm(bias, hidden if index == 0 else activate(hidden), weight)
+            hidden = self._with_torch(rows, inputs)
         return hidden.tanh() if self.squash else hidden
+
+    def _with_torch(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """As the kernels do it, before any squashing."""
+        *hidden_layers, (weight, bias) = self.unpack(rows)
+        hidden = inputs
+        for hidden_weight, hidden_bias, *norm in hidden_layers:
+            hidden = torch.baddbmm(hidden_bias, hidden, hidden_weight)
+            if norm:
+                scale, shift = norm
+                hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]) * scale + shift
+            hidden = ACTIVATIONS[self.activation](hidden)
+        return torch.baddbmm(bias, hidden, weight)
 
 
 class PolicyOutput(NamedTuple):
@@ -141,20 +203,30 @@ class Adam:
         self.betas, self.eps = betas, eps
 
     def step(self, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor) -> None:
-        """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``)."""
+        """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``).
+
+        Args:
+            rows: parameters.
+            gradients: their gradients.
+            learning_rate: a number or a tensor of one, or one per row, ``(R, 1)``.
+
+        Raises:
+            ValueError: learning rates of another shape.
+        """
+        if isinstance(learning_rate, Tensor) and learning_rate.shape not in ((), (len(rows), 1)):
+            raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
         # Compiled, the lines below are one loop as fast as the kernel's.
         if not torch.compiler.is_compiling() and native.usable(rows, gradients) and rows.is_contiguous():
-            count, rate = float(self.steps), float(learning_rate)
-            moments = self.exp_avg, self.exp_avg_sq
-            native.adam_(rows, *moments, gradients, steps=count, learning_rate=rate, betas=self.betas, eps=self.eps)
+            moments, steps, rate = (self.exp_avg, self.exp_avg_sq), float(self.steps), learning_rate
+            native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps)
             return
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
         # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
         power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
-        step_size = learning_rate / (1 - power1)
+        step_size = (1 - power1).reciprocal() * learning_rate  # rounds alike for numbers and tensors
         denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
         rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
 

@@ -41,8 +41,12 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, loader_type: Any = None) -> Any:
     """Plain values.
+
+    Args:
+        text: the YAML.
+        loader_type: a kind of PyYAML's SafeLoader that knows more tags; None is that itself.
 
     Raises:
         PolicyKDError: PyYAML is not installed.
@@ -53,7 +57,7 @@ def parse_yaml(text: str) -> Any:
     except ImportError:
         raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
     try:
-        loader = yaml.SafeLoader(_bounded(text, MOST_YAML))
+        loader = (loader_type or yaml.SafeLoader)(_bounded(text, MOST_YAML))
         if _deepest(text) > 100:  # at which PyYAML becomes slow before it gives up
             raise RecursionError
         node = loader.get_single_node()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from policykd.core.errors import PolicyKDError, nearest
 
@@ -49,15 +51,23 @@ def name_of(part: Any, table: Mapping[str, Any]) -> str:
     return OWN + str(getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__))
 
 
-def choices(table: Iterable[str]) -> Callable[[str], str]:
-    """For a command line: a reader of a name that must be in ``table`` when it is read (plugins may have added)."""
+NAME = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="NAME",
+    instance_from_str=lambda words: None if words[0] == "None" else words[0],
+    is_instance=lambda value: True,
+    str_from_instance=lambda value: ["None" if value is None else name_of(value, {})],
+)
+"""For a command line: a setting that takes a name there, and an object too in Python."""
 
-    def read(text: str) -> str:
-        if text not in table:
-            raise ValueError(f"{text!r} is unknown; there are {', '.join(table)}")
-        return text
-
-    return read
+NUMBER = PrimitiveConstructorSpec[Any](
+    nargs=1,
+    metavar="FLOAT",
+    instance_from_str=lambda words: float(words[0]),
+    is_instance=lambda value: True,
+    str_from_instance=lambda value: [str(value) if isinstance(value, float | int) else name_of(value, {})],
+)
+"""For a command line: a setting that takes a number there, and a function too in Python."""
 
 
 def _shown(kind: type | tuple[type, ...] | None) -> str:

@@ -181,14 +181,14 @@ class PeerStep(DistillationStep):
             # peer's answer. This moves states and actions, never weights. Peers get no gradient.
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
-            compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else _nothing
+            compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else nothing
         return self.copy(states, peer.map(lambda part: part[peer_of]), compare, taught, learning_rate, diagnose)
 
 
 Compare = Callable[[PolicyOutput], Comparison]
 
 
-def _nothing(own: PolicyOutput) -> Comparison:
+def nothing(own: PolicyOutput) -> Comparison:
     """For methods without a weight."""
     raise AssertionError("no weight asks")
 

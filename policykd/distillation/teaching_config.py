@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from policykd.core.fields import require
-from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
+from policykd.core.registry import NAME
+from policykd.learners.config import Config, DDPGConfig, Function, PPOConfig, SACConfig, TD3Config
 
 PEERS_ONLY: dict[str, object] = {
     "scale_free": True,
@@ -26,18 +27,10 @@ PEERS_ONLY: dict[str, object] = {
 class TeachingConfig:
     """How a student learns from its teacher, whatever its backbone."""
 
-    divergence: typing.Literal[
-        "auto",
-        "action_mse",
-        "action_huber",
-        "gaussian_nll",
-        "gaussian_kl_forward",
-        "gaussian_kl_reverse",
-        "cross_entropy_forward",
-        "cross_entropy_reverse",
-        "wasserstein2",
-    ] = "auto"
-    """How far apart student and teacher are at a state. Forward is KL(teacher || student), which covers the teacher's
+    divergence: Annotated[str | Function, NAME] = "auto"
+    """How far apart student and teacher are at a state: action_mse, action_huber, gaussian_nll, gaussian_kl_forward,
+    gaussian_kl_reverse, cross_entropy_forward, cross_entropy_reverse, wasserstein2, or a function. Forward is
+    KL(teacher || student), which covers the teacher's
     mass; reverse is KL(student || teacher). "auto" is the method's own where both sides have a standard deviation,
     and the squared distance of actions elsewhere."""
     temperature: float = 1.0
@@ -46,8 +39,9 @@ class TeachingConfig:
     """Standard deviation, in actions scaled to [-1, 1], of a teacher that has none (TD3, DDPG, functions)."""
     distill_coef: float = 1.0
     """Weight lambda of the teacher's loss beside that of RL, before its schedule."""
-    distill_schedule: typing.Literal["auto", "constant", "linear", "exponential", "return_ratio", "held_kl"] = "auto"
-    """How the teacher fades; "auto" is the method's own. Without RL it scales the learning rate. return_ratio is
+    distill_schedule: Annotated[str | Function, NAME] = "auto"
+    """How the teacher fades: constant, linear, exponential, cosine, return_ratio, held_kl, or a function of the
+    progress from 0 to 1; "auto" is the method's own. Without RL it scales the learning rate. return_ratio is
     1 - (student - random) / (teacher - random) of returns, within 0 and 1; held_kl adapts lambda so that the
     divergence stays near kl_target."""
     kl_target: float = 0.1
@@ -145,7 +139,7 @@ class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
     """Deterministic students, with DDPG where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
-    """Hidden layers of actor and critic (ReLU)."""
+    """Widths of the hidden layers of actor and critic."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -158,7 +152,7 @@ class TaughtTD3Config(TeachingConfig, TD3Config):
     """Deterministic students, with TD3 where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
-    """Hidden layers of actor and critics (ReLU)."""
+    """Widths of the hidden layers of actor and critics."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -171,7 +165,7 @@ class TaughtSACConfig(TeachingConfig, SACConfig):
     """Squashed Gaussian students, with SAC where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
-    """Hidden layers of actor and critics (ReLU)."""
+    """Widths of the hidden layers of actor and critics."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

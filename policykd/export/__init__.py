@@ -1,6 +1,18 @@
-"""Learners leave as what people deploy: agents of SB3, ONNX, TorchScript, a folder for the Hugging Face Hub."""
+"""Learners leave as what people deploy: SB3, ONNX, TorchScript, C, a folder for the Hugging Face Hub."""
 
 from policykd.export.deployed import DeployedPolicy, deploy
-from policykd.export.sb3 import MODELS, make_model, read_sb3, to_sb3, vec_env, write_sb3
+from policykd.export.policy import Policy
+from policykd.export.sb3 import MODELS, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
 
-__all__ = ["MODELS", "DeployedPolicy", "deploy", "make_model", "read_sb3", "to_sb3", "vec_env", "write_sb3"]
+__all__ = [
+    "MODELS",
+    "DeployedPolicy",
+    "Policy",
+    "deploy",
+    "make_model",
+    "read_sb3",
+    "sb3_twin",
+    "to_sb3",
+    "vec_env",
+    "write_sb3",
+]

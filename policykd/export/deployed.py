@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from policykd.core.normaliser import CLIP
 from policykd.export.exportable import Exportable
 from policykd.learners import PPO, OffPolicyLearner
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
 CHECKED = 256
@@ -25,6 +27,19 @@ CHECKED = 256
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+
+
+class Difference(NamedTuple):
+    """How far actions are from the learner's, in actions scaled to [-1, 1]."""
+
+    worst: float
+    mean: float
+    observations: int
+    """At how many it was measured."""
+
+
+Check = Callable[[Exportable, int, Act, str], Difference]
+"""How far a function is from learner k of an agent; raises where it is too far."""
 
 
 class DeployedPolicy(nn.Module):
@@ -57,10 +72,14 @@ class DeployedPolicy(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for weight, bias in network.unpack(row.detach().cpu().unsqueeze(0)):
+        for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
             layer.weight, layer.bias = nn.Parameter(weight[0].t().contiguous()), nn.Parameter(bias[0, 0].clone())
-            layers += [layer, nn.Tanh() if network.activation == "tanh" else nn.ReLU()]
+            layers.append(layer)
+            if norm:
+                layers.append(nn.LayerNorm(weight.shape[2]))
+                layers[-1].weight, layers[-1].bias = (nn.Parameter(part[0, 0].clone()) for part in norm)
+            layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
         last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
@@ -98,16 +117,18 @@ def deploy(agent: Exportable, k: int) -> DeployedPolicy:
         PolicyKDError: the module does not act like the learner.
     """
     learner, scale = agent.learner, agent.action_scale
+    network = getattr(learner, "actor_network", None)
+    if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
+        raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
             statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : learner.actor_network.parameter_count]
-        policy = DeployedPolicy(learner.actor_network, row, *bounds, squash=False, statistics=statistics)
+        row = learner.actor[k, : network.parameter_count]
+        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
     else:
-        assert isinstance(learner, OffPolicyLearner)
-        policy = DeployedPolicy(learner.actor_network, learner.actor[k], *bounds, squash=True)
+        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
 
@@ -117,23 +138,27 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
     return lambda observations: policy(torch.from_numpy(observations)).numpy()
 
 
-def check(agent: Exportable, k: int, act: Act, what: str) -> float:
-    """The largest distance of ``act`` from learner ``k`` at random observations, in actions scaled to [-1, 1].
+def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
+    """How far ``act`` is from learner ``k`` at random observations.
 
     Raises:
-        PolicyKDError: it is above ``TOLERANCE``.
+        PolicyKDError: by more than ``TOLERANCE``.
     """
-    observations = _observations(agent, k)
-    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
-    worst = float(distances.max())
-    if not worst <= TOLERANCE:
+    difference = compare(agent, k, act, random_observations(agent, k))
+    if not difference.worst <= TOLERANCE:
         raise PolicyKDError(
-            f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+            f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
         )
-    return worst
+    return difference
 
 
-def _observations(agent: Exportable, k: int) -> np.ndarray:
+def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
+    """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
+    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
+    return Difference(float(distances.max()), float(distances.mean()), len(observations))
+
+
+def random_observations(agent: Exportable, k: int) -> np.ndarray:
     """Observations ``(n, O)`` as the learner has met them, and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
@@ -153,13 +178,30 @@ def description(agent: Exportable) -> str:
 def write_checked(
     agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
 ) -> float:
+    """``write_compared`` by ``check``; returns the largest distance."""
+    return write_compared(agent, k, path, write, read).worst
+
+
+def write_compared(
+    agent: Exportable,
+    k: int,
+    path: Path,
+    write: Callable[[Path], None],
+    read: Callable[[Path], Act],
+    checked: Check | None = None,
+) -> Difference:
     """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
 
-    Returns:
-        The largest distance, in actions scaled to [-1, 1].
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        write: writes it.
+        read: reads it as those who deploy it do.
+        checked: what its actions must pass; None is ``check``.
 
     Raises:
-        PolicyKDError: it is too large, or ``path`` exists.
+        PolicyKDError: it does not, or ``path`` exists.
     """
     require_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,12 +209,12 @@ def write_checked(
         temporary = Path(folder) / path.name
         write(temporary)
         act = read(temporary)
-        worst = check(agent, k, act, str(path))
-        one = _observations(agent, k)[:1]
+        difference = (checked or check)(agent, k, act, str(path))
+        one = random_observations(agent, k)[:1]
         if act(one).shape != (1, len(agent.action_scale.low)):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
         shutil.move(temporary, path)
-    return worst
+    return difference
 
 
 def require_free(path: Path) -> None:

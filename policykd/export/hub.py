@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from policykd.core.files import write_text
 from policykd.export.deployed import deploy, require_free
 from policykd.export.exportable import Exportable
 from policykd.export.zoo import to_zip
-from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
 from policykd.teachers import Teacher, TeacherScore
 
@@ -28,11 +28,17 @@ STATISTICS = "vec_normalize.pkl"
 
 
 def to_hub_folder(
-    agent: Exportable, k: int, path: Path, n_eval_episodes: int = 20, seed: int = 0, video: bool = True
+    agent: Exportable,
+    k: int,
+    path: Path,
+    n_eval_episodes: int = 20,
+    seed: int = 0,
+    record: Callable[..., object] | None = None,
 ) -> TeacherScore:
     """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
 
-    The results are those of the written files, read back and played; not of the learner in memory.
+    ``record`` makes the replay (``policykd.measure.video.record_video``); None makes none. The results are
+    those of the written files, read back and played; not of the learner in memory.
 
     Returns:
         The returns on the card.
@@ -50,9 +56,9 @@ def to_hub_folder(
         teacher = Teacher.load(folder, agent.factory)
         score = teacher.score(agent.factory, n_eval_episodes, seed)
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
-        drawn = video and agent.made_by_id
-        if drawn:
-            record_video(agent.env_id, lambda o: teacher.predict(agent.view(o))[0], folder / "replay.mp4", seed=seed)
+        drawn = record is not None and agent.made_by_id
+        if record is not None and drawn:
+            record(agent.env_id, lambda o: teacher.predict(agent.view(o))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
         shutil.move(folder, path)
     return dataclasses.replace(score, source=str(path))

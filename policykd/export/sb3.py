@@ -17,10 +17,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.networks import MLP, Adam
+from policykd.core.networks import MLP, Adam, Network
 from policykd.export import sb3_ppo
 from policykd.export.exportable import Exportable
-from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
+from policykd.learners import DDPG, PPO, SAC, Learner, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
@@ -52,7 +52,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
         size = env.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
-    policy = {"net_arch": list(config.net_arch)}
+    policy = {"net_arch": list(config.net_arch), "activation_fn": sb3_ppo.ACTIVATIONS[config.activation_fn]}
     return MODELS[backbone]("MlpPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
 
 
@@ -61,14 +61,21 @@ def vec_env(env: VecEnv, config: Config) -> VecEnv:
     return sb3_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
 
 
+def sb3_twin(learner: Learner) -> str | None:
+    """The algorithm of SB3 that a learner can become: its twin, where its networks are plain MLPs."""
+    networks = getattr(learner, "actor_network", None), getattr(learner, "critic_network", None)
+    plain = all(isinstance(network, MLP) and not network.layer_norm for network in networks)
+    return learner.sb3 if plain else None
+
+
 def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters.
 
     PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
     """
-    learner, config, twin = agent.learner, agent.config, agent.learner_type.sb3
+    learner, config, twin = agent.learner, agent.config, sb3_twin(agent.learner)
     if twin is None:
-        raise PolicyKDError(f"export: {agent.backbone} has no twin in Stable-Baselines3; use onnx or torchscript")
+        raise PolicyKDError(f"export: {agent.backbone} with these networks has no twin in Stable-Baselines3")
     env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
     model = make_model(twin, config, env)
     if isinstance(learner, PPO):
@@ -114,7 +121,7 @@ def read_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
 class _Layout(NamedTuple):
     """How rows lie in torch's parameters: network after network, each layer (out, in) and (out,)."""
 
-    network: MLP | None = None
+    network: Network | None = None
     """None: a row is one parameter of one number."""
     heads: int = 1
     """Layers side by side into which SB3 splits the last one: SAC's mean and log standard deviation."""
@@ -123,6 +130,7 @@ class _Layout(NamedTuple):
         """Rows ``(C, P)`` as the parameters of C networks."""
         if self.network is None:
             return list(rows.cpu())
+        assert isinstance(self.network, MLP)  # to_sb3 has looked
         layers = [(weight.transpose(1, 2), bias.squeeze(1)) for weight, bias in self.network.unpack(rows.cpu())]
         weight, bias = layers.pop()
         layers += zip(weight.chunk(self.heads, dim=1), bias.chunk(self.heads, dim=1), strict=True)

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
-from policykd.core.networks import MLP
+from policykd.core.networks import MLP, Network
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO
 
@@ -21,17 +21,23 @@ COMMON_SETTINGS = (
 """Settings of the same name and meaning on both sides."""
 
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
+"""Activation functions as SB3 takes them."""
+
+
 def sb3_settings(config: PPOConfig) -> dict[str, Any]:
     """The arguments of SB3's ``PPO`` for these settings."""
     policy = {
         "net_arch": list(config.net_arch),
-        "activation_fn": nn.Tanh if config.activation_fn == "tanh" else nn.ReLU,
+        "activation_fn": ACTIVATIONS[config.activation_fn],
         "ortho_init": config.ortho_init,
         "log_std_init": config.log_std_init,
     }
     return {
         **{name: getattr(config, name) for name in COMMON_SETTINGS},
-        "learning_rate": _schedule(config.learning_rate, config.learning_rate_schedule),
+        "learning_rate": config.learning_rate
+        if callable(config.learning_rate)
+        else _schedule(config.learning_rate, config.learning_rate_schedule),
         "clip_range": _schedule(config.clip_range, config.clip_range_schedule),
         "policy_kwargs": policy,
     }
@@ -93,8 +99,9 @@ def _to_row(learner: PPO, parameters: list[Tensor]) -> Tensor:
     return torch.cat([part.t().reshape(-1) if part.ndim == 2 else part for part in (*actor, log_std, *critic)])
 
 
-def _layers(network: MLP, row: Tensor) -> list[Tensor]:
+def _layers(network: Network, row: Tensor) -> list[Tensor]:
     """A row ``(P,)`` as torch's parameters of each layer: (out, in) and (out,)."""
+    assert isinstance(network, MLP)  # to_sb3 has looked
     parts = ((weight[0].t(), bias.view(-1)) for weight, bias in network.unpack(row.unsqueeze(0)))
     return [part.clone() for pair in parts for part in pair]
 

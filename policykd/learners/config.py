@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import math
 import typing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from policykd.core.fields import require
+import tyro
+
+from policykd.core.fields import change, require
+from policykd.core.registry import NAME, NUMBER
+
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,13 @@ class DistillationConfig:
     """States per distillation step and learner."""
     distill_learning_rate: float = 1e-4
     """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
-    divergence: typing.Literal[
-        "action_mse", "action_huber", "gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"
-    ] = "action_mse"
-    """How far apart two policies are at a state. The last three compare Gaussians and need a learner that has one;
-    forward is KL(peer || learner), reverse KL(learner || peer)."""
-    distill_schedule: typing.Literal["constant", "linear", "exponential", "cosine"] = "constant"
-    """How the distillation step fades over the run: its learning rate is multiplied by this schedule."""
+    divergence: Annotated[str | Function, NAME] = "action_mse"
+    """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
+    wasserstein2, or a function (``policykd.distillation.divergences``). The last three compare Gaussians; forward is
+    KL(peer || learner), reverse KL(learner || peer)."""
+    distill_schedule: Annotated[str | Function, NAME] = "constant"
+    """How the distillation step fades over the run: constant, linear, exponential, cosine, or a function of the
+    progress from 0 to 1. Its learning rate is multiplied by it."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -89,8 +96,9 @@ class RunConfig:
 class OffPolicyConfig(DistillationConfig, RunConfig):
     """What all learners with a replay have in common."""
 
-    learning_rate: float = 1e-3
-    """Adam's learning rate of actor and critic (and of SAC's temperature)."""
+    learning_rate: Annotated[float | Function, NUMBER] = 1e-3
+    """Adam's learning rate of actor and critic (and of SAC's temperature); a number, or a function of what remains of
+    the run, from 1 to 0, as SB3 takes it."""
     buffer_size: int = 1_000_000
     """Transitions that the replay keeps of each learner."""
     learning_starts: int = 100
@@ -106,14 +114,33 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
     gradient_steps: int = 1
     """Gradient steps at every update."""
     net_arch: tuple[int, ...] = (400, 300)
-    """Hidden layers of actor and critic (ReLU)."""
+    """Widths of the hidden layers of actor and critic."""
+    activation_fn: typing.Literal["relu", "tanh", "elu"] = "relu"
+    """Activation function of the hidden layers."""
+    layer_norm: bool = False
+    """Normalise every hidden layer before its activation (Ba et al. 2016)."""
+    network: Annotated[str | Function | None, NAME] = None
+    """Makes the actor's network of (inputs, outputs), and the critic's where that has none of its own: a function, or
+    its name in ``NETWORKS``. None is an MLP of the settings above."""
+    critic_network: Annotated[str | Function | None, NAME] = None
+    """Makes the critic's network of (inputs, outputs)."""
+    vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary."""
+    allocation: typing.Literal["equal", "best"] = "equal"
+    """Who acts in the episodes of a group: its peers alike; or mostly the one whose latest training episodes returned
+    most. The second needs a method with a pooled replay."""
+    allocation_floor: float = 0.5
+    """allocation="best": this part of the environment steps is shared alike, the rest goes to the best peer."""
+    allocation_episodes: int = 2
+    """allocation="best": the latest training episodes of each peer by whose mean return it is judged."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         DistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
         for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+            value = getattr(self, name)
+            require(callable(value) or value > 0, name, value, "must be positive")
         require(
             self.buffer_size >= max(self.batch_size, self.distill_batch_size),
             "buffer_size",
@@ -124,6 +151,31 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
+        require(0 <= self.allocation_floor <= 1, "allocation_floor", self.allocation_floor, "must lie in [0, 1]")
+        require(self.allocation_episodes >= 1, "allocation_episodes", self.allocation_episodes, "must be positive")
+        self._check_vary()
+
+    def _check_vary(self) -> None:
+        """Every value of a varied setting must be able to stand for all."""
+        for name, values in self.vary.items():
+            known = [n for n in VARIABLE if hasattr(self, n)]
+            require(name in known, "vary", name, f"cannot differ between peers; can: {', '.join(known)}")
+            fits = isinstance(values, list | tuple) and len(values) > 0
+            require(fits and all(type(v) in (int, float) for v in values), f"vary.{name}", values, "must be numbers")
+            for value in values:
+                change(self, {name: value, "vary": {}})
+
+
+VARIABLE = (
+    "learning_rate",
+    "gamma",
+    "tau",
+    "action_noise_std",
+    "target_policy_noise",
+    "target_entropy",
+    "distill_learning_rate",
+)
+"""Settings that may have one value per peer."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +190,7 @@ class DDPGConfig(OffPolicyConfig):
         super().__post_init__()
         require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
         require(
-            self.divergence.startswith(("action_", "auto")),
+            self.divergence not in ("gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"),
             "divergence",
             self.divergence,
             "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",
@@ -173,10 +225,10 @@ class TD3Config(DDPGConfig):
 class SACConfig(OffPolicyConfig):
     """Settings of SAC learners; defaults are those of SB3's SAC."""
 
-    learning_rate: float = 3e-4
-    """Adam's learning rate of actor, critics and temperature."""
+    learning_rate: Annotated[float | Function, NUMBER] = 3e-4
+    """Adam's learning rate of actor, critics and temperature; a number, or a function of what remains of the run."""
     net_arch: tuple[int, ...] = (256, 256)
-    """Hidden layers of actor and critics (ReLU)."""
+    """Widths of the hidden layers of actor and critics."""
     ent_coef: float | str = "auto"
     """Temperature: the weight of entropy beside the return. "auto" learns it for every learner from 1, "auto_0.1" from
     0.1; a number is kept."""
@@ -222,8 +274,8 @@ class SACConfig(OffPolicyConfig):
 class PPOConfig(DistillationConfig, RunConfig):
     """Settings of PPO learners; defaults are those of SB3's PPO."""
 
-    learning_rate: float = 3e-4
-    """Adam's learning rate of policy and value network."""
+    learning_rate: Annotated[float | Function, NUMBER] = 3e-4
+    """Adam's learning rate of policy and value network; a number, or a function of what remains of the run."""
     learning_rate_schedule: typing.Literal["constant", "linear"] = "constant"
     """How the learning rate falls over the run; linear ends at 0."""
     n_envs: int = 1
@@ -253,9 +305,16 @@ class PPOConfig(DistillationConfig, RunConfig):
     target_kl: float | None = None
     """SB3 can stop an update at this divergence. Here learners share Adam's count of steps: None only."""
     net_arch: tuple[int, ...] = (64, 64)
-    """Hidden layers of the policy and, apart from it, of the value network."""
-    activation_fn: typing.Literal["tanh", "relu"] = "tanh"
-    """What is between the layers."""
+    """Widths of the hidden layers of the policy and, apart from it, of the value network."""
+    activation_fn: typing.Literal["tanh", "relu", "elu"] = "tanh"
+    """Activation function of the hidden layers."""
+    layer_norm: bool = False
+    """Normalise every hidden layer before its activation (Ba et al. 2016)."""
+    network: Annotated[str | Function | None, NAME] = None
+    """Makes the policy's network of (inputs, outputs), and the value network where that has none of its own: a
+    function, or its name in ``NETWORKS``. None is an MLP of the settings above."""
+    critic_network: Annotated[str | Function | None, NAME] = None
+    """Makes the value network of (inputs, outputs)."""
     ortho_init: bool = True
     """Begin with orthogonal weights; False: as torch's linear layers do."""
     log_std_init: float = 0.0
@@ -279,7 +338,8 @@ class PPOConfig(DistillationConfig, RunConfig):
         RunConfig.__post_init__(self)
         positive = ("learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
         for name in (*positive, "distill_freq", "distill_gradient_steps"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+            value = getattr(self, name)
+            require(callable(value) or value > 0, name, value, "must be positive")
         for name in ("gamma", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
         for name in ("ent_coef", "vf_coef"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from policykd.core.networks import gradient
 from policykd.learners.config import DDPGConfig
 from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
+from policykd.learners.settings import per_action
 from policykd.memory.replay import Batch
 
 
@@ -33,10 +34,11 @@ class DDPG(OffPolicyLearner):
     ) -> None:
         super().__init__(observation_size, action_size, config, generators, device)
         self.actor_target = self.actor.clone()
+        self.noise_std = per_action(self.settings.get("action_noise_std"))
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """mu(s) + Gaussian noise, clipped to [-1, 1]: ``(K, B, A)``."""
-        return (self.policy(actor, observations) + self.config.action_noise_std * noise).clamp(-1, 1)
+        return (self.policy(actor, observations) + self.noise_std * noise).clamp(-1, 1)
 
     def update(
         self,
@@ -51,16 +53,16 @@ class DDPG(OffPolicyLearner):
         if update_actor:
             info |= self.update_actor(batch, teacher)
         if update_targets:
-            self.actor_target.lerp_(self.actor, self.config.tau)
-            self.critic_target.lerp_(self.critic, self.config.tau)
+            self.actor_target.lerp_(self.actor, self.tau)
+            self.critic_target.lerp_(self.critic, self.critic_tau)
         return info
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
         next_actions = self.policy(self.actor_target, batch.next_observations)
-        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
-        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
+        next_values = self.target_q(batch.next_observations, next_actions)
+        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
 
     def update_actor(self, batch: Batch, teacher: Loss | None = None) -> dict[str, Tensor]:
         """Ascend Q_1(s, mu(s)), averaged over the batch."""
@@ -74,5 +76,5 @@ class DDPG(OffPolicyLearner):
             return losses, {"train/actor_loss": losses.detach(), **info}
 
         gradients, info = gradient(loss, self.actor)
-        self.actor_adam.step(self.actor, gradients, self.config.learning_rate)
+        self.actor_adam.step(self.actor, gradients, self.learning_rate)
         return info

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.learners.config import OffPolicyConfig
+from policykd.learners.settings import Settings, critic_rows, make_networks
 from policykd.memory.replay import Batch
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -49,8 +50,9 @@ class OffPolicyLearner:
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
         outputs = 2 * action_size if self.gaussian else action_size
-        self.actor_network = MLP((observation_size, *config.net_arch, outputs), squash=not self.gaussian)
-        self.critic_network = MLP((observation_size + action_size, *config.net_arch, 1))
+        self.actor_network, self.critic_network = make_networks(
+            config, observation_size, outputs, observation_size + action_size
+        )
         actors: list[Tensor] = []
         critics: list[Tensor] = []
         for generator in self.generators:
@@ -61,6 +63,12 @@ class OffPolicyLearner:
         self.critic_target = self.critic.clone()
         self.actor_adam = Adam(self.actor)
         self.critic_adam = Adam(self.critic)
+        self.settings = settings = Settings(config, len(self.generators), device)
+        self.gamma, self.tau, self.learning_rate = (settings.get(name) for name in ("gamma", "tau", "learning_rate"))
+        self.critic_tau = critic_rows(self.tau, self.critics)
+        self.critic_learning_rate = critic_rows(self.learning_rate, self.critics)
+        self.judges = 1
+        """Neighbouring learners whose critics make targets together: 1, or all peers of a group."""
 
     @classmethod
     def make(
@@ -82,7 +90,7 @@ class OffPolicyLearner:
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
         """Deterministic actions ``(K, B, A)`` in [-1, 1] at observations ``(K, B, O)``."""
-        return self.actor_network(actor, observations)
+        return self.actor_network(actor, observations).tanh()
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
         """All that the policies say at observations ``(K, B, O)``; what divergences compare."""
@@ -98,6 +106,19 @@ class OffPolicyLearner:
         if self.critics > 1:
             inputs = inputs.repeat_interleave(self.critics, dim=0)
         return self.critic_network(critic, inputs).view(-1, self.critics, inputs.shape[1])
+
+    def target_q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """The least target critic's Q'(s, a), ``(K, B)``; with several judges the mean of each one's least."""
+        if self.judges == 1:
+            return self.q_values(self.critic_target, observations, actions).amin(1)
+        batch, count = observations.shape[1], self.judges
+        # Every judge of a group answers at the states of all of its learners, in its own row.
+        everybody = [
+            part.view(-1, count * batch, part.shape[-1]).repeat_interleave(count, dim=0)
+            for part in (observations, actions)
+        ]
+        judged = self.q_values(self.critic_target, everybody[0], everybody[1]).amin(1)
+        return judged.view(-1, count, count, batch).mean(1).view(-1, batch)
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) = Q(s, a) of the policy's action; the minimum where there are several critics: ``(K, B)``."""
@@ -143,7 +164,7 @@ class OffPolicyLearner:
             return losses, {"train/critic_loss": losses.detach()}
 
         gradients, info = gradient(loss, self.critic)
-        self.critic_adam.step(self.critic, gradients, self.config.learning_rate)
+        self.critic_adam.step(self.critic, gradients, self.critic_learning_rate)
         return info
 
 

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.normaliser import CLIP, RunningMeanStd
 from policykd.learners.config import PPOConfig
+from policykd.learners.settings import make_networks
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -109,8 +110,7 @@ class PPO:
         high: np.ndarray | float = 1.0,
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
-        self.actor_network = MLP((observation_size, *config.net_arch, action_size), activation=config.activation_fn)
-        self.critic_network = MLP((observation_size, *config.net_arch, 1), activation=config.activation_fn)
+        self.actor_network, self.critic_network = make_networks(config, observation_size, action_size, observation_size)
         self.sizes = [self.actor_network.parameter_count, action_size, self.critic_network.parameter_count]
         self.parameters = torch.stack([self._initialise(generator) for generator in self.generators]).to(device)
         self.adam = Adam(self.parameters, eps=1e-5)
@@ -124,12 +124,13 @@ class PPO:
 
     def _initialise(self, generator: np.random.Generator) -> Tensor:
         log_std = torch.full((self.action_size,), self.config.log_std_init)
-        if not self.config.ortho_init:
-            actor, critic = (network.initialise(generator) for network in (self.actor_network, self.critic_network))
+        networks = self.actor_network, self.critic_network
+        if not (self.config.ortho_init and isinstance(networks[0], MLP) and isinstance(networks[1], MLP)):
+            actor, critic = (network.initialise(generator) for network in networks)
         else:
             hidden = [math.sqrt(2)] * len(self.config.net_arch)
-            actor = self.actor_network.initialise_orthogonal(generator, [*hidden, 0.01])
-            critic = self.critic_network.initialise_orthogonal(generator, [*hidden, 1.0])
+            actor = networks[0].initialise_orthogonal(generator, [*hidden, 0.01])
+            critic = networks[1].initialise_orthogonal(generator, [*hidden, 1.0])
         return torch.cat((actor, log_std, critic))
 
     @property

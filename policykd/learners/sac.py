@@ -59,7 +59,9 @@ class SAC(OffPolicyLearner):
     ) -> None:
         super().__init__(observation_size, action_size, config, generators, device)
         auto = config.target_entropy == "auto"
-        self.target_entropy = -float(action_size) if auto else float(config.target_entropy)
+        self.target_entropy: float | Tensor = -float(action_size) if auto else float(config.target_entropy)
+        if "target_entropy" in config.vary:
+            self.target_entropy = self.settings.per_learner(config.vary["target_entropy"]).squeeze(1)
         temperature = torch.full((len(self.generators), 1), config.initial_ent_coef, device=device)
         if config.learns_ent_coef:
             self.log_ent_coef = temperature.log()
@@ -132,16 +134,16 @@ class SAC(OffPolicyLearner):
         if self.config.learns_ent_coef:
             info |= self.update_temperature(info["train/entropy"])
         if update_targets:
-            self.critic_target.lerp_(self.critic, self.config.tau)
+            self.critic_target.lerp_(self.critic, self.critic_tau)
         return info | {"train/ent_coef": temperature.squeeze(1)}
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
         """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
         next_actions, log_prob = self.sample(self.actor, batch.next_observations, noise)
-        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
+        next_values = self.target_q(batch.next_observations, next_actions)
         next_values = next_values - temperature * log_prob
-        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
+        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
 
     def update_actor(
         self, batch: Batch, noise: Tensor, temperature: Tensor, teacher: Loss | None = None
@@ -157,12 +159,12 @@ class SAC(OffPolicyLearner):
             return losses, info
 
         gradients, info = gradient(loss, self.actor)
-        self.actor_adam.step(self.actor, gradients, self.config.learning_rate)
+        self.actor_adam.step(self.actor, gradients, self.learning_rate)
         return info
 
     def update_temperature(self, entropy: Tensor) -> dict[str, Tensor]:
         """Descend log temperature * (entropy - target entropy): raise the temperature where entropy ``(K,)`` is low."""
         gradients = (entropy - self.target_entropy).unsqueeze(1)
         losses = (self.log_ent_coef * gradients).squeeze(1)
-        self.ent_coef_adam.step(self.log_ent_coef, gradients, self.config.learning_rate)
+        self.ent_coef_adam.step(self.log_ent_coef, gradients, self.learning_rate)
         return {"train/ent_coef_loss": losses}

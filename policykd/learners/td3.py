@@ -10,6 +10,7 @@ from torch import Tensor
 from policykd.core.seeding import standard_normal
 from policykd.learners.config import TD3Config
 from policykd.learners.ddpg import DDPG
+from policykd.learners.settings import per_action
 from policykd.memory.replay import Batch
 
 
@@ -40,7 +41,7 @@ class TD3(DDPG):
         """Y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
-        smoothing = (noise * self.config.target_policy_noise).clamp(-bound, bound)
+        smoothing = (noise * per_action(self.settings.get("target_policy_noise"))).clamp(-bound, bound)
         next_actions = (self.policy(self.actor_target, batch.next_observations) + smoothing).clamp(-1, 1)
-        next_values = self.q_values(self.critic_target, batch.next_observations, next_actions).amin(1)
-        return batch.rewards + self.config.gamma * (1 - batch.terminated) * next_values
+        next_values = self.target_q(batch.next_observations, next_actions)
+        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from policykd.core.compute import one_thread
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.training.agent import Agent
-from policykd.training.loop import one_thread
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
+from policykd.native import draws
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -71,8 +72,9 @@ class SharedReplay:
         self.size = 0
         self.position = 0
         self._row = np.empty((learners, shape[2]), np.float32)
-        self._first_row = np.arange(learners)[:, None] * capacity
-        self._first_of_group = np.arange(learners)[:, None] // peers * peers * capacity
+        self._learner = np.arange(learners)
+        self._first_of_group = self._learner // peers * peers
+        self._streams: draws.Streams | None = None
 
     @property
     def observations(self) -> Tensor:
@@ -113,19 +115,52 @@ class SharedReplay:
             peer_of: the peer of every learner ``(K,)``, for source "peer".
             recent: draw from the most recent so many transitions only; None is all.
         """
+        count = self.size if recent is None else min(recent, self.size)
+        if draws.gathers(self.storage):
+            rows = self._gather_native(batch_size, generators, source, peer_of, count)
+        else:
+            rows = self._gather(batch_size, generators, source, peer_of, count)
+        *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
+        return Batch(*vectors, *ends.unbind(-1))
+
+    def _gather_native(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """``_gather`` in one call."""
+        if self._streams is None or self._streams.generators != generators:
+            self._streams = draws.Streams(generators)
+        first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
+        assert first is not None
+        rings = self.peers if source == "pooled" else 1
+        return draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
+
+    def _gather(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
         uniform = np.empty((len(self._row), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
-        count = self.size if recent is None else min(recent, self.size)
         if source == "pooled":
-            draws = (uniform * (count * self.peers)).astype(np.int64)
-            first_row = self._first_of_group + draws // count * self.capacity
-            draws %= count
+            drawn = (uniform * (count * self.peers)).astype(np.int64)
+            ring = self._first_of_group[:, None] + drawn // count
+            drawn %= count
         else:
-            draws = (uniform * count).astype(np.int64)
-            first_row = self._first_row if source == "own" else self._first_row[peer_of]
-        indices = first_row + (self.position - 1 - draws) % self.size
-        return self._gather(torch.from_numpy(indices).to(self.device))
+            drawn = (uniform * count).astype(np.int64)
+            ring = (self._learner if source == "own" else self._learner[peer_of])[:, None]
+        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size)
+        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1).to(self.device))
+        return rows.view(*indices.shape, -1)
 
     def state(self) -> dict[str, Any]:
         """The transitions so far, for a checkpoint."""
@@ -138,8 +173,3 @@ class SharedReplay:
             raise PolicyKDError(f"replay: position {position!r} lies outside its {self.capacity:,} transitions")
         self.size, self.position = storage.shape[1], position
         self.storage[:, : self.size] = storage.to(self.device)
-
-    def _gather(self, indices: Tensor) -> Batch:
-        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
-        *vectors, ends = rows.view(*indices.shape, -1).split_with_sizes(self.sections, dim=-1)
-        return Batch(*vectors, *ends.unbind(-1))

@@ -1,4 +1,4 @@
-"""MLPs and Adam in C for small networks on one CPU thread, where torch is far from the speed of the machine.
+"""MLPs and Adam in C for small networks on the CPU, where torch is far from the speed of the machine.
 
 The kernels are compiled at first use, and optional: where they cannot be had, ``usable`` is false,
 ``reason()`` says why, and callers keep to torch. ``POLICYKD_NATIVE=0`` in the environment switches them off.
@@ -14,14 +14,19 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
-from policykd.native.traced import prepare as prepare_to_compile
+from policykd.native.threads import cores, threads
 
-__all__ = ["adam_", "mlp", "prepare_to_compile", "reason", "usable"]
+__all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
 
 
-@torch.compiler.assume_constant_result
 def _ready() -> bool:
     return torch.get_num_threads() == 1 and kernels.available()
+
+
+def prepare_to_compile() -> None:
+    """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
+    torch.compiler.assume_constant_result(_ready)  # not a decorator: it imports the compiler, for seconds
+    traced.prepare()
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
@@ -41,32 +46,35 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
 
 class _MLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool) -> Tensor:
-        outputs, hidden = kernels.forward(rows, inputs, sizes, tanh, True)
+    def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
+        outputs, hidden = kernels.forward(rows, inputs, sizes, activation, norm, True)
         ctx.save_for_backward(rows, inputs, hidden)
-        ctx.sizes, ctx.tanh = sizes, tanh
+        ctx.shape = sizes, activation, norm
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        rows, inputs, hidden = ctx.saved_tensors
         to_rows, to_inputs, *_ = ctx.needs_input_grad
-        results = kernels.backward(gradient, rows, inputs, hidden, ctx.sizes, ctx.tanh, to_rows, to_inputs)
-        return *results, None, None
+        rows, inputs, hidden = ctx.saved_tensors
+        sizes, activation, norm = ctx.shape
+        results = kernels.backward(gradient, rows, inputs, hidden, sizes, activation, norm, to_rows, to_inputs)
+        return *results, None, None, None
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool = False) -> Tensor:
-    """Apply MLP ``r`` with ReLU, or tanh, between its layers to inputs ``r``, where ``usable(rows, inputs)``.
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor:
+    """Apply MLP ``r`` to inputs ``r``, where ``usable(rows, inputs)``.
 
     Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
     take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
 
     Args:
-        rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, layer by layer; contiguous along ``P``.
+        rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, then scale and shift of a normalised hidden
+            layer, layer by layer; contiguous along ``P``.
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
-        tanh: the activation is tanh.
+        activation: "relu", "tanh" or "elu", after every hidden layer.
+        norm: normalise hidden layers before their activation.
 
     Returns:
         Outputs ``(R, B, out)``.
@@ -76,7 +84,7 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool = False) -> Tenso
         RuntimeError: the kernels are not available.
     """
     if torch.compiler.is_compiling():
-        return traced.mlp(rows, inputs, sizes, tanh)
+        return traced.mlp(rows, inputs, sizes, activation, norm)
     if torch.is_grad_enabled() and (rows.requires_grad or inputs.requires_grad):
-        return _MLP.apply(rows, inputs, sizes, tanh)
-    return kernels.forward(rows, inputs, sizes, tanh, False)[0]
+        return _MLP.apply(rows, inputs, sizes, activation, norm)
+    return kernels.forward(rows, inputs, sizes, activation, norm, False)[0]

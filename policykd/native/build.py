@@ -16,9 +16,20 @@ from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("mlp.c")
-OPERATORS = Path(__file__).with_name("ops.cpp")
-COMMON_FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
+HERE = Path(__file__).parent
+SOURCES = sorted(HERE.glob("*.c"))
+HEADERS = sorted(HERE.glob("*.h"))
+OPERATORS = HERE / "ops.cpp"
+COMMON_FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-pthread",
+]
 # The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
 
@@ -77,7 +88,8 @@ def build() -> Path:
     Raises:
         Unavailable: no compiler, no safe folder, or the source does not compile.
     """
-    return _compile(find_compiler(), SOURCE, [[*COMMON_FLAGS, *flags] for flags in CPU_FLAGS], ["-lm"])
+    choices = [[*COMMON_FLAGS, *flags] for flags in CPU_FLAGS]
+    return _compile("kernels", find_compiler(), SOURCES, choices, ["-lm"])
 
 
 def build_operators() -> Path:
@@ -88,34 +100,48 @@ def build_operators() -> Path:
     """
     root = Path(torch.__file__).parent
     folders = [root / "include", root / "include/torch/csrc/api/include"]
-    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-w", *(f"-I{folder}" for folder in folders)]
+    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-w", *(f"-I{folder}" for folder in (HERE, *folders))]
     flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", f"-DTORCH={torch.__version__}"]
     libraries = [str(build()), f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}", "-ltorch_cpu", "-lc10"]
-    return _compile(find_compiler("C++"), OPERATORS, [flags], libraries)
+    return _compile("ops", find_compiler("C++"), [OPERATORS], [flags], libraries)
 
 
-def _compile(compiler: list[str], source: Path, choices: list[list[str]], libraries: list[str]) -> Path:
-    """Compile ``source`` with the first choice of flags that serves, unless it was done before.
+def _compile(
+    name: str, compiler: list[str], sources: list[Path], choices: list[list[str]], libraries: list[str]
+) -> Path:
+    """Compile ``sources`` with the first choice of flags that serves, unless it was done before.
 
     Safe in several processes at once: each writes a file of its own and renames it when it is complete.
     """
     folder = cache_folder()
     version = _run([*compiler, "--version"]).stdout
-    key = "\0".join([source.read_text(), repr((compiler, choices, libraries)), version, _processor()])
-    library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    texts = [path.read_text() for path in (*sources, *HEADERS)]
+    key = "\0".join([*texts, repr((compiler, choices, libraries)), version, _processor()])
+    library = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if library.exists():
         return library
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
     try:
         for flags in choices:
-            result = _run([*compiler, *flags, "-o", temporary, str(source), *libraries])
+            result = _run([*compiler, *flags, "-o", temporary, *map(str, sources), *libraries])
             if result.returncode == 0:
                 os.replace(temporary, library)
                 return library
         raise Unavailable(f"{shlex.join(compiler)} failed: {result.stderr.strip()[:500]}")
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+class Network(ctypes.Structure):
+    """``Network`` of mlp.h."""
+
+    _fields_ = (
+        ("sizes", ctypes.POINTER(ctypes.c_ssize_t)),
+        *((name, ctypes.c_ssize_t) for name in ("layers", "widest", "length", "kept")),
+        ("activation", ctypes.c_int),
+        ("norm", ctypes.c_int),
+    )
 
 
 def load() -> ctypes.CDLL:
@@ -133,18 +159,11 @@ def load() -> ctypes.CDLL:
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(str(error)) from error
     integer, real, pointer = ctypes.c_ssize_t, ctypes.c_float, ctypes.c_void_p
-    counts = (integer, integer, integer)
-    network: tuple[Any, ...] = (
-        *counts,
-        pointer,
-        integer,
-        ctypes.c_int,
-        pointer,
-        integer,
-    )  # widths, widest, tanh, rows, stride
+    rows: tuple[Any, ...] = (ctypes.POINTER(Network), integer, integer, pointer, integer)
     batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
-    library.forward.argtypes = (*network, *batch, pointer, pointer)
-    library.backward.argtypes = (*network, *batch, pointer, *batch, pointer, pointer)
-    library.adam.argtypes = (integer, *[pointer] * 4, *[real] * 6)
+    library.forward.argtypes = (*rows, *batch, pointer, pointer)
+    library.backward.argtypes = (*rows, *batch, pointer, *batch, pointer, pointer)
+    library.adam.argtypes = (integer, integer, *[pointer] * 5, integer, *[real] * 4, ctypes.c_double, real)
+    library.gather.argtypes = (*[integer] * 3, pointer, *[integer] * 6, *[pointer] * 4)
     library.adam.restype = None
     return library

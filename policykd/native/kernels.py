@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -33,54 +33,71 @@ def reason() -> str:
     return _load()[1]
 
 
-def _library() -> ctypes.CDLL:
-    library, why = _load()
-    if library is None:
+def library() -> ctypes.CDLL:
+    """The loaded kernels.
+
+    Raises:
+        RuntimeError: they are not available.
+    """
+    loaded, why = _load()
+    if loaded is None:
         raise RuntimeError(f"native kernels are not available: {why}")
-    return library
+    return loaded
+
+
+ACTIVATIONS = {"relu": 0, "tanh": 1, "elu": 2}
+"""As in vectors.h."""
+
+
+def set_threads(number: int) -> int:
+    """Let calls use up to ``number`` threads (64 at most) and return how many it was before."""
+    return library().set_threads(number)
 
 
 class _Layout(NamedTuple):
-    widths: ctypes.Array[ctypes.c_ssize_t]
-    layers: int
-    widest: int
+    network: build.Network  # what the kernels must know of an MLP
     length: int  # numbers in a row of parameters
-    hidden: int  # width of all hidden layers together
+    kept: int  # numbers that forward keeps of a sample for backward
 
 
 @cache
-def layout(sizes: Sizes) -> _Layout:
+def layout(sizes: Sizes, activation: str, norm: bool) -> _Layout:
     """What the kernels must know of an MLP of these widths."""
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"an MLP needs at least two positive widths, not {sizes}")
-    length = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    hidden = sizes[1:-1]
+    length = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes)) + (2 * sum(hidden) if norm else 0)
+    kept = sum(2 * width + 1 if norm else width for width in hidden)
     widths = (ctypes.c_ssize_t * len(sizes))(*sizes)
-    return _Layout(widths, len(sizes) - 1, max(sizes), length, sum(sizes[1:-1]))
+    network = build.Network(widths, len(sizes) - 1, max(sizes), length, kept, ACTIVATIONS[activation], norm)
+    return _Layout(network, length, kept)
 
 
-def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool, keep: bool) -> tuple[Tensor, Tensor | None]:
+def forward(
+    rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool, keep: bool
+) -> tuple[Tensor, Tensor | None]:
     """Outputs ``(R, B, out)``, and what ``backward`` needs if ``keep``.
 
     Args:
         rows: parameters ``(R, P)``, contiguous along ``P``.
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
-        tanh: the activation between layers is tanh instead of ReLU.
+        activation: of the hidden layers.
+        norm: whether hidden layers are normalised.
         keep: whether gradients will be asked for.
 
     Raises:
         ValueError: the shapes do not fit each other.
         MemoryError: no memory for working space.
     """
-    shape = layout(sizes)
+    shape = layout(sizes, activation, norm)
     networks, samples, width = inputs.shape
     if rows.shape != (networks, shape.length) or width != sizes[0]:
         raise ValueError(f"rows {tuple(rows.shape)} and inputs {tuple(inputs.shape)} do not fit {sizes}")
     outputs = inputs.new_empty(networks, samples, sizes[-1])
-    hidden = inputs.new_empty(networks, samples * shape.hidden) if keep else None
-    failed = _library().forward(
-        *(networks, samples, shape.layers, shape.widths, shape.widest, tanh, rows.data_ptr(), rows.stride(0)),
-        *(inputs.data_ptr(), *inputs.stride()),
+    hidden = inputs.new_empty(networks, samples * shape.kept) if keep else None
+    failed = library().forward(
+        *(shape.network, networks, samples, rows.data_ptr(), rows.stride(0), inputs.data_ptr(), *inputs.stride()),
         *(None if hidden is None else hidden.data_ptr(), outputs.data_ptr()),
     )
     if failed:
@@ -94,7 +111,8 @@ def backward(
     inputs: Tensor,
     hidden: Tensor,
     sizes: Sizes,
-    tanh: bool,
+    activation: str,
+    norm: bool,
     to_rows: bool,
     to_inputs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -106,20 +124,21 @@ def backward(
         inputs: as given to ``forward``.
         hidden: as ``forward`` returned it.
         sizes: as given to ``forward``.
-        tanh: as given to ``forward``.
+        activation: as given to ``forward``.
+        norm: as given to ``forward``.
         to_rows: ask for the gradient of rows.
         to_inputs: ask for the gradient of inputs.
 
     Raises:
         MemoryError: no memory for working space.
     """
-    shape = layout(sizes)
+    shape = layout(sizes, activation, norm)
     networks, samples, width = inputs.shape
     row_gradient = inputs.new_empty(networks, shape.length) if to_rows else None
     input_gradient = inputs.new_empty(networks, samples, width) if to_inputs else None
-    failed = _library().backward(
-        *(networks, samples, shape.layers, shape.widths, shape.widest, tanh, rows.data_ptr(), rows.stride(0)),
-        *(inputs.data_ptr(), *inputs.stride(), hidden.data_ptr(), gradient.data_ptr(), *gradient.stride()),
+    failed = library().backward(
+        *(shape.network, networks, samples, rows.data_ptr(), rows.stride(0), inputs.data_ptr(), *inputs.stride()),
+        *(hidden.data_ptr(), gradient.data_ptr(), *gradient.stride()),
         None if row_gradient is None else row_gradient.data_ptr(),
         None if input_gradient is None else input_gradient.data_ptr(),
     )
@@ -135,19 +154,19 @@ def adam_(
     gradients: Tensor,
     *,
     steps: float,
-    learning_rate: float,
+    learning_rate: float | Tensor,
     betas: tuple[float, float],
     eps: float,
 ) -> None:
     """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``, float32 tensors on the CPU.
 
     Args:
-        rows: parameters, contiguous.
-        exp_avg: mean of gradients, contiguous.
-        exp_avg_sq: mean of squared gradients, contiguous.
-        gradients: gradients, with any strides.
+        rows: parameters ``(R, P)``, contiguous.
+        exp_avg: mean of gradients ``(R, P)``, contiguous.
+        exp_avg_sq: mean of squared gradients ``(R, P)``, contiguous.
+        gradients: gradients ``(R, P)``, with any strides.
         steps: number of steps including this one.
-        learning_rate: step size.
+        learning_rate: step size: a number or a tensor of one, or one per row, ``(R, 1)``.
         betas: decay of the two means.
         eps: added to the denominator.
 
@@ -160,8 +179,15 @@ def adam_(
     if not rows.shape == exp_avg.shape == exp_avg_sq.shape == gradients.shape:
         raise ValueError("parameters, moments and gradients must have one shape")
     beta1, beta2 = betas
-    _library().adam(
-        *(rows.numel(), rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
-        *(1 - beta1, beta2, 1 - beta2, eps, learning_rate / (1 - beta1**steps), (1 - beta2**steps) ** -0.5),
+    rates: Tensor | float = learning_rate
+    if isinstance(rates, Tensor):
+        rates = rates.float().expand(len(rows), 1)
+        address: Any = rates.data_ptr()
+    else:
+        address = ctypes.byref(ctypes.c_float(rates))
+    library().adam(
+        *(*rows.shape, rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
+        *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
+        *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )
     increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale

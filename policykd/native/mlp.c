@@ -1,280 +1,152 @@
-/* Forward and backward pass of many small MLPs, and Adam, on one thread.
+/* Forward and backward pass of many small MLPs: a network stays in cache from its first layer to its last.
  *
- * With 64-wide layers a matrix product lasts two microseconds, and a general library loses most of its speed
- * on calls and, on some processors, on narrower vectors than the machine has. Here one micro-kernel serves
- * the three products of a linear layer, a network stays in cache from its first layer to its last, and bias,
- * ReLU and gradients of activations cost nothing, because they are applied while results are in registers.
- *
- * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer. */
-#include <math.h>
-#include <stddef.h>
+ * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer; where
+ * hidden layers are normalised, scale (out,) and shift (out,) follow their bias. Kept of a hidden layer: its
+ * outputs (samples, width); where normalised, also the normalised sums (samples, width) and a factor per sample. */
+#include "mlp.h"
+
 #include <stdlib.h>
-#include <string.h>
 
-#if defined(__AVX512F__)
-enum { LANES = 16, VECTORS = 4 }; /* 6 x 4 sums and 4 operands fit 32 registers */
-#else
-enum { LANES = 8, VECTORS = 2 }; /* 6 x 2 sums fit 16 registers of 8 numbers, or 32 of 4 */
-#endif
-enum { PANEL = LANES * VECTORS, MOST_ROWS = 12 };
+#include "norm.h"
+#include "pool.h"
+#include "product.h"
 
-typedef ptrdiff_t Int;
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* 4: at any address */
-typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16") /* or sums would not stay in registers */
-
-typedef struct { const float *data; Int row, column; } Matrix; /* and strides: to transpose is to swap them */
-
-/* What happens to results before they are stored. */
-typedef struct {
-    const float *bias; /* (N,) added to every row, or NULL */
-    const float *gate; /* like the result, times the gradient of the activation whose output this is; or NULL */
-    int relu, tanh;    /* tanh: the activation of `gate`, else it is ReLU */
-} Epilogue;
-
-/* A vector of which only the first `width` numbers exist in memory. */
-INLINE Vec load(const float *from, int width) {
-    if (width == LANES) return *(const Vec *)from;
-    float copy[LANES];
-    for (int i = 0; i < LANES; i++) copy[i] = i < width ? from[i] : 0;
-    return *(Vec *)copy;
+static Int parameters(const Network *net, Int l) {
+    return net->sizes[l + 1] * (net->sizes[l] + (net->norm && l < net->layers - 1 ? 3 : 1));
 }
 
-INLINE void store(float *to, Vec value, int width) {
-    for (int i = 0; width < LANES && i < width; i++) to[i] = value[i];
-    if (width == LANES) *(Vec *)to = value;
-}
-
-INLINE Vec zero_where(Mask mask, Vec value) { return (Vec)(~mask & (Mask)value); }
-INLINE Vec choose(Mask mask, Vec yes, Vec no) { return (Vec)((mask & (Mask)yes) | (~mask & (Mask)no)); }
-
-/* tanh(x) = x p(x^2) / q(x^2), the rational approximation of Eigen and XLA: off by at most 5 units in the last
- * place. Beyond 7.9 it is 1 or -1 in float32; below 0.0004 it is x. NaN passes. */
-INLINE Vec tanh_of(Vec x) {
-    const Vec bound = (Vec){0} + 7.90531110763549805f;
-    const Vec y = choose(x > bound, bound, choose(x < -bound, -bound, x)), z = y * y;
-    Vec p = z * -2.76076847742355e-16f + 2.00018790482477e-13f;
-    p = p * z + -8.60467152213735e-11f;
-    p = p * z + 5.12229709037114e-08f;
-    p = p * z + 1.48572235717979e-05f;
-    p = p * z + 6.37261928875436e-04f;
-    p = p * z + 4.89352455891786e-03f;
-    Vec q = z * 1.19825839466702e-06f + 1.18534705686654e-04f;
-    q = q * z + 2.26843463243900e-03f;
-    q = q * z + 4.89352518554385e-03f;
-    return choose(z < 1.6e-7f, x, y * p / q);
-}
-
-/* Some columns of the right operand: in each row n vectors, the last one `last` numbers from the first. */
-typedef struct { const float *data; Int row, last; } Panel;
-#define COLUMN(j, last) ((j) < n - 1 ? (j) * LANES : (last))
-
-/* The micro-kernel: c[m, n * LANES] = a[m, depth] @ b[depth, n * LANES]; m and n are constants where inlined.
- * The last vector of c starts at column `last`: a ragged edge overlaps its neighbour instead of being masked.
- * Comparisons are such that NaN passes, as it does in torch: a diverged network must stay visible. */
-INLINE void tile(const int m, const int n, Int depth, Matrix a, Panel b, float *c, Int c_row, Int last,
-                 int width, Epilogue end) {
-    Vec sum[MOST_ROWS][VECTORS];
-    UNROLL for (int j = 0; j < n; j++) {
-        const Vec start = end.bias ? load(end.bias + COLUMN(j, last), width) : (Vec){0};
-        UNROLL for (int i = 0; i < m; i++) sum[i][j] = start;
-    }
-    for (Int k = 0; k < depth; k++) {
-        const float *right = b.data + k * b.row;
-        UNROLL for (int i = 0; i < m; i++) {
-            const float left = a.data[i * a.row + k * a.column];
-            UNROLL for (int j = 0; j < n; j++) sum[i][j] += left * *(const Vec *)(right + COLUMN(j, b.last));
-        }
-    }
-    UNROLL for (int i = 0; i < m; i++) {
-        UNROLL for (int j = 0; j < n; j++) {
-            const Int at = i * c_row + COLUMN(j, last);
-            Vec value = sum[i][j];
-            if (end.relu) value = zero_where(value < 0, value);
-            if (end.gate) {
-                const Vec gate = load(end.gate + at, width);
-                if (end.tanh) value *= 1 - gate * gate;
-                else value = zero_where(gate <= 0, value);
-            }
-            store(c + at, value, width);
-        }
-    }
-}
-
-/* One panel: tiles of m rows, the last one overlapping its neighbour too; row by row if there are fewer. */
-INLINE void strip(const int m, const int n, Int rows, Int depth, Matrix a, Panel b, float *c, Int c_row,
-                  Int last, int width, Epilogue end) {
-    const Int step = rows < m ? 1 : m;
-    for (Int i = 0; i < rows; i += step) {
-        const Int at = i + step > rows ? rows - step : i;
-        const Matrix left = {a.data + at * a.row, a.row, a.column};
-        const Epilogue here = {end.bias, end.gate ? end.gate + at * c_row : NULL, end.relu, end.tanh};
-        if (step == m) tile(m, n, depth, left, b, c + at * c_row, c_row, last, width, here);
-        else tile(1, n, depth, left, b, c + at * c_row, c_row, last, width, here);
-    }
-}
-
-#if defined(__AVX512F__)
-#define LOW(x, y) __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define HIGH(x, y) __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#else
-#define LOW(x, y) __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11)
-#define HIGH(x, y) __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15)
-#endif
-
-/* Transpose a block of LANES x LANES: log2(LANES) perfect shuffles of its rows. */
-static void transpose(const float *from, Int from_row, float *to) {
-    Vec x[LANES], y[LANES];
-    for (int i = 0; i < LANES; i++) x[i] = *(const Vec *)(from + i * from_row);
-    UNROLL for (int round = 1; round < LANES; round *= 2) {
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-            y[2 * i] = LOW(x[i], x[i + LANES / 2]);
-            y[2 * i + 1] = HIGH(x[i], x[i + LANES / 2]);
-        }
-        UNROLL for (int i = 0; i < LANES; i++) x[i] = y[i];
-    }
-    for (int i = 0; i < LANES; i++) *(Vec *)(to + i * PANEL) = x[i];
-}
-
-/* Copy `width` columns of b into one vector column of a panel, padded with zeros. */
-static void pack(Int depth, Matrix b, int width, float *panel) {
-    if (width == LANES && b.column == 1) {
-        for (Int k = 0; k < depth; k++) *(Vec *)(panel + k * PANEL) = *(const Vec *)(b.data + k * b.row);
-    } else if (width == LANES && b.row == 1 && depth >= LANES) {
-        for (Int k = 0; k < depth; k += LANES) {
-            const Int at = k + LANES > depth ? depth - LANES : k;
-            transpose(b.data + at, b.column, panel + at * PANEL);
-        }
-    } else {
-        for (Int k = 0; k < depth; k++, panel += PANEL, b.data += b.row)
-            for (int j = 0; j < LANES; j++) panel[j] = j < width ? b.data[j * b.column] : 0;
-    }
-}
-
-/* c[rows, columns] = a[rows, depth] @ b[depth, columns]; c is contiguous, panel of depth * PANEL numbers. */
-static void product(Int rows, Int columns, Int depth, Matrix a, Matrix b, float *c, Epilogue end,
-                    float *panel) {
-    if (columns == 1 && rows > 1 && !end.relu) { /* a column is a row: now vectors run along it */
-        const Matrix left = {b.data, b.column, b.row}, right = {a.data, a.column, a.row};
-        product(1, rows, depth, left, right, c, (Epilogue){NULL, end.gate, 0, end.tanh}, panel);
-        for (Int i = 0; end.bias && i < rows; i++) c[i] += *end.bias;
-        return;
-    }
-    const int width = columns < LANES ? (int)columns : LANES;
-    /* A copy pays where vectors must be made, or where distant rows are read more than once. */
-    const int copied = b.column != 1 || width < LANES || (rows > MOST_ROWS && b.row > PANEL);
-    for (Int j = 0; j < columns; j += PANEL) {
-        const Int rest = columns - j;
-        const int n = rest < PANEL ? (int)((rest + LANES - 1) / LANES) : VECTORS;
-        const Int last = rest < n * LANES ? rest - width : (n - 1) * LANES;
-        Panel right = {b.data + j, b.row, last};
-        if (copied) right = (Panel){panel, PANEL, (n - 1) * LANES};
-        for (int v = 0; copied && v < n; v++) {
-            const Matrix part = {b.data + (j + COLUMN(v, last)) * b.column, b.row, b.column};
-            pack(depth, part, width, panel + v * LANES);
-        }
-        const Epilogue here = {end.bias ? end.bias + j : NULL, end.gate ? end.gate + j : NULL, end.relu,
-                               end.tanh};
-#define CASE(m, n, width) \
-    case n: strip(m, n, rows, depth, a, right, c + j, columns, last, width, here); break
-        switch (n) { /* the fewer vectors, the more rows: many sums in flight hide the latency of one */
-            CASE(12, 1, width);
-            CASE(VECTORS == 2 ? 6 : 12, 2, LANES);
-#if defined(__AVX512F__)
-            CASE(8, 3, LANES);
-            CASE(6, 4, LANES);
-#endif
-        }
-    }
-}
+static Int kept_numbers(const Network *net, Int l) { return net->norm ? 2 * net->sizes[l] + 1 : net->sizes[l]; }
 
 /* In place; apart from the products, whose unrolled tiles would each hold a copy of it. */
-static void apply_tanh(Int count, float *x) {
+static void activate(int activation, Int count, float *x) {
     Int i = 0;
-    for (; i + LANES <= count; i += LANES) *(Vec *)(x + i) = tanh_of(*(Vec *)(x + i));
+    for (; i + LANES <= count; i += LANES) *(Vec *)(x + i) = activation_of(activation, *(Vec *)(x + i));
     const int rest = (int)(count - i);
-    if (rest) store(x + i, tanh_of(load(x + i, rest)), rest);
+    if (rest) store(x + i, activation_of(activation, load(x + i, rest)), rest);
 }
 
-/* outputs (networks, samples, sizes[layers]) of inputs with any strides (network, sample, feature). `hidden`
- * takes what backward needs, network by network, of each layer by layer (samples, width) after the activation,
- * which is ReLU or tanh; NULL if no gradient will be asked for. Returns 0, or -1 without memory. */
-int forward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, int tanh, const float *rows,
-            Int row_stride, const float *inputs, Int network, Int sample, Int feature, float *hidden,
-            float *outputs) {
-    const Int last = samples * sizes[layers];
-    float *panel = malloc(sizeof(float) * (size_t)(widest * PANEL + 2 * samples * widest));
-    if (!panel) return -1;
-    float *spare[2] = {panel + widest * PANEL, panel + widest * PANEL + samples * widest};
-    for (Int r = 0; r < networks; r++) {
-        const float *weight = rows + r * row_stride;
-        Matrix x = {inputs + r * network, sample, feature};
-        for (Int l = 0; l < layers; l++) {
-            const Int in = sizes[l], out = sizes[l + 1];
-            float *y = l == layers - 1 ? outputs + r * last : hidden ? hidden : spare[l % 2];
-            const Epilogue end = {weight + in * out, NULL, l < layers - 1 && !tanh, 0};
-            product(samples, out, in, x, (Matrix){weight, out, 1}, y, end, panel);
-            if (l < layers - 1 && tanh) apply_tanh(samples * out, y);
-            if (hidden && l < layers - 1) hidden += samples * out;
-            weight += in * out + out;
-            x = (Matrix){y, out, 1};
-        }
+/* One network; `hidden` or NULL and `outputs` are its own. */
+static void forward_one(const Network *net, Int samples, const float *weight, Matrix x, float *hidden,
+                        float *outputs, float *panel, float *spare[2]) {
+    for (Int l = 0; l < net->layers; l++) {
+        const Int in = net->sizes[l], out = net->sizes[l + 1], numbers = samples * out;
+        const int last = l == net->layers - 1, norm = net->norm && !last, apart = net->activation != RELU;
+        const float *bias = weight + in * out;
+        float *y = last ? outputs : hidden ? hidden : spare[l % 2];
+        float *sums = norm && hidden ? hidden + numbers : y;
+        const Epilogue end = {bias, NULL, !last && !norm && !apart, 0};
+        product(samples, out, in, x, (Matrix){weight, out, 1}, sums, end, panel);
+        if (norm) normalise(samples, out, net->activation, bias + out, bias + 2 * out, sums,
+                            hidden ? sums + numbers : NULL, y);
+        else if (!last && apart) activate(net->activation, numbers, y);
+        if (hidden && !last) hidden += samples * kept_numbers(net, l + 1);
+        weight += parameters(net, l);
+        x = (Matrix){y, out, 1};
     }
-    free(panel);
+}
+
+/* Working space at the beginning of a cache line: vectors that cross lines take twice the time. */
+static float *space(Int numbers) {
+    void *found = NULL;
+    return posix_memalign(&found, 64, sizeof(float) * (size_t)numbers) ? NULL : found;
+}
+
+static Int whole_lines(Int numbers) { return (numbers + 15) / 16 * 16; }
+
+typedef struct {
+    const Network *net;
+    Int samples, row_stride, network; /* strides of networks in `rows` and `inputs` */
+    const float *rows;
+    Matrix inputs; /* of the first network */
+    float *hidden, *outputs, *panels;
+    Int working, panel; /* numbers for activations twice and for a panel, of every worker */
+} Forward;
+
+static void forward_task(void *task, Int r, int worker) {
+    const Forward *t = task;
+    const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
+    float *panel = t->panels + worker * (t->panel + 2 * t->working);
+    float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
+    forward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs,
+                t->hidden ? t->hidden + r * t->samples * t->net->kept : NULL,
+                t->outputs + r * t->samples * t->net->sizes[t->net->layers], panel, spare);
+}
+
+int forward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
+            const float *inputs, Int network, Int sample, Int feature, float *hidden, float *outputs) {
+    const Int working = whole_lines(samples * net->widest), panel = net->widest * PANEL;
+    const int workers = workers_for(networks, 2.0 * (double)(networks * samples * net->length));
+    float *panels = space(workers * (panel + 2 * working));
+    if (!panels) return -1;
+    Forward task = {net, samples, row_stride, network, rows, {inputs, sample, feature}, hidden, outputs, panels,
+                    working, panel};
+    parallel(networks, workers, forward_task, &task);
+    free(panels);
     return 0;
 }
 
-/* Gradients of rows (networks, length) and of inputs (networks, samples, sizes[0]), each unless NULL, from
- * that of outputs, which comes with any strides as the inputs do. Returns 0, or -1 without memory. */
-int backward(Int networks, Int samples, Int layers, const Int *sizes, Int widest, int tanh, const float *rows,
-             Int row_stride, const float *inputs, Int network, Int sample, Int feature, const float *hidden,
-             const float *outputs, Int network_out, Int sample_out, Int feature_out, float *to_rows,
-             float *to_inputs) {
+/* One network, from its last layer to its first: `gradient` is that of its outputs and `hidden` what it kept. */
+static void backward_one(const Network *net, Int samples, const float *weight, Matrix inputs, const float *hidden,
+                         Matrix gradient, float *to_rows, float *to_inputs, float *panel, float *spare[2]) {
     static const float one = 1;
-    const Int deepest = widest > samples ? widest : samples;
-    float *panel = malloc(sizeof(float) * (size_t)(deepest * PANEL + 2 * samples * widest));
-    if (!panel) return -1;
-    float *spare[2] = {panel + deepest * PANEL, panel + deepest * PANEL + samples * widest};
-    Int length = 0, kept = 0; /* numbers in a row, and in the activations of a network */
-    for (Int l = 0; l < layers; l++) {
-        length += (sizes[l] + 1) * sizes[l + 1];
-        kept += l ? samples * sizes[l] : 0;
-    }
-    for (Int r = 0; r < networks; r++) {
-        const float *weight = rows + r * row_stride + length, *x = hidden + r * kept + kept;
-        float *gradient = to_rows ? to_rows + (r + 1) * length : NULL;
-        Matrix g = {outputs + r * network_out, sample_out, feature_out};
-        for (Int l = layers - 1; l >= 0; l--) {
-            const Int in = sizes[l], out = sizes[l + 1];
-            weight -= (in + 1) * out;
-            x -= l ? samples * in : 0;
-            const Matrix turned = l ? (Matrix){x, 1, in} : (Matrix){inputs + r * network, feature, sample};
-            if (to_rows) {
-                gradient -= (in + 1) * out;
-                product(in, out, samples, turned, g, gradient, (Epilogue){0}, panel);
-                product(1, out, samples, (Matrix){&one, 0, 0}, g, gradient + in * out, (Epilogue){0}, panel);
-            }
-            if (l == 0 && !to_inputs) break;
-            float *y = l ? spare[l % 2] : to_inputs + r * samples * in;
-            const Epilogue end = {NULL, l ? x : NULL, 0, tanh};
-            product(samples, in, out, g, (Matrix){weight, 1, out}, y, end, panel);
-            g = (Matrix){y, in, 1};
+    weight += net->length;
+    hidden += samples * net->kept;
+    if (to_rows) to_rows += net->length;
+    for (Int l = net->layers - 1; l >= 0; l--) {
+        const Int in = net->sizes[l], out = net->sizes[l + 1];
+        weight -= parameters(net, l);
+        if (l) hidden -= samples * kept_numbers(net, l);
+        if (to_rows) {
+            to_rows -= parameters(net, l);
+            const Matrix turned = l ? (Matrix){hidden, 1, in} : (Matrix){inputs.data, inputs.column, inputs.row};
+            product(in, out, samples, turned, gradient, to_rows, (Epilogue){0}, panel);
+            product(1, out, samples, (Matrix){&one, 0, 0}, gradient, to_rows + in * out, (Epilogue){0}, panel);
         }
+        if (l == 0 && !to_inputs) break;
+        float *y = l ? spare[l % 2] : to_inputs;
+        const Epilogue end = {NULL, l ? hidden : NULL, 0, net->activation};
+        product(samples, in, out, gradient, (Matrix){weight, 1, out}, y, end, panel);
+        if (l && net->norm) {
+            float *to_scale = to_rows ? to_rows - 2 * in : NULL; /* behind the bias of the layer before */
+            through_norm(samples, in, weight - 2 * in, hidden + samples * in, hidden + 2 * samples * in, y,
+                         to_scale, to_scale ? to_scale + in : NULL);
+        }
+        gradient = (Matrix){y, in, 1};
     }
-    free(panel);
-    return 0;
 }
 
-/* One step of Adam on n numbers in place; step_size and scale hold the corrections of the two biases. The new
- * parts (1 - beta) are given, as in float32 the difference 1 - 0.999 would be wrong in its fifth digit. */
-void adam(Int n, float *restrict row, float *restrict mean, float *restrict square,
-          const float *restrict gradient, float new1, float beta2, float new2, float eps, float step_size,
-          float scale) {
-    for (Int i = 0; i < n; i++) {
-        const float g = gradient[i];
-        mean[i] += (g - mean[i]) * new1;
-        square[i] = square[i] * beta2 + new2 * g * g;
-        row[i] -= step_size * mean[i] / (sqrtf(square[i]) * scale + eps);
-    }
+typedef struct {
+    const Network *net;
+    Int samples, row_stride, network, gradient_network;
+    const float *rows, *hidden;
+    Matrix inputs, gradient; /* of the first network */
+    float *to_rows, *to_inputs, *panels;
+    Int working, panel;
+} Backward;
+
+static void backward_task(void *task, Int r, int worker) {
+    const Backward *t = task;
+    const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
+    const Matrix gradient = {t->gradient.data + r * t->gradient_network, t->gradient.row, t->gradient.column};
+    float *panel = t->panels + worker * (t->panel + 2 * t->working);
+    float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
+    backward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs, t->hidden + r * t->samples * t->net->kept,
+                 gradient, t->to_rows ? t->to_rows + r * t->net->length : NULL,
+                 t->to_inputs ? t->to_inputs + r * t->samples * t->net->sizes[0] : NULL, panel, spare);
+}
+
+int backward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
+             const float *inputs, Int network, Int sample, Int feature, const float *hidden, const float *gradient,
+             Int gradient_network, Int gradient_sample, Int gradient_feature, float *to_rows, float *to_inputs) {
+    const Int working = whole_lines(samples * net->widest);
+    const Int panel = (net->widest > samples ? net->widest : samples) * PANEL;
+    const int workers = workers_for(networks, (to_rows ? 4.0 : 2.0) * (double)(networks * samples * net->length));
+    float *panels = space(workers * (panel + 2 * working));
+    if (!panels) return -1;
+    Backward task = {net, samples, row_stride, network, gradient_network, rows, hidden,
+                     {inputs, sample, feature}, {gradient, gradient_sample, gradient_feature},
+                     to_rows, to_inputs, panels, working, panel};
+    parallel(networks, workers, backward_task, &task);
+    free(panels);
+    return 0;
 }

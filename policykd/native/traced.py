@@ -19,20 +19,20 @@ from policykd.native import build, kernels
 Sizes = kernels.Sizes
 
 _library = torch.library.Library("policykd", "DEF")
-_library.define("mlp(Tensor rows, Tensor inputs, int[] sizes, bool tanh) -> Tensor")
-_library.define("mlp_kept(Tensor rows, Tensor inputs, int[] sizes, bool tanh) -> (Tensor, Tensor)")
+_library.define("mlp(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm) -> Tensor")
+_library.define("mlp_kept(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm) -> (Tensor, Tensor)")
 _library.define(
-    "mlp_backward(Tensor gradient, Tensor rows, Tensor inputs, Tensor hidden, int[] sizes, bool tanh, bool to_rows,"
-    " bool to_inputs) -> (Tensor, Tensor)"
+    "mlp_backward(Tensor gradient, Tensor rows, Tensor inputs, Tensor hidden, int[] sizes, str activation, bool norm,"
+    " bool to_rows, bool to_inputs) -> (Tensor, Tensor)"
 )
 
 
-def _mlp(rows: Tensor, inputs: Tensor, sizes: list[int], tanh: bool) -> Tensor:
-    return kernels.forward(rows, inputs, tuple(sizes), tanh, False)[0]
+def _mlp(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool) -> Tensor:
+    return kernels.forward(rows, inputs, tuple(sizes), activation, norm, False)[0]
 
 
-def _mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int], tanh: bool) -> Any:
-    return kernels.forward(rows, inputs, tuple(sizes), tanh, True)
+def _mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool) -> Any:
+    return kernels.forward(rows, inputs, tuple(sizes), activation, norm, True)
 
 
 def _mlp_backward(
@@ -41,22 +41,25 @@ def _mlp_backward(
     inputs: Tensor,
     hidden: Tensor,
     sizes: list[int],
-    tanh: bool,
+    activation: str,
+    norm: bool,
     to_rows: bool,
     to_inputs: bool,
 ) -> tuple[Tensor, Tensor]:
-    results = kernels.backward(gradient, rows, inputs, hidden, tuple(sizes), tanh, to_rows, to_inputs)
+    results = kernels.backward(gradient, rows, inputs, hidden, tuple(sizes), activation, norm, to_rows, to_inputs)
     first, second = (gradient.new_empty(0) if result is None else result for result in results)
     return first, second  # operators return tensors always; an empty one stands for none
 
 
-def _shape_of_mlp(rows: Tensor, inputs: Tensor, sizes: list[int], tanh: bool) -> Tensor:
+def _shape_of_mlp(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool) -> Tensor:
     return inputs.new_empty(inputs.shape[0], inputs.shape[1], sizes[-1])
 
 
-def _shape_of_mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int], tanh: bool) -> tuple[Tensor, Tensor]:
-    hidden = inputs.new_empty(inputs.shape[0], inputs.shape[1] * sum(sizes[1:-1]))
-    return _shape_of_mlp(rows, inputs, sizes, tanh), hidden
+def _shape_of_mlp_kept(
+    rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool
+) -> tuple[Tensor, Tensor]:
+    hidden = inputs.new_empty(inputs.shape[0], inputs.shape[1] * kernels.layout(tuple(sizes), activation, norm).kept)
+    return _shape_of_mlp(rows, inputs, sizes, activation, norm), hidden
 
 
 def _shape_of_mlp_backward(
@@ -65,7 +68,8 @@ def _shape_of_mlp_backward(
     inputs: Tensor,
     hidden: Tensor,
     sizes: list[int],
-    tanh: bool,
+    activation: str,
+    norm: bool,
     to_rows: bool,
     to_inputs: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -84,6 +88,8 @@ for _name, _, _shape in _operators:
 @cache
 def prepare() -> None:
     """Give the operators their kernels, if there are any; to be called before anything with them is compiled."""
+    # Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
+    torch.compiler.allow_in_graph(_differentiable)
     if not kernels.available():
         return
     try:
@@ -97,30 +103,28 @@ class _MLP(torch.autograd.Function):
     """``torch.func`` asks for ``setup_context`` beside ``forward``, slower than what eager code uses."""
 
     @staticmethod
-    def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool) -> Any:
-        return torch.ops.policykd.mlp_kept(rows, inputs, sizes, tanh)
+    def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Any:
+        return torch.ops.policykd.mlp_kept(rows, inputs, sizes, activation, norm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        rows, batch, ctx.sizes, ctx.tanh = inputs
+        rows, batch, *ctx.shape = inputs
         ctx.save_for_backward(rows, batch, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Any:
         to_rows, to_inputs, *_ = ctx.needs_input_grad
-        results = torch.ops.policykd.mlp_backward(gradient, *ctx.saved_tensors, ctx.sizes, ctx.tanh, to_rows, to_inputs)
-        return results[0] if to_rows else None, results[1] if to_inputs else None, None, None
+        results = torch.ops.policykd.mlp_backward(gradient, *ctx.saved_tensors, *ctx.shape, to_rows, to_inputs)
+        return results[0] if to_rows else None, results[1] if to_inputs else None, None, None, None
 
 
-# Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
-@torch.compiler.allow_in_graph
-def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool) -> Tensor:
-    return _MLP.apply(rows, inputs, sizes, tanh)[0]
+def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
+    return _MLP.apply(rows, inputs, sizes, activation, norm)[0]
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, tanh: bool) -> Tensor:
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
     """As ``policykd.native.mlp``, for functions that ``torch.compile`` traces."""
     if torch.is_grad_enabled():
-        return _differentiable(rows, inputs, sizes, tanh)
-    return torch.ops.policykd.mlp(rows, inputs, sizes, tanh)
+        return _differentiable(rows, inputs, sizes, activation, norm)
+    return torch.ops.policykd.mlp(rows, inputs, sizes, activation, norm)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.seeding import env_seed
+from policykd.tasks.broken import broken
 
 
 class Evaluation(NamedTuple):
@@ -57,7 +58,10 @@ class Evaluator:
         while (playing := np.flatnonzero(episode < n_episodes)).size:
             actions = self.to_env(act(observations))
             for k in playing:
-                observation, reward, terminated, truncated, _ = self.envs[k].step(actions[k])
+                try:
+                    observation, reward, terminated, truncated, _ = self.envs[k].step(actions[k])
+                except Exception as error:
+                    raise broken(error, self.envs[k], int(k), "of evaluation")  # noqa: B904  (has its cause)
                 returns[k, episode[k]] += float(reward)
                 lengths[k, episode[k]] += 1
                 observations[k] = observation
@@ -73,5 +77,8 @@ class Evaluator:
             env.close()
 
     def _reset(self, k: int, seed: int) -> np.ndarray:
-        observation, _ = self.envs[k].reset(seed=seed)
+        try:
+            observation, _ = self.envs[k].reset(seed=seed)
+        except Exception as error:
+            raise broken(error, self.envs[k], k, "of evaluation")  # noqa: B904
         return observation.astype(np.float32)

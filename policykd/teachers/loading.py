@@ -10,26 +10,28 @@ from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.teachers import programs, sb3, vecnormalize
-from policykd.teachers.policy import Policy
+from policykd.core.files import CHECKPOINT
+from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
+from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.task import TaskSpaces
-from policykd.training.run_folder import CHECKPOINT
 
 log = logging.getLogger("policykd")
-STATISTICS = ("vecnormalize.pkl", "vec_normalize.pkl")
-"""Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
 
 
 class Options(NamedTuple):
-    """How a file should be read, where it does not say."""
+    """How a source should be read, where it does not say."""
 
-    algorithm: str | None
-    activation: str | None
-    vecnormalize: Path | None
-    trust: bool
+    algorithm: str | None = None
+    activation: str | None = None
+    vecnormalize: statistics.Given = None
+    network: nn.Module | None = None
+    trust: bool = False
+    mapped: bool = False
+    """Whether the user's ``observation_map`` makes the teacher's observations, whatever it was trained in."""
 
 
 def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
@@ -39,45 +41,77 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
         PolicyKDError: there is nothing at a path, or nothing that can act.
     """
     if isinstance(source, str | Path):
-        return _from_path(Path(source), env, task, options, device)
-    if isinstance(source, BaseAlgorithm):
-        return sb3.from_model(source, device, options.activation)
+        return _from_path(Path(source).expanduser(), env, task, options, device)
+    if isinstance(source, BaseAlgorithm | BasePolicy):
+        policy = sb3.from_live(source, device, options.activation)
+        chain, missing = statistics.of_live(source, options.vecnormalize, options.trust, policy.source)
+        return normalised(policy, chain, device).changed(missing_normaliser=missing)
+    given = statistics.read(options.vecnormalize, options.trust)
+    if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
+        policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)
+        return normalised(policy, given, device)
     if hasattr(source, "to_sb3"):  # an agent of policykd
-        return sb3.from_model(source.to_sb3(), device)
-    if isinstance(source, nn.Module) and not hasattr(source, "predict"):  # SB3's policies act by predict
-        return programs.from_module(programs.copied(source), f"module {type(source).__name__}", task, device)
-    if callable(source) or hasattr(source, "predict"):
-        return programs.from_callable(source, task, device)
-    raise PolicyKDError(f"teacher: a {type(source).__name__} cannot act; see docs/teachers.md for what can")
+        model = source.to_sb3()
+        chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
+        return normalised(sb3.from_live(model, device), chain, device)
+    if isinstance(source, nn.Module) and not hasattr(source, "predict"):
+        name = f"module {type(source).__name__}"
+        policy = modules.from_module(modules.copied(source), name, task, device)
+    elif callable(source) or hasattr(source, "predict"):
+        policy = modules.from_callable(source, task, device)
+    else:
+        raise PolicyKDError(f"teacher: a {type(source).__name__} cannot act; see docs/teachers.md for what can")
+    return normalised(policy, given, device)
 
 
 def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
+    path = _file(path)
+    if path.suffix == ".safetensors" or path.name == CHECKPOINT:
+        return _own(path, env, options, device)
+    given = statistics.read(options.vecnormalize, options.trust)
+    if path.suffix == ".onnx":
+        return normalised(programs.from_onnx(path, task, device), given, device)
+    members = _members(path)
+    if path.is_dir() or sb3.MEMBER in members:
+        return _agent(path, task, options, device)
+    if any("/code/" in name.lower() for name in members):
+        return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
+    if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
+        policy, chain = torch_files.load(path, task, device, options.network, options.activation)
+        if options.vecnormalize is not None:
+            return normalised(policy, given, device).changed(missing_normaliser=False)
+        if policy.missing_normaliser:
+            log.warning("teacher %s: CleanRL normalises observations, and this file holds no statistics of them", path)
+        return normalised(policy, chain, device)
+    raise PolicyKDError(f"teacher: {path} is {_guess(path, members)}")
+
+
+def _file(path: Path) -> Path:
+    """The file that a path means: without ``.zip`` as SB3 takes it, or the agent in a folder."""
+    beside = Path(f"{path}.zip")
     if path.is_dir():
         if (path / CHECKPOINT).is_file():
-            return _own(path, env, device)
-        path = _zip_in(path)
-    if not path.is_file():
-        raise PolicyKDError(f"teacher: there is no file {path}")
-    if path.suffix == ".safetensors":
-        return _own(path, env, device)
-    if path.suffix == ".onnx":
-        return programs.from_onnx(path, task, device)
-    members = _members(path)
-    if sb3.MEMBER in members:
-        return _with_statistics(path, options, device)
-    if any("/code/" in name.lower() for name in members):
-        return programs.from_torchscript(path, task, device, options.trust)
-    raise PolicyKDError(
-        f"teacher: {path} is no agent of SB3 (a zip with policy.pth), no TorchScript, no ONNX and no checkpoint of "
-        "policykd"
-    )
+            return path / CHECKPOINT
+        if (path / "data").is_file() and (path / sb3.MEMBER).is_file():
+            return path  # a zip of SB3, unpacked
+        return beside if beside.is_file() and not any(path.glob("*.zip")) else _zip_in(path)
+    if path.is_file():
+        return path
+    if beside.is_file():
+        return beside
+    text = str(path)
+    if re.match(r"https?:/", text) or re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise PolicyKDError(
+            f"teacher: there is no file {path}; teachers are not downloaded: "
+            "huggingface_hub.hf_hub_download(repo, file) gives the path of one on the Hub"
+        )
+    raise PolicyKDError(f"teacher: there is no file {path}")
 
 
-def _own(path: Path, env: Any, device: torch.device) -> Policy:
-    from policykd.training.loading import load_agent
-
-    model = load_agent(path, env=env, device="cpu").to_sb3()
-    return sb3.from_model(model, device).changed(source=str(path))
+def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy:
+    if options.vecnormalize is not None:
+        raise PolicyKDError(f"vecnormalize: {path} of policykd holds its own normaliser")
+    return own_run.read(path, env, device)
 
 
 def _members(path: Path) -> list[str]:
@@ -87,6 +121,33 @@ def _members(path: Path) -> list[str]:
             return archive.namelist()
     except (zipfile.BadZipFile, OSError):
         return []
+
+
+def _guess(path: Path, members: list[str]) -> str:
+    """What a file is that is no teacher, and what to do, as the end of an error line."""
+    if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
+        return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
+    if "data" in members:
+        module = str((sb3.read_text(path).get("policy_class") or {}).get("__module__", ""))
+        if module.startswith("sbx"):
+            return (
+                "an agent of SBX (JAX), whose weights are pickles: load it with SBX, and give a function: "
+                "Teacher.load(lambda o: model.predict(o, deterministic=True)[0], env=...)"
+            )
+    start = _starts(path)
+    if not start:
+        return "empty and so is no agent of SB3 (a zip with policy.pth): copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs, and no agent of SB3 (a zip with policy.pth): run git lfs pull"
+    return (
+        "no agent of SB3 (a zip with policy.pth), no TorchScript, no ONNX, no tensors of torch.save and no checkpoint "
+        "of policykd"
+    )
+
+
+def _starts(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(40)
 
 
 def _zip_in(folder: Path) -> Path:
@@ -102,39 +163,16 @@ def _zip_in(folder: Path) -> Path:
     return zips[0]
 
 
-def _with_statistics(path: Path, options: Options, device: torch.device) -> Policy:
-    """An agent of SB3 with the normaliser that belongs to it."""
-    statistics = options.vecnormalize or _statistics_of(path)
-    normaliser = None if statistics is None else vecnormalize.read(statistics, options.trust)
-    policy = sb3.from_zip(path, normaliser, device, options.algorithm, options.activation, options.trust)
-    if normaliser is None and _was_normalised(path):
+def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
+    """An agent of SB3 with the normaliser that belongs to it, on the observations of its task."""
+    training = zoo.training(path)
+    policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
+    if options.vecnormalize is None:
+        file, missing = statistics.find(path, training.normalised)
+    else:
+        file, missing = None, False
+    chain = statistics.read(file if options.vecnormalize is None else options.vecnormalize, options.trust)
+    if missing:
         log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl", path)
-        return policy.changed(missing_normaliser=True)
-    return policy
-
-
-def _beside(path: Path) -> list[Path]:
-    """Where the zoo, its copies on the Hub and policykd's own run folders keep what belongs to an agent."""
-    places = [path.parent / path.stem, path.parent]
-    if path.stem == "best_model":
-        places += [folder for folder in path.parent.iterdir() if folder.is_dir()]
-    return places
-
-
-def _statistics_of(path: Path) -> Path | None:
-    """An agent's ``VecNormalize``."""
-    return next((place / name for place in _beside(path) for name in STATISTICS if (place / name).is_file()), None)
-
-
-def _was_normalised(path: Path) -> bool:
-    """Whether the zoo's settings beside an agent say that its observations were normalised."""
-    configs = [place / "config.yml" for place in _beside(path) if (place / "config.yml").is_file()]
-    text = "\n".join(_beginning(config) for config in configs)
-    found = re.search(r"^[ \t-]*normalize(?:: *|\n[ \t-]*)(\S.*)$", text, re.MULTILINE)
-    return found is not None and not re.match(r"false|.*norm_obs\W+false", found[1].lower())
-
-
-def _beginning(path: Path) -> str:
-    """The text of a file of settings, as far as settings go."""
-    with open(path, errors="replace") as file:
-        return file.read(100_000)
+    policy = normalised(policy, chain, device).changed(missing_normaliser=missing, recorded=zoo.recorded(path))
+    return policy if options.mapped else trained_on.apply(policy, training, task)

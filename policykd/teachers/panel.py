@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, Divergence
+from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence
 from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_gaussian
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TeachingConfig
@@ -64,12 +65,12 @@ class Panel:
         """Returns of the teachers acting as one, and of random actions from the same starts."""
         if len(self.teachers) == 1:
             return self.teachers[0].score(env, n_episodes, seed)
+        return score(self.source, env, self.act, n_episodes, seed)
 
-        def act(observations: np.ndarray) -> np.ndarray:
-            packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
-            return Labels.unpack(packed).policy.actions[0].numpy()
-
-        return score(self.source, env, act, n_episodes, seed)
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(B, A)`` in [-1, 1], without noise, at raw observations ``(B, O)``."""
+        packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
+        return Labels.unpack(packed).policy.actions[0].numpy()
 
     @torch.no_grad()
     def answer(self, observations: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def choose_divergence(
     if not isinstance(asked, str):
         return asked
     name = asked if asked != "auto" else method.divergence if both else "action_mse"
-    if name in TEACHER_DIVERGENCES and not (
+    if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (
         both or name.startswith("action_") or (gaussian and name == "gaussian_nll")
     ):
         source = "" if panel is None else f" {panel.source}"

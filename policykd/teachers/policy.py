@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.teachers.vecnormalize import Normaliser
+
+Memory = tuple[Tensor, ...]
+"""What a policy remembers of the episodes that it plays, one column per environment: ``(layers, B, H)`` each."""
+
+
+class Recorded(NamedTuple):
+    """The return that a teacher's folder says it had."""
+
+    mean: float
+    file: str
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,51 @@ class Policy:
     """Its parameters, where it has any that torch can see."""
     missing_normaliser: bool = False
     """Whether it was trained on normalised observations and the statistics are not there."""
+    step: Callable[[Tensor, Memory | None, Tensor], tuple[Tensor, Tensor | None, Memory]] | None = None
+    """Where it remembers: observations ``(B, O)``, memory (None at first) and whether an episode starts ``(B,)`` to
+    mean, standard deviation and memory. ``gaussian`` is refused then."""
+    normalisers: tuple[Normaliser, ...] = ()
+    """What it does to observations first, the first one first."""
+    recorded: Recorded | None = None
+    """How well it did when it was trained, where its folder tells."""
 
     def changed(self, **changes: object) -> Policy:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.device) -> Policy:
+    """The policy behind ``VecNormalize`` wrappers, the innermost first: raw observations in, values in raw rewards out.
+
+    Raises:
+        PolicyKDError: the statistics are those of another observation.
+    """
+    chain = tuple(normaliser.to(device) for normaliser in normalisers)
+    for normaliser in chain:
+        size = None if normaliser.mean is None else len(normaliser.mean)
+        if size is not None and policy.observation_size is not None and size != policy.observation_size:
+            raise PolicyKDError(
+                f"teacher: {policy.source} reads {policy.observation_size} observations and its VecNormalize has "
+                f"statistics of {size}: they are not of the same run"
+            )
+    reward_std = float(np.prod([normaliser.reward_std for normaliser in chain]))
+
+    def look(observations: Tensor) -> Tensor:
+        for normaliser in chain:
+            observations = normaliser(observations)
+        return observations
+
+    return seen_through(policy, look, reward_std).changed(normalisers=chain) if chain else policy
+
+
+def seen_through(policy: Policy, look: Callable[[Tensor], Tensor], scale: float = 1.0) -> Policy:
+    """The policy that reads ``look(observations)``, its values times ``scale``."""
+    step, value = policy.step, policy.value
+    return policy.changed(
+        gaussian=lambda observations: policy.gaussian(look(observations)),
+        step=None if step is None else lambda observations, *memory: step(look(observations), *memory),
+        value=None if value is None else lambda observations: value(look(observations)) * scale,
+    )
 
 
 def freeze(network: nn.Module) -> nn.Module:
@@ -50,7 +103,7 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def parse_bounds(space: object, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+def parse_bounds(space: object) -> tuple[np.ndarray, np.ndarray] | None:
     """Bounds ``(A,)`` of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
     if not isinstance(space, dict):
         return None
@@ -61,14 +114,15 @@ def parse_bounds(space: object, size: int) -> tuple[np.ndarray, np.ndarray] | No
             values = np.array(text.split(), np.float32)
         except ValueError:  # a long array is cut short with dots
             return None
-        if values.shape != (size,) or not np.isfinite(values).all():
+        if not len(values) or not np.isfinite(values).all():
             return None
         bounds.append(values)
-    return bounds[0], bounds[1]
+    return (bounds[0], bounds[1]) if len(bounds[0]) == len(bounds[1]) else None
 
 
 def to_unit(low: np.ndarray, high: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Middle and half range ``(A,)`` that bring actions of a task to [-1, 1]."""
-    if (high <= low).any():
+    if (high < low).any():
         raise PolicyKDError(f"teacher: action bounds {low} to {high} are empty")
-    return torch.from_numpy((high + low) / 2).to(device), torch.from_numpy((high - low) / 2).to(device)
+    half = np.where(high > low, (high - low) / 2, 1)  # an action of one value is 0 in [-1, 1]
+    return tuple(torch.from_numpy(part.astype(np.float32)).to(device) for part in ((high + low) / 2, half))  # type: ignore[return-value]

@@ -1,80 +1,25 @@
-"""Teachers that are programs: functions, torch modules, TorchScript and ONNX files.
+"""Teachers that are files of programs: TorchScript and ONNX.
 
 They give actions in the task's units, as a policy is deployed.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.teachers.policy import Policy, freeze, to_unit
+from policykd.teachers.modules import acting, from_module, shape, through_numpy
+from policykd.teachers.policy import Policy
 from policykd.teachers.task import TaskSpaces
 
 METADATA = "policykd.json"
 """Under this name an exported policy says its sizes and bounds."""
-
-
-def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
-    """A function ``observation (O,) -> action (A,)``, or an object with SB3's ``predict``.
-
-    It is called once per observation, unless it answers the task's first observations alike one by one and together.
-
-    Raises:
-        PolicyKDError: there is no task to know sizes from.
-    """
-    name = getattr(source, "__name__", type(source).__name__)
-    if task is None:
-        raise PolicyKDError(f"teacher: a function ({name}) does not say what it reads and gives: give env=")
-    function: Callable[[np.ndarray], Any] = source
-    if hasattr(source, "predict"):
-
-        def function(observations: np.ndarray) -> Any:
-            return source.predict(observations, deterministic=True)[0]
-
-    def one_by_one(observations: np.ndarray) -> np.ndarray:
-        return np.stack([np.asarray(function(observation), np.float32) for observation in observations])
-
-    act, examples = one_by_one, task.examples
-    apart = one_by_one(examples)
-    try:
-        together = np.asarray(function(examples), np.float32)
-        if together.shape == apart.shape and np.allclose(together, apart, atol=1e-5):
-            act = function  # type: ignore[assignment]
-    except Exception:  # a function of one observation may fail on several in any way
-        pass
-    return _policy(f"function {name}", _through_numpy(act, device), None, (task.low, task.high), device)
-
-
-def from_module(
-    module: nn.Module,
-    source: str,
-    task: TaskSpaces | None,
-    device: torch.device,
-    described: dict[str, Any] | None = None,
-) -> Policy:
-    """A torch module, raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
-
-    Raises:
-        PolicyKDError: nothing says its sizes and bounds.
-    """
-    size, bounds = _shape(source, described, task)
-    network = freeze(module.to(device))
-    return _policy(source, network, size, bounds, device).changed(network=network)
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """The module as it is now; the original may go on learning."""
-    return copy.deepcopy(module)
 
 
 def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, trust: bool) -> Policy:
@@ -128,10 +73,10 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
             raise PolicyKDError(f"teacher: {path} cannot answer observations {rows.shape}: {reason}") from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    size, bounds = _shape(str(path), _described(described), task)
+    size, bounds = shape(str(path), _described(described), task)
     if isinstance(inputs[0].shape[-1], int):
         size = inputs[0].shape[-1]
-    return _policy(str(path), _through_numpy(act, device), size, bounds, device)
+    return acting(str(path), through_numpy(act, device), size, bounds, device)
 
 
 def onnx_session(path: Path) -> Any:
@@ -185,48 +130,3 @@ def _described(text: str) -> dict[str, Any] | None:
         return {"observation_size": size, "low": low, "high": high} if fits else None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def _shape(
-    source: str, described: dict[str, Any] | None, task: TaskSpaces | None
-) -> tuple[int | None, tuple[np.ndarray, np.ndarray]]:
-    """Length of an observation and bounds of actions: what the program says itself, or the task's."""
-    if described is not None:
-        return described["observation_size"], (described["low"], described["high"])
-    if task is None:
-        raise PolicyKDError(f"teacher: {source} does not say what it reads and gives: give env=")
-    return None, (task.low, task.high)
-
-
-def _through_numpy(act: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Callable[[Tensor], Tensor]:
-    def through(observations: Tensor) -> Tensor:
-        return torch.as_tensor(np.asarray(act(observations.cpu().numpy()), np.float32), device=device)
-
-    return through
-
-
-def _policy(
-    source: str,
-    act: Callable[[Tensor], Any],
-    observation_size: int | None,
-    bounds: tuple[np.ndarray, np.ndarray],
-    device: torch.device,
-) -> Policy:
-    """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
-    middle, half = to_unit(*bounds, device)
-
-    def gaussian(observations: Tensor) -> tuple[Tensor, None]:
-        actions = act(observations)
-        if not isinstance(actions, Tensor):
-            count = len(actions) if isinstance(actions, tuple | list | dict) else 1
-            raise PolicyKDError(
-                f"teacher: {source} gives {count} outputs ({type(actions).__name__}); a teacher gives one, actions "
-                "(B, A)"
-            )
-        expected = (len(observations), len(middle))
-        if tuple(actions.shape) != expected:
-            raise PolicyKDError(f"teacher: {source} gives actions of shape {tuple(actions.shape)}, not {expected}")
-        scaled = (actions.float() - middle) / half
-        return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
-
-    return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])

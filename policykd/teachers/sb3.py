@@ -1,126 +1,256 @@
 """Agents of Stable-Baselines3 and sb3-contrib, of any version since 1.0, without SB3's own ``load``.
 
 A zip of SB3 holds weights, and JSON in which everything that is not plain is a pickle beside some readable text. Here
-the weights are rebuilt from their bytes (``weights``), the shapes of the networks come from them, and of the JSON only
-the readable text is used.
+the weights are rebuilt from their bytes (``weights``), the shapes of the networks come from them, and of the JSON
+only the readable text is used, which must be known by name (``sb3_text``). A live agent is rebuilt the same way and
+then proven against its own ``predict`` (``proof``); where that fails, a copy of its policy acts by its own code.
 """
 
 from __future__ import annotations
 
+import copy
 import io
-import json
-import re
+import logging
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.teachers import vecnormalize
-from policykd.teachers.policy import Policy, parse_bounds
-from policykd.teachers.sb3_networks import FAMILIES, Family, Networks
-from policykd.teachers.vecnormalize import Normaliser
+from policykd.core.parsing import parse_json
+from policykd.teachers import proof, recurrent, sb3_text
+from policykd.teachers.policy import Policy, freeze, parse_bounds, to_unit
+from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
 
+log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
 """The part of a zip by which it is known as an agent of SB3."""
-JSON_BYTES = 32_000_000
-"""Of a zip's JSON; most of it are pickles that are not opened."""
-READABLE = ("activation_fn", "use_expln", "clip_mean", "squash_output")
-"""``policy_kwargs`` that change what tensors mean; they are plain text or numbers in the JSON."""
+Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def from_zip(
     path: Path,
-    normaliser: Normaliser | None,
     device: torch.device,
     algorithm: str | None = None,
     activation: str | None = None,
     trust: bool = False,
 ) -> Policy:
-    """The policy in a zip of SB3 or sb3-contrib.
+    """The policy in a zip of SB3 or sb3-contrib, on the observations that its networks saw.
 
     Raises:
-        PolicyKDError: the zip is damaged, or holds a policy that is no MLP for continuous actions.
+        PolicyKDError: the zip is damaged, holds a policy that is no MLP for continuous actions, or says something
+            about it that is not known.
     """
     data, state = _read(path, device, trust)
-    kwargs, space = data.get("policy_kwargs"), data.get("action_space")
-    options = {name: kwargs[name] for name in READABLE if name in kwargs} if isinstance(kwargs, dict) else {}
-    if (kind := _last_name(space.get(":type:") if isinstance(space, dict) else None)) not in (None, "Box"):
-        raise PolicyKDError(f"teacher: {path} has {kind} actions; policykd needs continuous ones (Box)")
-    activation = activation or _last_name(options.pop("activation_fn", None))
-    networks = Networks(state, _algorithm(state, data, algorithm), activation, options, str(path))
-    return networks.policy(normaliser, parse_bounds(space, networks.action_size), device)
+    told = sb3_text.judge(data, str(path), activation)
+    bounds = parse_bounds(data.get("action_space"))
+    return _build(state, told, data, algorithm, str(path), bounds, device)
 
 
-def from_model(model: BaseAlgorithm, device: torch.device, activation: str | None = None) -> Policy:
-    """The policy of a live model as it is now; that model may go on learning.
+def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
+    """The policy of a live model, or of a live policy alone, as it is now; the original may go on learning.
+
+    It is rebuilt from its tensors and proven against its own ``predict``. A policy of its own is copied and acts by
+    its ``predict``, without standard deviation and value.
 
     Raises:
-        PolicyKDError: its policy is no MLP for continuous actions.
+        PolicyKDError: its actions or observations are no vectors, it samples, or it cannot be copied.
     """
-    source = f"a live {type(model).__name__}"
-    state = {name: tensor.detach().clone().to(device) for name, tensor in model.policy.state_dict().items()}
-    kwargs = model.policy_kwargs or {}
-    activation = activation or getattr(getattr(model.policy, "activation_fn", None), "__name__", None)
-    networks = Networks(state, _algorithm(state, vars(model), None), activation, kwargs, source)
-    wrapper, space = model.get_vec_normalize_env(), model.action_space
-    normaliser = None if wrapper is None else vecnormalize.from_object(wrapper, source)
-    bounds = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)  # type: ignore[attr-defined]
-    return networks.policy(normaliser, bounds, device)
+    model = source if isinstance(source, BaseAlgorithm) else None
+    live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
+    name = f"a live {type(source).__name__}"
+    bounds = _check_spaces(live, name)
+    examples = proof.inputs(live.observation_space.shape[0])  # type: ignore[index]
+    state = {key: tensor.detach().clone().to(device) for key, tensor in live.state_dict().items()}
+    training = live.training
+    try:
+        if not recurrent.is_recurrent(state):
+            proof.same_twice(source.predict, examples, name)
+        try:
+            told = _told(live, activation)
+            policy = _build(state, told, {} if model is None else vars(model), None, name, bounds, device)
+            if policy.observation_size != examples.shape[1]:
+                raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
+        except PolicyKDError as error:
+            return _by_predict(source, live, examples, name, str(error), bounds, device)
+        if not proof.acts_alike(policy, source.predict, examples, device):
+            reason = f"{name} does not act as {told.policy}'s networks do"
+        elif not proof.says_alike(policy, live, examples, device):
+            reason = f"{name} has a distribution or value of its own"
+        else:
+            return policy
+        if activation is not None:
+            raise PolicyKDError(f"activation: with {activation}, {name} does not act as its own predict does")
+        return _by_predict(source, live, examples, name, reason, bounds, device)
+    finally:
+        live.set_training_mode(training)
+
+
+def read_text(path: Path) -> dict[str, Any]:
+    """A zip's JSON; nothing where it cannot be read."""
+    try:
+        data = parse_json(_part(path, "data").decode())
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _build(
+    state: dict[str, Tensor],
+    told: sb3_text.Told,
+    data: dict[str, Any],
+    algorithm: str | None,
+    source: str,
+    bounds: Bounds | None,
+    device: torch.device,
+) -> Policy:
+    """The policy of tensors and of what is told about them."""
+    options = dict(told.options)
+    if told.policy == "ARSLinearPolicy":
+        options.setdefault("squash_output", False)
+    if recurrent.is_recurrent(state):
+        return recurrent.from_tensors(state, told.activation, options, source, bounds, device)
+    name = _algorithm(state, told.policy, data, algorithm)
+    return Networks(state, name, told.activation, options, source).policy(bounds, device)
+
+
+def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
+    """What a live policy says about itself; ``proof`` finds out whether it is so."""
+    known = [base.__name__ for base in type(live).__mro__ if (base.__module__, base.__name__) in sb3_text.POLICIES]
+    if not known:
+        raise PolicyKDError(f"teacher: {type(live).__name__} is no policy that is known")
+    if activation is None:
+        used = getattr(live, "activation_fn", None)
+        names = [key for key, kind in ACTIVATIONS.items() if kind is used]
+        if used is not None and not names:
+            raise PolicyKDError(f"teacher: activation_fn is {used!r}")
+        activation = names[0] if names else None
+    actor = getattr(live, "actor", None)
+    options: dict[str, Any] = {"squash_output": live.squash_output}
+    options |= {key: vars(actor)[key] for key in ("use_expln", "clip_mean") if key in getattr(actor, "__dict__", {})}
+    options |= {key: value for key, value in (getattr(live, "dist_kwargs", None) or {}).items() if key == "use_expln"}
+    renorms = [module.eps for module in live.modules() if type(module).__name__ == "BatchRenorm1d"]
+    if renorms:
+        options["batch_norm_eps"] = renorms[0]
+    return sb3_text.Told(known[0], activation, options)
+
+
+def _by_predict(
+    source: Any, live: BasePolicy, examples: np.ndarray, name: str, reason: str, bounds: Bounds, device: torch.device
+) -> Policy:
+    """A copy of a live policy that acts by its own ``predict``."""
+    if recurrent.is_recurrent(live.state_dict()):
+        raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
+    try:
+        copied = copy.deepcopy(live)
+        same = np.allclose(
+            copied.predict(examples, deterministic=True)[0], source.predict(examples, deterministic=True)[0]
+        )
+    except Exception as error:  # own code may fail in any way
+        raise PolicyKDError(
+            f"teacher: {name} cannot be copied, and so not be frozen ({type(error).__name__}: {_line(error)}); give a "
+            "function observation -> action"
+        ) from None
+    if not same:
+        raise PolicyKDError(
+            f"teacher: {name} has a predict that is not its policy's: give a function, "
+            "lambda o: model.predict(o, deterministic=True)[0]"
+        )
+    freeze(copied.to(device))
+    log.info("teacher %s acts by its own predict, without standard deviation and value (%s)", name, reason)
+    middle, half = to_unit(*bounds, device)
+
+    def gaussian(inputs: Tensor) -> tuple[Tensor, None]:
+        actions = copied.predict(inputs.cpu().numpy(), deterministic=True)[0]
+        return (torch.as_tensor(actions, dtype=torch.float32, device=device) - middle) / half, None
+
+    sizes = examples.shape[1], len(bounds[0])
+    return Policy(name, *sizes, gaussian, low=bounds[0], high=bounds[1], network=copied)
+
+
+def _check_spaces(live: BasePolicy, name: str) -> Bounds:
+    """Bounds of a live policy's actions.
+
+    Raises:
+        PolicyKDError: its spaces are no boxes of one axis.
+    """
+    for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            needed = "continuous ones" if axes == "actions" else "one vector"
+            kind = f"{type(space).__name__} {axes}" + (
+                f" of shape {space.shape}" if isinstance(space, spaces.Box) else ""
+            )
+            raise PolicyKDError(f"teacher: {name} has {kind}; policykd needs {needed} (Box)")
+    space = live.action_space
+    assert isinstance(space, spaces.Box)
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise PolicyKDError(f"teacher: {name} has unbounded actions; give a function in the task's units")
+    return np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
 
 
 def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A zip's JSON and its policy's tensors."""
     try:
-        with Archive(path) as archive:
-            data = json.loads(archive.read("data", JSON_BYTES))
-            weights = archive.read(MEMBER)
+        data = parse_json(_part(path, "data").decode())
+        content = _part(path, MEMBER)
         if trust:
-            state = torch.load(io.BytesIO(weights), map_location=device, weights_only=False)
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
         else:
-            state = {name: tensor.to(device) for name, tensor in read_tensors(weights).items()}
+            state = {name: tensor.to(device) for name, tensor in read_tensors(content).items()}
         if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("its parts are not what SB3 writes")
-    except Exception as error:  # zipfile, json and torch fail in many ways on damaged files
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {reason}") from None
+    except Exception as error:  # torch and zipfile fail in many ways on damaged files, and torch on forbidden pickles
+        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {_line(error)}") from None
     return data, state
 
 
-def _last_name(text: Any) -> str | None:
-    """``ReLU`` of the text "<class 'torch.nn.modules.activation.ReLU'>"."""
-    found = re.search(r"(\w+)'>$", str(text))
-    return found[1] if found else None
+def _part(path: Path, name: str) -> bytes:
+    """A part of an agent's zip, or of the folder that it was unpacked into."""
+    if path.is_dir():
+        return (path / name).read_bytes()
+    with Archive(path) as archive:
+        return archive.read(name)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _family(state: dict[str, Tensor]) -> Family | None:
     """How the networks are built, by the names of their tensors."""
     if "actor.log_std.weight" in state or "actor.log_std" in state:
         return "squashed"
-    if "actor.mu.0.weight" in state:
+    if "actor.mu.0.weight" in state:  # one layer for each hidden layer, and the last
         return "deterministic"
     if "action_net.weight" in state and "value_net.weight" in state:
         return "actor_critic"
-    return "search" if "action_net.0.weight" in state else None
+    return "search" if {"action_net.weight", "action_net.0.weight"} & set(state) else None
 
 
-def _algorithm(state: dict[str, Tensor], data: dict[str, Any], asked: str | None) -> str:
-    """The algorithm's name, by the tensors and by the settings that only it has."""
+def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], asked: str | None) -> str:
+    """The algorithm's name, by the tensors, the policy's class and the settings that only it has."""
     family = _family(state)
     if asked is not None:
-        asked = asked.upper()
-        if asked not in FAMILIES:
-            raise PolicyKDError(f"algorithm: {asked!r} is unknown{nearest(asked, FAMILIES)}; {', '.join(FAMILIES)}")
-        if family != FAMILIES[asked]:
-            raise PolicyKDError(f"algorithm: the tensors are not those of {asked}, but of {family or 'none known'}")
-        return asked
+        names = {name.upper(): name for name in FAMILIES}
+        if asked.upper() not in names:
+            raise PolicyKDError(
+                f"algorithm: {asked.upper()!r} is unknown{nearest(asked.upper(), FAMILIES)}; {', '.join(FAMILIES)}"
+            )
+        name = names[asked.upper()]
+        if family != FAMILIES[name]:
+            raise PolicyKDError(f"algorithm: the tensors are not those of {name}, but of {family or 'none known'}")
+        return name
     if family == "squashed":
-        return "TQC" if "top_quantiles_to_drop_per_net" in data else "SAC"
+        return {"TQCPolicy": "TQC", "CrossQPolicy": "CrossQ"}.get(policy, "SAC")
     if family == "deterministic":
         return "TD3" if any(name.startswith("critic.qf1.") for name in state) else "DDPG"
     if family == "actor_critic":

@@ -11,23 +11,48 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.teachers.policy import Policy, freeze, to_unit
-from policykd.teachers.vecnormalize import Normaliser
 
 Family = Literal["actor_critic", "deterministic", "squashed", "search"]
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("PPO", "A2C", "TRPO"), "actor_critic"),
     **dict.fromkeys(("TD3", "DDPG"), "deterministic"),
-    **dict.fromkeys(("SAC", "TQC"), "squashed"),
+    **dict.fromkeys(("SAC", "TQC", "CrossQ"), "squashed"),
     "ARS": "search",
 }
 """Algorithms by how their networks are built."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    a.__name__: a for a in (nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus)
+    activation.__name__: activation
+    for activation in (
+        *(nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus, nn.Mish, nn.SELU),
+        *(nn.CELU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink),
+        *(nn.Softshrink, nn.Hardshrink, nn.Identity),
+    )
 }
+"""Activations of torch that have no tensors and are the same for every number."""
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a squashed policy's log standard deviation, as in SB3."""
 SDE_EPSILON = 1e-6
 """Added by SB3 to the variance of state-dependent exploration."""
+RENORM_EPSILON = 0.001
+"""Added by CrossQ's batch renormalisation to the variance, where ``batch_norm_eps`` does not say."""
+
+
+class _Renorm(nn.Module):
+    """Batch renormalisation (CrossQ) when it no longer learns: fixed statistics ``(F,)``."""
+
+    slope: Tensor
+    mean: Tensor
+    bias: Tensor
+
+    def __init__(self, epsilon: float, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> None:
+        super().__init__()
+        slope = scale.float() / (variance.float() + epsilon).sqrt()
+        self.register_buffer("slope", slope)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.slope * (inputs - self.mean) + self.bias
 
 
 class Networks(nn.Module):
@@ -62,7 +87,7 @@ class Networks(nn.Module):
         if self.rest:
             raise PolicyKDError(
                 f"teacher: {source} has {algorithm} networks with parts that are no MLP ({', '.join(self.rest)[:80]}); "
-                "give its predict function as a teacher instead"
+                "give the loaded model itself (Teacher.load(model)), or a function observation -> action"
             )
         # PPO can squash, too; without, it acts in the task's units, and so does a linear ARS.
         self.squashed = self.family == "squashed" or (self.family == "actor_critic" and self._option("squash_output"))
@@ -91,7 +116,7 @@ class Networks(nn.Module):
         self.features = nn.Sequential(*actor)
         if self.log_std is None:
             self.mean, self.log_std_net = self._linear("actor.mu"), self._linear("actor.log_std")
-        elif clip := float(self.options.get("clip_mean", 2.0)):
+        elif (clip := float(self.options.get("clip_mean", 2.0))) > 0:
             self.mean = nn.Sequential(self._linear("actor.mu.0"), nn.Hardtanh(-clip, clip))
         else:
             self.mean = self._linear("actor.mu")
@@ -99,13 +124,17 @@ class Networks(nn.Module):
         self._build_q()
 
     def _build_search(self) -> None:
-        actor = self._layers("action_net")
-        self.linear = not self._option("squash_output", actor[0].bias is not None)  # LinearPolicy has no bias
+        # sb3-contrib 1.x has one layer and no Sequential around it where a linear policy is not squashed.
+        alone = "action_net.weight" in self.rest
+        actor = [self._linear("action_net")] if alone else self._layers("action_net")
+        self.linear = not self._option("squash_output", not alone)
         self.mean = nn.Sequential(*actor, *([] if self.linear else [nn.Tanh()]))
         self._sizes(*actor)
 
     def _sizes(self, *actor: nn.Module) -> None:
         layers = [layer for layer in actor if isinstance(layer, nn.Linear)]
+        if not layers:
+            raise PolicyKDError(f"teacher: {self.source} has no linear layers that lead to its actions")
         self.observation_size, self.action_size = layers[0].in_features, layers[-1].out_features
 
     def _build_q(self) -> None:
@@ -116,12 +145,19 @@ class Networks(nn.Module):
         return bool(self.options.get(name, default))
 
     def _layers(self, prefix: str, end: bool = False) -> list[Any]:
-        """The linear layers called ``prefix.<number>``, with activations between (and after) them."""
-        numbers = sorted({int(n.split(".")[-2]) for n in self.rest if re.fullmatch(rf"{prefix}\.\d+\.weight", n)})
+        """The layers called ``prefix.<number>``, with activations between (and after) the linear ones."""
+        found = (re.fullmatch(rf"{prefix}\.(\d+)\.(weight|ra_mean)", name) for name in self.rest)
+        kinds = sorted({(int(name[1]), name[2]) for name in found if name})
         layers: list[nn.Module] = []
-        for number in numbers:
-            layers += [self._linear(f"{prefix}.{number}"), self.activation()]
-        return layers if end else layers[:-1]
+        for number, kind in kinds:
+            name = f"{prefix}.{number}"
+            layers += [self._linear(name), self.activation()] if kind == "weight" else [self._renorm(name)]
+        return layers if end or not layers else layers[:-1]
+
+    def _renorm(self, name: str) -> nn.Module:
+        self.rest.pop(f"{name}.steps", None)
+        parts = [self.rest.pop(f"{name}.{part}") for part in ("scale", "bias", "ra_mean", "ra_var")]
+        return _Renorm(float(self.options.get("batch_norm_eps", RENORM_EPSILON)), *parts)
 
     def _linear(self, name: str) -> nn.Linear:
         weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)
@@ -156,27 +192,22 @@ class Networks(nn.Module):
         values = torch.stack([critic(pairs) for critic in self.critics])
         return values.mean((0, 2)) if self.algorithm == "TQC" else values.squeeze(-1).amin(0)
 
-    def policy(
-        self, normaliser: Normaliser | None, bounds: tuple[np.ndarray, np.ndarray] | None, device: torch.device
-    ) -> Policy:
-        """The teacher's policy: raw observations in, [-1, 1] out."""
+    def policy(self, bounds: tuple[np.ndarray, np.ndarray] | None, device: torch.device) -> Policy:
+        """The teacher's policy: inputs of the networks in, [-1, 1] out."""
         freeze(self.to(device))
-        normaliser = self._checked(normaliser, device)
+        bounds = bounds if bounds is not None and len(bounds[0]) == self.action_size else None
         scale = None
         if self.in_task_units:
             if bounds is None:
                 raise PolicyKDError(f"teacher: {self.source} does not say its action bounds; give its model live")
             scale = to_unit(*bounds, device)
 
-        def gaussian(observations: Tensor) -> tuple[Tensor, Tensor | None]:
-            mean, std = self.gaussian(normaliser(observations))
+        def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+            mean, std = self.gaussian(inputs)
             if scale is None:
                 return mean, std
             middle, half = scale
             return (mean - middle) / half, None if std is None else std / half
-
-        def value(observations: Tensor) -> Tensor:
-            return self.value(normaliser(observations)) * normaliser.reward_std
 
         return Policy(
             self.source,
@@ -184,21 +215,11 @@ class Networks(nn.Module):
             self.action_size,
             gaussian,
             squashed=self.squashed,
-            value=None if self.family == "search" or not len(self.critics) else value,
+            value=None if self.family == "search" or not len(self.critics) else self.value,
             low=None if bounds is None else bounds[0],
             high=None if bounds is None else bounds[1],
             network=self,
         )
-
-    def _checked(self, normaliser: Normaliser | None, device: torch.device) -> Normaliser:
-        if normaliser is None:
-            return Normaliser(None, None, 0.0, 1.0)
-        if normaliser.mean is not None and len(normaliser.mean) != self.observation_size:
-            raise PolicyKDError(
-                f"teacher: {self.source} reads {self.observation_size} observations and its VecNormalize has "
-                f"statistics of {len(normaliser.mean)}: they are not of the same run"
-            )
-        return normaliser.to(device)
 
 
 def _expln(log_std: Tensor) -> Tensor:

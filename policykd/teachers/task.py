@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import EnvFactory, check_spaces, find_task
+from policykd.teachers import versions
 
 VERSIONS: dict[str, dict[int, str]] = {
     "Ant": {
@@ -42,6 +45,10 @@ class TaskSpaces(NamedTuple):
     """Largest action ``(A,)``."""
     examples: np.ndarray
     """First observations of some episodes ``(n, O)``, float32."""
+    wrappers: tuple[str, ...] = ()
+    """Names of the classes that the environment is wrapped in."""
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    """What it was made with."""
 
 
 def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
@@ -60,7 +67,13 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
     finally:
         probe.close()
-    return TaskSpaces(task.env_id, observations.shape[0], actions.low, actions.high, examples)
+    wrappers, inner = [], probe
+    while isinstance(inner, gym.Wrapper):
+        wrappers.append(type(inner).__name__)
+        inner = inner.env
+    kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
+    bounds = actions.low.astype(np.float32), actions.high.astype(np.float32)
+    return TaskSpaces(task.env_id, observations.shape[0], *bounds, examples, tuple(wrappers), kwargs)
 
 
 def check_fits(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> None:
@@ -96,10 +109,11 @@ def _cause(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id:
         return f"; its name says that it was trained on {other}"
     if teacher[1] != task[1]:
         return "; it was trained on another task"
-    versions = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
-    known = [versions[size] for size in (teacher[0], task[0]) if size in versions]
+    known_sizes = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
+    known = [known_sizes[size] for size in (teacher[0], task[0]) if size in known_sizes]
     if known:
-        return f"; {' and '.join(known)}: make the task as the teacher knows it, or give observation_map"
+        how = versions.advice(task_name(env_id), (teacher[0], task[0])) or "give observation_map"
+        return f"; {' and '.join(known)}: make the task as the teacher knows it, or {how}"
     if teacher[0] == task[0] + 1:
         return (
             "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"

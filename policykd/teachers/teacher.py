@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import EnvFactory
-from policykd.teachers import loading
-from policykd.teachers.policy import Policy
+from policykd.teachers import loading, versions
+from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
+from policykd.teachers.policy import Memory, Policy
 from policykd.teachers.score import TeacherScore, score
-from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task
+from policykd.teachers.statistics import Given
+from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task, task_name
 
 log = logging.getLogger("policykd")
-ObservationMap = Callable[[Tensor], Tensor] | Sequence[int]
+ObservationMap = Callable[[Tensor], Tensor] | Sequence[int] | str
 
 
 class Teacher:
@@ -59,7 +60,10 @@ class Teacher:
             read = seen if policy.observation_size is None else policy.observation_size
             check_fits(self.source, (read, self.action_size), (seen, len(task.low)), task.env_id)
             self.observation_size = task.observation_size
-            self.actions(torch.from_numpy(task.examples))  # a policy that cannot answer is refused here
+            examples = torch.from_numpy(task.examples)
+            self._step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
+            check_statistics(policy, self._look(examples), task.env_id)
+            warn_bounds(policy, task)
 
     @classmethod
     def load(
@@ -69,7 +73,8 @@ class Teacher:
         *,
         algorithm: str | None = None,
         activation: str | None = None,
-        vecnormalize: str | Path | None = None,
+        vecnormalize: Given = None,
+        network: nn.Module | None = None,
         trust: bool = False,
         observation_map: ObservationMap | None = None,
         device: str | torch.device = "cpu",
@@ -83,17 +88,25 @@ class Teacher:
             env: the task, to check the teacher against it; functions, and files that do not say their sizes, need it.
             algorithm: which one wrote a zip, where its tensors should not be asked ("sac").
             activation: the module of torch between the layers of a zip's networks ("ELU"), where the zip does not say.
-            vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip.
+            vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip, or a live
+                ``VecNormalize``; it is put before any kind of teacher. False: it never had one.
+            network: the module whose weights a file of tensors holds (``torch.save(network.state_dict())``).
             trust: run what a file may hold: a TorchScript program, and any pickle in an agent's ``policy.pth``.
             observation_map: the columns of the task's observation that the teacher reads, or a function
-                ``(B, O) -> (B, O')`` that makes what it reads.
+                ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4" makes what an older version of a
+                MuJoCo task gave.
             device: where it computes.
 
         Raises:
             PolicyKDError: it cannot be loaded safely, or does not fit the task; one line.
         """
         task, device = None if env is None else look_at(env), torch.device(device)
-        options = loading.Options(algorithm, activation, None if vecnormalize is None else Path(vecnormalize), trust)
+        mapped = observation_map is not None and not isinstance(observation_map, str)
+        if isinstance(observation_map, str):
+            if task is None:
+                raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
+            observation_map = versions.older(observation_map, task_name(task.env_id))
+        options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
         seen = task  # what the teacher itself will see of the task
         if task is not None and observation_map is not None:
             examples = _as_function(observation_map, torch.device("cpu"))(torch.from_numpy(task.examples))
@@ -103,6 +116,11 @@ class Teacher:
             log.warning("teacher %s is named after %s and is asked to teach %s", teacher.source, other, task.env_id)
         return teacher
 
+    @property
+    def remembers(self) -> bool:
+        """Whether its actions depend on what it saw before in the episode (recurrent policies)."""
+        return self.policy.step is not None
+
     def predict(
         self,
         observation: np.ndarray,
@@ -110,22 +128,28 @@ class Teacher:
         *,
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, None]:
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Actions in the task's units at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
 
         Args:
             observation: raw observations.
             deterministic: False samples, where the teacher has a standard deviation.
-            state: not used, for SB3's protocol.
-            episode_start: not used, for SB3's protocol.
+            state: of a teacher that remembers, what the last call returned; None at first.
+            episode_start: of a teacher that remembers, where an episode starts ``(n,)``: its memory is emptied there.
+
+        Returns:
+            the actions, and the state for the next call (None where the teacher does not remember).
         """
         inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
-        mean, std = self.distribution(inputs)
+        memory = None if state is None else tuple(torch.as_tensor(part, device=self.device) for part in state)
+        starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
+        mean, std, memory = self._step(inputs, memory, torch.from_numpy(starts))
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
         scaled = self._act(mean).cpu().numpy()
         actions = np.clip((self.high + self.low) / 2 + scaled * (self.high - self.low) / 2, self.low, self.high)
-        return actions.reshape(*np.shape(observation)[:-1], -1), None
+        kept = None if memory is None else tuple(part.cpu().numpy() for part in memory)
+        return actions.reshape(*np.shape(observation)[:-1], -1), kept
 
     def actions(self, observations: Tensor) -> Tensor:
         """Deterministic actions ``(B, A)`` in [-1, 1] at raw observations ``(B, O)``, without gradient.
@@ -178,21 +202,35 @@ class Teacher:
         task = look_at(env_id_or_factory)
         sizes = task.observation_size, len(task.low)
         check_fits(self.source, (self.observation_size, self.action_size), sizes, task.env_id)
-        result = score(
-            self.source,
-            env_id_or_factory,
-            lambda observations: self.actions(torch.from_numpy(observations)).cpu().numpy(),
-            n_episodes,
-            seed,
-        )
+        memory: Memory | None = None
+
+        def act(observations: np.ndarray) -> np.ndarray:  # of one episode each, all begun at the first call
+            nonlocal memory
+            mean, _, memory = self._step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
+            return self._act(mean).cpu().numpy()
+
+        result = score(self.source, env_id_or_factory, act, n_episodes, seed)
         if self.missing_normaliser:
             log.warning("no vecnormalize.pkl, on whose observations it was trained: %s", result)
+        else:
+            check_recorded(self.policy, result)
         return result
 
     def parameters(self) -> list[Tensor]:
         """Its parameters, where torch can see them (not those of functions and ONNX files); none has a gradient."""
         network = self.policy.network
         return [] if network is None else [*network.parameters(), *network.buffers()]
+
+    @torch.no_grad()
+    def _step(
+        self, observations: Tensor, memory: Memory | None, starts: Tensor
+    ) -> tuple[Tensor, Tensor | None, Memory | None]:
+        """Means, standard deviations and what a teacher that remembers keeps."""
+        if self.policy.step is None:
+            return *self.distribution(observations), None
+        mean, std, memory = self.policy.step(self._look(observations), memory, starts.to(self.device))
+        self._check_finite("actions", mean)
+        return mean, std, memory
 
     def _act(self, mean: Tensor) -> Tensor:
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
@@ -217,5 +255,6 @@ def _as_function(observation_map: ObservationMap | None, device: torch.device) -
         return lambda observations: observations
     if callable(observation_map):
         return observation_map
+    assert not isinstance(observation_map, str)
     columns = torch.tensor(list(observation_map), device=device)
     return lambda observations: observations[:, columns]

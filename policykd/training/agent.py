@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -18,7 +17,10 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
+from policykd.core.compute import find_device, one_line, one_thread
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.registry import name_of
 from policykd.core.seeding import env_seed, stream
@@ -29,16 +31,16 @@ from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_named, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import find_device, one_line
 from policykd.training.collector import Collector
-from policykd.training.loop import Hooks, interruptible, one_thread, train
+from policykd.training.faults import watched
+from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
-from policykd.training.run_folder import CHECKPOINT, RunFolder
+from policykd.training.run_folder import RunFolder
 
 log = logging.getLogger("policykd")
-LearnerChoice = int | Literal["best"]
+LearnerChoice = int | Literal["best", "group", "greedy"]
 A = TypeVar("A", bound="Agent")
 
 
@@ -97,14 +99,19 @@ class Agent:
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
 
-    def _create_folder(self, run_dir: str | Path | None) -> None:
-        """Begin the run folder; last of all, so that a run that cannot start leaves none behind."""
+    def write_into(self, run_dir: str | Path | None) -> None:
+        """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
+
+        Raises:
+            PolicyKDError: it holds something already, or cannot be made.
+        """
         if run_dir is not None:
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
-        return RunFolder(path, f"{self.taught_by}-{self.backbone}", short_id(self.env_id), self.n_learners)
+        algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
+        return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
 
     @property
     def method_name(self) -> str:
@@ -114,7 +121,7 @@ class Agent:
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders."""
-        return self.method_name.replace(":", "_")
+        return self.method_name
 
     @property
     def backbone(self) -> str:
@@ -224,29 +231,33 @@ class Agent:
             progress_bar: show a live progress bar with the latest returns.
 
         Raises:
-            PolicyKDError: the environment returned a NaN, or a file could not be written.
+            PolicyKDError: the environment returned a NaN or raised, a file could not be written, or another process
+                writes into the run's folder; the line says what was saved.
         """
+        with watched(self.folder, self.save):
+            self._learn(total_timesteps, _callbacks(callback), progress_bar)
+        return self
+
+    def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
         run, end = self.run, self.num_timesteps + total_timesteps
         run.aim(end)
         self.ready(total_timesteps)
-        callbacks = _callbacks(callback)
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         shown = None if progress_bar else True  # None shows the bar on a terminal only
         bar = tqdm(total=end, initial=self.num_timesteps, unit="step", smoothing=0.05, disable=shown)
-        with bar, one_thread(), interruptible() as interrupted:
+        with bar, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
-            train(self.recipe, run, self.hooks(callbacks, bar, interrupted.is_set), end)
+            train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()
-            if not interrupted.is_set() and run.evaluation_steps[-1:] != [run.num_timesteps]:
-                self._evaluate()
+            if not run.evaluated:
+                self._evaluate(interrupts)
             self._checkpoint()
         callbacks.on_training_end()
-        if interrupted.is_set():
+        if interrupts.is_set():
             where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
             print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
-            raise KeyboardInterrupt
-        return self
+            interrupts.check()
 
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
@@ -262,39 +273,46 @@ class Agent:
         self,
         callback: BaseCallback | None = None,
         bar: tqdm | None = None,
-        interrupted: Callable[[], bool] = lambda: False,
+        interrupts: Interrupts | None = None,
     ) -> Hooks:
         """What the training loop calls beside learning."""
         config, records, recipe = self.config, self.records, self.recipe
+        interrupts = interrupts or Interrupts()
         return Hooks(
             lambda info: records.log(info, recipe.n_updates),
-            self._evaluate,
+            lambda: self._evaluate(interrupts),
             self._checkpoint,
             config.log_freq,
             config.eval_freq,
             config.checkpoint_freq,
             callback,
             bar,
-            interrupted,
+            interrupts.is_set,
         )
 
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
         return self.learner.gradient_steps_in(steps)
 
-    def _evaluate(self) -> None:
-        """Evaluate all learners and record it."""
-        self.records.evaluated(self.evaluate(), self._save_best)
+    def _evaluate(self, interrupts: Interrupts) -> None:
+        """Evaluate all learners and record it; a signal puts it off until the run goes on."""
+        try:
+            with interrupts.raising():
+                result = self.evaluate()
+        except Stopped:
+            return
+        self.records.evaluated(result, self._save_best)
 
     def _save_best(self, k: int) -> None:
         assert self.folder is not None
-        if self.learner_type.sb3 is None:
+        if export.sb3_twin(self.learner) is None:
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
             self.folder.save_model(k, self.to_sb3(k))
 
     def _checkpoint(self) -> None:
         if self.folder is not None:
+            self.folder.check()
             self.save(self.folder.checkpoint, include_replay=True)
 
     def predict(

@@ -6,30 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change
 from policykd.learners.config import Config
 
 C = TypeVar("C", bound=Config)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
-        raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
-    return device
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def known(what: str, name: str, table: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ class Collector:
 
     def __init__(self, env_id: str, n_envs: int, run: Progress) -> None:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
+        self.actor_in: Callable[[int], int] = lambda e: e // n_envs
+        """The learner that acts in environment e."""
 
     def attach(self, envs: LearnerEnvs, observations: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
@@ -69,7 +72,7 @@ class Collector:
             for e in np.flatnonzero(dones):
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
-                run.episodes[e // self.n_envs].append(infos[e]["episode"])
+                run.episodes[self.actor_in(int(e))].append(infos[e]["episode"])
                 run.n_episodes += 1
         finite = np.isfinite(rewards).all() and np.isfinite(next_observations).all()
         if not finite or (next_observations is not observations and not np.isfinite(observations).all()):

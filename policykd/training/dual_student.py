@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
+import torch
 
 from policykd.core import checkpoint
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
@@ -21,6 +24,7 @@ from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
 from policykd.training.agent import Agent, LearnerChoice, read
 from policykd.training.arguments import check_seeds
+from policykd.training.group import Rule, distil_group, group_actions
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 
@@ -69,11 +73,12 @@ class DualStudent(Agent):
         self.peers, self.seeds = _check_peers(self.method, peers), check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        _check_method(self.method, learner_type)
+        _check_method(self.method, learner_type, self.config)
+        check_vary(self.config, self.peers)
         self.compile = compile
         self._build(learner_type)
         self._make_recipe()
-        self._create_folder(run_dir)
+        self.write_into(run_dir)
 
     @property
     def method_name(self) -> str:
@@ -94,6 +99,99 @@ class DualStudent(Agent):
             self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
             self.memories = {"replay": self.replay_buffer}
             self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
+
+    def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
+        """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
+        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
+        with torch.no_grad():
+            return group_actions(self.learner, inputs, self.peers, rule).squeeze(1).cpu().numpy()
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+        learner: LearnerChoice = "best",
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """As every agent's, and for a group as one.
+
+        ``learner="group"`` acts by the mean action of the best learner's group, "greedy" by that action of its peers
+        which its critics value most; both without noise.
+        """
+        if learner not in ("group", "greedy"):
+            return super().predict(observation, state, episode_start, deterministic, learner)
+        inputs = np.asarray(observation, np.float32).reshape(1, -1, self.sizes[0]).repeat(len(self.seeds), axis=0)
+        group = self.learner_index("best") // self.peers
+        rule: Rule = "mean" if learner == "group" else "greedy"
+        with torch.no_grad():
+            observations = torch.from_numpy(inputs).to(self.device)
+            actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
+        scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
+        return scaled.reshape(*np.shape(observation)[:-1], -1), state
+
+    def best_by_training(self, episodes: int = 10) -> np.ndarray:
+        """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
+
+        Args:
+            episodes: how many of the latest episodes are averaged.
+        """
+        means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
+        places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
+        return places + np.arange(len(places)) * self.peers
+
+    def ship(
+        self,
+        *,
+        net_arch: Sequence[int] | None = None,
+        rule: Rule = "mean",
+        gradient_steps: int = 5_000,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+    ) -> DualStudent:
+        """One student per group, distilled from the group as one at the later half of its replay, without a step.
+
+        The student is an agent like any other: it predicts, evaluates, saves and is exported; it has not been trained
+        by RL.
+
+        Args:
+            net_arch: widths of its hidden layers; None is the peers'.
+            rule: how the group that is copied chooses.
+            gradient_steps: steps of Adam.
+            batch_size: states per step.
+            learning_rate: Adam's, which falls to 0 in a straight line.
+
+        Raises:
+            PolicyKDError: the learners have no replay, or it is empty.
+        """
+        if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
+            raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
+        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "buffer_size": self.config.batch_size * 2}
+        changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
+        config = change(self.config, {**changed, "distill_batch_size": min(64, self.config.batch_size)})
+        student = DualStudent(
+            self.factory if not self.made_by_id else self.env_id,
+            method="independent",
+            backbone=self.learner_type,
+            peers=1,
+            seeds=self.seeds,
+            config=config,
+            device=str(self.device),
+            compile=False,
+        )
+        with one_thread():
+            distil_group(
+                self.learner,
+                self.replay_buffer,
+                student.learner,
+                self.peers,
+                rule,
+                student.streams["replay"],
+                gradient_steps,
+                batch_size,
+                learning_rate,
+            )
+        return student
 
     @classmethod
     def load(
@@ -162,7 +260,19 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
-    return arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
+    kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
+    return kept
+
+
+def check_vary(config: Config, peers: int) -> None:
+    """Refuse varied settings that do not have one value per peer.
+
+    Raises:
+        PolicyKDError: names the setting.
+    """
+    for name, values in getattr(config, "vary", {}).items():
+        if len(values) != peers:
+            raise PolicyKDError(f"vary: {name} needs one value for each of {peers} peers, got {list(values)}")
 
 
 def _check_peers(method: PeerMethod, peers: int) -> int:
@@ -174,7 +284,11 @@ def _check_peers(method: PeerMethod, peers: int) -> int:
     return peers
 
 
-def _check_method(method: PeerMethod, learner: type[Learner]) -> None:
+def _check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:
+    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.replay != "pooled":
+        raise PolicyKDError(
+            f"allocation: best needs a pooled replay, and {method.name} has none: who does not act would learn nothing"
+        )
     if learner.memory == "replay":
         return
     if method.replay == "pooled":

@@ -7,8 +7,9 @@ from pathlib import Path
 import gymnasium as gym
 
 from policykd.core.checkpoint import understood
+from policykd.export.policy import Computed, Policy
 from policykd.tasks.spaces import EnvFactory
-from policykd.training.agent import Agent, read
+from policykd.training.agent import Agent, LearnerChoice, read
 from policykd.training.dual_student import DualStudent
 from policykd.training.teacher_student import TeacherStudent
 
@@ -23,3 +24,17 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
         path, loaded = read(path, env)
         kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
         return kind.from_state(path, loaded, env, device)
+
+
+def load_policy(
+    path: str | Path,
+    learner: LearnerChoice = "best",
+    env: str | gym.Env | EnvFactory | None = None,
+    computed_by: Computed = "auto",
+) -> Policy:
+    """A learner of a run folder or checkpoint as a fast function of one observation.
+
+    Raises:
+        PolicyKDError: as ``load_agent`` and ``Policy``.
+    """
+    return Policy(load_agent(path, env, device="cpu"), learner, computed_by)

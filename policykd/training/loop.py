@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 from tqdm import tqdm
@@ -38,6 +34,8 @@ class Hooks:
 def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     """Collect and improve until the run has ``end`` steps, a callback says stop, or it is interrupted."""
     go_on = True
+    if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated:
+        hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
     while go_on and run.num_timesteps < end and not hooks.interrupted():
         started, episodes = time.perf_counter(), run.n_episodes
         step = recipe.collect()
@@ -62,33 +60,3 @@ def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
 def _latest_returns(run: Progress) -> str:
     shown = [f"{episodes[-1]['r']:.0f}" if episodes else "-" for episodes in run.episodes[:6]]
     return f"last returns {' '.join(shown)}{' ...' if len(run.episodes) > 6 else ''}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: at these sizes handing work to others costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag that the loop reads between steps; a second one interrupts at once."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def on_interrupt(number: int, frame: object) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -55,6 +55,11 @@ class Progress:
         """Whether the last step crossed a multiple of ``every`` (never for 0)."""
         return every > 0 and self.num_timesteps % every < self.steps_at_once
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether the learners were evaluated after the last step."""
+        return self.evaluation_steps[-1:] == [self.num_timesteps]
+
     def returns(self) -> list[list[float]]:
         """Returns of the latest training episodes of every learner, the latest last."""
         return [[episode["r"] for episode in episodes] for episodes in self.episodes]

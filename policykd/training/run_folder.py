@@ -10,50 +10,27 @@ run/
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
 import pickle
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import versions, write_bytes, write_text
+from policykd.core.files import CHECKPOINT, remove_unfinished, versions, write_bytes, write_text
+from policykd.core.lock import LOCK, alone
+from policykd.training import progress_csv
+from policykd.training.progress_csv import open_logger
 
-CHECKPOINT = "checkpoint.safetensors"
-STEPS = "time/total_timesteps"
-
-
-class ProgressCSV(CSVOutputFormat):
-    """SB3's ``progress.csv``, which can also go on from the rows that are there."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = open(path, "a+")  # noqa: SIM115  (closed with the logger)
-        self.file.seek(0)
-        header = self.file.readline().strip()
-        self.keys = header.split(",") if header else []
-        self.file.seek(0, os.SEEK_END)
-        self.separator, self.quotechar = ",", '"'
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write one row; new columns rewrite the file, in an order that does not depend on Python's hashes."""
-        new = [key for key in sorted(key_values) if key not in self.keys]
-        if new:
-            self.file.seek(0)
-            rows = list(csv.reader(self.file))[1:]
-            self.keys += new
-            self.file.seek(0)
-            self.file.truncate()
-            self.file.write(",".join(self.keys) + "\n")
-            csv.writer(self.file, lineterminator="\n").writerows(row + [""] * len(new) for row in rows)
-        super().write(key_values, key_excluded, step)
+CONFIG = "config.json"
 
 
 class RunFolder:
@@ -83,41 +60,63 @@ class RunFolder:
         Raises:
             PolicyKDError: the folder holds a run already, or cannot be made.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        there = self.path.exists()
+        if there and not (self.path.is_dir() and holds_nothing(self.path)):
             raise PolicyKDError(
                 f"run folder: {self.path} exists and is not empty: choose another one, or go on with --resume"
             )
         try:
-            for folder in (self.path, *self.learner_folders):
-                folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.path / "config.json", json.dumps(settings, indent=2) + "\n")
+            self.path.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path)
+            write_text(self.path / CONFIG, json.dumps(settings, indent=2) + "\n")
             write_text(self.path / "command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
             write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+            self._make_folders()
         except OSError as error:
-            raise PolicyKDError(f"run folder: cannot write {self.path}: {error}") from None
+            if not there:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise PolicyKDError(f"run folder: cannot write {error.filename or self.path}: {error.strerror}") from None
+
+    def check(self) -> None:
+        """Look whether the folder is still there.
+
+        Raises:
+            PolicyKDError: somebody deleted it.
+        """
+        if not self.path.is_dir():
+            raise PolicyKDError(f"run folder: {self.path} was deleted while the run went on")
 
     def open_loggers(self) -> Logger:
         """Open every learner's logs and return the logger of the run itself."""
         # In place: who holds the list already must see them, or the first row is written to no learner's log.
-        self.loggers[:] = [_logger(folder) for folder in self.learner_folders]
-        return _logger(self.path)
+        self.loggers[:] = [open_logger(folder) for folder in self.learner_folders]
+        return open_logger(self.path)
 
     def log_sizes(self) -> dict[str, int]:
-        """Length of every log that only grows, to cut it back when the run goes on from a checkpoint."""
-        return {str(file.relative_to(self.path)): file.stat().st_size for file in self._growing_logs()}
+        """Bytes of every log that only grows, lines of every table: where to cut when a run goes on from here."""
+        sizes = {str(file.relative_to(self.path)): file.stat().st_size for file in self._growing_logs()}
+        return sizes | {str(file.relative_to(self.path)): progress_csv.lines(file) for file in self._progress()}
 
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
-        """Take back what was logged after the checkpoint: a killed run may have gone on for a while."""
-        for unfinished in self.path.rglob(".*.tmp"):
-            unfinished.unlink()
+        """Take back what was logged after the checkpoint: a killed run may have gone on for a while.
+
+        Raises:
+            PolicyKDError: it does go on, in another process.
+        """
+        with alone(self.path):
+            self._rewind(sizes, num_timesteps)
+
+    def _rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
+        self._make_folders()
+        remove_unfinished(self.path)
         for file in self._growing_logs():
             size = sizes.get(str(file.relative_to(self.path)))
             if size is None:
                 file.unlink()
             elif file.stat().st_size > size:
                 os.truncate(file, size)
-        for folder in (self.path, *self.learner_folders):
-            _rewind_csv(folder / "progress.csv", num_timesteps)
+        for file in self._progress():
+            progress_csv.rewind(file, num_timesteps, sizes.get(str(file.relative_to(self.path))))
 
     def write_evaluations(
         self, k: int, name: str, timesteps: list[int], returns: np.ndarray, lengths: np.ndarray
@@ -137,22 +136,18 @@ class RunFolder:
             (folder / self.task).mkdir(exist_ok=True)
             write_bytes(folder / self.task / "vecnormalize.pkl", pickle.dumps(normalizer))
 
+    def _make_folders(self) -> None:
+        for folder in self.learner_folders:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _progress(self) -> list[Path]:
+        return [folder / "progress.csv" for folder in (self.path, *self.learner_folders)]
+
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)
         return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
 
 
-def _logger(folder: Path) -> Logger:
-    formats: list[KVWriter] = [ProgressCSV(folder / "progress.csv"), TensorBoardOutputFormat(str(folder))]
-    return Logger(folder=str(folder), output_formats=formats)
-
-
-def _rewind_csv(path: Path, num_timesteps: int) -> None:
-    if not path.exists():
-        return
-    header, *rows = list(csv.reader(io.StringIO(path.read_text()))) or [[]]
-    column = header.index(STEPS) if STEPS in header else 0
-    kept = [row for row in rows if row[column] and int(float(row[column])) <= num_timesteps]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *kept] if header else [])
-    write_text(path, text.getvalue())
+def holds_nothing(path: Path) -> bool:
+    """Whether a folder holds no file, or only what a process left that was killed while it wrote its first."""
+    return not any(file.is_file() and file.name != LOCK and file.suffix != ".tmp" for file in path.rglob("*"))

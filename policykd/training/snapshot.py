@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
-from policykd.distillation.divergences import TEACHER_DIVERGENCES
+from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
+from policykd.learners.settings import NETWORKS
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.vector import LearnerEnvs
 
@@ -27,7 +29,9 @@ Streams = dict[str, list[np.random.Generator]]
 
 def plain(config: Config) -> dict[str, Any]:
     """A config as JSON reads it back; functions by the name under which they are known, or "own:" and theirs."""
-    tables: dict[str, Mapping[str, Any]] = {"divergence": TEACHER_DIVERGENCES, "distill_schedule": SCHEDULES}
+    divergences = ChainMap(TEACHER_DIVERGENCES, DIVERGENCES)
+    tables: dict[str, Mapping[str, Any]] = {"divergence": divergences, "distill_schedule": SCHEDULES}
+    tables |= {"network": NETWORKS, "critic_network": NETWORKS}
 
     def value_of(name: str, value: Any) -> Any:
         if callable(value):
@@ -92,7 +96,8 @@ def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: Any, env_id:
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
         envs.observations[:] = np.array(observations, np.float32)
-    return envs.observations.copy()
+    restored: np.ndarray = envs.observations.copy()
+    return restored
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:

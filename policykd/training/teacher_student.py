@@ -99,7 +99,7 @@ class TeacherStudent(Agent):
         check_method(self.method, self.teaching, learner_type, panel)
         self._build(learner_type)
         self._make_recipe(panel)
-        self._create_folder(run_dir)
+        self.write_into(run_dir)
 
     @property
     def method_name(self) -> str:
@@ -109,7 +109,7 @@ class TeacherStudent(Agent):
     @property
     def taught_by(self) -> str:
         """The method that names the run's folders: the one that distilled."""
-        return name_of(self.method, TEACHER_METHODS).replace(":", "_")
+        return name_of(self.method, TEACHER_METHODS)
 
     @property
     def teaching(self) -> TeachingConfig:
@@ -355,4 +355,5 @@ def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner
         raise PolicyKDError(
             f"backbone: {learner.name} cannot be a student: its config_type must be a TeachingConfig, too"
         )
-    return arguments.resolve_config(config, kind, learner.name, teaching_preset)
+    kept: Config = arguments.resolve_config(config, kind, learner.name, teaching_preset)
+    return kept

@@ -16,6 +16,7 @@ from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.memory.replay import Batch, SharedReplay
+from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 
@@ -50,11 +51,19 @@ class LearnFromReplay:
         self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
         self.exploration, self.sampling, self.group_size = exploration, sampling, peers
         self.n_updates = 0
+        self.allocation: Allocation | None = None
+        if config.allocation == "best" and peers > 1:
+            groups = len(sampling) // peers
+            self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
+            collector.actor_in = self.allocation.actor_in
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
+        if self.allocation is not None:
+            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in np.flatnonzero(step.dones)}
+            self.allocation.stepped(step.dones, ended_returns)
         ended = step.dones & ~step.truncated
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
@@ -68,7 +77,20 @@ class LearnFromReplay:
         noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
         inputs = torch.from_numpy(observations).to(device).unsqueeze(1)
         with torch.no_grad():
+            if self.allocation is not None:
+                return self._act_as_dealt(self.allocation, inputs, noise)
             return learner.explore(learner.actor, inputs, noise).squeeze(1).cpu().numpy()
+
+    def _act_as_dealt(self, allocation: Allocation, inputs: Tensor, noise: Tensor) -> np.ndarray:
+        """Every peer answers at all states of its group, and the one that acts there is heard: ``(K, A)``."""
+        learner, peers = self.learner, self.group_size
+        everybody = [
+            part.view(-1, 1, peers, part.shape[-1]).expand(-1, peers, -1, -1).flatten(0, 1) for part in (inputs, noise)
+        ]
+        answers = learner.explore(learner.actor, everybody[0], everybody[1]).unflatten(0, (-1, peers))
+        heard = np.arange(len(answers))[:, None], allocation.acting, np.arange(peers)[None]
+        actions: np.ndarray = answers.cpu().numpy()[heard].reshape(len(inputs), -1)
+        return actions
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
@@ -76,6 +98,7 @@ class LearnFromReplay:
         info: dict[str, Tensor] = {}
         if own_steps <= config.learning_starts or own_steps % config.train_freq:
             return info
+        self.learner.settings.advance(progress)
         for _ in range(config.gradient_steps):
             info = {**info, **self.step(progress, diagnose)}
         return info
@@ -85,12 +108,15 @@ class LearnFromReplay:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps."""
-        return {"n_updates": self.n_updates}
+        """The number of gradient steps, and who acts."""
+        dealt = {} if self.allocation is None else {"allocation": self.allocation.state()}
+        return {"n_updates": self.n_updates, **dealt}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.n_updates = state["n_updates"]
+        if self.allocation is not None and "allocation" in state:
+            self.allocation.restore(state["allocation"])
 
 
 class PeersOnReplay(LearnFromReplay):
@@ -123,7 +149,9 @@ class PeersOnReplay(LearnFromReplay):
         self.peers = Peers(len(sampling), peers, method.source, device)
         self.distillation = PeerStep(method, config, learner) if method.source and peers > 1 else None
         self.schedule = schedule_of(config.distill_schedule)
-        self.distill_learning_rate = torch.zeros((), device=device)
+        self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=device)
+        self.distill_learning_rate = torch.zeros_like(self.distill_rates)
+        learner.judges = peers if method.target == "group" else 1
         self._learn = self.learn
 
     def compile(self) -> None:
@@ -147,7 +175,7 @@ class PeersOnReplay(LearnFromReplay):
                 peer_of=self.peers.peer_of[turn],
                 recent=config.distill_recent,
             ).observations
-            self.distill_learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
+            torch.mul(self.distill_rates, self.schedule(progress), out=self.distill_learning_rate)
         # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
         flags = update_actor, update_targets, diagnose or self.compiled
         with torch.no_grad():

@@ -23,6 +23,11 @@ from policykd.training.compiling import compile_step
 Generators = list[np.random.Generator]
 
 
+def at(rate: float | Callable[[float], float], progress: float) -> float:
+    """A learning rate at this point of the run: a number, or a function of what remains, as SB3's."""
+    return rate(1.0 - progress) if callable(rate) else rate
+
+
 class LearnFromRollouts:
     """Collects rollouts of all learners, and improves all by some epochs of PPO in minibatches of each.
 
@@ -147,7 +152,9 @@ class LearnFromRollouts:
         config = self.config
         learning_rate, clip_range = (
             torch.tensor(
-                value * schedule_of(schedule)(progress), dtype=self.learner.parameters.dtype, device=self.device
+                at(value, progress) * schedule_of(schedule)(progress),
+                dtype=self.learner.parameters.dtype,
+                device=self.device,
             )
             for value, schedule in (
                 (config.learning_rate, config.learning_rate_schedule),

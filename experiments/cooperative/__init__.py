@@ -1,0 +1,1 @@
+"""Do classifiers of several owners gain from teaching one another by counterfactuals?"""

@@ -1,0 +1,1 @@
+"""Does a student become its teacher?"""

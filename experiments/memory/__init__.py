@@ -1,0 +1,1 @@
+"""Does memory hold what it says?"""

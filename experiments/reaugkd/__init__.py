@@ -1,0 +1,1 @@
+"""Does a student gain from looking things up in its teacher's memory, and at what cost?"""

@@ -1,0 +1,1 @@
+"""How fast are many learners in one update against one SB3 learner?"""

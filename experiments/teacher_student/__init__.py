@@ -1,0 +1,1 @@
+"""How good are students of the zoo's agents, by method, size and imperfection of the teacher?"""

@@ -1,0 +1,69 @@
+"""``policykd doctor``: why does my distillation not work? One page; exit status 1 where something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from policykd.cli.distill import _widths
+from policykd.cli.output import say
+from policykd.core.files import write_text
+from policykd.measure.doctor import diagnose
+from policykd.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Play a teacher, clone it on the states that it met, and say what is wrong. Exit status 1 where something is."""
+
+    teacher: str
+    """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, ONNX."""
+    env: str = "HalfCheetah-v5"
+    """Task: a registered environment with continuous actions."""
+    student_observations: tuple[int, ...] | None = None
+    """Columns of the observation that the student sees. Default: all."""
+    backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
+    """What the student is; the next three have its defaults."""
+    student: str | None = None
+    """Hidden layers of the student, such as 64x64."""
+    learning_rate: float | None = None
+    """The student's distill_learning_rate."""
+    normalize: bool | None = None
+    """Whether the student sees observations normalised."""
+    n_episodes: int = 20
+    """Episodes of the teacher, and of random actions."""
+    updates: int = 5_000
+    """Gradient steps of every cloning; 0 looks at the teacher alone."""
+    seed: int = 0
+    """Seed of episodes, weights and minibatches."""
+    trust: bool = False
+    """Run pickles that come with the teacher. Only for files of your own."""
+    out: Path | None = None
+    """Also write the page into this file."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """``policykd doctor``."""
+    options = tyro.cli(DoctorOptions, args=list(arguments), prog="policykd doctor")
+    diagnosis = diagnose(
+        Teacher.load(options.teacher, options.env, trust=options.trust),
+        options.env,
+        student_observations=options.student_observations,
+        backbone=options.backbone,
+        net_arch=None if options.student is None else _widths(options.student),
+        learning_rate=options.learning_rate,
+        normalize=options.normalize,
+        n_episodes=options.n_episodes,
+        updates=options.updates,
+        seed=options.seed,
+    )
+    say(str(diagnosis))
+    if options.out is not None:
+        write_text(options.out, f"{diagnosis}\n")
+    if diagnosis.wrong:
+        sys.exit(1)

@@ -1,0 +1,65 @@
+"""One writer per folder: a lock of the operating system, which ends with the process that holds it, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from policykd.core.errors import PolicyKDError
+
+LOCK = ".lock"
+_held: set[Path] = set()
+"""Locks of this process: whoever holds one may ask for it again."""
+
+
+@contextmanager
+def alone(folder: Path, timeout: float = 0) -> Iterator[None]:
+    """Keep other processes from writing into a folder.
+
+    Args:
+        folder: it exists.
+        timeout: seconds to wait for another process.
+
+    Raises:
+        PolicyKDError: another process holds it, the line says which; or the folder cannot be written.
+    """
+    path = folder.resolve() / LOCK
+    if path in _held:
+        yield
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise PolicyKDError(
+            f"run folder: {folder} is in use{_holder(path)}: wait until that ends, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise PolicyKDError(f"run folder: cannot write {folder}: {error.strerror}: choose another one") from None
+    _held.add(path)
+    try:
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        yield
+    finally:
+        _held.discard(path)
+        with suppress(OSError):  # the folder may be gone
+            path.unlink()  # before the release: filelock never takes a file that has no name any more
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as far as it says."""
+    try:
+        holder = json.loads(path.read_text())
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f" by process {holder['pid']} on {holder['host']} since {since}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return " by another process"

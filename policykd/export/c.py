@@ -1,0 +1,96 @@
+"""A learner as a folder of ``policy.h`` and ``policy.c`` for small computers: C99, no library, no allocation."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from policykd.core.files import write_text
+from policykd.export import c_code
+from policykd.export.calibration import check_int8, split
+from policykd.export.compiled import CompiledPolicy, code_bytes
+from policykd.export.deployed import Act, Check, Difference, check, deploy, require_free
+from policykd.export.exportable import Exportable
+from policykd.export.plain import PlainPolicy, flatten, quantise
+from policykd.native.build import Unavailable
+
+Precision = Literal["float32", "int8"]
+
+
+class CSize(NamedTuple):
+    """What a policy in C takes and how near it is, as its header says."""
+
+    difference: Difference
+    constants: int
+    """Bytes of flash for weights, biases, scales, normaliser and bounds."""
+    code: int | None
+    """Bytes of flash for instructions, compiled for this machine with -Os; None where nothing could tell."""
+    buffers: int
+    """Bytes of RAM, all on the stack of one call."""
+    compiled: bool
+    """Whether the difference is that of the compiled C; else of the same arithmetic in NumPy."""
+
+    def lines(self) -> list[str]:
+        """In words, for the header and the command line."""
+        code = "code not measured" if self.code is None else f"about {self.code:,} of code (-Os, {platform.machine()})"
+        how = "compiled" if self.compiled else "its arithmetic in NumPy: nothing compiles here"
+        worst, mean, count = self.difference
+        return [
+            f"flash: {self.constants:,} bytes of constants, {code}",
+            f"RAM: buffers of {self.buffers:,} bytes on the stack",
+            f"differs by at most {worst:.1e}, on average {mean:.1e} ({count:,} observations; {how})",
+        ]
+
+
+def to_c(
+    agent: Exportable, k: int, path: Path, precision: Precision = "float32", states: np.ndarray | None = None
+) -> CSize:
+    """Write learner ``k`` as a folder of one header and one C file.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the folder.
+        precision: of weights and products; int8 needs a quarter of the flash.
+        states: raw observations ``(n, O)`` for int8: each second one calibrates, the others measure; None plays.
+
+    Raises:
+        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
+    """
+    require_free(path)
+    policy = flatten(deploy(agent, k))
+    checked: Check = check
+    if precision == "int8":
+        calibrated, measured = split(agent, k, states)
+        policy, checked = quantise(policy, calibrated), check_int8(measured)
+    act, compiled = _act(policy)
+    difference = checked(agent, k, act, str(path))
+    size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        folder = Path(temporary) / path.name
+        folder.mkdir()
+        about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
+        about += [
+            "C99 without libraries, allocation or global state. Do not compile it with -ffast-math.",
+            *size.lines(),
+        ]
+        write_text(folder / "policy.h", c_code.header(policy, about))
+        write_text(folder / "policy.c", c_code.source(policy))
+        shutil.move(folder, path)
+    return size
+
+
+def _act(policy: PlainPolicy) -> tuple[Act, bool]:
+    """The compiled policy over several observations, or where nothing compiles that of NumPy."""
+    try:
+        one = CompiledPolicy(policy)
+    except Unavailable:
+        return policy, False
+    return lambda observations: np.stack([one(observation) for observation in observations]), True

@@ -1,0 +1,66 @@
+"""States to calibrate int8 on, and how far int8 is from the learner at states that it was not calibrated on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.seeding import env_seed, stream
+from policykd.export.deployed import Act, Check, Difference, as_act, compare, deploy
+from policykd.export.exportable import Exportable
+from policykd.export.plain import check_states
+
+STATES = 2_000
+"""States that are played where none are given."""
+NOISE = 0.1
+"""Standard deviation of the noise while playing, in actions scaled to [-1, 1], to meet more than one path."""
+TOLERANCE = 0.1
+"""Mean distance from the learner, in actions scaled to [-1, 1], above which int8 is not written."""
+
+
+@torch.no_grad()
+def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
+    """Raw observations ``(count, O)`` that learner ``k`` meets on its task, acting with some noise."""
+    act, scale, generator = as_act(deploy(agent, k)), agent.action_scale, stream(seed, k, "exploration")
+    env, states = agent.factory(), np.zeros((count, agent.observation_space.shape[0]), np.float32)
+    episode, ended = 0, True
+    try:
+        for i in range(count):
+            if ended:
+                observation, _ = env.reset(seed=env_seed(seed, k, "evaluation", episode))
+                episode += 1
+            states[i] = observation
+            noise = NOISE * scale.half_range * generator.standard_normal(len(scale.low))
+            action = np.clip(act(states[i : i + 1])[0] + noise, scale.low, scale.high)
+            observation, _, terminated, truncated, _ = env.step(action.astype(scale.low.dtype))
+            ended = terminated or truncated
+    finally:
+        env.close()
+    return states
+
+
+def split(agent: Exportable, k: int, states: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """States to calibrate on and, apart from them, states to measure at; None plays the task.
+
+    Raises:
+        PolicyKDError: they do not fit the learner.
+    """
+    states = visited_states(agent, k) if states is None else states
+    states = check_states(states, agent.observation_space.shape[0])
+    return states[::2], states[1::2]
+
+
+def check_int8(states: np.ndarray) -> Check:
+    """A check of int8 at ``states (n, O)``; it refuses what is on average more than ``TOLERANCE`` from the learner."""
+
+    def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
+        difference = compare(agent, k, act, states)
+        if not difference.mean <= TOLERANCE:
+            raise PolicyKDError(
+                f"export: {what} in int8 is on average {difference.mean:.2g} from the learner (allowed {TOLERANCE}): "
+                "not written; calibrate on more of the states that it meets, or use float32"
+            )
+        return difference
+
+    return check

@@ -1,0 +1,173 @@
+"""A deployed policy as arrays and nothing else: what is written as C, and what acts in NumPy where nothing compiles.
+
+Float32 or int8. Int8 is static post-training quantisation (Jacob et al. 2018; Krishnamoorthi 2018): weights are
+symmetric with one scale per output, activations symmetric with ranges met at calibration. Each unit has a range of its
+own, folded into the weights of the next layer, so one wide observation does not blur the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.normaliser import CLIP
+from policykd.export.deployed import DeployedPolicy
+
+LEVELS = 127
+"""Largest magnitude of an int8 number; -128 is not used, so that ranges are symmetric."""
+TANH_LIMIT = 7.90531110763549805
+"""Beyond, float32's tanh is 1."""
+TANH_TINY = 4e-4
+"""Below, float32's tanh(x) is x."""
+TANH_ODD = (
+    *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
+    *(-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),
+)
+"""Coefficients of x, x^3, ..., x^13 in the numerator of tanh, as in Eigen and XLA: within 4e-7 of tanh."""
+TANH_EVEN = (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+"""Coefficients of 1, x^2, x^4, x^6 in its denominator."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer."""
+
+    weight: np.ndarray
+    """``(in, out)`` float32, or int8."""
+    bias: np.ndarray
+    """``(out,)`` float32; of an int8 layer, in units of the next layer's inputs."""
+    scale: np.ndarray | None = None
+    """``(out,)`` float32: what a sum of int8 products is multiplied by; None in float32."""
+
+
+@dataclass(frozen=True)
+class PlainPolicy:
+    """Raw observations to actions in the task's units, in float32 arithmetic."""
+
+    layers: tuple[Layer, ...]
+    tanh: bool
+    """Whether tanh is between the layers; else ReLU."""
+    squash: bool
+    """Whether actions are tanh of the network, scaled to the bounds."""
+    low: np.ndarray
+    """Smallest action ``(A,)``."""
+    high: np.ndarray
+    """Largest action ``(A,)``."""
+    normaliser: np.ndarray | None = None
+    """``(3, O)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
+    input_scale: np.ndarray | None = None
+    """``(O,)``: int8 levels per unit of each (normalised) observation; None in float32."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Widths from observation to action."""
+        return (self.layers[0].weight.shape[0], *(layer.weight.shape[1] for layer in self.layers))
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it is int8."""
+        return self.input_scale is not None
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``."""
+        hidden = self.inputs(observations)
+        if self.input_scale is not None:
+            hidden = self._to_levels(hidden * self.input_scale)
+        for layer in self.layers[:-1]:
+            hidden = self.activate(_linear(layer, hidden))
+            if self.quantised:
+                hidden = self._to_levels(hidden * np.float32(LEVELS) if self.tanh else hidden)
+        actions = _linear(self.layers[-1], hidden)
+        if self.squash:
+            actions = np.tanh(actions) * ((self.high - self.low) / 2) + (self.high + self.low) / 2
+        return np.clip(actions, self.low, self.high)
+
+    def inputs(self, observations: np.ndarray) -> np.ndarray:
+        """What the network sees ``(..., O)`` of raw observations."""
+        observations = np.asarray(observations, np.float32)
+        if self.normaliser is None:
+            return observations
+        mean, rest, inverse = self.normaliser
+        return np.clip((observations - mean - rest) * inverse, np.float32(-CLIP), np.float32(CLIP))
+
+    def activate(self, hidden: np.ndarray) -> np.ndarray:
+        """The activation between layers."""
+        return np.tanh(hidden) if self.tanh else np.maximum(hidden, 0)
+
+    @staticmethod
+    def _to_levels(values: np.ndarray) -> np.ndarray:
+        """The nearest int8 numbers, halves away from zero, as float32, in which their sums of products are exact."""
+        return np.trunc(np.clip(values, -LEVELS, LEVELS) + np.copysign(np.float32(0.5), values))
+
+
+def flatten(policy: DeployedPolicy) -> PlainPolicy:
+    """The arrays of a deployed policy, float32.
+
+    Raises:
+        PolicyKDError: it is no MLP with ReLU or tanh.
+    """
+    linears = [module for module in policy.network if isinstance(module, nn.Linear)]
+    between = {type(module) for module in policy.network if not isinstance(module, nn.Linear)}
+    if not between <= {nn.ReLU} and not between <= {nn.Tanh}:
+        names = ", ".join(sorted(kind.__name__ for kind in between))
+        raise PolicyKDError(f"export: C and NumPy know layers with ReLU or with tanh, not {names}: use onnx")
+    layers = tuple(
+        Layer(np.ascontiguousarray(linear.weight.numpy().T), linear.bias.numpy().copy()) for linear in linears
+    )
+    normaliser = None
+    if policy.normalises:
+        mean = policy.observation_mean.numpy()
+        rounded = mean.astype(np.float32)  # with what it lost, a mean far from 0 costs no accuracy, and no double
+        normaliser = np.stack((rounded, mean - rounded, 1 / policy.observation_std.numpy())).astype(np.float32)
+    return PlainPolicy(layers, nn.Tanh in between, policy.squash, policy.low.numpy(), policy.high.numpy(), normaliser)
+
+
+def quantise(policy: PlainPolicy, states: np.ndarray) -> PlainPolicy:
+    """The policy in int8, its ranges those met at raw observations ``states (n, O)``.
+
+    Raises:
+        PolicyKDError: there are no states, or they do not fit.
+    """
+    states = check_states(states, policy.sizes[0])
+    hidden = policy.inputs(states)
+    steps = input_steps = _steps(hidden)
+    layers = []
+    for number, layer in enumerate(policy.layers):
+        folded = layer.weight * steps[:, None]
+        scale = np.abs(folded).max(0) / LEVELS
+        scale[scale == 0] = 1
+        weight, bias = np.rint(folded / scale).astype(np.int8), layer.bias
+        if number < len(policy.layers) - 1:
+            hidden = policy.activate(_linear(layer, hidden))
+            steps = np.full(hidden.shape[1], 1 / LEVELS, np.float32) if policy.tanh else _steps(hidden)
+            if not policy.tanh:  # relu(x / step) is relu(x) / step: rescaling costs nothing
+                scale, bias = scale / steps, bias / steps
+        layers.append(Layer(weight, bias.astype(np.float32), scale.astype(np.float32)))
+    return replace(policy, layers=tuple(layers), input_scale=(1 / input_steps).astype(np.float32))
+
+
+def check_states(states: np.ndarray, size: int) -> np.ndarray:
+    """States as float32 ``(n, O)``.
+
+    Raises:
+        PolicyKDError: they are none.
+    """
+    states = np.asarray(states, np.float32)
+    if states.ndim != 2 or states.shape[1] != size or len(states) < 2 or not np.isfinite(states).all():
+        raise PolicyKDError(f"export: calibration needs 2 or more finite states (n, {size}), got {states.shape}")
+    return states
+
+
+def _steps(values: np.ndarray) -> np.ndarray:
+    """What one int8 level of every unit stands for, by its largest magnitude; a unit that was silent: as the widest."""
+    ranges = np.abs(values).max(0)
+    ranges[ranges == 0] = ranges.max() or 1
+    return (ranges / LEVELS).astype(np.float32)
+
+
+def _linear(layer: Layer, hidden: np.ndarray) -> np.ndarray:
+    sums = hidden @ layer.weight.astype(np.float32, copy=False)
+    return (sums if layer.scale is None else sums * layer.scale) + layer.bias

@@ -1,0 +1,77 @@
+"""Settings of each learner: one number for all, or one per peer of a group, or a function of what remains of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import MLP, Network
+from policykd.core.registry import find
+from policykd.learners.config import OffPolicyConfig
+
+
+class Settings:
+    """Numbers of K learners as their formulas need them: a float, or a tensor of rows ``(K, 1)``.
+
+    Args:
+        config: settings; ``config.vary`` gives some of them one value per peer.
+        learners: number of learners K, group by group.
+        device: where rows live.
+    """
+
+    def __init__(self, config: OffPolicyConfig, learners: int, device: torch.device | str) -> None:
+        self.config, self.learners, self.device = config, learners, device
+        rate = config.learning_rate
+        self.scheduled = rate if callable(rate) else None
+        self.rate = torch.tensor(1.0, device=device) if callable(rate) else None
+
+    def get(self, name: str) -> float | Tensor:
+        """A setting: its number, or one per learner ``(K, 1)``."""
+        if name == "learning_rate" and self.rate is not None:
+            return self.rate
+        values = self.config.vary.get(name)
+        return getattr(self.config, name) if values is None else self.per_learner(values)
+
+    def per_learner(self, values: Sequence[float]) -> Tensor:
+        """One value per peer as one per learner, ``(K, 1)``."""
+        return torch.tensor(values, device=self.device).repeat(self.learners // len(values)).unsqueeze(1)
+
+    def advance(self, progress: float) -> None:
+        """Set a scheduled learning rate, which is a function of what remains, as SB3's."""
+        if self.scheduled is not None and self.rate is not None:
+            self.rate.fill_(self.scheduled(1.0 - progress))
+
+
+def critic_rows(setting: float | Tensor, critics: int) -> float | Tensor:
+    """A setting per learner as one per critic, ``(K * C, 1)``."""
+    return setting.repeat_interleave(critics, dim=0) if isinstance(setting, Tensor) and setting.ndim > 1 else setting
+
+
+def per_action(setting: float | Tensor) -> float | Tensor:
+    """A setting per learner beside actions ``(K, B, A)``."""
+    return setting.unsqueeze(-1) if isinstance(setting, Tensor) else setting
+
+
+NETWORKS: dict[str, Callable[[int, int], Network]] = {}
+"""Makers of networks by name, for command lines and benchmark files; rows may be added."""
+
+
+def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) -> tuple[Network, Network]:
+    """Actor and critic network of these settings: MLPs, or what ``config.network`` and ``config.critic_network`` make.
+
+    Args:
+        config: settings of any backbone.
+        inputs: width of the actor's input.
+        outputs: width of its output.
+        critic_inputs: width of the critic's input; its output is one number.
+    """
+
+    def mlp(inputs: int, outputs: int) -> Network:
+        return MLP((inputs, *config.net_arch, outputs), activation=config.activation_fn, layer_norm=config.layer_norm)
+
+    actor = mlp if config.network is None else find("network", config.network, NETWORKS)
+    critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
+    return actor(inputs, outputs), critic(critic_inputs, 1)

@@ -1,0 +1,209 @@
+"""Why does my distillation not work? One page, from a teacher, its task, and what the student is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.seeding import stream
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.measure import doctor_checks as checks
+from policykd.measure.doctor_checks import Finding
+from policykd.measure.doctor_fit import Fit, Student, clone, stacked
+from policykd.measure.doctor_play import Act, Play, play
+from policykd.measure.doctor_record import clipped_share, recorded
+from policykd.tasks.spaces import EnvFactory, find_task
+from policykd.teachers import Teacher, TeacherScore
+
+WIDE = (128, 128)
+"""Hidden layers that ask what can be learnt at all."""
+RATE = 1e-3
+"""Learning rate of these, and of the comparison of widths."""
+ASKED_TWICE = 256
+REMEMBERED = 4
+"""Observations that a student with memory is tried with."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, in the order in which to mend them."""
+
+    title: str
+    findings: list[Finding]
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What must be mended."""
+        return [finding for finding in self.findings if finding.state == "wrong"]
+
+    def __str__(self) -> str:
+        """The page."""
+        lines = [self.title]
+        for finding in self.findings:
+            lines.append(f"{finding.state:8}{finding.check:23}{finding.measured}")
+            if finding.advice:
+                lines.append(f"{'':31}-> {finding.advice}")
+        names = ", ".join(finding.check for finding in self.wrong)
+        lines.append(
+            f"{len(self.wrong)} of {len(self.findings)} wrong: {names}" if names else "nothing wrong was found"
+        )
+        return "\n".join(lines)
+
+
+def diagnose(
+    teacher: Any,
+    env: str | gym.Env | EnvFactory,
+    *,
+    student_observations: Sequence[int] | None = None,
+    backbone: str = "ppo",
+    net_arch: tuple[int, ...] | None = None,
+    learning_rate: float | None = None,
+    normalize: bool | None = None,
+    n_episodes: int = 20,
+    updates: int = 5_000,
+    seed: int = 0,
+) -> Diagnosis:
+    """Play the teacher, clone it on the states that it met, and say what is wrong.
+
+    Args:
+        teacher: a ``Teacher``, or anything that ``Teacher.load`` takes.
+        env: the task.
+        student_observations: columns of the observation that the student sees; None is all.
+        backbone: whose defaults the student has where the next three are None: "ppo", "td3", "ddpg", "sac".
+        net_arch: the student's hidden layers.
+        learning_rate: of its cloning (``distill_learning_rate``).
+        normalize: whether it sees observations normalised.
+        n_episodes: episodes of the teacher, and of random actions from the same initial states.
+        updates: gradient steps of every cloning; 0 looks at the teacher alone.
+        seed: of episodes, weights and minibatches.
+
+    Raises:
+        PolicyKDError: the teacher cannot be loaded or does not fit, or a column or number makes no sense.
+    """
+    task, student = find_task(env), _student(backbone, net_arch, learning_rate, normalize)
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher, env)
+    if n_episodes < 4 or updates < 0 or seed < 0:
+        raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
+    columns = _columns(student_observations, teacher.observation_size)
+    sees = "all" if columns is None else f"{len(columns)} of"
+    widths = "x".join(map(str, student.net_arch))
+    title = (
+        f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} {teacher.observation_size}"
+    )
+    title += " observations"
+    try:
+        taught = play(task.make, _act(teacher), n_episodes, seed)
+    except PolicyKDError as error:  # an answer that is no number
+        return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
+    findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
+    if updates:
+        findings += _of_student(taught, student, columns, updates, seed)
+    return Diagnosis(title, findings)
+
+
+def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, seed: int) -> list[Finding]:
+    generator, n, size = stream(seed, 0, "exploration"), len(taught.returns), taught.actions.shape[1]
+    random = play(make, lambda _: generator.uniform(-1, 1, (size,)), n, seed).returns
+    score = TeacherScore(teacher.source, env_id, taught.returns, random)
+    source = Path(teacher.source)
+    return [
+        checks.time_limits(taught),
+        checks.against_random(taught.returns, random, score.better_than_random),
+        checks.against_record(taught.returns, random, recorded(source)),
+        checks.normaliser(teacher.missing_normaliser, clipped_share(source, taught.observations)),
+        checks.action_scale(taught.actions, teacher.low, teacher.high),
+        checks.at_bounds(taught.actions),
+        checks.noise(*_asked_twice(teacher, taught, seed)),
+    ]
+
+
+def _of_student(taught: Play, student: Student, columns: list[int] | None, updates: int, seed: int) -> list[Finding]:
+    held_out = taught.episodes % 4 == 3
+    own = taught.observations if columns is None else taught.observations[:, columns]
+
+    @cache
+    def fit(net_arch: tuple[int, ...], rate: float) -> Fit:
+        return clone(
+            own, taught.actions, held_out, replace(student, net_arch=net_arch, learning_rate=rate), updates, seed
+        )
+
+    def reference(inputs: np.ndarray) -> Fit:
+        return clone(inputs, taught.actions, held_out, Student(WIDE, student.activation, RATE, True), updates, seed)
+
+    seen = remembered = None
+    if columns is not None:
+        seen, remembered = reference(own), reference(stacked(own, taught.episodes, REMEMBERED))
+    widths = sorted({student.net_arch, (64, 64), WIDE}, key=lambda widths: (sum(widths), widths))
+    rates = sorted({RATE, *(student.learning_rate * factor for factor in (0.1, 1.0, 10.0))})
+    return [
+        checks.observations(own, student),
+        checks.sight(reference(taught.observations), seen, remembered, missed_columns(taught, columns)),
+        checks.capacity({net_arch: fit(net_arch, RATE) for net_arch in widths}, student),
+        checks.learning_rate({rate: fit(student.net_arch, rate) for rate in rates}, student),
+        checks.gradients(fit(student.net_arch, student.learning_rate)),
+    ]
+
+
+def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> list[int]:
+    """Hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
+    if columns is None:
+        return []
+    hidden = [c for c in range(taught.observations.shape[1]) if c not in columns]
+
+    def residual(values: np.ndarray) -> np.ndarray:
+        seen = np.column_stack((taught.observations[:, columns], np.ones(len(values)))).astype(np.float64)
+        return values - seen @ np.linalg.lstsq(seen, values, rcond=None)[0]
+
+    actions, others = residual(taught.actions), residual(taught.observations[:, hidden])
+    others = others / np.maximum(others.std(0), 1e-8)  # so that a column's covariance is what it alone explains
+    explained = np.square(others.T @ actions / len(actions)).sum(1)
+    return [hidden[i] for i in np.argsort(-explained)[:count]]
+
+
+def _asked_twice(teacher: Teacher, taught: Play, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Answers at some states ``(n, A)``, those at the same states in another order, and the standard deviations."""
+    states = torch.from_numpy(taught.observations[:: max(1, len(taught.observations) // ASKED_TWICE)])
+    order = torch.from_numpy(stream(seed, 1, "exploration").permutation(len(states)))
+    again = torch.empty(len(states), taught.actions.shape[1])
+    again[order] = teacher.actions(states[order]).cpu()
+    std = teacher.distribution(states)[1]
+    return teacher.actions(states).cpu().numpy(), again.numpy(), None if std is None else std.cpu().numpy()
+
+
+def _act(teacher: Teacher) -> Act:
+    def act(observation: np.ndarray) -> np.ndarray:
+        return teacher.actions(torch.from_numpy(observation).unsqueeze(0))[0].cpu().numpy()
+
+    return act
+
+
+def _columns(asked: Sequence[int] | None, size: int) -> list[int] | None:
+    if asked is None:
+        return None
+    columns = list(asked)
+    if not columns or len(set(columns)) < len(columns) or not all(0 <= c < size for c in columns):
+        raise PolicyKDError(f"doctor: student_observations={columns} must be different columns from 0 to {size - 1}")
+    return columns
+
+
+def _student(
+    backbone: str, net_arch: tuple[int, ...] | None, learning_rate: float | None, normalize: bool | None
+) -> Student:
+    """The student by what was asked, else by its backbone's defaults."""
+    if backbone not in TAUGHT_CONFIGS:
+        raise PolicyKDError(f"backbone: {backbone!r} is unknown; there are {', '.join(TAUGHT_CONFIGS)}")
+    config: Any = TAUGHT_CONFIGS[backbone]()
+    return Student(
+        tuple(net_arch or config.net_arch),
+        getattr(config, "activation_fn", "relu"),
+        config.distill_learning_rate if learning_rate is None else learning_rate,
+        getattr(config, "normalize_observation", False) if normalize is None else normalize,
+    )

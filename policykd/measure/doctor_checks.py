@@ -1,0 +1,217 @@
+"""What can be wrong with a distillation: each check is a function of measurements, and its answer one line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from policykd.measure.doctor_fit import Fit, Student
+from policykd.measure.doctor_play import LONGEST, Play
+
+KEPT = 0.8
+"""Share of the recorded return, above random actions, that a teacher must reach."""
+BOUND, MANY_AT_BOUNDS = 0.99, 0.9
+"""Actions in [-1, 1] beyond the first are at a bound; a larger share than the second is wrong."""
+SAME = 1e-4
+"""Answers at the same state that differ by more are not those of one function of the state."""
+SMALL_STD = 1e-3
+LOST = 0.05
+"""R^2 that is lost by what is hidden, by a small network or by a learning rate, before it counts."""
+LOST_OF_REST = 0.2
+"""Added to it as a share of what the best leaves unexplained, for R^2 is the less certain the lower it is."""
+SPIKE = 100.0
+"""A gradient's norm over the median of its neighbours."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer of one check."""
+
+    check: str
+    state: Literal["ok", "wrong", "unknown"]
+    measured: str
+    advice: str = ""
+    """What to change, where it is wrong."""
+
+
+class Recorded(NamedTuple):
+    """What a teacher's folder says of its return."""
+
+    mean: float
+    std: float
+    episodes: int
+    where: str
+
+
+def time_limits(play: Play) -> Finding:
+    """Whether failures and time limits are told apart."""
+    lengths, limit = play.lengths, play.limit
+    shown = f"{play.terminated.sum()} of {len(lengths)} episodes terminated, {play.truncated.sum()} truncated"
+    shown += f"; {lengths.min():,} to {lengths.max():,} steps, time limit {limit or 'unknown'}"
+
+    def wrong(advice: str) -> Finding:
+        return Finding("time limits", "wrong", shown, advice)
+
+    if not (play.terminated | play.truncated).all():
+        return wrong(f"no end within {LONGEST:,} steps: give the task a time limit (gymnasium's TimeLimit)")
+    same = len(lengths) > 2 and len(set(lengths)) == 1 and lengths[0] > 1
+    if (play.terminated & ~play.truncated & (lengths == limit)).any() or (same and play.terminated.all()):
+        return wrong("ends by time limit are reported as terminated: return truncated=True, or values are wrong there")
+    early = play.truncated & ~play.terminated & (lengths < (limit or lengths.max()))
+    if early.any():
+        return wrong(f"{early.sum()} truncated before the time limit: report failures as terminated=True")
+    return Finding("time limits", "ok", shown)
+
+
+def against_random(returns: np.ndarray, random: np.ndarray, better: bool) -> Finding:
+    """Whether the teacher has something to teach."""
+    shown = f"{returns.mean():,.1f} +/- {returns.std():,.1f}, random actions {random.mean():,.1f}, "
+    shown += f"{len(returns)} episodes"
+    if better:
+        return Finding("return", "ok", shown)
+    advice = "no better than random actions: another teacher, its normaliser, the units of its actions, or the task"
+    return Finding("return", "wrong", shown, advice)
+
+
+def against_record(returns: np.ndarray, random: np.ndarray, recorded: Recorded | None) -> Finding:
+    """Whether the teacher is as good as its folder says."""
+    if recorded is None:
+        return Finding("recorded return", "unknown", "nothing recorded beside the teacher")
+    kept = (returns.mean() - random.mean()) / max(recorded.mean - random.mean(), 1e-12)
+    shown = f"{returns.mean():,.1f}, recorded {recorded.mean:,.1f} +/- {recorded.std:,.1f} ({recorded.where})"
+    error = math.sqrt(returns.var() / len(returns) + recorded.std**2 / recorded.episodes)
+    if kept < KEPT and recorded.mean - returns.mean() > 2 * error:
+        advice = "not the task, the version or the normaliser it was trained with: make the task as it was then"
+        return Finding("recorded return", "wrong", shown, advice)
+    return Finding("recorded return", "ok", shown)
+
+
+def normaliser(missing: bool, clipped: float | None) -> Finding:
+    """Whether the teacher's normaliser is there and of this task; ``clipped`` is the share of inputs at its limits."""
+    if missing:
+        advice = "put its vecnormalize.pkl beside it, or give vecnormalize="
+        return Finding("normaliser", "wrong", "it was trained on normalised observations, statistics missing", advice)
+    if clipped is None:
+        return Finding("normaliser", "ok", "none, and nothing beside the teacher says that it had one")
+    shown = f"{clipped:.1%} of its inputs at the normaliser's limits"
+    if clipped > 0.05:
+        return Finding("normaliser", "wrong", shown, "statistics of another run or task: find the teacher's own")
+    return Finding("normaliser", "ok", shown)
+
+
+def action_scale(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Finding:
+    """Whether answers ``(n, A)`` in [-1, 1] are in the task's units and depend on the state."""
+    in_task = (high + low) / 2 + actions * (high - low) / 2
+    shown = f"{in_task.min():.3g} to {in_task.max():.3g} of {low.min():.3g} to {high.max():.3g}, "
+    shown += f"standard deviation {actions.std(0).mean():.3f} of half the range"
+    if actions.std(0).max() < 1e-3:
+        return Finding("action scale", "wrong", shown, "its actions do not depend on the state: is it saturated?")
+    largest = np.abs(in_task).max(0)
+    if ((largest > BOUND) & (largest < 1.001) & (np.minimum(-low, high) > 1.5)).any():
+        advice = "its actions stop at +-1, not at the task's bounds: scale them to the task's units"
+        return Finding("action scale", "wrong", shown, advice)
+    if np.abs(actions).max() < 0.02:
+        return Finding("action scale", "wrong", shown, "it uses a hundredth of the range: check its units")
+    return Finding("action scale", "ok", shown)
+
+
+def at_bounds(actions: np.ndarray) -> Finding:
+    """How many of its actions are at a bound."""
+    share = float((np.abs(actions) >= BOUND).mean())
+    shown = f"{share:.1%} of its actions"
+    if share > MANY_AT_BOUNDS:
+        advice = "units too large, a missing normaliser, or bang-bang: then action_mse with td3 and no Gaussian"
+        return Finding("actions at bounds", "wrong", shown, advice)
+    return Finding("actions at bounds", "ok", shown)
+
+
+def noise(first: np.ndarray, again: np.ndarray, std: np.ndarray | None) -> Finding:
+    """Whether it answers alike at the same states ``(n, A)``, and how sure it says it is."""
+    differ = float(np.abs(first - again).max())
+    sure = "no standard deviation" if std is None else f"standard deviation {np.median(std):.2g}"
+    shown = f"asked twice it differs by at most {differ:.1e}; {sure}"
+    if differ > SAME:
+        advice = "it samples, or keeps state between calls: make it deterministic in the observation"
+        return Finding("noise", "wrong", shown, advice)
+    if std is not None and np.median(std) < SMALL_STD:
+        advice = "so sure that a Gaussian divergence explodes: raise temperature, or use action_mse"
+        return Finding("noise", "wrong", shown, advice)
+    return Finding("noise", "ok", shown)
+
+
+def observations(seen: np.ndarray, student: Student) -> Finding:
+    """Whether a network can read what the student sees ``(n, O)``."""
+    spread = seen.std(0)
+    moving = spread[spread > 1e-8]
+    if not len(moving):
+        return Finding("observations", "wrong", "nothing that the student sees ever changes", "other columns")
+    shown = (
+        f"standard deviations {moving.min():.2g} to {moving.max():.2g}, {len(spread) - len(moving)} constant columns"
+    )
+    shown += ", normalised" if student.normalize else ", not normalised"
+    if not student.normalize and (moving.max() / moving.min() > 1e3 or np.abs(seen).max() > 1e2):
+        return Finding("observations", "wrong", shown, "normalise them (normalize_observation), or rescale the task's")
+    return Finding("observations", "ok", shown)
+
+
+def sight(full: Fit, seen: Fit | None, remembered: Fit | None, missed: list[int]) -> Finding:
+    """How much of the teacher's action the student's observation explains."""
+    if seen is None:
+        state: Literal["ok", "unknown"] = "ok" if full.r2 > KEPT else "unknown"
+        return Finding("what the student sees", state, f"all of it, which explains R^2 {full.r2:.3f} of the actions")
+    shown = f"R^2 {seen.r2:.3f} of the actions, all observations {full.r2:.3f}"
+    if remembered is not None:
+        shown += f", the last 4 of its own {remembered.r2:.3f}"
+    if not _loses(seen, full):
+        return Finding("what the student sees", "ok", shown)
+    columns = ", ".join(map(str, missed))
+    advice = f"show it more (most is missed of column {columns})"
+    if remembered is not None and remembered.r2 - seen.r2 > (full.r2 - seen.r2) / 2:
+        advice = f"give it memory, which brings back most; or show it column {columns}"
+    return Finding("what the student sees", "wrong", shown, advice)
+
+
+def capacity(fits: dict[tuple[int, ...], Fit], student: Student) -> Finding:
+    """Whether a wider student would learn more, by cloning on fixed states at several widths, narrow ones first."""
+    shown = ", ".join(f"{'x'.join(map(str, widths))} R^2 {fit.r2:.3f}" for widths, fit in fits.items())
+    best = max(fits.values(), key=lambda fit: fit.r2)
+    if _loses(fits[student.net_arch], best):
+        enough = next(widths for widths, fit in fits.items() if not _loses(fit, best))
+        return Finding("capacity", "wrong", shown, f"too small: try {'x'.join(map(str, enough))}")
+    return Finding("capacity", "ok", shown)
+
+
+def learning_rate(fits: dict[float, Fit], student: Student) -> Finding:
+    """Whether another rate would have learnt more in the same steps."""
+    own = fits[student.learning_rate]
+    shown = ", ".join(f"{rate:.0e} R^2 {fit.r2:.3f}" for rate, fit in sorted(fits.items()))
+    shown += f", after {len(own.losses):,} steps"
+    best = max(fits, key=lambda rate: fits[rate].r2)
+    if _loses(own, fits[best]):
+        size = "small" if best > student.learning_rate else "large"
+        return Finding("learning rate", "wrong", shown, f"too {size}: try {best:.0e}")
+    return Finding("learning rate", "ok", shown)
+
+
+def _loses(fit: Fit, best: Fit) -> bool:
+    return best.r2 - fit.r2 > LOST + LOST_OF_REST * (1 - best.r2)
+
+
+def gradients(fit: Fit) -> Finding:
+    """Whether gradients stay finite, alive and even."""
+    norms = fit.gradient_norms
+    if not np.isfinite(norms).all():
+        step = int(np.argmin(np.isfinite(norms)))
+        return Finding("gradients", "wrong", f"not finite from step {step:,}", "lower the learning rate, normalise")
+    tail = norms[len(norms) // 10 :]
+    shown = (
+        f"norm {norms[: len(norms) // 10 + 1].mean():.2g} at first, {tail.mean():.2g} later, at most {norms.max():.2g}"
+    )
+    if tail.max() > SPIKE * max(float(np.median(tail)), 1e-8):
+        return Finding("gradients", "wrong", shown, "they spike: lower the learning rate, normalise observations")
+    if float(np.median(tail)) < 1e-6 and fit.r2 < KEPT:
+        return Finding("gradients", "wrong", shown, "they vanish: normalise observations, another activation")
+    return Finding("gradients", "ok", shown)

@@ -1,0 +1,77 @@
+"""A teacher on its task, step by step: states, answers, and how episodes end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+
+from policykd.core.seeding import env_seed
+from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
+
+LONGEST = 10_000
+"""Steps after which an episode is cut: a task without a time limit never ends by itself."""
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""One raw observation ``(O,)`` to its action ``(A,)`` in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Some episodes of one policy."""
+
+    observations: np.ndarray
+    """Raw ``(n, O)``, float32, in the order in which they were met."""
+    actions: np.ndarray
+    """``(n, A)`` in [-1, 1]."""
+    episodes: np.ndarray
+    """Which episode a state is of ``(n,)``."""
+    returns: np.ndarray
+    """Undiscounted return of each episode ``(E,)``."""
+    terminated: np.ndarray
+    """Whether the task said so at its end ``(E,)``."""
+    truncated: np.ndarray
+    """The same ``(E,)``; where neither, the episode was cut after ``LONGEST`` steps."""
+    limit: int | None
+    """The time limit that the task is registered with."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each episode ``(E,)``."""
+        return np.bincount(self.episodes, minlength=len(self.returns))
+
+
+def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = LONGEST) -> Play:
+    """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone."""
+    env = make()
+    scale = ActionScale(check_spaces(env)[1])
+    observations, actions, episodes, ends = [], [], [], []
+    try:
+        for episode in range(n_episodes):
+            observation, _ = env.reset(seed=env_seed(seed, episode, "evaluation"))
+            total, terminated, truncated, steps = 0.0, False, False, 0
+            while not (terminated or truncated) and steps < longest:
+                observations.append(np.asarray(observation, np.float32))
+                actions.append(act(observations[-1]))
+                observation, reward, terminated, truncated, _ = env.step(scale.to_env(actions[-1]))
+                total, steps = total + float(reward), steps + 1
+            episodes += [episode] * steps
+            ends.append((total, terminated, truncated))
+    finally:
+        env.close()
+    returns, terminations, truncations = zip(*ends, strict=True)
+    return Play(
+        np.stack(observations),
+        np.stack(actions).astype(np.float32),
+        np.array(episodes),
+        np.array(returns),
+        np.array(terminations, bool),
+        np.array(truncations, bool),
+        _limit(env),
+    )
+
+
+def _limit(env: gym.Env) -> int | None:
+    return None if env.spec is None else env.spec.max_episode_steps

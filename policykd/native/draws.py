@@ -1,0 +1,76 @@
+"""Batches drawn from a replay by one call of C, with the numbers that numpy's generators would give."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.native import kernels
+
+
+class Streams:
+    """Numpy's generators as C calls them; their states stay numpy's, and go on from wherever Python left them.
+
+    Args:
+        generators: one per learner.
+    """
+
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
+        self.generators = list(generators)  # alive as long as their addresses are used
+        interfaces = [generator.bit_generator.ctypes for generator in self.generators]
+        pointers = ctypes.c_void_p * len(interfaces)
+        self.uniform = pointers(*(ctypes.cast(each.next_double, ctypes.c_void_p).value for each in interfaces))
+        self.state = pointers(*(each.state_address for each in interfaces))
+
+
+def gathers(storage: Tensor) -> bool:
+    """Whether ``gather`` takes transitions from this storage."""
+    return storage.is_cpu and storage.is_contiguous() and kernels.available()
+
+
+def gather(
+    storage: Tensor,
+    size: int,
+    position: int,
+    batch_size: int,
+    streams: Streams,
+    first: np.ndarray,
+    count: int,
+    rings: int = 1,
+) -> Tensor:
+    """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
+
+    Args:
+        storage: rings of transitions ``(rings of all, capacity, width)``, float32.
+        size: transitions in every ring.
+        position: where the next one will go.
+        batch_size: transitions B per learner.
+        streams: the learners' generators.
+        first: the ring from which learner k draws, ``(K,)`` in int64.
+        count: draw from the most recent so many of a ring.
+        rings: draw from so many rings from ``first`` on, all alike.
+
+    Returns:
+        ``(K, B, width)``.
+
+    Raises:
+        ValueError: rings or transitions that are not there.
+    """
+    learners, (whole, capacity, width) = len(streams.generators), storage.shape
+    if first.shape != (learners,) or not 0 < count <= size <= capacity:
+        raise ValueError(
+            f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"
+        )
+    out = storage.new_empty(learners, batch_size, width)
+    rows = torch.from_numpy(first).to(torch.int64).contiguous()
+    failed = kernels.library().gather(
+        *(learners, batch_size, width, storage.data_ptr(), whole, capacity, size, position, count, rings),
+        *(rows.data_ptr(), streams.uniform, streams.state, out.data_ptr()),
+    )
+    if failed:
+        raise ValueError(f"cannot draw from {rings} rings each from {first.tolist()} on: there are {whole}")
+    return out

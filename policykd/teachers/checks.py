@@ -1,0 +1,88 @@
+"""Signs that a teacher is not what was trained: statistics, action bounds and returns that do not fit the task."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers.policy import Policy
+from policykd.teachers.score import TeacherScore
+from policykd.teachers.task import TaskSpaces, other_task
+
+log = logging.getLogger("policykd")
+DEVIATIONS = 32.0
+"""What is 32 standard deviations away at the start of every episode of 1,000 steps was in no episode of training: it
+alone would have made the deviation larger."""
+FAR_BELOW = 0.5
+"""A teacher that keeps less than this of its recorded return, counted from random actions, is not what was trained."""
+
+
+def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
+    """Refuse a normaliser that never saw such observations.
+
+    Args:
+        policy: with its normalisers.
+        examples: first observations of the task ``(n, O)`` as the teacher reads them.
+        env_id: the task.
+
+    Raises:
+        PolicyKDError: most of the observation lies beyond all that was seen in training.
+    """
+    first = policy.normalisers[0] if policy.normalisers else None  # the one that sees the task
+    if first is None or first.mean is None or first.std is None:
+        return
+    away = ((examples.double() - first.mean) / first.std).abs().amin(0)
+    if (away > DEVIATIONS).double().mean() > 0.5:
+        worst = int(away.argmax())
+        far = f"feature {worst} of {env_id} lies {float(away[worst]):,.0f} deviations away at every start"
+        raise PolicyKDError(
+            f"teacher: {policy.source} has a VecNormalize that never saw such observations ({far}): was it around "
+            "another VecNormalize, or of another task? Give the live model with its environment, or the right "
+            "vecnormalize="
+        )
+
+
+def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
+    """Say by which factor a teacher's actions are stretched where its bounds are not the task's."""
+    if policy.low is None or policy.high is None or len(policy.low) != len(task.low):
+        return
+    trained, here = policy.high - policy.low, task.high - task.low
+    same = np.allclose(policy.low, task.low, rtol=1e-5) and np.allclose(policy.high, task.high, rtol=1e-5)
+    if same:
+        return
+    factors = sorted({float(f"{factor:.4g}") for factor in here / np.where(trained > 0, trained, 1)})
+    factor = f"{factors[0]:g}" + (f" to {factors[-1]:g}" if len(factors) > 1 else "")
+    log.warning(
+        "teacher %s was trained with actions from %s to %s, and %s takes %s to %s: its actions are stretched by the "
+        "factor %s; if their units are the task's, give a function that clips them",
+        *(policy.source, _text(policy.low), _text(policy.high), task.env_id, _text(task.low), _text(task.high), factor),
+    )
+
+
+def check_recorded(policy: Policy, score: TeacherScore) -> None:
+    """Warn where a teacher returns far less than its folder recorded."""
+    recorded = policy.recorded
+    if recorded is None or other_task(policy.source, score.env_id) is not None:
+        return
+    gained, once = score.mean - score.random_mean, recorded.mean - score.random_mean
+    if once <= 0 or gained >= FAR_BELOW * once:
+        return
+    if not policy.normalisers:
+        cause = "its vecnormalize.pkl is missing (vecnormalize=FILE)"
+    elif policy.low is not None and not np.allclose(policy.low, -1):
+        cause = "its action bounds, its VecNormalize or the task's version are others"
+    else:
+        cause = "its VecNormalize is another's, or the task's version or settings are others"
+    log.warning(
+        "teacher %s returns %s on %s, and %s recorded %s: most likely %s",
+        *(policy.source, f"{score.mean:,.1f}", score.env_id, recorded.file, f"{recorded.mean:,.1f}", cause),
+    )
+
+
+def _text(bounds: np.ndarray) -> str:
+    """``-1`` where all are alike, else all of them."""
+    values = [f"{value:g}" for value in bounds]
+    return values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"

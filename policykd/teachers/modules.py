@@ -1,0 +1,207 @@
+"""Teachers that are live programs: functions, objects with ``predict``, torch modules.
+
+They give actions in the task's units, as a policy is deployed.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers.policy import Policy, freeze, to_unit
+from policykd.teachers.task import TaskSpaces
+
+log = logging.getLogger("policykd")
+ACTING = ("act_inference", "actor_mean")
+"""How modules without ``forward`` give their mean action: rsl_rl's method, the network of CleanRL's PPO."""
+KEYS = ("action", "actions", "loc", "mean")
+"""Where modules that answer with a dict keep it, the first that is there."""
+
+
+def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
+    """A function ``observation (O,) -> action (A,)``, or an object with SB3's ``predict``.
+
+    It is called once per observation, unless it answers the task's first observations alike one by one and together.
+
+    Raises:
+        PolicyKDError: there is no task to know sizes from, or it fails on its first observations.
+    """
+    name = getattr(source, "__name__", type(source).__name__)
+    if task is None:
+        raise PolicyKDError(f"teacher: a function ({name}) does not say what it reads and gives: give env=")
+
+    @torch.no_grad()
+    def function(observations: np.ndarray) -> np.ndarray:
+        if hasattr(source, "predict"):
+            return _numbers(source.predict(observations, deterministic=True)[0], f"{name}.predict")
+        return _numbers(source(observations), f"function {name}")
+
+    def one_by_one(observations: np.ndarray) -> np.ndarray:
+        return np.stack([function(observation) for observation in observations])
+
+    act, examples = one_by_one, task.examples
+    apart = _asked(one_by_one, examples, f"function {name}", "(O,) of NumPy")
+    if not np.allclose(apart, one_by_one(examples), equal_nan=True):
+        log.warning(
+            "teacher function %s answers differently when asked twice: it samples or remembers, and a teacher should "
+            "act deterministically by the observation alone",
+            name,
+        )
+    try:
+        together = function(examples)
+        if together.shape == apart.shape and np.allclose(together, apart, atol=1e-5):
+            act = function
+    except Exception:  # a function of one observation may fail on several in any way
+        pass
+    return acting(f"function {name}", through_numpy(act, device), None, (task.low, task.high), device)
+
+
+def from_module(
+    module: nn.Module,
+    source: str,
+    task: TaskSpaces | None,
+    device: torch.device,
+    described: dict[str, Any] | None = None,
+) -> Policy:
+    """A torch module, raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
+
+    It is asked in the precision of its parameters. A module that answers with a dict gives its "action".
+
+    Raises:
+        PolicyKDError: nothing says its sizes and bounds, or it fails on the task's first observations.
+    """
+    size, bounds = shape(source, described, task)
+    network = freeze(module.to(device))
+    act = _forward(network, source)
+    kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    kind = torch.float64 if torch.float64 in kinds else torch.float32
+
+    @torch.no_grad()
+    def actions(observations: Tensor) -> Any:
+        answer = act(observations.to(kind))
+        if isinstance(answer, Mapping) or (hasattr(answer, "keys") and hasattr(answer, "__getitem__")):
+            keys = [key for key in KEYS if key in answer.keys()]  # noqa: SIM118 (a TensorDict's `in` is another)
+            if not keys:
+                said = ", ".join(map(str, answer.keys()))
+                raise PolicyKDError(
+                    f"teacher: {source} answers with {said}, none of which is its action; give a function"
+                )
+            answer = answer[keys[0]]
+        return answer
+
+    if task is not None:
+        examples = torch.from_numpy(task.examples).to(device)
+        _asked(actions, examples, source, f"(B, O) of {str(kind).removeprefix('torch.')}")
+    return acting(source, actions, size, bounds, device).changed(network=network)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """The module as it is now; the original may go on learning.
+
+    Raises:
+        PolicyKDError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # modules may hold anything, such as tensors of a graph
+        raise PolicyKDError(
+            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({_reason(error)}); give "
+            "a function observation -> action"
+        ) from None
+
+
+def shape(
+    source: str, described: dict[str, Any] | None, task: TaskSpaces | None
+) -> tuple[int | None, tuple[np.ndarray, np.ndarray]]:
+    """Length of an observation and bounds of actions: what the program says itself, or the task's."""
+    if described is not None:
+        bounds = np.array(described["low"], np.float32), np.array(described["high"], np.float32)
+        return described["observation_size"], bounds
+    if task is None:
+        raise PolicyKDError(f"teacher: {source} does not say what it reads and gives: give env=")
+    return None, (task.low, task.high)
+
+
+def through_numpy(act: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function of arrays as one of tensors."""
+
+    def through(observations: Tensor) -> Tensor:
+        return torch.as_tensor(np.asarray(act(observations.cpu().numpy()), np.float32), device=device)
+
+    return through
+
+
+def acting(
+    source: str,
+    act: Callable[[Tensor], Any],
+    observation_size: int | None,
+    bounds: tuple[np.ndarray, np.ndarray],
+    device: torch.device,
+) -> Policy:
+    """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+    middle, half = to_unit(*bounds, device)
+
+    def gaussian(observations: Tensor) -> tuple[Tensor, None]:
+        actions = act(observations)
+        if not isinstance(actions, Tensor):
+            count = len(actions) if isinstance(actions, tuple | list | dict) else 1
+            raise PolicyKDError(
+                f"teacher: {source} gives {count} outputs ({type(actions).__name__}); a teacher gives one, actions "
+                "(B, A)"
+            )
+        expected = (len(observations), len(middle))
+        if tuple(actions.shape) != expected:
+            raise PolicyKDError(f"teacher: {source} gives actions of shape {tuple(actions.shape)}, not {expected}")
+        scaled = (actions.float() - middle) / half
+        return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
+
+    return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])
+
+
+def _forward(network: nn.Module, source: str) -> Callable[[Tensor], Any]:
+    """How a module acts: by ``forward``, or by what modules without one are known to have."""
+    # A TorchScript module has a forward of its own that type() does not show.
+    if isinstance(network, torch.jit.ScriptModule) or type(network).forward is not nn.Module.forward:
+        return network
+    for name in ACTING:
+        if callable(found := getattr(network, name, None)):
+            return found
+    parts = ", ".join(name for name, _ in network.named_children())
+    raise PolicyKDError(
+        f"teacher: {source} has no forward; give the part that maps observations to actions (it has "
+        f"{parts or 'none'}), or a function observation -> action"
+    )
+
+
+def _numbers(answer: Any, source: str) -> np.ndarray:
+    """An answer as an array, of whatever device it is."""
+    if isinstance(answer, Tensor):
+        return answer.detach().cpu().numpy().astype(np.float32)
+    if isinstance(answer, tuple) and len(answer) == 2 and not np.isscalar(answer[0]):
+        raise PolicyKDError(f"teacher: {source} gives 2 outputs (tuple); a teacher gives one, the action: take its [0]")
+    return np.asarray(answer, np.float32)
+
+
+def _asked(act: Callable[[Any], Any], examples: Any, source: str, takes: str) -> Any:
+    """The answers to a task's first observations; whatever goes wrong there is one line."""
+    try:
+        return act(examples)
+    except PolicyKDError:
+        raise
+    except Exception as error:  # a user's program may fail in any way
+        raise PolicyKDError(
+            f"teacher: {source} fails on an observation {takes} ({_reason(error)}); wrap it in a function that makes "
+            "of it what it needs"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text:.120}" if text else type(error).__name__

@@ -1,0 +1,124 @@
+"""Whether a rebuilt policy is the live one, asked on observations: never another policy without a word."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers.policy import Policy, to_unit
+
+TOLERANCE = 1e-5
+ROWS = 32
+"""Observations of each size that are asked."""
+STEPS = 4
+"""Steps of an episode that a policy with memory is asked."""
+
+
+class Truth(NamedTuple):
+    """What SB3's own classes say at some inputs; None where they have no such thing."""
+
+    mean: Tensor
+    std: Tensor | None
+    value: Tensor | None
+
+
+def inputs(size: int, more: np.ndarray | None = None) -> np.ndarray:
+    """Observations ``(n, O)`` to ask at: zeros, small, usual and large ones, and ``more``."""
+    generator = np.random.default_rng(0)
+    rows = [np.zeros((1, size))] + [scale * generator.standard_normal((ROWS, size)) for scale in (0.1, 1.0, 10.0)]
+    return np.concatenate([*rows, *([] if more is None else [more])]).astype(np.float32)
+
+
+@torch.no_grad()
+def acts_alike(policy: Policy, predict: Any, examples: np.ndarray, device: torch.device) -> bool:
+    """Whether a policy's deterministic actions are those of SB3's ``predict``, in the task's units."""
+    assert policy.low is not None and policy.high is not None
+    half = (policy.high - policy.low) / 2
+    if policy.step is None:
+        mine = _actions(policy, policy.gaussian(torch.from_numpy(examples).to(device))[0])
+        return bool((np.abs(mine - predict(examples, deterministic=True)[0]) <= TOLERANCE * half).all())
+    memory, state, starts = None, None, np.ones(len(examples), bool)
+    for _ in range(STEPS):
+        asked = torch.from_numpy(examples).to(device), memory, torch.from_numpy(starts).to(device)
+        mean, _, memory = policy.step(*asked)
+        theirs, state = predict(examples, state=state, episode_start=starts, deterministic=True)
+        if not (np.abs(_actions(policy, mean) - theirs) <= TOLERANCE * half).all():
+            return False
+        starts, examples = np.arange(len(examples)) % 5 == 0, examples[::-1].copy()
+    return True
+
+
+@torch.no_grad()
+def says_alike(policy: Policy, live: Any, examples: np.ndarray, device: torch.device) -> bool:
+    """Whether the distribution and the value, where the live policy has some, are the same, too."""
+    if policy.step is not None:
+        return True  # actions at several steps are all that it says
+    asked = torch.from_numpy(examples).to(device)
+    truth = _truth(live, asked)
+    if truth is None:
+        return False
+    mean, std = policy.gaussian(asked)
+    if truth.std is not None:
+        expected = truth.mean, truth.std
+        if getattr(policy.network, "in_task_units", False):
+            assert policy.low is not None and policy.high is not None
+            middle, half = to_unit(policy.low, policy.high, truth.mean.device)
+            expected = (truth.mean - middle) / half, truth.std / half
+        if std is None or not (_close(mean, expected[0]) and _close(std.expand_as(mean), expected[1])):
+            return False
+    return truth.value is None or policy.value is None or _close(policy.value(asked), truth.value)
+
+
+def same_twice(predict: Any, examples: np.ndarray, source: str) -> None:
+    """Refuse what answers differently when asked twice, or not at all.
+
+    Raises:
+        PolicyKDError: it samples, or remembers, or fails.
+    """
+    try:
+        first, second = (np.asarray(predict(examples, deterministic=True)[0]) for _ in range(2))
+    except Exception as error:  # own code may fail in any way, and SB3's does where weights are NaN
+        said = "gives actions that are not finite" if "invalid values" in str(error) else "fails in its own predict"
+        reason = " ".join(str(error).split())[:100]
+        raise PolicyKDError(f"teacher: {source} {said} ({type(error).__name__}: {reason})") from None
+    if not np.allclose(first, second, equal_nan=True):
+        raise PolicyKDError(
+            f"teacher: {source} answers differently when asked twice: it samples or remembers; give one that acts "
+            "deterministically by the observation alone"
+        )
+
+
+def _actions(policy: Policy, mean: Tensor) -> np.ndarray:
+    assert policy.low is not None and policy.high is not None
+    scaled = (mean.tanh() if policy.squashed else mean.clamp(-1, 1)).detach().cpu().numpy()
+    return (policy.high + policy.low) / 2 + scaled * (policy.high - policy.low) / 2
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.detach().cpu().allclose(other.cpu(), atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+@torch.no_grad()
+def _truth(live: Any, asked: Tensor) -> Truth | None:
+    """Distribution and value by SB3's own methods; None where these fail."""
+    try:
+        asked = asked.to(live.device)
+        if hasattr(live, "predict_values"):
+            gaussian = live.get_distribution(asked).distribution
+            return Truth(gaussian.mean, gaussian.stddev, live.predict_values(asked).squeeze(1))
+        if not hasattr(live, "critic"):
+            return Truth(asked, None, None)
+        scaled = live._predict(asked, deterministic=True)
+        q = live.critic(asked, scaled)
+        value = q.mean((1, 2)) if isinstance(q, Tensor) else torch.cat(tuple(q), 1).amin(1)
+        if not hasattr(live.actor, "action_dist"):
+            return Truth(scaled, None, value)
+        mean, log_std, extra = live.actor.get_action_dist_params(asked)
+        gaussian = live.actor.action_dist.proba_distribution(mean, log_std, **extra).distribution
+        return Truth(gaussian.mean, gaussian.stddev, value)
+    except Exception:  # a policy of its own may lack or change any of these
+        return None

@@ -1,0 +1,146 @@
+"""What a zip of SB3 says about its policy in readable text, judged: everything is known by name, or it is refused.
+
+The JSON of a zip holds a pickle beside the text of everything that is not plain. The pickles are never opened; the text
+tells the policy's class and the settings that it was made with. Tensors alone do not: an activation, an own feature
+extractor or an own ``_predict`` leave none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers.sb3_networks import ACTIVATIONS
+
+_SB3 = "stable_baselines3.common.policies"
+POLICIES = {
+    (_SB3, "ActorCriticPolicy"),
+    ("stable_baselines3.ppo.policies", "ActorCriticPolicy"),
+    ("stable_baselines3.sac.policies", "SACPolicy"),
+    ("stable_baselines3.td3.policies", "TD3Policy"),
+    ("sb3_contrib.tqc.policies", "TQCPolicy"),
+    ("sb3_contrib.crossq.policies", "CrossQPolicy"),
+    ("sb3_contrib.ars.policies", "ARSPolicy"),
+    ("sb3_contrib.ars.policies", "ARSLinearPolicy"),
+    ("sb3_contrib.common.recurrent.policies", "RecurrentActorCriticPolicy"),
+}
+"""Classes of policies whose networks are rebuilt from tensors, by module and name."""
+MEANING = {"use_sde", "use_expln", "clip_mean", "squash_output", "with_bias", "batch_norm", "batch_norm_eps"}
+"""Settings that change what tensors mean; they are numbers in the text."""
+WITHOUT_MEANING = {
+    *("net_arch", "n_critics", "n_quantiles", "full_std", "log_std_init", "ortho_init", "device", "normalize_images"),
+    *("optimizer_class", "optimizer_kwargs", "share_features_extractor", "features_extractor_kwargs"),
+    *("batch_norm_momentum", "renorm_warmup_steps", "lstm_hidden_size", "n_lstm_layers", "shared_lstm"),
+    *("enable_critic_lstm", "activation_fn", "features_extractor_class"),
+}
+"""Settings that the tensors show anyway, that training alone needs, that concern images, or that are judged by name."""
+LIVE = "give the loaded model itself (Teacher.load(model)), or a function observation -> action"
+
+
+class Told(NamedTuple):
+    """What a zip says in text."""
+
+    policy: str
+    """Name of the policy's class, one of ``POLICIES``."""
+    activation: str | None
+    """Name of torch's activation between the layers; None is the policy's default."""
+    options: dict[str, Any]
+    """Settings that change what tensors mean."""
+
+
+def judge(data: dict[str, Any], source: str, activation: str | None = None) -> Told:
+    """What a zip says about its policy.
+
+    Args:
+        data: the zip's JSON.
+        source: where it came from, for errors.
+        activation: the user's word, which counts instead of the text's.
+
+    Raises:
+        PolicyKDError: names what is not known, and says what to hand in instead.
+    """
+    policy = _policy(data.get("policy_class"), source)
+    for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
+        _check_space(data.get(name), axes, source)
+    kwargs = data.get("policy_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise PolicyKDError(f"teacher: {source} has policy_kwargs that are no settings ({kwargs!r:.60}); {LIVE}")
+    kwargs = {name: value for name, value in kwargs.items() if not name.startswith(":")}
+    for name, value in kwargs.items():
+        if name not in MEANING | WITHOUT_MEANING:
+            raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, which is not known; {LIVE}")
+    extractor = kwargs.get("features_extractor_class")
+    if extractor is not None and _class(extractor) != ("stable_baselines3.common.torch_layers", "FlattenExtractor"):
+        raise PolicyKDError(
+            f"teacher: {source} has features_extractor_class {extractor!s:.90}, which leaves no trace in its "
+            f"tensors; {LIVE}"
+        )
+    if activation is None and (text := kwargs.get("activation_fn")) is not None:
+        activation = _activation(text, source)
+    options = {name: _plain(name, kwargs[name], source) for name in MEANING & set(kwargs)}
+    return Told(policy, activation, options)
+
+
+def trained_normalised(data: dict[str, Any]) -> bool | None:
+    """Whether the agent's environment was a ``VecNormalize`` when training began; None where the text does not tell.
+
+    An on-policy agent of SB3 keeps ``_last_original_obs`` only then. Off-policy agents always keep it.
+    """
+    if "replay_buffer_class" in data or "buffer_size" in data or "_last_original_obs" not in data:
+        return None
+    if data["_last_original_obs"] is not None:
+        return True
+    return False if data.get("num_timesteps") else None
+
+
+def _policy(text: Any, source: str) -> str:
+    """The policy's class, which SB3 writes as its module and the text of its functions."""
+    parts = text if isinstance(text, dict) else {}
+    module, made_by = parts.get("__module__"), re.match(r"<function (\w+)\.__init__ at ", str(parts.get("__init__")))
+    if made_by and (module, made_by[1]) in POLICIES:
+        return made_by[1]
+    raise PolicyKDError(
+        f"teacher: {source} has a policy class of its own ({made_by[1] if made_by else 'a class'} of {module}), whose "
+        f"code a file cannot show; {LIVE}"
+    )
+
+
+def _check_space(space: Any, axes: str, source: str) -> None:
+    """Refuse spaces that are no box of one axis."""
+    if not isinstance(space, dict):
+        return
+    _, kind = _class(space.get(":type:")) or ("", "Box")
+    if kind in ("Dict", "Discrete", "MultiDiscrete", "MultiBinary", "Tuple", "Text", "Sequence", "Graph"):
+        needed = "continuous ones" if axes == "actions" else "one vector"
+        raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed} (Box)")
+    shape = space.get("_shape", space.get("shape"))
+    if isinstance(shape, list) and len(shape) != 1:
+        raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")
+
+
+def _class(text: Any) -> tuple[str, str] | None:
+    """Module and name of the text "<class 'torch.nn.modules.activation.ReLU'>"."""
+    found = re.fullmatch(r"<class '([\w.]+)\.(\w+)'>", str(text))
+    return (found[1], found[2]) if found else None
+
+
+def _activation(text: Any, source: str) -> str:
+    named = _class(text)
+    if named is None or named[1] not in ACTIVATIONS or ACTIVATIONS[named[1]].__module__ != named[0]:
+        raise PolicyKDError(
+            f"teacher: {source} has activation_fn {text!s:.90}, which only its own code can make; {LIVE}, or say "
+            'activation="ELU" where it acts as one of torch with its usual settings'
+        )
+    return named[1]
+
+
+def _plain(name: str, value: Any, source: str) -> Any:
+    """A number, a truth value or None, which the JSON holds as such or as text."""
+    literal = {"True": True, "False": False, "None": None}.get(value, value) if isinstance(value, str) else value
+    if literal is None or isinstance(literal, bool | int | float):
+        return literal
+    try:
+        return float(str(literal))
+    except ValueError:
+        raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, no number; {LIVE}") from None

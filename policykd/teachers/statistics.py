@@ -1,0 +1,158 @@
+"""Which ``VecNormalize`` belongs to which agent: each with its own, and never with a neighbour's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from stable_baselines3.common import vec_env
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers import sb3, vecnormalize
+from policykd.teachers.sb3_text import trained_normalised
+from policykd.teachers.vecnormalize import Normaliser
+
+log = logging.getLogger("policykd")
+Given = str | Path | VecNormalize | Literal[False] | None
+"""A user's word about the normaliser: a file, a live one, False for none; None looks for it."""
+NAMES = ("vecnormalize.pkl", "vec_normalize.pkl")
+"""Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
+CHECKPOINT = re.compile(r"(.+)_(\d+)_steps")
+"""Names of SB3's ``CheckpointCallback``."""
+HARMLESS = (
+    *(vec_env.VecNormalize, vec_env.VecMonitor, vec_env.VecCheckNan, vec_env.VecVideoRecorder),
+    vec_env.VecTransposeImage,
+)
+"""Wrappers that leave vectors as they are, or are applied here."""
+
+
+class Found(NamedTuple):
+    """What was found for an agent's file."""
+
+    file: Path | None
+    missing: bool
+    """Whether the agent was trained on normalised observations and nothing was found."""
+
+
+def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
+    """The normalisers of a user's word, the innermost first; none for False and None.
+
+    Raises:
+        PolicyKDError: there is no such file, or it is no ``VecNormalize``.
+    """
+    if given is None or given is False:
+        return ()
+    if isinstance(given, VecNormalize):
+        return of_env(given, "vecnormalize")
+    if not Path(given).is_file():
+        raise PolicyKDError(f"vecnormalize: there is no file {given}")
+    return (vecnormalize.read(Path(given), trust),)
+
+
+def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
+    """The normalisers of a live environment, the innermost first."""
+    found: list[Normaliser] = []
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            found.insert(0, vecnormalize.from_object(env, source))
+        elif not isinstance(env, HARMLESS):
+            log.warning(
+                "teacher %s was trained behind %s, which is not applied: it must be part of env=",
+                source,
+                type(env).__name__,
+            )
+        env = env.venv
+    return tuple(found)
+
+
+def of_live(source: Any, given: Given, trust: bool, name: str) -> tuple[tuple[Normaliser, ...], bool]:
+    """The normalisers of a live agent, those given or those of its environment, and whether some are missing."""
+    if given is not None:
+        return read(given, trust), False
+    model = source if isinstance(source, BaseAlgorithm) else None
+    chain = of_env(None if model is None else model.get_env(), name)
+    trained = None if model is None else trained_normalised(vars(model))
+    if not chain and trained:
+        log.warning(
+            "teacher %s was trained on normalised observations, and its environment has no VecNormalize: give "
+            "vecnormalize=FILE",
+            name,
+        )
+    elif not chain and trained is None and (model is None or model.get_env() is None):
+        log.warning(
+            "teacher %s has no environment to tell whether its observations were normalised: give vecnormalize=FILE "
+            "if they were, vecnormalize=False if not",
+            name,
+        )
+    return chain, bool(trained and not chain)
+
+
+def find(path: Path, normalised_by_config: bool) -> Found:
+    """The ``VecNormalize`` that belongs to a zip.
+
+    Args:
+        path: the zip.
+        normalised_by_config: whether the zoo's settings beside it say that it was normalised.
+
+    Raises:
+        PolicyKDError: there is one that may be another agent's.
+    """
+    trained = trained_normalised(sb3.read_text(path))
+    file = _own(path) or _of_run(path) or _shared(path, trained)
+    checkpoint = CHECKPOINT.fullmatch(path.stem)
+    siblings = checkpoint and any(path.parent.glob(f"{checkpoint[1]}_vecnormalize_*_steps.pkl"))
+    return Found(file, file is None and bool(trained or normalised_by_config or siblings))
+
+
+def _own(path: Path) -> Path | None:
+    """A file named after the zip."""
+    stem, checkpoint = path.stem, CHECKPOINT.fullmatch(path.stem)
+    names = [f"{stem}/{name}" for name in NAMES]
+    names += [
+        name for kind in ("vecnormalize", "vec_normalize") for name in (f"{stem}_{kind}.pkl", f"{kind}_{stem}.pkl")
+    ]
+    if checkpoint:
+        names.insert(0, f"{checkpoint[1]}_vecnormalize_{checkpoint[2]}_steps.pkl")
+    return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+
+
+def _of_run(path: Path) -> Path | None:
+    """The file of a zoo's run folder, where the agent is one of the run's checkpoints."""
+    if path.stem != "best_model" and not CHECKPOINT.fullmatch(path.stem):
+        return None
+    task = re.sub(r"_\d+$", "", path.parent.name)
+    folders = [
+        f for f in sorted(path.parent.iterdir()) if f.is_dir() and (f.name == task or (f / "config.yml").is_file())
+    ]
+    return next((folder / name for folder in folders for name in NAMES if (folder / name).is_file()), None)
+
+
+def _shared(path: Path, trained: bool | None) -> Path | None:
+    """A file in the zip's folder that is not named after it.
+
+    Raises:
+        PolicyKDError: other agents are there, and nothing tells whose it is.
+    """
+    file = next((path.parent / name for name in NAMES if (path.parent / name).is_file()), None)
+    if file is None:
+        return None
+    start = sb3.read_text(path).get("start_time")
+    claims = []
+    for other in sorted(path.parent.glob("*.zip")):
+        data = sb3.read_text(other)
+        same_run = start and data.get("start_time") == start
+        if other != path and data and not same_run and _own(other) is None:
+            claims.append(trained_normalised(data))
+    if trained is False or (trained is None and True in claims):
+        log.warning("teacher %s was trained without VecNormalize: %s was not taken for its own", path, file)
+        return None
+    if True in claims or (trained is None and None in claims):
+        raise PolicyKDError(
+            f"teacher: {file} may be of another agent in {path.parent}: say vecnormalize=FILE, or vecnormalize=False "
+            f"if {path.name} never had one"
+        )
+    return file

@@ -1,0 +1,89 @@
+"""A teacher on the task that it was trained on: wrappers of the zoo applied where they can be, else refused."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers.policy import Policy, seen_through
+from policykd.teachers.task import TaskSpaces, task_name
+from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
+
+log = logging.getLogger("policykd")
+KNOWN = ("rl_zoo3.wrappers", "utils.wrappers", "sb3_contrib.common.wrappers", "gym.wrappers", "gymnasium.wrappers")
+"""Modules whose wrappers are known by name: the zoo's (now and before), sb3-contrib's and Gymnasium's."""
+ALIKE = {
+    *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
+    *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
+    *("DelayedRewardWrapper", "TruncatedOnSuccessWrapper", "DoneOnSuccessWrapper", "ActionNoiseWrapper", "Autoreset"),
+}
+"""Wrappers that leave a vector of observations and its best action as they are."""
+ADVICE = {
+    "TimeFeatureWrapper": "; or observation_map=lambda o: torch.nn.functional.pad(o, (0, 1)), the wrapper's test_mode",
+}
+
+
+def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy:
+    """A policy that reads the task's observations as its training's wrappers made them.
+
+    Args:
+        policy: reads what the wrappers gave.
+        training: what the agent's folder tells.
+        task: where it is to teach; its own wrappers count as applied.
+
+    Raises:
+        PolicyKDError: a wrapper changes observations or actions, and only the task can apply it.
+    """
+    for wrapper in reversed(training.wrappers):  # the last one is nearest to the agent
+        if task is None or wrapper.short not in task.wrappers:
+            policy = _through(policy, wrapper, training, task)
+    if training.frame_stack > 1 and not (task and task.observation_size == policy.observation_size):
+        raise PolicyKDError(
+            f"teacher: {policy.source} was trained on {training.frame_stack} stacked observations (frame_stack): wrap "
+            "the task so that it gives them as one vector (FrameStackObservation and FlattenObservation)"
+        )
+    if task is not None:
+        kwargs = {name: value for name, value in training.env_kwargs.items() if name != "render_mode"}
+        differing = {name: value for name, value in kwargs.items() if task.kwargs.get(name, ...) != value}
+        if differing:
+            said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+            log.warning(
+                "teacher %s was trained on a task with %s, and %s is made without: it is another task "
+                "(gym.make(..., %s) makes the teacher's)",
+                *(policy.source, said, task.env_id, said),
+            )
+    return policy
+
+
+def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:
+    """The policy behind one wrapper that the task lacks."""
+    if wrapper.name.startswith(KNOWN) or wrapper.name.startswith("stable_baselines3."):
+        if wrapper.short in ALIKE:
+            return policy
+        if wrapper.short == "RescaleAction" and task is not None:  # to [-1, 1], as here
+            bounds = wrapper.options.get("min_action", -1), wrapper.options.get("max_action", 1)
+            if bounds == (-1, 1):
+                return policy.changed(low=task.low, high=task.high)
+        name = task_name(training.env_id or (task.env_id if task else ""))
+        if wrapper.short == "MaskVelocityWrapper" and name in VELOCITIES:
+            return _masked(policy, VELOCITIES[name])
+    advice = ADVICE.get(wrapper.short, "")
+    raise PolicyKDError(
+        f"teacher: {policy.source} was trained in {wrapper} ({wrapper.name}), and only the task can apply it: "
+        f"env=lambda: {wrapper.short}(gym.make(...)){advice}; or give observation_map, then all that is applied"
+    )
+
+
+def _masked(policy: Policy, columns: tuple[int, ...]) -> Policy:
+    """The policy that sees 0 in some columns."""
+    assert policy.observation_size is not None
+    keep = torch.ones(policy.observation_size)
+    keep[list(columns)] = 0.0
+
+    def hide(observations: Tensor) -> Tensor:
+        return observations * keep.to(observations)
+
+    return seen_through(policy, hide)

@@ -1,0 +1,71 @@
+"""Observations of older versions of MuJoCo's tasks, made from those of version 5 (Gymnasium's release notes of 1.0).
+
+Version 5 left out columns that are always 0: contact forces and inertia of the world's body, forces on the root joint.
+With mujoco-py 2.0 and later, and so in all agents of rl-baselines3-zoo, versions 2 and 3 had 0 for every contact force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+
+_HUMANOID = (45, -10, 130, -6, 78, -6, 17, -6, 78)
+LAYOUTS: dict[str, tuple[int, ...]] = {
+    "Ant": (27, -6, 78),
+    "Humanoid": _HUMANOID,
+    "HumanoidStandup": _HUMANOID,
+    "Reacher": (10, -1),
+    "InvertedDoublePendulum": (9, -2),
+}
+"""How the old observation is made of version 5's: so many of its columns, then (negative) so many zeros, and so on."""
+CONTACT_FORCES = {"Ant": 78, "Humanoid": 78, "HumanoidStandup": 78}
+"""How many last columns are contact forces."""
+NAMES = ("v2", "v3", "v4")
+
+
+def older(version: str, task: str) -> Callable[[Tensor], Tensor]:
+    """From version 5's observations ``(B, O)`` to an older version's.
+
+    Args:
+        version: "v4" as Gymnasium makes it; "v2" and "v3" with contact forces of 0, as mujoco-py 2 made them.
+        task: the task's name without version, such as "Ant".
+
+    Raises:
+        PolicyKDError: no such version is known of the task.
+    """
+    if version not in NAMES or task not in LAYOUTS:
+        known = f"{', '.join(NAMES)} of {', '.join(LAYOUTS)}"
+        raise PolicyKDError(
+            f"observation_map: {version!r} of {task} is not known; there are {known}, columns, functions"
+        )
+    forces = CONTACT_FORCES.get(task, 0) if version != "v4" else 0
+
+    def look(observations: Tensor) -> Tensor:
+        if forces:
+            observations = torch.cat((observations[:, :-forces], torch.zeros_like(observations[:, -forces:])), 1)
+        parts, start = [], 0
+        for count in LAYOUTS[task]:
+            if count < 0:
+                parts.append(observations.new_zeros(len(observations), -count))
+            else:
+                parts.append(observations[:, start : start + count])
+                start += count
+        return torch.cat(parts, 1)
+
+    return look
+
+
+def advice(task: str, sizes: tuple[int, int]) -> str | None:
+    """The ``observation_map`` that makes a teacher's ``sizes[0]`` observations of the task's ``sizes[1]``."""
+    if sizes == (27, 105) and task == "Ant":
+        return "give observation_map=range(27)"
+    layout = LAYOUTS.get(task, ())
+    if sizes != (sum(map(abs, layout)), sum(count for count in layout if count > 0)):
+        return None
+    if task not in CONTACT_FORCES:
+        return 'give observation_map="v4"'
+    return 'give observation_map="v3" (contact forces of 0, as mujoco-py 2 and the zoo had them) or "v4" (with them)'

@@ -1,0 +1,151 @@
+"""What the files of rl-baselines3-zoo beside an agent say of the task it was trained on."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from policykd.core.archives import read_npz
+from policykd.core.errors import PolicyKDError
+from policykd.core.parsing import parse_json, parse_yaml, read_text
+from policykd.teachers.policy import Recorded
+
+VELOCITIES = {
+    "CartPole": (1, 3),
+    "MountainCar": (1,),
+    "MountainCarContinuous": (1,),
+    "Pendulum": (2,),
+    "LunarLander": (2, 3, 5),
+    "LunarLanderContinuous": (2, 3, 5),
+}
+"""Columns that the zoo's ``MaskVelocityWrapper`` sets to 0, by task."""
+
+
+class Wrapper(NamedTuple):
+    """A wrapper of the environment that an agent was trained in."""
+
+    name: str
+    """Its class with its module, such as ``rl_zoo3.wrappers.MaskVelocityWrapper``."""
+    options: dict[str, Any]
+
+    @property
+    def short(self) -> str:
+        """Its class."""
+        return self.name.rpartition(".")[2]
+
+    def __str__(self) -> str:
+        return f"{self.short}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
+
+
+class Training(NamedTuple):
+    """How an agent was trained, as far as its folder tells."""
+
+    normalised: bool = False
+    wrappers: tuple[Wrapper, ...] = ()
+    frame_stack: int = 1
+    env_kwargs: Mapping[str, Any] = MappingProxyType({})
+    env_id: str | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values and the zoo's tags of ordered dicts and tuples; nothing else is made of a file."""
+
+
+def _ordered(loader: _Loader, node: yaml.Node) -> Any:
+    parts = loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
+    return dict(parts[0]) if parts else {}
+
+
+_TAG = "tag:yaml.org,2002:python/"
+_Loader.add_constructor(f"{_TAG}object/apply:collections.OrderedDict", _ordered)
+_Loader.add_constructor(f"{_TAG}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+
+
+def training(path: Path) -> Training:
+    """How the agent in a zip was trained, from ``config.yml``, ``args.yml`` and ``env_kwargs.yml`` beside it.
+
+    Raises:
+        PolicyKDError: one of them cannot be read, or names something that it should not.
+    """
+    folder = _folder(path)
+    if folder is None:
+        return Training()
+    config, arguments, env_kwargs = (_read(folder / f"{name}.yml") for name in ("config", "args", "env_kwargs"))
+    stack = config.get("frame_stack") or 1
+    kwargs = {**(arguments.get("env_kwargs") or {}), **env_kwargs}
+    env_id = arguments.get("env")
+    return Training(
+        _normalises(config.get("normalize")),
+        _wrappers(config.get("env_wrapper"), folder),
+        int(stack) if isinstance(stack, int | float) else 1,
+        kwargs,
+        env_id if isinstance(env_id, str) else None,
+    )
+
+
+def recorded(path: Path) -> Recorded | None:
+    """The return that ``evaluations.npz`` or ``results.json`` in a zip's folder says; None where neither does."""
+    file = path.parent / "evaluations.npz"
+    try:
+        results, steps = read_npz(file, ("results", "timesteps"))
+        means = results.reshape(len(steps), -1).mean(1)
+        checkpoint = re.fullmatch(r".+_(\d+)_steps", path.stem)
+        if path.stem == "best_model":
+            return Recorded(float(means.max()), file.name)
+        which = -1 if checkpoint is None else int(np.abs(steps - int(checkpoint[1])).argmin())
+        return Recorded(float(means[which]), file.name)
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error):
+        pass
+    file = path.parent / "results.json"
+    try:
+        return Recorded(float(parse_json(read_text(file))["mean_reward"]), file.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _folder(path: Path) -> Path | None:
+    """Where the settings of an agent's run are: the folder named after it, its own, or its run's."""
+    places = [path.parent / path.stem, path.parent]
+    if path.stem == "best_model" or re.fullmatch(r".+_\d+_steps", path.stem):
+        places += sorted(folder for folder in path.parent.iterdir() if folder.is_dir())
+    names = ("config.yml", "args.yml", "env_kwargs.yml")
+    return next((place for place in places if any((place / name).is_file() for name in names)), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = parse_yaml(file.read_text(errors="replace"), _Loader)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise PolicyKDError(f"teacher: {file} cannot be read as settings: {reason:.120}") from None
+    if isinstance(found, list) and found and isinstance(found[0], list):  # pairs, where the tag was lost
+        found = dict(found[0])
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _normalises(value: Any) -> bool:
+    """Whether the zoo's ``normalize`` means observations."""
+    if isinstance(value, str):
+        return re.match(r"\s*false|.*norm_obs\W+false", value.lower()) is None
+    return value.get("norm_obs", True) is not False if isinstance(value, dict) else bool(value)
+
+
+def _wrappers(value: Any, folder: Path) -> tuple[Wrapper, ...]:
+    """The zoo's ``env_wrapper``: a name, a dict of one name and its options, or a list of these."""
+    found = []
+    for one in value if isinstance(value, list) else [] if value in (None, "None", "") else [value]:
+        name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, {})
+        if not isinstance(name, str) or not isinstance(options or {}, dict):
+            raise PolicyKDError(f"teacher: {folder}/config.yml has an env_wrapper that is no name: {one!r:.80}")
+        found.append(Wrapper(name, options or {}))
+    return tuple(found)

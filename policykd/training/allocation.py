@@ -1,0 +1,100 @@
+"""Who acts: environment steps of a group go mostly to the peer whose training episodes return most."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+
+class Allocation:
+    """Deals out the episodes of every group to its peers.
+
+    A group has one environment per peer. When an episode begins there, the peer with the largest credit acts in it.
+    Every environment step of a group adds to each peer's credit its share and takes 1 from the peer that acted, so
+    that steps follow shares whatever the lengths of episodes. A part ``floor`` of the steps is shared alike; the rest
+    is the best peer's: the one whose latest training episodes returned most. Until every peer of the group has that
+    many episodes, all share alike. Nothing is drawn at random.
+
+    Args:
+        groups: number of groups G.
+        peers: learners N per group.
+        floor: part of the steps that is shared alike, from 0 to 1.
+        episodes: latest training episodes of a peer by which it is judged.
+    """
+
+    def __init__(self, groups: int, peers: int, floor: float, episodes: int) -> None:
+        self.floor, self.episodes = floor, episodes
+        self.acting = np.tile(np.arange(peers), (groups, 1))
+        """The peer that acts in each environment of a group ``(G, N)``."""
+        self.credit = np.zeros((groups, peers))
+        self.returns = [[deque[float](maxlen=episodes) for _ in range(peers)] for _ in range(groups)]
+        self.steps = np.zeros((groups, peers), np.int64)
+        """Environment steps that each peer has taken ``(G, N)``."""
+
+    def actor_in(self, environment: int) -> int:
+        """The learner that acts in an environment."""
+        group, place = divmod(environment, self.acting.shape[1])
+        return int(environment - place + self.acting[group, place])
+
+    def best(self, group: int) -> int | None:
+        """The best peer of a group by its latest training episodes; None while some peer has too few."""
+        returns = self.returns[group]
+        if any(len(latest) < self.episodes for latest in returns):
+            return None
+        return int(np.argmax([np.mean(latest) for latest in returns]))
+
+    def stepped(self, dones: np.ndarray, episode_returns: dict[int, float]) -> None:
+        """Count a step of all environments, and deal out the episodes that begin now.
+
+        Args:
+            dones: where an episode ended, ``(G * N,)``.
+            episode_returns: the return of each episode that ended, by environment.
+        """
+        peers = self.acting.shape[1]
+        for peer in range(peers):
+            taken = (self.acting == peer).sum(1)
+            self.steps[:, peer] += taken
+            self.credit[:, peer] -= taken
+        self.credit += peers * self.shares()
+        for e in np.flatnonzero(dones):
+            group, place = divmod(int(e), peers)
+            self.returns[group][self.acting[group, place]].append(episode_returns[int(e)])
+        for e in np.flatnonzero(dones):
+            group, place = divmod(int(e), peers)
+            self.acting[group, place] = self._next(group, place)
+
+    def shares(self) -> np.ndarray:
+        """The part of its group's steps that each peer is due, ``(G, N)``; rows sum to 1."""
+        groups, peers = self.acting.shape
+        shares = np.full((groups, peers), 1.0 / peers)
+        for group in range(groups):
+            if (best := self.best(group)) is not None:
+                shares[group] = self.floor / peers
+                shares[group, best] += 1.0 - self.floor
+        return shares
+
+    def _next(self, group: int, place: int) -> int:
+        """The peer with the largest credit; the one whose environment it is where several are alike."""
+        credit = self.credit[group].copy()
+        credit[place] += 1e-9
+        return int(np.argmax(credit))
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values and arrays, for a checkpoint."""
+        return {
+            "acting": self.acting,
+            "credit": self.credit,
+            "steps": self.steps,
+            "returns": [[list(latest) for latest in group] for group in self.returns],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name in ("acting", "credit", "steps"):
+            getattr(self, name)[:] = np.asarray(state[name])
+        for group, saved in zip(self.returns, state["returns"], strict=True):
+            for latest, values in zip(group, saved, strict=True):
+                latest.clear()
+                latest.extend(values)

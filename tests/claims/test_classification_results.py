@@ -1,0 +1,47 @@
+"""Committed results of classification: the table is what the rows say, and every method has its page."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.classification import run
+from experiments.measurements import interval
+from policykd.distillation.supervised import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- fashion-mnist table: begin -->\n", "<!-- fashion-mnist table: end -->"
+
+
+def test_table_is_that_of_the_rows():
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    page = (ROOT / "docs/classification.md").read_text()
+    written = page.split(BEGIN)[1].split(END)[0]
+    assert written == run.tabulated(rows)
+
+
+def test_the_words_on_disk_are_those_of_the_table():
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    accuracy = rows.pivot(index="seed", columns="variant", values="accuracy")
+    gain = interval(100 * (accuracy["disk"] - accuracy["hinton_warm"]))
+    for page in ("docs/classification.md", "docs/methods/disk.md"):
+        words = (ROOT / page).read_text().rpartition(END)[2]
+        assert f"{gain} points of accuracy" in " ".join(words.split()), page
+
+
+def test_rows_are_equal_terms():
+    """Every student had the same passes and parameters; no row is there twice."""
+    rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
+    assert rows["student_passes"].nunique() == rows["parameters"].nunique() == 1
+    assert not rows.duplicated(["variant", "seed"]).any()
+    assert (rows["variant"].value_counts() == 5).all() and set(rows["variant"]) == set(run.VARIANTS)
+    teachers = rows[rows["variant"] != "hinton_ensemble"].groupby("seed")["teacher_accuracy"]
+    assert (teachers.nunique() == 1).all()
+
+
+def test_every_method_has_its_page():
+    page = (ROOT / "docs/classification.md").read_text()
+    for name in METHODS:
+        (row,) = [line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line and "](" in line]
+        text = (ROOT / "docs" / row.split("](")[1].split(")")[0]).read_text()
+        for heading in ("## Idea", "## Equation", "## Differences", "## Logged keys", "## How to repeat"):
+            assert heading in text, f"{name} lacks {heading}"

@@ -1,0 +1,59 @@
+"""Committed results of cooperative distillation: what is claimed of them, and that the document shows them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("sklearn")
+
+from experiments.cooperative import run
+
+ROOT = Path(__file__).parents[2]
+ROWS, PAGE = ROOT / "results/cooperative/rows.csv", ROOT / "docs/methods/cooperative.md"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return pd.read_csv(ROWS)
+
+
+def gains(rows, data):
+    """Gain of every learner (columns) and seed (rows) by counterfactuals."""
+    table = rows[rows["data"] == data].pivot_table(index=["seed", "learner"], columns="arm", values="accuracy")
+    return (table["counterfactuals"] - table["alone"]).unstack("learner")
+
+
+def test_every_half_expert_improves_in_every_seed(rows):
+    gained = gains(rows, "experts")
+    assert len(gained) == 5 and gained.shape[1] == 10
+    assert (gained > 0).all(axis=None)
+
+
+def test_both_halves_improve_in_every_seed(rows):
+    gained = gains(rows, "halves")
+    assert len(gained) == 5 and gained.shape[1] == 2
+    assert (gained > 0).all(axis=None)
+
+
+def test_uci_sets_and_adult_have_every_arm_and_seed(rows):
+    forests = rows[(rows["learner"] == "forest")].drop_duplicates(["data", "arm", "seed"])
+    assert len(forests["data"].unique()) >= 7 and "adult" in set(forests["data"])
+    assert (forests.groupby(["data", "arm"])["seed"].nunique().unstack() == 5).all(axis=None)
+
+
+def test_rows_are_written_once(rows):
+    assert not rows.duplicated(["data", "seed", "arm", "learner", "teacher"]).any()
+
+
+def test_the_page_shows_the_rows(tmp_path):
+    out, page = tmp_path / "cooperative", tmp_path / "page.md"
+    shutil.copytree(ROWS.parent, out)
+    text = PAGE.read_text()
+    emptied = re.sub(r"(<!-- (\w+) table: begin -->\n).*?(<!-- \2 table: end -->)", r"\1\3", text, flags=re.S)
+    assert emptied != text
+    page.write_text(emptied)
+    run.main(run.Options(out=out, page=page, report=True))
+    assert page.read_text() == text

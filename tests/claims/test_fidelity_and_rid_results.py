@@ -1,0 +1,79 @@
+"""Committed results of fidelity and RID: the tables are those of the rows, and the rows hold what is claimed."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("accelerate")
+pytest.importorskip("torchmetrics")
+
+from experiments.measurements import Measurements
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = {
+    "experiments.fidelity.data": ("results/fidelity/data", "docs/fidelity.md"),
+    "experiments.fidelity.start": ("results/fidelity/start", "docs/fidelity.md"),
+    "experiments.rid.teachers": ("results/rid/teachers", "docs/rid_teachers.md"),
+    "experiments.rid.information": ("results/rid/information", "docs/pid.md"),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_tables_are_those_of_the_rows(name, tmp_path):
+    place, page = EXPERIMENTS[name]
+    raw = ROOT / f"{place}.csv"
+    if not raw.exists():
+        pytest.skip(f"no {place}.csv: the experiment has not been run")
+    header = raw.read_text().partition("\n")[0].split(",")
+    table = importlib.import_module(name).write_report(Measurements(raw, header, ()), tmp_path)
+    assert table == (ROOT / f"{place}.md").read_text()
+    assert (tmp_path / f"{Path(place).name}.png").exists()
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert all(line in (ROOT / page).read_text() for line in lines), f"{page} shows an older table"
+
+
+def measured(name):
+    raw = ROOT / f"{EXPERIMENTS[name][0]}.csv"
+    header = raw.read_text().partition("\n")[0].split(",")
+    return Measurements(raw, header, ()), importlib.import_module(name)
+
+
+def test_claim_of_rid_in_the_rows():
+    """At width 8 an untrained teacher costs RID at most 0.06 and VID at least 0.3 more, as means over five seeds."""
+    rows, module = measured("experiments.rid.teachers")
+    none, rid, vid = (
+        module.accuracy(rows, 8, arm)
+        for arm in (module.BASELINE, module.Arm("rid", "untrained"), module.Arm("vid", "untrained"))
+    )
+    assert len(none) == len(rid) == len(vid) == 5
+    assert (rid - none).mean() >= -0.06 and (rid - vid).mean() >= 0.3
+
+
+def test_claims_of_fidelity_in_the_rows():
+    rows, module = measured("experiments.fidelity.data")
+
+    def agreement(asked, network, split="test"):
+        values = rows.values("agreement", asked=asked, network=network, split=split)
+        assert len(values) == 3
+        return values.mean()
+
+    few, more, most = (agreement(size, "student") for size in module.SIZES)
+    assert few < more < most
+    assert agreement("4,000", module.CONTROL) < most - 0.03 and agreement("4,000", module.LOOSE) < most - 0.1
+    rows, module = measured("experiments.fidelity.start")
+
+    def near(fraction, split, longer=1):
+        values = rows.values("agreement", width=32, fraction=fraction, longer=longer, split=split)
+        assert len(values) == 3
+        return values.mean()
+
+    assert near(0.375, "test") - near(0.125, "test") > 0.1  # the jump
+    assert near(0.0, "train", 4) > near(0.0, "train") + 0.05 and near(0.0, "test", 4) <= near(0.0, "test")
+
+
+@pytest.mark.parametrize("page", sorted({page for _, page in EXPERIMENTS.values()} | {"docs/classification.md"}))
+def test_pictures_of_the_pages_are_there(page):
+    links = re.findall(r"!\[[^]]*]\(([^)]+)\)", (ROOT / page).read_text())
+    assert links and all((ROOT / page).parent.joinpath(link).exists() for link in links)

@@ -1,0 +1,290 @@
+"""Each thing that can be wrong with a distillation is broken on purpose, and the check-up names it and nothing else."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from sb3_agents import Lopsided, agent, normalised_agent
+from tiny import POINT
+
+from policykd import PolicyKDError, Teacher
+from policykd.cli import main
+from policykd.measure import doctor, doctor_fit, doctor_play
+from policykd.measure.doctor import diagnose
+from policykd.measure.doctor_fit import r2, stacked
+
+FAST = {"n_episodes": 40, "net_arch": (32, 32), "learning_rate": 5e-3, "updates": 300}
+TEACHER_ALONE = {"n_episodes": 8, "updates": 0}
+
+
+@pytest.fixture(autouse=True)
+def short_cloning(monkeypatch):
+    monkeypatch.setattr(doctor, "WIDE", (48, 48))
+    monkeypatch.setattr(doctor, "RATE", 5e-3)
+    monkeypatch.setattr(doctor_fit, "BATCH", 64)
+
+
+def controller(gain=3.0):
+    """Move towards the goal, slower when near."""
+
+    def act(observation):
+        return np.clip(gain * observation[..., 2:], -1, 1)
+
+    return act
+
+
+def wrong(diagnosis):
+    return [finding.check for finding in diagnosis.wrong]
+
+
+def advice(diagnosis):
+    (finding,) = diagnosis.wrong
+    return finding.advice
+
+
+def made(*wrappers):
+    """PointReach behind wrappers, with its time limit."""
+
+    def make():
+        env = gym.make(POINT)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return make
+
+
+def test_a_healthy_distillation_has_nothing_wrong():
+    diagnosis = diagnose(controller(), POINT, **FAST)
+    assert wrong(diagnosis) == []
+    assert [finding.state for finding in diagnosis.findings].count("unknown") == 1  # nothing was recorded
+    page = str(diagnosis)
+    assert page.startswith("doctor: teacher function act on PolicyKD/PointReach-v0; student 32x32 sees all 4 obs")
+    assert page.endswith("nothing wrong was found") and len(page.splitlines()) == 14
+
+
+def test_two_checkups_are_the_same():
+    short = {**FAST, "updates": 10, "n_episodes": 4}
+    assert str(diagnose(controller(), POINT, **short)) == str(diagnose(controller(), POINT, **short))
+
+
+def test_a_teacher_that_walks_away():
+    assert "return" in wrong(diagnose(controller(-0.02), POINT, **TEACHER_ALONE))
+
+
+def test_a_teacher_that_is_worse_than_its_folder_says(tmp_path):
+    (tmp_path / "PPO-v0").mkdir()
+    agent("PPO").save(tmp_path / "PPO-v0.zip")
+    teacher = Teacher.load(tmp_path / "PPO-v0.zip", Lopsided)
+    honest = teacher.score(Lopsided, 8).mean
+    for last, found in ((honest + 100, ["recorded return"]), (honest, [])):
+        results = np.array([[honest - 500.0] * 4, [last] * 4])[..., None]  # some versions of SB3 keep an axis more
+        np.savez(tmp_path / "evaluations.npz", results=results, timesteps=[1, 2])
+        assert [name for name in wrong(diagnose(teacher, Lopsided, **TEACHER_ALONE)) if "recorded" in name] == found
+    hub = {"mean_reward": honest + 100, "std_reward": 1.0, "n_eval_episodes": 10}
+    (tmp_path / "results.json").write_text(json.dumps(hub))
+    (finding,) = [f for f in diagnose(teacher, Lopsided, **TEACHER_ALONE).wrong if f.check == "recorded return"]
+    assert "(results.json)" in finding.measured
+
+
+def test_a_normaliser_that_is_missing(tmp_path):
+    model, _ = normalised_agent("PPO")
+    (tmp_path / "agent").mkdir()
+    model.save(tmp_path / "agent.zip")
+    (tmp_path / "agent" / "config.yml").write_text("normalize: true\n")
+    (finding,) = [
+        f for f in diagnose(tmp_path / "agent.zip", Lopsided, **TEACHER_ALONE).wrong if f.check == "normaliser"
+    ]
+    assert "statistics missing" in finding.measured
+
+
+@pytest.mark.parametrize(("shift", "found"), [(0.0, []), (1e3, ["normaliser"])])
+def test_a_normaliser_of_another_run(tmp_path, shift, found):
+    model, env = normalised_agent("PPO")
+    env.obs_rms.mean += shift
+    (tmp_path / "agent").mkdir()
+    model.save(tmp_path / "agent.zip")
+    env.save(str(tmp_path / "agent" / "vecnormalize.pkl"))
+    names = wrong(diagnose(tmp_path / "agent.zip", Lopsided, **TEACHER_ALONE))
+    assert [name for name in names if name == "normaliser"] == found
+
+
+def test_actions_that_are_not_in_the_tasks_units():
+    wide = made(lambda env: gym.wrappers.RescaleAction(env, -3.0, 3.0))
+    diagnosis = diagnose(controller(), wide, **TEACHER_ALONE)
+    assert wrong(diagnosis) == ["action scale"] and "to the task's units" in advice(diagnosis)
+    assert wrong(diagnose(lambda o: 3 * controller()(o), wide, **TEACHER_ALONE)) == []
+
+
+def test_actions_that_do_not_depend_on_the_state():
+    assert "action scale" in wrong(diagnose(lambda o: np.full_like(o[..., 2:], 0.3), POINT, **TEACHER_ALONE))
+
+
+def test_actions_that_are_always_at_a_bound():
+    diagnosis = diagnose(controller(1e6), POINT, **TEACHER_ALONE)
+    assert wrong(diagnosis) == ["actions at bounds"]
+
+
+def test_a_teacher_that_samples_its_actions():
+    generator = np.random.default_rng(0)
+    diagnosis = diagnose(lambda o: controller()(o) + 0.1 * generator.standard_normal(2), POINT, **TEACHER_ALONE)
+    assert wrong(diagnosis) == ["noise"] and "deterministic" in advice(diagnosis)
+
+
+def test_a_teacher_that_is_too_sure_of_its_actions():
+    model = agent("PPO")
+    model.policy.log_std.data.fill_(-12.0)
+    (finding,) = [f for f in diagnose(model, Lopsided, **TEACHER_ALONE).wrong if f.check == "noise"]
+    assert "temperature" in finding.advice
+
+
+def test_a_teacher_whose_answers_are_not_finite():
+    def act(observation):
+        return np.where(np.abs(observation[..., 2:]).sum(-1, keepdims=True) < 0.02, np.nan, controller()(observation))
+
+    diagnosis = diagnose(act, POINT, **TEACHER_ALONE)
+    assert wrong(diagnosis) == ["answers"] and "not finite" in diagnosis.wrong[0].measured
+
+
+class Ends(gym.Wrapper):
+    """PointReach that ends otherwise: after ``steps`` with ``terminated`` and ``truncated``."""
+
+    def __init__(self, env, steps, terminated, truncated):
+        super().__init__(env)
+        self.when, self.how, self.count = steps, (terminated, truncated), 0
+
+    def reset(self, **options):
+        self.count, self.now = 0, self.when if isinstance(self.when, int) else next(self.when)
+        return self.env.reset(**options)
+
+    def step(self, action):
+        observation, reward, _, _, info = self.env.step(action)
+        self.count += 1
+        terminated, truncated = self.how if self.count >= self.now else (False, False)
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("ends", "advised"),
+    [
+        (lambda env: Ends(env, 50, True, False), "reported as terminated"),
+        (lambda env: Ends(env.unwrapped, 20, True, False), "reported as terminated"),
+        (lambda env: Ends(env, iter([10, 30] * 99), False, True), "report failures as terminated"),
+        (lambda env: Ends(env.unwrapped, 10**9, False, False), "give the task a time limit"),
+        (lambda env: Ends(env, iter([10, 30] * 99), True, False), None),
+        (lambda env: Ends(env, 50, False, True), None),
+    ],
+)
+def test_time_limits_and_failures_that_are_mixed_up(monkeypatch, ends, advised):
+    monkeypatch.setattr(doctor_play, "LONGEST", 200)
+    monkeypatch.setattr(doctor_play.play, "__defaults__", (200,))
+    diagnosis = diagnose(controller(), made(ends), **TEACHER_ALONE)
+    assert ("time limits" in wrong(diagnosis)) == (advised is not None)
+    if advised:
+        assert advised in next(f.advice for f in diagnosis.wrong if f.check == "time limits")
+
+
+def test_a_student_that_does_not_see_the_goal():
+    diagnosis = diagnose(controller(), POINT, student_observations=(0, 1, 3), **FAST)
+    assert wrong(diagnosis) == ["what the student sees"]
+    assert "column 2" in advice(diagnosis)
+
+
+class Velocity(gym.ObservationWrapper):
+    """Positions of now and the change since the last step, which is what the teacher acts on."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        self.last = np.zeros(2)
+
+    def reset(self, **options):
+        self.last = None
+        return super().reset(**options)
+
+    def observation(self, observation):
+        gap = observation[2:]
+        change = np.zeros(2) if self.last is None else gap - self.last
+        self.last = gap
+        return np.concatenate((gap, 10 * change)).astype(np.float32)
+
+
+def test_memory_is_advised_where_it_brings_back_what_is_hidden():
+    def act(observation):
+        return np.clip(observation[..., :2] + 0.7 * np.sign(observation[..., :2]) - observation[..., 2:], -1, 1)
+
+    diagnosis = diagnose(act, made(Velocity), student_observations=(0, 1), **FAST)
+    assert "give it memory" in next(f.advice for f in diagnosis.wrong if f.check == "what the student sees")
+
+
+def wavy(observation):
+    """Towards the goal by a wave that few units cannot draw."""
+    return np.clip(2 * observation[..., 2:] + 0.6 * np.sin(7 * observation[..., :2]), -1, 1)
+
+
+def test_a_student_that_is_too_small():
+    diagnosis = diagnose(wavy, POINT, **{**FAST, "net_arch": (1,)})
+    assert "capacity" in wrong(diagnosis)
+    assert "too small: try" in next(f.advice for f in diagnosis.wrong if f.check == "capacity")
+
+
+@pytest.mark.parametrize(("rate", "advised"), [(1e-6, "too small"), (1.0, "too large")])
+def test_a_learning_rate_that_cannot_learn(rate, advised):
+    diagnosis = diagnose(controller(), POINT, **{**FAST, "learning_rate": rate})
+    assert "learning rate" in wrong(diagnosis)
+    assert advised in next(f.advice for f in diagnosis.wrong if f.check == "learning rate")
+
+
+def test_observations_that_no_network_can_read():
+    huge = made(lambda env: gym.wrappers.TransformObservation(env, lambda o: o * [1, 1, 1e5, 1e5], None))
+
+    def act(observation):
+        return np.clip(observation[..., 2:] * 3e-5, -1, 1)
+
+    assert "observations" in wrong(diagnose(act, huge, normalize=False, **FAST))
+    assert wrong(diagnose(act, huge, normalize=True, **FAST)) == []
+
+
+def test_gradients_that_vanish_or_explode_are_named():
+    fit = doctor.Fit(0.1, np.ones(100), np.full(100, 1e-9))
+    assert "vanish" in doctor.checks.gradients(fit).advice
+    norms = np.ones(100)
+    norms[70] = 1e3
+    assert "spike" in doctor.checks.gradients(doctor.Fit(0.9, norms, norms)).advice
+    norms[70] = np.nan
+    assert "not finite from step 70" in doctor.checks.gradients(doctor.Fit(0.9, norms, norms)).measured
+
+
+def test_what_cannot_be_asked_is_one_line():
+    for changes, said in (
+        ({"student_observations": (0, 9)}, r"student_observations=\[0, 9\] must be different columns from 0 to 3"),
+        ({"student_observations": (1, 1)}, "must be different columns"),
+        ({"backbone": "dqn"}, "backbone: 'dqn' is unknown"),
+        ({"n_episodes": 1}, "needs 4 episodes or more, got 1"),
+    ):
+        with pytest.raises(PolicyKDError, match=said):
+            diagnose(controller(), POINT, **{**TEACHER_ALONE, **changes})
+
+
+def test_stacked_observations_do_not_cross_episodes():
+    observations, episodes = np.arange(5, dtype=np.float32)[:, None], np.array([0, 0, 0, 1, 1])
+    expected = [[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 3, 3], [4, 3, 3]]
+    assert stacked(observations, episodes, 3).tolist() == expected
+    assert r2(observations, observations) == 1.0
+    assert r2(np.full((5, 1), 2.0), observations) == 0.0
+
+
+def test_the_command_prints_a_page_and_exits_with_1_where_something_is_wrong(tmp_path, capfd):
+    model = agent("PPO", gym.make(POINT))
+    model.save(tmp_path / "agent.zip")
+    command = ["doctor", "--teacher", str(tmp_path / "agent.zip"), "--env", POINT, "--updates", "20"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--student", "8x8", "--out", str(tmp_path / "page.txt"), "--student-observations", "0", "1"])
+    assert ended.value.code == 1
+    page = capfd.readouterr().out
+    assert "student 8x8 sees 2 of 4 observations" in page and "wrong   return" in page and "12 wrong: " in page
+    assert (tmp_path / "page.txt").read_text() == page
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--student", "8y"])
+    assert ended.value.code == 2

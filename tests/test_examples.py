@@ -1,0 +1,51 @@
+"""The examples run, in small."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from policykd.tasks.spaces import find_task
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def example(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_own_env_is_learnt_and_known_by_its_id(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    task = find_task("own_env:Balance-v0")
+    sys.modules["own_env"].main(steps=40)
+    assert "40 steps: returns of the two peers [" in capsys.readouterr().out
+    env = task.make()
+    observation, _ = env.reset(seed=0)
+    assert observation in env.observation_space
+
+
+def test_own_teacher_is_better_than_random_and_has_students(capsys):
+    students = example("own_teacher")["main"](steps=400)
+    score = students.score_teacher()
+    assert score.mean > -400 and score.random_mean < -800
+    assert "students, 20 episodes each: [" in capsys.readouterr().out
+    assert Path("student.safetensors").exists()
+
+
+def test_optuna_tunes(capsys):
+    pytest.importorskip("optuna")
+    study = example("tune_with_optuna")["main"]("PolicyKD/PointReach-v0", trials=2, steps=60)
+    assert len(study.trials) == 2 and "best of 2 trials" in capsys.readouterr().out
+
+
+def test_wandb_is_told(monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    example("log_to_wandb")["main"]("PolicyKD/PointReach-v0", steps=60)
+    assert list(Path("wandb").glob("offline-run-*/run-*.wandb"))

@@ -1,0 +1,305 @@
+"""What only peers can do: settings of their own, steps that go to the best, targets and actions of a whole group."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_learner
+
+from policykd import DualStudent, PolicyKDError
+from policykd.benchmark.cell import run_cell
+from policykd.benchmark.spec import parse_spec
+from policykd.core import checkpoint
+from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.weights import Comparison, paired_advantage
+from policykd.training.allocation import Allocation
+from policykd.training.group import group_actions
+
+POINT = "PolicyKD/PointReach-v0"
+SMALL = {
+    "net_arch": (8, 8),
+    "batch_size": 16,
+    "distill_batch_size": 16,
+    "buffer_size": 1_000,
+    "learning_starts": 30,
+    "eval_freq": 0,
+    "n_eval_episodes": 1,
+}
+
+
+def make(method="independent", backbone="sac", config=None, **arguments):
+    return DualStudent(
+        POINT, method=method, backbone=backbone, config=SMALL | (config or {}), compile=False, **arguments
+    )
+
+
+# Settings of each peer
+
+
+@pytest.mark.parametrize(
+    ("backbone", "setting", "values"),
+    [
+        ("ddpg", "learning_rate", (3e-4, 3e-3)),
+        ("sac", "learning_rate", (3e-4, 3e-3)),
+        ("td3", "gamma", (0.9, 0.99)),
+        ("sac", "tau", (0.005, 0.05)),
+        ("td3", "action_noise_std", (0.0, 0.5)),
+        ("td3", "target_policy_noise", (0.0, 0.4)),
+        ("sac", "target_entropy", (-1.0, -4.0)),
+    ],
+)
+def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backbone, setting, values):
+    together = make(backbone=backbone, config={"vary": {setting: values}}, seeds=(3, 5)).learn(160)
+    for peer, value in enumerate(values):
+        alone = make(backbone=backbone, config={setting: value}, seeds=(3, 5)).learn(160)
+        for name in ("actor", "critic", "critic_target"):
+            rows = [getattr(agent.learner, name).view(2, 2, -1)[:, peer] for agent in (together, alone)]
+            torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ({"learning_rate": (1e-3,)}, "one value for each of 2 peers"),
+        ({"batch_size": (1, 2)}, "cannot differ between peers"),
+        ({"gamma": (0.9, 1.5)}, "gamma=1.5 must lie in"),
+        ({"gamma": "ab"}, "must be numbers"),
+    ],
+)
+def test_what_cannot_vary_is_refused(vary, words):
+    with pytest.raises(PolicyKDError, match=words):
+        make(config={"vary": vary})
+
+
+def test_a_learning_rate_may_be_a_function_of_what_remains():
+    def falling(remaining):
+        return 1e-3 * remaining
+
+    scheduled = make(config={"learning_rate": falling}).learn(100)
+    assert float(scheduled.learner.learning_rate) == pytest.approx(0.0, abs=2e-5)
+    constant = make(config={"learning_rate": lambda remaining: 1e-3}).learn(100)
+    plain = make(config={"learning_rate": 1e-3}).learn(100)
+    torch.testing.assert_close(constant.learner.actor, plain.learner.actor, rtol=1e-5, atol=1e-7)
+
+
+# Allocation
+
+
+def test_steps_follow_shares_whatever_the_lengths_of_episodes():
+    """Two peers: the second returns more, and its episodes are three times as long."""
+    allocation = Allocation(groups=1, peers=2, floor=0.5, episodes=2)
+    left = [5, 15]
+    for _ in range(4_000):
+        left = [n - 1 for n in left]
+        dones = np.array(left) == 0
+        acted = allocation.acting[0].copy()
+        allocation.stepped(dones, {e: float(acted[e]) for e in np.flatnonzero(dones)})
+        left = [
+            (5, 15)[allocation.acting[0, e]] if done else n for e, (n, done) in enumerate(zip(left, dones, strict=True))
+        ]
+    assert allocation.steps.sum() == 8_000
+    assert allocation.best(0) == 1
+    np.testing.assert_allclose(allocation.steps[0] / 8_000, [0.25, 0.75], atol=0.02)
+    np.testing.assert_allclose(allocation.shares(), [[0.25, 0.75]])
+
+
+def test_until_every_peer_has_episodes_all_share_alike():
+    allocation = Allocation(groups=2, peers=4, floor=0.2, episodes=3)
+    allocation.returns[1][0].extend([9.0, 9.0, 9.0])
+    np.testing.assert_allclose(allocation.shares(), 0.25)
+    for peer in range(1, 4):
+        allocation.returns[1][peer].extend([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(allocation.shares()[0], 0.25)  # the other group is not touched
+    np.testing.assert_allclose(allocation.shares()[1], [0.85, 0.05, 0.05, 0.05])
+
+
+def test_the_dealt_peer_acts_with_the_noise_of_the_environment():
+    agent = make("share_replay", config={"allocation": "best", "learning_starts": 0}, seeds=(0, 1), peers=3)
+    agent.get_env()
+    recipe, observations = agent.recipe, agent.collector.observations
+    recipe.allocation.acting[:] = [[2, 2, 0], [1, 1, 1]]
+    state = [g.bit_generator.state for g in recipe.exploration]
+    found = recipe.act(observations)
+    for generator, saved in zip(recipe.exploration, state, strict=True):
+        generator.bit_generator.state = saved
+    noise = torch.from_numpy(np.stack([g.standard_normal((1, 2), dtype=np.float32) for g in recipe.exploration]))
+    for e, actor in enumerate([2, 2, 0, 4, 4, 4]):
+        everybody = torch.from_numpy(observations[e]).expand(6, 1, -1), noise[e].expand(6, -1, -1)
+        expected = agent.learner.explore(agent.learner.actor, *everybody)[actor, 0]
+        torch.testing.assert_close(torch.from_numpy(found[e]), expected)
+
+
+def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path):
+    config = {"allocation": "best", "vary": {"learning_rate": (3e-4, 3e-3)}}
+    whole = make("mutual_shared", config=config, seeds=(0, 4)).learn(600)
+    half = make("mutual_shared", config=config, seeds=(0, 4))
+    half.learn(600, callback=lambda local_variables, _: half.num_timesteps < 260)
+    half.save(tmp_path / "half", include_replay=True)
+    again = DualStudent.load(tmp_path / "half.safetensors")
+    again.learn(600 - again.num_timesteps)
+    states = []
+    for name, agent in (("whole", whole), ("again", again)):
+        agent.save(tmp_path / name, include_replay=True)
+        states.append(checkpoint.load(tmp_path / f"{name}.safetensors"))
+    for name in ("actor", "critic", "log_ent_coef"):
+        assert torch.equal(states[0]["learner"][name], states[1]["learner"][name])
+    assert whole.recipe.allocation.steps.tolist() == again.recipe.allocation.steps.tolist()
+    assert whole.recipe.allocation.steps.sum(1).tolist() == [600, 600]
+
+
+def test_allocation_needs_a_pooled_replay():
+    with pytest.raises(PolicyKDError, match="allocation: best needs a pooled replay"):
+        make("mutual", config={"allocation": "best"})
+
+
+# Targets of a group
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])
+def test_targets_of_a_council_by_hand(backbone):
+    learner = make_learner(backbone, 6)
+    learner.critic_target += 0.1 * torch.randn(learner.critic_target.shape, generator=torch.Generator().manual_seed(0))
+    learner.judges = 3
+    states, actions = torch.randn(6, 5, 4).to(learner.actor), torch.rand(6, 5, 2).to(learner.actor) * 2 - 1
+    found = learner.target_q(states, actions)
+    for k in range(6):
+        judges = range(k // 3 * 3, k // 3 * 3 + 3)
+        each = [learner.q_values(learner.critic_target, states[[k] * 6], actions[[k] * 6])[j].amin(0) for j in judges]
+        torch.testing.assert_close(found[k], torch.stack(each).mean(0))
+
+
+def test_a_council_of_one_is_the_learner_itself():
+    one, other = make("council", peers=1).learn(80), make("independent", peers=1).learn(80)
+    assert torch.equal(one.learner.actor, other.learner.actor)
+
+
+@pytest.mark.parametrize("method", ["council", "paired", "mutual_shared", "dpd_pooled"])
+def test_groups_do_not_leak_into_one_another(method):
+    alone, beside = make(method, seeds=(2,)).learn(120), make(method, seeds=(2, 9)).learn(120)
+    for name in ("actor", "critic"):
+        rows = len(getattr(alone.learner, name))
+        torch.testing.assert_close(getattr(alone.learner, name), getattr(beside.learner, name)[:rows], rtol=0, atol=0)
+
+
+# Paired advantage
+
+
+def test_paired_weights_by_hand():
+    advantages = torch.tensor([[[1.0, 3.0, -2.0], [3.0, 3.0, -2.0]]])
+    # mean 2, 3, -2; deviation 1, 0, 0: lower bounds 1, 3, -2
+    torch.testing.assert_close(paired_advantage(advantages, 1.0), torch.tensor([[0.75, 2.25, 0.0]]))
+    torch.testing.assert_close(paired_advantage(advantages, 0.0), torch.tensor([[1.2, 1.8, 0.0]]))
+    with pytest.raises(ValueError, match=r"\(K, M, B\)"):
+        paired_advantage(advantages[0], 1.0)
+
+
+def test_what_a_critic_errs_alike_for_both_actions_changes_nothing():
+    seen = []
+
+    def spy(compared: Comparison, config):
+        seen.append(compared.advantages)
+        return torch.ones(compared.advantages.shape[::2], dtype=torch.float64)
+
+    learner = make_learner("td3", 4)
+    method = dataclasses.replace(PEER_METHODS["paired"], weight=spy)
+    states = torch.randn(4, 7, 4, dtype=torch.float64)
+    turn = Peers(4, 2, "peer", torch.device("cpu")).turns[0]
+    rate = torch.tensor(0.0, dtype=torch.float64)
+    PeerStep(method, learner.config, learner).update(states, *turn, rate, True)
+    actions = learner.policy(learner.actor, states[[1, 0, 3, 2]])[[1, 0, 3, 2]], learner.policy(learner.actor, states)
+    for k, peer in enumerate([1, 0, 3, 2]):
+        for place, judge in enumerate((k, peer)):
+            values = [learner.q_values(learner.critic, states[[k] * 4], a[[k] * 4])[judge] for a in actions]
+            torch.testing.assert_close(seen[0][k, 2 * place : 2 * place + 2], values[0] - values[1])
+    learner.critic[:, -1] += torch.arange(8.0).double() * 100  # the critics' last biases
+    PeerStep(method, learner.config, learner).update(states, *turn, rate, True)
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+# Acting as one, and shipping one
+
+
+def test_a_group_acts_by_the_mean_or_by_what_its_critics_prefer():
+    learner = make_learner("td3", 4)
+    observations = torch.randn(2, 5, 4, dtype=torch.float64)
+    everybody = learner.policy(learner.actor, observations.repeat_interleave(2, 0)).view(2, 2, 5, -1)
+    torch.testing.assert_close(group_actions(learner, observations, 2, "mean"), everybody.mean(1))
+    greedy = group_actions(learner, observations, 2, "greedy")
+    for g in range(2):
+        values = torch.zeros(2, 5, dtype=torch.float64)
+        for candidate in range(2):
+            at = observations[g].expand(4, -1, -1), everybody[g, candidate].expand(4, -1, -1)
+            judged = learner.q_values(learner.critic, *at).amin(1)[2 * g : 2 * g + 2]
+            values[candidate] = judged.mean(0)
+        best = values.argmax(0)
+        torch.testing.assert_close(greedy[g], everybody[g][best, torch.arange(5)])
+
+
+def test_predict_of_a_group_is_that_of_its_policy():
+    agent = make("share_replay", seeds=(0, 1)).learn(80)
+    observation = np.array([0.3, -0.2, 0.5, 0.1], np.float32)
+    group = agent.learner_index("best") // 2
+    for name, rule in (("group", "mean"), ("greedy", "greedy")):
+        expected = agent.group_policies(np.stack([observation] * 2), rule)[group]
+        np.testing.assert_allclose(agent.predict(observation, learner=name)[0], expected, atol=1e-6)
+
+
+def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(tmp_path):
+    agent = make("share_replay", seeds=(0, 1), config={"net_arch": (16, 16)}).learn(800)
+    student = agent.ship(gradient_steps=800, net_arch=(32, 32))
+    assert student.n_learners == 2 and student.config.net_arch == (32, 32)
+    states = agent.replay_buffer.observations[::2, -100:]
+    with torch.no_grad():
+        wanted = group_actions(agent.learner, states, 2, "mean")
+        gap = (student.learner.policy(student.learner.actor, states) - wanted).square().sum(-1).mean()
+        spread = (wanted - wanted.mean(1, keepdim=True)).square().sum(-1).mean()
+    assert gap < 0.1 * spread
+    student.to_sb3(1).save(tmp_path / "student.zip")
+    with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
+        DualStudent(POINT, backbone="ppo").ship()
+
+
+# In a benchmark
+
+
+def test_budgets_of_a_benchmark_count_the_group(tmp_path):
+    text = """
+name: tiny
+total_timesteps: 400
+seeds: 2
+first_seed: 1000
+evaluations: 2
+n_eval_episodes: 1
+final_episodes: 2
+random_steps: 96
+utd: 2
+settings: {net_arch: [8], batch_size: 8, buffer_size: 400}
+tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: -53, high: -5, source: test}}}
+methods:
+  single: {}
+  pair: {method: mutual_shared, settings: {vary: {gamma: [0.9, 0.99]}}}
+  four: {method: share_replay, peers: 4, utd: 1, settings: {allocation: best}}
+"""
+    spec = parse_spec(text)
+    budgets = {c.method: (c.peers, c.config["learning_starts"], c.config["gradient_steps"]) for c in spec.cells}
+    assert budgets == {"single": (1, 96, 2), "pair": (2, 48, 4), "four": (4, 24, 4)}
+    assert spec.cells[0].seeds == (1000, 1001)
+    cell = next(cell for cell in spec.cells if cell.method == "pair")
+    rows = run_cell(cell, tmp_path, lambda steps: None).rows
+    phases = {phase: sum(row.phase == phase for row in rows) for phase in dict.fromkeys(row.phase for row in rows)}
+    assert phases == {"curve": 8, "final": 4, "trained": 2, "group": 2, "greedy": 2, "student": 2}
+    # both peers make 2 updates per group step after the group's 96 random steps
+    assert {row.updates for row in rows if row.phase == "final"} == {2 * 2 * (400 - 96)}
+    chosen = [row for row in rows if row.phase == "trained"]
+    final = {(row.seed, row.learner): row.mean for row in rows if row.phase == "final"}
+    assert all(row.mean == final[row.seed, row.learner] for row in chosen)
+
+
+def test_budgets_and_settings_that_contradict_are_refused():
+    text = "name: x\ntotal_timesteps: 100\nseeds: 1\nevaluations: 1\nn_eval_episodes: 1\nfinal_episodes: 1\nutd: 1\n"
+    text += "settings: {gradient_steps: 3}\nmethods: [single]\n"
+    text += "tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: 0, high: 1, source: test}}}\n"
+    with pytest.raises(PolicyKDError, match="gradient_steps=3 follows from random_steps and utd"):
+        parse_spec(text)

@@ -1,0 +1,77 @@
+"""The scripts that users copy: each runs from start to finish, in small."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from stable_baselines3 import PPO, TD3
+from tiny import POINT
+
+from policykd import DualStudent
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def script(name):
+    return runpy.run_path(str(SCRIPTS / f"{name}.py"))["main"]
+
+
+@pytest.fixture
+def run(capsys):
+    """The folder of a run of train_peers.py."""
+    script("train_peers")(POINT, steps=40, seeds=(3,), out=Path("run"))
+    assert "seed 3, peer 1: return -" in capsys.readouterr().out
+    return Path("run")
+
+
+def test_peers_are_trained_evaluated_shown_and_kept(run, capsys):
+    assert TD3.load(run / "seed_3.zip")
+    assert DualStudent.load(run).num_timesteps == 40
+    script("evaluate")(run, episodes=2)
+    assert "after 40 steps, 2 episodes from seed 1000000\nseed 3, peer 0: return -" in capsys.readouterr().out
+    script("record_video")(run, steps=5)
+    assert Path("episode.mp4").exists() or "no video" in capsys.readouterr().out
+
+
+def test_students_of_several_sizes_are_distilled(capsys):
+    teacher = PPO("MlpPolicy", POINT, device="cpu", policy_kwargs={"net_arch": []})
+    with torch.no_grad():  # the proportional controller
+        teacher.policy.action_net.weight.copy_(torch.tensor([[0, 0, 10, 0], [0, 0, 0, 10]]))
+    teacher.save("teacher.zip")
+    main = script("distill_teacher")
+    main(Path("teacher.zip"), POINT, sizes=(4, 8), steps=300, seeds=(0, 1), out=Path("students"))
+    text = capsys.readouterr().out
+    assert "4x4, " in text and "8x8, " in text
+    assert PPO.load("students/student_8x8.zip")
+
+
+def test_a_comparison_with_sb3_measures_both_on_the_same_episodes(capsys):
+    script("compare_sb3")(POINT, steps=60, episodes=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == ["better peer, as an SB3 model", "SB3's TD3"]
+
+
+def test_a_benchmark_leaves_a_page(monkeypatch):
+    pytest.importorskip("rliable")
+    for name in ("RESAMPLES", "CURVE_RESAMPLES"):
+        monkeypatch.setattr(f"policykd.benchmark.statistics.{name}", 20)
+    script("benchmark")((POINT,), steps=60, seeds=2, methods=("dpd",), high=-5.2)
+    assert Path("runs/benchmark/report.html").stat().st_size > 10_000
+
+
+def test_a_classifier_is_distilled_beside_one_that_learns_from_labels(capsys):
+    pytest.importorskip("accelerate")
+    script("train_classifier")(epochs=1)
+    assert "cross_entropy: test accuracy 0." in (text := capsys.readouterr().out) and "hinton: test accuracy 0." in text
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_stay_short_enough_to_read(path):
+    assert 15 <= len(path.read_text().splitlines()) <= 60

@@ -1,0 +1,39 @@
+"""What may not be imported before it is needed. Modules are counted, not seconds: a busy machine changes nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = "torch", "stable_baselines3", "gymnasium", "matplotlib", "pandas", "tyro"
+
+
+def imported(code, names):
+    """Which of the named modules a new interpreter has imported after the code."""
+    script = f"import contextlib, sys\nwith contextlib.suppress(SystemExit):\n    {code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(names) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["--version"], ["tran"], ["--env", "Hopper-v5"]])
+def test_the_command_answers_without_importing_torch(words):
+    assert not imported(f"from policykd.cli import main; main({words})", HEAVY)
+
+
+def test_the_package_is_imported_without_torch_until_a_name_is_asked_for():
+    assert not imported("import policykd; dir(policykd)", HEAVY)
+    assert imported("from policykd import DualStudent", HEAVY) == {"torch", "stable_baselines3", "gymnasium"}
+
+
+@pytest.mark.parametrize("name", ["DualStudent", "TeacherStudent", "Distiller"])
+def test_the_compiler_of_torch_is_not_imported_before_something_is_compiled(name):
+    assert not imported(f"from policykd import {name}", ["torch._dynamo", "torch._inductor"])
+
+
+def test_every_public_name_can_be_imported():
+    import policykd
+
+    assert {name: getattr(policykd, name).__name__ for name in policykd.__all__} == {n: n for n in policykd.__all__}
+    assert set(policykd.__all__) <= set(dir(policykd))
+    with pytest.raises(AttributeError, match="no attribute 'DualStudnet'"):
+        policykd.DualStudnet  # noqa: B018

@@ -1,0 +1,294 @@
+"""A teacher of SB3 acts just as the agent's own predict does, or it is refused: never another policy without a word."""
+
+import functools
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sb3_agents import OBSERVATIONS, Lopsided, agent, observations
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from policykd import PolicyKDError, Teacher
+
+
+class ELU(nn.Module):
+    """A user's own, named like torch's."""
+
+    def forward(self, inputs):
+        return torch.where(inputs > 0, 3 * inputs, -0.3 * inputs)
+
+
+class Scaled(BaseFeaturesExtractor):
+    """Leaves no tensor."""
+
+    def __init__(self, space):
+        super().__init__(space, space.shape[0])
+
+    def forward(self, inputs):
+        return inputs.flip(-1) * 0.3
+
+
+class Wider(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 2 * space.shape[0])
+
+    def forward(self, inputs):
+        return torch.cat((inputs.sin(), inputs.cos()), -1)
+
+
+class WithLayer(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 4)
+        self.net = nn.Sequential(nn.Linear(space.shape[0], 4), nn.ReLU())
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+
+class Halved(ActorCriticPolicy):
+    def _predict(self, observation, deterministic=False):
+        return super()._predict(observation, deterministic) / 2
+
+
+class Shifted(ActorCriticPolicy):
+    def get_distribution(self, obs):
+        return super().get_distribution(obs + 1)
+
+
+class Flipped(SACPolicy):
+    def _predict(self, observation, deterministic=False):
+        return -super()._predict(observation, deterministic)
+
+
+class Same(ActorCriticPolicy):
+    """A class of its own that changes nothing."""
+
+
+def leaky():
+    return nn.LeakyReLU(0.3)
+
+
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.ELU, nn.SiLU, nn.GELU, nn.Mish, nn.SELU, nn.LeakyReLU, nn.Hardtanh, nn.Identity]
+FOREIGN = [functools.partial(nn.LeakyReLU, 0.3), lambda: nn.LeakyReLU(0.3), leaky, ELU, nn.PReLU, nn.Softmax]
+EXTRACTORS = [None, FlattenExtractor, Scaled, Wider, WithLayer]
+ALGORITHMS = ["PPO", "A2C", "SAC", "TD3", "DDPG", "TQC", "TRPO", "ARS", "CrossQ"]
+OWN_POLICIES = {"PPO": [Halved, Shifted, Same], "A2C": [Halved], "TRPO": [Shifted], "SAC": [Flipped]}
+HEADS = ("action_net.weight", "action_net.2.weight", "action_net.0.weight", "mu.weight", "mu.0.weight")
+
+
+OFF_POLICY = ("SAC", "TD3", "DDPG", "TQC", "CrossQ")
+
+
+@st.composite
+def agents(draw):
+    """Algorithm, policy, policy_kwargs and settings of an agent."""
+    algorithm = draw(st.sampled_from(ALGORITHMS))
+    options = {"net_arch": draw(st.lists(st.integers(1, 8), max_size=3))}
+    settings_ = {}
+    if draw(st.booleans()):
+        options["activation_fn"] = draw(st.sampled_from(ACTIVATIONS + FOREIGN))
+    policy = "MlpPolicy"
+    if algorithm == "ARS":
+        options |= draw(st.fixed_dictionaries({"with_bias": st.booleans(), "squash_output": st.booleans()}))
+        if draw(st.booleans()):
+            policy, options = "LinearPolicy", {k: options[k] for k in ("with_bias", "squash_output")}
+    else:
+        if (extractor := draw(st.sampled_from(EXTRACTORS))) is not None:
+            options["features_extractor_class"] = extractor
+        options["share_features_extractor"] = draw(st.booleans())
+        policy = draw(st.sampled_from(["MlpPolicy", *OWN_POLICIES.get(algorithm, [])]))
+    if algorithm in ("PPO", "A2C", "SAC", "TQC") and draw(st.booleans()):
+        settings_["use_sde"] = True
+        options["use_expln"] = draw(st.booleans())
+        if algorithm in ("PPO", "A2C"):
+            options["squash_output"] = draw(st.booleans())
+        else:
+            options["clip_mean"] = draw(st.sampled_from([0.0, 0.5, 2.0]))
+    if algorithm == "CrossQ":
+        options["batch_norm_eps"] = draw(st.sampled_from([0.001, 0.1]))
+        options["batch_norm"] = draw(st.booleans())
+    if algorithm in OFF_POLICY:
+        settings_["buffer_size"] = 10
+    return algorithm, policy, options, {**settings_, "seed": draw(st.integers(0, 9))}
+
+
+def build(algorithm, policy, options, settings_):
+    """The agent, its last layer made large, its batch statistics moved."""
+    kind = getattr(stable_baselines3, algorithm, None) or getattr(sb3_contrib, algorithm)
+    model = kind(policy, Lopsided(), policy_kwargs=options, device="cpu", **settings_)
+    for name, parameter in model.policy.named_parameters():
+        if name.endswith(HEADS):
+            parameter.data.mul_(10)
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in model.policy.named_buffers():
+        if name.endswith(("ra_mean", "ra_var")):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return model
+
+
+def check(model, path):
+    """Load an agent in all ways; returns how many of them loaded."""
+    inputs = observations(1000)
+    wanted = model.predict(inputs, deterministic=True)[0]
+    model.save(path)
+    loaded = 0
+    for source in (path, model, model.policy):
+        try:
+            teacher = Teacher.load(source, Lopsided, vecnormalize=False)
+        except PolicyKDError as error:
+            assert "\n" not in str(error)
+            continue
+        np.testing.assert_allclose(teacher.predict(inputs)[0], wanted, atol=1e-5, rtol=1e-5)
+        loaded += 1
+    return loaded
+
+
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+
+
+@settings(max_examples=12, derandomize=True, **QUIET)
+@given(drawn=agents())
+def test_a_drawn_agent_is_exact_or_refused(tmp_path_factory, drawn):
+    check(build(*drawn), tmp_path_factory.mktemp("drawn") / "agent.zip")
+
+
+@pytest.mark.nightly
+@settings(max_examples=400, **QUIET)
+@given(drawn=agents())
+def test_many_drawn_agents_are_exact_or_refused(tmp_path_factory, drawn):
+    check(build(*drawn), tmp_path_factory.mktemp("drawn") / "agent.zip")
+
+
+def refused(source, **options):
+    with pytest.raises(PolicyKDError) as error:
+        Teacher.load(source, Lopsided, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("activation", FOREIGN, ids=["partial", "lambda", "function", "own ELU", "PReLU", "Softmax"])
+def test_an_activation_that_only_code_can_make_is_refused_in_a_zip_and_exact_live(tmp_path, activation):
+    options = {"activation_fn": activation, "net_arch": [4]}
+    model = PPO("MlpPolicy", Lopsided(), policy_kwargs=options, seed=0, device="cpu")
+    assert check(model, tmp_path / "agent.zip") == 2
+    said = refused(tmp_path / "agent.zip")
+    assert "has activation_fn" in said and "Teacher.load(model)" in said and 'activation="ELU"' in said
+
+
+def test_the_activation_can_be_told_where_a_zip_has_a_function_that_makes_a_usual_one(tmp_path):
+    options = {"activation_fn": lambda: nn.LeakyReLU(), "net_arch": [4]}
+    model = PPO("MlpPolicy", Lopsided(), policy_kwargs=options, seed=0, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    teacher = Teacher.load(tmp_path / "agent.zip", Lopsided, activation="LeakyReLU")
+    wanted = model.predict(observations(), deterministic=True)[0]
+    np.testing.assert_allclose(teacher.predict(observations())[0], wanted, atol=1e-5)
+    assert "with Tanh, a live PPO does not act as its own predict" in refused(model, activation="Tanh")
+
+
+@pytest.mark.parametrize("extractor", [Scaled, Wider, WithLayer])
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_an_own_feature_extractor_is_refused_in_a_zip_and_exact_live(tmp_path, extractor, algorithm):
+    options = {"features_extractor_class": extractor, "net_arch": [4]}
+    model = algorithm("MlpPolicy", Lopsided(), policy_kwargs=options, seed=0, device="cpu")
+    assert check(model, tmp_path / "agent.zip") == 2
+    said = refused(tmp_path / "agent.zip")
+    assert f"features_extractor_class <class 'test_teacher_exact.{extractor.__name__}'>" in said
+    teacher = Teacher.load(model, Lopsided)
+    assert teacher.distribution(torch.from_numpy(observations()))[1] is None  # its predict is all that is sure
+
+
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, Halved), (A2C, Shifted), (PPO, Same), (SAC, Flipped)])
+def test_an_own_policy_class_is_refused_in_a_zip_and_exact_live(tmp_path, algorithm, policy):
+    model = algorithm(policy, Lopsided(), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
+    assert check(model, tmp_path / "agent.zip") == 2
+    said = refused(tmp_path / "agent.zip")
+    assert "a policy class of its own (a class of test_teacher_exact)" in said
+    has_std = Teacher.load(model, Lopsided).distribution(torch.from_numpy(observations()))[1] is not None
+    assert has_std == (policy is Same)  # what is proven to be SB3's keeps its distribution
+
+
+def test_settings_that_are_not_known_are_refused(tmp_path):
+    class Scaling(ActorCriticPolicy):
+        def __init__(self, *arguments, gain=1.0, **options):
+            super().__init__(*arguments, **options)
+            self.gain = gain
+
+    model = PPO(Scaling, Lopsided(), policy_kwargs={"net_arch": [4], "gain": 3.0}, seed=0, device="cpu")
+    model.policy_class = ActorCriticPolicy  # the text of its class is hidden
+    model.save(tmp_path / "agent.zip")
+    assert "policy_kwargs gain=3.0, which is not known" in refused(tmp_path / "agent.zip")
+
+
+def test_a_live_teacher_is_a_copy_even_where_it_acts_by_its_own_code(tmp_path):
+    model = PPO(Halved, Lopsided(), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
+    teacher, inputs = Teacher.load(model, Lopsided), observations()
+    before = teacher.predict(inputs)[0]
+    for parameter in model.policy.parameters():
+        parameter.data.add_(1.0)
+    assert np.array_equal(teacher.predict(inputs)[0], before)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_live_agent_that_samples_or_whose_predict_is_its_own_is_refused():
+    class Noisy(ActorCriticPolicy):
+        def _predict(self, observation, deterministic=False):
+            return super()._predict(observation, deterministic=False)
+
+    class Own(PPO):
+        def predict(self, observation, *arguments, **options):
+            actions, state = super().predict(observation, *arguments, **options)
+            return actions * 0.5, state
+
+    assert "answers differently when asked twice" in refused(PPO(Noisy, Lopsided(), device="cpu"))
+    assert "has a predict that is not its policy's" in refused(Own("MlpPolicy", Lopsided(), seed=0, device="cpu"))
+
+
+def test_spaces_that_are_no_vectors_are_refused(tmp_path):
+    class Dictionary(Lopsided):
+        observation_space = gym.spaces.Dict({"a": Lopsided.observation_space})
+
+        def _observe(self):
+            return {"a": super()._observe()}
+
+    model = PPO("MultiInputPolicy", Dictionary(), policy_kwargs={"net_arch": [4]}, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    assert "MultiInputActorCriticPolicy" in refused(tmp_path / "agent.zip")
+    assert "has Dict observations; policykd needs one vector (Box)" in refused(model)
+
+
+def test_a_linear_agent_of_old_sb3_contrib_is_read(tmp_path):
+    """One layer without a Sequential around it: ``action_net.weight``, as the zoo's ARS agents have it."""
+    model = agent("ARS, linear")
+    model.save(tmp_path / "new.zip")
+    state = {name.replace("action_net.0.", "action_net."): part for name, part in model.policy.state_dict().items()}
+    assert list(state) == ["action_net.weight"]
+    with zipfile.ZipFile(tmp_path / "new.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        old.writestr("data", new.read("data"))
+        with old.open("policy.pth", "w") as file:
+            torch.save(state, file)
+    wanted = model.predict(observations(), deterministic=True)[0]
+    np.testing.assert_allclose(Teacher.load(tmp_path / "old.zip").predict(observations())[0], wanted, atol=1e-5)
+
+
+def test_the_standard_deviation_of_crossq_is_sb3s(tmp_path):
+    model = sb3_contrib.CrossQ("MlpPolicy", Lopsided(), policy_kwargs={"net_arch": [4, 3]}, device="cpu", buffer_size=9)
+    model.save(tmp_path / "agent.zip")
+    inputs = torch.from_numpy(observations())
+    teacher = Teacher.load(tmp_path / "agent.zip", Lopsided)
+    model.policy.set_training_mode(False)
+    with torch.no_grad():
+        mean, log_std, _ = model.actor.get_action_dist_params(inputs)
+        value = torch.cat(model.critic(inputs, mean.tanh()), 1).amin(1)
+    torch.testing.assert_close(teacher.distribution(inputs), (mean, log_std.exp()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(teacher.value(inputs), value, atol=1e-5, rtol=1e-5)
+    assert teacher.squashed and teacher.policy.network.algorithm == "CrossQ"
+    assert teacher.observation_size == OBSERVATIONS

@@ -1,0 +1,182 @@
+"""A teacher acts on the task as it was trained: the zoo's settings beside it are applied, or refused with advice."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from sb3_agents import Lopsided, agent
+from stable_baselines3 import PPO, SAC
+
+from policykd import PolicyKDError, Teacher
+from policykd.teachers import zoo
+
+MASK = np.array([1, 1, 0], np.float32)
+
+
+class MaskVelocityWrapper(gym.ObservationWrapper):
+    """The zoo's, for Pendulum."""
+
+    def observation(self, observation):
+        return observation * MASK
+
+
+def pendulum_agent(folder, config, args=(), env_kwargs=None, wrap=MaskVelocityWrapper):
+    """A zoo folder with an agent that was trained in a wrapper."""
+    settings = folder / "Pendulum-v1_1" / "Pendulum-v1"
+    settings.mkdir(parents=True)
+    model = SAC("MlpPolicy", wrap(gym.make("Pendulum-v1")), seed=0, policy_kwargs={"net_arch": [4]}, buffer_size=9)
+    model.policy.actor.mu.weight.data.mul_(20)
+    model.save(folder / "Pendulum-v1_1" / "Pendulum-v1.zip")
+    tag = "!!python/object/apply:collections.OrderedDict\n"
+    for name, pairs in (("config", config), ("args", args)):
+        lines = [f"{'- - -' if k == 0 else '  - -'} {key}\n    - {value}\n" for k, (key, value) in enumerate(pairs)]
+        (settings / f"{name}.yml").write_text(tag + "".join(lines))
+    if env_kwargs is not None:
+        (settings / "env_kwargs.yml").write_text(env_kwargs)
+    return folder / "Pendulum-v1_1", model
+
+
+RAW = np.stack([gym.make("Pendulum-v1").reset(seed=seed)[0] for seed in range(20)])
+
+
+def refused(source, env="Pendulum-v1", **options):
+    with pytest.raises(PolicyKDError) as error:
+        Teacher.load(source, env, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rl_zoo3.wrappers.MaskVelocityWrapper", "utils.wrappers.MaskVelocityWrapper"])
+def test_the_zoos_mask_of_velocities_is_applied(tmp_path, name):
+    folder, model = pendulum_agent(tmp_path, [("env_wrapper", name), ("policy", "MlpPolicy")])
+    wanted = model.predict(RAW * MASK, deterministic=True)[0]
+    assert not np.allclose(wanted, model.predict(RAW, deterministic=True)[0], atol=1e-3)
+    np.testing.assert_allclose(Teacher.load(folder, "Pendulum-v1").predict(RAW)[0], wanted, atol=1e-5)
+    wrapped = Teacher.load(folder, lambda: MaskVelocityWrapper(gym.make("Pendulum-v1")))
+    np.testing.assert_allclose(wrapped.predict(RAW * MASK)[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "said"),
+    [
+        ("my_package.Own", "was trained in Own() (my_package.Own), and only the task can apply it: env=lambda: Own("),
+        ("rl_zoo3.wrappers.HistoryWrapper", "HistoryWrapper(gym.make(...))"),
+        ("sb3_contrib.common.wrappers.TimeFeatureWrapper", "the wrapper's test_mode"),
+        ("my_package.MaskVelocityWrapper", "only the task can apply it"),
+        ("[{rl_zoo3.wrappers.FrameSkip: {skip: 2}}]", "was trained in FrameSkip(skip=2)"),
+        ("[1]", "has an env_wrapper that is no name: 1"),
+    ],
+)
+def test_a_wrapper_that_only_the_task_can_apply_is_refused_with_advice(tmp_path, wrapper, said):
+    folder, _ = pendulum_agent(tmp_path, [("env_wrapper", wrapper)])
+    assert said in refused(folder)
+
+
+def test_a_task_in_the_same_wrapper_or_an_observation_map_is_accepted(tmp_path):
+    class Own(MaskVelocityWrapper):
+        pass
+
+    folder, model = pendulum_agent(tmp_path, [("env_wrapper", "my_package.Own")], wrap=Own)
+    wanted = model.predict(RAW * MASK, deterministic=True)[0]
+    inside = Teacher.load(folder, lambda: Own(gym.make("Pendulum-v1")))
+    np.testing.assert_allclose(inside.predict(RAW * MASK)[0], wanted, atol=1e-5)
+    mapped = Teacher.load(folder, "Pendulum-v1", observation_map=lambda o: o * torch.from_numpy(MASK))
+    np.testing.assert_allclose(mapped.predict(RAW)[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["stable_baselines3.common.monitor.Monitor", "gymnasium.wrappers.RescaleAction", "null"]
+)
+def test_wrappers_that_change_nothing_here_are_silent(tmp_path, caplog, wrapper):
+    def wrap(env):
+        return gym.wrappers.RescaleAction(env, -1, 1) if "Rescale" in wrapper else env
+
+    folder, model = pendulum_agent(tmp_path, [("env_wrapper", wrapper)], wrap=wrap)
+    scale = 2 if "Rescale" in wrapper else 1
+    wanted = scale * model.predict(RAW, deterministic=True)[0]
+    np.testing.assert_allclose(Teacher.load(folder, "Pendulum-v1").predict(RAW)[0], wanted, atol=1e-5)
+    assert not caplog.text
+
+
+def test_stacked_observations_are_refused_where_the_task_does_not_stack(tmp_path):
+    def stacked():
+        return gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(gym.make("Pendulum-v1"), 2))
+
+    folder, _ = pendulum_agent(tmp_path, [("frame_stack", 2)], wrap=lambda env: stacked())
+    assert "was trained on 2 stacked observations (frame_stack): wrap the task" in refused(folder)
+    Teacher.load(folder, stacked)
+
+
+@pytest.mark.parametrize("place", ["env_kwargs", "args"])
+def test_other_settings_of_the_task_are_named(tmp_path, caplog, place):
+    args = [("env", "Pendulum-v1"), ("env_kwargs", "{g: 5.0}" if place == "args" else "null")]
+    folder, _ = pendulum_agent(tmp_path, [], args, "g: 5.0\n" if place == "env_kwargs" else None, lambda env: env)
+    Teacher.load(folder, gym.make("Pendulum-v1", g=5.0))
+    assert not caplog.text
+    Teacher.load(folder, "Pendulum-v1")
+    assert "was trained on a task with g=5.0, and Pendulum-v1 is made without" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''"])
+def test_settings_that_are_damaged_or_programs_are_refused(tmp_path, text):
+    folder, _ = pendulum_agent(tmp_path, [])
+    (folder / "Pendulum-v1" / "config.yml").write_text(text)
+    assert "config.yml cannot be read as settings" in refused(folder)
+
+
+def test_what_was_recorded_is_of_the_agents_own_moment(tmp_path):
+    np.savez(tmp_path / "evaluations.npz", timesteps=[10, 20, 30], results=[[1.0, 3.0], [9.0, 9.0], [5.0, 5.0]])
+    moments = {"best_model": 9.0, "last": 5.0, "rl_model_11_steps": 2.0}
+    for name, mean in moments.items():
+        assert zoo.recorded(tmp_path / f"{name}.zip").mean == mean
+
+
+def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
+    class Weak(gym.ActionWrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+        def action(self, action):
+            return action
+
+    model = PPO("MlpPolicy", Weak(gym.make("Pendulum-v1")), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    teacher = Teacher.load(tmp_path / "agent.zip", "Pendulum-v1")
+    said = "trained with actions from -1 to 1, and Pendulum-v1 takes -2 to 2: its actions are stretched by the factor 2"
+    assert said in caplog.text
+    np.testing.assert_allclose(teacher.predict(RAW)[0], 2 * model.predict(RAW, deterministic=True)[0], atol=1e-5)
+    caplog.clear()
+    Teacher.load(agent("TD3"), Lopsided, vecnormalize=False)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("task", ["Ant", "Humanoid", "HumanoidStandup", "Reacher", "InvertedDoublePendulum"])
+def test_an_older_versions_observations_are_made_of_version_5(task):
+    from policykd.teachers.versions import CONTACT_FORCES, older
+
+    options = {"use_contact_forces": True} if task == "Ant" else {}
+    old, new = gym.make(f"{task}-v4", **options), gym.make(f"{task}-v5")
+    pairs = [(old.reset(seed=1)[0], new.reset(seed=1)[0])]
+    for _ in range(5):
+        action = old.action_space.sample()
+        pairs.append((old.step(action)[0], new.step(action)[0]))
+    before, after = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
+    torch.testing.assert_close(older("v4", task)(after), before, rtol=0, atol=1e-9)
+    if forces := CONTACT_FORCES.get(task):
+        before[:, -forces:] = 0.0
+    torch.testing.assert_close(older("v3", task)(after), before, rtol=0, atol=1e-9)
+
+
+def test_the_error_gives_the_map_that_works():
+    class Old(Lopsided):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (111,), np.float32)
+        action_space = gym.spaces.Box(-1, 1, (8,), np.float32)
+
+    model = agent("TD3", Old())
+    assert 'give observation_map="v3" (contact forces of 0' in refused(model, "Ant-v5", vecnormalize=False)
+    teacher = Teacher.load(model, "Ant-v5", vecnormalize=False, observation_map="v3")
+    raw = np.random.default_rng(0).standard_normal((4, 105)).astype(np.float32)
+    old = np.concatenate([raw[:, :27], np.zeros((4, 84), np.float32)], 1)
+    np.testing.assert_allclose(teacher.predict(raw)[0], model.predict(old, deterministic=True)[0], atol=1e-5)
+    assert "observation_map: 'v9' of Ant is not known" in refused(model, "Ant-v5", observation_map="v9")
