@@ -156,6 +156,8 @@ def _videos(results: Results, out: Path) -> list[dict[str, str]]:
     for name in results.store.names():
         if not name.endswith(".mp4") or "://" in results.store.place:
             continue
+        if Path(results.store.place, name).is_symlink():  # it would put a file from elsewhere into the page
+            continue
         content = Path(results.store.place, name).read_bytes()
         source = _link(results, name, out)
         if len(content) <= room:

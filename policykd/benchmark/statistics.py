@@ -137,12 +137,14 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
     if len(rows) != curve.size + final.size:
         raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
     for r in rows:
+        if r.seed not in cell.seeds or not 0 <= r.learner < cell.peers or r.steps > cell.total_timesteps:
+            raise PolicyKDError(f"results: {cell.name} has a row of seed {r.seed}, learner {r.learner}, which it lacks")
         at = cell.seeds.index(r.seed), r.learner
         if r.phase == "final":
             final[at] = r.mean
         else:
             curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
-    if np.isnan(curve).any() or np.isnan(final).any():
+    if not (np.isfinite(curve).all() and np.isfinite(final).all()):
         raise PolicyKDError(
             f"results: {cell.name} has not every evaluation of every learner, or one that is not a number"
         )

@@ -292,20 +292,21 @@ class Distiller(Training):
         loaded = checkpoint.load(path)
         if "student" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no distiller")
-        settings = loaded["settings"]
-        name = settings["method"]
-        if method is not None and method.__name__ != name:
-            raise PolicyKDError(f"resume: the run's method is {name}, not {method.__name__}")
-        distiller = cls(
-            student,
-            teacher,
-            method=method or name,
-            config=with_own_parts(settings["config"], config),
-            classes=settings.get("classes"),
-            device=device,
-            adaptor=adaptor,
-        )
-        distiller.restore(loaded)
+        with checkpoint.understood(path):
+            settings = loaded["settings"]
+            name = settings["method"]
+            if method is not None and method.__name__ != name:
+                raise PolicyKDError(f"resume: the run's method is {name}, not {method.__name__}")
+            distiller = cls(
+                student,
+                teacher,
+                method=method or name,
+                config=with_own_parts(settings["config"], config),
+                classes=settings.get("classes"),
+                device=device,
+                adaptor=adaptor,
+            )
+            distiller.restore(loaded)
         if path.name == CHECKPOINT:
             distiller.folder = RunFolder(path.parent, name, "classification", 0)
             if distiller.accelerator.is_main_process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_bytes, write_text
+from policykd.core.memory import require_memory
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -86,6 +88,9 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
         raise PolicyKDError(f'model: {kind!r} is unknown: use "mlp" or "cnn"')
     if not widths or min(widths) < 1:
         raise PolicyKDError(f"model: {kind} needs one or more positive widths, got {list(widths)}")
+    sizes = (math.prod(shape), *widths, classes)
+    numbers = sum(a * b for a, b in pairwise(sizes if kind == "mlp" else sizes[1:]))
+    require_memory(4 * 5 * numbers, f"a {kind} of widths {list(widths)} and what trains it", "its widths")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "mlp":

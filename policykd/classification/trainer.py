@@ -21,6 +21,7 @@ from policykd.classification.outputs import FeatureReader, call, check_classes, 
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, sum_to_one
+from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
@@ -248,7 +249,8 @@ class Trainer:
             schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
             training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
-        training.restore_method()
+        with understood("the run's checkpoint"):
+            training.restore_method()
 
     def _length(self, batches: DataLoader) -> int:
         """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""

@@ -86,4 +86,7 @@ def _run(arguments: list[str]) -> None:
 def _dispatch(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
         raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    importlib.import_module(f"policykd.cli.{name}").run(arguments)
+    command = importlib.import_module(f"policykd.cli.{name}")
+    if "gymnasium" in sys.modules:  # what it warns of before an error would be a second line
+        sys.modules["gymnasium"].logger.min_level = sys.modules["gymnasium"].logger.ERROR
+    command.run(arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -21,12 +20,14 @@ from torch import nn
 from policykd.classification.data.sets import Splits, load
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import CNN, MLP, check_names, make_model, parameters, save_pretrained
+from policykd.classification.processes import check_device
 from policykd.classification.retrieval import with_retrieval
 from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import change, require
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS, find_method
@@ -90,6 +91,8 @@ def run(arguments: Sequence[str]) -> None:
             f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
             "--teacher-features hidden.1"
         )
+    require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
+    check_device(options.device)
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
 
@@ -191,13 +194,7 @@ def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     """Options with the settings of the method that is asked for."""
     method, kind = asked_method(arguments, "hinton")
     start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64, learning_rate=5e-3))
-    return tyro.cli(
-        ClassifyOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=start,
-        prog="policykd classify",
-        description=ClassifyOptions.__doc__,
-    )
+    return parse(ClassifyOptions[kind], arguments, "classify", start)  # type: ignore[valid-type]
 
 
 def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
@@ -206,9 +203,7 @@ def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[Trai
     Raises:
         PolicyKDError: there is no such method.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default=default)
-    name, kind = find_method(first.parse_known_args(list(arguments))[0].method)
+    name, kind = find_method(peek(arguments, "method")["method"] or default)
     return name, kind.config_type
 
 

@@ -29,6 +29,7 @@ from policykd.cli.classify import (
     tell,
     train_teacher,
 )
+from policykd.cli.options import parse
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
@@ -144,13 +145,8 @@ def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
 def _options(arguments: Sequence[str]) -> TextOptions[Any]:
     """Options with the settings of the method that is asked for."""
     method, kind = asked_method(arguments, "reaugkd")
-    start = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
+    config = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
     if issubclass(kind, FeaturePaths):
-        start = change(start, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
-    return tyro.cli(
-        TextOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=start),
-        prog="policykd text",
-        description=TextOptions.__doc__,
-    )
+        config = change(config, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
+    start = TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=config)
+    return parse(TextOptions[kind], arguments, "text", start)  # type: ignore[valid-type]

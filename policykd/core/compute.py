@@ -16,7 +16,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros((), device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
         raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
     return device

@@ -12,7 +12,7 @@ class PolicyKDError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names of ``known`` most like ``name``, as the end of an error line (empty if none is near)."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
     return f"; nearest: {', '.join(close)}" if close else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,10 +64,37 @@ def short_id(env_id: str) -> str:
     return env_id.split(":")[-1]
 
 
+def foreign_module(env_id: str) -> str:
+    """The module that a task needs and that nobody has imported yet; empty where there is none."""
+    module = env_id.rpartition(":")[0]
+    return "" if module in sys.modules else module
+
+
+def check_named(env_id: object, where: object) -> None:
+    """Refuse a task that a file names, where making it would import a module: a file must not choose what is run.
+
+    Args:
+        env_id: what the file says.
+        where: the file.
+
+    Raises:
+        PolicyKDError: it is no text, or its module has not been imported by who reads the file.
+    """
+    if not isinstance(env_id, str):
+        raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
+    if foreign_module(env_id):
+        raise PolicyKDError(
+            f"environment: {where} names {env_id[:200]!r}, and making it would run that module: if you know it, name "
+            "it yourself with --env (env=)"
+        )
+
+
 def _registered(env_id: str) -> str:
     """The id with its version, its module imported."""
-    module, _, name = env_id.rpartition(":")
-    if module:
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise PolicyKDError(f"environment: {env_id!r} names no module before its colon: write module:id")
         try:
             importlib.import_module(module)
         except Exception as error:  # a module of the user's own may fail in any way

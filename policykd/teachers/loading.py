@@ -77,7 +77,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     members = _members(path)
     if path.is_dir() or sb3.MEMBER in members:
         return _agent(path, task, options, device)
-    if any("/code/" in name for name in members):
+    if any("/code/" in name.lower() for name in members):
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
         policy, chain = torch_files.load(path, task, device, options.network, options.activation)
@@ -91,7 +91,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
 
 def _file(path: Path) -> Path:
     """The file that a path means: without ``.zip`` as SB3 takes it, or the agent in a folder."""
-    beside = path.with_name(f"{path.name}.zip")
+    beside = Path(f"{path}.zip")
     if path.is_dir():
         if (path / CHECKPOINT).is_file():
             return path / CHECKPOINT

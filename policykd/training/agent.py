@@ -144,13 +144,14 @@ class Agent(Acting, SB3Surface):
             folders = None if self.folder is None else self.folder.learner_folders
             resumed = self._resumed
             if resumed is not None and self.folder is not None:
-                self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
+                with checkpoint.understood(self.folder.checkpoint):
+                    self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
             self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
             if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
                 observations = self.envs.start(seeds)
             else:
-                latest = np.array(resumed["last_observations"], np.float32)
+                latest = resumed["last_observations"]
                 observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
             self.collector.attach(self.envs, observations)
         return self.envs

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from policykd.core import checkpoint
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
@@ -31,6 +32,8 @@ from policykd.training.sb3_surface import explains_arguments
 from policykd.training.snapshot import read
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
+
+MOST_PEERS = 1_000
 
 
 class DualStudent(Agent):
@@ -219,7 +222,8 @@ class DualStudent(Agent):
             PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
                 run.
         """
-        return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
+        with checkpoint.understood(path):
+            return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
 
     @classmethod
     def from_state(
@@ -280,6 +284,8 @@ def _check_peers(method: PeerMethod, peers: int) -> int:
     peers = peers.item() if isinstance(peers, np.integer) else peers
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
+    if peers > MOST_PEERS:
+        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
     return peers
 
 

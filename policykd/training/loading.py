@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from policykd.core.checkpoint import understood
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.spaces import EnvFactory
 from policykd.training.acting import LearnerChoice
@@ -21,9 +22,10 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    path, loaded = read(path, env)
-    kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
-    return kind.from_state(path, loaded, env, device)
+    with understood(path):
+        path, loaded = read(path, env)
+        kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
+        return kind.from_state(path, loaded, env, device)
 
 
 def load_policy(

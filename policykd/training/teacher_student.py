@@ -11,6 +11,7 @@ import numpy as np
 from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
@@ -294,7 +295,8 @@ class TeacherStudent(Agent):
                 run.
         """
         own = {"method": method, "backbone": backbone, "config": config}
-        return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
+        with checkpoint.understood(path):
+            return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
 
     @classmethod
     def from_state(

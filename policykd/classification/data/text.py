@@ -71,7 +71,11 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
     """
     folder = Path(folder)
     if (folder / "dataset_dict.json").is_file():
-        saved = needs("datasets", "transformers").load_from_disk(str(folder))
+        datasets = needs("datasets", "transformers")
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:  # whatever a damaged file makes of it
+            raise PolicyKDError(f"data: cannot read {folder}: {str(error).partition(chr(10))[0][:200]}") from None
         missing = {"train", "validation"} - set(saved)
         if missing:
             raise PolicyKDError(f"data: {folder} has no split {' and '.join(sorted(missing))}, only {', '.join(saved)}")
