@@ -133,7 +133,8 @@ class SB3Surface:
     def _replay(self, what: str) -> SharedReplay:
         if REPLAY not in self.memories:
             raise PolicyKDError(f"{what}: {self.backbone} with {self.method_name} learns from no replay")
-        return self.memories[REPLAY]
+        replay: SharedReplay = self.memories[REPLAY]
+        return replay
 
 
 def explains_arguments(init: F) -> F:
