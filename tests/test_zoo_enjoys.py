@@ -126,5 +126,5 @@ def test_an_instances_own_arguments_are_told(tmp_path):
 
 
 def test_the_hubs_folder_has_them_where_the_zoo_looks(normalised, tmp_path):
-    to_hub_folder(normalised, 0, tmp_path / "hub", n_eval_episodes=1, video=False)
+    to_hub_folder(normalised, 0, tmp_path / "hub", n_eval_episodes=1)
     assert {"config.yml", "args.yml", "vec_normalize.pkl"} <= {path.name for path in (tmp_path / "hub").iterdir()}
