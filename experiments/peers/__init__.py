@@ -1,0 +1,1 @@
+"""Do peers pay? protocol.md says what is asked and how."""

@@ -1,0 +1,58 @@
+"""Table of a peers' benchmark: every way of making one policy of a group, beside its cost.
+
+python -m experiments.peers.report results/peers_gate
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from policykd.core.files import write_text
+
+WAYS = {"final": "mean of peers", "trained": "best in training", "group": "mean action", "student": "student"}
+"""Phases of the rows (``policykd.benchmark.rows.Row``), as columns; single learners have the first alone."""
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    """All rows of finished cells."""
+    parts = []
+    for cell in sorted(folder.glob("*/*.json")):
+        method, _, backbone = cell.stem.rpartition("-")
+        part = pd.read_csv(cell.with_name(f"{method}.csv"))
+        part = part[part["backbone"] == backbone]
+        parts.append(part.assign(task=cell.parent.name, method=method))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table(found: pd.DataFrame) -> str:
+    """Mean return and its standard error over groups, by task, backbone and method."""
+    groups = found.groupby(["task", "backbone", "method", "phase", "seed"], sort=False)["return"].mean().reset_index()
+    lines = ["| task | backbone | method | groups | " + " | ".join(WAYS.values()) + " | updates of a group |"]
+    lines.append("|---|---|---|---|" + "---|" * (len(WAYS) + 1))
+    for (task, backbone, method), part in groups.groupby(["task", "backbone", "method"], sort=False):
+        shown = []
+        for way in WAYS:
+            returns = part.loc[part["phase"] == way, "return"]
+            error = returns.std(ddof=1) / max(1, len(returns)) ** 0.5
+            shown.append(f"{returns.mean():,.0f} +- {error:,.0f}" if len(returns) else "-")
+        one = found[(found["task"] == task) & (found["backbone"] == backbone) & (found["method"] == method)]
+        updates = int(one.loc[(one["phase"] == "final") & (one["learner"] == 0), "updates"].iloc[0])
+        count = part["seed"].nunique()
+        lines.append(f"| {task} | {backbone} | {method} | {count} | " + " | ".join(shown) + f" | {updates:,} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    text = table(rows(folder))
+    write_text(folder / "table.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
