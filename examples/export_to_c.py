@@ -26,7 +26,7 @@ def main(folder: Path, steps: int = 4_000) -> None:
         print(precision, *size.lines(), sep="\n  ")
     print((folder / "int8" / "policy.h").read_text())
 
-    policy = Policy(student, 0)  # the same C, compiled here; NumPy where nothing compiles
+    policy = Policy(student, 0)  # load_policy(run) of a folder: the same C, compiled here; NumPy where nothing compiles
     observation = student.observation_space.sample()
     assert np.allclose(policy(observation), student.predict(observation, learner=0)[0], atol=1e-4)
     for name, act in (("Policy", policy), ("predict", lambda o: student.predict(o, learner=0))):

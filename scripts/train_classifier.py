@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from policykd import Distiller
-from policykd.classification.data import load
+from policykd.classification.data.sets import load
 from policykd.classification.models import MLP
 
 

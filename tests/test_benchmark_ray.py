@@ -60,7 +60,7 @@ def test_a_node_that_is_killed_in_the_middle_changes_no_number(folder, cluster):
 
     thread = threading.Thread(target=kill_when_cells_run)
     thread.start()
-    assert run_matrix(file, MatrixOptions(engine="ray", out="on_ray", work=Path("work"))) == []
+    assert run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,), out="on_ray", work=Path("work"))) == []
     thread.join()
     assert killed
     assert run_matrix(file, MatrixOptions(out="local", jobs=1, work=Path("local_work"))) == []
@@ -70,7 +70,7 @@ def test_a_node_that_is_killed_in_the_middle_changes_no_number(folder, cluster):
 
 def test_kill_9_of_a_worker_and_a_cell_that_raises(folder, cluster):
     tasks = {**SLOW_TASK, "faulty_tasks:Raises-v0": SLOW_TASK[SLOW]}
-    cells = load_spec(write(**{**LONG, "tasks": tasks}, methods=["dpd"])).cells
+    cells = load_spec(write(**{**LONG, "tasks": tasks}, methods=["dpd"]), list(tasks)).cells
     slow = Path("work", cells[0].name).absolute()
     killed = []
 
@@ -104,7 +104,7 @@ def _holder(folder):
 def test_without_ray_and_with_jobs_it_says_so(folder, monkeypatch):
     file = write(tasks={POINT: SLOW_TASK[SLOW]}, methods=["independent"])
     with pytest.raises(PolicyKDError, match="--jobs is for the local engine"):
-        run_matrix(file, MatrixOptions(engine="ray", jobs=1))
+        run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,), jobs=1))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PolicyKDError, match=r"pip install 'policykd\[ray\]'"):
-        run_matrix(file, MatrixOptions(engine="ray"))
+        run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,)))

@@ -130,7 +130,7 @@ def test_a_cell_that_raises_leaves_the_others_alone_and_its_traceback_in_the_rep
     sys.path.insert(0, str(HERE))
     file = write(tasks=tasks, methods=["independent"])
     with pytest.raises(SystemExit) as left:
-        main(["benchmark", str(file), "--jobs", "1"])
+        main(["benchmark", str(file), "--jobs", "1", "--env", "faulty_tasks:Raises-v0"])
     assert left.value.code == 1
     said = capsys.readouterr().out
     assert (
@@ -145,7 +145,7 @@ def test_a_cell_that_raises_leaves_the_others_alone_and_its_traceback_in_the_rep
 def test_kill_9_of_a_cell_goes_on_from_its_checkpoint_with_the_same_numbers():
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     sys.path.insert(0, str(HERE))
-    spec = load_spec(write(tasks=tasks, methods=["dpd"], total_timesteps=400))
+    spec = load_spec(write(tasks=tasks, methods=["dpd"], total_timesteps=400), [SLOW])
     cell, killed = spec.cells[0], []
     for event in local.run([cell], Path("work"), 1):
         saved = Path("work", cell.name, "run", "checkpoint.safetensors")
@@ -204,7 +204,7 @@ def _script(line):
 def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes():
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     file = write(tasks=tasks, methods=["independent"], total_timesteps=2000, evaluations=2)
-    driver = start("benchmark", str(file), "--jobs", "1")
+    driver = start("benchmark", str(file), "--jobs", "1", "--env", SLOW)
     cell = Path("runs/benchmark/tiny/Slow-v0/independent-td3")
     wait_for((cell / "run" / "checkpoint.safetensors").exists, driver)
     worker = _child(cell)
@@ -215,7 +215,7 @@ def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes():
         time.sleep(0.02)
     assert not Path(f"/proc/{worker}").exists() or _state(worker) == "Z"
     assert not (cell / "result.json").exists()
-    again = start("benchmark", str(file), "--jobs", "1")
+    again = start("benchmark", str(file), "--jobs", "1", "--env", SLOW)
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "1 of 1 cells" in said and len(rows("independent", "Slow-v0")) == 2 * 2 * 3 + 2 * 4
@@ -225,7 +225,7 @@ def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes():
 def test_ctrl_c_saves_what_runs_and_a_rerun_goes_on_from_there():
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     file = write(tasks=tasks, methods=["single"], total_timesteps=4000, evaluations=1, seeds=1)
-    driver = start("benchmark", str(file), "--jobs", "1")
+    driver = start("benchmark", str(file), "--jobs", "1", "--env", SLOW)
     cell = Path("runs/benchmark/tiny/Slow-v0/single-td3")
     wait_for((cell / "run" / "checkpoint.safetensors").exists, driver)
     time.sleep(0.3)

@@ -66,7 +66,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"total_timesteps": 202}, "must be a multiple of 2"),
         ({"peers": 1}, "peers=1 is too few for dpd"),
         ({"seeds": 0}, "seeds=0 must be positive"),
-        ({"name": "../up"}, "name='../up' must be letters"),
+        ({"name": "../up"}, "name: '../up' cannot name a file"),
     ],
 )
 def test_a_wrong_spec_is_one_line(tmp_path, changes, says):

@@ -8,8 +8,8 @@ from torch import nn
 
 from policykd import Distiller
 from policykd.classification.distiller import BEST
-from policykd.classification.features import FeatureReader
-from policykd.classification.metrics import metrics
+from policykd.classification.measures.metrics import metrics
+from policykd.classification.outputs import FeatureReader
 from policykd.classification.trainer import Trainer
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.method import STUDENT
@@ -39,12 +39,12 @@ def test_only_what_a_phase_trains_changes(method, teacher, monkeypatch):
     one_pass, seen = Trainer.one_pass, set()
 
     def watched(self, phase, bar):
-        student, helpers = weights(self.distiller.student), weights(self.method)
+        student, helpers = weights(self.training.student), weights(self.method)
         one_pass(self, phase, bar)
         seen.add(phase.trains)
         learns = phase.trains == "student"
-        assert self.distiller.student.training == learns
-        assert same(student, weights(self.distiller.student)) != learns
+        assert self.training.student.training == learns
+        assert same(student, weights(self.training.student)) != learns
         mine = {p.data_ptr() for module in self.method.helpers(phase.trains) for p in module.state_dict().values()}
         for name, tensor in self.method.state_dict().items():
             assert tensor.data_ptr() in mine or torch.equal(tensor, helpers[name]), f"{name} changed in {phase.name}"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from policykd import Distiller, PolicyKDError
-from policykd.classification import data
+from policykd.classification.data import sets as data
 from policykd.classification.models import make_model, parameters
 from policykd.cli import main
 
@@ -73,8 +73,8 @@ WRONG = {
     ),
     "label too large": (lambda: fit((INPUTS, LABELS + 1)), "labels: 3 is out of range for 3 classes: use 0 to 2"),
     "negative label": (lambda: fit((INPUTS, LABELS - 1)), "labels: -1 is out of range"),
-    "labels of another kind": (lambda: fit((INPUTS, LABELS.float())), "one whole number per example, (16,), got"),
-    "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (16, 3)"),
+    "labels of another kind": (lambda: fit((INPUTS, LABELS.float())), "one whole number per example, (96,), got"),
+    "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (96, 3)"),
     "no labels": (lambda: fit((INPUTS,)), "the training data have none, and this hinton looks at them"),
     "wrong validation labels": (lambda: fit(validation=(INPUTS, LABELS + 1)), "labels: 3 is out of range"),
     "empty arrays": (lambda: fit((INPUTS[:0], LABELS[:0])), "data: the training data are empty"),
@@ -155,9 +155,9 @@ def test_run_folders_and_checkpoints(tmp_path):
 def test_digits_are_split_and_normalised():
     splits = data.load("digits", seed=3)
     assert splits.shape == (1, 8, 8) and splits.classes == 10
-    assert [len(part.labels) for part in splits] == [1293, 144, 360]
+    assert [len(part.labels) for part in splits[:3]] == [1293, 144, 360]
     assert abs(splits.train.inputs.mean()) < 1e-3 and splits.train.inputs.std() == pytest.approx(1, abs=1e-3)
-    rows = [{row.tobytes() for row in part.inputs} for part in splits]
+    rows = [{row.tobytes() for row in part.inputs} for part in splits[:3]]
     assert len(rows[0] & rows[1]) < 5 and len(rows[0] & rows[2]) < 5  # some digits are pixel for pixel the same
     again, other = data.load("digits", seed=3), data.load("digits", seed=4)
     assert np.array_equal(splits.train.inputs, again.train.inputs)

@@ -43,8 +43,11 @@ EFFECTS = {
         "max_grad_norm": 0.1,
         "mixed_precision": "bf16",
         "seed": 5,
-        "alpha": 0.5,
+        "alpha": 0.2,
         "temperature": 2.0,
+        "alpha_schedule": "constant",
+        "divergence": "kl_reverse",
+        "example_weight": "disadvantage",
     },
     "label_smoothing": {"label_smoothing": 0.2},
     "cross_entropy": {"label_smoothing": 0.2},
@@ -86,7 +89,7 @@ EFFECTS = {
 }
 
 
-UNSEEN = {"eval_every", "keep_best", "log_freq", "cache_megabytes", "mixup"}
+UNSEEN = {"eval_every", "keep_best", "log_freq", "cache_megabytes", "mixup", "teacher_outputs"}
 """Settings that do not change the last student's weights, or need other data; each has a test of its own."""
 
 

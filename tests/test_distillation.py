@@ -1,7 +1,6 @@
 """Weights, divergences and schedules against values known by other means."""
 
 import math
-import typing
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ import torch
 from policykd.distillation import divergences, weights
 from policykd.distillation.peer_step import weighted_distance
 from policykd.distillation.schedules import SCHEDULES
-from policykd.learners.config import DistillationConfig
 
 K, B, A = 3, 16, 2
 WEIGHTS = {
@@ -265,4 +263,4 @@ def test_schedules():
     assert at["linear"] == [1, 0.75, 0.5, 0, 0]
     assert at["exponential"] == pytest.approx([1, 10**-0.5, 0.1, 0.01, 0.01])
     assert at["cosine"] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0, 0])
-    assert set(at) == set(typing.get_args(typing.get_type_hints(DistillationConfig)["distill_schedule"]))
+    assert set(at) == {"constant", "linear", "exponential", "cosine"}

@@ -12,7 +12,7 @@ from helpers import flat_row, make_learner, random_batch
 from tiny import POINT
 
 from policykd.distillation.methods import METHODS
-from policykd.distillation.peer_step import DistillationStep
+from policykd.distillation.peer_step import PeerStep
 
 FILE = Path(__file__).parents[1] / "examples/dpd_minimal.py"
 PEERS, WIDTH, BATCH, STEPS = 2, 16, 32, 20
@@ -34,7 +34,7 @@ def package(minimal):
         "weight_ratio": minimal.WEIGHT_RATIO,
     }
     learner = make_learner("ddpg", PEERS, **settings)
-    step = DistillationStep(METHODS["dpd"], learner.config, learner)
+    step = PeerStep(METHODS["dpd"], learner.config, learner)
     return learner, step
 
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("accelerate")
 pytest.importorskip("torchmetrics")
 
-from policykd.classification.mnist_5k import find_mnist_5k
+from policykd.classification.data.mnist_5k import find_mnist_5k
 
 
 @pytest.mark.nightly

@@ -19,6 +19,10 @@ def test_digits_script_measures_all_rows_of_a_size():
     images = images + torch.randn(1200, 1, 28, 28, generator=generator)
     size = digits.Size("tanh", 4, 4, 100, 2, 1e-3, 2)
     found = digits.measure(size, 0, (images, labels), (images[:50], labels[:50]))
+    neighbours = digits.nearest_neighbours(size, 0, (images, labels), (images[:50], labels[:50]))
+    assert [row["row"] for row in neighbours] == ["neighbours", "neighbours_pca"]
+    assert neighbours[0]["accuracy"] == 1.0  # noise of deviation 1 on 784 pixels hides no digit
+    found += neighbours
     assert {row["row"] for row in found} == set(digits.ROWS)
     assert {row["beta"] for row in found if row["row"] in ("kd", "reaugkd_student")} == {1.0}
     assert {row["beta"] for row in found if row["row"].endswith("retrieval")} == {0.0}

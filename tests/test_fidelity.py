@@ -10,9 +10,9 @@ from torch import nn
 
 pytest.importorskip("torchmetrics")
 
-from policykd.classification import distillation_data as data
-from policykd.classification.fidelity import MEASURES, answers, cka, compare, distance, report
-from policykd.classification.near_teacher import between, learning_rate
+from policykd.classification.data import views as data
+from policykd.classification.measures.fidelity import MEASURES, answers, cka, compare, distance, report
+from policykd.classification.measures.near_teacher import between, learning_rate
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
 

@@ -9,7 +9,7 @@ from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
 from policykd import DualStudent, TeacherStudent
-from policykd.classification.fidelity import MEASURES
+from policykd.classification.measures.fidelity import MEASURES
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.measure.fidelity import Fidelity, fidelity, report
@@ -84,7 +84,7 @@ def test_report_of_a_run(runs, tmp_path, capsys):
     (runs / "teacher0.safetensors").rename(runs / "moved.safetensors")
     with pytest.raises(SystemExit):
         main(["fidelity", str(runs / "0"), "--out", str(tmp_path / "out")])
-    assert "teacher0.safetensors, is not there: name it with --teacher" in capsys.readouterr().err
+    assert "teacher0.safetensors, was not found: name it with --teacher" in capsys.readouterr().err
     before = (tmp_path / "fidelity.csv").read_bytes()
     main(["fidelity", *asked, "--teacher", str(runs / "moved.safetensors")])
     assert (tmp_path / "fidelity.csv").read_bytes() == before

@@ -8,7 +8,7 @@ import torch
 from experiments.classification import run
 from experiments.measurements import Measurements, interval, mean_std
 from policykd.benchmark.documents import publish
-from policykd.classification.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
+from policykd.classification.data.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.core.errors import PolicyKDError
 
 KEYS, VALUES = ("seed", "method"), ("accuracy",)

@@ -14,6 +14,13 @@ from policykd import native
 from policykd.core.networks import MLP, Adam, gradient
 from policykd.native import build, kernels
 
+
+def forget():
+    """Let the kernels be looked for anew."""
+    for cached in (kernels._load, kernels.available, kernels.library):
+        cached.cache_clear()
+
+
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason=f"no kernels: {native.reason()}")
 needs_posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX only")
 
@@ -32,10 +39,10 @@ def one_thread():
 def fresh(monkeypatch):
     """Forget and afterwards reload the kernels."""
     monkeypatch.delenv("POLICYKD_NATIVE", raising=False)
-    kernels._load.cache_clear()
+    forget()
     yield monkeypatch
     monkeypatch.undo()
-    kernels._load.cache_clear()
+    forget()
 
 
 def with_torch(rows, inputs, sizes):

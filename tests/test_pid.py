@@ -15,8 +15,8 @@ from policykd.core.errors import PolicyKDError
 pytest.importorskip("cvxpy")
 pytest.importorskip("sklearn")
 
-from policykd.classification.pid import PID, decompose, discretise, estimate, histogram, mutual_information
-from policykd.classification.pid_curve import PIDCurve
+from policykd.classification.measures.pid import PID, decompose, discretise, estimate, histogram, mutual_information
+from policykd.classification.measures.pid_curve import PIDCurve
 
 
 def joint(outcomes):

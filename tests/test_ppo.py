@@ -482,7 +482,7 @@ def test_both_peers_learn():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target_kl": 0.01}, "target_kl=0.01 is not there: learners share Adam's step count"),
+        ({"target_kl": 0.01}, "target_kl=0.01 is not supported: learners share Adam's step count"),
         ({"n_steps": 1}, "n_steps=1"),
         ({"clip_range": 0.0}, "clip_range"),
         ({"gae_lambda": 1.5}, "gae_lambda"),

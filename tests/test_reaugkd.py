@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from policykd import Distiller, PolicyKDError
-from policykd.classification.data import load
-from policykd.classification.loading import Rows
+from policykd.classification.data.batches import Rows
+from policykd.classification.data.sets import load
+from policykd.classification.data.text import LengthBatches
 from policykd.classification.models import make_model
 from policykd.classification.retrieval import (
     Lookup,
@@ -22,7 +23,6 @@ from policykd.classification.retrieval import (
     with_memory,
     with_retrieval,
 )
-from policykd.classification.text import LengthBatches
 from policykd.cli import main
 from policykd.distillation.supervised.reaugkd import (
     ReAugKDConfig,

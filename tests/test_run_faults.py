@@ -323,7 +323,7 @@ def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, ca
     words = train(run, checkpoint_freq=60, eval_freq=0)
     words[words.index(POINT)] = "Raises-v0"
     line = refused(capsys, *words, "--total-timesteps", "400")
-    assert "environment: Raises-v0 number 0 of training raised RuntimeError: the simulator fell over" in line
+    assert "environment: Raises-v0: reset raised RuntimeError: the simulator fell over at step" in line
     assert f"the learners are in {run / 'stopped.safetensors'}; --resume goes on from the last checkpoint" in line
     assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text()
     assert DualStudent.load(run / "stopped.safetensors").num_timesteps > 60

@@ -43,7 +43,7 @@ def learners(run):
 
 
 def test_a_run_has_one_folder_per_learner_and_explains_itself(run, learners):
-    names = {"progress.csv", "monitor.csv", "evaluations.npz", "best_model.zip"}
+    names = {"progress.csv", "monitor.csv", "evaluations.npz", "best_model.zip", "PolicyKD-PointReach-v0"}
     for folder in learners:
         events = [path.name for path in folder.glob("events.out.tfevents*")]
         assert {path.name for path in folder.iterdir()} == names | set(events)

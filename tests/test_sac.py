@@ -23,7 +23,7 @@ from policykd.learners.config import SACConfig
 from policykd.learners.sac import squashed_log_prob
 from policykd.memory.replay import Batch
 
-GAUSSIAN = [name for name in DIVERGENCES if not name.startswith("action_")]
+GAUSSIAN = [name for name in DIVERGENCES if not name.startswith("action_") and name not in ("mse", "nll")]
 
 
 def make(env=POINT, *, config=None, compile=False, **arguments):

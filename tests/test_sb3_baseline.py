@@ -9,7 +9,7 @@ from policykd.benchmark import sb3_baseline
 from policykd.benchmark.sb3_baseline import random_policy_returns, run_sb3
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.learners import CONFIGS
+from policykd.learners import LEARNERS
 
 STEPS = 250
 SETTINGS = {
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def run(backbone, run_dir, progress=None, n_eval_episodes=2, steps=STEPS, eval_freq=100, **changes):
-    config = change(CONFIGS[backbone](), {**SETTINGS, **changes})
+    config = change(LEARNERS[backbone].config_type(), {**SETTINGS, **changes})
     return run_sb3(
         backbone,
         "Pendulum-v1",
@@ -129,7 +129,7 @@ def test_refuses_what_cannot_work(tmp_path):
         run_sb3(
             "dqn",
             "Pendulum-v1",
-            CONFIGS["ddpg"](),
+            LEARNERS["ddpg"].config_type(),
             total_timesteps=STEPS,
             seed=0,
             eval_freq=100,

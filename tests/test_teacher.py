@@ -204,6 +204,21 @@ def test_our_own_agents_are_teachers(tmp_path, backbone):
         torch.testing.assert_close(teacher.value(rows[0]), values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac", "ppo"])
+def test_any_learner_of_a_run_can_be_the_best(tmp_path, monkeypatch, backbone):
+    from policykd.teachers import own_run
+
+    config = {"n_steps": 16, "batch_size": 8, "net_arch": (8,), "distill_batch_size": 8} if backbone == "ppo" else TINY
+    student = DualStudent(POINT, backbone=backbone, config={**config, "eval_freq": 0, "n_eval_episodes": 1})
+    student.learn(32)
+    student.save(tmp_path / "agent.safetensors")
+    inputs = np.random.default_rng(0).standard_normal((10, student.observation_space.shape[0])).astype(np.float32)
+    for k in range(2):
+        monkeypatch.setattr(own_run, "_best", lambda loaded, k=k: k)
+        teacher = Teacher.load(tmp_path / "agent.safetensors", POINT)
+        np.testing.assert_allclose(teacher.predict(inputs)[0], student.predict(inputs, learner=k)[0], atol=2e-6)
+
+
 def test_a_run_folder_is_a_teacher(tmp_path):
     student = DualStudent(POINT, config=TINY, run_dir=tmp_path / "run").learn(40)
     inputs = np.zeros((1, student.observation_space.shape[0]), np.float32)

@@ -81,14 +81,14 @@ def test_the_payloads_do_work(tmp_path):
         assert marker.exists()
 
 
-def test_trust_runs_what_is_asked_for(tmp_path):
+def test_trust_reads_a_normaliser_with_foreign_parts_and_runs_nothing(tmp_path):
     model, env = normalised_agent()
     model.save(tmp_path / "agent.zip")
     env.norm_obs_keys = payloads(tmp_path / "marker")["builtins.exec"]
     (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps(env))
     env.norm_obs_keys = None
     teacher, raw = Teacher.load(tmp_path / "agent.zip", Lopsided, trust=True), observations()
-    assert (tmp_path / "marker").exists()
+    assert not (tmp_path / "marker").exists()
     wanted = model.predict(env.normalize_obs(raw), deterministic=True)[0]
     np.testing.assert_allclose(teacher.predict(raw)[0], wanted, atol=2e-6)
 
@@ -163,7 +163,7 @@ class WritesWhenLoaded(torch.nn.Module):
 def test_a_torchscript_program_that_writes_files_does_not(tmp_path, refused, kind):
     marker = tmp_path / "marker"
     torch.jit.script(kind(str(marker))).save(str(tmp_path / "bad.pt"))
-    assert "bad.pt uses save, which reaches beyond tensors: it was not loaded" in refused(tmp_path / "bad.pt")
+    assert "bad.pt is a TorchScript program" in refused(tmp_path / "bad.pt")
     assert not marker.exists()
     Teacher.load(tmp_path / "bad.pt", Lopsided, trust=True)
     assert marker.exists()  # so the refusal was needed
@@ -203,7 +203,7 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "program.pt") as archive:
         data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
     repacked(tmp_path / "program.pt", tmp_path / "cut.pt", **{data.replace(".", "_"): b"hello"})
-    assert "cut.pt cannot be read as TorchScript" in refused(tmp_path / "cut.pt")
+    assert "cut.pt cannot be read as TorchScript" in refused(tmp_path / "cut.pt", trust=True)
     repacked(tmp_path / "agent.zip", tmp_path / "weights.zip", policy_pth=b"hello")
     assert "weights.zip cannot be read as an agent of SB3" in refused(tmp_path / "weights.zip")
     for content in (b"hello", b"[1, 2]"):
@@ -320,7 +320,7 @@ class TwoOutputs(torch.nn.Module):
 def test_programs_with_two_outputs_are_refused(tmp_path, refused):
     assert "gives 2 outputs (tuple); a teacher gives one" in refused(TwoOutputs())
     torch.jit.trace(TwoOutputs(), torch.zeros(2, OBSERVATIONS)).save(str(tmp_path / "two.pt"))
-    assert "two.pt gives 2 outputs" in refused(tmp_path / "two.pt")
+    assert "two.pt gives 2 outputs" in refused(tmp_path / "two.pt", trust=True)
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT

@@ -261,8 +261,11 @@ def test_spaces_that_are_no_vectors_are_refused(tmp_path):
 
     model = PPO("MultiInputPolicy", Dictionary(), policy_kwargs={"net_arch": [4]}, device="cpu")
     model.save(tmp_path / "agent.zip")
-    assert "MultiInputActorCriticPolicy" in refused(tmp_path / "agent.zip")
+    assert "has Dict observations; policykd needs one vector (Box)" in refused(tmp_path / "agent.zip")
     assert "has Dict observations; policykd needs one vector (Box)" in refused(model)
+    dqn = stable_baselines3.DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=9)
+    dqn.save(tmp_path / "dqn.zip")
+    assert "has Discrete actions; policykd needs continuous ones (Box)" in refused(tmp_path / "dqn.zip")
 
 
 def test_a_linear_agent_of_old_sb3_contrib_is_read(tmp_path):

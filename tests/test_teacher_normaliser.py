@@ -50,7 +50,7 @@ RAW = 100 * observations()
         ("rl_model_8_steps.zip", "Far-v0/vecnormalize.pkl"),
     ],
 )
-def test_a_normaliser_is_found_under_every_name(tmp_path, agent_file, statistics):
+def test_a_normaliser_is_found_under_every_name(tmp_path, caplog, agent_file, statistics):
     model, env, task = trained()
     folder = tmp_path / "Far-v0_1"
     (folder / statistics).parent.mkdir(parents=True)
@@ -59,6 +59,7 @@ def test_a_normaliser_is_found_under_every_name(tmp_path, agent_file, statistics
     teacher = Teacher.load(folder / agent_file, task)
     np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
     assert not teacher.missing_normaliser
+    assert ("those of its run's end are taken" in caplog.text) == (agent_file[:8] == "rl_model" and "/" in statistics)
 
 
 def test_each_checkpoint_takes_its_own(tmp_path, caplog):

@@ -115,7 +115,7 @@ def test_bad_input_on_the_command_line_is_one_line(capsys):
     for words, message in (
         (["--env", POINT], "say who teaches with --teacher"),
         (["--env", POINT, "--teacher", "nowhere.zip"], "there is no file nowhere.zip"),
-        (["--env", POINT, "--teacher", "x", "--student", "64by64"], "is no list of widths"),
+        (["--env", POINT, "--teacher", "x", "--student", "64by64"], "is not a list of widths"),
         (["--backbone", "pro"], "'pro' is unknown; nearest: ppo"),
     ):
         with pytest.raises(SystemExit) as error:

@@ -151,6 +151,24 @@ def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_live_agent_that_was_trained_in_wrappers_which_the_task_lacks_is_named(caplog):
+    model = PPO("MlpPolicy", MaskVelocityWrapper(gym.make("Pendulum-v1")), policy_kwargs={"net_arch": [4]})
+    Teacher.load(model, lambda: MaskVelocityWrapper(gym.make("Pendulum-v1")))
+    Teacher.load(model, "Pendulum-v1", observation_map=lambda o: o * torch.from_numpy(MASK))
+    assert not caplog.text
+    Teacher.load(model, "Pendulum-v1")
+    assert "a live PPO was trained in MaskVelocityWrapper, which the task given by env= is not in" in caplog.text
+
+
+def test_a_folder_that_names_another_task_inside_is_named(tmp_path, caplog):
+    folder, _ = pendulum_agent(tmp_path, [], [("env", "Acrobat-v1")], wrap=lambda env: env)
+    renamed = folder.rename(tmp_path / "agent")
+    (renamed / "Pendulum-v1").rename(renamed / "best")
+    (renamed / "Pendulum-v1.zip").rename(renamed / "best.zip")
+    Teacher.load(renamed, "Pendulum-v1")
+    assert "was trained on Acrobat and is asked to teach Pendulum" in caplog.text
+
+
 @pytest.mark.parametrize("task", ["Ant", "Humanoid", "HumanoidStandup", "Reacher", "InvertedDoublePendulum"])
 def test_an_older_versions_observations_are_made_of_version_5(task):
     from policykd.teachers.versions import CONTACT_FORCES, older

@@ -90,7 +90,7 @@ def test_labels_are_packed_and_unpacked():
     labels = Labels(PolicyOutput(mean.tanh(), mean, std), torch.tensor([[1.0, 2.0]]).double())
     assert labels.pack().shape == (1, 2, Labels.width(3))
     again = Labels.unpack(labels.pack())
-    for part, other in zip((*labels.policy, labels.value), (*again.policy, again.value), strict=True):
+    for part, other in zip((*labels.policy[:3], labels.value), (*again.policy[:3], again.value), strict=True):
         assert torch.equal(part, other)
 
 

@@ -48,7 +48,7 @@ def test_fidelity_is_measured_at_the_states_of_both(twin):
     assert other["student_states"] != other["teacher_states"]
     assert other == fidelity(twin, 1, steps=120)
     twin_alone = TeacherStudent(POINT, expert, config=COPY)
-    twin_alone.panel = None
+    twin_alone.tutor.panel = None
     with pytest.raises(PolicyKDError, match="the agent has no teacher"):
         fidelity(twin_alone, 0)
 

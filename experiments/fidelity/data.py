@@ -24,9 +24,9 @@ from tqdm import tqdm
 from experiments.measurements import Measurements, mean_std
 from policykd import Distiller
 from policykd.benchmark.documents import publish
-from policykd.classification.distillation_data import Examples, pooled, shift, subset, uniform_noise
-from policykd.classification.fidelity import MEASURES, answers, compare
-from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.views import Examples, pooled, shift, subset, uniform_noise
+from policykd.classification.measures.fidelity import MEASURES, answers, compare
 from policykd.classification.models import make_model
 from policykd.cli import guarded
 from policykd.core.files import write_text

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from experiments.measurements import Measurements, mean_std
 from policykd import Distiller
 from policykd.benchmark.documents import publish
-from policykd.classification.distillation_data import Examples, subset
-from policykd.classification.fidelity import MEASURES, answers, compare
-from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.views import Examples, subset
+from policykd.classification.measures.fidelity import MEASURES, answers, compare
+from policykd.classification.measures.near_teacher import between, learning_rate
 from policykd.classification.models import make_model
-from policykd.classification.near_teacher import between, learning_rate
 from policykd.cli import guarded
 from policykd.core.files import write_text
 from policykd.measure.pictures import Panel, Series, seed_panels

@@ -9,6 +9,7 @@ on.
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,8 @@ from tqdm import tqdm
 from experiments.measurements import Measurements, interval, mean_std
 from policykd import Distiller
 from policykd.benchmark.documents import publish
-from policykd.classification.distillation_data import Examples
-from policykd.classification.mnist_5k import load_mnist_5k
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.views import Examples
 from policykd.classification.models import MLP
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
 from policykd.cli import guarded
@@ -77,6 +78,8 @@ ROWS = {
     "reaugkd_student": "ReAugKD's student alone (beta 1)",
     "reaugkd_retrieval": "its retrieval alone (beta 0)",
     "reaugkd": "ReAugKD",
+    "neighbours": "nearest neighbours of the images",
+    "neighbours_pca": "nearest neighbours on PCA, keys as long",
 }
 KEYS = (*Size._fields, "seed", "row")
 VALUES = ("accuracy", "k", "temperature", "beta", "seconds")
@@ -122,21 +125,24 @@ def main(options: Options) -> None:
         runs = [(size, seed) for size in SIZES for seed in options.seeds]
         for size, seed in tqdm([run for run in runs if not _is_done(rows, *run)], unit="run", disable=None):
             rows.add(*measure(size, seed, digits.train, digits.test))
+        known: dict[tuple[int, int, int], list[dict[str, Any]]] = {}  # they depend on nothing else of a size
+        for size, seed in runs:
+            if not _is_done(rows, size, seed, row="neighbours"):
+                key = size.width, size.images, seed
+                known[key] = known.get(key) or nearest_neighbours(size, seed, digits.train, digits.test)
+                rows.add(*({**row, **size._asdict()} for row in known[key]))
     table = write_report(rows, options.out)
     publish(table, options.page, "digits table")
     print(table)
 
 
-def _is_done(rows: Measurements, size: Size, seed: int) -> bool:
-    return rows.has(**size._asdict(), seed=seed)
+def _is_done(rows: Measurements, size: Size, seed: int, row: str = "reaugkd") -> bool:
+    return rows.has(**size._asdict(), seed=seed, row=row)
 
 
 def measure(size: Size, seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]:
     """All rows of one size and seed."""
-    order = torch.randperm(len(digits[1]), generator=torch.Generator().manual_seed(seed))
-    validation, train = (
-        tuple(part[rows] for part in digits) for rows in (order[:VALIDATION], order[VALIDATION:][: size.images])
-    )
+    validation, train = _parts(size, seed, digits)
     teacher = MLP(784, (256, 256), 10)
     _draw(teacher, 1000 + seed)
     labels_alone = {"epochs": 15, "seed": seed}
@@ -162,6 +168,42 @@ def measure(size: Size, seed: int, digits: Examples, test: Examples) -> list[dic
         {**size._asdict(), "seed": seed, "row": name, "accuracy": accuracy, **lookup._asdict(), "seconds": seconds}
         for name, accuracy, lookup, seconds in measured
     ]
+
+
+def nearest_neighbours(size: Size, seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]:
+    """What no student and no teacher is needed for: a vote of the nearest training digits, of which K are asked.
+
+    By distance of the 784 pixels, or of as many principal components as the student's keys have numbers. K is chosen on
+    the same validation digits, the smallest of the best.
+    """
+    validation, train = _parts(size, seed, digits)
+    found = []
+    for row in ("neighbours", "neighbours_pca"):
+        started, sets = time.perf_counter(), [part[0].flatten(1) for part in (train, validation, test)]
+        if row == "neighbours_pca":
+            mean = sets[0].mean(0)
+            axes = torch.linalg.eigh(torch.cov(sets[0].T)).eigenvectors[:, -size.width :]
+            sets = [(part - mean) @ axes for part in sets]
+        right = {k: [_vote(sets[0], train[1], asked, k) for asked in sets[1:]] for k in (1, 3, 5, 10, 20)}
+        share = {k: (votes[0] == validation[1]).double().mean().item() for k, votes in right.items()}
+        k = max(share, key=lambda k: (share[k], -k))
+        accuracy, seconds = (right[k][1] == test[1]).double().mean().item(), time.perf_counter() - started
+        lookup = {"k": k, "temperature": "", "beta": 0.0, "seconds": seconds}
+        found.append({**size._asdict(), "seed": seed, "row": row, "accuracy": accuracy, **lookup})
+    return found
+
+
+def _vote(inputs: torch.Tensor, labels: torch.Tensor, asked: torch.Tensor, k: int) -> torch.Tensor:
+    """The commonest label of the k nearest rows ``(n,)``."""
+    nearest = torch.cdist(asked, inputs).topk(k, largest=False).indices
+    return labels[nearest].mode(1).values
+
+
+def _parts(size: Size, seed: int, digits: Examples) -> tuple[Examples, Examples]:
+    """Validation and training digits of a size and seed."""
+    order = torch.randperm(len(digits[1]), generator=torch.Generator().manual_seed(seed))
+    held, rest = order[:VALIDATION], order[VALIDATION:][: size.images]
+    return (digits[0][held], digits[1][held]), (digits[0][rest], digits[1][rest])
 
 
 def _draw(network: nn.Module, seed: int) -> None:
@@ -192,7 +234,8 @@ def write_report(rows: Measurements, out: Path) -> str:
     seeds = len({row["seed"] for row in rows.rows})
     note = (
         "Student: hidden layer, its width, length of the embedding, training digits, passes, learning rate, passes of "
-        f"stage 1. Test accuracy, mean (standard deviation), {seeds} seeds; the difference is paired."
+        f"stage 1. Test accuracy, mean (standard deviation), {seeds} seeds; the difference is paired. Nearest "
+        "neighbours have the student's training digits as they are labelled; K is chosen on the validation digits."
     )
     table = "\n".join(lines) + f"\n\n{note}\n"
     write_text(out / "digits.md", table)

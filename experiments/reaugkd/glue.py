@@ -25,13 +25,14 @@ from tqdm import tqdm
 from experiments.measurements import Measurements, mean_std
 from policykd import Distiller
 from policykd.benchmark.documents import publish
-from policykd.classification.fidelity import answers
+from policykd.classification.data.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
+from policykd.classification.measures.fidelity import answers
 from policykd.classification.retrieval import Lookup, Retrieval, build_memory, choose, with_memory
-from policykd.classification.text import Tokens, bucketed, class_metrics, read_texts, split, tokenise
 from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
 from policykd.cli import guarded
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, write_text
+from policykd.distillation.supervised.hinton import AS_PUBLISHED
 from policykd.measure.pictures import Panel, Series, seed_panels
 from policykd.memory import KnowledgeBase
 
@@ -42,7 +43,7 @@ LIMIT = 10_000
 FEATURES = {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fine_tuning": ("cross_entropy", {}),
-    "hinton": ("hinton", {}),
+    "hinton": ("hinton", AS_PUBLISHED),
     "reaugkd": ("reaugkd", FEATURES),
     "reaugkd_alpha_0": ("reaugkd", {**FEATURES, "alpha": 0.0}),
 }

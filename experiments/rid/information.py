@@ -19,10 +19,10 @@ from tqdm import tqdm
 from experiments.measurements import Measurements, mean_std
 from experiments.rid.teachers import LAYER, Arm, distil, make_student, make_teachers
 from policykd.benchmark.documents import publish
-from policykd.classification.distillation_data import Examples
-from policykd.classification.mnist_5k import load_mnist_5k
-from policykd.classification.pid import PID
-from policykd.classification.pid_curve import CHANCE, COLUMNS, PARTS, PIDCurve
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.views import Examples
+from policykd.classification.measures.pid import PID
+from policykd.classification.measures.pid_curve import CHANCE, COLUMNS, PARTS, PIDCurve
 from policykd.cli import guarded
 from policykd.core.files import write_text
 from policykd.measure.pictures import Panel, Series, seed_panels

@@ -1,6 +1,6 @@
 """A batch drawn by one native call beside numpy and torch, in turn in one process, by CPU time of one thread.
 
-python experiments/speed/batches.py --out results/speed/batches.csv
+python -m experiments.speed.batches --out results/speed/batches.csv
 """
 
 from __future__ import annotations

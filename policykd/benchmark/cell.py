@@ -1,4 +1,4 @@
-"""One cell, from its beginning or from where it was stopped: train, evaluate on fresh starts, say how it was made."""
+"""One cell, from the start or where it was stopped: train, evaluate from new initial states, say how it was made."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class CompareOptions:
     preset: str = "quick"
     """Settings by task, the same for both sides."""
     eval_freq: int = 5_000
-    """Evaluate every so many environment steps."""
+    """Environment steps between evaluations."""
     n_eval_episodes: int = 5
     """Episodes per evaluation and learner."""
     out: Path = Path("runs/compare")

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 
 
 def with_part(document: str, name: str, text: str) -> str:
-    """A document with ``text`` between the markers of that name; at its end where it has none."""
-    begin, end = _markers(name)
+    """A document with ``text`` between the markers of that name; at its end where it has none.
+
+    Raises:
+        PolicyKDError: it has one marker without the other, or a marker twice: what is between cannot be told.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    found = document.count(begin), document.count(end)
+    if found == (0, 0):
+        return f"{document}{begin}\n{text}{end}"
     head, _, rest = document.partition(begin)
-    _, _, tail = rest.partition(end)
-    return f"{head}{begin}{text}{end}{tail}"
+    _, closed, tail = rest.partition(end)
+    if found != (1, 1) or not closed:
+        raise PolicyKDError(
+            f"document: it needs one {begin} and one {end} after it, and has {found[0]} and {found[1]}: nothing written"
+        )
+    return f"{head}{begin}\n{text}{end}{tail}"
 
 
 def publish(text: str, page: Path, name: str) -> None:
-    """Put a text between the markers of that name in a file, if it is there and has both."""
-    begin, end = _markers(name)
-    document = page.read_text() if page.exists() else ""
-    if end in document.partition(begin)[2]:
+    """Put a text between the markers of that name in a file, if it is there and has both, once."""
+    document = read_document(page) if page.is_file() else ""
+    if f"<!-- {name}: end -->" in document.partition(f"<!-- {name}: begin -->")[2]:
         write_text(page, with_part(document, name, text))
 
 
-def _markers(name: str) -> tuple[str, str]:
-    return f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+def read_document(path: Path) -> str:
+    """A document with its line ends as they are.
+
+    Raises:
+        PolicyKDError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyKDError(f"document: cannot read {path}: {error}") from None

@@ -30,6 +30,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_jobs(jobs: int | None) -> int:
+    """How many processes run at a time; None is the number of cores.
+
+    Raises:
+        PolicyKDError: more jobs than cores.
+    """
+    if jobs is not None and not 1 <= jobs <= cores():
+        raise PolicyKDError(f"benchmark: --jobs {jobs} must be from 1 to the {cores()} cores of this machine")
+    return jobs or cores()
+
+
 def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
     """Compute cells, and tell what happens.
 
@@ -41,9 +52,7 @@ def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
     Raises:
         PolicyKDError: more jobs than cores.
     """
-    jobs = cores() if jobs is None else jobs
-    if not 1 <= jobs <= cores():
-        raise PolicyKDError(f"benchmark: --jobs {jobs} must be from 1 to the {cores()} cores of this machine")
+    jobs = check_jobs(jobs)
     waiting, running = deque((cell, 1) for cell in cells), dict[str, _Worker]()
     events: queue.Queue[Event | _Died] = queue.Queue()
     try:

@@ -36,6 +36,8 @@ class MatrixOptions:
     """Folder of logs and checkpoints. Default: runs/benchmark/NAME."""
     jobs: int | None = None
     """Processes at a time of the local engine. Default: the number of cores."""
+    env: tuple[str, ...] = ()
+    """Tasks of modules that the spec names, such as my_tasks:Task-v0; these modules are imported."""
     only: tuple[str, ...] = ()
     """Only cells whose name fits one of these patterns, e.g. 'HalfCheetah-v5/*' '*/dpd-td3'."""
 
@@ -83,9 +85,13 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     Raises:
         PolicyKDError: bad input, or a result that could not be kept (after all others were).
     """
-    spec = load_spec(path)
+    spec = load_spec(path, options.env)
     work = options.work or Path("runs/benchmark") / spec.name
     results = Results(options.out or Path("results") / spec.name)
+    plan(spec, results, options.only)  # what cannot work ends here, before anything is written
+    if options.engine == "ray" and options.jobs is not None:
+        raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
+    workers = local.check_jobs(options.jobs)
     work.mkdir(parents=True, exist_ok=True)
     with alone(work):
         planned = plan(spec, results, options.only)
@@ -94,7 +100,6 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
         failed: list[str] = []
         unkept: list[str] = []
         missing = planned.missing
-        workers = options.jobs or local.cores()
         with Display(
             len(planned.cells), len(planned.done), missing, workers, _known_rates(planned, results)
         ) as display:
@@ -121,8 +126,6 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
     if options.engine == "ray":
         from policykd.benchmark.ray_engine import run as run_on_ray
 
-        if options.jobs is not None:
-            raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
         yield from run_on_ray(left, work, options.address)
     elif left:
         yield from local.run(left, work, options.jobs)
@@ -154,7 +157,8 @@ def _command(path: Path, spec: Spec, options: MatrixOptions) -> str:
     shown = path if not path.is_absolute() else Path(path.name)
     default = options.out in (None, f"results/{spec.name}")
     out = "" if default or Path(options.out or "").is_absolute() else f" --out {shlex.quote(str(options.out))}"
-    return f"policykd benchmark {shlex.quote(shown.as_posix())}{out}"
+    env = f" --env {shlex.join(options.env)}" if options.env else ""
+    return f"policykd benchmark {shlex.quote(shown.as_posix())}{out}{env}"
 
 
 def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:

@@ -87,7 +87,7 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
     assert method in PEER_METHODS
     asked = {"method": method, "backbone": cell.backbone, "peers": cell.peers, "seeds": list(cell.seeds)}
     if (run_dir / CHECKPOINT).exists():
-        agent = DualStudent.load(run_dir, device="cpu")
+        agent = DualStudent.load(run_dir, cell.task, device="cpu")
         snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
         return agent
     if run_dir.exists():  # killed before its first checkpoint: there is nothing to go on from

@@ -17,6 +17,7 @@ from policykd.benchmark.bootstrap import iqm_difference
 from policykd.benchmark.documents import publish
 from policykd.benchmark.sb3_baseline import run_sb3
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.core.files import versions, write_text
 from policykd.measure.plots import comparison_grid
 from policykd.training.dual_student import DualStudent, resolve_config
@@ -102,6 +103,8 @@ def parity(options: ParityOptions) -> str:
         if name not in known:
             raise PolicyKDError(f"parity: no case {name!r}; there are {', '.join(known)}")
     cases = [known[name] for name in options.cases] or list(CASES)
+    for name in ("seeds", "sb3_seeds", "evaluations", "n_eval_episodes"):
+        require(getattr(options, name) >= 1, name, getattr(options, name), "must be positive")
     options.out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         done = {(row["who"], int(row["seed"])) for row in read(options.out, case)}

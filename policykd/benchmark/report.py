@@ -97,7 +97,7 @@ def _facts(spec: Spec) -> list[str]:
         f"{spec.peers} learners per group of peers",
         f"{spec.seeds} seeds, unless a table says otherwise",
         f"{spec.evaluations} evaluations of {spec.n_eval_episodes} episodes on the way, a final one of "
-        f"{spec.final_episodes} episodes on fresh starts",
+        f"{spec.final_episodes} episodes from new initial states",
     ]
 
 
@@ -155,6 +155,8 @@ def _videos(results: Results, out: Path) -> list[dict[str, str]]:
     videos, room = [], VIDEO_BYTES
     for name in results.store.names():
         if not name.endswith(".mp4") or "://" in results.store.place:
+            continue
+        if Path(results.store.place, name).is_symlink():  # it would put a file from elsewhere into the page
             continue
         content = Path(results.store.place, name).read_bytes()
         source = _link(results, name, out)

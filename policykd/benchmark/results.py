@@ -21,6 +21,7 @@ from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, parse_spec
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import remove_unfinished, write_bytes
+from policykd.core.parsing import parse_json
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
 SPEC = "spec.yaml"
@@ -33,6 +34,8 @@ class Store:
     def __init__(self, place: str | Path) -> None:
         self.place = str(place).rstrip("/")
         self._remote: Any = None
+        if "://" not in self.place and Path(self.place).exists() and not Path(self.place).is_dir():
+            raise PolicyKDError(f"results: {self.place} is a file, not a folder: choose another --out")
         if "://" in self.place:
             try:
                 import fsspec
@@ -47,7 +50,7 @@ class Store:
             self._remote.makedirs(f"{self._root}/{name}".rsplit("/", 1)[0], exist_ok=True)
             self._remote.pipe_file(f"{self._root}/{name}", text.encode())
             return
-        path = Path(self.place, name)
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
 
@@ -60,18 +63,29 @@ class Store:
         try:
             if self._remote is not None:
                 return bytes(self._remote.cat_file(f"{self._root}/{name}")).decode()
-            return Path(self.place, name).read_bytes().decode()
+            return self._path(name).read_bytes().decode()
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:
-            raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is no text; restore it") from None
+            raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is not text; restore it") from None
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self._remote is None:
-            Path(self.place, name).unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
         elif self._remote.exists(f"{self._root}/{name}"):
             self._remote.rm_file(f"{self._root}/{name}")
+
+    def _path(self, name: str) -> Path:
+        """Where a file is; below the folder, whatever links are in it.
+
+        Raises:
+            PolicyKDError: a link leads out of the folder.
+        """
+        path = Path(self.place, name)
+        if not path.resolve().is_relative_to(Path(self.place).resolve()):
+            raise PolicyKDError(f"results: {path} is a link out of the folder: remove it")
+        return path
 
     def tidy(self) -> None:
         """Remove what a driver left that was killed while it wrote."""
@@ -158,8 +172,9 @@ class Results:
         """
         name = f"{cell.name}.json"
         try:
-            content = json.loads(self.store.read(name) or "")
-            content["cell"], content["rows_sha256"]
+            content = parse_json(self.store.read(name) or "")
+            if not isinstance(content["cell"]["config"], dict) or not isinstance(content["rows_sha256"], str):
+                raise ValueError("it is not what a cell leaves")
             return content
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyKDError(
@@ -179,7 +194,10 @@ class Results:
         kinds = [field.type for field in dataclasses.fields(Row)]
         convert = [{"str": str, "int": int, "float": float}[str(kind)] for kind in kinds]
         lines = csv.reader(self._lines(cell, {} if files is None else files))
-        return [Row(*(to(value) for to, value in zip(convert, line, strict=True))) for line in lines]
+        try:
+            return [Row(*(to(value) for to, value in zip(convert, line, strict=True))) for line in lines]
+        except (ValueError, csv.Error) as error:
+            raise PolicyKDError(f"results: {self.store.place}/{_csv(cell)} is damaged: {error}") from None
 
     def save(self, cell: Cell, result: CellResult) -> None:
         """Keep a finished cell. Its provenance comes last: without it the cell counts as not done.

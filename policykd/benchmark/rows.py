@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from policykd.benchmark.spec import Cell
+from policykd.core.parsing import parse_json
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 
 
@@ -81,5 +82,5 @@ def from_json(text: str) -> CellResult:
     Raises:
         ValueError: the text is something else, or cut short.
     """
-    content = json.loads(text)
+    content = parse_json(text)
     return CellResult([Row(*values) for values in content["rows"]], content["provenance"])

@@ -7,6 +7,7 @@ cell is also what a worker gets and what its results are checked against.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import build, require
+from policykd.core.parsing import MOST_YAML, file_name, parse_yaml, read_text
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
-from policykd.tasks.spaces import find_task, short_id
+from policykd.tasks.spaces import check_named, find_task, foreign_module, short_id
 from policykd.training import snapshot
 from policykd.training.dual_student import resolve_config
 
@@ -30,6 +32,9 @@ BASELINES = {
 
 OWN = ("eval_freq", "n_eval_episodes", "log_freq", "checkpoint_freq")
 """Settings that follow from the spec's own keys."""
+
+MOST = {"seeds": 10_000, "peers": 1_000, "evaluations": 100_000, "n_eval_episodes": 100_000, "final_episodes": 100_000}
+"""What is beyond is a slip, and would fill the memory before it is noticed."""
 
 CHECKPOINTS = 5
 """Checkpoints of a cell over its run: what a kill can cost is a fifth of the cell."""
@@ -80,6 +85,10 @@ class Entry:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of this method alone, e.g. its alpha."""
 
+    def __post_init__(self) -> None:
+        """Refuse seeds that are none."""
+        require(self.seeds is None or 1 <= self.seeds <= MOST["seeds"], "seeds", self.seeds, "must be positive")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -99,7 +108,7 @@ class Cell:
     n_eval_episodes: int
     """Episodes of each, per learner."""
     final_episodes: int
-    """Episodes of the final evaluation, on fresh starts, per learner."""
+    """Episodes of the final evaluation, from new initial states, per learner."""
     config: dict[str, Any]
     """All settings of the backbone, as plain values."""
 
@@ -175,9 +184,9 @@ class Spec:
         """Refuse values that cannot work, each in one line."""
         for name in ("total_timesteps", "seeds", "evaluations", "n_eval_episodes", "final_episodes", "peers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
-        require(
-            self.name.replace("_", "").replace("-", "").isalnum(), "name", self.name, "must be letters, digits, _ -"
-        )
+        for name, most in MOST.items():
+            require(getattr(self, name) <= most, name, getattr(self, name), f"must be at most {most:,}")
+        file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
         require(bool(self.tasks), "tasks", {}, "is an empty matrix: name a task")
@@ -185,13 +194,17 @@ class Spec:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell, task by task.
+        """Every cell, task by task. A task of a module that nobody has imported is not looked up.
 
         Raises:
-            PolicyKDError: a task, method, backbone or setting is unknown or cannot work.
+            PolicyKDError: a task, method, backbone or setting is unknown or cannot work, or a name cannot be a file's.
         """
+        for name in self.methods:
+            file_name("method", name)
         for task_name, task in self.tasks.items():
-            find_task(task_name)
+            file_name("task", task_folder(task_name))
+            if not foreign_module(task_name):
+                find_task(task_name)
             for name in task.backbones:
                 _known("backbone", name, LEARNERS)
             for name in task.without:
@@ -200,6 +213,10 @@ class Spec:
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if not cells:
             raise PolicyKDError("config: the matrix is empty: every method is left out on every task")
+        places = [cell.name.lower() for cell in cells]  # some file systems know no capitals
+        if len(set(places)) < len(places):
+            twice = next(cell.name for cell in cells if places.count(cell.name.lower()) > 1)
+            raise PolicyKDError(f"config: two cells would be kept as {twice}: rename a task or a method")
         return cells
 
     def _budgets(self, entry: Entry, peers: int) -> dict[str, int]:
@@ -259,18 +276,29 @@ class Spec:
         )
 
 
-def load_spec(path: Path) -> Spec:
-    """Read a benchmark from a YAML file (JSON is YAML too).
+def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
+    """Read a benchmark from a YAML file (JSON is YAML too), to run it.
+
+    Args:
+        path: the file.
+        env: tasks of modules, ``module:id``, that the file may name; these modules are imported.
 
     Raises:
         PolicyKDError: one line on what is wrong and where.
     """
+    for task in env:
+        find_task(task)
     try:
-        return parse_spec(path.read_text())
-    except OSError as error:
-        raise PolicyKDError(f"benchmark: cannot read {path}: {error.strerror or error}") from None
+        spec = parse_spec(read_text(path, MOST_YAML))
+        for task in spec.tasks:
+            check_named(task, path)
+        return spec
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyKDError(f"benchmark: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     except PolicyKDError as error:
         raise PolicyKDError(f"benchmark: {path}: {str(error).removeprefix('config: ')}") from None
+    except ValueError as error:
+        raise PolicyKDError(f"benchmark: cannot read {path}: {error}") from None
 
 
 def parse_spec(text: str) -> Spec:
@@ -282,7 +310,7 @@ def parse_spec(text: str) -> Spec:
     content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
     if isinstance(methods, list):
-        methods = {name: {} for name in methods}
+        methods = {str(name): {} for name in methods}
     require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
     require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")
     assert isinstance(tasks, dict) and isinstance(methods, dict)
@@ -300,13 +328,11 @@ def task_folder(task: str) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        import yaml
-    except ImportError:
-        raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PolicyKDError(f"is no YAML: {' '.join(str(error).split())}") from None
+        content = parse_yaml(text)
+    except PolicyKDError:
+        raise
+    except ValueError as error:
+        raise PolicyKDError(f"is no YAML: {error}") from None
     if not isinstance(content, dict):
         raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
     return content

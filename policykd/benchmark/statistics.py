@@ -137,13 +137,17 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
     if len(rows) != curve.size + final.size:
         raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
     for r in rows:
+        if r.seed not in cell.seeds or not 0 <= r.learner < cell.peers or r.steps > cell.total_timesteps:
+            raise PolicyKDError(f"results: {cell.name} has a row of seed {r.seed}, learner {r.learner}, which it lacks")
         at = cell.seeds.index(r.seed), r.learner
         if r.phase == "final":
             final[at] = r.mean
         else:
             curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
-    if np.isnan(curve).any() or np.isnan(final).any():
-        raise PolicyKDError(f"results: {cell.name} has not every evaluation of every learner, or one that is no number")
+    if not (np.isfinite(curve).all() and np.isfinite(final).all()):
+        raise PolicyKDError(
+            f"results: {cell.name} has not every evaluation of every learner, or one that is not a number"
+        )
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]
     total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
     return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds))

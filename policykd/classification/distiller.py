@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +13,54 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from policykd.classification import loop, snapshot
-from policykd.classification.adaptor import Adaptor, split_batch
-from policykd.classification.evaluation import Evaluation
-from policykd.classification.processes import make_accelerator
+from policykd.classification.data.batches import Adaptor, loader, read, split_batch
+from policykd.classification.measures.evaluation import BATCH, Evaluation
+from policykd.classification.models import CNN, MLP, check_names, class_names, save_pretrained
+from policykd.classification.outputs import call, evaluating
+from policykd.classification.processes import make_accelerator, on_device
+from policykd.classification.state import Training
 from policykd.classification.teacher import as_teacher
+from policykd.classification.trainer import Augment, Trainer
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, write_bytes
-from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
+from policykd.core.interrupts import Interrupts, Stopped, interruptible
+from policykd.core.lock import alone
+from policykd.core.registry import name_of
+from policykd.distillation.divergences import DIVERGENCES
+from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.supervised import find_method
+from policykd.distillation.supervised.hinton import WEIGHTS
+from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
 from policykd.training.run_folder import RunFolder
+from policykd.training.snapshot import with_own_parts
 
+TABLES: dict[str, Mapping[str, Any]] = {
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": SCHEDULES,
+    "alpha_schedule": SCHEDULES,
+    "divergence": DIVERGENCES,
+    "example_weight": WEIGHTS,
+}
+"""What settings name."""
 BEST = "best_model.safetensors"
-Augment = Callable[[Tensor], Tensor]
-"""Changes a batch of inputs; draws from torch's global generator, which every pass seeds anew."""
 Callback = Callable[["Distiller"], None]
 """Looks at a distiller between two passes over the data."""
 
 
-class Distiller:
+class Distiller(Training):
     """Distils a frozen teacher into a student that classifies.
 
     Args:
         student: the network to train; it is trained in place and returns logits ``(B, C)``, alone or as ``.logits``.
         teacher: a network of the same classes, several (the mean of their probabilities teaches), or None where the
             method learns from labels alone.
-        method: a name in ``policykd.distillation.supervised.METHODS``.
-        config: the method's dataclass of settings, or changed fields as a dict.
+        method: a name in ``policykd.distillation.supervised.METHODS``, or a method of your own: a subclass of
+            ``policykd.distillation.supervised.method.Method``.
+        config: the method's dataclass of settings, or changed fields as a dict; where a setting has a name, it takes a
+            function of your own, too (``optimizer``, ``learning_rate_schedule``, ``divergence``, ...).
+        classes: names of the data's classes, in order; networks that name theirs (``config.id2label``) must agree.
         device: "auto", "cpu" or "cuda"; several processes, as ``accelerate launch`` starts them, share the batches.
         run_dir: a new folder for logs, checkpoints and the best student; None writes nothing.
         adaptor: splits a batch of another structure into inputs and labels.
@@ -53,52 +74,59 @@ class Distiller:
         student: nn.Module,
         teacher: nn.Module | Sequence[nn.Module] | None,
         *,
-        method: str = "hinton",
+        method: str | type[Method] = "hinton",
         config: dict[str, Any] | TrainingConfig | None = None,
+        classes: Sequence[str] | None = None,
         device: str = "auto",
         run_dir: str | Path | None = None,
         adaptor: Adaptor = split_batch,
     ) -> None:
-        if method not in METHODS:
+        name, kind = find_method(method)
+        settings = resolve_config(kind, config)
+        if not isinstance(student, nn.Module):
+            raise PolicyKDError(f"student: expected a torch module, got {type(student).__name__}")
+        if not callable(adaptor):
+            raise PolicyKDError(f"adaptor: expected a function, got {type(adaptor).__name__}")
+        frozen = as_teacher(teacher, settings.teacher_outputs)
+        if frozen is None and kind.uses_teacher:
+            raise PolicyKDError(f"teacher: {name} needs one; cross_entropy learns from labels alone")
+        learns = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+        if frozen is not None and any(id(parameter) in learns for parameter in frozen.parameters()):
+            raise PolicyKDError("teacher: it shares weights with the student, which learns: give the teacher a copy")
+        networks = {"the student": student, "the teacher": frozen}
+        self.classes = None if classes is None else list(map(str, classes))
+        named = {who: class_names(network) for who, network in networks.items() if network is not None}
+        check_names({"the data": self.classes, **named})
+        accelerator = make_accelerator(device, settings.mixed_precision, settings.seed)
+        if settings.batch_size % accelerator.num_processes:
             raise PolicyKDError(
-                f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}"
+                f"batch_size: {settings.batch_size} examples cannot be shared by "
+                f"{accelerator.num_processes} processes: choose a multiple"
             )
-        self.method_name = method
-        self.config = resolve_config(method, config)
-        self.student, self.teacher, self.adaptor = student, as_teacher(teacher), adaptor
-        if self.teacher is None and METHODS[method].uses_teacher:
-            raise PolicyKDError(f"teacher: {method} needs one; cross_entropy learns from labels alone")
-        self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.seed)
-        self.device: torch.device = self.accelerator.device
-        if self.config.batch_size % self.accelerator.num_processes:
-            raise PolicyKDError(
-                f"batch_size: {self.config.batch_size} examples cannot be shared by "
-                f"{self.accelerator.num_processes} processes: choose a multiple"
-            )
+        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator)
         for network in (self.student, self.teacher):
             if network is not None:
                 network.to(self.device)
-        self.method: Method | None = None  # built at the first batch, which tells the shapes
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler] = {}
-        self.plan: list[Phase] = []
-        self.passes = 0
-        self.n_updates = 0
-        self.elapsed = 0.0
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] | None = None
-        self.resumed: dict[str, Any] | None = None
         self._logger: Logger | None = None
         self.folder: RunFolder | None = None
         if run_dir is not None:
-            self.folder = RunFolder(run_dir, method, "classification", 0)
-            if self.accelerator.is_main_process:
+            self.folder = RunFolder(run_dir, name, "classification", 0)
+            if accelerator.is_main_process:
                 self.folder.create(self.settings)
+
+    def __repr__(self) -> str:
+        names = (type(network).__name__ for network in (self.student, self.teacher) if network is not None)
+        return f"Distiller(method={self.method_name}, {' taught by '.join(names)}, {self.n_updates:,} steps)"
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
-        return {"method": self.method_name, "config": snapshot.plain(self.config)}
+        plain: dict[str, Any] = {}
+        for name, value in vars(self.config).items():
+            known = name_of(value, TABLES.get(name, {})) if callable(value) else value
+            plain[name] = list(value) if isinstance(value, tuple) else known
+        names = {} if self.classes is None else {"classes": self.classes}
+        return {"method": self.method_name, "config": plain, **names}
 
     @property
     def logger(self) -> Logger:
@@ -132,8 +160,41 @@ class Distiller:
         Raises:
             PolicyKDError: the data, features or classes do not fit, or the loss is not finite.
         """
-        loop.fit(self, train, validation, augment, callback, progress_bar)
+        processes = self.accelerator.num_processes
+        batches = loader(train, self.config.batch_size, self.config.seed, "training", processes)
+        judge = None if validation is None else Evaluation(self, validation, "validation")
+
+        def after_pass() -> None:
+            self._checkpoint()
+            if callback is not None:
+                callback(self)
+
+        writes = self.folder is not None and self.accelerator.is_main_process
+        with (
+            alone(self.folder.path) if self.folder and writes else nullcontext(),
+            closing(Trainer(self, batches, augment, self.logger)) as trainer,
+            self._told() as interrupts,
+        ):
+            if judge is not None and self.passes == 0:
+                judge.measure()  # data that do not fit are told before anything is trained
+            trainer.run(judge, after_pass, interrupts, progress_bar)
+        if self.config.keep_best and self.best is not None:
+            self.student.load_state_dict(self.best)
+            self._checkpoint()
         return self
+
+    @contextmanager
+    def _told(self) -> Iterator[Interrupts]:
+        """Note signals; the one that ends training is told."""
+        try:
+            with interruptible() as interrupts:
+                yield interrupts
+        except Stopped:
+            if self.folder is not None and self.accelerator.is_main_process:
+                saved = self.folder.checkpoint
+                there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
+                print(f"\ninterrupted in pass {self.passes + 1}: {there}; go on with --resume", flush=True)
+            raise
 
     def check(self, train: Any) -> None:
         """Find out whether data, networks and method fit together, before anything is trained or written.
@@ -141,22 +202,65 @@ class Distiller:
         Raises:
             PolicyKDError: they do not.
         """
-        loop.check(self, train)
+        batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
+        with closing(Trainer(self, batches, None, Logger(None, []), asks=False)):
+            self.method, self.plan, self.optimizers, self.schedulers = None, [], {}, {}
 
     def evaluate(self, data: Any) -> dict[str, float]:
-        """Quality and fidelity of the student on some data (see ``policykd.classification.metrics.metrics``)."""
+        """Quality and fidelity of the student on some data (see ``policykd.classification.measures.metrics``)."""
         return Evaluation(self, data, "evaluation").measure()
+
+    @torch.no_grad()
+    def predict_proba(self, inputs: Any) -> Tensor:
+        """The student's probabilities ``(n, C)``, on the CPU; for inputs alone, or whatever ``evaluate`` takes."""
+        parts = []
+        with evaluating(self.student):
+            for batch in on_device(loader(inputs, BATCH, None, "prediction"), self.device):
+                parts.append(call(self.student, self.adaptor(read(batch).content)[0]).float().softmax(1).cpu())
+        return torch.cat(parts)
+
+    def predict(self, inputs: Any) -> Tensor:
+        """The likeliest class of each input ``(n,)``."""
+        return self.predict_proba(inputs).argmax(1)
+
+    def score(self, inputs: Any, labels: Any) -> float:
+        """Accuracy of the student."""
+        return self.evaluate((inputs, labels))["accuracy"]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the student as a folder of Hugging Face's layout: ``config.json`` and ``model.safetensors``.
+
+        Networks of policykd are read back by ``policykd.classification.models.from_pretrained``, Hugging Face's by
+        their own ``from_pretrained``.
+
+        Raises:
+            PolicyKDError: the student is neither.
+        """
+        if isinstance(self.student, MLP | CNN):
+            save_pretrained(self.student, folder, self.classes or ())
+        elif hasattr(self.student, "save_pretrained"):
+            self.student.save_pretrained(folder)  # type: ignore[operator]
+        else:
+            raise PolicyKDError(
+                f"save_pretrained: a {type(self.student).__name__} has none: keep its state_dict, or use MLP and CNN "
+                "of policykd.classification.models"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write everything to ``path`` (``.safetensors`` if it has no ending), whole or not at all."""
-        path = Path(path)
-        checkpoint.save(path if path.suffix else path.with_suffix(".safetensors"), snapshot.state(self))
+        path, sizes = Path(path), {} if self.folder is None else self.folder.log_sizes()
+        content = {"settings": self.settings, **self.state(), "log_sizes": sizes}
+        checkpoint.save(path if path.suffix else path.with_suffix(".safetensors"), content)
 
-    def write_best(self) -> None:
-        """Keep the best student so far as ``best_model.safetensors`` in the run folder: weights by their names."""
-        if self.folder is not None and self.best is not None and self.accelerator.is_main_process:
+    def _checkpoint(self) -> None:
+        """Keep the state, and the best student so far by its weights' names, in the run folder."""
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        self.folder.check()
+        if self.best is not None and self.history[-1]["passes"] == self.passes:
             weights = {name: tensor.cpu().contiguous() for name, tensor in self.best.items()}
-            write_bytes(self.folder.path / BEST, safetensors.torch.save(weights))
+            write_bytes(self.folder.path / BEST, safetensors.torch.save(weights, {"classes": json.dumps(self.classes)}))
+        self.save(self.folder.checkpoint)
 
     @classmethod
     def load(
@@ -166,6 +270,9 @@ class Distiller:
         teacher: nn.Module | Sequence[nn.Module] | None = None,
         device: str = "auto",
         adaptor: Adaptor = split_batch,
+        *,
+        method: type[Method] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> Distiller:
         """Read a distiller back; ``fit`` on the same data goes on where it stopped, bit by bit.
 
@@ -175,6 +282,8 @@ class Distiller:
             teacher: the teacher of before.
             device: where to put them.
             adaptor: as in the constructor.
+            method: that of before, where it was your own.
+            config: functions of your own that it was made with, by setting.
 
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or these are other networks.
@@ -183,21 +292,33 @@ class Distiller:
         loaded = checkpoint.load(path)
         if "student" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no distiller")
-        method, config = loaded["settings"]["method"], loaded["settings"]["config"]
-        distiller = cls(student, teacher, method=method, config=config, device=device, adaptor=adaptor)
-        snapshot.restore(distiller, loaded)
+        with checkpoint.understood(path):
+            settings = loaded["settings"]
+            name = settings["method"]
+            if method is not None and method.__name__ != name:
+                raise PolicyKDError(f"resume: the run's method is {name}, not {method.__name__}")
+            distiller = cls(
+                student,
+                teacher,
+                method=method or name,
+                config=with_own_parts(settings["config"], config),
+                classes=settings.get("classes"),
+                device=device,
+                adaptor=adaptor,
+            )
+            distiller.restore(loaded)
         if path.name == CHECKPOINT:
-            distiller.folder = RunFolder(path.parent, method, "classification", 0)
+            distiller.folder = RunFolder(path.parent, name, "classification", 0)
             if distiller.accelerator.is_main_process:
                 distiller.folder.rewind(loaded["log_sizes"], distiller.n_updates)
         return distiller
 
 
-def resolve_config(method: str, config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
+def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
     """The whole settings of a method from changed fields or themselves."""
-    kind = METHODS[method].config_type
+    expected = kind.config_type
     if config is None or isinstance(config, dict):
-        return change(kind(), config or {})
-    if type(config) is not kind:
-        raise PolicyKDError(f"config: {method} takes a {kind.__name__}, not a {type(config).__name__}")
+        return change(expected(), config or {})
+    if type(config) is not expected:
+        raise PolicyKDError(f"config: {kind.__name__} takes a {expected.__name__}, not a {type(config).__name__}")
     return config

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_bytes, write_text
+from policykd.core.memory import require_memory
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class MLP(nn.Module):
@@ -22,6 +32,7 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int], classes: int) -> None:
         super().__init__()
+        self.shape, self.widths, self.classes = (inputs,), tuple(widths), classes
         sizes = [inputs, *widths]
         self.hidden = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)])
         self.classifier = nn.Linear(sizes[-1], classes)
@@ -44,6 +55,7 @@ class CNN(nn.Module):
 
     def __init__(self, shape: Sequence[int], widths: Sequence[int], classes: int) -> None:
         super().__init__()
+        self.shape, self.widths, self.classes = tuple(shape), tuple(widths), classes
         *channels, hidden = widths
         sizes = [shape[0], *channels]
         self.blocks = nn.Sequential(
@@ -76,6 +88,9 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
         raise PolicyKDError(f'model: {kind!r} is unknown: use "mlp" or "cnn"')
     if not widths or min(widths) < 1:
         raise PolicyKDError(f"model: {kind} needs one or more positive widths, got {list(widths)}")
+    sizes = (math.prod(shape), *widths, classes)
+    numbers = sum(a * b for a, b in pairwise(sizes if kind == "mlp" else sizes[1:]))
+    require_memory(4 * 5 * numbers, f"a {kind} of widths {list(widths)} and what trains it", "its widths")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "mlp":
@@ -88,3 +103,73 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
 def parameters(model: nn.Module) -> int:
     """Numbers that a network learns."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_pretrained(network: MLP | CNN, folder: str | Path, classes: Sequence[str] = ()) -> None:
+    """Write a network as Hugging Face's models are: ``config.json`` and ``model.safetensors``.
+
+    Args:
+        network: one of this file's.
+        folder: is made where it is not.
+        classes: names of the classes, in order.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = dict(enumerate(classes or map(str, range(network.classes))))
+    content = {
+        "model_type": type(network).__name__.lower(),
+        "shape": network.shape,
+        "widths": network.widths,
+        "id2label": names,
+        "label2id": {name: number for number, name in names.items()},
+    }
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
+    write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network that ``save_pretrained`` wrote, and the names of its classes; nothing in the files is run.
+
+    Raises:
+        PolicyKDError: the folder holds no such network.
+    """
+    try:
+        content = json.loads((Path(folder) / CONFIG).read_text())
+        names = tuple(content["id2label"][str(number)] for number in range(len(content["id2label"])))
+        network = make_model(content["model_type"], content["widths"], content["shape"], len(names), 0)
+        network.load_state_dict(safetensors.torch.load_file(Path(folder) / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PolicyKDError(f"model: {folder} holds no network of policykd: {why}") from None
+    return network, names
+
+
+def class_names(network: Any) -> tuple[str, ...] | None:
+    """The names of a network's classes, as Hugging Face's ``config.id2label`` has them; None where it has none."""
+    config = getattr(network, "config", None) or getattr(getattr(network, "model", None), "config", None)
+    names = getattr(config, "id2label", None)
+    if not isinstance(names, Mapping) or all(str(name).startswith("LABEL_") for name in names.values()):
+        return None
+    return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+def check_names(names: Mapping[str, Sequence[str] | None]) -> None:
+    """Refuse classes that have other names, or another order, in one place than in another.
+
+    Args:
+        names: of the classes in order, by who has them; None where they are not known.
+
+    Raises:
+        PolicyKDError: two differ.
+    """
+    known = {who: tuple(map(str, classes)) for who, classes in names.items() if classes is not None}
+    (first, expected), *others = known.items() or [("", ())]
+    for who, classes in others:
+        if classes != expected:
+            place = next((i for i, pair in enumerate(zip(expected, classes, strict=False)) if pair[0] != pair[1]), None)
+            if place is None:
+                told = f"{first} has {len(expected)} classes, {who} {len(classes)}"
+            else:
+                told = f"class {place} is {expected[place]!r} for {first} and {classes[place]!r} for {who}"
+            raise PolicyKDError(f"classes: {told}: both must have the same ones in the same order")

@@ -19,10 +19,7 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
     shuffles does so by ``seed`` and the number of the pass.
     """
     accelerate, state = needs("accelerate"), needs("accelerate.state")
-    if device not in ("auto", "cpu", "cuda"):
-        raise PolicyKDError(f'device: {device!r} is unknown: use "auto", "cpu" or "cuda"')
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
+    check_device(device)
     _make_room(state, "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda", mixed_precision)
     try:
         return accelerate.Accelerator(
@@ -35,6 +32,18 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
         )
     except (ValueError, RuntimeError) as error:
         raise PolicyKDError(f"device: {device} with precision {mixed_precision} cannot be used: {error}") from None
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        PolicyKDError: it is unknown, or torch has none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise PolicyKDError(f'device: {device!r} is unknown: use "auto", "cpu" or "cuda"')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
 
 
 def _make_room(state: Any, device: str, mixed_precision: str) -> None:

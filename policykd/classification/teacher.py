@@ -1,17 +1,21 @@
-"""The frozen teacher: one network or an ensemble, in eval mode at every step, its outputs kept where they repeat."""
+"""The frozen teacher: one network or several, logits or probabilities, its outputs kept where they repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.adaptor import call
+from policykd.classification.outputs import call
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import ensemble_logits
 from policykd.distillation.supervised.method import Outputs
+
+Gives = Literal["auto", "logits", "probabilities"]
+FEW = 20
+"""Logits so few may all lie in [0, 1] by chance."""
 
 
 class Ensemble(nn.Module):
@@ -19,29 +23,69 @@ class Ensemble(nn.Module):
 
     Args:
         members: networks of the same classes; features are named below ``members.0``, ``members.1``, ...
+        gives: what they give; "auto" looks at the first answer of each.
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], gives: Gives = "auto") -> None:
         super().__init__()
         if not members:
             raise PolicyKDError("teacher: an ensemble needs at least one network")
         self.members = nn.ModuleList(members)
+        self.gives: Gives = gives
+        self.probabilities: list[bool] | None = None
+        """Which members give probabilities; None until the first answer."""
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """Logits ``(B, C)``."""
-        logits = [call(member, named or arguments) for member in self.members]
-        if len({each.shape for each in logits}) > 1:
-            raise PolicyKDError(f"teacher: members of the ensemble differ in classes: {[x.shape[1] for x in logits]}")
+        answers = [call(member, named or arguments) for member in self.members]
+        if len({each.shape for each in answers}) > 1:
+            raise PolicyKDError(f"teacher: members of the ensemble differ in classes: {[x.shape[1] for x in answers]}")
+        if self.probabilities is None:
+            self.probabilities = [are_probabilities(each, self.gives) for each in answers]
+        logits = [as_log_probabilities(x) if p else x for x, p in zip(answers, self.probabilities, strict=True)]
         return ensemble_logits(torch.stack(logits))
 
 
-def as_teacher(teacher: nn.Module | Sequence[nn.Module] | None) -> nn.Module | None:
+def as_teacher(teacher: nn.Module | Sequence[nn.Module] | None, gives: Gives = "auto") -> nn.Module | None:
     """One network from what a user may give: a network, several, or none."""
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
     if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module) for member in teacher):
-        return Ensemble(teacher)
+        return Ensemble(teacher, gives)
     raise PolicyKDError(f"teacher: expected a torch module, a list of them or None, got {type(teacher).__name__}")
+
+
+def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
+    """Whether a teacher's answers ``(B, C)`` are probabilities; log-probabilities are logits, too.
+
+    Args:
+        answers: to some examples.
+        gives: what the user says of them; "auto" looks.
+
+    Raises:
+        PolicyKDError: all lie in [0, 1] and are no distributions, as of a sigmoid.
+    """
+    if gives != "auto":
+        return gives == "probabilities"
+    if sum_to_one(answers):
+        return True
+    if bool(((answers >= 0) & (answers <= 1)).all()) and answers.numel() >= FEW and float(answers.max()) > 0:
+        raise PolicyKDError(
+            "teacher: its outputs lie in [0, 1] and do not sum to 1, as of a sigmoid: give logits, or probabilities of "
+            'classes that exclude one another; where they are logits, say teacher_outputs="logits"'
+        )
+    return False
+
+
+def sum_to_one(answers: Tensor) -> bool:
+    """Whether every row of ``(B, C)`` is a distribution."""
+    inside = bool(((answers >= 0) & (answers <= 1)).all())
+    return inside and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
+
+
+def as_log_probabilities(probabilities: Tensor) -> Tensor:
+    """Logits ``(B, C)`` of a distribution: its logarithm, finite also where it is 0."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 class OutputCache:

@@ -1,4 +1,4 @@
-"""One pass over the training data: the step that every method shares."""
+"""The training loop: pass after pass of a method's plan, with validation between; the step that every method shares."""
 
 from __future__ import annotations
 
@@ -6,75 +6,134 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from policykd.classification import snapshot
-from policykd.classification.adaptor import Inputs, call, checked_labels
-from policykd.classification.evaluation import BATCH, check_classes, evaluating
-from policykd.classification.features import FeatureReader
-from policykd.classification.loading import Batch, Rows, read, seeded
+from policykd.classification.data.batches import Batch, Inputs, Rows, check_batches, checked_labels, read, seeded
+from policykd.classification.log import TrainingLog
+from policykd.classification.measures.evaluation import BATCH, Evaluation
+from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
-from policykd.classification.progress import Progress
-from policykd.classification.teacher import OutputCache
+from policykd.classification.state import Training
+from policykd.classification.teacher import OutputCache, sum_to_one
+from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
+from policykd.core.interrupts import Interrupts
+from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms, TrainingConfig
-
-if TYPE_CHECKING:
-    from policykd.classification.distiller import Augment, Distiller
+from policykd.distillation.supervised.method import (
+    OPTIMIZERS,
+    WARM_UP,
+    Method,
+    Outputs,
+    Phase,
+    Step,
+    Terms,
+    TrainingConfig,
+)
 
 log = logging.getLogger("policykd")
 
+Augment = Callable[[Tensor], Tensor]
+"""Changes a batch of inputs; draws from torch's global generator, which every pass seeds anew."""
+
 
 class Trainer:
-    """Teacher, features, method and optimisers of a distiller, put together for some training data.
+    """Teacher, features, method and optimisers, put together for some training data.
 
     Args:
-        distiller: whose student learns.
+        training: whose student learns.
         batches: the training data.
         augment: changes the inputs of every batch.
+        logger: where rows go.
         asks: whether to ask the teacher about all rows beforehand, where that pays.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
     """
 
-    def __init__(self, distiller: Distiller, batches: DataLoader, augment: Augment | None, asks: bool = True) -> None:
-        self.distiller, self.augment = distiller, augment
-        self.config, self.accelerator = distiller.config, distiller.accelerator
-        self.progress = Progress(distiller)
+    def __init__(
+        self, training: Training, batches: DataLoader, augment: Augment | None, logger: Logger, asks: bool = True
+    ) -> None:
+        self.training, self.augment = training, augment
+        self.config, self.accelerator = training.config, training.accelerator
+        self.log = TrainingLog(training, logger)
         self.cache: OutputCache | None = None
         self.check_labels = True
-        if distiller.method is not None and distiller.resumed is None:  # fit is called again: go on
-            distiller.resumed = snapshot.state(distiller)
+        if training.method is not None and training.waiting is None:  # fit is called again: go on
+            training.waiting = training.state()
         student_paths, teacher_paths = self.config.feature_paths
         with ExitStack() as stack:
-            self.student_features = stack.enter_context(FeatureReader(distiller.student, student_paths, "student"))
-            teacher = distiller.teacher or nn.Identity()
+            self.student_features = stack.enter_context(FeatureReader(training.student, student_paths, "student"))
+            teacher = training.teacher or nn.Identity()
             self.teacher_features = stack.enter_context(FeatureReader(teacher, teacher_paths, "teacher"))
-            self.method = distiller.method = self._make_method(batches)
+            self.method = training.method = self._make_method(batches)
             self._make_optimizers(batches)
             if asks:
                 self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
         self.batches = self.accelerator.prepare_data_loader(batches)
 
+    def run(
+        self, judge: Evaluation | None, after_pass: Callable[[], None], interrupts: Interrupts, progress_bar: bool
+    ) -> None:
+        """Train to the end of the plan.
+
+        Args:
+            judge: the validation data.
+            after_pass: called after every pass and its validation.
+            interrupts: what signals came.
+            progress_bar: whether to show one.
+        """
+        training, plan = self.training, self.training.plan
+        with tqdm(
+            total=len(plan) * self.steps_per_pass or None,
+            initial=training.passes * self.steps_per_pass,
+            unit="step",
+            desc=training.method_name,
+            disable=None if progress_bar and self.accelerator.is_main_process else True,  # None: on a terminal only
+        ) as bar:
+            while training.passes < len(plan):
+                with interrupts.raising():  # a pass that is cut short is gone over again, from the last checkpoint
+                    self.one_pass(plan[training.passes], bar)
+                    training.passes += 1
+                    if judge is not None and self._is_due():
+                        bar.set_postfix_str(f"validation {self._validate(judge):.4f}", refresh=False)
+                after_pass()
+
+    def _is_due(self) -> bool:
+        """Whether the pass before trained the student and is the last of its row, or one of every ``eval_every``."""
+        plan, done = self.training.plan, self.training.passes
+        if plan[done - 1].trains != "student":
+            return False
+        ends = done == len(plan) or plan[done].trains != "student"
+        return ends or self.training.epochs % self.config.eval_every == 0
+
+    def _validate(self, judge: Evaluation) -> float:
+        """Measure the student, log it, and keep it if none was better."""
+        training, result = self.training, judge.measure()
+        best = max((_score(earlier) for earlier in training.history), default=float("-inf"))
+        training.history.append({"passes": training.passes, **result})
+        self.log.write({f"eval/{name}": value for name, value in result.items()})
+        if _score(result) > best:
+            training.best = {name: tensor.detach().clone() for name, tensor in training.student.state_dict().items()}
+        return _score(result)
+
     def one_pass(self, phase: Phase, bar: tqdm) -> None:
         """Go over the training data once."""
-        distiller, learning = self.distiller, self._set_modes(phase)
-        optimizer, scheduler = distiller.optimizers[phase.trains], distiller.schedulers[phase.trains]
+        training, learning = self.training, self._set_modes(phase)
+        optimizer, scheduler = training.optimizers[phase.trains], training.schedulers[phase.trains]
         started = time.perf_counter()
         if hasattr(self.batches, "set_epoch"):
-            self.batches.set_epoch(distiller.passes)
-        with seeded(self.config.seed, distiller.passes, self.accelerator.process_index):
-            for batch in on_device(self.batches, distiller.device):
+            self.batches.set_epoch(training.passes)
+        with seeded(self.config.seed, training.passes, self.accelerator.process_index):
+            for batch in on_device(self.batches, training.device):
                 loss, terms = self._loss(phase, read(batch))
                 optimizer.zero_grad()
                 self.accelerator.backward(loss)
@@ -82,18 +141,18 @@ class Trainer:
                 if self.config.max_grad_norm is not None:
                     self.accelerator.clip_grad_norm_(learning, self.config.max_grad_norm)
                 optimizer.step()
-                distiller.n_updates += 1
-                self.progress.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
+                training.n_updates += 1
+                self.log.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
                 scheduler.step()
                 bar.update()
         optimizer.zero_grad()  # a trained network carries no gradients along
-        self.progress.flush()
-        share_state(self.accelerator, distiller.student, self.method)
+        self.log.flush()
+        share_state(self.accelerator, training.student, self.method)
         self.check_labels = False  # all were seen
-        distiller.elapsed += time.perf_counter() - started
+        training.elapsed += time.perf_counter() - started
 
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
-        inputs, labels = self.distiller.adaptor(batch.content)
+        inputs, labels = self.training.adaptor(batch.content)
         inputs = self._augmented(inputs)
         student = teacher = Outputs(torch.empty(0))
         if phase.student:
@@ -105,17 +164,12 @@ class Trainer:
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}
-        return self.method.loss(Step(phase.name, student, teacher, known, self._progress()))
+        return self.method.loss(Step(phase.name, student, teacher, known, self.training.epochs / self.config.epochs))
 
     def _labels(self, labels: Any, logits: Tensor) -> Tensor:
         if self.check_labels or labels is None:
             return checked_labels(labels, logits)
         return labels.long()
-
-    def _progress(self) -> float:
-        """Share of the student's passes that are done."""
-        done = sum(phase.trains == "student" for phase in self.distiller.plan[: self.distiller.passes])
-        return done / self.config.epochs
 
     def _augmented(self, inputs: Inputs) -> Inputs:
         if self.augment is None and self.config.mixup == 0:
@@ -132,8 +186,8 @@ class Trainer:
         return inputs
 
     def _student_outputs(self, inputs: Inputs) -> Outputs:
-        with autocast(self.distiller.device, self.config.mixed_precision):
-            logits = call(self.distiller.student, inputs)
+        with autocast(self.training.device, self.config.mixed_precision):
+            logits = call(self.training.student, inputs)
         return Outputs(logits.float(), tuple(feature.float() for feature in self.student_features.take()))
 
     @torch.no_grad()
@@ -141,53 +195,62 @@ class Trainer:
         """What the teacher says, from the cache where the rows are in it."""
         if self.cache is not None and rows is not None:
             return self.cache.take(rows)
-        teacher = self.distiller.teacher
+        teacher = self.training.teacher
         if teacher is None:
             return Outputs(torch.empty(0))
         teacher.eval()  # at every step: a callback or a parent module may have set it to train
-        with autocast(self.distiller.device, self.config.mixed_precision):
-            logits = call(teacher, inputs)
-        return Outputs(logits.float(), tuple(feature.float() for feature in self.teacher_features.take()))
+        with autocast(self.training.device, self.config.mixed_precision):
+            logits = self.training.teacher_logits(inputs)
+        return Outputs(logits, tuple(feature.float() for feature in self.teacher_features.take()))
 
     def _make_method(self, batches: DataLoader) -> Method:
         """The method, built by the shapes of a first batch; its helpers' weights are drawn by the seed."""
-        config = self.config
-        with seeded(config.seed), evaluating(self.distiller.student), torch.no_grad():
-            first = next(on_device(batches, self.distiller.device), None)
+        training, config, name = self.training, self.config, self.training.method_name
+        with seeded(config.seed), evaluating(training.student), torch.no_grad():
+            first = next(on_device(batches, training.device), None)
             if first is None:
                 raise PolicyKDError("data: the training data are empty")
-            inputs, labels = self.distiller.adaptor(read(first).content)
-            student, teacher = self._student_outputs(inputs), self._teacher_outputs(inputs)
-            if self.distiller.teacher is not None:
+            inputs, labels = training.adaptor(read(first).content)
+            with first_look("student", training.student, inputs):
+                student = self._student_outputs(inputs)
+            with first_look("teacher", training.teacher or training.student, inputs):
+                teacher = self._teacher_outputs(inputs)
+            if training.teacher is not None:
                 check_classes(student.logits, teacher.logits)
-            method = METHODS[self.distiller.method_name](config, student, teacher).to(self.distiller.device)
-        if config.mixup > 0 and (method.uses_labels or config.warm_up_epochs > 0):
+            if sum_to_one(student.logits):
+                raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
+            method = training.kind(config, student, teacher).to(training.device)
+        looks = method.uses_labels or config.warm_up_epochs > 0
+        if config.mixup > 0 and looks:
             raise PolicyKDError(
-                f"mixup: only the teacher can label a mixture, and this {self.distiller.method_name} looks at labels: "
+                f"mixup: only the teacher can label a mixture, and this {name} looks at labels: "
                 "use hinton with alpha=1 and no warm_up_epochs, or mixup=0"
             )
-        if labels is None and (method.uses_labels or config.warm_up_epochs > 0):
+        if labels is None and looks:
             raise PolicyKDError(
-                f"labels: the training data have none, and this {self.distiller.method_name} looks at them: "
+                f"labels: the training data have none, and this {name} looks at them: "
                 "use hinton with alpha=1 and no warm_up_epochs"
             )
-        share_state(self.accelerator, self.distiller.student, method)
+        check_batches(batches, training.adaptor, student.logits, nn.ModuleList([training.student, method]), looks)
+        share_state(self.accelerator, training.student, method)
         return method
 
     def _make_optimizers(self, batches: DataLoader) -> None:
         """One optimiser and one schedule for every group of modules that the plan trains."""
-        distiller, config = self.distiller, self.config
-        distiller.plan = self.method.plan(config)
+        training, config = self.training, self.config
+        training.plan = self.method.plan(config)
         self.steps_per_pass = self._length(batches)
-        for group in dict.fromkeys(phase.trains for phase in distiller.plan):
-            steps = self.steps_per_pass * sum(phase.trains == group for phase in distiller.plan)
+        for group in dict.fromkeys(phase.trains for phase in training.plan):
+            steps = self.steps_per_pass * sum(phase.trains == group for phase in training.plan)
             members = [p for module in self._members(group) for p in module.parameters()]
+            if not any(p.requires_grad for p in members):
+                raise PolicyKDError(f"{group}: all its parameters are frozen, nothing can learn: set requires_grad")
             optimizer = _optimizer(config, members, self.method.learning_rate(config, group))
-            distiller.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, _factor(config.learning_rate_schedule, steps)
-            )
-            distiller.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
-        snapshot.restore_training(distiller)
+            schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
+            training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
+            training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
+        with understood("the run's checkpoint"):
+            training.restore_method()
 
     def _length(self, batches: DataLoader) -> int:
         """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""
@@ -202,12 +265,12 @@ class Trainer:
             return 0
 
     def _members(self, group: str) -> list[nn.Module]:
-        student = [self.distiller.student] if group == "student" else []
+        student = [self.training.student] if group == "student" else []
         return student + self.method.helpers(group)
 
     def _set_modes(self, phase: Phase) -> list[nn.Parameter]:
         """Train mode and gradients for what learns in this phase, neither for the rest; returns what learns."""
-        self.distiller.student.train(phase.trains == "student")
+        self.training.student.train(phase.trains == "student")
         self.method.eval().requires_grad_(False)
         for helper in self.method.helpers(phase.trains):
             helper.train().requires_grad_(True)
@@ -217,8 +280,8 @@ class Trainer:
         """Ask the teacher once about every row, where the answers repeat and fit into memory."""
         rows, megabytes = batches.dataset, self.config.cache_megabytes
         fixed = isinstance(rows, Rows) and rows.arrays is not None and self.augment is None and self.config.mixup == 0
-        wanted = any(phase.teacher for phase in self.distiller.plan[self.distiller.passes :])
-        if not (fixed and wanted and megabytes) or self.distiller.teacher is None:
+        wanted = any(phase.teacher for phase in self.training.plan[self.training.passes :])
+        if not (fixed and wanted and megabytes) or self.training.teacher is None:
             return
         assert isinstance(rows, Rows)
         cache = OutputCache(len(rows))
@@ -230,19 +293,23 @@ class Trainer:
     def _teacher_batches(self, rows: Rows) -> Iterator[tuple[Tensor, Outputs]]:
         every = range(len(rows))
         batches = (rows.__getitems__(list(every[start : start + BATCH])) for start in every[::BATCH])
-        for content, index in on_device(batches, self.distiller.device):
-            inputs, _ = self.distiller.adaptor(content)
+        for content, index in on_device(batches, self.training.device):
+            inputs, _ = self.training.adaptor(content)
             yield index, self._teacher_outputs(inputs)
 
 
-def _factor(schedule: str, steps: int) -> Callable[[int], float]:
+def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], float]:
     """What the learning rate is multiplied by at every step."""
-    return lambda step: SCHEDULES[schedule](step / max(1, steps))
+    return lambda step: schedule(step / max(1, steps))
 
 
 def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    decay = config.weight_decay
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, rate, weight_decay=decay)
+    make = find("optimizer", config.optimizer, OPTIMIZERS)
+    if callable(config.optimizer):
+        return make(parameters)
+    return make(parameters, lr=rate, weight_decay=config.weight_decay)
+
+
+def _score(result: dict[str, float]) -> float:
+    """What the best student has most of: accuracy, or agreement where the validation data have no labels."""
+    return result["accuracy"] if "accuracy" in result else result["agreement"]

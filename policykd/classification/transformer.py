@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from policykd.classification.models import class_names
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 
@@ -73,21 +77,23 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 def load_classifier(
     folder: str | Path,
-    classes: int,
+    classes: int | Sequence[str],
     padding: int,
     *,
     layers: int | None = None,
     freeze_embeddings: bool = True,
+    trained_head: bool = False,
     seed: int = 0,
 ) -> TextClassifier:
     """A classifier from a local folder; what the folder lacks, such as a head, is drawn by the seed.
 
     Args:
         folder: ``config.json`` and ``*.safetensors``. Nothing is downloaded, no code or pickle of it is run.
-        classes: C.
+        classes: C, or the names of the classes in order, which its ``id2label`` says from now on.
         padding: the id of the tokenizer's padding token.
         layers: only the first so many layers; None is all.
         freeze_embeddings: the word embeddings, half of a small encoder's numbers, do not learn.
+        trained_head: the head must be there, for these classes.
         seed: of what is drawn.
 
     Raises:
@@ -95,12 +101,16 @@ def load_classifier(
             than a head's.
     """
     transformers, path = _transformers(), _checked(folder)
+    number = classes if isinstance(classes, int) else len(classes)
     if not list(path.glob("*.safetensors")):
         raise PolicyKDError(f"model: {folder} has no .safetensors; other weights are not read, since they can run code")
     try:
         config = transformers.AutoConfig.from_pretrained(
-            str(path), num_labels=classes, local_files_only=True, trust_remote_code=False
+            str(path), num_labels=number, local_files_only=True, trust_remote_code=False
         )
+        if not isinstance(classes, int):
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: place for place, name in enumerate(classes)}
         if layers is not None and not 1 <= layers <= config.num_hidden_layers:
             raise PolicyKDError(f"model: {folder} has {config.num_hidden_layers} layers, asked for {layers}")
         config.num_hidden_layers = layers or config.num_hidden_layers
@@ -120,14 +130,31 @@ def load_classifier(
         raise
     except Exception as error:  # whatever a damaged file makes of it
         raise PolicyKDError(f"model: cannot load {folder}: {_first_line(error)}") from None
-    _check_encoder(model, report, folder)
+    missing = _check_encoder(model, report, folder)
+    if trained_head and missing:
+        raise PolicyKDError(
+            f"model: {folder} has no trained head of {number} classes: fine-tune it first (--teacher-epochs)"
+        )
     if freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     return TextClassifier(model, padding)
 
 
-def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> None:
-    """Refuse an encoder of which some was not in the folder, and was drawn: only heads and poolers may be."""
+def model_classes(folder: str | Path) -> tuple[str, ...] | None:
+    """The names of the classes of a model in a folder, in order; None where it only numbers them."""
+    try:
+        names = json.loads((_checked(folder) / "config.json").read_text()).get("id2label")
+        return class_names(SimpleNamespace(config=SimpleNamespace(id2label=names)))
+    except (ValueError, AttributeError) as error:
+        raise PolicyKDError(f"model: cannot read {folder}/config.json: {error}") from None
+
+
+def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bool:
+    """Refuse an encoder of which some was not in the folder, and was drawn: only heads and poolers may be.
+
+    Returns:
+        whether something of the head was drawn.
+    """
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name)
     if encoder:
@@ -135,6 +162,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> No
             f"model: {folder} lacks weights of its encoder, or has them in other shapes: {encoder[0]}"
             + (f" and {len(encoder) - 1} more" if encoder[1:] else "")
         )
+    return any("pooler" not in name for name in drawn)
 
 
 def _transformers() -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 
 from policykd import __version__
 from policykd.core import plugins
@@ -34,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``policykd``: what a user can mend ends in one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if arguments[:1] == ["--version"]:
+        print(f"policykd {metadata.version('policykd')}")
+        return
+    if os.getcwd() not in sys.path:  # last: --env my_env:MyTask-v0 finds my_env.py here, and nothing else changes
+        sys.path.append(os.getcwd())
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
         usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
@@ -79,4 +86,7 @@ def _run(arguments: list[str]) -> None:
 def _dispatch(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
         raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    importlib.import_module(f"policykd.cli.{name}").run(arguments)
+    command = importlib.import_module(f"policykd.cli.{name}")
+    if "gymnasium" in sys.modules:  # what it warns of before an error would be a second line
+        sys.modules["gymnasium"].logger.min_level = sys.modules["gymnasium"].logger.ERROR
+    command.run(arguments)

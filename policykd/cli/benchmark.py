@@ -13,6 +13,7 @@ import tyro
 from policykd.benchmark.matrix import MatrixOptions, plan, run_matrix
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import load_spec
+from policykd.cli.options import parse
 from policykd.cli.output import say
 
 
@@ -29,8 +30,8 @@ class BenchmarkOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd benchmark``; the exit status is 1 if a cell failed."""
-    options = tyro.cli(BenchmarkOptions, args=list(arguments), prog="policykd benchmark")
-    spec = load_spec(options.spec)
+    options = parse(BenchmarkOptions, arguments, "benchmark")
+    spec = load_spec(options.spec, options.matrix.env)
     out = options.matrix.out or f"results/{spec.name}"
     if options.plan:
         planned = plan(spec, Results(out), options.matrix.only)

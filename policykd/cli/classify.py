@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,21 +14,23 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import safetensors.torch
 import tyro
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from policykd.classification.data import Splits, load
+from policykd.classification.data.sets import Splits, load
 from policykd.classification.distiller import Distiller
-from policykd.classification.models import make_model, parameters
+from policykd.classification.models import CNN, MLP, check_names, make_model, parameters, save_pretrained
+from policykd.classification.processes import check_device
 from policykd.classification.retrieval import with_retrieval
-from policykd.classification.snapshot import load_weights
+from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say
-from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change, require
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import alone
-from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised import METHODS, find_method
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.method import TrainingConfig
 from policykd.distillation.supervised.reaugkd import ReAugKD
@@ -69,7 +70,9 @@ class ClassifyOptions(Generic[C]):
     """Weights of trained teachers, the best_model.safetensors of runs; several are an ensemble. Default: train one
     from labels first."""
     teacher_epochs: int = 20
-    """Passes over the training data for such a teacher."""
+    """Epochs of such a teacher."""
+    baseline: bool = True
+    """Also train the same student from labels alone, from the same first weights, and print both."""
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
@@ -88,33 +91,78 @@ def run(arguments: Sequence[str]) -> None:
             f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
             "--teacher-features hidden.1"
         )
+    require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
+    check_device(options.device)
     splits = load(options.data, options.data_dir, examples=options.examples)
     teacher = _given_teacher(options, splits)
-    student = make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+
+    def new_student() -> nn.Module:
+        return make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+
     untrained = teacher is None and METHODS[options.method].uses_teacher
     if untrained:
         teacher = _new_teacher(options, splits)
     # After all that may be wrong: a run that cannot start leaves nothing behind.
-    check(options, student, teacher, splits.train, untrained)
+    check(options, new_student(), teacher, splits.train, untrained)
     with run_folder(options, "classify") as folder:
-        if untrained:
-            tell(f"training the teacher, {options.teacher_epochs} passes")
-            train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options))
-        tell(
-            f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
-            f"student {parameters(student):,} parameters"
-            + ("" if teacher is None else f", teacher {parameters(teacher):,}")
-        )
-        tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
-        distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
-        distiller.fit(splits.train, splits.validation, progress_bar=True)
-        measure(distiller, splits.train, splits.validation, splits.test, folder)
+        _run(options, splits, new_student, teacher, untrained, folder)
 
 
-def measure(distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path) -> None:
+def _run(
+    options: ClassifyOptions[Any],
+    splits: Splits,
+    new_student: Callable[[], nn.Module],
+    teacher: nn.Module | None,
+    untrained: bool,
+    folder: Path,
+) -> None:
+    """Train and measure everything of a run in its folder."""
+    if untrained and teacher is not None:
+        tell(f"training the teacher, {options.teacher_epochs} epochs")
+        train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
+    student = new_student()
+    tell(
+        f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
+        f"student {parameters(student):,} parameters"
+        + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+    )
+    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    distiller = open_distiller(options, student, teacher, folder / "student", splits.names)
+    distiller.fit(splits.train, splits.validation, progress_bar=True)
+    data = splits.train, splits.validation, splits.test
+    measure(distiller, *data, folder, fit_baseline(options, new_student, teacher, *data[:2], folder, splits.names))
+    for network, name in ((student, "student_model"), (teacher, "teacher_model")):
+        if distiller.accelerator.is_main_process and isinstance(network, MLP | CNN):
+            save_pretrained(network, folder / name, splits.names)
+
+
+def fit_baseline(
+    options: Any,
+    new_student: Callable[[], nn.Module],
+    teacher: nn.Module | None,
+    train: Any,
+    validation: Any,
+    folder: Path,
+    names: Sequence[str],
+) -> Distiller | None:
+    """The same student after the same epochs from labels alone; None where it was not asked for, or nothing teaches."""
+    if not options.baseline or teacher is None or not METHODS[options.method].uses_teacher:
+        return None
+    config = {name: getattr(options.config, name) for name in (*COMMON, "epochs", "eval_every", "keep_best", "seed")}
+    tell(f"training the student from labels alone, {options.config.epochs} epochs (--no-baseline leaves it out)")
+    distiller = open_distiller(options, new_student(), teacher, folder / "baseline", names, "cross_entropy", config)
+    return distiller.fit(train, validation, progress_bar=True)
+
+
+def measure(
+    distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path, baseline: Distiller | None
+) -> None:
     """Measure the student once on the test data, a student that retrieves also with its memory; write the result."""
     results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
-    tell("test data: " + _listed(results["test"]))
+    if baseline is not None:
+        results["test_of_labels_alone"] = baseline.evaluate(test)
+        tell("from labels alone, test data: " + _listed(results["test_of_labels_alone"]))
+    tell(f"{distiller.method_name}, test data: " + _listed(results["test"]))
     if not distiller.accelerator.is_main_process:
         return
     if isinstance(distiller.method, ReAugKD):
@@ -144,30 +192,19 @@ def tell(text: str) -> None:
 
 def _options(arguments: Sequence[str]) -> ClassifyOptions[Any]:
     """Options with the settings of the method that is asked for."""
-    method = asked_method(arguments, "hinton")
-    kind = METHODS[method].config_type
-    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64))  # for 1,300 digits
-    return tyro.cli(
-        ClassifyOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=start,
-        prog="policykd classify",
-        description=ClassifyOptions.__doc__,
-    )
+    method, kind = asked_method(arguments, "hinton")
+    start = ClassifyOptions[Any](method=method, config=kind(epochs=30, batch_size=64, learning_rate=5e-3))
+    return parse(ClassifyOptions[kind], arguments, "classify", start)  # type: ignore[valid-type]
 
 
-def asked_method(arguments: Sequence[str], default: str) -> str:
-    """The method that a command line names, whose settings the other options are.
+def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
+    """The method that a command line names, and its settings, which the other options are.
 
     Raises:
         PolicyKDError: there is no such method.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", default=default)
-    method = first.parse_known_args(list(arguments))[0].method
-    if method not in METHODS:
-        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
-    return method
+    name, kind = find_method(peek(arguments, "method")["method"] or default)
+    return name, kind.config_type
 
 
 @contextmanager
@@ -204,16 +241,24 @@ def _next_run(options: Any, command: str) -> Path:
 def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
     """The teacher from files, an ensemble where there are several; None where there is none."""
     files = options.teacher_files
-    return read_teacher([_new_teacher(options, splits) for _ in files], files) if files else None
+    return read_teacher([_new_teacher(options, splits) for _ in files], files, splits.names) if files else None
 
 
-def read_teacher(members: list[nn.Module], files: Sequence[Path]) -> nn.Module:
-    """Load weights into one network per file; several are an ensemble."""
+def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequence[str] | None = None) -> nn.Module:
+    """Load weights into one network per file; several are an ensemble.
+
+    Raises:
+        PolicyKDError: a file cannot be read, or its classes have other names than ``names``, or another order.
+    """
     for member, path in zip(members, files, strict=True):
         try:
             load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
-        except (OSError, SafetensorError) as error:
+            with safe_open(path, "pt") as file:
+                known = json.loads((file.metadata() or {}).get("classes", "null"))
+        except (OSError, ValueError, SafetensorError) as error:
             raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
+        if names is not None and known is not None:
+            check_names({f"the teacher of {path}": known, "the data": names})
     return Ensemble(members) if len(members) > 1 else members[0]
 
 
@@ -239,23 +284,31 @@ def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
 
 
 def train_teacher(
-    options: Any, teacher: nn.Module | None, train: Any, validation: Any, folder: Path, seed: int
+    options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int, names: Sequence[str]
 ) -> None:
     """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
-    assert teacher is not None
     config = _teacher_settings(options, seed)
-    distiller = open_distiller(options, teacher, None, folder / "teacher", "cross_entropy", config)
+    distiller = open_distiller(options, teacher, None, folder / "teacher", names, "cross_entropy", config)
     distiller.fit(train, validation, progress_bar=True)
 
 
 def open_distiller(
-    options: Any, student: nn.Module, teacher: nn.Module | None, folder: Path, method: str, config: Any
+    options: Any,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    folder: Path,
+    names: Sequence[str],
+    method: str | None = None,
+    config: Any = None,
 ) -> Distiller:
-    """A distiller that writes into a folder, or the one that did so before."""
+    """A distiller of the asked method or another one that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        tell(f"going on with {folder.name} after {distiller.passes} passes")
+        tell(f"going on with {folder.name} after {distiller.passes} epochs")
         return distiller
+    method, config = method or options.method, config or options.config
     if options.resume and _is_first():  # killed before its first checkpoint: it begins anew
         shutil.rmtree(folder, ignore_errors=True)
-    return Distiller(student, teacher, method=method, config=config, device=options.device, run_dir=folder)
+    return Distiller(
+        student, teacher, method=method, config=config, classes=names, device=options.device, run_dir=folder
+    )

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from policykd.classification.data import load
+from policykd.classification.data.sets import load
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
@@ -61,13 +62,15 @@ class CooperateOptions:
     """Settings of the search for counterfactuals."""
 
 
+MOST_WORDS = 1_000
+"""Columns that one column of words may become."""
 Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 """Rows to learn from and rows to measure on, of every learner."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd cooperate``."""
-    options = tyro.cli(CooperateOptions, args=list(arguments), prog="policykd cooperate")
+    options = parse(CooperateOptions, arguments, "cooperate")
     _check(options)
     learners = make_learners(options.learners)
     (own, held), label = _read(options), "label" if not options.data else options.label
@@ -114,6 +117,7 @@ def _kept_if_used(folder: Path) -> Iterator[None]:
 def _check(options: CooperateOptions) -> None:
     """Refuse options that cannot work, or would play no part."""
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    require(options.rounds >= 1, "rounds", options.rounds, "must be at least 1")
     require(options.jobs != 0, "jobs", options.jobs, "must not be 0")
     for name in () if options.data else ("label", "validation", "held_out"):
         if getattr(options, name) != getattr(CooperateOptions, name):
@@ -185,6 +189,10 @@ def _encode(
     )
     for name in words:
         values = sorted({str(value).strip() for table in tables if name in table for value in table[name].dropna()})
+        if len(values) > MOST_WORDS:
+            raise PolicyKDError(
+                f"data: column {name!r} has {len(values):,} different words, a column for each: leave it out"
+            )
         groups.append([f"{name}={value}" for value in values])
         tables = [_one_hot(table, str(name), values) if name in table else table for table in tables]
     return tables[: len(own)], tables[len(own) :], groups

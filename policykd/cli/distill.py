@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,9 +13,10 @@ import numpy as np
 import tyro
 
 from policykd.benchmark import students
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change, require
+from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
@@ -59,7 +59,7 @@ class DistillOptions(Generic[C]):
     vecnormalize: Path | None = None
     """The teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
     trust: bool = False
-    """Run pickles that come with the teacher. Only for files of your own."""
+    """Load teachers that are programs (TorchScript, pickles) and run what is in them. Only for files of your own."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
@@ -76,6 +76,12 @@ def run(arguments: Sequence[str]) -> None:
     if not options.teacher:
         raise PolicyKDError("teacher: say who teaches with --teacher FILE")
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
+    if len(set(sizes)) < len(sizes):
+        raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
+    if options.fine_tune and options.backbone != "ppo":
+        raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {options.backbone}")
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
@@ -168,35 +174,29 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
 
 
 def _outcome(agent: TeacherStudent) -> str:
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     last = agent.evaluations[-1].returns
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
 
 
 def _options(words: Sequence[str]) -> DistillOptions[Any]:
     """Options of ``distill``: flags change the preset's settings, which change the defaults."""
-    first = argparse.ArgumentParser(prog="policykd distill", add_help=False, allow_abbrev=False)
-    first.add_argument("--backbone", default="ppo")
-    first.add_argument("--preset")
-    known, _ = first.parse_known_args(list(words))
-    if known.backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {known.backbone!r} is unknown{nearest(known.backbone, TAUGHT_CONFIGS)}")
-    kind = TAUGHT_CONFIGS[known.backbone]
-    config = arguments.resolve_config(known.preset, kind, known.backbone, teaching_preset)
-    start = dataclasses.replace(DistillOptions[Any](), backbone=known.backbone, config=config)
-    return tyro.cli(
-        DistillOptions[kind],  # type: ignore[valid-type]
-        args=list(words),
-        default=start,
-        prog="policykd distill",
-        description=DistillOptions.__doc__,
-    )
+    known = peek(words, "backbone", "preset")
+    backbone: Any = known["backbone"] or "ppo"
+    if backbone not in TAUGHT_CONFIGS:
+        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, TAUGHT_CONFIGS)}")
+    kind = TAUGHT_CONFIGS[backbone]
+    config = arguments.resolve_config(known["preset"], kind, backbone, teaching_preset)
+    start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
+    return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]
 
 
 def _widths(text: str) -> tuple[int, ...]:
     """``"64x64"`` as hidden layers."""
     parts = text.lower().split("x")
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise PolicyKDError(f"student: {text!r} is no list of widths; write 64x64, or 32 for one hidden layer")
+        raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
     return tuple(int(part) for part in parts)
 
 

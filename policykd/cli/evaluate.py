@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say, table
 from policykd.training.loading import load_agent
 
@@ -18,16 +19,18 @@ class EvaluateOptions:
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
+    env: str | None = None
+    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     n_eval_episodes: int = 20
     """Episodes per learner."""
     seed: int = 1_000_000
-    """Seed of the episodes' starts, the same for every learner."""
+    """Seed of the episodes' initial states, the same for every learner."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd evaluate``."""
-    options = tyro.cli(EvaluateOptions, args=list(arguments), prog="policykd evaluate")
-    agent = load_agent(options.path)
+    options = parse(EvaluateOptions, arguments, "evaluate")
+    agent = load_agent(options.path, options.env)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
     say(table(agent, result.returns))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
@@ -22,7 +23,8 @@ from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
-from policykd.training.agent import Agent, LearnerChoice
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.loading import load_agent
 
 Format = Literal["sb3", "onnx", "torchscript", "hub", "c", "c-int8", "onnx-int8"]
@@ -44,6 +46,8 @@ class ExportOptions:
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
+    env: str | None = None
+    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     format: tuple[Format, ...] = ("sb3", "onnx", "torchscript", "hub")
     """sb3: a zip of Stable-Baselines3; onnx, torchscript: one file each; hub: a folder for the Hugging Face Hub; c: a
     folder of one header and one C file; c-int8, onnx-int8: the same in int8."""
@@ -56,17 +60,18 @@ class ExportOptions:
     states: Path | None = None
     """int8: a .npy file of raw observations (n, O) to calibrate on. Default: the learner plays its task."""
     seed: int = 1_000_000
-    """Seed of these episodes' starts and of the replay."""
+    """Seed of these episodes' initial states, and of the replay."""
     video: bool = True
     """Record a replay for the Hub."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd export``."""
-    options = tyro.cli(ExportOptions, args=list(arguments), prog="policykd export")
+    options = parse(ExportOptions, arguments, "export")
+    require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = load_agent(options.path)
+    agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}

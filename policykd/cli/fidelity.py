@@ -1,8 +1,7 @@
-"""``policykd fidelity``: how like its teacher the student of a finished run is, classifier or policy."""
+"""``policykd fidelity``: how similar the student of a finished run is to its teacher, classifier or policy."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import Any, Literal
 import tyro
 from torch import nn
 
-from policykd.classification.data import load
-from policykd.classification.fidelity import report
+from policykd.classification.data.sets import load
+from policykd.classification.measures.fidelity import report
 from policykd.classification.models import make_model
-from policykd.classification.snapshot import load_weights
+from policykd.classification.state import load_weights
 from policykd.cli.classify import read_teacher
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.core.files import CHECKPOINT
+from policykd.core.parsing import parse_json, read_text
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
@@ -36,14 +37,18 @@ class FidelityOptions:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
+    env: str | None = None
+    """distill: its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     control: Path | None = None
-    """A run of the same settings and another teacher: how like this teacher is a student of another one?"""
+    """A run of the same settings and another teacher: how similar to this teacher is a student of another one?"""
     student_features: tuple[str, ...] = ()
     """classify: modules of the student for CKA; none compares the logits."""
     teacher_features: tuple[str, ...] = ()
     """classify: modules of the teacher to compare them with."""
     teacher: tuple[str, ...] = ()
     """distill: files or folders of the teacher. Default: where the run found it."""
+    trust: bool = False
+    """distill: load teachers that are programs (TorchScript, pickles) and run what is in them."""
     learner: int | Literal["best"] = "best"
     """distill: index of the student, or best."""
     tolerance: float = TOLERANCE
@@ -56,7 +61,7 @@ class FidelityOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd fidelity``."""
-    options = tyro.cli(FidelityOptions, args=list(arguments), prog="policykd fidelity")
+    options = parse(FidelityOptions, arguments, "fidelity")
     out = options.out or options.run
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
     say(as_table(rows))
@@ -69,15 +74,16 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
     if options.student_features or options.teacher_features:
         raise PolicyKDError("fidelity: student_features and teacher_features are for runs of policykd classify")
-    agent = _student(options.run)
+    agent = _student(options.run, options.env)
     teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
     for source in teachers:
         if not Path(source).exists():
-            raise PolicyKDError(f"fidelity: the run's teacher, {source}, is not there: name it with --teacher")
-    taught = TeacherStudent.load(options.run, teacher=[Teacher.load(source, agent.env_id) for source in teachers])
+            raise PolicyKDError(f"fidelity: the run's teacher, {source}, was not found: name it with --teacher")
+    loaded = [Teacher.load(source, agent.env_id, trust=options.trust) for source in teachers]
+    taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None
     if options.control is not None:
-        control = _student(options.control)
+        control = _student(options.control, options.env)
         if control.teacher_source == agent.teacher_source:
             raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher")
         if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
@@ -94,11 +100,11 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     )
 
 
-def _student(folder: Path) -> TeacherStudent:
+def _student(folder: Path, env: str | None) -> TeacherStudent:
     """The students of a run of ``policykd distill``, without their teacher."""
     if not (folder.is_file() or (folder / CHECKPOINT).exists()):
-        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify or distill")
-    agent = load_agent(folder)
+        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify or distill")
+    agent = load_agent(folder, env)
     if not isinstance(agent, TeacherStudent):
         raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
     return agent
@@ -129,9 +135,9 @@ def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
 def _made(folder: Path) -> dict[str, Any]:
     """What a run was asked for."""
     try:
-        return json.loads((folder / OPTIONS).read_text())
+        return parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
-        raise PolicyKDError(f"fidelity: {folder} is no run of policykd classify: {error}") from None
+        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify: {error}") from None
 
 
 def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: int, folder: Path) -> nn.Module:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import tyro
 
-from policykd.benchmark.documents import with_part
+from policykd.benchmark.documents import read_document, with_part
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
 from policykd.benchmark.tables import benchmark_tables
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
@@ -33,16 +34,19 @@ class ReportOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd report``."""
-    options = tyro.cli(ReportOptions, args=list(arguments), prog="policykd report")
+    options = parse(ReportOptions, arguments, "report")
     if options.check and options.tables is None:
         raise PolicyKDError("report: --check needs the document: --tables BENCHMARK.md")
+    if options.out is not None and options.out.is_dir():
+        raise PolicyKDError(f"report: {options.out} is a folder: name the page, such as {options.out / 'report.html'}")
+    if options.tables is not None and not options.tables.is_file():
+        raise PolicyKDError(f"report: there is no document {options.tables}")
+    document = "" if options.tables is None else read_document(options.tables)
     results = Results(options.results)
+    with_part(document, results.spec().name, "")  # before the numbers, which take a while
     summary = summarise(results)
     if options.tables is not None:
         name, text = summary.spec.name, benchmark_tables(summary)
-        if not options.tables.is_file():
-            raise PolicyKDError(f"report: there is no document {options.tables}")
-        document = options.tables.read_text()
         new = with_part(document, name, text)
         if not options.check:
             write_text(options.tables, new)

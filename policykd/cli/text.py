@@ -10,10 +10,27 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from policykd.classification.data.text import bucketed, read_texts, split, tokenise
 from policykd.classification.models import parameters
-from policykd.classification.text import bucketed, read_texts, split, tokenise
-from policykd.classification.transformer import EMBEDDING, TextClassifier, load_classifier, load_tokenizer
-from policykd.cli.classify import asked_method, check, measure, open_distiller, run_folder, tell, train_teacher
+from policykd.classification.transformer import (
+    EMBEDDING,
+    TextClassifier,
+    load_classifier,
+    load_tokenizer,
+    model_classes,
+)
+from policykd.cli.classify import (
+    asked_method,
+    check,
+    fit_baseline,
+    measure,
+    open_distiller,
+    run_folder,
+    tell,
+    train_teacher,
+)
+from policykd.cli.options import parse
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.feature_maps import FeaturePaths
@@ -36,13 +53,15 @@ class TextOptions(Generic[C]):
     method: str = "reaugkd"
     """How the student learns (a name of the methods table)."""
     student_layers: int = 2
-    """The student begins as so many first layers of the teacher's folder."""
+    """Layers of the student, which is initialised with the teacher's first ones."""
     teacher_epochs: int = 3
-    """Passes that fine-tune the teacher first; 0: it has been."""
+    """Epochs that fine-tune the teacher first; 0: it has been."""
+    baseline: bool = True
+    """Also train the same student from labels alone, from the same first weights, and print both."""
     max_length: int = 128
     """Tokens kept of a text."""
     freeze_embeddings: bool = True
-    """Whether word embeddings stay as they are."""
+    """Freeze the word embeddings."""
     run_dir: Path | None = None
     """New folder for teacher, student and result. Default: the next free one under runs/."""
     resume: bool = False
@@ -57,20 +76,22 @@ def run(arguments: Sequence[str]) -> None:
     """``policykd text``."""
     options = _options(arguments)
     tokenizer = load_tokenizer(options.teacher)
-    known, unseen = read_texts(options.data)
+    of_model = model_classes(options.teacher)
+    known, unseen = read_texts(options.data, of_model)
     parts = (*split(known, options.examples, 0.1, 0), unseen)
     train, validation, test = (tokenise(tokenizer, part, options.max_length) for part in parts)
-    classes = max(int(part.labels.max()) for part in (train, validation, test)) + 1
+    names = settled_names(known.names, of_model, options.teacher_epochs > 0)
     classifier = partial(
         load_classifier,
         options.teacher,
-        classes,
+        names,
         tokenizer.pad_token_id,
         freeze_embeddings=options.freeze_embeddings,
         seed=options.config.seed,
     )
-    student = classifier(layers=options.student_layers)
-    teacher = classifier() if METHODS[options.method].uses_teacher else None
+    new_student = partial(classifier, layers=options.student_layers)
+    student = new_student()
+    teacher = classifier(trained_head=not options.teacher_epochs) if METHODS[options.method].uses_teacher else None
     batches = bucketed(train, options.config.batch_size, options.config.seed)
     check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
     with run_folder(options, "text") as folder:
@@ -80,15 +101,39 @@ def run(arguments: Sequence[str]) -> None:
         )
         tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
         if teacher is not None and options.teacher_epochs:
-            tell(f"fine-tuning the teacher, {options.teacher_epochs} passes")
-            train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed)
-        distiller = open_distiller(options, student, teacher, folder / "student", options.method, options.config)
+            tell(f"fine-tuning the teacher, {options.teacher_epochs} epochs")
+            train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed, names)
+        distiller = open_distiller(options, student, teacher, folder / "student", names)
         distiller.fit(batches, tuple(validation), progress_bar=True)
-        measure(distiller, tuple(train), tuple(validation), tuple(test), folder)
+        baseline = fit_baseline(options, new_student, teacher, batches, tuple(validation), folder, names)
+        measure(distiller, tuple(train), tuple(validation), tuple(test), folder, baseline)
         if distiller.accelerator.is_main_process:
             _save(student, tokenizer, folder / STUDENT)
             if teacher is not None:
                 _save(teacher, tokenizer, folder / TEACHER)
+
+
+def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, learns: bool) -> tuple[str, ...]:
+    """The names of the classes of data and model together.
+
+    Args:
+        of_data: in the order of the data's numbers.
+        of_model: in the model's order; None where it has none.
+        learns: whether the model will learn the data's classes first, whatever it had.
+
+    Raises:
+        PolicyKDError: a model that is used as it is has classes of other names.
+    """
+    if of_model is None or [*map(str.lower, of_data)] == [*map(str.lower, of_model)] or learns:
+        return of_data
+    if len(of_model) == len(of_data) and all(name.isdigit() for name in of_data):
+        pairs = ", ".join(f"{number} is {name}" for number, name in zip(of_data, of_model, strict=True))
+        tell(f"the data number their classes; by the model's names {pairs}")
+        return of_model
+    raise PolicyKDError(
+        f"classes: the data have {', '.join(of_data)} and the teacher {', '.join(of_model)}: choose another teacher, "
+        "or fine-tune it first (--teacher-epochs)"
+    )
 
 
 def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
@@ -99,15 +144,9 @@ def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
 
 def _options(arguments: Sequence[str]) -> TextOptions[Any]:
     """Options with the settings of the method that is asked for."""
-    method = asked_method(arguments, "reaugkd")
-    kind = METHODS[method].config_type
-    start = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
+    method, kind = asked_method(arguments, "reaugkd")
+    config = kind(epochs=3, batch_size=32, learning_rate=1e-4)  # rates of images are too high for a pre-trained encoder
     if issubclass(kind, FeaturePaths):
-        start = change(start, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
-    return tyro.cli(
-        TextOptions[kind],  # type: ignore[valid-type]
-        args=list(arguments),
-        default=TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=start),
-        prog="policykd text",
-        description=TextOptions.__doc__,
-    )
+        config = change(config, {"student_features": (EMBEDDING,), "teacher_features": (EMBEDDING,)})
+    start = TextOptions[Any](data=tyro.MISSING, teacher=tyro.MISSING, method=method, config=config)
+    return parse(TextOptions[kind], arguments, "text", start)  # type: ignore[valid-type]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,12 +12,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import numpy as np
 import tyro
 
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say, table
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import change, require
+from policykd.core.fields import change, require, split_linear
+from policykd.core.parsing import parse_json, read_text
 from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
-from policykd.tasks.spaces import find_task
+from policykd.tasks.spaces import check_named, find_task, short_id
 from policykd.training import snapshot
 from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent, resolve_config
@@ -103,6 +103,8 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, total_timesteps - agent.num_timesteps), progress_bar=True)
     say(_outcome(agent))
+    if not agent.evaluations:
+        return
     curves = [
         Curve(
             f"seed {seed}, peer {peer}",
@@ -118,19 +120,19 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
 def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
     vary, arguments = take_vary(arguments)
-    first = argparse.ArgumentParser(prog="policykd train", add_help=False, allow_abbrev=False)
-    for name in ("--env", "--backbone", "--preset", "--config-file"):
-        first.add_argument(*dict.fromkeys((name, name.replace("config-file", "config_file"))))
-    known, _ = first.parse_known_args(list(arguments))
-    start, settings = _from_file(Path(known.config_file)) if known.config_file else (TrainOptions[Any](), {})
-    env, backbone, preset = (getattr(known, name) or getattr(start, name) for name in ("env", "backbone", "preset"))
+    known = peek(arguments, "env", "backbone", "preset", "config-file")
+    file = known["config_file"]
+    start, settings = _from_file(Path(file)) if file else (TrainOptions[Any](), {})
+    if known["env"] is None:
+        check_named(start.env, file)
+    env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
     config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
-    kind = kind[LEARNERS[backbone].config_type]
-    return tyro.cli(kind, args=list(arguments), default=start, prog="policykd train", description=TrainOptions.__doc__)
+    settings_type = LEARNERS[backbone].config_type
+    return parse(kind[settings_type], split_linear(arguments, settings_type), "train", start)
 
 
 def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
@@ -161,7 +163,7 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], l
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
     """Options of ``train`` from a JSON file, and the settings that it has under "config"."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"config file: cannot read {path}: {error}") from None
     settings = content.pop("config", {}) if isinstance(content, dict) else None
@@ -175,7 +177,7 @@ def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
 
 
 def _next_run(options: TrainOptions[Any]) -> Path:
-    name = f"{options.env.replace('/', '-')}_{options.method}-{options.backbone}"
+    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
     number = 1
     while (folder := Path("runs") / f"{name}_{number}").exists():
         number += 1
@@ -183,5 +185,7 @@ def _next_run(options: TrainOptions[Any]) -> Path:
 
 
 def _outcome(agent: DualStudent) -> str:
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     last = agent.evaluations[-1].returns
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"

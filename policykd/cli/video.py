@@ -8,11 +8,12 @@ from pathlib import Path
 
 import tyro
 
+from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.measure.video import record_video
-from policykd.training.agent import LearnerChoice
+from policykd.training.acting import LearnerChoice
 from policykd.training.loading import load_agent
 
 
@@ -22,6 +23,8 @@ class VideoOptions:
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
+    env: str | None = None
+    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     out: Path = Path("replay.mp4")
     """The file to write."""
     learner: str = "best"
@@ -29,19 +32,19 @@ class VideoOptions:
     steps: int = 1_000
     """At most this many environment steps."""
     seed: int = 0
-    """Seed of the episode's start."""
+    """Seed of the episode's initial state."""
     overwrite: bool = False
     """Replace an existing file."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd video``."""
-    options = tyro.cli(VideoOptions, args=list(arguments), prog="policykd video")
+    options = parse(VideoOptions, arguments, "video")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    agent = load_agent(options.path)
+    agent = load_agent(options.path, options.env)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
-from policykd.classification.loading import seeded
+from policykd.classification.data.batches import seeded
 from policykd.cooperation.tables import Table, one_line
 from policykd.core.errors import PolicyKDError, nearest
 

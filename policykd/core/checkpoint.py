@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import writing
+from policykd.core.parsing import parse_json
 
 FORMAT = "policykd-checkpoint-1"
 ARRAY = "__array__"
+MOST_HEADER = 32_000_000
+"""Bytes of names, shapes and plain values; those of large runs are a few millions."""
 CHUNK = 2**22
 """Bytes of a tensor that are copied at a time: a checkpoint takes no more memory than that."""
 DTYPES = {
@@ -96,19 +100,72 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 def load(path: Path) -> dict[str, Any]:
     """Read back what ``save`` wrote; tensors come as CPU tensors, arrays as numpy arrays.
 
+    A file without its ending ``.safetensors`` is found, as agents' ``save`` adds it.
+
     Raises:
         PolicyKDError: there is no such file, it is cut short, or it is no checkpoint of policykd.
     """
+    completed = path.with_name(f"{path.name}.safetensors")
+    path = completed if completed.is_file() and not path.exists() else path
     if not path.is_file():
         raise PolicyKDError(f"checkpoint: there is no file {path}")
     try:
+        check_header(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise PolicyKDError(f"checkpoint: {path} is not a checkpoint of policykd")
-            return _put_arrays(json.loads(metadata["state"]), file)
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise PolicyKDError(f"checkpoint: {path} is damaged or not a checkpoint of policykd ({error})") from None
+            state = _put_arrays(parse_json(metadata["state"]), file)
+    except PolicyKDError:
+        raise
+    except Exception as error:  # what a damaged file makes of it has no class in common
+        raise PolicyKDError(
+            f"checkpoint: {path} is damaged or not a checkpoint of policykd ({one_line(error)})"
+        ) from None
+    if not isinstance(state, dict):
+        raise PolicyKDError(f"checkpoint: {path} is damaged: it holds no state")
+    return state
+
+
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file whose header could not be one, before a library reads it.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or its header is longer than any.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(MOST_HEADER, path.stat().st_size):
+        raise ValueError(f"its header would have {length:,} bytes")
+
+
+@contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Whatever comes of a file of the right format and wrong content is one line.
+
+    Raises:
+        PolicyKDError: in place of what a value of a wrong type, a missing part or a shape that does not fit raised.
+    """
+    try:
+        yield
+    except (PolicyKDError, OSError, NotImplementedError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """An error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one that ``save`` wrote, whatever it is called (SB3's callbacks call it ``.zip``)."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

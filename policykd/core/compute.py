@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 
 
 def find_device(name: str) -> torch.device:
@@ -16,15 +16,10 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros((), device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
         raise PolicyKDError(f"device: {name!r} cannot be used: {one_line(error)}") from None
     return device
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's text, or its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

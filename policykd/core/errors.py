@@ -12,5 +12,10 @@ class PolicyKDError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names of ``known`` most like ``name``, as the end of an error line (empty if none is near)."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, or its name."""
+    return str(error).partition("\n")[0] or type(error).__name__

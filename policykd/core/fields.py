@@ -6,12 +6,16 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from policykd.core.errors import PolicyKDError, nearest
 
 D = typing.TypeVar("D")
+LINEAR = "lin_"
+"""How SB3's zoo begins a value that falls linearly to 0."""
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -21,14 +25,100 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 
 
 def change(config: D, changes: Mapping[str, Any]) -> D:
-    """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors."""
+    """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors.
+
+    ``"lin_3e-4"``, as SB3's zoo writes a value that falls linearly to 0, sets ``<name>`` and ``<name>_schedule``.
+    """
     hints = typing.get_type_hints(type(config))
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in hints:
-            raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{nearest(name, hints)}")
-        values[name] = _checked(name, value, hints[name])
+            elsewhere = getattr(config, "ELSEWHERE", {}).get(name)
+            advice = f"; {elsewhere}" if elsewhere else nearest(name, hints)
+            raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{advice}")
+        if isinstance(value, str) and value.startswith(LINEAR):
+            values |= _linear(name, value, hints, config)
+        else:
+            values[name] = as_type(name, value, hints[name])
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def whole_number(text: str) -> int:
+    """The whole number that a text of the command line stands for; ``1e6`` is one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        if not value.is_integer():  # also false of infinity and NaN
+            raise
+        return int(value)
+
+
+class Linear:
+    """A function of what remains of a run, from 1 to 0, that falls linearly from ``start`` to 0.
+
+    Args:
+        text: ``"lin_3e-4"``, as SB3's zoo writes it, or the number alone.
+
+    Raises:
+        ValueError: the rest of the text is no number.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.start = float(text.removeprefix(LINEAR))
+
+    def __call__(self, remaining: float) -> float:
+        """The value at this point of the run."""
+        return self.start * remaining
+
+    def __repr__(self) -> str:
+        return f"{LINEAR}{self.start:g}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Linear) and other.start == self.start
+
+    def __hash__(self) -> int:
+        return hash(self.start)
+
+
+def split_linear(words: Sequence[str], kind: type) -> list[str]:
+    """``--x lin_0.2`` of a command line as ``--x 0.2 --x-schedule linear``, where ``kind`` has such a field."""
+    hints = typing.get_type_hints(kind)
+    result: list[str] = []
+    for word in words:
+        flag, _, value = word.partition("=")
+        if not value and result:
+            flag, value = result[-1], word
+        name = flag.removeprefix("--").replace("-", "_")
+        if not value.startswith(LINEAR) or not _has_schedule(name, hints):
+            result.append(word)
+            continue
+        if value != word:
+            result.append(flag)
+        result += [value.removeprefix(LINEAR), f"{flag}-schedule", "linear"]
+    return result
+
+
+def _has_schedule(name: str, hints: Mapping[str, Any]) -> bool:
+    return "linear" in typing.get_args(hints.get(f"{name}_schedule"))
+
+
+def _linear(name: str, value: str, hints: Mapping[str, Any], config: object) -> dict[str, Any]:
+    """The fields that ``name="lin_..."`` sets: the number and its schedule, or a function."""
+    try:
+        falling = Linear(value)
+    except ValueError:
+        raise PolicyKDError(f"config: {name}={value!r} must be {LINEAR} and a number") from None
+    if _has_schedule(name, hints):
+        return {name: falling.start, f"{name}_schedule": "linear"}
+    with contextlib.suppress(PolicyKDError):
+        return {name: as_type(name, falling, hints[name])}
+    rule = f"falls over the run, and {type(config).__name__} has no schedule for {name}: give a number"
+    raise PolicyKDError(f"config: {name}={value!r} {rule}")
 
 
 def build(kind: type[D], values: Mapping[str, Any]) -> D:
@@ -41,29 +131,37 @@ def build(kind: type[D], values: Mapping[str, Any]) -> D:
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if field.name not in values and not optional:
             raise PolicyKDError(f"config: key {field.name!r} is missing")
-    return kind(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+    return kind(**{name: as_type(name, value, hints[name]) for name, value in values.items()})
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as type ``hint`` wants it (an int for a float and a list for a tuple are fine), or an error."""
+def as_type(name: str, value: Any, hint: Any) -> Any:
+    """``value`` of setting ``name`` as type ``hint`` wants it, or a one-line ``PolicyKDError``.
+
+    NumPy's numbers are numbers, an int is fine for a float, ``1e6`` for an int and a list for a tuple.
+    """
+    value = value.item() if isinstance(value, np.generic) else value
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         fits = value in choices
     elif origin is tuple:
-        fits = isinstance(value, list | tuple) and all(type(item) is choices[0] for item in value)
-        value = tuple(value) if fits else value
+        if isinstance(value, list | tuple):
+            with contextlib.suppress(PolicyKDError):
+                return tuple(as_type(name, item, choices[0]) for item in value)
+        fits = False
     elif origin is dict:
         fits = isinstance(value, dict)
     elif origin in (types.UnionType, typing.Union):
         for choice in choices:
             with contextlib.suppress(PolicyKDError):
-                return _checked(name, value, choice)
+                return as_type(name, value, choice)
         fits = False
     elif origin is Callable or hint is Callable:
         fits = callable(value)
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
         value = float(value) if fits else value
+    elif hint is int and type(value) is float and value.is_integer():
+        fits, value = True, int(value)
     else:
         fits = type(value) is hint
     shown = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,3 +42,20 @@ class RunningMeanStd:
         self.var.copy_((squares + difference.square() * (self.count * added / total)) / total)
         self.mean.add_(difference * (added / total))
         self.count.copy_(total)
+
+
+TRAINED_ON_SCALED = "trained_norm_reward"
+"""Attribute of a written ``VecNormalize``: whether its agent was trained on scaled rewards, as its values still are."""
+
+
+def pickled_to_play(vec_normalize: Any) -> bytes:
+    """An SB3 ``VecNormalize`` as its ``load`` reads it: it no longer learns, and leaves the task's rewards as they are.
+
+    So ``evaluate_policy`` gives the task's returns. To train on, set ``training`` and ``norm_reward`` again.
+
+    Args:
+        vec_normalize: is changed in place.
+    """
+    setattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward)
+    vec_normalize.training = vec_normalize.norm_reward = False
+    return pickle.dumps(vec_normalize)

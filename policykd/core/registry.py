@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import LINEAR, Linear
 
 T = TypeVar("T")
 OWN = "own:"
@@ -63,9 +64,9 @@ NAME = PrimitiveConstructorSpec[Any](
 NUMBER = PrimitiveConstructorSpec[Any](
     nargs=1,
     metavar="FLOAT",
-    instance_from_str=lambda words: float(words[0]),
+    instance_from_str=lambda words: Linear(words[0]) if words[0].startswith(LINEAR) else float(words[0]),
     is_instance=lambda value: True,
-    str_from_instance=lambda value: [str(value) if isinstance(value, float | int) else name_of(value, {})],
+    str_from_instance=lambda value: [str(value) if isinstance(value, float | int | Linear) else name_of(value, {})],
 )
 """For a command line: a setting that takes a number there, and a function too in Python."""
 

@@ -27,10 +27,30 @@ def categorical_kl(logits: Tensor, target_logits: Tensor, temperature: float = 1
     Raises:
         ValueError: the shapes differ.
     """
-    if logits.shape != target_logits.shape:
-        raise ValueError(f"a divergence needs logits of one shape, got {logits.shape} and {target_logits.shape}")
+    _check(logits, target_logits)
     own, target = ((x / temperature).log_softmax(-1) for x in (logits, target_logits))
     return F.kl_div(own, target, reduction="none", log_target=True).sum(-1)
+
+
+def categorical_nll(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Negative log-likelihood of the target's likeliest class ``(..., C)``: ``(...)`` (Rusu et al. 2015, equation 1).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check(logits, target_logits)
+    best = target_logits.argmax(-1, keepdim=True)
+    return -logits.log_softmax(-1).gather(-1, best).squeeze(-1)
+
+
+def logits_mse(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Squared Euclidean distance of logits or Q-values ``(..., C)``: ``(...)`` (Rusu et al. 2015, equation 2).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check(logits, target_logits)
+    return (logits - target_logits).square().sum(-1)
 
 
 def soft_loss(logits: Tensor, target_logits: Tensor, temperature: float) -> Tensor:
@@ -59,3 +79,9 @@ def ensemble_logits(logits: Tensor) -> Tensor:
     Stanton et al. 2021, section 2: an ensemble's teacher is the mean of probabilities, not of logits.
     """
     return logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+
+
+def _check(logits: Tensor, target_logits: Tensor) -> None:
+    """Refuse shapes that broadcasting would quietly accept."""
+    if logits.shape != target_logits.shape:
+        raise ValueError(f"a divergence needs logits of one shape, got {logits.shape} and {target_logits.shape}")

@@ -1,4 +1,6 @@
-"""How far apart two policies are at a state. Every divergence returns one number per state, ``(K, B)``.
+"""How far apart two policies are at a state, or two classifiers at an example: the losses of both modes.
+
+Every divergence returns one number per state, ``(K, B)``, or example, ``(B,)``.
 
 Actions and means are ``(K, B, A)`` in [-1, 1]; distances are summed over the action dimension, never averaged, so
 that a divergence of two factorised Gaussians is that of their joint distribution.
@@ -9,14 +11,16 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from policykd.core.networks import PolicyOutput
+from policykd.core.errors import PolicyKDError
 from policykd.core.registry import find
+from policykd.distillation.categorical import categorical_kl, categorical_nll, logits_mse
 
+A = TypeVar("A")
 Direction = Literal["forward", "reverse"]
 
 
@@ -124,17 +128,59 @@ def executed(actions: Tensor, target_actions: Tensor) -> Tensor:
     return torch.where(beyond, actions.clamp(-1, 1), actions)
 
 
-def _gaussians(own: PolicyOutput, target: PolicyOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+# What follows compares whole answers, by what they are: of policies (``PolicyOutput``, tensors ``(K, B, .)``) or of a
+# classifier (logits ``(B, C)``). It returns one number per state or example, ``(K, B)`` or ``(B,)``.
+
+
+def kl_forward(own: Any, target: Any) -> Tensor:
+    """KL(target || own), which covers the target's mass; Hinton's and Rusu's divergence of categoricals."""
+    if _categorical(own, target):
+        return categorical_kl(own.logits, target.logits)
+    return gaussian_kl(*_gaussians(own, target), "forward")
+
+
+def kl_reverse(own: Any, target: Any) -> Tensor:
+    """KL(own || target), which seeks the target's mode."""
+    if _categorical(own, target):
+        return categorical_kl(target.logits, own.logits)
+    return gaussian_kl(*_gaussians(own, target), "reverse")
+
+
+def nll(own: Any, target: Any) -> Tensor:
+    """Negative log-likelihood of what the target would do: its likeliest class, or its mean action."""
+    if _categorical(own, target):
+        return categorical_nll(own.logits, target.logits)
+    return gaussian_nll(*_gaussians(own, target)[:3])
+
+
+def mse(own: Any, target: Any) -> Tensor:
+    """Squared Euclidean distance of logits (or Q-values), or of actions."""
+    if _categorical(own, target):
+        return logits_mse(own.logits, target.logits)
+    return action_mse(own.actions, target.actions)
+
+
+def _categorical(own: Any, target: Any) -> bool:
+    """Whether both answers have logits; one of each kind cannot be compared."""
+    kinds = [getattr(answer, "logits", None) is not None for answer in (own, target)]
+    if kinds[0] != kinds[1]:
+        raise PolicyKDError("divergence: one of two answers has logits and the other has none: they cannot be compared")
+    return kinds[0]
+
+
+def _gaussians(own: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and standard deviation of both, before any squashing.
 
     A divergence that is invariant under invertible maps, as KL is, is that of the squashed policies too.
     """
-    assert own.mean is not None and own.std is not None and target.mean is not None and target.std is not None
-    return own.mean, own.std, target.mean, target.std
+    mean, std, target_mean, target_std = (getattr(x, name, None) for x in (own, target) for name in ("mean", "std"))
+    if mean is None or std is None or target_mean is None or target_std is None:
+        raise PolicyKDError("divergence: needs logits, or a mean and a standard deviation, of both answers: use mse")
+    return mean, std, target_mean, target_std
 
 
-Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
-"""Distance ``(K, B)`` of a learner's policy, given first, from its target's."""
+Divergence = Callable[[Any, Any], Tensor]
+"""Distance ``(K, B)`` or ``(B,)`` of an answer, given first, from the one to copy."""
 
 DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(own.actions, target.actions),
@@ -142,6 +188,10 @@ DIVERGENCES: dict[str, Divergence] = {
     "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target), "forward"),
     "gaussian_kl_reverse": lambda own, target: gaussian_kl(*_gaussians(own, target), "reverse"),
     "wasserstein2": lambda own, target: wasserstein2(*_gaussians(own, target)),
+    "kl_forward": kl_forward,
+    "kl_reverse": kl_reverse,
+    "nll": nll,
+    "mse": mse,
 }
 """What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
 
@@ -167,6 +217,46 @@ def divergence_of(divergence: str | Divergence, taught: bool = False) -> Diverge
         PolicyKDError: the name is unknown, or it is no function.
     """
     return find("divergence", divergence, ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) if taught else DIVERGENCES)
+
+
+def softened(answer: A, temperature: float) -> A:
+    """The answer with its logits divided by a temperature: above 1 softer, below 1 sharper (0.01 for Q-values).
+
+    Raises:
+        PolicyKDError: it has no logits, and the temperature is not 1.
+    """
+    logits = getattr(answer, "logits", None)
+    if temperature == 1:
+        return answer
+    if logits is None:
+        raise PolicyKDError(f"temperature: {temperature} softens logits, and these answers have none: use 1")
+    return answer._replace(logits=logits / temperature)  # type: ignore[attr-defined]
+
+
+def distance(
+    own: A, target: A, divergence: Divergence = kl_forward, temperature: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
+    """T^2 * w * D of two answers at a temperature, for each state ``(K, B)`` or example ``(B,)``.
+
+    The gradient of a divergence of softened logits falls as 1/T^2; the factor keeps its size (Hinton et al. 2015).
+
+    Args:
+        own: the answer that learns.
+        target: the answer to copy.
+        divergence: D.
+        temperature: T of both.
+        weight: w, of the distance's shape; None is 1.
+
+    Raises:
+        ValueError: the divergence or the weight is of another shape than the answers.
+    """
+    found = divergence(softened(own, temperature), softened(target, temperature))
+    logits = getattr(own, "logits", None)
+    shape = own.actions.shape[:-1] if logits is None else logits.shape[:-1]  # type: ignore[attr-defined]
+    for name, values in (("divergence", found), ("weight", weight)):
+        if values is not None and values.shape != shape:
+            raise ValueError(f"a {name} needs one number for each of {tuple(shape)}, got {tuple(values.shape)}")
+    return temperature**2 * (found if weight is None else weight * found)
 
 
 def _check(*tensors: Tensor) -> None:

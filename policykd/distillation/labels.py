@@ -31,7 +31,7 @@ class Labels(NamedTuple):
 
     def pack(self) -> Tensor:
         """All of it as ``(K, B, W)``."""
-        actions, mean, std = self.policy
+        actions, mean, std = self.policy[:3]
         assert mean is not None and std is not None
         return torch.cat((actions, mean, std, self.value.unsqueeze(-1)), dim=-1)
 

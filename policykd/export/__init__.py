@@ -3,6 +3,7 @@
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy
 from policykd.export.sb3 import MODELS, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
+from policykd.export.zoo_settings import zoo_settings
 
 __all__ = [
     "MODELS",
@@ -15,4 +16,5 @@ __all__ = [
     "to_sb3",
     "vec_env",
     "write_sb3",
+    "zoo_settings",
 ]

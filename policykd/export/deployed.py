@@ -120,7 +120,7 @@ def deploy(agent: Exportable, k: int) -> DeployedPolicy:
     network = getattr(learner, "actor_network", None)
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-    bounds = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
+    bounds = torch.from_numpy(scale.low).float(), torch.from_numpy(scale.high).float()
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
@@ -154,7 +154,8 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / agent.action_scale.half_range
+    half = agent.action_scale.half_range
+    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / np.where(half > 0, half, 1.0)
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
 
 

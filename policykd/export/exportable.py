@@ -40,6 +40,10 @@ class Exportable(Protocol):
     def num_timesteps(self) -> int:
         """Environment steps of a group so far."""
 
+    @property
+    def learners(self) -> list[tuple[int, int]]:
+        """(seed, peer) of every learner."""
+
     def learner_index(self, learner: Any) -> int:
         """Index of a learner."""
 

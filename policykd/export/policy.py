@@ -36,7 +36,10 @@ class Policy:
     """C, compiled here, or NumPy."""
 
     def __init__(
-        self, agent: Exportable, learner: int | Literal["best", "group", "greedy"] = "best", computed_by: Computed = "auto"
+        self,
+        agent: Exportable,
+        learner: int | Literal["best", "group", "greedy"] = "best",
+        computed_by: Computed = "auto",
     ) -> None:
         plain = flatten(deploy(agent, agent.learner_index(learner)))
         self.observation_size, self.action_size = plain.sizes[0], plain.sizes[-1]

@@ -85,6 +85,9 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps
     model._n_updates = agent.recipe.n_updates
+    if model.get_vec_normalize_env() is not None:
+        # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
+        model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
     env.close()
     return model
 

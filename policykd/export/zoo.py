@@ -1,8 +1,7 @@
-"""A learner as SB3's zoo keeps one: ``<task>.zip`` and, where it is normalised, ``<task>/vecnormalize.pkl``."""
+"""A learner as SB3's zoo keeps one: ``<task>.zip``, and in the folder ``<task>`` what its ``enjoy`` plays it by."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,17 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
 from policykd.core.files import write_bytes
+from policykd.core.normaliser import pickled_to_play
 from policykd.export.deployed import Act, require_free, write_checked
 from policykd.export.exportable import Exportable
 from policykd.export.sb3 import to_sb3
+from policykd.export.zoo_settings import zoo_settings
 
 
 def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None) -> float:
     """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
+
+    Beside its ``VecNormalize`` go the zoo's ``config.yml`` and ``args.yml``, without which it would play unnormalised.
 
     Args:
         agent: whose learner.
@@ -33,14 +36,16 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
     model = to_sb3(agent, k)
     normalizer = model.get_vec_normalize_env()
     statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics
-    if normalizer is not None:
-        require_free(statistics)
-        normalizer.training = False  # as one deploys it
+    beside = {name: text.encode() for name, text in zoo_settings(agent, k).items()}
+    if normalizer is not None:  # SB3 reads a pickle; policykd never does
+        beside[statistics.name] = pickled_to_play(normalizer)
+    for name in beside:
+        require_free(statistics.parent / name)
     # SB3's load needs no environment; its own class reads the file back.
     worst = write_checked(agent, k, path, model.save, lambda temporary: _act(type(model).load(temporary), normalizer))
-    if normalizer is not None:
-        statistics.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(statistics, pickle.dumps(normalizer))  # SB3 reads a pickle; policykd never does
+    statistics.parent.mkdir(parents=True, exist_ok=True)
+    for name, content in beside.items():
+        write_bytes(statistics.parent / name, content)
     return worst
 
 

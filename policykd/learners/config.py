@@ -17,6 +17,7 @@ import tyro
 
 from policykd.core.fields import change, require
 from policykd.core.registry import NAME, NUMBER
+from policykd.learners import elsewhere
 
 Function = Callable[..., Any]
 
@@ -72,19 +73,20 @@ class DistillationConfig:
 class RunConfig:
     """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
 
+    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are no settings here
     eval_freq: int = 10_000
-    """Evaluate all learners every so many steps. 0 evaluates only at the end."""
+    """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
     n_eval_episodes: int = 10
-    """Episodes per learner and evaluation."""
+    """Episodes per learner and evaluation. 0 never evaluates, so that nothing is called best."""
     log_freq: int = 2_000
-    """Write a row of progress every so many steps."""
+    """Environment steps between rows of the log."""
     checkpoint_freq: int = 50_000
-    """Save a checkpoint to go on from every so many steps. 0 saves only at the end (and at Ctrl-C)."""
+    """Environment steps between checkpoints to resume from. 0 saves only at the end (and at Ctrl-C)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         require(self.eval_freq >= 0, "eval_freq", self.eval_freq, "must not be negative (0: only at the end)")
-        require(self.n_eval_episodes >= 1, "n_eval_episodes", self.n_eval_episodes, "must be positive")
+        require(self.n_eval_episodes >= 0, "n_eval_episodes", self.n_eval_episodes, "must not be negative (0: never)")
         require(self.log_freq >= 1, "log_freq", self.log_freq, "must be positive")
         require(self.checkpoint_freq >= 0, "checkpoint_freq", self.checkpoint_freq, "must not be negative")
         for name, value in vars(self).items():
@@ -285,7 +287,7 @@ class PPOConfig(DistillationConfig, RunConfig):
     batch_size: int = 64
     """Steps per minibatch and learner."""
     n_epochs: int = 10
-    """Passes over the rollout per update."""
+    """Epochs over the rollout per update."""
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
@@ -344,8 +346,10 @@ class PPOConfig(DistillationConfig, RunConfig):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
         for name in ("ent_coef", "vf_coef"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is no rollout: more than one step is needed")
-        require(self.target_kl is None, "target_kl", self.target_kl, "is not there: learners share Adam's step count")
+        require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is too small for a rollout: raise it")
+        require(
+            self.target_kl is None, "target_kl", self.target_kl, "is not supported: learners share Adam's step count"
+        )
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
 
 

@@ -115,7 +115,8 @@ class PPO:
         self.parameters = torch.stack([self._initialise(generator) for generator in self.generators]).to(device)
         self.adam = Adam(self.parameters, eps=1e-5)
         self.middle = torch.zeros(action_size, device=device) + torch.as_tensor((high + low) / 2, device=device)
-        self.half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
+        half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
+        self.half = half.masked_fill(half == 0, 1.0)  # an action that cannot move: the environment's clip fixes it
         self.observation_stats = RunningMeanStd(len(generators), (observation_size,), device)
         self.frozen_statistics = False
         """Whether observations are normalised as they were, whatever comes: fine-tuning starts from such inputs."""

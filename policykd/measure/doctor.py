@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +18,6 @@ from policykd.measure import doctor_checks as checks
 from policykd.measure.doctor_checks import Finding
 from policykd.measure.doctor_fit import Fit, Student, clone, stacked
 from policykd.measure.doctor_play import Act, Play, play
-from policykd.measure.doctor_record import clipped_share, recorded
 from policykd.tasks.spaces import EnvFactory, find_task
 from policykd.teachers import Teacher, TeacherScore
 
@@ -86,10 +84,15 @@ def diagnose(
         seed: of episodes, weights and minibatches.
 
     Raises:
-        PolicyKDError: the teacher cannot be loaded or does not fit, or a column or number makes no sense.
+        PolicyKDError: the teacher cannot be loaded, does not fit or remembers its episode; or a column or number makes
+            no sense.
     """
     task, student = find_task(env), _student(backbone, net_arch, learning_rate, normalize)
     teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher, env)
+    if teacher.remembers:
+        raise PolicyKDError(
+            f"doctor: teacher {teacher.source} remembers its episode: it cannot be asked at single states"
+        )
     if n_episodes < 4 or updates < 0 or seed < 0:
         raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
     columns = _columns(student_observations, teacher.observation_size)
@@ -113,12 +116,11 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
     generator, n, size = stream(seed, 0, "exploration"), len(taught.returns), taught.actions.shape[1]
     random = play(make, lambda _: generator.uniform(-1, 1, (size,)), n, seed).returns
     score = TeacherScore(teacher.source, env_id, taught.returns, random)
-    source = Path(teacher.source)
     return [
         checks.time_limits(taught),
         checks.against_random(taught.returns, random, score.better_than_random),
-        checks.against_record(taught.returns, random, recorded(source)),
-        checks.normaliser(teacher.missing_normaliser, clipped_share(source, taught.observations)),
+        checks.against_record(taught.returns, random, teacher.policy.recorded),
+        checks.normaliser(teacher.missing_normaliser, _clipped(teacher, taught)),
         checks.action_scale(taught.actions, teacher.low, teacher.high),
         checks.at_bounds(taught.actions),
         checks.noise(*_asked_twice(teacher, taught, seed)),
@@ -166,6 +168,15 @@ def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> l
     others = others / np.maximum(others.std(0), 1e-8)  # so that a column's covariance is what it alone explains
     explained = np.square(others.T @ actions / len(actions)).sum(1)
     return [hidden[i] for i in np.argsort(-explained)[:count]]
+
+
+def _clipped(teacher: Teacher, taught: Play) -> float | None:
+    """Share of the teacher's inputs at its normaliser's limits; None without one."""
+    first = teacher.policy.normalisers[0] if teacher.policy.normalisers else None
+    if first is None or first.mean is None or first.std is None:
+        return None
+    inputs = teacher.map(torch.from_numpy(taught.observations).to(teacher.device))
+    return float((((inputs - first.mean) / first.std).abs() >= first.clip).double().mean())
 
 
 def _asked_twice(teacher: Teacher, taught: Play, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from policykd.measure.doctor_fit import Fit, Student
 from policykd.measure.doctor_play import LONGEST, Play
+from policykd.teachers.policy import Recorded
 
 KEPT = 0.8
 """Share of the recorded return, above random actions, that a teacher must reach."""
@@ -35,15 +36,6 @@ class Finding:
     measured: str
     advice: str = ""
     """What to change, where it is wrong."""
-
-
-class Recorded(NamedTuple):
-    """What a teacher's folder says of its return."""
-
-    mean: float
-    std: float
-    episodes: int
-    where: str
 
 
 def time_limits(play: Play) -> Finding:
@@ -81,8 +73,8 @@ def against_record(returns: np.ndarray, random: np.ndarray, recorded: Recorded |
     if recorded is None:
         return Finding("recorded return", "unknown", "nothing recorded beside the teacher")
     kept = (returns.mean() - random.mean()) / max(recorded.mean - random.mean(), 1e-12)
-    shown = f"{returns.mean():,.1f}, recorded {recorded.mean:,.1f} +/- {recorded.std:,.1f} ({recorded.where})"
-    error = math.sqrt(returns.var() / len(returns) + recorded.std**2 / recorded.episodes)
+    shown = f"{returns.mean():,.1f}, recorded {recorded.mean:,.1f} ({recorded.file})"
+    error = math.sqrt((returns.var(ddof=1) + random.var(ddof=1)) / len(returns))
     if kept < KEPT and recorded.mean - returns.mean() > 2 * error:
         advice = "not the task, the version or the normaliser it was trained with: make the task as it was then"
         return Finding("recorded return", "wrong", shown, advice)

@@ -1,7 +1,7 @@
 """Fidelity of policies: how alike a student acts to its teacher, at the student's own states and at the teacher's.
 
-The words and the report are those of classifiers (``policykd.classification.fidelity``): an action within a tolerance
-stands for the same class, the distance of actions for the distance of predictions.
+The words and the report are those of classifiers (``policykd.classification.measures.fidelity``): an action within a
+tolerance stands for the same class, the distance of actions for the distance of predictions.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from policykd.core.memory import require_memory
 
 
 class LabelledStates:
@@ -30,7 +33,9 @@ class LabelledStates:
         device: torch.device | str = "cpu",
     ) -> None:
         self.capacity, self.sections = capacity, [observation_size, label_size]
-        self.storage = torch.zeros(learners, capacity, observation_size + label_size, device=device)
+        shape = (learners, capacity, observation_size + label_size)
+        require_memory(4 * math.prod(shape), f"{learners} students x {capacity:,} states", "dataset_size", device)
+        self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(device)  # takes no memory before it is filled
         self.size, self.position = 0, 0
         self.total = 0
         """States ever added, of each learner."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.memory import require_memory
 from policykd.native import draws
 
 Source = Literal["own", "peer", "pooled"]
@@ -63,14 +64,11 @@ class SharedReplay:
         self.capacity, self.peers = capacity, peers
         self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
-        self.nbytes = 4 * int(np.prod(shape))
+        self.nbytes = 4 * math.prod(shape)
         self.device = torch.device(device)
-        if self.device.type == "cpu" and self.nbytes > _physical_memory():
-            raise PolicyKDError(
-                f"replay: {learners} learners x {capacity:,} transitions need {self.nbytes / 1e9:.1f} GB, this machine "
-                f"has {_physical_memory() / 1e9:.1f} GB: lower buffer_size"
-            )
-        self.storage = torch.zeros(shape, device=self.device)
+        require_memory(self.nbytes, f"{learners} learners x {capacity:,} transitions", "buffer_size", device)
+        # NumPy's zeros take no memory before they are written: an agent read only to act needs none for its replay.
+        self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
         self.position = 0
         self._row = np.empty((learners, shape[2]), np.float32)
@@ -170,14 +168,8 @@ class SharedReplay:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        storage = state["storage"]
-        self.size, self.position = storage.shape[1], state["position"]
+        storage, position = state["storage"], state["position"]
+        if not 0 <= position < self.capacity:
+            raise PolicyKDError(f"replay: position {position!r} lies outside its {self.capacity:,} transitions")
+        self.size, self.position = storage.shape[1], position
         self.storage[:, : self.size] = storage.to(self.device)
-
-
-def _physical_memory() -> int:
-    """Bytes of memory in this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide
-        return 2**63

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.memory import require_memory
+
 
 class Rollout:
     """T steps of all learners in N environments each; every tensor is ``(K, T, N, ...)`` in float32.
@@ -33,6 +35,10 @@ class Rollout:
         label_size: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        width = 2 * observation_size + action_size + 2 + (label_size + 1 if label_size else 0)
+        asked = f"rollouts of {learners} learners x {envs} environments x {steps:,} steps"
+        require_memory(4 * learners * envs * steps * width, asked, "n_steps", device)
+
         def empty(*shape: int) -> Tensor:
             return torch.zeros(learners, steps, envs, *shape, device=device)
 

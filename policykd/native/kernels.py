@@ -23,6 +23,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, str(unavailable)
 
 
+@cache  # also where nothing is computed: a cached answer costs no Python call
 def available() -> bool:
     """Whether the kernels are loaded; the first call builds them if need be."""
     return _load()[0] is not None
@@ -33,6 +34,7 @@ def reason() -> str:
     return _load()[1]
 
 
+@cache
 def library() -> ctypes.CDLL:
     """The loaded kernels.
 

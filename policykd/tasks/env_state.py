@@ -17,6 +17,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from policykd.tasks.contract import CheckedTask, layers
+
 _SCALARS = (type(None), bool, int, float, str)
 
 # What a constructor was told or opened, and caches of it: the new environment keeps its own.
@@ -26,6 +28,9 @@ _AS_BUILT = {
     *("render_mode", "mujoco_renderer", "screen", "surf", "clock"),  # drawing
     *("fullpath", "results_writer"),  # files: the model's XML, the Monitor's csv
 }
+
+
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 def get_env_state(env: gym.Env) -> dict[str, Any]:
@@ -62,7 +67,8 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     for layer, entry in zip(layers, state["layers"], strict=True):
         unsaved = _scan(layer)[1]
         for name, value in entry["attributes"].items():
-            if name not in unsaved:  # an object, such as an open window, is never replaced by a plain value
+            # An object, such as an open window, is never replaced by a plain value, nor what was built by a saved one.
+            if name not in unsaved and name not in _AS_BUILT:
                 vars(layer)[name] = _decode(value, vars(layer).get(name))
 
 
@@ -80,11 +86,8 @@ def unsaved_state(env: gym.Env) -> list[str]:
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
-    """Yield the environment and what it wraps, from the outside to the task itself."""
-    yield env
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        yield env
+    """Yield the environment and what it wraps, without policykd's own check, which has no state."""
+    return (layer for layer in layers(env) if not isinstance(layer, CheckedTask))
 
 
 def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:
@@ -154,18 +157,20 @@ def _decode(value: Any, current: Any) -> Any:
 
 def _restore_generator(state: dict[str, Any], current: np.random.Generator | None) -> np.random.Generator:
     if current is None or type(current.bit_generator).__name__ != state["bit_generator"]:
+        if state["bit_generator"] not in _BIT_GENERATORS:
+            raise ValueError(f"there is no bit generator {state['bit_generator']!r}")
         current = np.random.Generator(getattr(np.random, state["bit_generator"])())
     current.bit_generator.state = state
     return current
 
 
 def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData:
-    shapes = {name: getattr(data, name).shape for name in _fields(data.model)}
-    if {name: field.shape for name, field in value["fields"].items()} != shapes:
+    names, fields = _fields(data.model), value["fields"]
+    if any(name not in fields or fields[name].shape != getattr(data, name).shape for name in names):
         raise ValueError("the state is of another MuJoCo model, or of another version of MuJoCo")
     data.time = value["time"]
-    for name, field in value["fields"].items():
-        getattr(data, name)[...] = field
+    for name in names:
+        getattr(data, name)[...] = fields[name]
     return data
 
 
@@ -174,12 +179,13 @@ def _fields(model: mujoco.MjModel) -> tuple[str, ...]:
     """Name the arrays of a model's ``MjData`` that outlive a step.
 
     Contacts and constraint rows live in an arena that each step fills anew: they have no memory in a fresh
-    ``MjData``, where the bindings return arrays of their own instead of views.
+    ``MjData``, where the bindings return arrays of their own instead of views. Integers are left out: each step
+    computes them anew, and MuJoCo follows some of them as addresses without a look, which no file may choose.
     """
     data = mujoco.MjData(model)
     names = []
     for name in dir(data):
         value = None if name.startswith("_") else getattr(data, name)
-        if isinstance(value, np.ndarray) and value.size and not value.flags.owndata and name != "plugin_data":
-            names.append(name)  # plugin_data holds addresses
+        if isinstance(value, np.ndarray) and value.size and not value.flags.owndata and value.dtype.kind == "f":
+            names.append(name)
     return tuple(names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +11,11 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.seeding import env_seed
-from policykd.tasks.broken import broken
+from policykd.tasks.contract import TaskError, layers, task_name
+
+log = logging.getLogger("policykd")
+EPISODE_LIMIT = 10_000
+"""Steps after which an episode of a task without a time limit is counted as it is."""
 
 
 class Evaluation(NamedTuple):
@@ -36,6 +42,9 @@ class Evaluator:
     ) -> None:
         self.envs = [factory() for _ in range(learners)]
         self.to_env = to_env
+        self.name = task_name(self.envs[0])
+        timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(self.envs[0]))
+        self.limit = None if timed else EPISODE_LIMIT
 
     def run(
         self, act: Callable[[np.ndarray], np.ndarray], n_episodes: int, seeds: list[int], number: int
@@ -47,6 +56,9 @@ class Evaluator:
             n_episodes: episodes per learner.
             seeds: the seed of every learner's group ``(K,)``.
             number: which evaluation this is; another number gives other starts.
+
+        Raises:
+            TaskError: the task raised or broke the interface.
         """
         starts: list[list[int]] = [
             [env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds
@@ -58,14 +70,13 @@ class Evaluator:
         while (playing := np.flatnonzero(episode < n_episodes)).size:
             actions = self.to_env(act(observations))
             for k in playing:
-                try:
-                    observation, reward, terminated, truncated, _ = self.envs[k].step(actions[k])
-                except Exception as error:
-                    raise broken(error, self.envs[k], int(k), "of evaluation")  # noqa: B904  (has its cause)
-                returns[k, episode[k]] += float(reward)
+                observations[k], reward, ended = self._step(int(k), actions[k])
+                returns[k, episode[k]] += reward
                 lengths[k, episode[k]] += 1
-                observations[k] = observation
-                if terminated or truncated:
+                if not ended and lengths[k, episode[k]] == self.limit:
+                    _warn_endless(self.name, EPISODE_LIMIT)
+                    ended = True
+                if ended:
                     episode[k] += 1
                     if episode[k] < n_episodes:
                         observations[k] = self._reset(int(k), starts[k][episode[k]])
@@ -78,7 +89,25 @@ class Evaluator:
 
     def _reset(self, k: int, seed: int) -> np.ndarray:
         try:
-            observation, _ = self.envs[k].reset(seed=seed)
-        except Exception as error:
-            raise broken(error, self.envs[k], k, "of evaluation")  # noqa: B904
-        return observation.astype(np.float32)
+            return self.envs[k].reset(seed=seed)[0].astype(np.float32)
+        except TaskError as error:
+            raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
+
+    def _step(self, k: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """Learner k's next observation ``(O,)``, its reward, and whether the episode ended."""
+        try:
+            observation, reward, terminated, truncated, _ = self.envs[k].step(action)
+        except TaskError as error:
+            raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
+        return observation, float(reward), terminated or truncated
+
+
+@functools.cache
+def _warn_endless(name: str, limit: int) -> None:
+    """Say once per task that its episodes do not end."""
+    log.warning(
+        "environment: an episode of %s did not end within %s steps and counts as it is up to there: give the task a "
+        "TimeLimit, or n_eval_episodes=0 to train without evaluation",
+        name,
+        f"{limit:,}",
+    )

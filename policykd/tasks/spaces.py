@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 import policykd_envs
 from gymnasium import spaces
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest, one_line
+from policykd.tasks.contract import checked, layers, not_a_task, task_name
 
 EnvFactory = Callable[[], gym.Env]
 
@@ -27,26 +29,34 @@ class Task(NamedTuple):
 
 
 def find_task(env: str | gym.Env | EnvFactory) -> Task:
-    """What a user's ``env`` names.
+    """What a user's ``env`` names; what it makes is held to Gymnasium's interface (``contract.CheckedTask``).
 
     Args:
         env: a registered id, an instance made from one (``gym.make``), or a function that makes an instance.
 
     Raises:
-        PolicyKDError: the id is not registered, or the instance cannot be made again.
+        PolicyKDError: the id is not registered, the instance cannot be made again, or it is something else.
     """
     if isinstance(env, str):
         env_id = _registered(env)
         # Gymnasium's passive checker costs time at every step; training checks what it must see itself.
-        return Task(env_id, lambda: policykd_envs.make(env_id, disable_env_checker=True), True)
+        return Task(env_id, checked(lambda: policykd_envs.make(env_id, disable_env_checker=True), env_id), True)
     if isinstance(env, gym.Env):
         spec = env.spec
-        if spec is None:
-            raise PolicyKDError("environment: one instance cannot serve several learners: give its id or a function")
-        return Task(spec.id, lambda: policykd_envs.make(spec), spec.kwargs == gym.spec(spec.id).kwargs)
-    made = env()
+        if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+            raise PolicyKDError(
+                f"environment: one {type(env).__name__} cannot be made again for every learner: hand in a function "
+                "that makes it, or a registered id"
+            )
+        return Task(
+            spec.id, checked(lambda: policykd_envs.make(spec), spec.id), spec.kwargs == gym.spec(spec.id).kwargs
+        )
+    if not callable(env):
+        raise PolicyKDError(f"environment: got {not_a_task(env)}")
+    make = checked(env, f"the function {getattr(env, '__name__', type(env).__name__)}")
+    made = make()
     made.close()
-    return Task(made.spec.id if made.spec is not None else type(made.unwrapped).__name__, env, False)
+    return Task(task_name(made), make, False)
 
 
 def short_id(env_id: str) -> str:
@@ -54,14 +64,41 @@ def short_id(env_id: str) -> str:
     return env_id.split(":")[-1]
 
 
+def foreign_module(env_id: str) -> str:
+    """The module that a task needs and that nobody has imported yet; empty where there is none."""
+    module = env_id.rpartition(":")[0]
+    return "" if module in sys.modules else module
+
+
+def check_named(env_id: object, where: object) -> None:
+    """Refuse a task that a file names, where making it would import a module: a file must not choose what is run.
+
+    Args:
+        env_id: what the file says.
+        where: the file.
+
+    Raises:
+        PolicyKDError: it is no text, or its module has not been imported by who reads the file.
+    """
+    if not isinstance(env_id, str):
+        raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
+    if foreign_module(env_id):
+        raise PolicyKDError(
+            f"environment: {where} names {env_id[:200]!r}, and making it would run that module: if you know it, name "
+            "it yourself with --env (env=)"
+        )
+
+
 def _registered(env_id: str) -> str:
     """The id with its version, its module imported."""
-    module, _, name = env_id.rpartition(":")
-    if module:
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise PolicyKDError(f"environment: {env_id!r} names no module before its colon: write module:id")
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise PolicyKDError(f"environment: {env_id} cannot be made: {error}") from None
+        except Exception as error:  # a module of the user's own may fail in any way
+            raise PolicyKDError(f"environment: {env_id} cannot be made: {one_line(error)}") from error
     if name not in gym.registry:
         versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]
         if not versions:
@@ -74,33 +111,93 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
     """The observation and action space, if learners can work on them.
 
     Raises:
-        PolicyKDError: the actions are not a bounded box, or the observations no vector.
+        PolicyKDError: the actions are no bounded box of floats, the observations no vector, or a wrapper keeps a
+            moving scale.
     """
-    observation_space, action_space = env.observation_space, env.action_space
-    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
+    _refuse_moving_scales(env, name)
     if not isinstance(action_space, spaces.Box):
         raise PolicyKDError(
             f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box)"
         )
-    if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all() and action_space.shape):
-        raise PolicyKDError(f"environment: {name} has unbounded actions; wrap it in RescaleAction or ClipAction")
+    _check_actions(env, action_space, name)
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+        shape = "" if observation_space.shape is None else f" of shape {observation_space.shape}"
         raise PolicyKDError(
-            f"environment: {name} has observations {observation_space}; a vector (Box of one axis) is needed: wrap it "
-            "in FlattenObservation"
+            f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; a vector (Box of "
+            "one axis) is needed: wrap it in `FlattenObservation(env)`"
         )
+    if not observation_space.shape[0]:
+        raise PolicyKDError(f"environment: {name} has observations of no numbers; a policy needs something to see")
     return observation_space, action_space
 
 
+def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
+    """Refuse boxes that are no bounded vector of floats, each with the wrapper that makes one of it.
+
+    The wrappers are Gymnasium's, as code between backticks: the tests run it.
+    """
+    if not np.prod(space.shape):
+        raise PolicyKDError(f"environment: {name} has actions of no numbers; there is nothing to learn")
+    if space.dtype.kind != "f":
+        raise PolicyKDError(
+            f"environment: {name} has actions of {space.dtype}, and policykd's are continuous: round them in "
+            f"`TransformAction(env, lambda action: action.round().astype('{space.dtype}'), "
+            "Box(env.action_space.low.astype('float32'), env.action_space.high.astype('float32')))`"
+        )
+    with np.errstate(over="ignore"):
+        bounded = np.isfinite(space.high - space.low).all()
+    if not bounded:
+        if any(isinstance(layer, gym.wrappers.ClipAction) for layer in layers(env)):
+            raise PolicyKDError(
+                f"environment: {name} has unbounded actions, as ClipAction makes them: take ClipAction away, since "
+                "policykd keeps to the task's bounds itself"
+            )
+        raise PolicyKDError(
+            f"environment: {name} has unbounded actions: say how far they may go, with your own numbers, in "
+            f"`TransformAction(env, lambda action: action, Box(-1, 1, {space.shape}))`"
+        )
+    if len(space.shape) != 1:
+        raise PolicyKDError(
+            f"environment: {name} has actions of shape {space.shape}; a vector (Box of one axis) is needed: wrap it in "
+            f"`TransformAction(env, lambda action: action.reshape({space.shape}), "
+            "Box(env.action_space.low.ravel(), env.action_space.high.ravel(), dtype=env.action_space.dtype))`"
+        )
+
+
+def _refuse_moving_scales(env: gym.Env, name: str) -> None:
+    """Refuse wrappers with running statistics: each copy has its own, and the policy that is exported has none."""
+    for layer in layers(env):
+        attributes = vars(layer)
+        moves = any(type(value).__name__ == "RunningMeanStd" for value in attributes.values())
+        frozen = not attributes.get("_update_running_mean", attributes.get("update_running_mean", True))
+        if moves and not frozen:
+            setting = "normalize_reward" if "Reward" in type(layer).__name__ else "normalize_observation"
+            raise PolicyKDError(
+                f"environment: {name} is wrapped in {type(layer).__name__}, and every copy would keep a moving scale "
+                f"of its own, which a shared replay mixes: take it away; backbone 'ppo' has {setting}, other backbones "
+                "take fixed numbers (RescaleObservation, TransformObservation, TransformReward)"
+            )
+
+
 class ActionScale:
-    """Maps actions from [-1, 1], where learners live, to the units of the environment."""
+    """Maps actions from [-1, 1], where learners live, to the units of the environment.
+
+    It computes in the precision of the space: a float64 bound rounded to float32 could be overstepped.
+
+    Args:
+        space: bounded box of floats ``(A,)``; low may equal high where an action cannot move.
+    """
 
     def __init__(self, space: spaces.Box) -> None:
-        self.low = space.low.astype(np.float32)
-        self.high = space.high.astype(np.float32)
+        self.low, self.high = space.low, space.high
         self.middle = (self.high + self.low) / 2
         self.half_range = (self.high - self.low) / 2
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` in [-1, 1] in units of the environment, never beyond its bounds."""
-        return np.clip(actions * self.half_range + self.middle, self.low, self.high)
+        """Actions ``(..., A)`` in [-1, 1] in units of the environment."""
+        return self.clip(actions * self.half_range + self.middle)
+
+    def clip(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in units of the environment, never beyond its bounds."""
+        return np.clip(actions, self.low, self.high).astype(self.low.dtype, copy=False)

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from policykd.core.files import naming
-from policykd.tasks.broken import broken
+from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
 
 KEPT_EPISODES = 100
@@ -62,14 +62,22 @@ class LearnerEnvs(DummyVecEnv):
             return lambda: EpisodeLog.monitor(factory(), filename, append)
 
         super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
-        self.action_scale = ActionScale(check_spaces(self.envs[0])[1])
-        size = check_spaces(self.envs[0])[0].shape[0]
-        self.observations = np.zeros((learners * n_envs, size), np.float32)
+        observation_space, action_space = check_spaces(self.envs[0])
+        self.action_scale = ActionScale(action_space)
+        self.observations = np.zeros((learners * n_envs, observation_space.shape[0]), np.float32)
 
     def start(self, seeds: list[int]) -> np.ndarray:
-        """Begin the first episode of every environment; returns observations ``(K * N, O)``."""
-        for k, seed in enumerate(seeds):
-            self.observations[k], self.reset_infos[k] = self._reset(k, seed)
+        """Begin the first episode of every environment; returns observations ``(K * N, O)``.
+
+        Raises:
+            TaskError: the task raised or broke the interface; ``env`` says which one.
+        """
+        try:
+            for e, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+                self.observations[e], self.reset_infos[e] = env.reset(seed=seed)
+        except TaskError as error:
+            error.env = e
+            raise
         return self.observations.copy()
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -77,27 +85,34 @@ class LearnerEnvs(DummyVecEnv):
         return self.step_all()
 
     def step_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step with ``actions``; as SB3's, without its deep copies, which cost as much as the physics."""
+        """Step with ``actions``; as SB3's, without its deep copies, which cost as much as the physics.
+
+        Raises:
+            TaskError: the task raised or broke the interface; ``env`` says which one.
+        """
         rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
-        for k, env in enumerate(self.envs):
-            assert isinstance(env, Monitor)
-            try:
-                observation, reward, terminated, truncated, info = env.step(self.actions[k])
-            except Exception as error:
-                raise broken(error, env, k, "of training")  # noqa: B904  (has its cause)
-            rewards[k], dones[k] = float(reward), terminated or truncated
-            info["TimeLimit.truncated"] = truncated and not terminated
-            if dones[k]:
-                info["terminal_observation"] = observation
-                for history in (env.episode_returns, env.episode_lengths, env.episode_times):
-                    del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
-                observation, self.reset_infos[k] = self._reset(k)
-            self.observations[k] = observation
-            infos.append(info)
+        try:
+            for e, env in enumerate(self.envs):
+                observation, rewards[e], terminated, truncated, info = env.step(self.actions[e])
+                dones[e] = terminated or truncated
+                info["TimeLimit.truncated"] = truncated and not terminated
+                if dones[e]:
+                    info["terminal_observation"] = observation
+                    observation = self._next_episode(e, info)
+                self.observations[e] = observation
+                infos.append(info)
+        except TaskError as error:
+            error.env = e
+            raise
         return self.observations.copy(), rewards, dones, infos
 
-    def _reset(self, k: int, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        try:
-            return self.envs[k].reset(seed=seed)
-        except Exception as error:
-            raise broken(error, self.envs[k], k, "of training")  # noqa: B904
+    def _next_episode(self, e: int, info: dict[str, Any]) -> np.ndarray:
+        """Begin environment e's next episode, the last one's ``info`` completed; returns the observation ``(O,)``."""
+        env = self.envs[e]
+        assert isinstance(env, Monitor)
+        if "is_success" in info:
+            info["episode"]["is_success"] = float(info["is_success"])
+        for history in (env.episode_returns, env.episode_lengths, env.episode_times):
+            del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
+        observation, self.reset_infos[e] = env.reset()
+        return observation

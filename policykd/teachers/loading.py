@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
@@ -45,6 +46,8 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
     if isinstance(source, BaseAlgorithm | BasePolicy):
         policy = sb3.from_live(source, device, options.activation)
         chain, missing = statistics.of_live(source, options.vecnormalize, options.trust, policy.source)
+        if isinstance(source, BaseAlgorithm) and not options.mapped:
+            trained_on.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
     given = statistics.read(options.vecnormalize, options.trust)
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
@@ -66,7 +69,7 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
 
 def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
     path = _file(path)
-    if path.suffix == ".safetensors" or path.name == CHECKPOINT:
+    if path.suffix == ".safetensors" or path.name == CHECKPOINT or is_checkpoint(path):
         return _own(path, env, options, device)
     given = statistics.read(options.vecnormalize, options.trust)
     if path.suffix == ".onnx":
@@ -74,7 +77,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     members = _members(path)
     if path.is_dir() or sb3.MEMBER in members:
         return _agent(path, task, options, device)
-    if any("/code/" in name for name in members):
+    if any("/code/" in name.lower() for name in members):
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
         policy, chain = torch_files.load(path, task, device, options.network, options.activation)
@@ -88,7 +91,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
 
 def _file(path: Path) -> Path:
     """The file that a path means: without ``.zip`` as SB3 takes it, or the agent in a folder."""
-    beside = path.with_name(f"{path.name}.zip")
+    beside = Path(f"{path}.zip")
     if path.is_dir():
         if (path / CHECKPOINT).is_file():
             return path / CHECKPOINT

@@ -71,9 +71,11 @@ def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScal
 
 
 def _rows(saved: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-    """Row ``k`` (of critics, rows) of every tensor that has learners; what all share as it is."""
+    """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is."""
     return {
-        name: tensor[k * len(own[name]) : (k + 1) * len(own[name])] if name in own and own[name].ndim else tensor
+        name: tensor
+        if name not in own or tensor.shape == own[name].shape
+        else tensor[k * len(own[name]) : (k + 1) * len(own[name])]
         for name, tensor in saved.items()
     }
 

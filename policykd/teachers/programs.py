@@ -6,9 +6,7 @@ They give actions in the task's units, as a policy is deployed.
 from __future__ import annotations
 
 import json
-import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +20,27 @@ from policykd.teachers.task import TaskSpaces
 
 METADATA = "policykd.json"
 """Under this name an exported policy says its sizes and bounds."""
-BEYOND_TENSORS = re.compile(r"\b(?:save|from_file|classes)\b|\bops\b(?!\s*\.\s*(?:aten|prim)\b)")
-"""Words without which a TorchScript program reaches no file and no operator of another library."""
-
-
-def _program(path: Path) -> str:
-    """The text of a TorchScript file's program."""
-    with zipfile.ZipFile(path) as archive:
-        files = [archive.read(member) for member in archive.infolist() if "/code/" in member.filename]
-    return "\n".join(file.decode(errors="replace") for file in files)
 
 
 def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, trust: bool) -> Policy:
-    """A TorchScript file.
+    """A TorchScript file: a program, which has operators that write and map files.
 
-    Loading it runs its program, which is TorchScript and cannot run Python. TorchScript has a few operators that read
-    and write files; a program that names one of them is not loaded.
+    What such a program does cannot be told from its text, so without ``trust`` it is not even opened.
 
     Raises:
-        PolicyKDError: it is damaged, or its program reaches beyond tensors.
+        PolicyKDError: ``trust`` is not given, or it is damaged.
     """
+    if not trust:
+        raise PolicyKDError(
+            f"teacher: {path} is a TorchScript program, which can write files when it is loaded: give trust=True "
+            "(--trust) if you know who made it, or use ONNX or an agent of SB3"
+        )
     extra = {METADATA: ""}
     try:
-        if not trust and (found := BEYOND_TENSORS.search(_program(path))):
-            raise PolicyKDError(
-                f"teacher: the program in {path} uses {found[0]}, which reaches beyond tensors: it was not loaded "
-                "(trust=True loads and runs it)"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-    except PolicyKDError:
-        raise
-    except Exception as error:  # torch and zipfile fail in many ways on damaged files
+    except Exception as error:  # torch fails in many ways on damaged files
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise PolicyKDError(f"teacher: {path} cannot be read as TorchScript: {reason}") from None
     return from_module(module, str(path), task, device, _described(extra[METADATA]))
@@ -80,7 +66,11 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     def act(observations: np.ndarray) -> np.ndarray:
         rows = observations.astype(kind)
         parts = [rows] if not isinstance(batch, int) or batch == len(rows) else np.split(rows, len(rows) // batch)
-        return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
+        try:
+            return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
+        except Exception as error:  # onnxruntime's errors have no class in common
+            reason = str(error).partition("\n")[0][:300]
+            raise PolicyKDError(f"teacher: {path} cannot answer observations {rows.shape}: {reason}") from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     size, bounds = shape(str(path), _described(described), task)
@@ -96,22 +86,47 @@ def onnx_session(path: Path) -> Any:
         PolicyKDError: it is damaged, or onnxruntime is not installed.
     """
     try:
+        import onnx
         import onnxruntime
     except ImportError:
-        raise PolicyKDError('teacher: ONNX files need onnxruntime: pip install "policykd[export]"') from None
+        raise PolicyKDError('teacher: ONNX files need onnx and onnxruntime: pip install "policykd[export]"') from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
+        _check_onnx(path, onnx.load_model_from_string(path.read_bytes()))
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class in common
+    except PolicyKDError:
+        raise
+    except Exception as error:  # errors of onnxruntime and protobuf have no class in common
         raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {str(error).partition(chr(10))[0]}") from None
+
+
+def _check_onnx(path: Path, model: Any) -> None:
+    """Refuse a graph that reads other files than one beside it, or may never end.
+
+    onnxruntime runs no code but its own operators; of files it reads what a tensor names as its data.
+    """
+    parts = [model.graph, *model.functions]
+    while parts:
+        part = parts.pop()
+        for field, value in part.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                parts += value if field.is_repeated else [value]
+        if (kind := part.DESCRIPTOR.name) == "NodeProto" and part.op_type in ("Loop", "Scan"):
+            raise PolicyKDError(f"teacher: {path} has a {part.op_type}, which may never end: it was not loaded")
+        for entry in part.external_data if kind == "TensorProto" else ():
+            beside = path.parent / entry.value
+            if entry.key == "location" and (beside.parent != path.parent or beside.is_symlink()):
+                raise PolicyKDError(f"teacher: {path} reads another file, {entry.value[:100]!r}: it was not loaded")
 
 
 def _described(text: str) -> dict[str, Any] | None:
     """What an exported policy says of itself; None where there is nothing."""
     try:
         found = json.loads(text)
-        return {"observation_size": int(found["observation_size"]), **{n: list(found[n]) for n in ("low", "high")}}
-    except (ValueError, KeyError, TypeError):
+        size, low, high = found["observation_size"], *(np.array(found[name], np.float32) for name in ("low", "high"))
+        fits = type(size) is int and size > 0 and low.ndim == 1 and low.shape == high.shape and (low < high).all()
+        return {"observation_size": size, "low": low, "high": high} if fits else None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

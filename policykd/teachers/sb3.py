@@ -1,18 +1,18 @@
 """Agents of Stable-Baselines3 and sb3-contrib, of any version since 1.0, without SB3's own ``load``.
 
 A zip of SB3 holds weights, and JSON in which everything that is not plain is a pickle beside some readable text. Here
-the weights are read with ``weights_only=True``, the shapes of the networks come from them, and of the JSON only the
-readable text is used, which must be known by name (``sb3_text``). A live agent is rebuilt the same way and then proven
-against its own ``predict`` (``proof``); where that fails, a copy of its policy acts by its own code.
+the weights are rebuilt from their bytes (``weights``), the shapes of the networks come from them, and of the JSON
+only the readable text is used, which must be known by name (``sb3_text``). A live agent is rebuilt the same way and
+then proven against its own ``predict`` (``proof``); where that fails, a copy of its policy acts by its own code.
 """
 
 from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.parsing import parse_json
 from policykd.teachers import proof, recurrent, sb3_text
 from policykd.teachers.policy import Policy, freeze, parse_bounds, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
+from policykd.teachers.weights import read_tensors
 
 log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
@@ -95,8 +98,8 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
 def read_text(path: Path) -> dict[str, Any]:
     """A zip's JSON; nothing where it cannot be read."""
     try:
-        data = json.loads(_part(path, "data"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        data = parse_json(_part(path, "data").decode())
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -197,8 +200,12 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds:
 def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A zip's JSON and its policy's tensors."""
     try:
-        data = json.loads(_part(path, "data"))
-        state = torch.load(io.BytesIO(_part(path, MEMBER)), map_location=device, weights_only=not trust)
+        data = parse_json(_part(path, "data").decode())
+        content = _part(path, MEMBER)
+        if trust:
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
+        else:
+            state = {name: tensor.to(device) for name, tensor in read_tensors(content).items()}
         if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("its parts are not what SB3 writes")
     except Exception as error:  # torch and zipfile fail in many ways on damaged files, and torch on forbidden pickles
@@ -210,7 +217,7 @@ def _part(path: Path, name: str) -> bytes:
     """A part of an agent's zip, or of the folder that it was unpacked into."""
     if path.is_dir():
         return (path / name).read_bytes()
-    with zipfile.ZipFile(path) as archive:
+    with Archive(path) as archive:
         return archive.read(name)
 
 

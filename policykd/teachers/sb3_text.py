@@ -60,9 +60,9 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     Raises:
         PolicyKDError: names what is not known, and says what to hand in instead.
     """
-    policy = _policy(data.get("policy_class"), source)
     for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
         _check_space(data.get(name), axes, source)
+    policy = _policy(data.get("policy_class"), source)
     kwargs = data.get("policy_kwargs") or {}
     if not isinstance(kwargs, dict):
         raise PolicyKDError(f"teacher: {source} has policy_kwargs that are no settings ({kwargs!r:.60}); {LIVE}")

@@ -48,9 +48,10 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
         return ()
     if isinstance(given, VecNormalize):
         return of_env(given, "vecnormalize")
-    if not Path(given).is_file():
+    file = Path(given).expanduser()
+    if not file.is_file():
         raise PolicyKDError(f"vecnormalize: there is no file {given}")
-    return (vecnormalize.read(Path(given), trust),)
+    return (vecnormalize.read(file, trust),)
 
 
 def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
@@ -128,7 +129,10 @@ def _of_run(path: Path) -> Path | None:
     folders = [
         f for f in sorted(path.parent.iterdir()) if f.is_dir() and (f.name == task or (f / "config.yml").is_file())
     ]
-    return next((folder / name for folder in folders for name in NAMES if (folder / name).is_file()), None)
+    file = next((folder / name for folder in folders for name in NAMES if (folder / name).is_file()), None)
+    if file is not None and CHECKPOINT.fullmatch(path.stem):
+        log.warning("teacher %s has no statistics of its own moment: those of its run's end are taken, %s", path, file)
+    return file
 
 
 def _shared(path: Path, trained: bool | None) -> Path | None:

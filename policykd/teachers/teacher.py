@@ -65,6 +65,9 @@ class Teacher:
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
 
+    def __repr__(self) -> str:
+        return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"
+
     @classmethod
     def load(
         cls,
@@ -79,7 +82,7 @@ class Teacher:
         observation_map: ObservationMap | None = None,
         device: str | torch.device = "cpu",
     ) -> Teacher:
-        """Load, check and freeze anything that can act; no code from a file is run.
+        """Load, check and freeze anything that can act; without ``trust`` nothing in a file is run.
 
         Args:
             source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or of the Hugging Face
@@ -91,7 +94,7 @@ class Teacher:
             vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip, or a live
                 ``VecNormalize``; it is put before any kind of teacher. False: it never had one.
             network: the module whose weights a file of tensors holds (``torch.save(network.state_dict())``).
-            trust: also accept pickles with other things than arrays in them, and run these.
+            trust: run what a file may hold: a TorchScript program, and any pickle in an agent's ``policy.pth``.
             observation_map: the columns of the task's observation that the teacher reads, or a function
                 ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4" makes what an older version of a
                 MuJoCo task gave.

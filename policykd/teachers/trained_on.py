@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import gymnasium as gym
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.teachers.policy import Policy, seen_through
-from policykd.teachers.task import TaskSpaces, task_name
+from policykd.teachers.task import TaskSpaces, other_task, task_name
 from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
 
 log = logging.getLogger("policykd")
@@ -46,6 +48,10 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
             "the task so that it gives them as one vector (FrameStackObservation and FlattenObservation)"
         )
     if task is not None:
+        if training.env_id is not None and other_task(policy.source, task.env_id) is None:
+            trained, here = task_name(training.env_id), task_name(task.env_id)
+            if not here.startswith(trained):
+                log.warning("teacher %s was trained on %s and is asked to teach %s", policy.source, trained, here)
         kwargs = {name: value for name, value in training.env_kwargs.items() if name != "render_mode"}
         differing = {name: value for name, value in kwargs.items() if task.kwargs.get(name, ...) != value}
         if differing:
@@ -56,6 +62,21 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
                 *(policy.source, said, task.env_id, said),
             )
     return policy
+
+
+def warn_wrappers(model: BaseAlgorithm, source: str, task: TaskSpaces | None) -> None:
+    """Name the wrappers of a live agent's environment that change observations or actions and that the task lacks."""
+    env = model.get_env()
+    inner = None if env is None or task is None else getattr(env.unwrapped, "envs", [None])[0]
+    lacking = []
+    while isinstance(inner, gym.Wrapper):
+        changes = isinstance(inner, gym.ObservationWrapper | gym.ActionWrapper)
+        if changes and type(inner).__name__ not in ALIKE | {"RescaleAction", *(task.wrappers if task else ())}:
+            lacking.append(type(inner).__name__)
+        inner = inner.env
+    if lacking:
+        said = ", ".join(lacking)
+        log.warning("teacher %s was trained in %s, which the task given by env= is not in", source, said)
 
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:

@@ -1,24 +1,23 @@
 """Statistics of SB3's ``VecNormalize``, read from its pickle without running anything that is in it.
 
-A pickle is a program that may call any function of Python. This reader looks up every name that the program asks for
-in a list of its own: NumPy's arrays and scalars are what they are, the classes that a ``VecNormalize`` is made of
-become inert stand-ins that only keep their attributes, and any other name ends the reading before it is called.
+The pickle is read as data (``pickles``): nothing that it names is looked up or called, NumPy included. Of what it
+describes, the statistics are rebuilt from their bytes.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
-from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy._core import multiarray, numeric  # where pickles of arrays say their functions are
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.normaliser import TRAINED_ON_SCALED
+from policykd.teachers.pickles import Call, Name, load
 
 
 class Normaliser(NamedTuple):
@@ -46,87 +45,94 @@ class Normaliser(NamedTuple):
         return self._replace(mean=self.mean.to(device), std=self.std.to(device))
 
 
-class _Inert:
-    """Stands in for an object of another class: takes any arguments, keeps a dict of attributes, does nothing."""
-
-    def __new__(cls, *arguments: object, **options: object) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *arguments: object, **options: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, dict):
-            vars(self).update(state)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Bytes as old pickle protocols spell them."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding}")
-    return text.encode("latin1")
-
-
-_REAL: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _latin1,
-    ("collections", "OrderedDict"): OrderedDict,
-    **{
-        (f"numpy.{core}.{module}", name): getattr(source, name)
-        for core in ("core", "_core")  # as NumPy 1 and NumPy 2 write them
-        for module, source, name in (
-            ("multiarray", multiarray, "_reconstruct"),
-            ("multiarray", multiarray, "scalar"),
-            ("numeric", numeric, "_frombuffer"),
-        )
-    },
-}
-_STAND_INS = {
+_NAMES = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),  # bytes as protocols 0 to 2 spell them
+    ("collections", "OrderedDict"),
+    *((module, "_reconstructor") for module in ("copyreg", "copy_reg")),
+    *((module, "object") for module in ("builtins", "__builtin__")),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),  # as NumPy 1 and NumPy 2 write them
     ("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"),
     ("stable_baselines3.common.running_mean_std", "RunningMeanStd"),
 }
-_STAND_IN_MODULES = ("gym.spaces", "gymnasium.spaces", "numpy.random")
+_MODULES = ("gym.spaces", "gymnasium.spaces", "numpy.random")
 """Observation and action spaces, and the generators they sample with."""
-
-
-class _Reader(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, path: Path, trust: bool) -> None:
-        super().__init__(file)
-        self.path, self.trust = path, trust
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _REAL:
-            return _REAL[module, name]
-        known = any(module == prefix or module.startswith(f"{prefix}.") for prefix in _STAND_IN_MODULES)
-        if (module, name) in _STAND_INS or (known and "." not in name):
-            return type(name, (_Inert,), {})
-        if self.trust:
-            return super().find_class(module, name)
-        raise PolicyKDError(
-            f"teacher: {self.path} asks for {module}.{name}, which no VecNormalize needs: it was not loaded "
-            "(trust=True loads it and runs what is in it)"
-        )
+_DTYPES = {code: np.dtype(code) for code in ("b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+MOST_BYTES = 64_000_000
 
 
 def read(path: Path, trust: bool = False) -> Normaliser:
-    """The statistics in a ``vecnormalize.pkl``.
+    """The statistics in a ``vecnormalize.pkl``; nothing that it asks for is ever called.
 
     Args:
         path: the pickle.
-        trust: run what the pickle asks for, for files of your own with other classes in them.
+        trust: read on where it also asks for what no ``VecNormalize`` needs, such as a class of your own.
 
     Raises:
         PolicyKDError: the file asks for anything but arrays and the parts of a ``VecNormalize``, is damaged, or
             normalises something other than one vector.
     """
+
+    def check(name: Name) -> None:
+        known = name in _NAMES or any(f"{name.module}.".startswith(f"{module}.") for module in _MODULES)
+        if not (known or trust):
+            raise PolicyKDError(
+                f"teacher: {path} asks for {name.module}.{name.name}"[:300].replace("\n", " ")
+                + ", which no VecNormalize needs: it was not loaded (trust=True reads the statistics all the same)"
+            )
+
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), path, trust).load()
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES / 1e6:.0f} MB")
+        content = _parts(load(io.BytesIO(path.read_bytes()), check))
     except PolicyKDError:
         raise
     except Exception as error:  # a damaged pickle fails in any way
-        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({type(error).__name__})") from None
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({reason})") from None
     return from_object(content, str(path))
+
+
+def _parts(pickled: Any) -> SimpleNamespace:
+    """The attributes of a ``VecNormalize`` that count, of those that a pickle gives it."""
+    if not isinstance(pickled, Call) or not isinstance(pickled.state, dict):
+        return SimpleNamespace()
+    names = ("epsilon", "clip_obs", "norm_obs", "norm_reward")
+    parts = SimpleNamespace(**{name: _array(pickled.state[name]) for name in names if name in pickled.state})
+    for name in ("obs_rms", "ret_rms"):
+        statistics = pickled.state.get(name)
+        if isinstance(statistics, Call) and isinstance(statistics.state, dict):
+            kept = {part: _array(statistics.state[part]) for part in ("mean", "var") if part in statistics.state}
+            setattr(parts, name, SimpleNamespace(**kept))
+    return parts
+
+
+def _array(value: Any) -> np.ndarray:
+    """A number or a vector, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
+    if type(value) in (bool, int, float):
+        return np.array(float(value))
+    if not isinstance(value, Call) or not isinstance(value.function, Name):
+        raise ValueError("statistics that are no numbers")
+    shape: tuple[int, ...] = ()
+    if value.function.name == "_reconstruct":
+        _, shape, dtype, _, data = value.state
+    elif value.function.name == "_frombuffer":
+        data, dtype, shape, _ = value.arguments
+    elif value.function.name == "scalar":
+        dtype, data = value.arguments
+    else:
+        raise ValueError(f"statistics by {value.function.name}")
+    if isinstance(data, Call) and data.function == ("_codecs", "encode"):
+        data = data.arguments[0].encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("an array of objects")
+    kind = _DTYPES[dtype.arguments[0]].newbyteorder(">" if (dtype.state or "==")[1] == ">" else "<")
+    length = shape[0] if len(shape) else 1
+    if len(shape) > 1 or type(length) is not int or length * kind.itemsize != len(data):
+        raise ValueError("an array whose bytes do not fit its shape")
+    return np.frombuffer(bytes(data), kind).reshape(shape)
 
 
 def from_object(vec_normalize: Any, source: str) -> Normaliser:
@@ -141,7 +147,7 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
         if vec_normalize.norm_obs:
             mean, variance = (_vector(getattr(vec_normalize.obs_rms, name)) for name in ("mean", "var"))
             std = (variance + epsilon).sqrt()
-        scaled = bool(vec_normalize.norm_reward)
+        scaled = bool(getattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward))
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
         raise PolicyKDError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from policykd.core.archives import read_npz
 from policykd.core.errors import PolicyKDError
+from policykd.core.parsing import parse_json, parse_yaml, read_text
 from policykd.teachers.policy import Recorded
 
 VELOCITIES = {
@@ -92,19 +95,18 @@ def recorded(path: Path) -> Recorded | None:
     """The return that ``evaluations.npz`` or ``results.json`` in a zip's folder says; None where neither does."""
     file = path.parent / "evaluations.npz"
     try:
-        with np.load(file, allow_pickle=False) as found:
-            means = found["results"].reshape(len(found["timesteps"]), -1).mean(1)
-            steps = found["timesteps"]
+        results, steps = read_npz(file, ("results", "timesteps"))
+        means = results.reshape(len(steps), -1).mean(1)
         checkpoint = re.fullmatch(r".+_(\d+)_steps", path.stem)
         if path.stem == "best_model":
             return Recorded(float(means.max()), file.name)
         which = -1 if checkpoint is None else int(np.abs(steps - int(checkpoint[1])).argmin())
         return Recorded(float(means[which]), file.name)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error):
         pass
     file = path.parent / "results.json"
     try:
-        return Recorded(float(json.loads(file.read_text())["mean_reward"]), file.name)
+        return Recorded(float(parse_json(read_text(file))["mean_reward"]), file.name)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -122,8 +124,8 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = yaml.load(file.read_text(errors="replace"), _Loader)
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        found = parse_yaml(file.read_text(errors="replace"), _Loader)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise PolicyKDError(f"teacher: {file} cannot be read as settings: {reason:.120}") from None
     if isinstance(found, list) and found and isinstance(found[0], list):  # pairs, where the tag was lost

@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -17,30 +16,32 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
-from policykd.core.compute import find_device, one_line, one_thread
-from policykd.core.errors import PolicyKDError
+from policykd.core.compute import find_device, one_thread
+from policykd.core.fields import as_type
 from policykd.core.files import CHECKPOINT
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.registry import name_of
 from policykd.core.seeding import env_seed, stream
-from policykd.learners import LEARNERS, Learner
+from policykd.learners import Learner
 from policykd.learners.config import Config
 from policykd.memory import Rollout, SharedReplay
-from policykd.tasks import Evaluation, Evaluator
+from policykd.tasks import Evaluator
+from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
+from policykd.training.acting import Acting
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
+from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
+from policykd.training.sb3_surface import SB3Surface
 
 log = logging.getLogger("policykd")
-LearnerChoice = int | Literal["best", "group", "greedy"]
 A = TypeVar("A", bound="Agent")
 
 
@@ -54,7 +55,7 @@ class Memory(Protocol):
         """Go on from such a content."""
 
 
-class Agent:
+class Agent(Acting, SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     peers: int
@@ -74,12 +75,10 @@ class Agent:
         """Find the task and look at its spaces."""
         self.env_id, self.factory, self.made_by_id = find_task(env)
         self.device = find_device(device)
-        try:
-            probe = self.factory()
-        except (gym.error.Error, ImportError) as error:
-            raise PolicyKDError(f"environment: {self.env_id} cannot be made: {one_line(error)}") from None
+        probe = self.factory()
         try:
             self.observation_space, self.action_space = check_spaces(probe)
+            try_out(probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
@@ -91,7 +90,7 @@ class Agent:
         self.collector = Collector(self.env_id, self.n_envs, self.run)
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.streams: snapshot.Streams = streams
-        bounds = self.action_scale.low, self.action_scale.high
+        bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
         self.learner = learner_type.make(*self.sizes, self.config, streams["learner"], self.device, *bounds)
         self.folder: RunFolder | None = None
         self.evaluator: Evaluator | None = None
@@ -112,61 +111,6 @@ class Agent:
     def _folder(self, path: str | Path) -> RunFolder:
         algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
         return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
-
-    @property
-    def method_name(self) -> str:
-        """Name of the method, as it is saved."""
-        raise NotImplementedError
-
-    @property
-    def taught_by(self) -> str:
-        """The method that names the run's folders."""
-        return self.method_name
-
-    @property
-    def backbone(self) -> str:
-        """Name of the learners' algorithm."""
-        return name_of(self.learner_type, LEARNERS)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Length of an observation and of an action."""
-        return self.observation_space.shape[0], self.action_space.shape[0]
-
-    @property
-    def learners(self) -> list[tuple[int, int]]:
-        """(seed, peer) of every learner, in the order of the learner axis."""
-        return [(seed, peer) for seed in self.seeds for peer in range(self.peers)]
-
-    @property
-    def n_learners(self) -> int:
-        """Length K of the learner axis."""
-        return len(self.seeds) * self.peers
-
-    @property
-    def n_envs(self) -> int:
-        """Training environments N of each learner."""
-        return getattr(self.config, "n_envs", 1)
-
-    @property
-    def steps_at_once(self) -> int:
-        """Environment steps of one group in one step of all environments."""
-        return self.peers * self.n_envs
-
-    @property
-    def num_timesteps(self) -> int:
-        """Environment steps of one group so far, all of its peers together."""
-        return self.run.num_timesteps
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """All evaluations of the run."""
-        return self.run.evaluations
-
-    @property
-    def evaluation_steps(self) -> list[int]:
-        """After how many steps of a group they were made."""
-        return self.run.evaluation_steps
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -200,25 +144,17 @@ class Agent:
             folders = None if self.folder is None else self.folder.learner_folders
             resumed = self._resumed
             if resumed is not None and self.folder is not None:
-                self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
+                with checkpoint.understood(self.folder.checkpoint):
+                    self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
             self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
             if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
                 observations = self.envs.start(seeds)
             else:
-                latest = np.array(resumed["last_observations"], np.float32)
+                latest = resumed["last_observations"]
                 observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
             self.collector.attach(self.envs, observations)
         return self.envs
-
-    def get_vec_normalize_env(self) -> None:
-        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
-        return None
-
-    def dump_logs(self) -> None:
-        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
-        self.logger.record("time/total_timesteps", self.num_timesteps)
-        self.logger.dump(self.num_timesteps)
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
@@ -234,7 +170,7 @@ class Agent:
                 writes into the run's folder; the line says what was saved.
         """
         with watched(self.folder, self.save):
-            self._learn(total_timesteps, _callbacks(callback), progress_bar)
+            self._learn(as_type("total_timesteps", total_timesteps, int), _callbacks(callback), progress_bar)
         return self
 
     def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
@@ -243,8 +179,7 @@ class Agent:
         self.ready(total_timesteps)
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
-        shown = None if progress_bar else True  # None shows the bar on a terminal only
-        bar = tqdm(total=end, initial=self.num_timesteps, unit="step", smoothing=0.05, disable=shown)
+        bar = make_bar(end, self.num_timesteps, progress_bar)
         with bar, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
@@ -271,7 +206,7 @@ class Agent:
     def hooks(
         self,
         callback: BaseCallback | None = None,
-        bar: tqdm | None = None,
+        bar: tqdm | ProgressLines | None = None,
         interrupts: Interrupts | None = None,
     ) -> Hooks:
         """What the training loop calls beside learning."""
@@ -294,7 +229,9 @@ class Agent:
         return self.learner.gradient_steps_in(steps)
 
     def _evaluate(self, interrupts: Interrupts) -> None:
-        """Evaluate all learners and record it; a signal puts it off until the run goes on."""
+        """Evaluate all learners and record it, unless that is switched off; a signal puts it off for later."""
+        if self.config.n_eval_episodes == 0:
+            return
         try:
             with interrupts.raising():
                 result = self.evaluate()
@@ -307,85 +244,12 @@ class Agent:
         if export.sb3_twin(self.learner) is None:
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
-            self.folder.save_model(k, self.to_sb3(k))
+            self.folder.save_model(k, self.to_sb3(k), export.zoo_settings(self, k))
 
     def _checkpoint(self) -> None:
         if self.folder is not None:
             self.folder.check()
             self.save(self.folder.checkpoint, include_replay=True)
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-        learner: LearnerChoice = "best",
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions in units of the environment, for one observation ``(O,)`` or several ``(n, O)``.
-
-        Args:
-            observation: raw observations.
-            state: passed through (policies have no memory).
-            episode_start: not used, for SB3's protocol.
-            deterministic: False acts as in training, with noise (SAC: a sample).
-            learner: which learner acts: its index, or "best", the one with the best last evaluation.
-        """
-        k = self.learner_index(learner)
-        inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
-        # All learners answer and one is heard: each may see observations by statistics of its own.
-        inputs = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.n_learners, -1, -1)
-        with torch.no_grad():
-            if deterministic:
-                actions = self.learner.policy(self.learner.actor, inputs)
-            else:
-                noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
-                noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
-                actions = self.learner.explore(self.learner.actor, inputs, noises)
-        scaled = self.action_scale.to_env(actions[k].cpu().numpy()).astype(self.action_space.dtype)
-        return scaled.reshape(*np.shape(observation)[:-1], -1), state
-
-    def view(self, observation: np.ndarray) -> np.ndarray:
-        """What learners see of the task's observations ``(..., O)``: all of it."""
-        return observation
-
-    def learner_index(self, learner: LearnerChoice) -> int:
-        """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
-        if learner == "best":
-            return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
-        if not isinstance(learner, int | np.integer) or not 0 <= learner < self.n_learners:
-            raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
-        return learner
-
-    def policies(self, observations: np.ndarray) -> np.ndarray:
-        """Every learner's deterministic action ``(K, A)`` in [-1, 1] at its row of ``observations (K, O)``."""
-        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
-        with torch.no_grad():
-            return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()
-
-    def evaluate(self, n_eval_episodes: int | None = None, seed: int | None = None) -> Evaluation:
-        """Evaluate all learners now, on environments of their own; the result is returned, not recorded.
-
-        Args:
-            n_eval_episodes: episodes per learner; None is the config's.
-            seed: seed of the episodes' initial states, the same for all groups; None is each group's own, and new
-                ones at every number of steps.
-        """
-        if self.evaluator is None:
-            self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
-        episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
-        if episodes < 1 or (seed is not None and seed < 0):
-            raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
-        seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
-        return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
-
-    def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
-        """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
-
-        Raises:
-            PolicyKDError: its algorithm has no twin in SB3.
-        """
-        return export.to_sb3(self, self.learner_index(learner))
 
     def save(self, path: str | Path, include_replay: bool = False) -> None:
         """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
@@ -446,22 +310,6 @@ class Agent:
     def computed_by(self) -> str:
         """What does the arithmetic: it must be the same for a run to go on bit by bit."""
         return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
-
-
-def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's content, where ``env`` is given if it must be.
-
-    Raises:
-        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
-    """
-    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
-    loaded = checkpoint.load(path)
-    if "settings" not in loaded:
-        raise PolicyKDError(f"checkpoint: {path} holds no agent")
-    if env is None and not loaded["made_by_id"]:
-        name = loaded["settings"]["env"]
-        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
-    return path, loaded
 
 
 def _callbacks(callback: MaybeCallback) -> BaseCallback:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 from policykd.core.lock import LOCK, alone
+from policykd.core.parsing import parse_json, read_text
 from policykd.training.run_folder import CONFIG, holds_nothing
 from policykd.training.snapshot import check_same
 
@@ -58,7 +58,7 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
     if holds_nothing(path):
         return
     try:
-        saved = json.loads((path / CONFIG).read_text())
+        saved = parse_json(read_text(path / CONFIG))
     except (OSError, ValueError):
         raise PolicyKDError(f"resume: {path} holds no run of policykd (no {CONFIG}): choose another folder") from None
     check_same(saved, asked)
@@ -76,7 +76,7 @@ def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
         PolicyKDError: they differ, or the folder holds something else.
     """
     try:
-        saved = json.loads((folder / OPTIONS).read_text())
+        saved = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"resume: {folder} is no run of policykd {command}: {error}") from None
     changed = [

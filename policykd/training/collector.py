@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.contract import TaskError
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training.progress import Progress
 
@@ -60,12 +61,15 @@ class Collector:
             scaled: whether they are in [-1, 1]; else in the task's units, and clipped to its bounds.
 
         Raises:
-            PolicyKDError: a reward or an observation is not finite.
+            PolicyKDError: the task raised or broke Gymnasium's interface, or a number is not finite.
         """
         envs, run = self.envs, self.run
         scale = envs.action_scale
-        envs.actions = scale.to_env(actions) if scaled else actions.clip(scale.low, scale.high)
-        observations, rewards, dones, infos = envs.step_all()
+        envs.actions = scale.to_env(actions) if scaled else scale.clip(actions)
+        try:
+            observations, rewards, dones, infos = envs.step_all()
+        except TaskError as error:
+            raise self._failed(str(error), error.env or 0) from error.__cause__
         truncated, next_observations = np.zeros(len(dones), bool), observations
         if dones.any():
             next_observations = observations.copy()
@@ -90,10 +94,12 @@ class Collector:
         """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
         bad = ~np.isfinite(rewards) | ~np.logical_and.reduce([np.isfinite(o).all(1) for o in observations])
         e = int(np.flatnonzero(bad)[0])
-        what, k = "observation" if np.isfinite(rewards[e]) else "reward", e // self.n_envs
-        seed, peer = self.run.learners[k]
-        raise PolicyKDError(
-            f"environment: {self.env_id} returned a {what} that is not finite at step "
-            f"{self.run.num_timesteps // self.run.steps_at_once + 1} of learner {k} (seed {seed}, peer {peer}); "
-            "training stopped, earlier checkpoints are untouched"
-        )
+        what = "an observation" if np.isfinite(rewards[e]) else "a reward"
+        raise self._failed(f"environment: {self.env_id} returned {what} that is not finite", e)
+
+    def _failed(self, text: str, e: int) -> PolicyKDError:
+        """What environment ``e`` did wrong, with when and for whom."""
+        run, k = self.run, self.actor_in(e)
+        seed, peer = run.learners[k]
+        step = run.num_timesteps // run.steps_at_once + 1
+        return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer})")

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from policykd.core import checkpoint
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
@@ -21,13 +22,18 @@ from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.group import Rule, distil_group, group_actions
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
+from policykd.training.sb3_surface import explains_arguments
+from policykd.training.snapshot import read
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
+
+MOST_PEERS = 1_000
 
 
 class DualStudent(Agent):
@@ -49,6 +55,7 @@ class DualStudent(Agent):
         PolicyKDError: anything of this cannot work; the text is one line.
     """
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
@@ -215,7 +222,8 @@ class DualStudent(Agent):
             PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
                 run.
         """
-        return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
+        with checkpoint.understood(path):
+            return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
 
     @classmethod
     def from_state(
@@ -256,9 +264,7 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
-    kept: Config = arguments.resolve_config(
-        config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name)
-    )
+    kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
     return kept
 
 
@@ -275,8 +281,11 @@ def check_vary(config: Config, peers: int) -> None:
 
 def _check_peers(method: PeerMethod, peers: int) -> int:
     least = 2 if method.source is not None else 1
+    peers = peers.item() if isinstance(peers, np.integer) else peers
     if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
         raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
+    if peers > MOST_PEERS:
+        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
     return peers
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from policykd.core.checkpoint import understood
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.spaces import EnvFactory
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.dual_student import DualStudent
+from policykd.training.snapshot import read
 from policykd.training.teacher_student import TeacherStudent
 
 
@@ -19,9 +22,10 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    path, loaded = read(path, env)
-    kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
-    return kind.from_state(path, loaded, env, device)
+    with understood(path):
+        path, loaded = read(path, env)
+        kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
+        return kind.from_state(path, loaded, env, device)
 
 
 def load_policy(

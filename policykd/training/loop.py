@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from policykd.training.progress import Progress
+from policykd.training.progress_lines import ProgressLines
 from policykd.training.recipes import Recipe
 
 
@@ -26,7 +27,7 @@ class Hooks:
     checkpoint_freq: int
     callback: BaseCallback | None = None
     """SB3's callbacks; asked after every step of the environments, before the update."""
-    bar: tqdm | None = None
+    bar: tqdm | ProgressLines | None = None
     interrupted: Callable[[], bool] = lambda: False
     """Whether to stop after this step."""
 

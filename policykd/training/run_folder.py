@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 import shlex
 import shutil
 import sys
@@ -27,6 +26,7 @@ from stable_baselines3.common.logger import Logger
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, remove_unfinished, versions, write_bytes, write_text
 from policykd.core.lock import LOCK, alone
+from policykd.core.normaliser import pickled_to_play
 from policykd.training import progress_csv
 from policykd.training.progress_csv import open_logger
 
@@ -126,15 +126,23 @@ class RunFolder:
         np.savez(buffer, timesteps=np.array(timesteps, np.int64), results=returns, ep_lengths=lengths)
         write_bytes(self.learner_folders[k] / name, buffer.getvalue())
 
-    def save_model(self, k: int, model: BaseAlgorithm) -> None:
-        """Keep ``model`` as learner k's ``best_model.zip``, its ``VecNormalize`` where SB3's zoo looks for one."""
+    def save_model(self, k: int, model: BaseAlgorithm, settings: dict[str, str]) -> None:
+        """Keep ``model`` as learner k's ``best_model.zip``, and what SB3's zoo reads to play it in the zoo's place.
+
+        Args:
+            k: which learner.
+            model: the learner as a model of SB3.
+            settings: the zoo's files by name (``export.zoo_settings``).
+        """
         buffer, folder = io.BytesIO(), self.learner_folders[k]
         model.save(buffer)
         write_bytes(folder / "best_model.zip", buffer.getvalue())
+        (folder / self.task).mkdir(exist_ok=True)
+        for name, text in settings.items():
+            write_text(folder / self.task / name, text)
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:  # SB3 reads a pickle; policykd never does
-            (folder / self.task).mkdir(exist_ok=True)
-            write_bytes(folder / self.task / "vecnormalize.pkl", pickle.dumps(normalizer))
+            write_bytes(folder / self.task / "vecnormalize.pkl", pickled_to_play(normalizer))
 
     def _make_folders(self) -> None:
         for folder in self.learner_folders:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections import ChainMap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from policykd.core import checkpoint
+from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import Linear
+from policykd.core.files import CHECKPOINT
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
@@ -18,6 +24,7 @@ from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
 from policykd.learners.settings import NETWORKS
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.spaces import check_named
 from policykd.tasks.vector import LearnerEnvs
 
 log = logging.getLogger("policykd")
@@ -31,6 +38,8 @@ def plain(config: Config) -> dict[str, Any]:
     tables |= {"network": NETWORKS, "critic_network": NETWORKS}
 
     def value_of(name: str, value: Any) -> Any:
+        if isinstance(value, Linear):
+            return str(value)  # which ``change`` reads
         if callable(value):
             return name_of(value, tables.get(name, {}))
         return list(value) if isinstance(value, tuple) else value
@@ -53,6 +62,21 @@ def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> d
     return {**saved, **parts}
 
 
+def check_content(loaded: dict[str, Any], path: Path) -> None:
+    """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
+
+    Raises:
+        PolicyKDError: a number is none, or there are more learners, or wider layers, than numbers in the file.
+    """
+    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
+    settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
+    widths = settings["config"]["net_arch"]
+    learners = len(settings["seeds"]) * settings["peers"]
+    if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
+
+
 def streams_state(streams: Streams) -> dict[str, Any]:
     """All random generators."""
     return {name: [generator_state(g) for g in generators] for name, generators in streams.items()}
@@ -70,13 +94,14 @@ def envs_state(envs: LearnerEnvs) -> list[Any]:
     return [get_env_state(env) for env in envs.envs]
 
 
-def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: np.ndarray, env_id: str) -> np.ndarray:
+def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: Any, env_id: str) -> np.ndarray:
     """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``."""
     if unsaved := unsaved_state(envs.envs[0]):
         log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
-    for env, state in zip(envs.envs, saved, strict=True):
-        set_env_state(env, state)
-    envs.observations[:] = observations
+    with understood(f"the state of {env_id}"):
+        for env, state in zip(envs.envs, saved, strict=True):
+            set_env_state(env, state)
+        envs.observations[:] = np.array(observations, np.float32)
     restored: np.ndarray = envs.observations.copy()
     return restored
 
@@ -91,3 +116,22 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
     changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
     if changed:
         raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+
+
+def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's content, where ``env`` is given if it must be.
+
+    Raises:
+        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+    """
+    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    loaded = checkpoint.load(path)
+    if "settings" not in loaded or "learner" not in loaded:
+        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+    if env is None and not loaded["made_by_id"]:
+        name = loaded["settings"]["env"]
+        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+    if env is None:
+        check_named(loaded["settings"]["env"], path)
+    check_content(loaded, path)
+    return path, loaded

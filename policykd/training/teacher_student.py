@@ -11,6 +11,7 @@ import numpy as np
 from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
@@ -26,13 +27,16 @@ from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
 from policykd.training import arguments, snapshot
-from policykd.training.agent import Agent, LearnerChoice, read
+from policykd.training.acting import LearnerChoice
+from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import FineTune, Span
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
+from policykd.training.sb3_surface import explains_arguments
+from policykd.training.snapshot import read
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
@@ -62,6 +66,7 @@ class TeacherStudent(Agent):
 
     peers = 1
 
+    @explains_arguments
     def __init__(
         self,
         env: str | gym.Env | EnvFactory,
@@ -290,7 +295,8 @@ class TeacherStudent(Agent):
                 run.
         """
         own = {"method": method, "backbone": backbone, "config": config}
-        return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
+        with checkpoint.understood(path):
+            return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
 
     @classmethod
     def from_state(

@@ -52,7 +52,7 @@ class FrozenTeacher:
         self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
         self.device, self.source = device, source
         self.score: TeacherScore | None = None
-        self._asked_at = -1
+        self._asked_for: np.ndarray | None = None
         self._answers = torch.empty(0)
 
     def check(self) -> Panel:
@@ -67,14 +67,13 @@ class FrozenTeacher:
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states, asked for once."""
-        now = self.collector.run.num_timesteps
-        if now != self._asked_at:
-            observations = self.collector.observations
+        observations = latest = self.collector.observations
+        if latest is not self._asked_for:
             if self.partial:
                 full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
                 observations = np.stack(full).astype(np.float32)
             inputs = torch.from_numpy(observations).to(self.device).view(self.learners, self.collector.n_envs, -1)
-            self._answers, self._asked_at = self.check().answer(inputs), now
+            self._answers, self._asked_for = self.check().answer(inputs), latest
         return self._answers
 
     def value_at_end(self, info: dict[str, Any]) -> float:

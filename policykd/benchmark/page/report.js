@@ -125,7 +125,7 @@ function drawFinal() {
   const rule = data.rules[shown.rule];
   byId("final-note").textContent = whole
     ? `Interquartile mean of the normalised score (${rule}) with its 95 % interval; methods that ran on every task.`
-    : `Return of the final evaluation on fresh starts (${rule}): interquartile mean with its 95 % interval; dots are seeds.`;
+    : `Return of the final evaluation from new initial states (${rule}): interquartile mean with its 95 % interval; dots are seeds.`;
   drawRows("final", rows, { xaxis: { title: { text: whole ? "normalised score" : "return" } } });
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policykd.core.errors import PolicyKDError, nearest
 from policykd.distillation.supervised.cross_entropy import CrossEntropy, LabelSmoothing
 from policykd.distillation.supervised.disk import DiSK
 from policykd.distillation.supervised.fitnets import FitNets
@@ -26,3 +27,20 @@ METHODS: dict[str, type[Method]] = {
     "reaugkd": ReAugKD,
 }
 """What ``Distiller(method=...)`` names."""
+
+
+def find_method(method: str | type[Method]) -> tuple[str, type[Method]]:
+    """Name and class of a method by its name, or of the user's own class.
+
+    Raises:
+        PolicyKDError: there is none of that name, or it is no class of a method.
+    """
+    if isinstance(method, type) and issubclass(method, Method):
+        return next((name for name, known in METHODS.items() if known is method), method.__name__), method
+    if not isinstance(method, str):
+        raise PolicyKDError(
+            f"method: expected a name or a subclass of policykd.distillation.supervised.method.Method, got {method!r}"
+        )
+    if method not in METHODS:
+        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
+    return method, METHODS[method]

@@ -7,12 +7,17 @@ helpers of the method's own (a guide, filters). What does not train in a pass is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from policykd.core.fields import require
+from policykd.core.registry import NAME, find
+from policykd.distillation.schedules import SCHEDULES
 
 Terms = dict[str, Tensor]
 """Parts of a loss by their logged name, scalars without gradient."""
@@ -40,6 +45,13 @@ class Phase(NamedTuple):
     """Whether it looks at the student's."""
 
 
+Function = Callable[..., Any]
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+"""What ``optimizer`` names, made of parameters, ``lr`` and ``weight_decay``."""
 STUDENT = Phase("student")
 WARM_UP = Phase("warm_up", teacher=False)
 
@@ -71,12 +83,14 @@ class TrainingConfig:
     """How many of these passes, the first, learn from labels alone."""
     batch_size: int = 128
     """Examples per step, of all processes together."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """The optimiser of the student and of a method's helpers (SGD with Nesterov momentum 0.9)."""
+    optimizer: Annotated[str | Function, NAME] = "adam"
+    """The optimiser of the student and of a method's helpers: adam, adamw, sgd (with Nesterov momentum 0.9), or a
+    function of the parameters that makes one, whose learning rate and decay then count instead of these."""
     learning_rate: float = 1e-3
     """Its learning rate."""
-    learning_rate_schedule: Literal["constant", "linear", "exponential", "cosine"] = "cosine"
-    """How the learning rate falls, step by step, over the passes in which that optimiser is used."""
+    learning_rate_schedule: Annotated[str | Function, NAME] = "cosine"
+    """How the learning rate falls, step by step, over the passes in which that optimiser is used: constant, linear,
+    exponential, cosine, or a function of the progress from 0 to 1."""
     weight_decay: float = 0.0
     """Its weight decay."""
     max_grad_norm: float | None = None
@@ -86,6 +100,8 @@ class TrainingConfig:
     mixed: the teacher labels the mixture, so the loss must not use labels (Stanton et al. 2021)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the networks' forward passes; losses are computed in float32."""
+    teacher_outputs: Literal["auto", "logits", "probabilities"] = "auto"
+    """What the teacher gives; "auto" looks at its first answers. Log-probabilities are logits, too."""
     seed: int = 0
     """Of the order of examples, dropout, augmentation and the helpers' first weights."""
     eval_every: int = 1
@@ -104,6 +120,8 @@ class TrainingConfig:
         for name in ("warm_up_epochs", "weight_decay", "mixup", "seed", "cache_megabytes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.warm_up_epochs <= self.epochs, "warm_up_epochs", self.warm_up_epochs, f"of {self.epochs} epochs")
+        find("optimizer", self.optimizer, OPTIMIZERS)
+        find("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
         bound = self.max_grad_norm
         require(bound is None or bound > 0, "max_grad_norm", bound, "must be positive, or None for no bound")
         for name, value in vars(self).items():

@@ -122,7 +122,7 @@ class TaughtOnRollouts(LearnFromRollouts):
             teacher = torch.distributions.Normal(labels.policy.mean, labels.policy.std, validate_args=False)
             paid = teacher.log_prob((actions - learner.middle) / learner.half).sum(-1).view(dones.shape)
             if kind == "next_log_prob":  # the expectation where the next action is not drawn yet
-                gaussians = *last_own[1:], *last_labels.policy[1:]
+                gaussians = *last_own[1:3], *last_labels.policy[1:3]
                 paid = from_next(paid, -cross_entropy(*gaussians, "reverse"), dones)  # type: ignore[arg-type]
         if not self.config.normalize_reward:
             return paid

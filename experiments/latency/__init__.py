@@ -1,0 +1,1 @@
+"""What does one action cost in each format, and what does int8 cost in return?"""

@@ -1,0 +1,1 @@
+"""Data of classifiers: named sets, batches of any source, other views of inputs, texts."""

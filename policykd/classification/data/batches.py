@@ -1,0 +1,276 @@
+"""Batches out of arrays, data sets or the user's own loader, in an order that a seed and the pass decide.
+
+A batch is ``(inputs, labels, ...)``, a dict with labels under one of the names below, or inputs alone; another
+structure needs an adaptor, one small function of the user.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.categorical import UNLABELLED
+
+LABEL_NAMES = ("labels", "label", "targets", "target", "y")
+Inputs = Any
+"""A tensor, a tuple of positional arguments or a dict of named ones."""
+Adaptor = Callable[[Any], tuple[Inputs, Tensor | None]]
+"""Splits a batch into inputs and labels."""
+
+
+class Batch(NamedTuple):
+    """A batch as the data gave it, and which rows of the data it holds (None: the user's loader does not say)."""
+
+    content: Any
+    rows: Tensor | None
+
+
+class Rows(Dataset):
+    """A data set that is read a batch at a time; arrays are indexed, other sets are collated."""
+
+    def __init__(self, source: Any) -> None:
+        if isinstance(source, TensorDataset):
+            source = source.tensors
+        self.arrays = _arrays(source) if _is_arrays(source) else None
+        self.source = source
+        if self.arrays is None and not (isinstance(source, Sized) and hasattr(source, "__getitem__")):
+            raise PolicyKDError(
+                f"data: a {type(source).__name__} is neither arrays (inputs, labels), a Dataset nor a DataLoader"
+            )
+
+    def __len__(self) -> int:
+        return len(self.source if self.arrays is None else self.arrays[0])
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """The batch of these rows."""
+        index = torch.tensor(rows)
+        if self.arrays is None:
+            return Batch(default_collate([self.source[row] for row in rows]), index)
+        return Batch(tuple(array[index] for array in self.arrays), index)
+
+
+class Shuffled(Sampler[int]):
+    """Every row once, in an order of the seed and the pass alone: a resumed run sees what it would have seen."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch)))
+        return iter(generator.permutation(self.length).tolist())
+
+
+class Batches(BatchSampler):
+    """Batches of a sampler; a last one of a single example, which batch normalisation cannot use, joins the one before.
+
+    Several processes share every batch and fill the last one up, so it may not be longer there.
+
+    Args:
+        order: of the examples.
+        batch_size: examples per batch.
+        processes: that share the batches.
+    """
+
+    def __init__(self, order: Sampler[int], batch_size: int, processes: int) -> None:
+        super().__init__(order, batch_size, drop_last=False)
+        examples = len(order)  # type: ignore[arg-type]
+        self.joins = processes == 1 and examples > batch_size > 1 and examples % batch_size == 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next."""
+        if isinstance(self.sampler, Shuffled):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return super().__len__() - self.joins
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = super().__iter__()
+        if not self.joins:
+            return batches
+        *whole, before, last = batches
+        return iter([*whole, [*before, *last]])
+
+
+def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: int = 1) -> DataLoader:
+    """Batches of some data.
+
+    Args:
+        data: a tuple of arrays or tensors (inputs, labels), a map-style data set, or a ``DataLoader``, which is used
+            as it is.
+        batch_size: examples per batch.
+        seed: of the order; None keeps the order.
+        what: the data's name in errors.
+        processes: that share the batches.
+
+    Raises:
+        PolicyKDError: there is nothing in it, or it is something else.
+    """
+    if isinstance(data, DataLoader):
+        if isinstance(data.dataset, Sized) and not len(data):
+            raise PolicyKDError(f"data: the {what} data are empty")
+        return data
+    rows = Rows(data)
+    if not len(rows):
+        raise PolicyKDError(f"data: the {what} data are empty")
+    order = SequentialSampler(range(len(rows))) if seed is None else Shuffled(len(rows), seed)
+    return DataLoader(rows, batch_sampler=Batches(order, batch_size, processes), collate_fn=_as_it_is)
+
+
+def read(batch: Any) -> Batch:
+    """A loader's batch with its rows, where they are known."""
+    return batch if isinstance(batch, Batch) else Batch(batch, None)
+
+
+def split_batch(batch: Any) -> tuple[Inputs, Tensor | None]:
+    """Inputs and labels of a batch; labels are None where it has none.
+
+    Raises:
+        PolicyKDError: a structure that is not known.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, list | tuple) and batch:
+        return batch[0], (batch[1] if len(batch) > 1 else None)
+    if isinstance(batch, Mapping):
+        name = next((name for name in LABEL_NAMES if name in batch), None)
+        inputs = {key: value for key, value in batch.items() if key != name}
+        only = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+        return only, (None if name is None else batch[name])
+    raise PolicyKDError(
+        f"data: a batch is a {type(batch).__name__}; give a tuple (inputs, labels), a dict, or an adaptor="
+    )
+
+
+def checked_labels(labels: Any, logits: Tensor) -> Tensor:
+    """Labels as ``(B,)`` int64, ``UNLABELLED`` where there are none, for logits ``(B, C)``.
+
+    Raises:
+        PolicyKDError: they are not whole numbers in [0, C), one per example.
+    """
+    return whole_labels(labels, *logits.shape).to(logits.device)
+
+
+def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
+    """Labels as ``checked_labels`` gives them, for so many examples and classes."""
+    if labels is None:
+        return torch.full((examples,), UNLABELLED)
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != (examples,):
+        raise PolicyKDError(
+            f"labels: need one whole number per example, ({examples},), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    labels = labels.long()
+    wrong = labels[(labels != UNLABELLED) & ((labels < 0) | (labels >= classes))]
+    if len(wrong):
+        raise PolicyKDError(
+            f"labels: {int(wrong[0])} is out of range for {classes} classes: use 0 to {classes - 1}, or {UNLABELLED} "
+            "for no label"
+        )
+    return labels
+
+
+def check_batches(batches: DataLoader, adaptor: Adaptor, logits: Tensor, learning: nn.Module, labelled: bool) -> None:
+    """Refuse training data that would only fail, or teach nothing, later.
+
+    Args:
+        batches: the training data; the labels of arrays are looked at as a whole.
+        adaptor: splits a batch into inputs and labels.
+        logits: of the student for the first batch.
+        learning: all modules that learn.
+        labelled: whether the loss looks at labels.
+
+    Raises:
+        PolicyKDError: labels are no classes, or all of one; or a batch of one example meets batch normalisation.
+    """
+    rows = batches.dataset
+    if isinstance(rows, Rows) and rows.arrays is not None and adaptor is split_batch:
+        labels = split_batch(rows.arrays)[1]
+        known = whole_labels(labels, len(rows), logits.shape[1])
+        present = known[known != UNLABELLED].unique()
+        if labelled and labels is not None and len(present) == 1:
+            raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())
+    if normalised and _has_batch_of_one(batches):
+        raise PolicyKDError(
+            "batch_size: the last batch is one example, which batch normalisation cannot learn from: choose another "
+            "batch_size, or drop_last=True in the DataLoader"
+        )
+
+
+def _has_batch_of_one(batches: DataLoader) -> bool:
+    sampler = batches.batch_sampler
+    if not isinstance(sampler, BatchSampler) or not isinstance(sampler.sampler, Sized):
+        return False
+    joins = isinstance(sampler, Batches) and sampler.joins
+    return sampler.batch_size == 1 or (len(sampler.sampler) % sampler.batch_size == 1 and not joins | sampler.drop_last)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the global generators (dropout, a data set's own augmentation), and put them back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _is_arrays(source: Any) -> bool:
+    """Whether this is arrays; a list of anything else is a data set of examples."""
+    if isinstance(source, list):
+        return all(isinstance(member, Tensor | np.ndarray) for member in source)
+    return isinstance(source, tuple | Tensor | np.ndarray)
+
+
+def _arrays(source: Any) -> tuple[Tensor, ...]:
+    """Arrays as tensors of one length; floats as float32, whole numbers as they are."""
+    members = tuple(source) if isinstance(source, tuple | list) else (source,)
+    for member in members[1:]:
+        words = np.asarray(member).ravel()[:1] if not isinstance(member, Tensor) else np.empty(0)
+        if words.dtype.kind in "OUS" and len(words):
+            raise PolicyKDError(
+                f"labels: {str(words[0])!r} is a word: number the classes in the order of the networks' outputs, as "
+                "numpy.unique(labels, return_inverse=True)[1] does in that of the alphabet"
+            )
+    try:
+        tensors = tuple(torch.as_tensor(member) for member in members)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PolicyKDError(f"data: expected arrays (inputs, labels): {error}") from None
+    lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors]
+    if len(set(lengths)) > 1:
+        raise PolicyKDError(f"data: inputs and labels differ in length: {lengths}")
+    return tuple(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

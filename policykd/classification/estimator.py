@@ -1,0 +1,151 @@
+"""A distilled network as a scikit-learn classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from policykd.classification.distiller import Distiller
+from policykd.classification.models import check_names, make_model
+from policykd.classification.teacher import as_log_probabilities
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.supervised.method import Method
+
+Make = Callable[[int, int], nn.Module]
+DEFAULTS = {"epochs": 30, "batch_size": 64, "learning_rate": 5e-3}
+"""Settings of ``policykd classify``."""
+
+
+class DistilledClassifier(ClassifierMixin, BaseEstimator):
+    """A small network that learns from labels and from a teacher: ``fit(X, y)``, labels of any type.
+
+    Features are scaled one by one. After ``fit``: ``network_`` is the student, ``classes_`` the labels in its order.
+
+    Args:
+        teacher: a classifier of scikit-learn with ``predict_proba``, fitted (it must know the same classes) or not (a
+            clone is fitted first); or a function of (features, classes) that makes a network to train first; None is an
+            MLP of 256-256 hidden units.
+        student: makes the network from (features, classes); it maps ``(B, F)`` to logits ``(B, C)``. None is an MLP.
+        widths: hidden layers of that MLP.
+        method: a name in ``policykd.distillation.supervised.METHODS``, or a class.
+        config: changed settings of the method and of training.
+        teacher_epochs: epochs of a teacher that is a network.
+        device: "auto", "cpu" or "cuda".
+        random_state: of everything drawn; an int, a RandomState or None.
+    """
+
+    def __init__(
+        self,
+        teacher: Any = None,
+        student: Make | None = None,
+        *,
+        widths: tuple[int, ...] = (16,),
+        method: str | type[Method] = "hinton",
+        config: dict[str, Any] | None = None,
+        teacher_epochs: int = 20,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.teacher = teacher
+        self.student = student
+        self.widths = widths
+        self.method = method
+        self.config = config
+        self.teacher_epochs = teacher_epochs
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> DistilledClassifier:
+        """Train a new student, and its teacher where that is not fitted.
+
+        Args:
+            X: ``(n, F)``, finite numbers.
+            y: labels ``(n,)`` of any type.
+
+        Raises:
+            PolicyKDError: there is one class only, or teacher, student and settings do not fit.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
+        std = X.std(0)
+        self.mean_, self.std_ = X.mean(0), np.where(std > 0, std, 1.0)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))
+        teacher = self._teacher(X, y, sizes, data, seed)
+        student = _made(self.student, sizes, self.widths, seed)
+        config = {**DEFAULTS, "seed": seed, **(self.config or {})}
+        distiller = Distiller(student, teacher, method=self.method, config=config, device=self.device)
+        self.network_ = distiller.fit(data).student.cpu().eval()
+        return self
+
+    def _teacher(self, X: Any, y: Any, sizes: tuple[int, int], data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        """The teacher as a network over the same inputs and classes."""
+        if hasattr(self.teacher, "predict_proba"):
+            fitted = self.teacher
+            try:
+                check_is_fitted(fitted)
+            except NotFittedError:
+                fitted = clone(fitted).fit(X, y)
+            return _OfScikitLearn(fitted, self.classes_, self.mean_, self.std_)
+        teacher = _made(self.teacher, sizes, (256, 256), seed + 1)
+        batch = (self.config or {}).get("batch_size", DEFAULTS["batch_size"])
+        config = {**DEFAULTS, "batch_size": batch, "epochs": self.teacher_epochs, "seed": seed + 1}
+        return Distiller(teacher, None, method="cross_entropy", config=config, device=self.device).fit(data).student
+
+    def _standard(self, X: np.ndarray) -> Tensor:
+        """Scaled in float64: large numbers of little spread keep their digits."""
+        return torch.from_numpy(((X - self.mean_) / self.std_).astype(np.float32))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities ``(n, C)`` of ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        with torch.no_grad():
+            return self.network_(self._standard(X)).double().softmax(1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row."""
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(1)]
+
+
+class _OfScikitLearn(nn.Module):
+    """A fitted classifier of scikit-learn as a teacher: log-probabilities ``(B, C)`` of standardised inputs."""
+
+    def __init__(self, fitted: Any, classes: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
+        super().__init__()
+        known = np.asarray(fitted.classes_)
+        order = np.argsort(known)
+        check_names(
+            {"the labels": [str(name) for name in classes], "the teacher": [str(name) for name in known[order]]}
+        )
+        self.fitted, self.order, self.mean, self.std = fitted, order, mean, std
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = inputs.cpu().double().numpy() * self.std + self.mean
+        return as_log_probabilities(torch.from_numpy(self.fitted.predict_proba(rows)[:, self.order])).to(inputs)
+
+
+def _made(make: Make | None, sizes: tuple[int, int], widths: tuple[int, ...], seed: int) -> nn.Module:
+    """A new network whose first weights are drawn by the seed."""
+    if isinstance(make, nn.Module) or not (make is None or callable(make)):
+        raise PolicyKDError(
+            f"network: expected a function of (features, classes) that makes one, got {type(make).__name__}"
+        )
+    if make is None:
+        return make_model("mlp", widths, (sizes[0],), sizes[1], seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(*sizes)

@@ -1,0 +1,68 @@
+"""Measures a student on a data set; what the teacher says of it is computed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policykd.classification.data.batches import checked_labels, loader, read
+from policykd.classification.measures.metrics import metrics
+from policykd.classification.outputs import call, check_classes, evaluating, first_look
+from policykd.classification.processes import autocast, on_device
+from policykd.classification.state import Training
+from policykd.core.errors import PolicyKDError
+
+BATCH = 500
+"""Examples per batch where only forward passes are made."""
+
+
+class Evaluation:
+    """A data set to measure a student on, as often as wanted.
+
+    Args:
+        training: whose student.
+        data: arrays, a map-style data set or a ``DataLoader``.
+        what: the data's name in errors.
+    """
+
+    def __init__(self, training: Training, data: Any, what: str) -> None:
+        self.training = training
+        batches = BATCH - BATCH % training.accelerator.num_processes
+        self.batches = training.accelerator.prepare_data_loader(loader(data, batches, None, what))
+        self.what = what
+        self.teacher_logits: Tensor | None = None
+
+    def measure(self) -> dict[str, float]:
+        """Quality and fidelity of the student as it is now (see ``metrics.metrics``)."""
+        logits, teacher_logits, labels = self.outputs()
+        return metrics(logits, labels, teacher_logits)
+
+    @torch.no_grad()
+    def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The student's logits ``(n, C)``, the teacher's, and the labels ``(n,)``, from all processes."""
+        training, parts = self.training, []
+        teacher = training.teacher if self.teacher_logits is None else None
+        in_order = True
+        with evaluating(training.student, teacher):
+            for batch in on_device(self.batches, training.device):
+                content, rows = read(batch)
+                in_order &= rows is not None  # a user's loader may shuffle
+                inputs, labels = training.adaptor(content)
+                with (
+                    autocast(training.device, training.config.mixed_precision),
+                    first_look(f"{self.what} data", training.student, inputs),
+                ):
+                    logits = call(training.student, inputs).float()
+                    own = logits if teacher is None else training.teacher_logits(inputs)
+                check_classes(logits, own)
+                known = checked_labels(labels, logits)
+                parts.append(training.accelerator.gather_for_metrics((logits, own, known)))
+        if not parts:
+            raise PolicyKDError(f"data: the {self.what} data are empty")
+        logits, own, known = (torch.cat(column) for column in zip(*parts, strict=True))
+        taught = self.teacher_logits if teacher is None else own
+        if in_order:
+            self.teacher_logits = taught
+        return logits, taught, known

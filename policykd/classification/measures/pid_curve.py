@@ -1,0 +1,105 @@
+"""A partial information decomposition followed over a training, as in figure 5 of Dissanayake et al. 2025."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from policykd.classification.distiller import Distiller
+from policykd.classification.measures.fidelity import answers
+from policykd.classification.measures.pid import PID, PIDEstimate, estimate
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
+from policykd.measure.pictures import Panel, Series, seed_panels
+
+PARTS = {
+    "redundant": "redundant: transferred",
+    "unique_teacher": "unique to the teacher: left to transfer",
+    "unique_student": "unique to the student",
+    "synergistic": "synergistic",
+}
+"""What the parts mean, in pictures."""
+CHANCE = tuple(f"chance_{part}" for part in PID._fields)
+COLUMNS = ("epoch", "accuracy", *PID._fields, *CHANCE)
+
+
+class PIDCurve:
+    """Decomposes what teacher and student tell of the labels, every few passes of the student.
+
+        curve = PIDCurve(teacher, test, "hidden.1", "hidden.1", every=5)
+        curve.look(student, 0)
+        distiller.fit(train, callback=curve)
+        curve.write(folder)
+
+    Args:
+        teacher: the frozen teacher.
+        data: labelled examples that neither network was trained on, in fixed order.
+        teacher_feature: path of the teacher's module whose output is decomposed.
+        student_feature: path of the student's.
+        every: passes of the student between two estimates.
+        clusters: k of k-means, of either side.
+        components: of the PCA, of either side.
+        seeds: of PCA and k-means; one estimate each.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        data: Any,
+        teacher_feature: str,
+        student_feature: str,
+        *,
+        every: int = 1,
+        clusters: int = 10,
+        components: int = 10,
+        seeds: Sequence[int] = (0, 1, 2),
+    ) -> None:
+        if every < 1:
+            raise PolicyKDError(f"pid: every={every} must be positive")
+        self.data, self.feature, self.every = data, student_feature, every
+        self.settings: dict[str, Any] = {"clusters": clusters, "components": components, "seeds": seeds}
+        self.teacher = answers(teacher, data, (teacher_feature,), whose="teacher").features[teacher_feature].numpy()
+        self.estimates: dict[int, PIDEstimate] = {}
+        self.accuracy: dict[int, float] = {}
+
+    def __call__(self, distiller: Distiller) -> None:
+        """Look at the student after a pass, if it was the student's and is due."""
+        done = sum(phase.trains == "student" for phase in distiller.plan[: distiller.passes])
+        if done % self.every == 0 and done not in self.estimates:
+            self.look(distiller.student, done)
+
+    def look(self, student: nn.Module, epoch: int) -> PIDEstimate:
+        """Decompose now, as what holds after ``epoch`` passes of the student (0: before the first)."""
+        said = answers(student, self.data, (self.feature,))
+        found = estimate(said.labels.numpy(), self.teacher, said.features[self.feature].numpy(), **self.settings)
+        self.estimates[epoch] = found
+        self.accuracy[epoch] = float((said.logits.argmax(1) == said.labels).double().mean())
+        return found
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row of ``COLUMNS`` per estimate, in bits; ``chance_*`` is with shuffled labels."""
+        return [
+            dict(zip(COLUMNS, (epoch, self.accuracy[epoch], *found.pid, *found.chance), strict=True))
+            for epoch, found in sorted(self.estimates.items())
+        ]
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``pid.csv`` and ``pid.png``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows())
+        write_text(folder / "pid.csv", text.getvalue())
+        rows = self.rows()
+        epochs = [row["epoch"] for row in rows]
+        series = {label: Series(epochs, np.array([[row[part]] for row in rows])) for part, label in PARTS.items()}
+        title = "Information about the label"
+        seed_panels([Panel(title, "passes of the student", "bits", series)], folder / "pid.png", "Decomposition")

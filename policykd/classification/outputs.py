@@ -1,0 +1,167 @@
+"""What networks say: logits out of the usual outputs, features of modules inside, and eval mode while they are asked.
+
+An output is a tensor of logits, a tuple that begins with it, or a dict or object with ``logits`` (as Hugging Face's
+models return).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policykd.classification.data.batches import Inputs
+from policykd.core.errors import PolicyKDError, nearest
+
+
+def call(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The model's logits ``(B, C)`` for some inputs; float64 and uint8 inputs come in the model's own precision.
+
+    Raises:
+        PolicyKDError: the output holds no logits ``(B, C)``.
+    """
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if isinstance(inputs, Mapping):
+        output = model(**{name: _readable(part, kind) for name, part in inputs.items()})
+    elif isinstance(inputs, list | tuple):
+        output = model(*[_readable(part, kind) for part in inputs])
+    else:
+        output = model(_readable(inputs, kind))
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif not isinstance(output, Tensor):
+        first = output[0] if isinstance(output, list | tuple) and output else None
+        output = getattr(output, "logits", first)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise PolicyKDError(
+            f"model: {type(model).__name__} must return logits (B, C), alone or as .logits; got {shape}"
+        )
+    return output
+
+
+def _readable(part: Any, kind: torch.dtype) -> Any:
+    """Pixels and float64 as numbers that the model computes with; token ids and all else as they are."""
+    return part.to(kind) if isinstance(part, Tensor) and part.dtype in (torch.uint8, torch.float64) else part
+
+
+@contextmanager
+def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Tell in one line why a network cannot read some inputs, before anything is trained.
+
+    Raises:
+        PolicyKDError: whatever the network raised.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        parts = (
+            inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
+        )
+        shapes = ", ".join(f"{tuple(p.shape)} {p.dtype}" if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PolicyKDError(f"{whose}: {type(model).__name__} cannot read inputs {shapes}: {why}") from None
+
+
+def check_classes(logits: Tensor, teacher_logits: Tensor) -> None:
+    """Refuse a teacher of other classes.
+
+    Raises:
+        PolicyKDError: the number of classes differs.
+    """
+    if logits.shape != teacher_logits.shape:
+        raise PolicyKDError(
+            f"classes: the student answers {tuple(logits.shape)} and the teacher {tuple(teacher_logits.shape)}: "
+            "both need logits (B, C) over the same classes"
+        )
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Put networks into eval mode, and back into the modes in which they were."""
+    present = [module for network in modules if network is not None for module in network.modules()]
+    modes = [module.training for module in present]
+    for network in modules:
+        if network is not None:
+            network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(present, modes, strict=True):
+            module.training = mode
+
+
+class FeatureReader:
+    """Keeps the outputs of named modules while it is open.
+
+    Args:
+        model: the network.
+        paths: modules by path, as ``model.named_modules()`` names them, such as ``"layer2.0"``.
+        whose: "student" or "teacher", for errors.
+
+    Raises:
+        PolicyKDError: there is no module of that path; the nearest are named.
+    """
+
+    def __init__(self, model: nn.Module, paths: Sequence[str], whose: str) -> None:
+        self.paths, self.whose = tuple(paths), whose
+        self.seen: dict[str, Tensor] = {}
+        modules = [self._module(model, path) for path in self.paths]
+        self.handles = [
+            module.register_forward_hook(self._keeper(path)) for path, module in zip(self.paths, modules, strict=True)
+        ]
+
+    def _module(self, model: nn.Module, path: str) -> nn.Module:
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            module = model
+        if module is model:
+            known = [name for name, _ in model.named_modules() if name]
+            raise PolicyKDError(f"features: the {self.whose} has no module {path!r}{nearest(path, known)}")
+        return module
+
+    def _keeper(self, path: str) -> Any:
+        def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+            self.seen[path] = _first_tensor(output)
+
+        return keep
+
+    def take(self) -> tuple[Tensor, ...]:
+        """The outputs of the last forward pass, handed out once, so that no graph outlives its step.
+
+        Raises:
+            PolicyKDError: a module was not called, or returned no tensor.
+        """
+        for path in self.paths:
+            if not isinstance(self.seen.get(path), Tensor):
+                why = "returned no tensor" if path in self.seen else "is not called in its forward pass"
+                raise PolicyKDError(f"features: module {path!r} of the {self.whose} {why}: name another one")
+        taken = tuple(self.seen[path] for path in self.paths)
+        self.seen = {}
+        return taken
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self.handles:
+            handle.remove()
+        self.seen = {}
+
+    def __enter__(self) -> FeatureReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _first_tensor(output: Any) -> Any:
+    """A module's output, or the first of several (as recurrent and Hugging Face's layers return)."""
+    while isinstance(output, list | tuple) and output:
+        output = output[0]
+    return getattr(output, "last_hidden_state", output)

@@ -1,0 +1,157 @@
+"""A student in training: what learns from what, how far it has come, and all of that as plain values and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from policykd.classification.data.batches import Adaptor, Inputs
+from policykd.classification.outputs import call
+from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
+
+
+@dataclasses.dataclass
+class Training:
+    """Student, teacher, method and settings, and how far training has come."""
+
+    student: nn.Module
+    teacher: nn.Module | None
+    method_name: str
+    kind: type[Method]
+    config: TrainingConfig
+    adaptor: Adaptor
+    accelerator: Any
+    method: Method | None = dataclasses.field(default=None, init=False)
+    """Built at the first batch, which tells the shapes."""
+    optimizers: dict[str, Optimizer] = dataclasses.field(default_factory=dict, init=False)
+    """One per group of modules that the plan trains."""
+    schedulers: dict[str, LRScheduler] = dataclasses.field(default_factory=dict, init=False)
+    plan: list[Phase] = dataclasses.field(default_factory=list, init=False)
+    """What every pass over the data does."""
+    passes: int = dataclasses.field(default=0, init=False)
+    """Passes that are done."""
+    n_updates: int = dataclasses.field(default=0, init=False)
+    """Steps that are done."""
+    elapsed: float = dataclasses.field(default=0.0, init=False)
+    """Seconds of training."""
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list, init=False)
+    """What each validation found."""
+    best: dict[str, Tensor] | None = dataclasses.field(default=None, init=False)
+    """The student's weights at the best validation."""
+    waiting: dict[str, Any] | None = dataclasses.field(default=None, init=False)
+    """A saved state whose optimisers and helpers wait for the first batch."""
+    probabilities: bool | None = dataclasses.field(default=None, init=False)
+    """Whether the teacher gives probabilities instead of logits; None until its first answer."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.accelerator.device
+
+    @property
+    def epochs(self) -> int:
+        """Passes of the student that are done."""
+        return sum(phase.trains == "student" for phase in self.plan[: self.passes])
+
+    def teacher_logits(self, inputs: Inputs) -> Tensor:
+        """The teacher's logits ``(B, C)``, of probabilities their logarithms.
+
+        Raises:
+            PolicyKDError: it gives neither logits nor probabilities.
+        """
+        assert self.teacher is not None
+        answer = call(self.teacher, inputs).float()
+        if self.probabilities is None:  # an ensemble looks at each of its members
+            whole = not isinstance(self.teacher, Ensemble)
+            self.probabilities = whole and are_probabilities(answer, self.config.teacher_outputs)
+        return as_log_probabilities(answer) if self.probabilities else answer
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a run needs to go on from the end of a pass."""
+        result: dict[str, Any] = {
+            "teacher": fingerprint(self.teacher),
+            "student": self.student.state_dict(),
+            **{name: getattr(self, name) for name in COUNTERS},
+        }
+        if self.method is not None:
+            result["method"] = self.method.state_dict()
+            result["optimizers"] = {name: _listed(o.state_dict()) for name, o in self.optimizers.items()}
+            result["schedulers"] = {name: s.last_epoch for name, s in self.schedulers.items()}
+            scaler = self.accelerator.scaler
+            result["scaler"] = None if scaler is None else scaler.state_dict()
+        elif self.waiting is not None:
+            result |= {name: self.waiting.get(name) for name in ("method", "optimizers", "schedulers", "scaler")}
+        return result
+
+    def restore(self, loaded: dict[str, Any]) -> None:
+        """Put a saved state into training of the same settings; what needs the data's shapes waits for the first batch.
+
+        Raises:
+            PolicyKDError: it is of another teacher, or of a student of another shape.
+        """
+        if self.teacher is not None and loaded["teacher"] not in (None, fingerprint(self.teacher)):
+            raise PolicyKDError("resume: the teacher is not the one that the run began with: load its weights first")
+        load_weights(self.student, loaded["student"], "student")
+        for name in COUNTERS:
+            setattr(self, name, loaded[name])
+        self.waiting = loaded if "method" in loaded else None
+
+    def restore_method(self) -> None:
+        """Put back optimisers and a method's helpers, now that they are built."""
+        loaded, self.waiting = self.waiting, None
+        if loaded is None:
+            return
+        assert self.method is not None
+        load_weights(self.method, loaded["method"], "method")
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(_keyed(loaded["optimizers"][name]))
+        if loaded.get("scaler") is not None:  # checkpoints made before it was saved have none
+            self.accelerator.scaler.load_state_dict(loaded["scaler"])
+        for name, scheduler in self.schedulers.items():
+            scheduler.last_epoch = loaded["schedulers"][name]
+            scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+
+COUNTERS = ("passes", "n_updates", "elapsed", "history", "best")
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
+    """Load a state dict that must fit.
+
+    Raises:
+        PolicyKDError: names or shapes differ.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise PolicyKDError(f"load: the {whose} has another shape than the saved one: {lines[0]}") from None
+
+
+def fingerprint(module: nn.Module | None) -> str | None:
+    """A digest of a network's weights, to know the same one again."""
+    if module is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _listed(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with text for keys, as JSON has them."""
+    return {**optimizer, "state": {str(index): values for index, values in optimizer["state"].items()}}
+
+
+def _keyed(optimizer: dict[str, Any]) -> dict[str, Any]:
+    groups = [{**g, "betas": tuple(g["betas"])} if "betas" in g else g for g in optimizer["param_groups"]]
+    return {"state": {int(index): values for index, values in optimizer["state"].items()}, "param_groups": groups}

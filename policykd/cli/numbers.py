@@ -1,0 +1,23 @@
+"""Numbers on the command line as people and SB3's zoo write them: ``1e6`` where a whole number is asked for."""
+
+from __future__ import annotations
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from policykd.core.fields import whole_number
+
+REGISTRY = ConstructorRegistry()
+"""What ``tyro.cli`` is told with ``registry=``."""
+
+
+@REGISTRY.primitive_rule
+def _whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )

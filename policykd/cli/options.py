@@ -1,0 +1,68 @@
+"""From the words of a command line to options; what is wrong with them is one line, as everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from policykd.cli.numbers import REGISTRY
+from policykd.core.errors import PolicyKDError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
+    """Options of a command.
+
+    Args:
+        kind: dataclass of the options.
+        arguments: the words after the command.
+        command: its name, for help and errors.
+        default: where options start from; None is the dataclass's own defaults.
+
+    Raises:
+        PolicyKDError: a word is unknown, missing or of another type.
+    """
+    start = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            about = getattr(kind, "__origin__", kind).__doc__
+            words = list(arguments)
+            return tyro.cli(kind, args=words, prog=f"policykd {command}", description=about, registry=REGISTRY, **start)  # type: ignore[call-overload]
+    except SystemExit as left:
+        if not left.code:  # --help
+            raise
+        raise PolicyKDError(_one_line(said.getvalue(), command)) from None
+
+
+def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
+    """The values of some flags, which decide what the other flags are; None where a flag is not given.
+
+    Raises:
+        PolicyKDError: a flag has no value.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        first.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}")))
+    try:
+        return vars(first.parse_known_args(list(arguments))[0])
+    except argparse.ArgumentError as error:
+        raise PolicyKDError(f"command line: {error}") from None
+
+
+def _one_line(box: str, command: str) -> str:
+    """What tyro says in a box, as a line."""
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = re.split(r"\n[─-]{3,}\n", "\n".join(lines))
+    if not box.startswith("╭"):  # where the terminal has no such letters, the title is a part of its own
+        parts = parts[1:] or parts
+    said = " ".join(parts[0].split()).removeprefix("Error parsing config: ")
+    near = re.findall(r"^--[\w-]+", parts[1], re.MULTILINE) if len(parts) > 1 and "Perhaps" in parts[1] else []
+    return f"{said}{'; nearest: ' + ', '.join(dict.fromkeys(near)) if near else ''} (policykd {command} --help)"

@@ -1,0 +1,84 @@
+"""Zips from elsewhere, and the arrays and tensors in them: nothing is run, and nothing unpacks to more than it may."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+RATIO, SPARE = 100, 16_000_000
+"""A zip may unpack to ``RATIO`` times its size and ``SPARE`` bytes; bombs are a thousand times their size and more."""
+
+
+class Archive:
+    """A zip, its members read whole into memory.
+
+    Args:
+        source: a file, or its content.
+
+    Raises:
+        OSError, zipfile.BadZipFile: there is no such file, or it is no zip.
+    """
+
+    def __init__(self, source: Path | bytes) -> None:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        self._zip = zipfile.ZipFile(file)
+        self._left = SPARE + RATIO * (len(source) if isinstance(source, bytes) else source.stat().st_size)
+        self.names = self._zip.namelist()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._zip.close()
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """A member.
+
+        Args:
+            name: its name.
+            most: the bytes that it may have.
+
+        Raises:
+            KeyError: there is none of this name.
+            ValueError: it is larger than it may be, or packed in a way that NumPy, torch and SB3 do not use.
+            zipfile.BadZipFile: it is damaged.
+        """
+        info = self._zip.getinfo(name)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise ValueError(f"{name} is encrypted or packed in another way than stored or deflated")
+        if info.file_size > (self._left if most is None else min(most, self._left)):
+            raise ValueError(f"{name} unpacks to {info.file_size:,} bytes, more than it may")
+        self._left -= info.file_size
+        return self._zip.read(info)  # zipfile reads no more than file_size
+
+
+def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of an ``.npz`` file: of numbers and truth values, never of objects.
+
+    Raises:
+        OSError, KeyError, ValueError, zipfile.BadZipFile: the file cannot be read, or lacks one of them.
+    """
+    with Archive(path) as archive:
+        return [_array(archive.read(f"{name}.npy"), name) for name in names]
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    """An array of a ``.npy`` file. Its bytes are there, and as many as its header says, before it is made."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read_header(file)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{name} is of type {dtype}, not of numbers")
+    data = content[file.tell() :]
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{name} has not the bytes of an array of shape {shape}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,108 @@
+"""Text from elsewhere as plain values: JSON and YAML that are read in bounded time, or end in a ``ValueError``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from policykd.core.errors import PolicyKDError
+
+MOST_JSON, MOST_YAML, MOST_NODES = 32_000_000, 200_000, 100_000
+"""Characters that are read at most; PyYAML takes a second for some hundred thousand."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}(?<!\.)")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that are no files on Windows."""
+
+
+def read_text(path: Path, most: int = MOST_JSON) -> str:
+    """A file's text.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is no UTF-8, or is longer than what is read here.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read(most + 1)
+    return _bounded(text, most)
+
+
+def parse_json(text: str) -> Any:
+    """Plain values.
+
+    Raises:
+        ValueError: it is no JSON, or too deep or too long.
+    """
+    try:
+        return json.loads(_bounded(text, MOST_JSON))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_yaml(text: str, loader_type: Any = None) -> Any:
+    """Plain values.
+
+    Args:
+        text: the YAML.
+        loader_type: a kind of PyYAML's SafeLoader that knows more tags; None is that itself.
+
+    Raises:
+        PolicyKDError: PyYAML is not installed.
+        ValueError: it is no YAML, too deep or too long, or its aliases repeat without end.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
+    try:
+        loader = (loader_type or yaml.SafeLoader)(_bounded(text, MOST_YAML))
+        if _deepest(text) > 100:  # at which PyYAML becomes slow before it gives up
+            raise RecursionError
+        node = loader.get_single_node()
+        if _written_out(node, {}) > MOST_NODES:
+            raise ValueError(f"its aliases stand for more than {MOST_NODES:,} values")
+        return None if node is None else loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except (TypeError, AttributeError, OverflowError) as error:  # of tags that do not fit their values
+        raise ValueError(str(error)) from None
+
+
+def _deepest(text: str) -> int:
+    """How deeply brackets are nested."""
+    steps = (1 if character in "[{" else -1 for character in re.findall(r"[\[\]{}]", text))
+    return max(itertools.accumulate(steps, lambda depth, step: max(0, depth + step), initial=0))
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """How many values a YAML node stands for with its aliases written out; one that holds itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # while it is being counted
+        children = node.value if isinstance(getattr(node, "value", None), list) else []
+        flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in flat)
+    return known[id(node)]
+
+
+def file_name(what: str, name: str) -> str:
+    """A name that is to name a file or folder, which must not lead anywhere else.
+
+    Raises:
+        PolicyKDError: it is a path, or no name on some system.
+    """
+    if not _FILE_NAME.fullmatch(name) or _DEVICES.fullmatch(name):
+        raise PolicyKDError(
+            f"{what}: {name[:100]!r} cannot name a file: use letters, digits and _ . + -, at most 100 and a letter, "
+            "digit or _ first"
+        )
+    return name
+
+
+def _bounded(text: str, most: int) -> str:
+    if len(text) > most:
+        raise ValueError(f"it is longer than {most:,} characters")
+    return text

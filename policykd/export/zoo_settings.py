@@ -1,0 +1,75 @@
+"""What rl-baselines3-zoo reads beside an agent before it plays it: ``config.yml`` and ``args.yml``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gymnasium as gym
+
+from policykd.export.exportable import Exportable
+from policykd.learners.config import PPOConfig
+from policykd.tasks.spaces import short_id
+
+PARTIAL_VIEW = "policykd_envs.wrappers.SelectObservation"
+"""The wrapper of students that see a part of the observation."""
+
+
+def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
+    """The text of each file by its name, for learner ``k``.
+
+    The zoo makes the task by its id, with ``env_kwargs``; wrappers of a task that was handed in as a function are not
+    known here, and a comment says so.
+    """
+    config, columns = agent.config, getattr(agent.config, "student_observations", None)
+    settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": "MlpPolicy"}
+    if isinstance(config, PPOConfig):
+        settings["n_envs"] = config.n_envs
+        if config.normalize_observation or config.normalize_reward:
+            scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
+            settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
+    if columns is not None:
+        settings["env_wrapper"] = [{PARTIAL_VIEW: {"columns": list(columns)}}]
+    arguments = {
+        "algo": agent.backbone,
+        "env": short_id(agent.env_id),
+        "env_kwargs": None if agent.made_by_id else _env_kwargs(agent),
+        "gym_packages": [agent.env_id.rpartition(":")[0]] if ":" in agent.env_id else [],
+        "n_timesteps": agent.num_timesteps,
+        "seed": agent.learners[k][0],
+    }
+    note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
+    return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
+
+
+def _env_kwargs(agent: Exportable) -> dict[str, Any] | None:
+    """What an instance was made with beside its registered id, as far as YAML can say it."""
+    env = agent.factory()
+    env.close()
+    spec = env.spec
+    if spec is None or spec.id not in gym.registry:
+        return None
+    known = gym.spec(spec.id).kwargs
+    return {name: value for name, value in spec.kwargs.items() if known.get(name) != value and _plain(value)} or None
+
+
+def _plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "".join(f"{name}: {_yaml(value)}\n" for name, value in values.items())
+
+
+def _yaml(value: Any) -> str:
+    """A plain value in YAML's flow style, which is JSON but for floats: 1e-05 would be a text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)}: {_yaml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    text = json.dumps(value)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text

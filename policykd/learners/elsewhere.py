@@ -1,0 +1,32 @@
+"""Where settings of SB3 and its zoo go that policykd has under another name, in another place or not at all."""
+
+ELSEWHERE = {
+    "n_timesteps": "the budget is total_timesteps of learn()",
+    "total_timesteps": "the budget is total_timesteps of learn()",
+    "policy": "policykd makes the networks itself, of net_arch",
+    "policy_kwargs": "its entries are settings themselves: net_arch, activation_fn, log_std_init, ortho_init",
+    "normalize": "normalize_observation and normalize_reward are settings of the backbone ppo",
+    "normalize_kwargs": "normalize_observation and normalize_reward are settings of the backbone ppo",
+    "noise_type": "exploration noise is normal, of action_noise_std (ddpg and td3)",
+    "noise_std": "it is called action_noise_std (ddpg and td3)",
+    "action_noise": "exploration noise is normal, of action_noise_std (ddpg and td3)",
+    "use_sde": "there is no state-dependent exploration; leave it out",
+    "sde_sample_freq": "there is no state-dependent exploration; leave it out",
+    "optimize_memory_usage": "the replay of policykd has no such mode; leave it out",
+    "replay_buffer_class": "every learner's replay is policykd's own; leave it out",
+    "replay_buffer_kwargs": "every learner's replay is policykd's own; leave it out",
+    "env_wrapper": "hand in a function that makes the wrapped environment, as env",
+    "frame_stack": "hand in a function that makes the wrapped environment, as env",
+    "env_kwargs": "hand in gymnasium.make(id, ...) with them, as env",
+    "seed": "seeds=(...) is an argument of the agent, one per group",
+    "seeds": "seeds=(...) is an argument of the agent, one per group",
+    "device": "device= is an argument of the agent",
+    "peers": "peers= is an argument of the agent",
+    "method": "method= is an argument of the agent",
+    "backbone": "backbone= is an argument of the agent",
+    "run_dir": "run_dir= is an argument of the agent",
+    "tensorboard_log": "run_dir= is an argument of the agent, and TensorBoard's files are written there",
+    "verbose": "learn(progress_bar=True) shows progress",
+    "callback": "callback= is an argument of learn()",
+}
+"""Ends of error lines by the name of the setting."""

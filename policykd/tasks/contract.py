@@ -1,0 +1,186 @@
+"""What policykd relies on at every step of a task, checked where the task is made: one line where it is not so."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from policykd.core.errors import PolicyKDError, one_line
+
+SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
+
+
+class TaskError(PolicyKDError):
+    """A task raised or broke Gymnasium's interface in the middle of a run."""
+
+    env: int | None = None
+    """Which environment of the training, where one of them did."""
+
+
+class CheckedTask(gym.Wrapper):
+    """A task as its author wrote it, held to Gymnasium's interface; it has no state of its own.
+
+    Observations and infos are copies (some tasks change one array in place), rewards are floats and flags are bools.
+
+    Args:
+        env: the task with all its wrappers.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.name = task_name(env)
+        self.shape = env.observation_space.shape
+
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
+        """How the task itself is made: this wrapper is no part of it."""
+        return self.env.spec
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode.
+
+        Raises:
+            TaskError: the task raised, or returned something else than an observation and an info.
+        """
+        try:
+            result = self.env.reset(**options)
+        except Exception as error:
+            takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+            advice = "; Gymnasium's is reset(self, *, seed=None, options=None)" if takes_none else ""
+            raise TaskError(f"{self._says('reset')} raised {_named(error)}{advice}") from error
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TaskError(f"{self._says('reset')} must return (observation, info), not {_kind(result)}; {SHIMMY}")
+        observation, info = result
+        return self._observation(observation, "reset"), self._info(info, "reset")
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one step.
+
+        Raises:
+            TaskError: the task raised, or returned something else than Gymnasium's five values.
+        """
+        try:
+            result = self.env.step(action)
+        except Exception as error:
+            raise TaskError(f"{self._says('step')} raised {_named(error)}") from error
+        if not isinstance(result, tuple) or len(result) != 5:
+            raise TaskError(
+                f"{self._says('step')} must return (observation, reward, terminated, truncated, info), not "
+                f"{_kind(result)}; {SHIMMY}"
+            )
+        observation, reward, terminated, truncated, info = result
+        try:
+            if type(reward) is not float:
+                reward = float(np.asarray(reward).item())
+            ended, cut = bool(terminated), bool(truncated)
+        except (TypeError, ValueError):
+            raise TaskError(
+                f"{self._says('step')} must return one number as reward and one bool each as terminated and truncated, "
+                f"not {_kind(reward)}, {_kind(terminated)} and {_kind(truncated)}"
+            ) from None
+        return self._observation(observation, "step"), reward, ended, cut, self._info(info, "step")
+
+    def _observation(self, observation: Any, what: str) -> np.ndarray:
+        try:
+            array = np.array(observation)  # a copy
+        except ValueError:
+            array = np.empty(0, object)
+        if array.shape != self.shape or array.dtype.kind not in "fiub":
+            raise TaskError(
+                f"{self._says(what)} returned {_kind(observation)} as observation, and its space holds numbers of "
+                f"shape {self.shape}"
+            )
+        return array
+
+    def _info(self, info: Any, what: str) -> dict[str, Any]:
+        if info is None:
+            return {}
+        if not isinstance(info, dict):
+            raise TaskError(f"{self._says(what)} must return a dict as info, not {_kind(info)}")
+        return dict(info)
+
+    def _says(self, what: str) -> str:
+        return f"environment: {self.name}: {what}"
+
+
+def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
+    """A function that makes the task anew at every call, held to Gymnasium's interface.
+
+    Args:
+        factory: a user's function, or one that makes a registered id.
+        name: what to call the task where it cannot be made.
+    """
+    latest: Callable[[], Any] = lambda: None  # noqa: E731
+
+    def make() -> gym.Env:
+        nonlocal latest
+        try:
+            made = factory()
+        except PolicyKDError:
+            raise
+        except Exception as error:
+            raise PolicyKDError(f"environment: {name} cannot be made: {one_line(error)}") from error
+        if not isinstance(made, gym.Env):
+            raise PolicyKDError(f"environment: {name} gives {not_a_task(made)}")
+        if made is latest():
+            raise PolicyKDError(
+                f"environment: {name} gives the same instance at every call, and each learner needs its own: make it "
+                "inside the function"
+            )
+        latest = weakref.ref(made)
+        return CheckedTask(made)
+
+    return make
+
+
+def try_out(env: gym.Env) -> None:
+    """Take one step, so that a task that cannot work says so before a run begins.
+
+    Raises:
+        TaskError: it raised, or broke Gymnasium's interface.
+    """
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+
+
+def not_a_task(value: Any) -> str:
+    """What was handed in instead of an environment, and what to hand in, as the end of an error line."""
+    if isinstance(value, gym.vector.VectorEnv) or hasattr(value, "num_envs"):  # Gymnasium's and SB3's vectors
+        return (
+            f"a {type(value).__name__}, which holds several environments; policykd makes its own, one per learner: "
+            "hand in an id, or a function that makes a single one (lambda: gymnasium.make(...))"
+        )
+    return (
+        f"{_kind(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or a "
+        f"function that makes an instance; {SHIMMY}"
+    )
+
+
+def layers(env: gym.Env) -> Iterator[gym.Env]:
+    """The environment and what it wraps, from the outside to the task itself."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
+
+
+def task_name(env: gym.Env) -> str:
+    """The task's id, or the name of its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _kind(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

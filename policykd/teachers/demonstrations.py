@@ -1,0 +1,157 @@
+"""Episodes of experts as data: teachers, planners and controllers with state; all of them, or the good ones only."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import PolicyOutput
+from policykd.core.seeding import env_seed
+from policykd.distillation.labels import Labels
+from policykd.memory import LabelledStates
+from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task
+from policykd.teachers.teacher import Teacher
+
+SUCCESS = ("is_success", "success")
+"""Names in a task's ``info`` by which it says that the goal is reached."""
+Keep = Literal["all", "success"] | float
+"""Which episodes count: all, those that the task calls a success, or those whose return is at or above a quantile."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """States of whole episodes, in the order in which they were met, and what an expert did there."""
+
+    observations: np.ndarray
+    """Raw ``(n, O)``, float32."""
+    actions: np.ndarray
+    """``(n, A)`` in [-1, 1], float32."""
+    episodes: np.ndarray
+    """Which episode a state is of ``(n,)``."""
+    returns: np.ndarray
+    """Undiscounted return of each episode ``(E,)``."""
+    successes: np.ndarray | None
+    """Whether the task called it a success ``(E,)``; None where it never says."""
+
+    def keep(self, which: Keep) -> Demonstrations:
+        """Some of the episodes.
+
+        Raises:
+            PolicyKDError: the task does not say what a success is, none is left, or the quantile is none.
+        """
+        if which == "all":
+            return self
+        if which == "success":
+            if self.successes is None:
+                raise PolicyKDError(f"keep: success needs a task whose info says {' or '.join(SUCCESS)}; or a quantile")
+            chosen = self.successes
+        elif isinstance(which, float) and 0 <= which < 1:
+            chosen = self.returns >= np.quantile(self.returns, which)
+        else:
+            raise PolicyKDError(f"keep: {which!r} must be all, success or a quantile of returns from 0 to below 1")
+        if not chosen.any():
+            raise PolicyKDError(f"keep: none of {len(chosen)} episodes was a success: nothing to learn from")
+        rows, kept = chosen[self.episodes], np.flatnonzero(chosen)
+        return Demonstrations(
+            self.observations[rows],
+            self.actions[rows],
+            np.searchsorted(kept, self.episodes[rows]),
+            self.returns[kept],
+            None if self.successes is None else self.successes[kept],
+        )
+
+    def fill(self, dataset: LabelledStates, std: float = 0.1) -> None:
+        """Append all of it to the data of every learner.
+
+        Args:
+            dataset: of students that see all of the observation.
+            std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
+        """
+        actions = torch.from_numpy(self.actions).unsqueeze(0)
+        labels = Labels(PolicyOutput(actions, actions, torch.full_like(actions, std)), torch.zeros(actions.shape[:2]))
+        learners = dataset.storage.shape[0]
+        states = torch.from_numpy(self.observations).expand(learners, -1, -1)
+        dataset.add(states, labels.pack().expand(learners, -1, -1))
+
+
+def demonstrate(
+    experts: Any, env: str | gym.Env | EnvFactory, n_episodes: int, seed: int = 0, keep: Keep = "all"
+) -> Demonstrations:
+    """Play episodes without noise.
+
+    Args:
+        experts: a ``Teacher``, or a controller: a function ``observation (O,) -> action (A,)`` in the task's units, or
+            an object that is called so and has ``reset()``, which begins each episode. Of a list, expert i plays
+            episodes i, i + len, ...
+        env: the task.
+        n_episodes: how many are played; ``keep`` may leave fewer.
+        seed: of the initial states.
+        keep: which of them count.
+
+    Raises:
+        PolicyKDError: an action is not finite or of another size, or ``keep`` leaves nothing.
+    """
+    several = list(experts) if isinstance(experts, list | tuple) else [experts]
+    if n_episodes < 1 or not several:
+        raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
+    task = find_task(env)
+    made = task.make()
+    scale = ActionScale(check_spaces(made)[1])
+    states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
+    try:
+        for episode in range(n_episodes):
+            act = _begun(several[episode % len(several)], scale)
+            observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
+            ended, said = False, None
+            while not ended:
+                states.append(np.asarray(observation, np.float32))
+                actions.append(act(states[-1]))
+                episodes.append(episode)
+                observation, reward, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
+                returns[episode] += float(reward)
+                ended = terminated or truncated
+                said = next((bool(info[name]) for name in SUCCESS if name in info), said)
+            successes.append(said)
+    finally:
+        made.close()
+    known = None if any(said is None for said in successes) else np.array(successes, bool)
+    return Demonstrations(np.stack(states), np.stack(actions), np.array(episodes), returns, known).keep(keep)
+
+
+def _begun(expert: Any, scale: ActionScale) -> Callable[[np.ndarray], np.ndarray]:
+    """An expert at the beginning of an episode: raw observation ``(O,)`` to action ``(A,)`` in [-1, 1]."""
+    act = expert
+    if isinstance(expert, Teacher):
+        act = _remembering(expert)
+    elif hasattr(expert, "reset"):
+        act = copy.deepcopy(expert)  # the user's own stays as it was
+        act.reset()
+
+    def scaled(observation: np.ndarray) -> np.ndarray:
+        action = np.asarray(act(observation), np.float32)
+        if action.shape != scale.low.shape or not np.isfinite(action).all():
+            name = getattr(expert, "__name__", type(expert).__name__)
+            raise PolicyKDError(f"demonstrations: {name} gave {action}, not {len(scale.low)} finite actions")
+        return np.clip((action - scale.middle) / scale.half_range, -1, 1)
+
+    return scaled
+
+
+def _remembering(teacher: Teacher) -> Callable[[np.ndarray], np.ndarray]:
+    """A teacher that keeps its memory through one episode, where it has one."""
+    memory: Sequence[np.ndarray] | None = None
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        start = np.array([memory is None])
+        action, memory = teacher.predict(observation, state=memory, episode_start=start)  # type: ignore[arg-type]
+        return action
+
+    return act

@@ -1,0 +1,168 @@
+"""What callbacks of Stable-Baselines3, its zoo and W&B ask of a model, answered for all learners of an agent.
+
+``num_timesteps`` counts as policykd counts: the steps of one group, all of its peers together.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from stable_baselines3.common.logger import Logger
+
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.networks import state_tensors
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.learners import LEARNERS
+from policykd.learners.elsewhere import ELSEWHERE
+
+if TYPE_CHECKING:
+    from policykd.learners import Learner
+    from policykd.memory import SharedReplay
+    from policykd.training.progress import Progress
+    from policykd.training.run_folder import RunFolder
+
+F = TypeVar("F", bound=Callable[..., None])
+REPLAY = "replay"
+"""The memory that SB3 calls ``replay_buffer``."""
+
+
+class SB3Surface:
+    """Attributes and methods that SB3's ``BaseAlgorithm`` has and an agent answers; the rest is refused in one line."""
+
+    if TYPE_CHECKING:
+        env_id: str
+        peers: int
+        seeds: tuple[int, ...]
+        run: Progress
+        memories: dict[str, Any]
+        learner: Learner
+        folder: RunFolder | None
+        _logger: Logger | None
+
+        @property
+        def method_name(self) -> str: ...  # noqa: D102
+
+        @property
+        def backbone(self) -> str: ...  # noqa: D102
+
+        @property
+        def logger(self) -> Logger: ...  # noqa: D102
+
+    verbose = 0
+    _vec_normalize_env = None
+    """Learners see raw observations: PPO normalises them by itself."""
+
+    def __repr__(self) -> str:
+        seeds = f"{len(self.seeds)} {'seed' if len(self.seeds) == 1 else 'seeds'}"
+        groups = f"{self.peers} peers x {seeds}" if self.peers > 1 else seeds
+        return (
+            f"{type(self).__name__}({self.env_id}, method={self.method_name}, backbone={self.backbone}, {groups}, "
+            f"{self.run.num_timesteps:,} steps)"
+        )
+
+    @property
+    def ep_info_buffer(self) -> deque[dict[str, float]]:
+        """The latest episodes of all learners, 100 of each, as SB3's Monitor tells of them (r, l, t)."""
+        return deque(episode for episodes in self.run.episodes for episode in episodes)
+
+    @property
+    def ep_success_buffer(self) -> deque[float]:
+        """Of the same episodes, those of tasks whose ``info`` has ``is_success``: 1 or 0."""
+        return deque(episode["is_success"] for episode in self.ep_info_buffer if "is_success" in episode)
+
+    @property
+    def tensorboard_log(self) -> str | None:
+        """The run folder, where TensorBoard's files are; None where nothing is written."""
+        return None if self.folder is None else str(self.folder.path)
+
+    @property
+    def policy(self) -> Any:
+        """A copy of the best learner's policy, as SB3's policy class."""
+        return self.to_sb3().policy  # type: ignore[attr-defined]
+
+    def set_logger(self, logger: Logger) -> None:
+        """Record the means over all learners with this logger; a run folder's own files of each learner stay."""
+        self._logger = logger
+
+    def get_vec_normalize_env(self) -> None:
+        """None: learners see raw observations (SB3's ``EvalCallback`` asks)."""
+        return None
+
+    def dump_logs(self) -> None:
+        """Write what was recorded so far as one row (SB3's ``LogEveryNTimesteps`` calls this)."""
+        self.logger.record("time/total_timesteps", self.run.num_timesteps)
+        self.logger.dump(self.run.num_timesteps)
+
+    def get_parameters(self) -> dict[str, Any]:
+        """Tensors of all learners and of their optimisers by name, with the learner axis first: ``(K, ...)``."""
+        return state_tensors(self.learner)
+
+    def save_replay_buffer(self, path: str | Path) -> None:
+        """Write all learners' transitions as a checkpoint of policykd, whatever the file is called: no pickle.
+
+        Raises:
+            PolicyKDError: the learners have no replay, or the file cannot be written.
+        """
+        checkpoint.save(Path(path), {"replay_buffer": self._replay("save_replay_buffer").state()})
+
+    def load_replay_buffer(self, path: str | Path) -> None:
+        """Read back what ``save_replay_buffer`` wrote.
+
+        Raises:
+            PolicyKDError: the file is missing, damaged or foreign, or of learners of other numbers or sizes.
+        """
+        loaded = checkpoint.load(Path(path))
+        if "replay_buffer" not in loaded:
+            raise PolicyKDError(f"load_replay_buffer: {path} holds no replay of policykd")
+        self._replay("load_replay_buffer").restore(loaded["replay_buffer"])
+
+    def set_env(self, env: object) -> NoReturn:
+        """Refused: an agent keeps its task.
+
+        Raises:
+            PolicyKDError: always.
+        """
+        raise PolicyKDError(f"set_env: an agent keeps its task, {self.env_id}: save it, and load it with env=")
+
+    def _replay(self, what: str) -> SharedReplay:
+        if REPLAY not in self.memories:
+            raise PolicyKDError(f"{what}: {self.backbone} with {self.method_name} learns from no replay")
+        replay: SharedReplay = self.memories[REPLAY]
+        return replay
+
+
+def explains_arguments(init: F) -> F:
+    """An agent's ``__init__`` that says in one line where an argument goes that it does not have."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def explained(self: object, *given: Any, **named: Any) -> None:
+        name = type(self).__name__
+        if given and isinstance(given[0], str) and given[0].endswith("Policy"):
+            raise PolicyKDError(f"{name}: {given[0]!r} is SB3's first argument; here the task comes first: {name}(env)")
+        for argument in named:
+            if argument not in signature.parameters:
+                raise PolicyKDError(f"{name}: unknown argument {argument!r}{_place(argument, signature)}")
+        try:
+            signature.bind(self, *given, **named)
+        except TypeError as error:
+            raise PolicyKDError(f"{name}: {error}; all but the first arguments are given by name") from None
+        init(self, *given, **named)
+
+    return explained  # type: ignore[return-value]
+
+
+def _place(argument: str, signature: inspect.Signature) -> str:
+    """Where an unknown argument belongs, as the end of an error line."""
+    if argument in ELSEWHERE:
+        return f"; {ELSEWHERE[argument]}"
+    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
+    if any(argument in kind.__dataclass_fields__ for kind in kinds):
+        return f"; it is a setting: config={{{argument!r}: ...}}"
+    return nearest(argument, signature.parameters)

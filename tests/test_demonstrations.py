@@ -1,0 +1,101 @@
+"""Experts as they come: with state, several, and only their good episodes."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tiny import POINT
+
+from policykd import PolicyKDError, Teacher, TeacherStudent
+from policykd.distillation.labels import Labels
+from policykd.teachers.demonstrations import demonstrate
+
+
+def towards(observation):
+    return np.clip(5 * observation[2:], -1, 1)
+
+
+def away(observation):
+    return -towards(observation)
+
+
+class Reaches(gym.Wrapper):
+    """PointReach that says at every step whether the goal is near."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "is_success": info["distance"] < 0.2}
+
+
+def reaches():
+    return Reaches(gym.make(POINT))
+
+
+class Planner:
+    """Waits for three steps of each episode, then moves: its action is no function of the observation."""
+
+    def __init__(self):
+        self.step = 99
+
+    def reset(self):
+        self.step = 0
+
+    def __call__(self, observation):
+        self.step += 1
+        return towards(observation) if self.step > 3 else np.zeros(2)
+
+
+def test_a_planner_with_state_begins_each_episode_anew():
+    planner = Planner()
+    data = demonstrate(planner, POINT, 3)
+    for episode in range(3):
+        actions = data.actions[data.episodes == episode]
+        assert (actions[:3] == 0).all() and (actions[3:6] != 0).any() and len(actions) == 50
+    assert planner.step == 99  # the user's own is untouched
+
+
+def test_experts_take_turns_and_only_good_episodes_are_kept():
+    experts = [towards, away]
+    everything = demonstrate(experts, reaches, 8, seed=1)
+    assert everything.successes.tolist() == [True, False] * 4
+    good = everything.keep("success")
+    assert np.array_equal(good.returns, everything.returns[::2]) and good.successes.all()
+    assert np.array_equal(np.unique(good.episodes), np.arange(4)) and len(good.actions) == 200
+    assert np.allclose(good.actions, [towards(o) for o in good.observations], atol=1e-6)
+    best = demonstrate(experts, reaches, 8, seed=1, keep=0.5)
+    assert np.array_equal(np.sort(best.returns), np.sort(everything.returns)[4:])
+
+
+def test_a_teacher_demonstrates_what_it_answers():
+    teacher = Teacher.load(towards, POINT)
+    data = demonstrate(teacher, POINT, 2)
+    np.testing.assert_allclose(data.actions, teacher.actions(torch.from_numpy(data.observations)), atol=1e-6)
+    assert data.successes is None
+
+
+def test_demonstrations_become_every_learners_data():
+    data = demonstrate(towards, POINT, 2)
+    student = TeacherStudent(POINT, towards, backbone="td3", seeds=(0, 1), config={"net_arch": (8,), "eval_freq": 0})
+    data.fill(student.dataset, std=0.2)
+    assert student.dataset.size == 100
+    observations, packed = student.dataset.sample(50, [np.random.default_rng(s) for s in (0, 1)])
+    labels = Labels.unpack(packed)
+    expected = np.clip(5 * observations[..., 2:].numpy(), -1, 1)
+    np.testing.assert_allclose(labels.policy.actions, expected, atol=1e-6)
+    assert torch.allclose(labels.policy.std, torch.tensor(0.2)) and (labels.value == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: demonstrate(towards, POINT, 2, keep="success"), "keep: success needs a task whose info says"),
+        (lambda: demonstrate(away, reaches, 2, keep="success"), "none of 2 episodes was a success"),
+        (lambda: demonstrate(towards, POINT, 2, keep=1.5), "1.5 must be all, success or a quantile"),
+        (lambda: demonstrate(lambda o: np.full(2, np.nan), POINT, 1), "not 2 finite actions"),
+        (lambda: demonstrate(lambda o: np.zeros(3), POINT, 1), "not 2 finite actions"),
+        (lambda: demonstrate([], POINT, 1), "need an expert and an episode, got 0 and 1"),
+    ],
+)
+def test_what_cannot_be_demonstrated_is_one_line(ask, said):
+    with pytest.raises(PolicyKDError, match=said):
+        ask()

@@ -1,0 +1,232 @@
+"""What callbacks of SB3 and its ecosystem ask of a model, answered by agents of both kinds or refused in one line."""
+
+import io
+import pickle
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from policykd_envs import PointReach
+from stable_baselines3 import TD3
+from stable_baselines3.common import callbacks as sb3
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tiny import POINT, TINY, differences
+
+from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
+from policykd.training import progress_lines
+from policykd.training.progress_lines import ProgressLines, make_bar
+
+PPO = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "distill_batch_size": 8}
+QUIET = {"eval_freq": 0, "n_eval_episodes": 0}
+
+
+def dual(**options):
+    return DualStudent(POINT, backbone="td3", config={**TINY, **QUIET}, **options)
+
+
+def taught(**options):
+    teacher = Teacher.load(lambda o: np.clip(10 * o[..., 2:], -1, 1), env=POINT)
+    config = {**PPO, **QUIET, "round_steps": 50, "round_updates": 2, "teacher_episodes": 3}
+    return TeacherStudent(POINT, teacher, config=config, **options)
+
+
+AGENTS = pytest.mark.parametrize("make", [dual, taught])
+
+
+def evaluation(**options):
+    made = Monitor(gym.make(POINT))
+    return sb3.EvalCallback(made, eval_freq=25, n_eval_episodes=1, verbose=0, best_model_save_path="o", **options)
+
+
+class Curious(sb3.BaseCallback):
+    """Asks what W&B's, the zoo's and users' own callbacks ask."""
+
+    def _on_step(self):
+        model = self.model
+        assert {type(model.__dict__[name]).__name__ for name in model.__dict__}  # W&B's walks through it
+        assert all(map(str, model.__dict__.values()))
+        assert model.get_vec_normalize_env() is None and model._vec_normalize_env is None and model.verbose == 0
+        assert len(model.ep_info_buffer) <= 100 * model.n_learners and len(model.ep_success_buffer) == 0
+        envs = model.n_learners * model.n_envs
+        assert self.training_env.num_envs == envs == len(self.locals["infos"])
+        assert self.locals["dones"].shape == self.locals["rewards"].shape == (envs,)
+        self.logger.record("mine/value", 1.0)
+        return True
+
+
+CALLBACKS = {
+    "EvalCallback": evaluation,
+    "new best": lambda: evaluation(callback_on_new_best=sb3.StopTrainingOnRewardThreshold(1e9, verbose=0)),
+    "no improvement": lambda: evaluation(callback_after_eval=sb3.StopTrainingOnNoModelImprovement(9, 9, verbose=0)),
+    "EvalCallback on VecNormalize": lambda: sb3.EvalCallback(
+        VecNormalize(DummyVecEnv([lambda: Monitor(gym.make(POINT))]), training=False), eval_freq=30, n_eval_episodes=1
+    ),
+    "CheckpointCallback": lambda: sb3.CheckpointCallback(20, "o", save_vecnormalize=True),
+    "StopTrainingOnMaxEpisodes": lambda: sb3.StopTrainingOnMaxEpisodes(99),
+    "EveryNTimesteps": lambda: sb3.EveryNTimesteps(50, sb3.CheckpointCallback(1, "o")),
+    "LogEveryNTimesteps": lambda: sb3.LogEveryNTimesteps(40),
+    "ProgressBarCallback": sb3.ProgressBarCallback,
+    "ConvertCallback": lambda: sb3.ConvertCallback(lambda local, other: True),
+    "function": lambda: lambda local, other: True,
+    "CallbackList": lambda: sb3.CallbackList([Curious(), sb3.CheckpointCallback(40, "o")]),
+    "list": lambda: [Curious(), sb3.StopTrainingOnMaxEpisodes(99)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*rich is experimental", "ignore:Training and eval env are not of the same type")
+@pytest.mark.parametrize("name", CALLBACKS)
+@AGENTS
+def test_sb3s_callbacks_work(make, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert make().learn(120, callback=CALLBACKS[name]()).num_timesteps == 120
+
+
+def test_a_callback_that_stops_stops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stop = evaluation(callback_on_new_best=sb3.StopTrainingOnRewardThreshold(-1e9, verbose=0))
+    assert dual().learn(120, callback=stop).num_timesteps == 50
+    assert dual().learn(400, callback=sb3.StopTrainingOnMaxEpisodes(2)).num_timesteps == 200
+
+
+def test_a_checkpoint_callback_keeps_the_replay_and_it_comes_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent = dual().learn(80, callback=sb3.CheckpointCallback(40, "o", save_replay_buffer=True))
+    kept = tmp_path / "o" / "rl_model_replay_buffer_80_steps.pkl"
+    other = dual()
+    other.load_replay_buffer(kept)
+    assert not list(differences(other.replay_buffer.state(), agent.replay_buffer.state()))
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.load(io.BytesIO(kept.read_bytes()))
+    with pytest.raises(PolicyKDError, match="holds no replay"):
+        other.load_replay_buffer(tmp_path / "o" / "rl_model_80_steps.zip")
+    with pytest.raises(PolicyKDError, match="there is no file"):
+        other.load_replay_buffer(tmp_path / "missing.pkl")
+    with pytest.raises(PolicyKDError, match="save_replay_buffer: ppo with dagger learns from no replay"):
+        taught().save_replay_buffer(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("name", ["x", "x.zip", "x.y", "o/x.safetensors"])
+def test_what_is_saved_under_a_name_is_loaded_under_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    agent = dual().learn(60)
+    agent.save(name)
+    assert (DualStudent.load(name).learner.actor == agent.learner.actor).all()
+
+
+def test_a_file_called_zip_is_read_by_policykd_and_is_no_agent_of_sb3(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent = dual().learn(60, callback=sb3.CheckpointCallback(30, "o"))
+    file = "o/rl_model_60_steps.zip"
+    assert not zipfile.is_zipfile(file)
+    with pytest.raises(ValueError, match="wasn't a zip-file"):
+        TD3.load(file)
+    observations = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    loaded = DualStudent.load(file)
+    acts = Teacher.load(file, env=POINT).predict(observations)[0]
+    np.testing.assert_allclose(acts, loaded.predict(observations)[0], atol=1e-6)
+    assert loaded.num_timesteps == 60 and agent.num_timesteps == 60
+
+
+class Reaches(PointReach):
+    """Says in its last step whether it came near."""
+
+    def step(self, action):
+        observation, reward, ended, cut, info = super().step(action)
+        return observation, reward, ended, cut, {**info, "is_success": info["distance"] < 100}
+
+
+def test_buffers_parameters_and_logs_are_there(tmp_path):
+    make = lambda: gym.wrappers.TimeLimit(Reaches(), 50)  # noqa: E731
+    agent = DualStudent(make, backbone="td3", config={**TINY, **QUIET}, run_dir=tmp_path / "run").learn(200)
+    assert len(agent.ep_info_buffer) == 4 and {"r", "l", "t"} <= agent.ep_info_buffer[0].keys()
+    assert list(agent.ep_success_buffer) == [1.0] * 4
+    assert agent.tensorboard_log == str(tmp_path / "run") and dual().tensorboard_log is None
+    parameters = agent.get_parameters()
+    assert (parameters["actor"] == agent.learner.actor).all() and parameters["actor"].shape[0] == 2
+    observation = np.zeros((1, 4), np.float32)
+    with torch.no_grad():
+        shown = agent.policy.predict(observation, deterministic=True)[0]
+    np.testing.assert_allclose(shown, agent.predict(observation)[0], atol=1e-6)
+    assert any(isinstance(writer, TensorBoardOutputFormat) for writer in agent.logger.output_formats)
+    with pytest.raises(PolicyKDError, match="set_env: an agent keeps its task"):
+        agent.set_env(gym.make(POINT))
+
+
+def test_a_logger_that_is_set_hears_what_is_logged():
+    class Heard(Logger):
+        rows = 0
+
+        def dump(self, step=0):
+            self.rows += 1
+
+    agent, logger = dual(), Heard(None, [])
+    agent.set_logger(logger)
+    agent.learn(120)
+    assert agent.logger is logger and logger.rows > 0
+
+
+def test_agents_teachers_and_distillers_say_what_they_are():
+    from policykd import Distiller
+
+    assert repr(dual(seeds=(0, 1))) == (
+        "DualStudent(PolicyKD/PointReach-v0, method=dpd, backbone=td3, 2 peers x 2 seeds, 0 steps)"
+    )
+    assert repr(taught()).startswith("TeacherStudent(PolicyKD/PointReach-v0, method=dagger, backbone=ppo, 1 seed, 0")
+    assert repr(Teacher.load(dual())).endswith(", 4 observations, 2 actions)")
+    distiller = Distiller(torch.nn.Linear(2, 3), torch.nn.Sequential())
+    assert repr(distiller) == "Distiller(method=hinton, Linear taught by Sequential, 0 steps)"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: DualStudent("MlpPolicy", POINT), "'MlpPolicy' is SB3's first argument; here the task comes first"),
+        (lambda: TeacherStudent("MlpPolicy", POINT), "here the task comes first: TeacherStudent(env)"),
+        (lambda: DualStudent(POINT, "dpd"), "all but the first arguments are given by name"),
+        (lambda: DualStudent(), "missing a required argument: 'env'"),
+        (lambda: DualStudent(POINT, learning_rate=1e-3), "it is a setting: config={'learning_rate': ...}"),
+        (lambda: TeacherStudent(POINT, 1, round_steps=3), "it is a setting: config={'round_steps': ...}"),
+        (lambda: DualStudent(POINT, policy_kwargs={}), "unknown argument 'policy_kwargs'; its entries are settings"),
+        (lambda: DualStudent(POINT, tensorboard_log="x"), "run_dir= is an argument of the agent"),
+        (lambda: DualStudent(POINT, verbose=1), "learn(progress_bar=True) shows progress"),
+        (lambda: DualStudent(POINT, methd="dpd"), "unknown argument 'methd'; nearest: method"),
+    ],
+)
+def test_a_misplaced_argument_is_told_where_it_goes(call, said):
+    with pytest.raises(PolicyKDError) as error:
+        call()
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+# Progress where there is no terminal
+
+
+def test_a_log_file_gets_whole_lines_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(progress_lines, "FIRST", 0.0)
+    monkeypatch.setattr(progress_lines, "EVERY", 1e9)
+    dual().learn(200, progress_bar=True)
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.count("\n") == 1 and "\r" not in said.out
+    assert said.out.startswith("2 of 200 steps (1%), ")
+
+
+def test_lines_end_with_the_latest_returns(monkeypatch, capsys):
+    monkeypatch.setattr(progress_lines, "FIRST", 0.0)
+    with ProgressLines(1000, 500) as lines:
+        lines.set_postfix_str("last returns -5 -6")
+        lines.update(100)
+    assert capsys.readouterr().out.startswith("600 of 1,000 steps (60%), ")
+
+
+def test_a_terminal_gets_a_bar_and_silence_is_silent(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert not make_bar(10, 0, True).disable
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert isinstance(make_bar(10, 0, True), ProgressLines)
+    with make_bar(10, 0, False) as bar:
+        bar.update(10)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,181 @@
+"""Numbers and names of settings as SB3, its zoo and NumPy write them; and on the command line."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from tiny import POINT, TINY, flags
+
+from policykd import DualStudent, PolicyKDError
+from policykd.cli import main
+from policykd.cli.train import _train_options
+from policykd.core.fields import Linear, as_type, change, split_linear
+from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("buffer_size", 1e6, 1_000_000),
+        ("buffer_size", np.float64(1e4), 10_000),
+        ("batch_size", np.int64(64), 64),
+        ("batch_size", np.uint8(64), 64),
+        ("distill_recent", 1e3, 1000),
+        ("gamma", np.float32(0.5), 0.5),
+        ("tau", 1, 1.0),
+        ("tau", np.int32(1), 1.0),
+        ("scale_free", np.bool_(False), False),
+        ("net_arch", [np.int64(8), 8.0], (8, 8)),
+        ("ent_coef", np.float64(0.5), 0.5),
+        ("ent_coef", np.str_("auto_0.1"), "auto_0.1"),
+    ],
+)
+def test_a_number_is_a_number_whoever_made_it(name, written, meant):
+    value = getattr(change(SACConfig(), {name: written}), name)
+    assert value == meant and type(value) is type(meant)
+    if name == "net_arch":
+        assert [type(width) for width in value] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("buffer_size", 1.5),
+        ("buffer_size", float("nan")),
+        ("buffer_size", float("inf")),
+        ("buffer_size", "1e6"),
+        ("buffer_size", True),
+        ("buffer_size", np.bool_(True)),
+        ("gamma", np.bool_(True)),
+        ("scale_free", np.int64(1)),
+        ("net_arch", [8.5]),
+        ("net_arch", 64),
+        ("net_arch", {"pi": [8], "vf": [8]}),
+        ("train_freq", [1, "episode"]),
+        ("batch_size", np.array([64, 64])),
+    ],
+)
+def test_what_is_no_such_number_is_refused_in_one_line(name, written):
+    with pytest.raises(PolicyKDError, match=f"config: {name}=") as error:
+        change(SACConfig(), {name: written})
+    assert "\n" not in str(error.value)
+
+
+def test_a_linear_schedule_is_understood_where_there_is_one():
+    config = change(PPOConfig(), {"learning_rate": "lin_3e-4", "clip_range": "lin_0.2"})
+    assert (config.learning_rate, config.learning_rate_schedule) == (3e-4, "linear")
+    assert (config.clip_range, config.clip_range_schedule) == (0.2, "linear")
+    rate = change(TD3Config(), {"learning_rate": "lin_1e-3"}).learning_rate
+    assert rate(1.0) == 1e-3 and rate(0.25) == 2.5e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("tau", "lin_0.1", "TD3Config has no schedule for tau: give a number"),
+        ("batch_size", "lin_64", "no schedule for batch_size"),
+        ("learning_rate", "lin_fast", "must be lin_ and a number"),
+    ],
+)
+def test_a_linear_schedule_elsewhere_is_refused(name, value, said):
+    with pytest.raises(PolicyKDError, match=said):
+        change(TD3Config(), {name: value})
+
+
+@pytest.mark.parametrize("backbone", ["td3", "sac", "ppo"])
+def test_a_linear_learning_rate_falls_is_saved_and_comes_back(tmp_path, backbone):
+    tiny = {"net_arch": (8,), "n_steps": 16, "batch_size": 8} if backbone == "ppo" else TINY
+    config = {**tiny, "distill_batch_size": 8, "n_eval_episodes": 0, "learning_rate": "lin_1e-3"}
+    agent = DualStudent(POINT, backbone=backbone, config=config).learn(80)
+    agent.save(tmp_path / "agent")
+    loaded = DualStudent.load(tmp_path / "agent")
+    assert loaded.config == agent.config and loaded.settings == agent.settings
+    json.dumps(agent.settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("n_timesteps", "total_timesteps of learn"),
+        ("policy_kwargs", "settings themselves: net_arch"),
+        ("normalize", "normalize_observation and normalize_reward"),
+        ("noise_std", "action_noise_std"),
+        ("use_sde", "leave it out"),
+        ("seed", "seeds="),
+        ("env_wrapper", "a function that makes the wrapped environment"),
+        ("alpah", "nearest: alpha"),
+    ],
+)
+def test_a_setting_that_is_elsewhere_says_where(name, said):
+    with pytest.raises(PolicyKDError, match=f"unknown key '{name}' for DDPGConfig; .*{said}"):
+        change(DDPGConfig(), {name: 1})
+
+
+def test_budgets_may_be_written_as_floats():
+    agent = DualStudent(POINT, peers=np.int64(2), seeds=np.arange(1).tolist(), config={**TINY, "n_eval_episodes": 0})
+    assert agent.learn(4e1).num_timesteps == 40 and type(agent.run.span[1]) is int
+    with pytest.raises(PolicyKDError, match="total_timesteps='many' must be int"):
+        agent.learn("many")
+
+
+# The command line
+
+
+def test_flags_are_written_as_the_zoo_writes_numbers(tmp_path):
+    words = ["--buffer-size", "1e6", "--total-timesteps=2e4", "--seeds", "1e1", "3", "--net-arch", "1e1", "8"]
+    options = _train_options(["--backbone", "sac", *words])
+    assert (options.config.buffer_size, options.total_timesteps, options.seeds) == (1_000_000, 20_000, (10, 3))
+    assert options.config.net_arch == (10, 8)
+    options = _train_options(["--backbone", "ppo", "--learning-rate", "lin_3e-4", "--clip-range=lin_0.2"])
+    assert (options.config.learning_rate, options.config.learning_rate_schedule) == (3e-4, "linear")
+    assert (options.config.clip_range, options.config.clip_range_schedule) == (0.2, "linear")
+    assert _train_options(["--backbone", "td3", "--learning-rate", "lin_1e-3"]).config.learning_rate == Linear("1e-3")
+
+
+def test_a_flag_that_is_no_whole_number_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        _train_options(["--buffer-size", "1.5"])
+    assert "--buffer-size" in capsys.readouterr().err
+
+
+def test_a_json_file_is_written_as_the_zoo_writes_numbers(tmp_path):
+    content = {"backbone": "ppo", "total_timesteps": 1e4, "config": {"learning_rate": "lin_3e-4", "n_steps": 1e2}}
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    options = _train_options(["--config-file", str(tmp_path / "file.json")])
+    assert (options.total_timesteps, options.config.n_steps) == (10_000, 100)
+    assert options.config.learning_rate_schedule == "linear"
+
+
+def test_words_that_only_look_like_schedules_stay():
+    words = ["--run-dir", "lin_1", "--env", "lin_0.1", "lin_3"]
+    assert split_linear(words, PPOConfig) == words
+
+
+def test_as_type_gives_the_value_back_where_it_fits():
+    assert as_type("x", 3, int | None) == 3 and as_type("x", None, int | None) is None
+
+
+def test_the_version_is_told(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("policykd 0.")
+
+
+TASK = """import gymnasium, policykd_envs
+gymnasium.register("MyTask-v0", entry_point=policykd_envs.PointReach, max_episode_steps=20)
+"""
+
+
+def test_a_task_of_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(tmp_path))])
+    (tmp_path / "my_own_env.py").write_text(TASK)
+    small = flags(n_eval_episodes=0)
+    main(["train", "--env", "my_own_env:MyTask-v0", "--total-timesteps", "40", *small])
+    assert "run folder runs/MyTask-v0_dpd-ddpg_1 " in capsys.readouterr().out
+    assert (tmp_path / "runs" / "MyTask-v0_dpd-ddpg_1" / "checkpoint.safetensors").exists()
+    assert not any(":" in path.name for path in tmp_path.rglob("*"))
+    (tmp_path / "my_broken_env.py").write_text("1 / 0")
+    with pytest.raises(SystemExit):
+        main(["train", "--env", "my_broken_env:MyTask-v0"])
+    assert "my_broken_env:MyTask-v0 cannot be made: division by zero" in capsys.readouterr().err
