@@ -122,11 +122,16 @@ class Imitation:
         self.info = {**self.info, **info}
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps, and the optimiser."""
-        return {"n_updates": self.n_updates, "distillation": state_tensors(self.distillation)}
+        """The number of gradient steps, the optimiser, and what rows of the log say until the next round."""
+        return {
+            "n_updates": self.n_updates,
+            "distillation": state_tensors(self.distillation),
+            "last_update": self.info,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.n_updates = state["n_updates"]
+        self.info = {key: value.to(self.dataset.storage.device) for key, value in state.get("last_update", {}).items()}
         if "distillation" in state:
             load_state_tensors(self.distillation, state["distillation"])
