@@ -25,8 +25,6 @@ import safetensors.torch
 import torch
 import yaml
 from crafted_pickles import calls, normaliser, of_bytes
-from policykd.classification.mnist_5k import load_mnist_5k
-from policykd.classification.text import read_texts
 from sb3_agents import Lopsided, agent
 from tiny import POINT, TINY
 from tiny_benchmark import TINY as SPEC
@@ -35,7 +33,9 @@ from policykd import Distiller, DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import load_spec
 from policykd.benchmark.statistics import summarise
-from policykd.classification import data
+from policykd.classification.data import sets as data
+from policykd.classification.data.mnist_5k import load_mnist_5k
+from policykd.classification.data.text import read_texts
 from policykd.cli import classify, cooperate, fidelity, train
 from policykd.core import checkpoint
 from policykd.memory import KnowledgeBase

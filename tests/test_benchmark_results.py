@@ -201,7 +201,7 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
     with pytest.raises(PolicyKDError, match="not every evaluation"):
         read_scores(cell, [*rows[:-1], rows[0]])
     bad = Row(**{**vars(rows[0]), "mean": float("nan")})
-    with pytest.raises(PolicyKDError, match="no number"):
+    with pytest.raises(PolicyKDError, match="not a number"):
         read_scores(cell, [bad, *rows[1:]])
 
 

@@ -61,7 +61,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"tasks": {POINT: {"backbones": ["td3"], "reference": {**REFERENCE, "low": 0}}}}, "high=-5.2 must be above"),
         ({"settings": {"alhpa": 1.0}}, "unknown key 'alhpa' for TD3Config; nearest: alpha"),
         ({"settings": {"eval_freq": 10}}, "eval_freq=10 follows from"),
-        ({"total_timesteps": 1e5}, "total_timesteps=100000.0 must be int"),
+        ({"total_timesteps": 1e5 + 0.5}, "total_timesteps=100000.5 must be int"),
         ({"total_timesteps": 201}, "must divide total_timesteps=201"),
         ({"total_timesteps": 202}, "must be a multiple of 2"),
         ({"peers": 1}, "peers=1 is too few for dpd"),

@@ -14,7 +14,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
     """The same batches shared by two CPU processes: losses and weights are equal up to rounding."""
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     in_a_process(paths[0])
-    command = [sys.executable, str(Path(__file__).with_name("classifiers.py")), "2", str(paths[1])]
+    command = [sys.executable, str(Path(__file__).parent / "support" / "classifiers.py"), "2", str(paths[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads(path.read_text()) for path in paths)

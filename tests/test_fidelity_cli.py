@@ -57,7 +57,7 @@ def test_a_control_of_another_recipe_is_refused(runs, capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     made = json.loads((runs / "1" / "options.json").read_text())
-    made["config"]["temperature"] = 1.0
+    made["config"]["temperature"] = 3.0
     (other / "options.json").write_text(json.dumps(made))
     with pytest.raises(SystemExit):
         main(["fidelity", str(runs / "0"), "--control", str(other)])

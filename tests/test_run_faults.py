@@ -189,12 +189,16 @@ def test_an_evaluation_that_a_signal_met_is_made_up_for(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise")
 def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before():
-    with terminating(), interruptible() as interrupts:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert interrupts.is_set()
-        with pytest.raises(Stopped):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    try:
+        with terminating(), interruptible() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.is_set()
+            with pytest.raises(Stopped):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a shell's & ignore it
     try:
         with interruptible() as interrupts:

@@ -74,6 +74,8 @@ def compare(options: CompareOptions) -> tuple[DualStudent, str]:
         raise PolicyKDError(
             f"compare: eval_freq={options.eval_freq} must be from 1 to total_timesteps={options.total_timesteps}"
         )
+    if options.n_eval_episodes < 1:
+        raise PolicyKDError(f"compare: n_eval_episodes={options.n_eval_episodes} must be positive")
     agent = _train_ours(options)
     sb3 = _train_sb3(options, agent)
     chance = random_policy_returns(options.env, options.n_eval_episodes, options.seed)

@@ -61,7 +61,7 @@ class Archive:
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of an ``.npz`` file: of numbers and truth values, never of objects.
+    """Arrays of an ``.npz`` file: of numbers, truth values and texts, never of objects.
 
     Raises:
         OSError, KeyError, ValueError, zipfile.BadZipFile: the file cannot be read, or lacks one of them.
@@ -76,8 +76,8 @@ def _array(content: bytes, name: str) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran, dtype = read_header(file)
-    if dtype.kind not in "fiub":
-        raise ValueError(f"{name} is of type {dtype}, not of numbers")
+    if dtype.kind not in "fiubU":
+        raise ValueError(f"{name} is of type {dtype}, neither of numbers nor of texts")
     data = content[file.tell() :]
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{name} has not the bytes of an array of shape {shape}")

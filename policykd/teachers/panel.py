@@ -97,7 +97,7 @@ class Panel:
 
     def _decide(self, answers: list[Labels], observations: Tensor) -> Labels:
         actions, means, stds, values = (
-            torch.stack(parts) for parts in zip(*((*a.policy, a.value) for a in answers), strict=True)
+            torch.stack(parts) for parts in zip(*((*a.policy[:3], a.value) for a in answers), strict=True)
         )
         if self.config.several_teachers == "mean":
             # The Gaussian of the mixture's mean and variance.

@@ -152,14 +152,15 @@ def _by_predict(
         raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
     try:
         copied = copy.deepcopy(live)
-        same = np.allclose(
-            copied.predict(examples, deterministic=True)[0], source.predict(examples, deterministic=True)[0]
-        )
+        expected = source.predict(examples, deterministic=True)[0]
+        same = np.allclose(copied.predict(examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
             f"teacher: {name} cannot be copied, and so not be frozen ({type(error).__name__}: {_line(error)}); give a "
             "function observation -> action"
         ) from None
+    if not np.isfinite(expected).all():
+        raise PolicyKDError(f"teacher: {name} gives actions that are not finite")
     if not same:
         raise PolicyKDError(
             f"teacher: {name} has a predict that is not its policy's: give a function, "

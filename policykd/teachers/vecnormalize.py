@@ -99,7 +99,7 @@ def _parts(pickled: Any) -> SimpleNamespace:
     """The attributes of a ``VecNormalize`` that count, of those that a pickle gives it."""
     if not isinstance(pickled, Call) or not isinstance(pickled.state, dict):
         return SimpleNamespace()
-    names = ("epsilon", "clip_obs", "norm_obs", "norm_reward")
+    names = ("epsilon", "clip_obs", "norm_obs", "norm_reward", TRAINED_ON_SCALED)
     parts = SimpleNamespace(**{name: _array(pickled.state[name]) for name in names if name in pickled.state})
     for name in ("obs_rms", "ret_rms"):
         statistics = pickled.state.get(name)

@@ -78,7 +78,7 @@ def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
     try:
         saved = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
-        raise PolicyKDError(f"resume: {folder} is no run of policykd {command}: {error}") from None
+        raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
     changed = [
         f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
     ]
