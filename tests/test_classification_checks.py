@@ -206,8 +206,8 @@ def test_words_gaps_and_whole_fractions_are_classes_with_names(tmp_path):
         ({"test_inputs": INPUTS.numpy()[:, :4]}, r"differ in shape: \(6,\) and \(4,\)"),
         ({"train_inputs": np.full((97, 6), np.nan)}, "are not all finite numbers"),
         ({"train_inputs": np.full((97, 6), "x")}, "are not all finite numbers"),
-        ({"test_labels": LABELS.numpy()[:5]}, r"97 inputs and labels \(5,\)"),
-        ({"train_labels": LABELS.numpy()[:, None]}, r"97 inputs and labels \(97, 1\)"),
+        ({"test_labels": LABELS.numpy()[:5]}, r"inputs \(97, 6\) and labels \(5,\)"),
+        ({"train_labels": LABELS.numpy()[:, None]}, r"inputs \(97, 6\) and labels \(97, 1\)"),
     ],
 )
 def test_files_that_do_not_fit_are_one_line(tmp_path, changes, line):

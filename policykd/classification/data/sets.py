@@ -123,7 +123,7 @@ def _check(name: str, train: Arrays, test: Arrays) -> None:
     for part, (inputs, labels) in {"training": train, "test": test}.items():
         if inputs.ndim < 2 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
             raise PolicyKDError(
-                f"data: the {part} part of {name} has {len(inputs)} inputs and labels {labels.shape}: it needs one "
+                f"data: the {part} part of {name} has inputs {inputs.shape} and labels {labels.shape}: it needs one "
                 "label per input, and some"
             )
         if inputs.dtype.kind not in "buif" or not np.isfinite(inputs).all():
