@@ -133,7 +133,7 @@ def test_tables_are_views_and_take_rows():
     assert DualStudent(POINT, method="mine", config=SMALL).settings["method"] == "dpd"
 
 
-FLAGS = ["--net-arch", "8", "--batch-size", "16", "--learning-starts", "30", "--buffer-size", "500"]
+FLAGS = ["--batch-size", "16", "--learning-starts", "30", "--buffer-size", "500"]
 FLAGS += ["--eval-freq", "100", "--n-eval-episodes", "1"]
 
 

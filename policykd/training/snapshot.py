@@ -71,7 +71,8 @@ def check_content(loaded: dict[str, Any], path: Path) -> None:
     if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
         raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
     settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
-    widths = settings["config"]["net_arch"]
+    own = settings["config"].get("network") is not None  # its size is its own affair
+    widths = [] if own else settings["config"]["net_arch"]
     learners = len(settings["seeds"]) * settings["peers"]
     if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:
         raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
