@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import make_learner
 
-from policykd import DualStudent, PolicyKDError
+from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.spec import parse_spec
 from policykd.core import checkpoint
@@ -303,3 +303,25 @@ def test_budgets_and_settings_that_contradict_are_refused():
     text += "tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: 0, high: 1, source: test}}}\n"
     with pytest.raises(PolicyKDError, match="gradient_steps=3 follows from random_steps and utd"):
         parse_spec(text)
+
+
+# As teachers
+
+
+def test_a_learner_of_a_group_with_settings_of_its_own_is_a_teacher(tmp_path):
+    agent = make("share_replay", "td3", {"vary": {"learning_rate": (3e-4, 3e-3), "target_policy_noise": (0.1, 0.3)}})
+    agent.learn(100).save(tmp_path / "agent")
+    observations = np.random.default_rng(0).uniform(-1, 1, (5, 4)).astype(np.float32)
+    teacher = Teacher.load(tmp_path / "agent.safetensors")
+    np.testing.assert_allclose(teacher.predict(observations)[0], agent.predict(observations)[0], atol=1e-6)
+
+
+def test_an_own_run_as_teacher_imports_no_module_that_it_names(tmp_path, monkeypatch):
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    agent = make()
+    agent.env_id = "canary:PolicyKD/PointReach-v0"
+    agent.save(tmp_path / "agent")
+    with pytest.raises(PolicyKDError, match="would run that module"):
+        Teacher.load(tmp_path / "agent.safetensors")
+    assert Teacher.load(tmp_path / "agent.safetensors", env=POINT).action_size == 2

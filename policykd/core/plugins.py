@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 
 VARIABLE = "POLICYKD_PLUGINS"
 """Tells the processes that a command starts which modules it was given."""
@@ -25,8 +25,7 @@ def load(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # a module of the user's own may fail in any way
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise PolicyKDError(f"plugins: {name} cannot be imported: {reason}") from None
+            raise PolicyKDError(f"plugins: {name} cannot be imported: {one_line(error)}") from None
     if names:
         os.environ[VARIABLE] = ",".join(names)
 

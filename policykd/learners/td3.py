@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,17 @@ class TD3(DDPG):
     critics = 2
     config: TD3Config
 
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        config: TD3Config,
+        generators: Sequence[np.random.Generator],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(observation_size, action_size, config, generators, device)
+        self.target_noise_std = per_action(self.settings.get("target_policy_noise"))
+
     def draw_noise(self, batch_size: int) -> Tensor:
         """Standard normal noise ``(K, B, A)`` for the target policy, each learner's from its own generator."""
         noise = standard_normal(self.generators, batch_size, self.action_size)
@@ -41,7 +54,7 @@ class TD3(DDPG):
         """Y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
-        smoothing = (noise * per_action(self.settings.get("target_policy_noise"))).clamp(-bound, bound)
+        smoothing = (noise * self.target_noise_std).clamp(-bound, bound)
         next_actions = (self.policy(self.actor_target, batch.next_observations) + smoothing).clamp(-1, 1)
         next_values = self.target_q(batch.next_observations, next_actions)
         return batch.rewards + self.gamma * (1 - batch.terminated) * next_values

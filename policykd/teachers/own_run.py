@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build
 from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
+from policykd.tasks import saved
 from policykd.tasks.spaces import ActionScale, check_spaces, find_task
 from policykd.teachers.policy import Policy, seen_through
 
@@ -32,12 +32,13 @@ def read(path: Path, env: Any, device: torch.device) -> Policy:
     Raises:
         PolicyKDError: the file is damaged or foreign, or was trained with parts of the user's own.
     """
-    loaded = checkpoint.load(path)
-    if not isinstance(loaded.get("settings"), dict) or "learner" not in loaded:
-        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+    with checkpoint.understood(path):
+        path, loaded = saved.read(path, env)
+        return _read(path, loaded, env, device)
+
+
+def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) -> Policy:
     settings = loaded["settings"]
-    if env is None and not loaded["made_by_id"]:
-        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {settings['env']}: give env=")
     probe = find_task(settings["env"] if env is None else env).make()
     observation_space, action_space = check_spaces(probe)
     probe.close()
@@ -70,13 +71,14 @@ def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScal
     return kind.make(*sizes, build(config_type, values), generators, device, scale.low, scale.high)
 
 
-def _rows(saved: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-    """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is."""
+def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is.
+
+    Settings that differ between peers are tensors, too: a policy that only acts has none and needs none.
+    """
     return {
-        name: tensor
-        if name not in own or tensor.shape == own[name].shape
-        else tensor[k * len(own[name]) : (k + 1) * len(own[name])]
-        for name, tensor in saved.items()
+        name: kept[name] if kept[name].shape == one.shape else kept[name][k * len(one) : (k + 1) * len(one)]
+        for name, one in own.items()
     }
 
 

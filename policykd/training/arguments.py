@@ -7,18 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.learners.config import Config
 
 C = TypeVar("C", bound=Config)
-
-
-def known(what: str, name: str, table: dict[str, Any]) -> str:
-    """``name``, which must be a key of ``table``."""
-    if name not in table:
-        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, table)}; there are {', '.join(table)}")
-    return name
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
+from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice
@@ -29,7 +30,6 @@ from policykd.training.group import Rule, distil_group, group_actions
 from policykd.training.recipes.replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 from policykd.training.sb3_surface import explains_arguments
-from policykd.training.snapshot import read
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 

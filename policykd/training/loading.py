@@ -8,11 +8,11 @@ import gymnasium as gym
 
 from policykd.core.checkpoint import understood
 from policykd.export.policy import Computed, Policy
+from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.dual_student import DualStudent
-from policykd.training.snapshot import read
 from policykd.training.teacher_student import TeacherStudent
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 from collections import ChainMap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policykd.core import checkpoint
 from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import Linear
-from policykd.core.files import CHECKPOINT
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
@@ -24,7 +20,6 @@ from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
 from policykd.learners.settings import NETWORKS
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.spaces import check_named
 from policykd.tasks.vector import LearnerEnvs
 
 log = logging.getLogger("policykd")
@@ -60,22 +55,6 @@ def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> d
     if other := [name for name in parts if name not in own]:
         raise PolicyKDError(f"load: {', '.join(other)} of the run is saved with it: hand in its own parts only")
     return {**saved, **parts}
-
-
-def check_content(loaded: dict[str, Any], path: Path) -> None:
-    """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
-
-    Raises:
-        PolicyKDError: a number is none, or there are more learners, or wider layers, than numbers in the file.
-    """
-    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
-        raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
-    settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
-    own = settings["config"].get("network") is not None  # its size is its own affair
-    widths = [] if own else settings["config"]["net_arch"]
-    learners = len(settings["seeds"]) * settings["peers"]
-    if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:
-        raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
 
 
 def streams_state(streams: Streams) -> dict[str, Any]:
@@ -117,22 +96,3 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
     changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
     if changed:
         raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
-
-
-def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's content, where ``env`` is given if it must be.
-
-    Raises:
-        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
-    """
-    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
-    loaded = checkpoint.load(path)
-    if "settings" not in loaded or "learner" not in loaded:
-        raise PolicyKDError(f"checkpoint: {path} holds no agent")
-    if env is None and not loaded["made_by_id"]:
-        name = loaded["settings"]["env"]
-        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
-    if env is None:
-        check_named(loaded["settings"]["env"], path)
-    check_content(loaded, path)
-    return path, loaded

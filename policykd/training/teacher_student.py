@@ -23,6 +23,7 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
+from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
@@ -36,7 +37,6 @@ from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.sb3_surface import explains_arguments
-from policykd.training.snapshot import read
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]

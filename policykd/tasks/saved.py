@@ -1,0 +1,47 @@
+"""A saved agent's content, checked before anything is made of it: agents and teachers read it here."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT
+from policykd.tasks.spaces import check_named
+
+
+def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's content, where ``env`` is given if it must be.
+
+    Raises:
+        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+    """
+    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    loaded = checkpoint.load(path)
+    if "settings" not in loaded or "learner" not in loaded:
+        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+    if env is None and not loaded["made_by_id"]:
+        name = loaded["settings"]["env"]
+        raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")
+    if env is None:
+        check_named(loaded["settings"]["env"], path)
+    check_content(loaded, path)
+    return path, loaded
+
+
+def check_content(loaded: dict[str, Any], path: Path) -> None:
+    """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
+
+    Raises:
+        PolicyKDError: a number is none, or there are more learners, or wider layers, than numbers in the file.
+    """
+    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
+    settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
+    own = settings["config"].get("network") is not None  # its size is its own affair
+    widths = [] if own else settings["config"]["net_arch"]
+    learners = len(settings["seeds"]) * settings["peers"]
+    if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:
+        raise PolicyKDError(f"checkpoint: {path} is damaged: its settings ask for larger networks than it holds")
