@@ -21,6 +21,7 @@ from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.score import score
 from policykd.teachers.task import check_fits
+from policykd.teachers.teacher import ObservationMap
 
 TaskOf = Callable[[Tensor], Tensor]
 """Which teacher is right: observations ``(B, O)`` to indices ``(B,)``."""
@@ -112,12 +113,26 @@ class Panel:
         return Labels(PolicyOutput(*(part[best, rows] for part in (actions, means, stds))), values[best, rows])
 
 
-def as_teachers(teacher: Any, env: EnvFactory, env_id: str) -> list[Teacher]:
-    """What a user calls a teacher, or several in a list, loaded and checked against the task."""
+def as_teachers(
+    teacher: Any, env: EnvFactory, env_id: str, observation_map: ObservationMap | None = None
+) -> list[Teacher]:
+    """What a user calls a teacher, or several in a list, loaded and checked against the task.
+
+    Args:
+        teacher: one or several.
+        env: makes the task.
+        env_id: its name.
+        observation_map: what they read of its observation (``Teacher.load``); None is what each was loaded with.
+    """
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     if not several:
         raise PolicyKDError("teacher: the list of teachers is empty")
-    teachers = [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+    teachers = [
+        one
+        if isinstance(one, Teacher) and observation_map is None
+        else Teacher.load(one, env, observation_map=observation_map)
+        for one in several
+    ]
     probe = env()
     observations, actions = (space.shape[0] for space in check_spaces(probe))
     probe.close()

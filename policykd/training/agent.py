@@ -29,6 +29,7 @@ from policykd.tasks import Evaluator
 from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
+from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
 from policykd.training.collector import Collector
@@ -79,6 +80,7 @@ class Agent(Acting, SB3Surface):
         try:
             self.observation_space, self.action_space = check_spaces(probe)
             try_out(probe)
+            self.view = view_of("env", probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)

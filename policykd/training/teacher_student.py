@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
-from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
@@ -25,8 +23,10 @@ from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
+from policykd.teachers.teacher import ObservationMap
 from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
@@ -91,13 +91,12 @@ class TeacherStudent(Agent):
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
         self.full_factory = self.factory
-        if self.teaching.student_observations is not None:
-            self._blindfold(self.teaching.student_observations)
+        observation_map = self._set_views()
         self.tuning: Span | None = None
         panel = None
         self.teacher_source = ""
         if teacher is not None:
-            teachers = as_teachers(teacher, self.full_factory, self.env_id)
+            teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
             self.teacher_source = panel.source
         check_method(self.method, self.teaching, learner_type, panel)
@@ -144,7 +143,7 @@ class TeacherStudent(Agent):
     def _make_recipe(self, panel: Panel | None) -> None:
         """The data set of answered states; or a rollout with answers; or the data set beside a replay."""
         config, teaching, sizes, learners = self.config, self.teaching, self.sizes, self.n_learners
-        partial = teaching.student_observations is not None
+        partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
         name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel)
         divergence = None if name is None else divergence_of(name, taught=True)
@@ -220,11 +219,6 @@ class TeacherStudent(Agent):
             )
         self.tutor.score = score
         return score
-
-    def view(self, observation: np.ndarray) -> np.ndarray:
-        """What students see of the task's observations ``(..., O)``."""
-        columns = self.teaching.student_observations
-        return observation if columns is None else observation[..., list(columns)]
 
     def fine_tune(
         self,
@@ -340,16 +334,23 @@ class TeacherStudent(Agent):
             return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         return f"data set of up to {self.dataset.capacity:,} states each"
 
-    def _blindfold(self, columns: tuple[int, ...]) -> None:
-        """Show students some columns of the observation only; the teacher goes on seeing all of them."""
-        make = self.full_factory
-        self.factory = lambda: SelectObservation(make(), columns)
+    def _set_views(self) -> ObservationMap | None:
+        """Show students their part of the observation, the latest few; returns what the teacher reads of it."""
+        teaching, make = self.teaching, self.full_factory
+        probe = make()
         try:
-            probe = self.factory()
-        except ValueError as error:
-            raise PolicyKDError(f"student_observations: {error}") from None
-        self.observation_space = check_spaces(probe)[0]
-        probe.close()
+            groups, history = teaching.observation_groups, teaching.history
+            view = view_of("student_observations", probe, teaching.student_observations, groups, history)
+            taught = view_of("teacher_observations", probe, teaching.teacher_observations, groups)
+        finally:
+            probe.close()
+        self.view = view
+        if not view.whole or history > 1:
+            self.factory = lambda: view.wrap(make())
+            seen = self.factory()
+            self.observation_space = check_spaces(seen)[0]
+            seen.close()
+        return None if taught.whole else taught.of_torch if taught.columns is None else taught.columns
 
 
 def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:
