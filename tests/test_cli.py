@@ -188,6 +188,7 @@ CHANGES = {
         "batch_size": 9,
         "tau": 0.1,
         "gamma": 0.5,
+        "n_steps": 3,
         "train_freq": 2,
         "gradient_steps": 2,
         "net_arch": (9,),

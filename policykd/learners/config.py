@@ -60,6 +60,8 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
     """Polyak coefficient of the target networks."""
     gamma: float = 0.99
     """Discount factor."""
+    n_steps: int = 1
+    """Steps whose rewards a critic's target sums before it trusts a value (n-step returns)."""
     train_freq: int = 1
     """Environment steps of a learner between updates."""
     gradient_steps: int = 1
@@ -80,7 +82,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         ReplayDistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
+        for name in ("learning_rate", "batch_size", "n_steps", "train_freq", "gradient_steps"):
             value = getattr(self, name)
             require(callable(value) or value > 0, name, value, "must be positive")
         require(
@@ -109,6 +111,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
 VARIABLE = (
     "learning_rate",
     "gamma",
+    "n_steps",
     "tau",
     "action_noise_std",
     "target_policy_noise",

@@ -60,8 +60,7 @@ class DDPG(OffPolicyLearner):
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
-        next_values = self.next_values(batch.next_observations, noise)
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise))
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the target policy does, ``(K, B, A)``."""

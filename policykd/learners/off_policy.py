@@ -132,6 +132,11 @@ class OffPolicyLearner:
         values = self.target_q(observations, actions)
         return values if log_prob is None or temperature is None else values - temperature * log_prob
 
+    def bootstrapped(self, batch: Batch, next_values: Tensor) -> Tensor:
+        """Targets r + gamma (1 - terminated) V(s'), ``(K, B)``; over several steps gamma is what the batch says."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        return batch.rewards + discounts * (1 - batch.terminated) * next_values
+
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) = Q(s, a) of the policy's action; the minimum where there are several critics: ``(K, B)``."""
         return self.q_values(self.critic, observations, policy.actions).amin(1)

@@ -140,8 +140,7 @@ class SAC(OffPolicyLearner):
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
         """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
-        next_values = self.next_values(batch.next_observations, noise, temperature)
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise, temperature))
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """A sample of the policy; SAC has no target policy."""

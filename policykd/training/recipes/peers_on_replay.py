@@ -95,7 +95,7 @@ class PeersOnReplay(LearnFromReplay):
         self.n_updates += 1
         config, learner, number = self.config, self.learner, self.n_updates
         update_actor, update_targets = learner.updates_actor(number), learner.updates_targets(number)
-        batch = self.replay.sample(config.batch_size, self.sampling, self.method.replay)
+        batch = self.sample(self.method.replay)
         noise = learner.draw_noise(config.batch_size)
         moved = learner.actor_updates(number)
         due = self.distillation is not None and update_actor and moved % config.distill_freq == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from policykd.core.seeding import standard_normal
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import to_asker, to_everybody
-from policykd.memory.replay import SharedReplay
+from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
 
@@ -47,6 +47,7 @@ class LearnFromReplay:
         self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
         self.exploration, self.sampling, self.group_size = exploration, sampling, peers
         self.n_updates = 0
+        self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
@@ -101,6 +102,13 @@ class LearnFromReplay:
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every learner; diagnostics ``(K,)``."""
         raise NotImplementedError
+
+    def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
+        """A batch for RL's gradient step."""
+        size, n_steps = self.config.batch_size, self.n_steps
+        if isinstance(n_steps, Tensor) or n_steps > 1:
+            return self.replay.sample_ahead(size, self.sampling, source, n_steps, self.learner.gamma)
+        return self.replay.sample(size, self.sampling, source)
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, and who acts."""
