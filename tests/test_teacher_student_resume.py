@@ -20,6 +20,8 @@ CASES = {
     "kickstarting, SAC": ("kickstarting", "sac", {**REPLAY, "teacher_std": 0.2}),
     "partial observation": ("dagger", "ppo", {**COPY, "student_observations": (2, 3)}),
     "history": ("dagger", "ppo", {**COPY, "student_observations": (2, 3), "history": 3}),
+    "GRU": ("dagger", "ppo", {**COPY, "gru": 6, "bptt_steps": 5, "burn_in": 2, "n_envs": 2}),
+    "GRU of a history, SAC": ("student_driven", "sac", {**COPY, "gru": 6, "bptt_steps": 5, "history": 2}),
     "history, QDagger, TD3": ("qdagger", "td3", {**REPLAY, "history": 2}),
 }
 OWN = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}

@@ -63,7 +63,7 @@ class Teacher:
             check_fits(self.source, (read, self.action_size), (seen, len(task.low)), task.env_id)
             self.observation_size = task.observation_size
             examples = torch.from_numpy(task.examples)
-            self._step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
+            self.step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
 
@@ -147,7 +147,7 @@ class Teacher:
         inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
         memory = None if state is None else tuple(torch.as_tensor(part, device=self.device) for part in state)
         starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
-        mean, std, memory = self._step(inputs, memory, torch.from_numpy(starts))
+        mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
         scaled = self._act(mean).cpu().numpy()
@@ -218,7 +218,7 @@ class Teacher:
 
         def act(observations: np.ndarray) -> np.ndarray:  # of one episode each, all begun at the first call
             nonlocal memory
-            mean, _, memory = self._step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
+            mean, _, memory = self.step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
             return self._act(mean).cpu().numpy()
 
         result = score(self.source, env_id_or_factory, act, n_episodes, seed)
@@ -234,10 +234,16 @@ class Teacher:
         return [] if network is None else [*network.parameters(), *network.buffers()]
 
     @torch.no_grad()
-    def _step(
+    def step(
         self, observations: Tensor, memory: Memory | None, starts: Tensor
     ) -> tuple[Tensor, Tensor | None, Memory | None]:
-        """Means, standard deviations and what a teacher that remembers keeps."""
+        """``distribution`` at the next observations of B episodes, and what a teacher that remembers keeps of them.
+
+        Args:
+            observations: raw observations ``(B, O)``.
+            memory: what the last call returned; None at first.
+            starts: 1 where an episode starts ``(B,)``: its memory is emptied there.
+        """
         if self.policy.step is None:
             return *self.distribution(observations), None
         mean, std, memory = self.policy.step(self._look(observations), memory, starts.to(self.device))

@@ -151,11 +151,12 @@ class Agent(Acting, SB3Surface):
             self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
             if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                observations = self.envs.start(seeds)
+                observations, starts = self.envs.start(seeds), np.ones(len(seeds), bool)
             else:
                 latest = resumed["last_observations"]
+                starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
                 observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
-            self.collector.attach(self.envs, observations)
+            self.collector.attach(self.envs, observations, starts)
         return self.envs
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
@@ -283,6 +284,7 @@ class Agent(Acting, SB3Surface):
                 "span": list(self.run.span),
                 "envs": snapshot.envs_state(self.get_env()),
                 "last_observations": self.collector.observations,
+                "episode_starts": self.collector.starts,
                 "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
             }
         return state
@@ -303,7 +305,8 @@ class Agent(Acting, SB3Surface):
             if name in loaded:
                 memory.restore(loaded[name])
         if "envs" in loaded:
-            self._resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
             if path.name == CHECKPOINT:
                 self.folder = self._folder(path.parent)
         return self

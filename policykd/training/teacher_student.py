@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -21,6 +21,7 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
+from policykd.memory.sequences import LabelledSequences
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, check_spaces
 from policykd.tasks.views import view_of
@@ -34,6 +35,7 @@ from policykd.training.arguments import check_seeds
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import FineTune, Span
 from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.sb3_surface import explains_arguments
@@ -65,6 +67,8 @@ class TeacherStudent(Agent):
     """
 
     peers = 1
+    dataset: LabelledStates | LabelledSequences
+    """States with the teacher's answers, of methods that keep them."""
 
     @explains_arguments
     def __init__(
@@ -155,12 +159,17 @@ class TeacherStudent(Agent):
             )
             return
         assert divergence is not None
-        labels = Labels.width(sizes[1])
-        self.dataset = LabelledStates(teaching.dataset_size, sizes[0], labels, learners, self.device)
-        self.memories = {"dataset": self.dataset}
+        labels, size, learner = Labels.width(sizes[1]), teaching.dataset_size, cast(Any, self.learner)
+        if self.network is not None:
+            width, places = self.network.width, (sizes[0], labels)
+            steps = LabelledSequences(size, teaching.n_envs, *places, width, learners, self.device)
+            self.dataset, self.memories = steps, {"dataset": steps}
+            self.recipe = RecurrentImitation(learner, self.method, teaching, steps, self.tutor, divergence, *common)
+            return
+        states = LabelledStates(size, sizes[0], labels, learners, self.device)
+        self.dataset, self.memories = states, {"dataset": states}
         if self.method.coupling == "alone":
-            learner: Any = self.learner
-            self.recipe = Imitation(learner, self.method, teaching, self.dataset, self.tutor, divergence, *common)
+            self.recipe = Imitation(learner, self.method, teaching, states, self.tutor, divergence, *common)
             return
         assert isinstance(self.learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
         self.replay_buffer = SharedReplay(config.buffer_size, *sizes, learners, 1, self.device)
@@ -171,7 +180,7 @@ class TeacherStudent(Agent):
             config,
             teaching,
             self.replay_buffer,
-            self.dataset,
+            states,
             self.tutor,
             divergence,
             *common,
@@ -247,6 +256,8 @@ class TeacherStudent(Agent):
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning."""
         learner = self.learner
+        if self.network is not None:
+            raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
         if not isinstance(learner, PPO) or not isinstance(config, TaughtPPOConfig):
             raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {self.backbone}")
         self.config, self.tuning = config, span
@@ -257,7 +268,8 @@ class TeacherStudent(Agent):
         """What a checkpoint keeps beside the learners."""
         score = self.score and {"returns": self.score.returns, "random_returns": self.score.random_returns}
         start, length = self.tuning or Span(0, 0)
-        return {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
+        state = {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
+        return state | ({"memories": self.tutor.memories()} if self.panel and self.panel.remembers else {})
 
     @classmethod
     def load(
@@ -323,6 +335,7 @@ class TeacherStudent(Agent):
         agent.teacher_source = agent.tutor.source = settings["teacher"]
         if extra["score"] is not None:
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
+        agent.tutor.restore(extra.get("memories"))
         if tuned:
             agent._tune(agent.config, Span(extra["fine_tune_start"], extra["fine_tune_span"]), fresh=False)
         return agent._restore(path, loaded)
