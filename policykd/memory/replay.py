@@ -32,6 +32,8 @@ class Batch(NamedTuple):
     """1 where the task ended, ``(K, B)``: no value beyond."""
     truncated: Tensor
     """1 where a time limit cut the episode, ``(K, B)``: the value beyond still counts."""
+    discounts: Tensor | None = None
+    """What the value beyond counts, ``(K, B)``, where rewards are sums over several steps; None is gamma."""
 
 
 class SharedReplay:
@@ -123,6 +125,43 @@ class SharedReplay:
         *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
         return Batch(*vectors, *ends.unbind(-1))
 
+    def sample_ahead(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        n_steps: float | Tensor,
+        gamma: float | Tensor,
+    ) -> Batch:
+        """As ``sample``, with n-step returns: each transition and those that follow it in its episode, as one.
+
+        Rewards are discounted sums of up to n steps (as SB3's ``n_steps``); fewer where the episode, or what is stored
+        of it, ends before. The rest of a transition is that of its last step, and so is what its value beyond counts.
+
+        Args:
+            batch_size: transitions B per learner.
+            generators: one per learner.
+            source: a learner's own transitions, or those of its whole group pooled.
+            n_steps: n, a number or one per learner ``(K, 1)``.
+            gamma: discount factor, a number or one per learner ``(K, 1)``.
+        """
+        rows, most = self.storage.view(-1, self.storage.shape[2]), int(torch.as_tensor(n_steps).max())
+        last = self._draw(batch_size, generators, source, None, self.size)
+        first, sums = rows[last], rows[last][..., -3]
+        discounts = torch.ones_like(sums) * gamma
+        newest = (self.position - 1) % self.size
+        going = torch.ones_like(last, dtype=torch.bool)
+        for ahead in range(1, most):
+            ended = rows[last][..., -2:].any(-1)
+            going = going & ~ended & (last % self.capacity != newest) & (torch.as_tensor(n_steps) > ahead)
+            following = last - last % self.capacity + (last % self.capacity + 1) % self.size
+            last = torch.where(going, following, last)
+            sums = sums + going * discounts * rows[last][..., -3]
+            discounts = torch.where(going, discounts * gamma, discounts)
+        observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
+        beyond, ends = rows[last].split_with_sizes(self.sections, dim=-1)[2:]
+        return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
+
     def _gather_native(
         self,
         batch_size: int,
@@ -148,6 +187,19 @@ class SharedReplay:
         count: int,
     ) -> Tensor:
         """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
+        indices = self._draw(batch_size, generators, source, peer_of, count)
+        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
+        return rows.view(*indices.shape, -1)
+
+    def _draw(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """Where transitions of the last ``count`` of each ring stand among those of all rings, ``(K, B)``."""
         uniform = np.empty((len(self._row), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
@@ -158,9 +210,7 @@ class SharedReplay:
         else:
             drawn = (uniform * count).astype(np.int64)
             ring = (self._learner if source == "own" else self._learner[peer_of])[:, None]
-        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size)
-        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1).to(self.device))
-        return rows.view(*indices.shape, -1)
+        return torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size).to(self.device)
 
     def state(self) -> dict[str, Any]:
         """The transitions so far, for a checkpoint."""

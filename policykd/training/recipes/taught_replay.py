@@ -84,7 +84,7 @@ class TaughtOnReplay(LearnFromReplay):
             teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
         flags = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
-        batch = self.replay.sample(config.batch_size, self.sampling)
+        batch = self.sample()
         noise = learner.draw_noise(config.batch_size)
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
