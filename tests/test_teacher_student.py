@@ -334,8 +334,6 @@ def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go
     assert [weight for _, _, weight in seen] == pytest.approx([1 - (k + 1) / 8 for k in range(8)])
     assert (agent.learner.critic != critic).any()
     assert agent.fine_tuned_steps == 400
-    with pytest.raises(PolicyKDError, match="fine_tune: needs students with the backbone ppo"):
-        TeacherStudent(POINT, expert, backbone="td3", config=COPY).fine_tune(100)
 
 
 @pytest.mark.parametrize("kind", ["sb3", "onnx", "torchscript"])

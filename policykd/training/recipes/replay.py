@@ -68,11 +68,21 @@ class LearnFromReplay:
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
 
+    @property
+    def own_steps(self) -> int:
+        """Environment steps of each learner so far."""
+        return self.collector.run.num_timesteps // self.group_size
+
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
-        size, learner = self.learner.action_size, self.learner
-        if self.collector.run.num_timesteps // self.group_size < self.config.learning_starts:
+        if self.own_steps < self.config.learning_starts:
+            size = self.learner.action_size
             return np.stack([g.uniform(-1, 1, size) for g in self.exploration]).astype(np.float32)
+        return self.explore(observations)
+
+    def explore(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K, A)`` in [-1, 1] that the learners make of each one's own noise."""
+        size, learner = self.learner.action_size, self.learner
         device = learner.actor.device
         noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
         inputs = torch.from_numpy(observations).to(device).unsqueeze(1)
@@ -94,9 +104,8 @@ class LearnFromReplay:
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
-        config, own_steps = self.config, self.collector.run.num_timesteps // self.group_size
-        info: dict[str, Tensor] = {}
-        if own_steps <= config.learning_starts or own_steps % config.train_freq:
+        config, info = self.config, dict[str, Tensor]()
+        if self.own_steps <= config.learning_starts or self.own_steps % config.train_freq:
             return info
         self.learner.settings.advance(progress)
         for _ in range(config.gradient_steps):

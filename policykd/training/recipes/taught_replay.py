@@ -83,7 +83,7 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0:
             teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
-        flags = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
+        flags = self.updates_actor(), learner.updates_targets(self.n_updates)
         batch = self.replay.sample(config.batch_size, self.sampling)
         noise = learner.draw_noise(config.batch_size)
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
@@ -92,6 +92,10 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
             teaching.adapt(info["distill/distance"])
         return info | {"distill/coefficient": teaching.lambdas}
+
+    def updates_actor(self) -> bool:
+        """Whether this gradient step also moves the actors."""
+        return self.learner.updates_actor(self.n_updates)
 
     def teach(
         self,
