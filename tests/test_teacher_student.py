@@ -267,7 +267,6 @@ def test_values_are_distilled_where_asked(critic_teacher):
         ({"config": {"distill_value_coef": 1.0}}, "has no value to distil"),
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
         ({"config": {"scale_free": False}}, "means nothing to a teacher"),
-        ({"method": "kickstarting", "backbone": "sac", "config": {"n_envs": 2}}, "steps one environment per learner"),
         ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher beside RL; dagger has none"),
         ({"method": "fine_tune"}, "begun by fine_tune"),
         ({"teacher": []}, "the list of teachers is empty"),

@@ -18,7 +18,7 @@ from policykd import export
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.learners import LEARNERS
-from policykd.learners.config import Config, PPOConfig
+from policykd.learners.config import Config
 
 EVAL_SEED_OFFSET = 1_000_003
 """Added to the seed for the environment that evaluates, so that it never repeats what training saw."""
@@ -63,7 +63,7 @@ def run_sb3(
         config: our settings of this backbone; SB3 gets the same.
         total_timesteps: environment steps to train for; SB3 finishes the rollout it is in.
         seed: seed of the agent and its environments; evaluation has an environment and a seed of its own.
-        eval_freq: environment steps between evaluations; a multiple of PPO's ``n_envs``.
+        eval_freq: environment steps between evaluations; a multiple of ``n_envs``.
         n_eval_episodes: episodes of each evaluation.
         run_dir: folder for the files; made where missing, and otherwise empty.
         progress: called about a hundred times with the environment steps so far.
@@ -76,7 +76,7 @@ def run_sb3(
     """
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} has no model of SB3; there are {', '.join(LEARNERS)}")
-    n_envs = config.n_envs if isinstance(config, PPOConfig) else 1
+    n_envs = config.n_envs
     if not n_envs <= eval_freq <= total_timesteps or eval_freq % n_envs:
         raise PolicyKDError(f"eval_freq {eval_freq}: must be a multiple of n_envs ({n_envs}), up to {total_timesteps}")
     run_dir = _empty_folder(run_dir)
@@ -99,8 +99,7 @@ def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
     def monitored(n: int) -> Callable[[], Monitor]:
         return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
 
-    n_envs = config.n_envs if isinstance(config, PPOConfig) else 1
-    return export.vec_env(DummyVecEnv([monitored(n) for n in range(n_envs)]), config)
+    return export.vec_env(DummyVecEnv([monitored(n) for n in range(config.n_envs)]), config)
 
 
 def _train(

@@ -248,9 +248,8 @@ class Spec:
             "checkpoint_freq": max(1, self.total_timesteps // CHECKPOINTS),
         }
         config = resolve_config(settings, backbone, short_id(task))
-        at_once, rollout = peers, peers
-        if isinstance(config, PPOConfig):
-            at_once, rollout = peers * config.n_envs, peers * config.n_envs * config.n_steps
+        at_once = peers * config.n_envs
+        rollout = at_once * config.n_steps if isinstance(config, PPOConfig) else at_once
         require(
             eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}"
         )

@@ -196,7 +196,7 @@ class TeacherStudent(Agent):
 
     def _new_replay(self, config: OffPolicyConfig) -> SharedReplay:
         """Transitions of every student, none so far."""
-        return SharedReplay(config.buffer_size, *self.sizes, self.n_learners, 1, self.device)
+        return SharedReplay(config.buffer_size, *self.sizes, self.n_learners, 1, self.device, config.n_envs)
 
     def ready(self, total_timesteps: int) -> None:
         """Score the teacher, once, before anything is learnt; then open the environments and decide on compiling."""

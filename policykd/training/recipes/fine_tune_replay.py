@@ -101,7 +101,7 @@ class FineTuneOnReplay(TaughtOnReplay):
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Actions ``(K, A)`` in [-1, 1] of the students with their noise, from the first step."""
-        return self.explore(observations)
+        return self.act_with_noise(observations)
 
     def updates_actor(self) -> bool:
         """Whether this gradient step also moves the actors: not before the critics are fitted."""

@@ -74,7 +74,8 @@ class TaughtOnReplay(LearnFromReplay):
     def collect(self) -> Step:
         """One environment step of every student into replay and data set."""
         answers = self.tutor.answers()
-        self.dataset.add(torch.from_numpy(self.collector.observations).to(answers.device).unsqueeze(1), answers)
+        observations = torch.from_numpy(self.collector.observations).to(answers.device)
+        self.dataset.add(observations.view(*answers.shape[:2], -1), answers)
         return super().collect()
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
@@ -84,7 +85,7 @@ class TaughtOnReplay(LearnFromReplay):
             teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
         flags = self.updates_actor(), learner.updates_targets(self.n_updates)
-        batch = self.replay.sample(config.batch_size, self.sampling)
+        batch = self.sample()
         noise = learner.draw_noise(config.batch_size)
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
