@@ -113,6 +113,21 @@ def test_batches_are_those_of_numpys_generators(monkeypatch, source, steps, rece
     assert all(a.bit_generator.state == b.bit_generator.state for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["native", "numpy"])
+def test_batches_drawn_together_are_those_drawn_one_after_the_other(monkeypatch, kernels):
+    if not kernels:
+        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+    replay, first, second = filled(capacity=50, steps=73), generators(), generators()
+    asked = [(5, "own", {}), (33, "peer", {"peer_of": PEER_OF}), (16, "pooled", {"recent": 7}), (5, "own", {})]
+    sample = replay.sampler(first, *(replay.draw(size, source, **more) for size, source, more in asked))
+    for _ in range(2):
+        found = sample()
+        expected = [replay.sample(size, second, source, **more) for size, source, more in asked]
+        for mine, theirs in zip(found, expected, strict=True):
+            assert all(map(torch.equal, mine, theirs))
+        replay.position = (replay.position + 1) % 50  # a sampler looks anew at every call
+
+
 def test_streams_go_on_where_python_left_them():
     replay, own = filled(capacity=50, steps=50), generators()
     state = [generator.bit_generator.state for generator in own]

@@ -168,7 +168,7 @@ class PolicyOutput(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
         """``function`` of every tensor."""
-        return PolicyOutput(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+        return PolicyOutput(*[None if part is None else function(part) for part in self])  # type: ignore[arg-type]
 
 
 def gradient(

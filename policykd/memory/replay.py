@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.native import draws
+from policykd.native.draws import Draw
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -74,7 +76,6 @@ class SharedReplay:
         self._row = np.empty((learners, shape[2]), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
-        self._streams: draws.Streams | None = None
 
     @property
     def observations(self) -> Tensor:
@@ -106,7 +107,7 @@ class SharedReplay:
         peer_of: np.ndarray | None = None,
         recent: int | None = None,
     ) -> Batch:
-        """Draw transitions with replacement, each learner by its own generator.
+        """Draw transitions with replacement, each learner by its own generator; once (else see ``sampler``).
 
         Args:
             batch_size: transitions B per learner.
@@ -115,50 +116,61 @@ class SharedReplay:
             peer_of: the peer of every learner ``(K,)``, for source "peer".
             recent: draw from the most recent so many transitions only; None is all.
         """
-        count = self.size if recent is None else min(recent, self.size)
-        if draws.gathers(self.storage):
-            rows = self._gather_native(batch_size, generators, source, peer_of, count)
-        else:
-            rows = self._gather(batch_size, generators, source, peer_of, count)
-        *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
-        return Batch(*vectors, *ends.unbind(-1))
+        return self.sampler(generators, self.draw(batch_size, source, peer_of=peer_of, recent=recent))()[0]
 
-    def _gather_native(
+    def draw(
         self,
         batch_size: int,
-        generators: Sequence[np.random.Generator],
-        source: Source,
-        peer_of: np.ndarray | None,
-        count: int,
-    ) -> Tensor:
-        """``_gather`` in one call."""
-        if self._streams is None or self._streams.generators != generators:
-            self._streams = draws.Streams(generators)
+        source: Source = "own",
+        *,
+        peer_of: np.ndarray | None = None,
+        recent: int | None = None,
+    ) -> Draw:
+        """What ``sampler`` shall draw; arguments as ``sample``'s."""
         first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
         assert first is not None
-        rings = self.peers if source == "pooled" else 1
-        return draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
+        return Draw(
+            batch_size, first, self.peers if source == "pooled" else 1, self.capacity if recent is None else recent
+        )
+
+    def sampler(self, generators: Sequence[np.random.Generator], *asked: Draw) -> Callable[[], list[Batch]]:
+        """A function that draws these batches in turn, in one call, whenever it is called.
+
+        Args:
+            generators: one per learner.
+            asked: what ``draw`` returned.
+
+        Raises:
+            ValueError: a batch from rings that are not there; when called, from empty ones.
+        """
+        gather: Callable[[int, int], list[Tensor]]
+        if draws.gathers(self.storage):
+            gather = draws.Gather(self.storage, generators, asked)
+        else:
+            gather = partial(self._gather, generators, asked)
+
+        def sample() -> list[Batch]:
+            batches = []
+            for rows in gather(self.size, self.position):
+                *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
+                batches.append(Batch(*vectors, *ends.unbind(-1)))
+            return batches
+
+        return sample
 
     def _gather(
-        self,
-        batch_size: int,
-        generators: Sequence[np.random.Generator],
-        source: Source,
-        peer_of: np.ndarray | None,
-        count: int,
-    ) -> Tensor:
-        """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
-        uniform = np.empty((len(self._row), batch_size))
+        self, generators: Sequence[np.random.Generator], asked: Sequence[Draw], size: int, position: int
+    ) -> list[Tensor]:
+        """Transitions ``(K, B, width)`` of every draw, as the kernel gathers them."""
+        return [self._gather_one(generators, draw, min(draw.recent, size)) for draw in asked]
+
+    def _gather_one(self, generators: Sequence[np.random.Generator], draw: Draw, count: int) -> Tensor:
+        uniform = np.empty((len(self._row), draw.samples))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
-        if source == "pooled":
-            drawn = (uniform * (count * self.peers)).astype(np.int64)
-            ring = self._first_of_group[:, None] + drawn // count
-            drawn %= count
-        else:
-            drawn = (uniform * count).astype(np.int64)
-            ring = (self._learner if source == "own" else self._learner[peer_of])[:, None]
-        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size)
+        drawn = (uniform * (count * draw.rings)).astype(np.int64)
+        ring = draw.first[:, None] + drawn // count
+        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn % count) % self.size)
         rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1).to(self.device))
         return rows.view(*indices.shape, -1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.memory.replay import Batch, SharedReplay
+from policykd.native.draws import Draw
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
@@ -99,12 +101,10 @@ class LearnFromReplay:
         if own_steps <= config.learning_starts or own_steps % config.train_freq:
             return info
         self.learner.settings.advance(progress)
-        for _ in range(config.gradient_steps):
-            info = {**info, **self.step(progress, diagnose)}
-        return info
+        return self.steps(config.gradient_steps, progress, diagnose)
 
-    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every learner; diagnostics ``(K,)``."""
+    def steps(self, count: int, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """So many gradient steps of every learner; diagnostics ``(K,)``."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -153,33 +153,54 @@ class PeersOnReplay(LearnFromReplay):
         self.distill_learning_rate = torch.zeros_like(self.distill_rates)
         learner.judges = peers if method.target == "group" else 1
         self._learn = self.learn
+        self._samplers: dict[tuple[int | None, ...], Callable[[], list[Batch]]] = {}
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""
         self.compiled, self._learn = True, compile_step(self.learn, self.learner.actor.device)
 
-    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every learner and, after each step of the policies, one of distillation."""
-        self.n_updates += 1
-        config, learner, number = self.config, self.learner, self.n_updates
-        update_actor, update_targets = learner.updates_actor(number), learner.updates_targets(number)
-        batch = self.replay.sample(config.batch_size, self.sampling, self.method.replay)
-        noise = learner.draw_noise(config.batch_size)
-        states, turn = None, 0
+    def steps(self, count: int, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """Gradient steps of every learner, each followed by one of distillation where the policies moved."""
+        learner, batch_size, first = self.learner, self.config.batch_size, self.n_updates + 1
+        plans = [self.plan(number) for number in range(first, first + count)]
+        batches = iter(self.sample(tuple(turn for *_, turn in plans)))
+        if self.distillation is not None:
+            torch.mul(self.distill_rates, self.schedule(progress), out=self.distill_learning_rate)
+        info: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for update_actor, update_targets, turn in plans:
+                self.n_updates += 1
+                batch, noise = next(batches), learner.draw_noise(batch_size)
+                states = None if turn is None else next(batches).observations
+                # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
+                flags = update_actor, update_targets, diagnose or self.compiled
+                info |= self._learn(batch, noise, states, self.peers.turns[turn or 0], *flags)
+        return info
+
+    def plan(self, number: int) -> tuple[bool, bool, int | None]:
+        """Whether gradient step ``number`` updates the actors and the targets, and whom learners then copy, if any."""
+        learner, turn = self.learner, None
+        update_actor = learner.updates_actor(number)
         if self.distillation is not None and update_actor:
             turn = learner.actor_updates(number) % len(self.peers.turns)
-            states = self.replay.sample(
-                config.distill_batch_size,
-                self.sampling,
-                self.method.states,
-                peer_of=self.peers.peer_of[turn],
-                recent=config.distill_recent,
-            ).observations
-            torch.mul(self.distill_rates, self.schedule(progress), out=self.distill_learning_rate)
-        # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
-        flags = update_actor, update_targets, diagnose or self.compiled
-        with torch.no_grad():
-            return self._learn(batch, noise, states, self.peers.turns[turn], *flags)
+        return update_actor, learner.updates_targets(number), turn
+
+    def sample(self, turns: tuple[int | None, ...]) -> list[Batch]:
+        """The batches of some gradient steps in one call: of RL and, where learners copy, of distillation."""
+        if turns not in self._samplers:
+            self._samplers[turns] = self.replay.sampler(self.sampling, *self.draws(turns))
+        return self._samplers[turns]()
+
+    def draws(self, turns: tuple[int | None, ...]) -> list[Draw]:
+        """What ``sample`` draws."""
+        config, method, replay = self.config, self.method, self.replay
+        found = []
+        for turn in turns:
+            found.append(replay.draw(config.batch_size, method.replay))
+            if turn is not None:
+                peer_of, size, recent = self.peers.peer_of[turn], config.distill_batch_size, config.distill_recent
+                found.append(replay.draw(size, method.states, peer_of=peer_of, recent=recent))
+        return found
 
     def learn(
         self,
