@@ -177,6 +177,8 @@ CHANGES = {
         "weight_ratio": 1.5,
         "distill_recent": None,
         "distill_batch_size": 9,
+        "distill_freq": 2,
+        "distill_gradient_steps": 2,
         "distill_learning_rate": 1e-3,
         "distill_schedule": "linear",
         "divergence": "action_huber",
@@ -186,6 +188,7 @@ CHANGES = {
         "batch_size": 9,
         "tau": 0.1,
         "gamma": 0.5,
+        "n_steps": 3,
         "train_freq": 2,
         "gradient_steps": 2,
         "net_arch": (9,),
@@ -224,8 +227,13 @@ def test_every_setting_has_its_effect(monkeypatch, what, field):
         assert {name: changed[name] for name in others} == {name: base[name] for name in others}
 
 
-ELSEWHERE = {"pessimism", "allocation", "allocation_floor", "allocation_episodes", "network", "critic_network"}
-"""Settings of methods with a pooled replay (test_peers.py), and of networks of one's own (test_own_parts.py)."""
+ELSEWHERE = {
+    *("pessimism", "allocation", "allocation_floor", "allocation_episodes"),
+    *("distill_coef", "least_proposal", "best_ratio", "best_distance", "best_freq"),
+    *("rebirth_freq", "rebirth", "rebirth_gradient_steps", "rebirth_perturbation"),
+    *("network", "critic_network"),
+}
+"""Settings of methods with a pooled replay (test_peers, test_peer_methods), and own networks (test_own_parts)."""
 
 
 def test_no_setting_is_forgotten():

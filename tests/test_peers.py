@@ -44,6 +44,7 @@ def make(method="independent", backbone="sac", config=None, **arguments):
         ("ddpg", "learning_rate", (3e-4, 3e-3)),
         ("sac", "learning_rate", (3e-4, 3e-3)),
         ("td3", "gamma", (0.9, 0.99)),
+        ("sac", "n_steps", (1, 3)),
         ("sac", "tau", (0.005, 0.05)),
         ("td3", "action_noise_std", (0.0, 0.5)),
         ("td3", "target_policy_noise", (0.0, 0.4)),

@@ -16,15 +16,11 @@ import torch
 import tyro
 
 from policykd.memory.replay import SharedReplay
-from policykd.native import draws
-
-gathers = draws.gathers
 
 
 def main(
     learners: Annotated[tuple[int, ...], tyro.conf.arg(help="numbers of learners K")] = (2, 20),
     batch_size: int = 64,
-    together: Annotated[int, tyro.conf.arg(help="batches per call, as of several gradient steps")] = 2,
     rounds: int = 300,
     out: Path | None = None,
 ) -> None:
@@ -36,17 +32,14 @@ def main(
         replay.storage.normal_()
         replay.size, replay.position = 50_000, 123
         generators = [np.random.default_rng(k) for k in range(count)]
-        samplers = {}
-        for who, native in (("native", True), ("numpy and torch", False)):
-            draws.gathers = gathers if native else lambda storage: False
-            samplers[who] = replay.sampler(generators, *[replay.draw(batch_size)] * together)
         for number in range(-3, rounds):
-            for who, sample in samplers.items():
+            for who, native in (("native", True), ("numpy and torch", False)):
+                replay._native = native
                 started = time.thread_time_ns()
                 for _ in range(10):
-                    sample()
+                    replay.sample(batch_size, generators)
                 if number >= 0:
-                    rows.append((count, who, number, (time.thread_time_ns() - started) / 1e4 / together))
+                    rows.append((count, who, number, (time.thread_time_ns() - started) / 1e4))
         for who in ("native", "numpy and torch"):
             print(count, who, f"{statistics.median(us for k, w, _, us in rows if (k, w) == (count, who)):.1f} us")
     if out is not None:

@@ -36,7 +36,7 @@ from policykd.core.networks import MLP
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import PPOConfig
 from policykd.training.loop import Hooks, train
-from policykd.training.recipes.replay import PeersOnReplay
+from policykd.training.recipes.replay import LearnFromReplay
 from policykd.training.recipes.rollout import LearnFromRollouts
 
 
@@ -115,8 +115,8 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
     if isinstance(recipe, LearnFromRollouts):
         places += [(recipe.rollout, "add", "memory"), (recipe, "step", "update")]
     else:
-        assert isinstance(recipe, PeersOnReplay)
-        places += [(recipe.replay, "add", "memory"), (recipe, "sample", "memory"), (recipe, "_learn", "update")]
+        assert isinstance(recipe, LearnFromReplay)
+        places += [(recipe.replay, "add", "memory"), (recipe.replay, "sample", "memory"), (recipe, "_learn", "update")]
     originals = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, part), function in zip(places, originals, strict=True):
         setattr(owner, name, timed(part, function))

@@ -141,10 +141,12 @@ class SAC(OffPolicyLearner):
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
         """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
-        next_actions, log_prob = self.sample(self.actor, batch.next_observations, noise)
-        next_values = self.target_q(batch.next_observations, next_actions)
-        next_values = next_values - temperature * log_prob
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise, temperature))
+
+    def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A sample of the policy; SAC has no target policy."""
+        assert noise is not None
+        return self.sample(self.actor, observations, noise)
 
     def update_actor(
         self, batch: Batch, noise: Tensor, temperature: Tensor, teacher: Loss | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.native import draws
-from policykd.native.draws import Draw
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -34,6 +33,8 @@ class Batch(NamedTuple):
     """1 where the task ended, ``(K, B)``: no value beyond."""
     truncated: Tensor
     """1 where a time limit cut the episode, ``(K, B)``: the value beyond still counts."""
+    discounts: Tensor | None = None
+    """What the value beyond counts, ``(K, B)``, where rewards are sums over several steps; None is gamma."""
 
 
 class SharedReplay:
@@ -76,6 +77,11 @@ class SharedReplay:
         self._row = np.empty((learners, shape[2]), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
+        self._streams: draws.Streams | None = None
+
+    @cached_property
+    def _native(self) -> bool:
+        return draws.gathers(self.storage)
 
     @property
     def observations(self) -> Tensor:
@@ -107,7 +113,7 @@ class SharedReplay:
         peer_of: np.ndarray | None = None,
         recent: int | None = None,
     ) -> Batch:
-        """Draw transitions with replacement, each learner by its own generator; once (else see ``sampler``).
+        """Draw transitions with replacement, each learner by its own generator.
 
         Args:
             batch_size: transitions B per learner.
@@ -116,63 +122,100 @@ class SharedReplay:
             peer_of: the peer of every learner ``(K,)``, for source "peer".
             recent: draw from the most recent so many transitions only; None is all.
         """
-        return self.sampler(generators, self.draw(batch_size, source, peer_of=peer_of, recent=recent))()[0]
+        count = self.size if recent is None else min(recent, self.size)
+        if self._native:
+            rows = self._gather_native(batch_size, generators, source, peer_of, count)
+        else:
+            rows = self._gather(batch_size, generators, source, peer_of, count)
+        *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
+        return Batch(*vectors, *ends.unbind(-1))
 
-    def draw(
+    def sample_ahead(
         self,
         batch_size: int,
-        source: Source = "own",
-        *,
-        peer_of: np.ndarray | None = None,
-        recent: int | None = None,
-    ) -> Draw:
-        """What ``sampler`` shall draw; arguments as ``sample``'s."""
-        first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
-        assert first is not None
-        return Draw(
-            batch_size, first, self.peers if source == "pooled" else 1, self.capacity if recent is None else recent
-        )
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        n_steps: float | Tensor,
+        gamma: float | Tensor,
+    ) -> Batch:
+        """As ``sample``, with n-step returns: each transition and those that follow it in its episode, as one.
 
-    def sampler(self, generators: Sequence[np.random.Generator], *asked: Draw) -> Callable[[], list[Batch]]:
-        """A function that draws these batches in turn, in one call, whenever it is called.
+        Rewards are discounted sums of up to n steps (as SB3's ``n_steps``); fewer where the episode, or what is stored
+        of it, ends before. The rest of a transition is that of its last step, and so is what its value beyond counts.
 
         Args:
+            batch_size: transitions B per learner.
             generators: one per learner.
-            asked: what ``draw`` returned.
-
-        Raises:
-            ValueError: a batch from rings that are not there; when called, from empty ones.
+            source: a learner's own transitions, or those of its whole group pooled.
+            n_steps: n, a number or one per learner ``(K, 1)``.
+            gamma: discount factor, a number or one per learner ``(K, 1)``.
         """
-        gather: Callable[[int, int], list[Tensor]]
-        if draws.gathers(self.storage):
-            gather = draws.Gather(self.storage, generators, asked)
-        else:
-            gather = partial(self._gather, generators, asked)
+        rows, most = self.storage.view(-1, self.storage.shape[2]), int(torch.as_tensor(n_steps).max())
+        last = self._draw(batch_size, generators, source, None, self.size)
+        first, sums = rows[last], rows[last][..., -3]
+        discounts = torch.ones_like(sums) * gamma
+        newest = (self.position - 1) % self.size
+        going = torch.ones_like(last, dtype=torch.bool)
+        for ahead in range(1, most):
+            ended = rows[last][..., -2:].any(-1)
+            going = going & ~ended & (last % self.capacity != newest) & (torch.as_tensor(n_steps) > ahead)
+            following = last - last % self.capacity + (last % self.capacity + 1) % self.size
+            last = torch.where(going, following, last)
+            sums = sums + going * discounts * rows[last][..., -3]
+            discounts = torch.where(going, discounts * gamma, discounts)
+        observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
+        beyond, ends = rows[last].split_with_sizes(self.sections, dim=-1)[2:]
+        return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
 
-        def sample() -> list[Batch]:
-            batches = []
-            for rows in gather(self.size, self.position):
-                *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
-                batches.append(Batch(*vectors, *ends.unbind(-1)))
-            return batches
-
-        return sample
+    def _gather_native(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """``_gather`` in one call."""
+        if self._streams is None or self._streams.generators != generators:
+            self._streams = draws.Streams(generators)
+        first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
+        assert first is not None
+        rings = self.peers if source == "pooled" else 1
+        return draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
 
     def _gather(
-        self, generators: Sequence[np.random.Generator], asked: Sequence[Draw], size: int, position: int
-    ) -> list[Tensor]:
-        """Transitions ``(K, B, width)`` of every draw, as the kernel gathers them."""
-        return [self._gather_one(generators, draw, min(draw.recent, size)) for draw in asked]
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
+        indices = self._draw(batch_size, generators, source, peer_of, count)
+        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
+        return rows.view(*indices.shape, -1)
 
-    def _gather_one(self, generators: Sequence[np.random.Generator], draw: Draw, count: int) -> Tensor:
-        uniform = np.empty((len(self._row), draw.samples))
+    def _draw(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """Where transitions of the last ``count`` of each ring stand among those of all rings, ``(K, B)``."""
+        uniform = np.empty((len(self._row), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
-        drawn = (uniform * (count * draw.rings)).astype(np.int64)
-        ring = draw.first[:, None] + drawn // count
-        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn % count) % self.size)
-        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1).to(self.device))
-        return rows.view(*indices.shape, -1)
+        if source == "pooled":
+            drawn = (uniform * (count * self.peers)).astype(np.int64)
+            ring = self._first_of_group[:, None] + drawn // count
+            drawn %= count
+        else:
+            drawn = (uniform * count).astype(np.int64)
+            ring = (self._learner if source == "own" else self._learner[peer_of])[:, None]
+        return torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size).to(self.device)
 
     def state(self) -> dict[str, Any]:
         """The transitions so far, for a checkpoint."""

@@ -24,19 +24,13 @@ __all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "
 def prepare_to_compile() -> None:
     """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
     traced.prepare()
-    # Not decorators: they import the compiler, for seconds. Eager calls need not ask whether they are compiled.
+    # Not decorators: they import the compiler, for seconds. Eager calls need not ask whether they are traced.
     torch.compiler.assume_constant_result(_ready)
-    torch.compiler.substitute_in_graph(usable)(_usable_in_graph)
-    torch.compiler.substitute_in_graph(mlp)(traced.mlp)
+    torch.compiler.substitute_in_graph(mlp)(_mlp_in_graph)
 
 
 def _ready() -> bool:
     return torch.get_num_threads() == 1 and kernels.available()
-
-
-def _usable_in_graph(rows: Tensor, inputs: Tensor) -> bool:
-    on_cpu = rows.is_cpu and inputs.is_cpu and rows.stride(-1) == 1
-    return on_cpu and rows.dtype is torch.float32 and inputs.dtype is torch.float32 and _ready()
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
@@ -50,8 +44,7 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
         and rows.is_cpu
         and inputs.is_cpu
         and rows.stride(-1) == 1
-        and torch.get_num_threads() == 1
-        and kernels.available()
+        and _ready()
     )
 
 
@@ -73,8 +66,8 @@ class _MLP(torch.autograd.Function):
         return *results, None
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor:
-    """Apply MLP ``r`` to inputs ``r``, where ``usable(rows, inputs)``.
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor | None:
+    """Apply MLP ``r`` to inputs ``r``; None where the kernels are not ``usable``.
 
     Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
     take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
@@ -92,8 +85,19 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", no
 
     Raises:
         ValueError: the shapes do not fit each other.
-        RuntimeError: the kernels are not available.
     """
+    floats = rows.dtype is torch.float32 and inputs.dtype is torch.float32
+    # ``usable``, written out: every call of every network asks.
+    if not floats or not rows.is_cpu or not inputs.is_cpu or rows.stride(-1) != 1:
+        return None
+    if torch.get_num_threads() != 1 or not kernels.available():
+        return None
     if torch.is_grad_enabled() and (rows.requires_grad or inputs.requires_grad):
         return _MLP.apply(rows, inputs, (sizes, activation, norm))
     return kernels.forward(rows, inputs, sizes, activation, norm, False)[0]
+
+
+def _mlp_in_graph(
+    rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False
+) -> Tensor | None:
+    return traced.mlp(rows, inputs, sizes, activation, norm) if usable(rows, inputs) else None

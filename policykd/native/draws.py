@@ -4,91 +4,73 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from policykd.native import kernels
 
 
-class Draw(NamedTuple):
-    """A batch of all learners: how many transitions, and from where."""
+class Streams:
+    """Numpy's generators as C calls them; their states stay numpy's, and go on from wherever Python left them.
 
-    samples: int
-    """Transitions B per learner."""
-    first: np.ndarray
-    """The ring from which learner k draws, ``(K,)`` in int64."""
-    rings: int
-    """How many rings from there on it draws from, all alike."""
-    recent: int
-    """Only the most recent so many transitions of a ring."""
+    Args:
+        generators: one per learner.
+    """
 
-
-class _Draw(ctypes.Structure):
-    """``Draw`` of replay.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_ssize_t) for name in ("samples", "recent", "rings")),
-        ("first", ctypes.c_void_p),
-    )
+    def __init__(self, generators: Sequence[np.random.Generator]) -> None:
+        self.generators = list(generators)  # alive as long as their addresses are used
+        interfaces = [generator.bit_generator.ctypes for generator in self.generators]
+        pointers = ctypes.c_void_p * len(interfaces)
+        self.uniform = pointers(*(ctypes.cast(each.next_double, ctypes.c_void_p).value for each in interfaces))
+        self.state = pointers(*(each.state_address for each in interfaces))
 
 
 def gathers(storage: Tensor) -> bool:
-    """Whether ``Gather`` takes transitions from this storage."""
+    """Whether ``gather`` takes transitions from this storage."""
     return storage.is_cpu and storage.is_contiguous() and kernels.available()
 
 
-class Gather:
-    """Batches that are drawn together, one after the other, each learner's by its own generator.
-
-    The generators' states stay numpy's: they go on from wherever Python left them.
+def gather(
+    storage: Tensor,
+    size: int,
+    position: int,
+    batch_size: int,
+    streams: Streams,
+    first: np.ndarray,
+    count: int,
+    rings: int = 1,
+) -> Tensor:
+    """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
 
     Args:
-        storage: rings of transitions ``(rings of all, capacity, width)``, float32, where ``gathers(storage)``.
-        generators: one per learner.
-        draws: the batches.
+        storage: rings of transitions ``(rings of all, capacity, width)``, float32.
+        size: transitions in every ring.
+        position: where the next one will go.
+        batch_size: transitions B per learner.
+        streams: the learners' generators.
+        first: the ring from which learner k draws, ``(K,)`` in int64.
+        count: draw from the most recent so many of a ring.
+        rings: draw from so many rings from ``first`` on, all alike.
+
+    Returns:
+        ``(K, B, width)``.
 
     Raises:
-        ValueError: rings that are not there.
+        ValueError: rings or transitions that are not there.
     """
-
-    def __init__(self, storage: Tensor, generators: Sequence[np.random.Generator], draws: Sequence[Draw]) -> None:
-        learners, (whole, self.capacity, width) = len(generators), storage.shape
-        for draw in draws:
-            if draw.first.shape != (learners,) or draw.first.min() < 0 or draw.first.max() + draw.rings > whole:
-                raise ValueError(f"cannot draw from {draw.rings} rings each from {draw.first} on: there are {whole}")
-            if draw.recent < 1:
-                raise ValueError(f"cannot draw from the latest {draw.recent} transitions")
-        interfaces = [generator.bit_generator.ctypes for generator in generators]
-        pointers = ctypes.c_void_p * learners
-        uniform = pointers(*(ctypes.cast(each.next_double, ctypes.c_void_p).value for each in interfaces))
-        state = pointers(*(each.state_address for each in interfaces))
-        firsts = [np.ascontiguousarray(draw.first, np.int64) for draw in draws]
-        asked = (_Draw * len(draws))(
-            *(_Draw(d.samples, d.recent, d.rings, f.ctypes.data) for d, f in zip(draws, firsts, strict=True))
+    learners, (whole, capacity, width) = len(streams.generators), storage.shape
+    if first.shape != (learners,) or not 0 < count <= size <= capacity:
+        raise ValueError(
+            f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"
         )
-        self.storage, self.shapes = storage, [(learners, draw.samples, width) for draw in draws]
-        self.lengths = [learners * draw.samples * width for draw in draws]
-        self.before = learners, width, storage.data_ptr(), self.capacity
-        self.after = len(draws), asked, uniform, state
-        self.alive = list(generators), firsts  # as long as their addresses are used
-
-    def __call__(self, size: int, position: int) -> list[Tensor]:
-        """Draw.
-
-        Args:
-            size: transitions in every ring.
-            position: where the next one will go.
-
-        Returns:
-            ``(K, B, width)`` per batch.
-
-        Raises:
-            ValueError: the rings are empty, or hold less.
-        """
-        if not 0 < size <= self.capacity:
-            raise ValueError(f"cannot draw from {size} of {self.capacity} transitions")
-        out = self.storage.new_empty(sum(self.lengths))
-        kernels.library().gather(*self.before, size, position, *self.after, out.data_ptr())
-        return [part.view(shape) for part, shape in zip(out.split_with_sizes(self.lengths), self.shapes, strict=True)]
+    out = storage.new_empty(learners, batch_size, width)
+    rows = torch.from_numpy(first).to(torch.int64).contiguous()
+    failed = kernels.library().gather(
+        *(learners, batch_size, width, storage.data_ptr(), whole, capacity, size, position, count, rings),
+        *(rows.data_ptr(), streams.uniform, streams.state, out.data_ptr()),
+    )
+    if failed:
+        raise ValueError(f"cannot draw from {rings} rings each from {first.tolist()} on: there are {whole}")
+    return out

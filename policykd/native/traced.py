@@ -123,7 +123,7 @@ def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str,
     return _MLP.apply(rows, inputs, sizes, activation, norm)[0]
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor:
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
     """As ``policykd.native.mlp``, for functions that ``torch.compile`` traces."""
     if torch.is_grad_enabled():
         return _differentiable(rows, inputs, sizes, activation, norm)

@@ -77,11 +77,10 @@ def distil_group(
     """
     step = DistillationStep(None, student.config, student, divergence_of("action_mse"))
     per_peer = [generator for generator in generators for _ in range(peers)]
-    sample = replay.sampler(per_peer, replay.draw(batch_size, "pooled", recent=max(1, replay.size // 2)))
     info: dict[str, Tensor] = {}
     with torch.no_grad():
         for done in range(gradient_steps):
-            (batch,) = sample()
+            batch = replay.sample(batch_size, per_peer, "pooled", recent=max(1, replay.size // 2))
             states = batch.observations[::peers]
             target = PolicyOutput(group_actions(learner, states, peers, rule))
             rate = torch.tensor(learning_rate * (1 - done / gradient_steps), device=states.device)

@@ -65,7 +65,6 @@ class TaughtOnReplay(LearnFromReplay):
         self.dataset, self.tutor = dataset, tutor
         self.teaching = JointTeaching(method, teaching, learner.actor, divergence, 1)
         self._teach: Callable[..., dict[str, Tensor]] = self.teach
-        self._sample = replay.sampler(sampling, replay.draw(config.batch_size))
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""
@@ -78,21 +77,14 @@ class TaughtOnReplay(LearnFromReplay):
         self.dataset.add(torch.from_numpy(self.collector.observations).to(answers.device).unsqueeze(1), answers)
         return super().collect()
 
-    def steps(self, count: int, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """So many gradient steps of every student; diagnostics by log key, ``(K,)``."""
-        info: dict[str, Tensor] = {}
-        for _ in range(count):
-            info |= self.step(progress)
-        return info
-
-    def step(self, progress: float) -> dict[str, Tensor]:
-        """One gradient step of every student."""
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every student; diagnostics by log key, ``(K,)``."""
         config, learner, teaching = self.config, self.learner, self.teaching
         if self.n_updates % FADE_EVERY == 0:
             teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
         flags = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
-        (batch,) = self._sample()
+        batch = self.sample()
         noise = learner.draw_noise(config.batch_size)
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
