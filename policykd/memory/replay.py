@@ -88,6 +88,11 @@ class SharedReplay:
         """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
         return self.storage[:, : self.size, : self.sections[0]]
 
+    def latest(self, count: int) -> Tensor:
+        """The observations of each learner's latest transitions, the latest first, ``(K, at most count, O)``."""
+        places = (self.position - 1 - np.arange(min(count, self.size))) % self.size
+        return self.observations[:, torch.from_numpy(places).to(self.device)]
+
     def add(
         self,
         observations: np.ndarray,
