@@ -23,11 +23,11 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     """
     config, view = agent.config, agent.view
     settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": "MlpPolicy"}
-    if isinstance(config, PPOConfig):
+    if isinstance(config, PPOConfig) or config.n_envs > 1:
         settings["n_envs"] = config.n_envs
-        if config.normalize_observation or config.normalize_reward:
-            scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
-            settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
+    if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
+        scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
+        settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
     wrappers: list[dict[str, Any]] = []
     if view.columns is not None:
         wrappers.append({f"{WRAPPERS}.SelectObservation": {"columns": list(view.columns)}})

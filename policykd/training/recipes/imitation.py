@@ -83,6 +83,7 @@ class Imitation:
 
     def store(self, observations: Tensor, answers: Tensor) -> None:
         """Keep states ``(K, N, O)`` with their answers ``(K, N, W)``."""
+        assert isinstance(self.dataset, LabelledStates)
         self.dataset.add(observations, answers)
 
     def own(self, observations: Tensor) -> Tensor:
@@ -132,6 +133,7 @@ class Imitation:
 
     def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every student; diagnostics ``(K,)``."""
+        assert isinstance(self.dataset, LabelledStates)
         recent = None if self.method.aggregate else self.config.round_steps
         states, answers = self.dataset.sample(self.config.distill_batch_size, self.sampling, recent)
         return self._teach(states, answers, learning_rate, diagnose)
