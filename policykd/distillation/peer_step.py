@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -202,7 +203,7 @@ class PeerStep(DistillationStep):
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
             compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else nothing
-        return self.loss(states, peer.map(lambda part: part[peer_of]), compare, taught, diagnose)
+        return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
 
 
 Compare = Callable[[PolicyOutput], Comparison]
@@ -260,3 +261,11 @@ def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
             f"weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
         )
     return weight * distance
+
+
+@torch.no_grad()
+def action_distance(learner: Student, states: Tensor, peer_of: Tensor, student_of: Tensor) -> Tensor:
+    """How far each learner's action is from its peer's at ``states (K, B, O)``: mean Euclidean distance ``(K,)``."""
+    own = learner.outputs(learner.actor, states).actions
+    theirs = learner.outputs(learner.actor, states[student_of]).actions[peer_of]
+    return (own.clamp(-1, 1) - theirs.clamp(-1, 1)).norm(dim=-1).mean(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,6 +50,7 @@ class SharedReplay:
         learners: number of learners K.
         peers: learners per group; learners of one group are neighbours.
         device: where the transitions live.
+        n_envs: environments N of each learner, whose transitions follow one another in its ring, step by step.
 
     Raises:
         PolicyKDError: the machine has less memory than the replay needs.
@@ -62,8 +64,9 @@ class SharedReplay:
         learners: int = 1,
         peers: int = 1,
         device: torch.device | str = "cpu",
+        n_envs: int = 1,
     ) -> None:
-        self.capacity, self.peers = capacity, peers
+        self.capacity, self.peers, self.n_envs = capacity, peers, n_envs
         self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
         self.nbytes = 4 * math.prod(shape)
@@ -73,15 +76,24 @@ class SharedReplay:
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
         self.position = 0
-        self._row = np.empty((learners, shape[2]), np.float32)
+        self._rows = np.empty((learners * n_envs, shape[2]), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
         self._streams: draws.Streams | None = None
+
+    @cached_property
+    def _native(self) -> bool:
+        return draws.gathers(self.storage)
 
     @property
     def observations(self) -> Tensor:
         """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
         return self.storage[:, : self.size, : self.sections[0]]
+
+    def latest(self, count: int) -> Tensor:
+        """The observations of each learner's latest transitions, the latest first, ``(K, at most count, O)``."""
+        places = (self.position - 1 - np.arange(min(count, self.size))) % self.size
+        return self.observations[:, torch.from_numpy(places).to(self.device)]
 
     def add(
         self,
@@ -92,12 +104,16 @@ class SharedReplay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
+        """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
         ends = (rewards[:, None], terminated[:, None], truncated[:, None])
-        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._row)
-        self.storage[:, self.position] = torch.from_numpy(self._row)
-        self.position = (self.position + 1) % self.capacity
-        self.size = min(self.size + 1, self.capacity)
+        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._rows)
+        rows, count = torch.from_numpy(self._rows).view(len(self.storage), self.n_envs, -1), self.n_envs
+        fit = min(count, self.capacity - self.position)
+        self.storage[:, self.position : self.position + fit] = rows[:, :fit]
+        if fit < count:
+            self.storage[:, : count - fit] = rows[:, fit:]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
 
     def sample(
         self,
@@ -118,7 +134,7 @@ class SharedReplay:
             recent: draw from the most recent so many transitions only; None is all.
         """
         count = self.size if recent is None else min(recent, self.size)
-        if draws.gathers(self.storage):
+        if self._native:
             rows = self._gather_native(batch_size, generators, source, peer_of, count)
         else:
             rows = self._gather(batch_size, generators, source, peer_of, count)
@@ -149,12 +165,13 @@ class SharedReplay:
         last = self._draw(batch_size, generators, source, None, self.size)
         first, sums = rows[last], rows[last][..., -3]
         discounts = torch.ones_like(sums) * gamma
-        newest = (self.position - 1) % self.size
         going = torch.ones_like(last, dtype=torch.bool)
         for ahead in range(1, most):
             ended = rows[last][..., -2:].any(-1)
-            going = going & ~ended & (last % self.capacity != newest) & (torch.as_tensor(n_steps) > ahead)
-            following = last - last % self.capacity + (last % self.capacity + 1) % self.size
+            place = last % self.capacity
+            newest = (self.position - 1 - place) % self.size < self.n_envs
+            going = going & ~ended & ~newest & (torch.as_tensor(n_steps) > ahead)
+            following = last - place + (place + self.n_envs) % self.size
             last = torch.where(going, following, last)
             sums = sums + going * discounts * rows[last][..., -3]
             discounts = torch.where(going, discounts * gamma, discounts)
@@ -200,7 +217,7 @@ class SharedReplay:
         count: int,
     ) -> Tensor:
         """Where transitions of the last ``count`` of each ring stand among those of all rings, ``(K, B)``."""
-        uniform = np.empty((len(self._row), batch_size))
+        uniform = np.empty((len(self.storage), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
         if source == "pooled":
