@@ -55,7 +55,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     Args:
         data: the zip's JSON.
         source: where it came from, for errors.
-        activation: the user's word, which counts instead of the text's.
+        activation: given by the user; it overrides the text's.
 
     Raises:
         PolicyKDError: names what is not known, and says what to hand in instead.
@@ -107,7 +107,7 @@ def _policy(text: Any, source: str) -> str:
 
 
 def _check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are no box of one axis."""
+    """Refuse spaces that are not a box of one axis."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")
