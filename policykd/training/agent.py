@@ -29,6 +29,7 @@ from policykd.tasks import Evaluator
 from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
+from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
 from policykd.training.collector import Collector
@@ -79,6 +80,7 @@ class Agent(Acting, SB3Surface):
         try:
             self.observation_space, self.action_space = check_spaces(probe)
             try_out(probe)
+            self.view = view_of("env", probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
@@ -153,11 +155,12 @@ class Agent(Acting, SB3Surface):
             self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
             if resumed is None:
                 seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                observations = self.envs.start(seeds)
+                observations, starts = self.envs.start(seeds), np.ones(len(seeds), bool)
             else:
                 latest = resumed["last_observations"]
+                starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
                 observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
-            self.collector.attach(self.envs, observations)
+            self.collector.attach(self.envs, observations, starts)
         return self.envs
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
@@ -285,6 +288,7 @@ class Agent(Acting, SB3Surface):
                 "span": list(self.run.span),
                 "envs": snapshot.envs_state(self.get_env()),
                 "last_observations": self.collector.observations,
+                "episode_starts": self.collector.starts,
                 "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
             }
         return state
@@ -305,7 +309,8 @@ class Agent(Acting, SB3Surface):
             if name in loaded:
                 memory.restore(loaded[name])
         if "envs" in loaded:
-            self._resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
             if path.name == CHECKPOINT:
                 self.folder = self._folder(path.parent)
         return self

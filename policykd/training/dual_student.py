@@ -24,7 +24,7 @@ from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
-from policykd.training.acting import LearnerChoice
+from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.group import GroupDistillation, Rule, group_actions
@@ -116,7 +116,7 @@ class DualStudent(Agent):
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
@@ -129,14 +129,15 @@ class DualStudent(Agent):
         """
         if learner not in ("group", "greedy"):
             return super().predict(observation, state, episode_start, deterministic, learner)
-        inputs = np.asarray(observation, np.float32).reshape(1, -1, self.sizes[0]).repeat(len(self.seeds), axis=0)
+        array = self.view.flat(observation)
+        inputs = array.reshape(1, -1, self.sizes[0]).repeat(len(self.seeds), axis=0)
         group = self.learner_index("best") // self.peers
         rule: Rule = "mean" if learner == "group" else "greedy"
         with torch.no_grad():
             observations = torch.from_numpy(inputs).to(self.device)
             actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
         scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
-        return scaled.reshape(*np.shape(observation)[:-1], -1), state
+        return scaled.reshape(*array.shape[:-1], -1), state
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
