@@ -15,4 +15,4 @@ def reading(learner: L, along: Along) -> L:
     """The same learners, with the same parameters and statistics, whose actor is ``along``."""
     reader: Any = copy.copy(learner)
     reader.actor_network = along
-    return reader  # type: ignore[no-any-return]
+    return reader
