@@ -32,6 +32,7 @@ from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
+from policykd.training.arguments import check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -63,6 +64,8 @@ class Agent(Acting, SB3Surface):
     seeds: tuple[int, ...]
     config: Config
     compile: bool | Literal["auto"]
+    threads: native.Threads
+    """Threads of the native kernels; may be changed at any time, as numbers do not depend on it and it is not saved."""
     learner: Learner
     memories: dict[str, Memory]
     rollout_buffer: Rollout
@@ -187,7 +190,8 @@ class Agent(Acting, SB3Surface):
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
-        with bar, one_thread(), interruptible() as interrupts:
+        threads = native.threads(check_threads(self.threads), self.n_learners)
+        with bar, threads, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()

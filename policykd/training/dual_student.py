@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd import native
 from policykd.core import checkpoint
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
@@ -26,7 +27,7 @@ from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_seeds
+from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.group import GroupDistillation, Rule, group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
@@ -51,6 +52,8 @@ class DualStudent(Agent):
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
         device: "auto" is CUDA where there is one.
         compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
+        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
+            depend on it. "auto" is as many as torch has been given.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
         overrides: fields to change in a preset or config.
 
@@ -70,6 +73,7 @@ class DualStudent(Agent):
         config: str | dict[str, Any] | Config | None = None,
         device: str = "auto",
         compile: bool | Literal["auto"] = "auto",
+        threads: native.Threads = "auto",
         run_dir: str | Path | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> None:
@@ -82,7 +86,7 @@ class DualStudent(Agent):
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         check_method(self.method, learner_type, self.config)
         check_vary(self.config, self.peers)
-        self.compile = compile
+        self.compile, self.threads = compile, check_threads(threads)
         self._build(learner_type)
         self._make_recipe()
         self.write_into(run_dir)
