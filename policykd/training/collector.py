@@ -43,15 +43,17 @@ class Collector:
     envs: LearnerEnvs
     observations: np.ndarray
     """The latest observations ``(E, O)``."""
+    starts: np.ndarray
+    """Whether they are the first of an episode ``(E,)``."""
 
     def __init__(self, env_id: str, n_envs: int, run: Progress) -> None:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
         self.actor_in: Callable[[int], int] = lambda e: e // n_envs
         """The learner that acts in environment e."""
 
-    def attach(self, envs: LearnerEnvs, observations: np.ndarray) -> None:
+    def attach(self, envs: LearnerEnvs, observations: np.ndarray, starts: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
-        self.envs, self.observations = envs, observations
+        self.envs, self.observations, self.starts = envs, observations, starts
 
     def step(self, actions: np.ndarray, *, scaled: bool = True) -> Step:
         """Step every environment, count the step and the episodes that ended with it.
@@ -81,7 +83,7 @@ class Collector:
         finite = np.isfinite(rewards).all() and np.isfinite(next_observations).all()
         if not finite or (next_observations is not observations and not np.isfinite(observations).all()):
             self._refuse(rewards, next_observations, observations)
-        self.observations = observations
+        self.observations, self.starts = observations, dones
         run.num_timesteps += run.steps_at_once
         return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
 

@@ -37,6 +37,8 @@ def plain(config: Config) -> dict[str, Any]:
             return str(value)  # which ``change`` reads
         if callable(value):
             return name_of(value, tables.get(name, {}))
+        if isinstance(value, dict):
+            return {key: value_of(name, item) for key, item in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
