@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
@@ -22,8 +22,6 @@ from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 from policykd.training.tutor import Tutor
-
-Generators = list[np.random.Generator]
 
 
 class Imitation:
