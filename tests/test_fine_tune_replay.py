@@ -55,6 +55,7 @@ def test_the_critics_learn_first_then_the_actors_and_the_anchor_lets_go(backbone
     assert [moved for _, moved, _ in seen] == [steps > 60 for steps, _, _ in seen]
     assert [weight for *_, weight in seen] == pytest.approx([max(0, 1 - steps / 80) for steps, _, _ in seen])
     assert (agent.learner.critic != critic).any(1).all()
+    assert (agent.learner.learning_rate, agent.learner.critic_learning_rate) == (1e-4, agent.config.learning_rate)
     assert (agent.method_name, agent.fine_tuned_steps) == ("fine_tune", 100)
 
 

@@ -103,6 +103,8 @@ class TeachingConfig:
     """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
+    fine_tune_learning_rate: float = 1e-4
+    """fine_tune off policy: Adam's learning rate of the actor; critics learn with learning_rate."""
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
@@ -120,7 +122,8 @@ class TeachingConfig:
         for name in (*counts, "critic_steps", "fixed_std_steps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
-        require(self.fine_tune_std > 0, "fine_tune_std", self.fine_tune_std, "must be positive")
+        for name in ("fine_tune_std", "fine_tune_learning_rate"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default

@@ -80,6 +80,7 @@ class DualStudent(Agent):
         _check_method(self.method, learner_type, self.config)
         check_vary(self.config, self.peers)
         self.compile = compile
+        self._share_out()
         self._build(learner_type)
         self._make_recipe()
         self.write_into(run_dir)

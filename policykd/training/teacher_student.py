@@ -91,6 +91,7 @@ class TeacherStudent(Agent):
         self.seeds, self.compile = check_seeds(seeds), compile
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
+        self._share_out()
         self.full_factory = self.factory
         if self.teaching.student_observations is not None:
             self._blindfold(self.teaching.student_observations)
@@ -367,6 +368,8 @@ class TeacherStudent(Agent):
 
     def _blindfold(self, columns: tuple[int, ...]) -> None:
         """Show students some columns of the observation only; the teacher goes on seeing all of them."""
+        if self.vector is not None:
+            raise PolicyKDError("student_observations: shows a part of single environments, and env is a VectorEnv")
         make = self.full_factory
         self.factory = lambda: SelectObservation(make(), columns)
         try:

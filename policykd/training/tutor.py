@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.teachers import TeacherScore
@@ -52,7 +53,7 @@ class FrozenTeacher:
         self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
         self.device, self.source = device, source
         self.score: TeacherScore | None = None
-        self._asked_for: np.ndarray | None = None
+        self._asked_for: Array | None = None
         self._answers = torch.empty(0)
 
     def check(self) -> Panel:
@@ -72,7 +73,7 @@ class FrozenTeacher:
             if self.partial:
                 full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
                 observations = np.stack(full).astype(np.float32)
-            inputs = torch.from_numpy(observations).to(self.device).view(self.learners, self.collector.n_envs, -1)
+            inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)
             self._answers, self._asked_for = self.check().answer(inputs), latest
         return self._answers
 

@@ -1,8 +1,8 @@
 """After distillation, off policy: first the critics learn, on steps of the students as they are; then the actors, too.
 
 A critic that knows nothing pulls a distilled actor anywhere. So: new critics and optimisers, fitted while the actor is
-frozen and acts with little noise; then an actor's loss L_RL / mean |Q| + lambda |a - anchor|^2, whose lambda fades. The
-anchor is the teacher where it is there, else the student as it was.
+frozen and acts with little noise; then the actor learns slowly, by L_RL / mean |Q| + lambda |a - anchor|^2, whose
+lambda fades. The anchor is the teacher where it is there, else the student as it was.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.teaching_config import TaughtDDPGConfig, TaughtTD3Config, TeachingConfig
@@ -92,14 +93,14 @@ class FineTuneOnReplay(TaughtOnReplay):
         divergence = divergence_of("action_mse" if teaching.divergence == "auto" else teaching.divergence, taught=True)
         streams = exploration, sampling
         super().__init__(learner, METHOD, config, teaching, replay, dataset, tutor, divergence, collector, *streams)
-        self.span = span
+        self.span, learner.learning_rate = span, teaching.fine_tune_learning_rate
 
     @property
     def own_steps(self) -> int:
         """Environment steps of each student since fine-tuning began."""
         return super().own_steps - self.span.start
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: Array) -> Array:
         """Actions ``(K, A)`` in [-1, 1] of the students with their noise, from the first step."""
         return self.act_with_noise(observations)
 
