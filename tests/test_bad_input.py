@@ -222,10 +222,10 @@ def test_to_resume_needs_to_know_which_run(refused):
         (["video", "RUN", "--steps", "0"], "steps=0 must be positive"),
         (["video", "RUN", "--seed", "-1"], "seed=-1 must not be negative"),
         (["compare", "--env", POINT, "--out", "."], ". is not empty: choose another folder with --out"),
-        (["compare", "--env", POINT, "--total-timesteps", "10"], "eval_freq=5000 must be from 1"),
+        (["compare", "--env", POINT, "--total-timesteps", "0"], "total_timesteps=0 must be positive"),
         (["compare", "--env", "HalfCheeta-v5"], "nearest: HalfCheetah-v5"),
         (["compare", "--env", POINT, "--preset", "quik"], "nearest: quick"),
-        (["compare", "--env", POINT, "--seed", "-1"], "seeds: need"),
+        (["compare", "--env", POINT, "--seed", "-1"], "first_seed=-1 must be at least 0"),
     ],
 )
 def test_other_commands_say_why_they_cannot_work(refused, tmp_path, finished, command, said):

@@ -1,6 +1,5 @@
 """The command line: one set of dataclasses gives its options, its help and its files, and every one has an effect."""
 
-import csv
 import dataclasses
 import json
 import shlex
@@ -50,7 +49,7 @@ def wide(monkeypatch):
         (["train", "--backbone", "td3"], [TD3Config], ["Critic updates per update of actor and target networks."]),
         (["evaluate"], [EvaluateOptions], ["A run folder or a saved agent.", "Episodes per learner."]),
         (["video"], [VideoOptions], ["Index of the learner, or best.", "Replace an existing file."]),
-        (["compare"], [], ["Learners in our group; the budget counts all of them.", "--eval-freq"]),
+        (["compare"], [], ["Learners per group; the budget counts all of them.", "--evaluations"]),
     ],
 )
 def test_help_shows_every_option_and_its_documentation(capsys, command, options, documentation):
@@ -148,22 +147,6 @@ def test_video_writes_the_file(capsys):
     assert first[4:8] == b"ftyp"
     main(["video", "agent.safetensors", "--out", "replay.mp4", "--steps", "9", "--overwrite"])
     assert Path("replay.mp4").read_bytes() != first
-
-
-def test_compare_writes_table_returns_and_picture(capsys):
-    command = ["compare", "--env", POINT, "--total-timesteps", "400", "--eval-freq", "200", "--n-eval-episodes", "2"]
-    text = said(capsys, *command, "--out", "out", "--backbone", "td3")
-    table = Path("out/table.md").read_text()
-    assert " ".join(table.split()) in text
-    rows = list(csv.DictReader(Path("out/returns.csv").read_text().splitlines()))
-    who = ["DPD peer 1", "DPD peer 2", "SB3 TD3", "random actions"]
-    assert list(dict.fromkeys(row["who"] for row in rows)) == who
-    assert all(f"| {name} |" in table for name in who)
-    for name in who:  # the same budget, evaluated as often with as many episodes
-        assert [row["steps"] for row in rows if row["who"] == name] == ["200", "200", "400", "400"]
-    assert Path("out/learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(Path("out/policykd/config.json").read_text())["config"]["eval_freq"] == 200
-    assert Path("out/sb3/evaluations.npz").exists()
 
 
 BASE = {**TINY, "distill_recent": 10, "eval_freq": 60, "checkpoint_freq": 80, "learning_starts": 30}

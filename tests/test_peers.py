@@ -9,7 +9,7 @@ from helpers import make_learner
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep

@@ -25,6 +25,7 @@ from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
 from policykd.training.begin import resuming
+from policykd.training.run_folder import check_free
 from policykd.training.teacher_student import TeacherStudent
 
 C = TypeVar("C")
@@ -81,14 +82,14 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+    folder = options.run_dir or _next_run(options)
+    if not options.resume:
+        check_free(folder)  # before the teacher is read and scored
     if options.vecnormalize is not None and len(options.teacher) > 1:
         raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
     teachers = [
         Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
     ]
-    folder = options.run_dir or _next_run(options)
     if options.resume:
         remove_unfinished(folder)
     rows: list[students.Row] = []

@@ -260,3 +260,11 @@ def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
             f"weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
         )
     return weight * distance
+
+
+@torch.no_grad()
+def action_distance(learner: Student, states: Tensor, peer_of: Tensor, student_of: Tensor) -> Tensor:
+    """How far each learner's action is from its peer's at ``states (K, B, O)``: mean Euclidean distance ``(K,)``."""
+    own = learner.outputs(learner.actor, states).actions
+    theirs = learner.outputs(learner.actor, states[student_of]).actions[peer_of]
+    return (own.clamp(-1, 1) - theirs.clamp(-1, 1)).norm(dim=-1).mean(1)

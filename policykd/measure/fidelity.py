@@ -116,11 +116,15 @@ def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[s
 def _compare(
     agent: TeacherStudent, learner: int, states: np.ndarray, teacher: PolicyOutput, tolerance: float
 ) -> Fidelity:
-    own = _outputs(agent, learner, states)
-    gap = own.actions.clamp(-1, 1)[0] - teacher.actions[0]
+    return compare(_outputs(agent, learner, states), teacher, tolerance)
+
+
+def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fidelity:
+    """How alike one policy's answers ``(1, n, ...)`` are to those of its source at the same states."""
+    gap = own.actions.clamp(-1, 1)[0] - source.actions.clamp(-1, 1)[0]
     kl = float("nan")
-    if own.mean is not None and own.std is not None and teacher.mean is not None and teacher.std is not None:
-        kl = float(gaussian_kl(own.mean, own.std, teacher.mean, teacher.std).mean())
+    if own.mean is not None and own.std is not None and source.mean is not None and source.std is not None:
+        kl = float(gaussian_kl(own.mean, own.std, source.mean, source.std).mean())
     agree = (gap.abs() <= tolerance).all(-1).double().mean()
     return Fidelity(float(agree), kl, float(gap.norm(dim=-1).mean()))
 

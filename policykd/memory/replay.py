@@ -86,6 +86,11 @@ class SharedReplay:
         """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
         return self.storage[:, : self.size, : self.sections[0]]
 
+    def latest(self, count: int) -> Tensor:
+        """The observations of each learner's latest transitions, the latest first, ``(K, at most count, O)``."""
+        places = (self.position - 1 - np.arange(min(count, self.size))) % self.size
+        return self.observations[:, torch.from_numpy(places).to(self.device)]
+
     def add(
         self,
         observations: Array,
@@ -98,7 +103,7 @@ class SharedReplay:
         """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
         columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
         if isinstance(observations, np.ndarray):
-            np.concatenate(columns, axis=1, out=self._rows)  # type: ignore[call-overload]
+            np.concatenate(columns, axis=1, out=self._rows)
             whole = torch.from_numpy(self._rows)
         else:
             whole = torch.cat([as_tensor(column, self.device).to(torch.float32) for column in columns], dim=1)

@@ -145,8 +145,8 @@ class BatchedEnvs:
         Raises:
             TaskError: the vector raised, or returned something of another shape.
         """
-        actions = as_tensor(actions, self.device) if self.tensors else as_numpy(actions)
-        sent = self.action_scale.to_env(actions) if scaled else self.action_scale.clip(actions)
+        asked: Any = as_tensor(actions, self.device) if self.tensors else as_numpy(actions)
+        sent = self.action_scale.to_env(asked) if scaled else self.action_scale.clip(asked)
         observations, rewards, terminated, truncated, infos = self._call("step", sent)
         observations = following = self._kept(observations)
         ended, cut = (as_numpy(flags).astype(bool) for flags in (terminated, truncated))
@@ -163,14 +163,14 @@ class BatchedEnvs:
                 observations = self._kept(self._call("reset", options={"reset_mask": mask})[0])
             for e in which:
                 told[e] = self._ended(int(e), following, bool(cut[e]), infos)
-        return Step(actions, observations, self._numbers(rewards), dones, told, following, cut)
+        return Step(asked, observations, self._numbers(rewards), dones, told, following, cut)
 
     def _with_final(self, observations: Array, infos: dict[str, Any], which: np.ndarray) -> Array:
         """Observations, but where an episode ended its last one, ``(E, O)``."""
         final = _final(infos, self.name)
-        shown = observations.clone() if isinstance(observations, Tensor) else observations.copy()
+        shown: Any = observations.clone() if isinstance(observations, Tensor) else observations.copy()
         if isinstance(final, Tensor):
-            shown[which] = final[which].to(shown)  # type: ignore[call-overload]
+            shown[which] = final[which].to(shown)
         else:
             shown[which] = np.stack([np.asarray(final[e], np.float32) for e in which])
         return shown

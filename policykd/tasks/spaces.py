@@ -26,7 +26,7 @@ class Vector(NamedTuple):
 
     make: Callable[[int], gym.vector.VectorEnv]
     """Of a number of environments."""
-    count: int | None
+    num_envs: int | None
     """How many the one that is there has; None: as many as are asked for."""
 
 

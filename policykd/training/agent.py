@@ -93,13 +93,13 @@ class Agent(Acting, SB3Surface):
         Raises:
             PolicyKDError: it cannot be shared out evenly, or there is nothing to evaluate on.
         """
-        if self.vector is None or self.vector.count is None:
+        if self.vector is None or self.vector.num_envs is None:
             return
-        each, left = divmod(self.vector.count, self.n_learners)
+        each, left = divmod(self.vector.num_envs, self.n_learners)
         if left or not each:
             raise PolicyKDError(
-                f"environment: one {self.env_id} of {self.vector.count} environments cannot be shared out evenly among "
-                f"{self.n_learners} learners (seeds x peers)"
+                f"environment: one {self.env_id} of {self.vector.num_envs} environments cannot be shared out evenly "
+                f"among {self.n_learners} learners (seeds x peers)"
             )
         if not self.plays_alone and self.config.n_eval_episodes:
             raise PolicyKDError(

@@ -88,4 +88,4 @@ class Collector:
 
 
 def _finite(numbers: Array) -> bool:
-    return bool((np if isinstance(numbers, np.ndarray) else torch).isfinite(numbers).all())  # type: ignore[attr-defined]
+    return bool(np.isfinite(numbers).all() if isinstance(numbers, np.ndarray) else torch.isfinite(numbers).all())

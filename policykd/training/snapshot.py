@@ -83,10 +83,10 @@ def restore_envs(
 
     A vector of the user's that keeps state elsewhere begins new episodes, from ``seeds``.
     """
-    batched = isinstance(envs, BatchedEnvs)
-    if unsaved := envs.unsaved() if batched else unsaved_state(envs.envs[0]):
+    unsaved = envs.unsaved() if isinstance(envs, BatchedEnvs) else unsaved_state(envs.envs[0])
+    if unsaved:
         log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
-    if batched:
+    if isinstance(envs, BatchedEnvs):
         first = envs.start(seeds)
         return first if unsaved else envs.restore(saved, observations)
     with understood(f"the state of {env_id}"):

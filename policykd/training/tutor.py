@@ -11,6 +11,7 @@ from torch import Tensor
 from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
+from policykd.tasks.vector import LearnerEnvs
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel
 from policykd.training.collector import Collector
@@ -71,6 +72,7 @@ class FrozenTeacher:
         observations = latest = self.collector.observations
         if latest is not self._asked_for:
             if self.partial:
+                assert isinstance(self.collector.envs, LearnerEnvs)
                 full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
                 observations = np.stack(full).astype(np.float32)
             inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)

@@ -11,7 +11,7 @@ from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.near_best import NearBest
-from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
@@ -22,6 +22,8 @@ from policykd.training.compiling import compile_step
 from policykd.training.rebirth import Rebirth
 from policykd.training.recipes.replay import Generators, LearnFromReplay
 
+LATEST = 256
+"""Latest states of each learner at which the logs compare peers."""
 Turn = tuple[Tensor, Tensor, Tensor]
 """The peer of every learner, the learner who copies it, and 1 where a learner is taught: each ``(K,)``."""
 
@@ -91,6 +93,15 @@ class PeersOnReplay(LearnFromReplay):
         favourite = values.view(proposals.shape[:3]).argmax(1)
         chosen: Tensor = proposals.gather(1, favourite[:, None, :, None].expand(-1, 1, -1, proposals.shape[-1]))
         return chosen.squeeze(1)
+
+    def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """The gradient steps that are due; in diagnostics also how far peers act apart."""
+        info = super().improve(progress, diagnose)
+        if diagnose and info and self.group_size > 1:
+            peer_of, student_of, _ = self.peers.turns[0]
+            states = self.replay.latest(LATEST)
+            info["peers/action_distance"] = action_distance(self.learner, states, peer_of, student_of)
+        return info
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every learner and, after each step of the policies, those of distillation."""

@@ -84,7 +84,8 @@ class LearnFromReplay:
         noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
         inputs = as_tensor(observations, device).view(len(self.exploration), n_envs, -1)
         with torch.no_grad():
-            return self.explore(inputs, noise).flatten(0, 1)
+            acted: Tensor = self.explore(inputs, noise).flatten(0, 1)
+        return acted
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
@@ -97,8 +98,9 @@ class LearnFromReplay:
         """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
         learner, peers = self.learner, self.group_size
         everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
-        answers = learner.explore(learner.actor, *everybody)
-        return to_asker(answers, peers).unflatten(1, (peers, -1))
+        answers = to_asker(learner.explore(learner.actor, *everybody), peers)
+        proposed: Tensor = answers.unflatten(1, (peers, -1))
+        return proposed
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
