@@ -104,9 +104,10 @@ def test_a_learner_draws_by_its_own_generator_alone():
 def test_batches_are_those_of_numpys_generators(monkeypatch, source, steps, recent):
     if native.reason():
         pytest.skip(f"no native kernels: {native.reason()}")
-    replay, first, second = filled(capacity=50, steps=steps), generators(), generators()
+    first, second = generators(), generators()
     batches = []
     for own in (first, second):
+        replay = filled(capacity=50, steps=steps)
         batches += [replay.sample(size, own, source, peer_of=PEER_OF, recent=recent) for size in (1, 33, 64)]
         monkeypatch.setattr(draws, "gathers", lambda storage: False)
     for mine, theirs in zip((b[:6] for b in batches[:3]), (b[:6] for b in batches[3:]), strict=True):

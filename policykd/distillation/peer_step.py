@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -202,7 +203,7 @@ class PeerStep(DistillationStep):
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
             compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else nothing
-        return self.loss(states, peer.map(lambda part: part[peer_of]), compare, taught, diagnose)
+        return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
 
 
 Compare = Callable[[PolicyOutput], Comparison]

@@ -159,7 +159,7 @@ def _networks(learner: OffPolicyLearner, k: int, model: Any) -> list[tuple[list[
     ]
     if isinstance(learner, DDPG):
         result.append((list(model.actor_target.parameters()), learner.actor_target[k : k + 1], actor))
-    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+    if isinstance(learner, SAC) and learner.learns_ent_coef:
         result.append(([model.log_ent_coef], learner.log_ent_coef[k : k + 1], _Layout()))
     return result
 
@@ -173,7 +173,7 @@ def _optimizers(
         (model.actor.optimizer, learner.actor_adam, own, _actor_layout(learner)),
         (model.critic.optimizer, learner.critic_adam, critics, _Layout(learner.critic_network)),
     ]
-    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+    if isinstance(learner, SAC) and learner.learns_ent_coef:
         result.append((model.ent_coef_optimizer, learner.ent_coef_adam, own, _Layout()))
     return result
 

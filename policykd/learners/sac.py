@@ -63,7 +63,8 @@ class SAC(OffPolicyLearner):
         if "target_entropy" in config.vary:
             self.target_entropy = self.settings.per_learner(config.vary["target_entropy"]).squeeze(1)
         temperature = torch.full((len(self.generators), 1), config.initial_ent_coef, device=device)
-        if config.learns_ent_coef:
+        self.learns_ent_coef = config.learns_ent_coef
+        if self.learns_ent_coef:
             self.log_ent_coef = temperature.log()
             self.ent_coef_adam = Adam(self.log_ent_coef)
         else:
@@ -103,7 +104,7 @@ class SAC(OffPolicyLearner):
 
     def temperature(self) -> Tensor:
         """The weight of entropy beside the return, ``(K, 1)``."""
-        return self.log_ent_coef.exp() if self.config.learns_ent_coef else self.fixed_ent_coef
+        return self.log_ent_coef.exp() if self.learns_ent_coef else self.fixed_ent_coef
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) = min_c Q_c(s, a) at a = tanh(mean), with ``soft_value`` less temperature * log pi(a): ``(K, B)``."""
@@ -139,7 +140,7 @@ class SAC(OffPolicyLearner):
         info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
         if update_actor:
             info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
-            if self.config.learns_ent_coef:
+            if self.learns_ent_coef:
                 info |= self.update_temperature(info["train/entropy"])
         if update_targets:
             self.critic_target.lerp_(self.critic, self.critic_tau)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,6 +82,10 @@ class SharedReplay:
         self._first_of_group = self._learner // peers * peers
         self._streams: draws.Streams | None = None
 
+    @cached_property
+    def _native(self) -> bool:
+        return draws.gathers(self.storage)
+
     @property
     def observations(self) -> Tensor:
         """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
@@ -134,7 +139,7 @@ class SharedReplay:
             recent: draw from the most recent so many transitions only; None is all.
         """
         count = self.size if recent is None else min(recent, self.size)
-        if draws.gathers(self.storage):
+        if self._native:
             rows = self._gather_native(batch_size, generators, source, peer_of, count)
         else:
             rows = self._gather(batch_size, generators, source, peer_of, count)

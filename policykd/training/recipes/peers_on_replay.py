@@ -84,7 +84,7 @@ class PeersOnReplay(LearnFromReplay):
         return step
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or its favourite of its group's."""
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or its favourite of all proposals."""
         if self.method.acting == "own" or self.group_size == 1:
             return super().explore(inputs, noise)
         learner, proposals = self.learner, self.proposals(inputs, noise)

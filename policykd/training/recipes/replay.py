@@ -98,9 +98,8 @@ class LearnFromReplay:
         """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
         learner, peers = self.learner, self.group_size
         everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
-        answers = to_asker(learner.explore(learner.actor, *everybody), peers)
-        proposed: Tensor = answers.unflatten(1, (peers, -1))
-        return proposed
+        answers: Tensor = to_asker(learner.explore(learner.actor, *everybody), peers)
+        return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
