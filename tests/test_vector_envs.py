@@ -135,6 +135,15 @@ def test_processes_cannot_be_saved_and_begin_new_episodes(tmp_path, caplog):
             agent.get_env().close()
 
 
+def test_gymnasiums_own_make_is_evaluated_on_one_of_its_copies():
+    config = {**QUIET, "n_eval_episodes": 1}
+    agent = DualStudent(gym.make_vec("Pendulum-v1", 4), backbone="td3", config=config).learn(40)
+    assert (agent.env_id, agent.n_envs) == ("Pendulum-v1", 2)
+    assert agent.evaluations[-1].lengths.tolist() == [[200], [200]]
+    with pytest.raises(PolicyKDError, match="wrapped in NormalizeObservation"):
+        DualStudent(gym.wrappers.vector.NormalizeObservation(gym.make_vec("Pendulum-v1", 2)))
+
+
 class Broken(Pendulums):
     """Says nothing of the last observation."""
 

@@ -100,7 +100,11 @@ class TeachingConfig:
     """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
     teacher where it is there."""
     anchor_steps: int | None = None
-    """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
+    """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
+    is the whole budget."""
+    anchor_distance: float = 0.1
+    """fine_tune off policy: length of the leash in the end, a root mean square distance of actions scaled to [-1, 1].
+    It is 0 at first; the weight of the anchor's pull follows. Another distill_schedule sets the weight instead."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
     fine_tune_learning_rate: float = 1e-4
@@ -122,7 +126,7 @@ class TeachingConfig:
         for name in (*counts, "critic_steps", "fixed_std_steps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
-        for name in ("fine_tune_std", "fine_tune_learning_rate"):
+        for name in ("fine_tune_std", "fine_tune_learning_rate", "anchor_distance"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
         for known in fields(self):

@@ -17,7 +17,7 @@ from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, checked
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.spaces import ActionScale, Task, Vector, check_spaces
+from policykd.tasks.spaces import ActionScale, Task, Vector, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
 
 NOTHING: dict[str, Any] = {}
@@ -31,10 +31,11 @@ def find_vector(env: Any) -> Task | None:
         PolicyKDError: the function makes something else, or its episodes end in a way that cannot be learnt from.
     """
     if isinstance(env, VectorEnv):
-        _check_autoreset(env)
-        name, spec = _name(env), env.spec
-        single = (lambda: One(env, alone=False)) if spec is None else (lambda: gym.make(spec, disable_env_checker=True))
-        return Task(name, checked(single, name), False, Vector(lambda count: env, env.num_envs), spec is not None)
+        _check(env)
+        vector = Vector(lambda count: env, env.num_envs)
+        if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # what it copies can be played alone
+            return find_task(env.env_fns[0])._replace(vector=vector)
+        return Task(_name(env), checked(lambda: One(env, alone=False), _name(env)), False, vector, False)
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
 
@@ -45,7 +46,7 @@ def find_vector(env: Any) -> Task | None:
             raise PolicyKDError(f"environment: {count} of {env.__name__} cannot be made: {one_line(error)}") from error
         if not isinstance(made, VectorEnv) or made.num_envs != count:
             raise PolicyKDError(f"environment: {env.__name__}({count}) must make a gymnasium VectorEnv of {count}")
-        _check_autoreset(made)
+        _check(made)
         return made
 
     probe = make(1)
@@ -262,12 +263,13 @@ def _mode(vector: VectorEnv) -> AutoresetMode | None:
     return next((known for known in AutoresetMode if mode in (known, known.value, known.name)), None)
 
 
-def _check_autoreset(vector: VectorEnv) -> None:
-    """Refuse vectors whose steps are not all transitions of an episode.
+def _check(vector: VectorEnv) -> None:
+    """Refuse vectors with a moving scale, or whose steps are not all transitions of an episode.
 
     Raises:
-        PolicyKDError: names the modes that can be learnt from.
+        PolicyKDError: names the wrapper, or the modes that can be learnt from.
     """
+    refuse_moving_scales(vector, _name(vector))
     mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
         raise PolicyKDError(f'environment: {_name(vector)} must say metadata["autoreset_mode"]: {known}')

@@ -161,7 +161,7 @@ def not_a_task(value: Any) -> str:
     )
 
 
-def layers(env: gym.Env) -> Iterator[gym.Env]:
+def layers(env: Any) -> Iterator[Any]:
     """The environment and what it wraps, from the outside to the task itself."""
     yield env
     while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):

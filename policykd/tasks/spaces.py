@@ -131,7 +131,7 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
             moving scale.
     """
     observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
-    _refuse_moving_scales(env, name)
+    refuse_moving_scales(env, name)
     if not isinstance(action_space, spaces.Box):
         raise PolicyKDError(
             f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box)"
@@ -181,7 +181,7 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
         )
 
 
-def _refuse_moving_scales(env: gym.Env, name: str) -> None:
+def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None:
     """Refuse wrappers with running statistics: each copy has its own, and the policy that is exported has none."""
     for layer in layers(env):
         attributes = vars(layer)

@@ -83,7 +83,7 @@ class TaughtOnReplay(LearnFromReplay):
         """One gradient step of every student; diagnostics by log key, ``(K,)``."""
         config, learner, teaching = self.config, self.learner, self.teaching
         if self.n_updates % FADE_EVERY == 0:
-            teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
+            self.fade(progress)
         self.n_updates += 1
         flags = self.updates_actor(), learner.updates_targets(self.n_updates)
         batch = self.sample()
@@ -94,6 +94,10 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
             teaching.adapt(info["distill/distance"])
         return info | {"distill/coefficient": teaching.lambdas}
+
+    def fade(self, progress: float) -> None:
+        """Set the teacher's weight beside RL."""
+        self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
     def updates_actor(self) -> bool:
         """Whether this gradient step also moves the actors."""
