@@ -50,6 +50,17 @@ def test_a_student_is_fine_tuned(capsys):
     assert "400 steps of fine-tuning: [" in capsys.readouterr().out
 
 
+def test_a_privileged_teacher_has_students_of_another_view(capsys):
+    students = example("privileged_teacher")["main"](steps=600)
+    assert students.view.columns is not None
+    assert "students of 4 numbers: [" in capsys.readouterr().out
+
+
+def test_a_remembering_student_is_compared(capsys):
+    assert set(example("remembering_student")["main"](steps=500)) == {"no memory", "history of 4"}
+    assert "history of 4: -" in capsys.readouterr().out
+
+
 def test_optuna_tunes(capsys):
     pytest.importorskip("optuna")
     study = example("tune_with_optuna")["main"]("PolicyKD/PointReach-v0", trials=2, steps=60)

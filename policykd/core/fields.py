@@ -153,6 +153,8 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
                 return tuple(as_type(name, item, choices[0]) for item in value)
         fits = False
     elif origin is dict:
+        if isinstance(value, dict) and typing.get_origin(choices[1]) is tuple:
+            return {str(key): as_type(name, item, choices[1]) for key, item in value.items()}
         fits = isinstance(value, dict)
     elif origin in (types.UnionType, typing.Union):
         for choice in choices:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError, one_line
+from policykd.tasks.groups import FlatObservation
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
 
@@ -133,7 +134,7 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
                 "inside the function"
             )
         latest = weakref.ref(made)
-        return CheckedTask(made)
+        return CheckedTask(FlatObservation(made) if isinstance(made.observation_space, gym.spaces.Dict) else made)
 
     return make
 

@@ -124,6 +124,9 @@ def _encode(value: Any) -> Any:
         return {"type": "dict", "items": [[_encode(key), _encode(item)] for key, item in value.items()]}
     if isinstance(value, np.random.Generator):
         return {"type": "generator", "state": _encode(value.bit_generator.state)}
+    if isinstance(value, gym.spaces.Dict):
+        parts = [[name, _encode(part)] for name, part in value.spaces.items()]
+        return {"type": "spaces", "generator": _encode(value._np_random), "parts": parts}
     if isinstance(value, gym.Space) and not hasattr(value, "spaces"):
         return {"type": "space", "generator": _encode(value._np_random)}
     if isinstance(value, torch.Tensor):
@@ -160,8 +163,10 @@ def _decode(value: Any, current: Any) -> Any:
     if kind == "torch.Generator":
         current.set_state(torch.as_tensor(value["state"]))
         return current
-    if kind == "space":
+    if kind in ("space", "spaces"):
         current._np_random = _decode(value["generator"], current._np_random)
+        for name, part in value.get("parts", ()):
+            _decode(part, current.spaces[name])
         return current
     return _restore_mjdata(value, current)
 

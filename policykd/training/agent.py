@@ -31,8 +31,10 @@ from policykd.tasks.batched import BatchedEnvs, find_vector
 from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
+from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
+from policykd.training.arguments import check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -64,6 +66,8 @@ class Agent(Acting, SB3Surface):
     seeds: tuple[int, ...]
     config: Config
     compile: bool | Literal["auto"]
+    threads: native.Threads
+    """Threads of the native kernels; may be changed at any time, as numbers do not depend on it and it is not saved."""
     learner: Learner
     memories: dict[str, Memory]
     rollout_buffer: Rollout
@@ -83,6 +87,7 @@ class Agent(Acting, SB3Surface):
             self.observation_space, self.action_space = check_spaces(probe)
             if self.plays_alone:
                 try_out(probe)
+            self.view = view_of("env", probe)
         finally:
             probe.close()
         self.action_scale = ActionScale(self.action_space)
@@ -178,11 +183,13 @@ class Agent(Acting, SB3Surface):
             self.envs = self._open(folders, resumed is not None)
             seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
             if resumed is None:
-                observations = self.envs.start(seeds)
+                observations, starts = self.envs.start(seeds), np.ones(len(seeds), bool)
             else:
                 latest = resumed["last_observations"]
-                observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id, seeds)
-            self.collector.attach(self.envs, observations)
+                starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
+                observations, new = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id, seeds)
+                starts |= new
+            self.collector.attach(self.envs, observations, starts)
         return self.envs
 
     def _open(self, folders: list[Path] | None, append: bool) -> LearnerEnvs | BatchedEnvs:
@@ -215,7 +222,8 @@ class Agent(Acting, SB3Surface):
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
-        with bar, one_thread(), interruptible() as interrupts:
+        threads = native.threads(check_threads(self.threads), self.n_learners)
+        with bar, threads, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()
@@ -316,6 +324,7 @@ class Agent(Acting, SB3Surface):
                 "span": list(self.run.span),
                 "envs": snapshot.envs_state(self.get_env()),
                 "last_observations": self.collector.observations,
+                "episode_starts": self.collector.starts,
                 "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
             }
         return state
@@ -336,7 +345,8 @@ class Agent(Acting, SB3Surface):
             if name in loaded:
                 memory.restore(loaded[name])
         if "envs" in loaded:
-            self._resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
             if path.name == CHECKPOINT:
                 self.folder = self._folder(path.parent)
         return self

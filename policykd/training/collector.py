@@ -29,15 +29,17 @@ class Collector:
     envs: LearnerEnvs | BatchedEnvs
     observations: Array
     """The latest observations ``(E, O)``."""
+    starts: np.ndarray
+    """Whether they are the first of an episode ``(E,)``."""
 
     def __init__(self, env_id: str, n_envs: int, run: Progress) -> None:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
         self.actor_in: Callable[[int], int] = lambda e: e // n_envs
         """The learner that acts in environment e."""
 
-    def attach(self, envs: LearnerEnvs | BatchedEnvs, observations: Array) -> None:
+    def attach(self, envs: LearnerEnvs | BatchedEnvs, observations: Array, starts: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
-        self.envs, self.observations = envs, observations
+        self.envs, self.observations, self.starts = envs, observations, starts
 
     def step(self, actions: Array, *, scaled: bool = True) -> Step:
         """Step every environment, count the step and the episodes that ended with it.
@@ -62,7 +64,7 @@ class Collector:
             _finite(step.rewards) and _finite(step.next_observations) and (not new_ones or _finite(step.observations))
         ):
             self._refuse(step.rewards, step.next_observations, step.observations)
-        self.observations = step.observations
+        self.observations, self.starts = step.observations, step.dones
         run.num_timesteps += run.steps_at_once
         return step
 

@@ -39,6 +39,8 @@ def plain(config: Config) -> dict[str, Any]:
             return str(value)  # which ``change`` reads
         if callable(value):
             return name_of(value, tables.get(name, {}))
+        if isinstance(value, dict):
+            return {key: value_of(name, item) for key, item in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
@@ -78,8 +80,8 @@ def envs_state(envs: LearnerEnvs | BatchedEnvs) -> Any:
 
 def restore_envs(
     envs: LearnerEnvs | BatchedEnvs, saved: Any, observations: Any, env_id: str, seeds: list[int]
-) -> Array:
-    """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``.
+) -> tuple[Array, bool]:
+    """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``, and if new ones.
 
     A vector of the user's that keeps state elsewhere begins new episodes, from ``seeds``.
     """
@@ -88,13 +90,12 @@ def restore_envs(
         log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
     if isinstance(envs, BatchedEnvs):
         first = envs.start(seeds)
-        return first if unsaved else envs.restore(saved, observations)
+        return (first, True) if unsaved else (envs.restore(saved, observations), False)
     with understood(f"the state of {env_id}"):
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
         envs.observations[:] = np.array(observations, np.float32)
-    restored: np.ndarray = envs.observations.copy()
-    return restored
+    return envs.observations.copy(), False
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
