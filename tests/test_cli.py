@@ -172,6 +172,7 @@ CHANGES = {
         "tau": 0.1,
         "gamma": 0.5,
         "n_steps": 3,
+        "n_envs": 2,
         "train_freq": 2,
         "gradient_steps": 2,
         "net_arch": (9,),

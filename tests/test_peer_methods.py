@@ -154,7 +154,7 @@ def test_advised_learners_act_by_the_proposal_that_their_own_critics_like_most()
     for k in range(6):
         proposals = learner.explore(learner.actor, inputs[[k] * 6], noise[[k] * 6])[k // 3 * 3 :][:3, 0]
         judged = [learner.q_values(learner.critic, inputs[[k] * 6], p.expand(6, 1, -1))[k].amin() for p in proposals]
-        torch.testing.assert_close(found[k], proposals[int(torch.stack(judged).argmax())])
+        torch.testing.assert_close(found[k, 0], proposals[int(torch.stack(judged).argmax())])
 
 
 @pytest.mark.parametrize("method", NEW)

@@ -274,3 +274,29 @@ def test_each_learner_may_look_ahead_by_its_own_number_of_steps_within_its_group
     assert (batch.observations[..., 0] // 200 == torch.tensor([[0], [0], [1], [1]])).all()
     torch.testing.assert_close(batch.discounts, gamma ** (end - start + 1))
     torch.testing.assert_close(batch.rewards, (1 - batch.discounts) / (1 - gamma))
+
+
+@pytest.mark.parametrize("capacity", [12, 11])  # 11: a step of all environments does not end where the ring does
+@pytest.mark.parametrize("native_kernels", [True, False])
+def test_several_environments_fill_one_ring_and_look_ahead_in_their_own_episode(capacity, native_kernels, monkeypatch):
+    if not native_kernels:
+        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+    replay, steps = SharedReplay(capacity, 2, 1, learners=2, n_envs=3), 9
+    who = np.arange(6)  # environments of two learners
+    for t in range(steps):
+        states, beyond = (np.stack((who, np.full(6, time)), 1) for time in (t, t + 1))
+        replay.add(states, np.zeros((6, 1)), beyond, 10.0 ** (t % 3) * (who + 1), np.zeros(6), np.full(6, t == 6))
+    kept = replay.observations
+    newest = [[[e, t] for t in range(steps) for e in group] for group in ((0, 1, 2), (3, 4, 5))]
+    assert [sorted(rows.tolist()) for rows in kept] == [sorted(map(list, rows[-capacity:])) for rows in newest]
+    own = [np.random.default_rng(k) for k in range(2)]
+    batch = replay.sample(400, own, recent=3)
+    assert set(batch.observations[..., 1].flatten().tolist()) == {8.0}  # the latest step of all three
+    ahead = replay.sample_ahead(400, own, "own", 3, 1.0)
+    (env, time), (same, last) = ahead.observations.unbind(-1), ahead.next_observations.unbind(-1)
+    assert torch.equal(env, same)
+    # Three steps on, but not beyond the time limit after step 6, nor beyond what is stored.
+    expected = torch.minimum(time + 3, torch.where(time <= 6, 7, steps))
+    assert torch.equal(last, expected)
+    sums = sum(torch.where(time + i < expected, 10.0 ** ((time + i) % 3), 0.0) for i in range(3)) * (env + 1)
+    torch.testing.assert_close(ahead.rewards, sums)

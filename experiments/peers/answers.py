@@ -18,14 +18,41 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import yaml
 
 from experiments.peers.report import WAYS, rows
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
 from policykd.core.files import write_text
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 RESAMPLES = 2_000
+
+FOUR = "four_mutual"
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "Q1": {
+        "question": "Against SB3 at equal steps, do peers do better, in no more time?",
+        "results": "results/peers_small",
+        "pairs": [],  # the gate chooses the rows of peers, before their seeds are run
+    },
+    "Q2": {
+        "question": "Without knowing the learning rate, does a group of four do as well as the best rate alone?",
+        "results": "results/peers_tuning",
+        "pairs": [
+            *(((FOUR, "trained"), (f"single_{rate}", "final")) for rate in ("1e-4", "3e-4", "1e-3", "3e-3")),
+            ((FOUR, "trained"), ("sb3", "final")),
+            ((FOUR, "student"), ("sb3", "final")),
+        ],
+    },
+    "Q3": {
+        "question": "Does distillation add anything to sharing the replay?",
+        "results": "results/peers_tuning",
+        "pairs": [
+            *(((FOUR, way), ("four_share", way)) for way in ("trained", "final", "student")),
+            (("four_dpd", "trained"), ("four_share", "trained")),
+        ],
+    },
+}
+"""The declared comparisons (protocol.md), SAC. A side is a row and the way of making one policy of its groups
+(``report.WAYS``); single agents have the way "final" alone. P is taken over the tasks that both sides have."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +71,15 @@ class Answer:
     """Two-sided, corrected by Holm's method within the question."""
 
 
-def answers(questions: dict[str, Any]) -> list[Answer]:
+def answers() -> list[Answer]:
     """Every comparison whose two sides share a finished task."""
     found: list[Answer] = []
-    for name, question in questions.items():
+    for name, question in QUESTIONS.items():
         folder = ROOT / question["results"]
         if not list(folder.glob("*/*.json")):
             continue
         table = rows(folder)
-        raw = list(_compared(name, table[table["backbone"] == question["backbone"]], question["pairs"]))
+        raw = list(_compared(name, table[table["backbone"] == "sac"], question["pairs"]))
         corrected = holm([answer.p for answer in raw])
         found += [Answer(**{**vars(answer), "p": p}) for answer, p in zip(raw, corrected, strict=True)]
     return found
@@ -113,10 +140,10 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def table(found: Sequence[Answer], questions: dict[str, Any]) -> str:
+def table(found: Sequence[Answer]) -> str:
     """Markdown, question by question."""
     lines: list[str] = []
-    for name, question in questions.items():
+    for name, question in QUESTIONS.items():
         lines += [f"**{name}. {question['question']}**", ""]
         mine = [answer for answer in found if answer.question == name]
         if not mine:
@@ -151,9 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=ROOT / "BENCHMARK.md")
     path = parser.parse_args().tables
-    questions = yaml.safe_load((HERE / "questions.yaml").read_text())
-    found = answers(questions)
-    text = table(found, questions)
+    found = answers()
+    text = table(found)
     write_text(path, inserted(path.read_text(), text))
     if found:
         picture(found, ROOT / "results" / "peers_answers.png")

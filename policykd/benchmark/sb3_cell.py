@@ -68,8 +68,7 @@ def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
     def monitored(n: int) -> Callable[[], Monitor]:
         return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
 
-    n_envs = config.n_envs if isinstance(config, PPOConfig) else 1
-    return export.vec_env(DummyVecEnv([monitored(n) for n in range(n_envs)]), config)
+    return export.vec_env(DummyVecEnv([monitored(n) for n in range(config.n_envs)]), config)
 
 
 def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, progress: BaseCallback) -> list[Row]:

@@ -275,9 +275,8 @@ class Spec:
 
 def steps_at_once(config: Config, peers: int) -> tuple[int, int]:
     """Environment steps of a group between two points at which it can be evaluated, and at which it can end."""
-    if isinstance(config, PPOConfig):
-        return peers * config.n_envs, peers * config.n_envs * config.n_steps
-    return peers, peers
+    at_once = peers * config.n_envs
+    return at_once, at_once * config.n_steps if isinstance(config, PPOConfig) else at_once
 
 
 def task_folder(task: str) -> str:

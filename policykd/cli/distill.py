@@ -50,7 +50,7 @@ class DistillOptions(Generic[C]):
     total_timesteps: int = 100_000
     """Environment steps of each student."""
     fine_tune: int = 0
-    """Environment steps of PPO on the task's own reward afterwards."""
+    """Environment steps of RL on the task's own reward afterwards, with the backbone's algorithm."""
     preset: str | None = None
     """Settings to start from: quick."""
     run_dir: Path | None = None
@@ -81,8 +81,6 @@ def run(arguments: Sequence[str]) -> None:
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
         raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
-    if options.fine_tune and options.backbone != "ppo":
-        raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {options.backbone}")
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id

@@ -96,8 +96,11 @@ class TeachingConfig:
     """States per gradient step without RL and, off policy, per distillation loss."""
     distill_learning_rate: float = 1e-3
     """Adam's learning rate without RL, and of distilled values."""
+    anchor: typing.Literal["auto", "teacher", "student"] = "auto"
+    """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
+    teacher where it is there."""
     anchor_steps: int | None = None
-    """fine_tune: environment steps in which the pull towards the distilled student fades; None is the whole budget."""
+    """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
     fine_tune_std: float = 0.1

@@ -76,7 +76,7 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     learner, config, twin = agent.learner, agent.config, sb3_twin(agent.learner)
     if twin is None:
         raise PolicyKDError(f"export: {agent.backbone} with these networks has no twin in Stable-Baselines3")
-    env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
+    env = vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)
     model = make_model(twin, config, env)
     if isinstance(learner, PPO):
         sb3_ppo.write_sb3(learner, k, model)

@@ -62,10 +62,12 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
     """Discount factor."""
     n_steps: int = 1
     """Steps whose rewards a critic's target sums before it trusts a value (n-step returns)."""
+    n_envs: int = 1
+    """Environments of each learner, stepped together."""
     train_freq: int = 1
-    """Environment steps of a learner between updates."""
+    """Steps of a learner's environments, all of them together, between updates."""
     gradient_steps: int = 1
-    """Gradient steps at every update."""
+    """Gradient steps at every update; -1: as many as the environment steps of a learner since the last."""
     net_arch: tuple[int, ...] = (400, 300)
     """Widths of the hidden layers of actor and critic."""
     activation_fn: typing.Literal["relu", "tanh", "elu"] = "relu"
@@ -82,20 +84,27 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         ReplayDistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name in ("learning_rate", "batch_size", "n_steps", "train_freq", "gradient_steps"):
+        for name in ("learning_rate", "batch_size", "n_steps", "n_envs", "train_freq"):
             value = getattr(self, name)
             require(callable(value) or value > 0, name, value, "must be positive")
-        require(
-            self.buffer_size >= max(self.batch_size, self.distill_batch_size),
-            "buffer_size",
-            self.buffer_size,
-            f"is smaller than a batch ({max(self.batch_size, self.distill_batch_size)}): raise it or lower the batch",
-        )
+        rule = "must be positive, or -1 for as many as environment steps"
+        require(self.gradient_steps > 0 or self.gradient_steps == -1, "gradient_steps", self.gradient_steps, rule)
+        least = max(self.batch_size, self.distill_batch_size)
+        rule = f"is smaller than a batch ({least}): raise it or lower the batch"
+        require(self.buffer_size >= least, "buffer_size", self.buffer_size, rule)
+        require(self.n_envs <= self.buffer_size, "n_envs", self.n_envs, "is more than the replay keeps: buffer_size")
+        alone = self.n_envs == 1 or self.allocation == "equal"
+        require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which deals out single environments')
         require(self.learning_starts >= 0, "learning_starts", self.learning_starts, "must not be negative")
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
         self._check_vary()
+
+    @property
+    def updates_at_once(self) -> int:
+        """Gradient steps at every update, as a number from 1 up."""
+        return self.gradient_steps if self.gradient_steps > 0 else self.train_freq * self.n_envs
 
     def _check_vary(self) -> None:
         """Every value of a varied setting must be able to stand for all."""
@@ -188,10 +197,10 @@ class SACConfig(OffPolicyConfig):
         rule = 'must be "auto", "auto_" and a positive number to start from, or a number from 0 up'
         require(not math.isnan(self.initial_ent_coef), "ent_coef", self.ent_coef, rule)
         require(
-            1 <= self.target_update_interval <= self.gradient_steps,
+            1 <= self.target_update_interval <= self.updates_at_once,
             "target_update_interval",
             self.target_update_interval,
-            f"must be from 1 to gradient_steps={self.gradient_steps}: as in SB3, every update counts anew",
+            f"must be from 1 to gradient_steps={self.updates_at_once}: as in SB3, every update counts anew",
         )
 
     @property

@@ -89,7 +89,8 @@ class OffPolicyLearner:
 
     def gradient_steps_in(self, steps: int) -> int:
         """Gradient steps that follow from so many environment steps of each learner."""
-        return steps // self.config.train_freq * self.config.gradient_steps
+        config = self.config
+        return steps // (config.train_freq * config.n_envs) * config.updates_at_once
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
         """Deterministic actions ``(K, B, A)`` in [-1, 1] at observations ``(K, B, O)``."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import Adam, PolicyOutput, gradient
+from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.seeding import standard_normal
 from policykd.learners.config import SACConfig
 from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
@@ -95,6 +95,13 @@ class SAC(OffPolicyLearner):
         mean, log_std = self.gaussians(actor, observations)
         return (mean + log_std.exp() * noise).tanh()
 
+    def set_std(self, std: float) -> None:
+        """Give every policy this standard deviation before tanh at all states; means stay, own networks stay, too."""
+        if isinstance(self.actor_network, MLP):
+            weight, bias = self.actor_network.unpack(self.actor)[-1]
+            weight[..., self.action_size :] = 0.0
+            bias[..., self.action_size :] = math.log(std)
+
     def temperature(self) -> Tensor:
         """The weight of entropy beside the return, ``(K, 1)``."""
         return self.log_ent_coef.exp() if self.learns_ent_coef else self.fixed_ent_coef
@@ -115,7 +122,7 @@ class SAC(OffPolicyLearner):
 
     def updates_targets(self, n_updates: int) -> bool:
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
-        return (n_updates - 1) % self.config.gradient_steps % self.config.target_update_interval == 0
+        return (n_updates - 1) % self.config.updates_at_once % self.config.target_update_interval == 0
 
     def update(
         self,
@@ -131,9 +138,10 @@ class SAC(OffPolicyLearner):
         # log-probabilities from before theirs, which the actors' loss computes anyway: so it comes last.
         temperature = self.temperature()
         info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
-        info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
-        if self.learns_ent_coef:
-            info |= self.update_temperature(info["train/entropy"])
+        if update_actor:
+            info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
+            if self.learns_ent_coef:
+                info |= self.update_temperature(info["train/entropy"])
         if update_targets:
             self.critic_target.lerp_(self.critic, self.critic_tau)
         return info | {"train/ent_coef": temperature.squeeze(1)}

@@ -50,6 +50,7 @@ class SharedReplay:
         learners: number of learners K.
         peers: learners per group; learners of one group are neighbours.
         device: where the transitions live.
+        n_envs: environments N of each learner, whose transitions follow one another in its ring, step by step.
 
     Raises:
         PolicyKDError: the machine has less memory than the replay needs.
@@ -63,8 +64,9 @@ class SharedReplay:
         learners: int = 1,
         peers: int = 1,
         device: torch.device | str = "cpu",
+        n_envs: int = 1,
     ) -> None:
-        self.capacity, self.peers = capacity, peers
+        self.capacity, self.peers, self.n_envs = capacity, peers, n_envs
         self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
         self.nbytes = 4 * math.prod(shape)
@@ -74,7 +76,7 @@ class SharedReplay:
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
         self.position = 0
-        self._row = np.empty((learners, shape[2]), np.float32)
+        self._rows = np.empty((learners * n_envs, shape[2]), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
         self._streams: draws.Streams | None = None
@@ -102,12 +104,16 @@ class SharedReplay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
+        """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
         ends = (rewards[:, None], terminated[:, None], truncated[:, None])
-        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._row)
-        self.storage[:, self.position] = torch.from_numpy(self._row)
-        self.position = (self.position + 1) % self.capacity
-        self.size = min(self.size + 1, self.capacity)
+        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._rows)
+        rows, count = torch.from_numpy(self._rows).view(len(self.storage), self.n_envs, -1), self.n_envs
+        fit = min(count, self.capacity - self.position)
+        self.storage[:, self.position : self.position + fit] = rows[:, :fit]
+        if fit < count:
+            self.storage[:, : count - fit] = rows[:, fit:]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
 
     def sample(
         self,
@@ -159,12 +165,13 @@ class SharedReplay:
         last = self._draw(batch_size, generators, source, None, self.size)
         first, sums = rows[last], rows[last][..., -3]
         discounts = torch.ones_like(sums) * gamma
-        newest = (self.position - 1) % self.size
         going = torch.ones_like(last, dtype=torch.bool)
         for ahead in range(1, most):
             ended = rows[last][..., -2:].any(-1)
-            going = going & ~ended & (last % self.capacity != newest) & (torch.as_tensor(n_steps) > ahead)
-            following = last - last % self.capacity + (last % self.capacity + 1) % self.size
+            place = last % self.capacity
+            newest = (self.position - 1 - place) % self.size < self.n_envs
+            going = going & ~ended & ~newest & (torch.as_tensor(n_steps) > ahead)
+            following = last - place + (place + self.n_envs) % self.size
             last = torch.where(going, following, last)
             sums = sums + going * discounts * rows[last][..., -3]
             discounts = torch.where(going, discounts * gamma, discounts)
@@ -210,7 +217,7 @@ class SharedReplay:
         count: int,
     ) -> Tensor:
         """Where transitions of the last ``count`` of each ring stand among those of all rings, ``(K, B)``."""
-        uniform = np.empty((len(self._row), batch_size))
+        uniform = np.empty((len(self.storage), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
         if source == "pooled":

@@ -104,7 +104,8 @@ class DualStudent(Agent):
             self.recipe = PeersOnRollouts(learner, self.method, config, self.rollout_buffer, *common)
         else:
             assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
+            shape = *sizes, self.n_learners, self.peers, self.device, config.n_envs
+            self.replay_buffer = SharedReplay(config.buffer_size, *shape)
             self.memories = {"replay": self.replay_buffer}
             self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
 

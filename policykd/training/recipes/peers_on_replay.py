@@ -84,13 +84,15 @@ class PeersOnReplay(LearnFromReplay):
         return step
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, A)`` at ``inputs (K, 1, O)``: each learner's own, or its favourite of its group's proposals."""
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or its favourite of all proposals."""
         if self.method.acting == "own" or self.group_size == 1:
             return super().explore(inputs, noise)
         learner, proposals = self.learner, self.proposals(inputs, noise)
-        states = inputs.expand(-1, self.group_size, -1).contiguous()
-        favourite = learner.q_values(learner.critic, states, proposals).amin(1).argmax(1)
-        return proposals[torch.arange(len(proposals), device=self.device), favourite]
+        states = inputs.repeat(1, self.group_size, 1)
+        values = learner.q_values(learner.critic, states, proposals.flatten(1, 2)).amin(1)
+        favourite = values.view(proposals.shape[:3]).argmax(1)
+        chosen: Tensor = proposals.gather(1, favourite[:, None, :, None].expand(-1, 1, -1, proposals.shape[-1]))
+        return chosen.squeeze(1)
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due; in diagnostics also how far peers act apart."""

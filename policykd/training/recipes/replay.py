@@ -65,37 +65,48 @@ class LearnFromReplay:
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
 
+    @property
+    def own_steps(self) -> int:
+        """Environment steps of each learner so far."""
+        return self.collector.run.num_timesteps // self.group_size
+
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
-        size, learner = self.learner.action_size, self.learner
-        if self.collector.run.num_timesteps // self.group_size < self.config.learning_starts:
-            return np.stack([g.uniform(-1, 1, size) for g in self.exploration]).astype(np.float32)
-        device = learner.actor.device
-        noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
+        """Actions ``(K * N, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
+        if self.own_steps < self.config.learning_starts:
+            shape = self.collector.n_envs, self.learner.action_size
+            return np.concatenate([g.uniform(-1, 1, shape) for g in self.exploration]).astype(np.float32)
+        return self.act_with_noise(observations)
+
+    def act_with_noise(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
+        n_envs, device = self.collector.n_envs, self.learner.actor.device
+        noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
+        inputs = torch.from_numpy(observations).to(device).view(len(self.exploration), n_envs, -1)
         with torch.no_grad():
-            return self.explore(torch.from_numpy(observations).to(device).unsqueeze(1), noise).cpu().numpy()
+            return self.explore(inputs, noise).flatten(0, 1).cpu().numpy()
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, A)`` at ``inputs (K, 1, O)``: each learner's own, or the dealt peer's."""
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
         if self.allocation is None:
-            return self.learner.explore(self.learner.actor, inputs, noise).squeeze(1)
+            return self.learner.explore(self.learner.actor, inputs, noise)
         dealt = torch.from_numpy(self.allocation.acting.ravel()).to(inputs.device)
         return self.proposals(inputs, noise)[torch.arange(len(dealt), device=inputs.device), dealt]
 
     def proposals(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """What every peer of a group would do in each of its environments ``(K, N, A)``, at ``inputs (K, 1, O)``."""
+        """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
         learner, peers = self.learner, self.group_size
         everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
-        return to_asker(learner.explore(learner.actor, *everybody), peers)
+        answers: Tensor = to_asker(learner.explore(learner.actor, *everybody), peers)
+        return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
-        config, own_steps = self.config, self.collector.run.num_timesteps // self.group_size
-        info: dict[str, Tensor] = {}
-        if own_steps <= config.learning_starts or own_steps % config.train_freq:
+        config, info = self.config, dict[str, Tensor]()
+        steps = self.own_steps // self.collector.n_envs
+        if self.own_steps <= config.learning_starts or steps % config.train_freq:
             return info
         self.learner.settings.advance(progress)
-        for _ in range(config.gradient_steps):
+        for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, diagnose)}
         return info
 
