@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from policykd.core.recurrent import Along
 from policykd.learners.learner import Learner
@@ -13,6 +13,6 @@ L = TypeVar("L", bound=Learner)
 
 def reading(learner: L, along: Along) -> L:
     """The same learners, with the same parameters and statistics, whose actor is ``along``."""
-    reader = copy.copy(learner)
-    reader.actor_network = along  # type: ignore[attr-defined]
+    reader: Any = copy.copy(learner)
+    reader.actor_network = along
     return reader

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import gymnasium as gym
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from policykd import native
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
@@ -32,7 +33,7 @@ from policykd.teachers.teacher import ObservationMap
 from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_seeds
+from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.recipes import Recipe, fine_tune, fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
@@ -61,6 +62,8 @@ class TeacherStudent(Agent):
         config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
         compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
+        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
+            depend on it. "auto" is as many as torch has been given.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
         task_of: which of several teachers is right, observations ``(B, O)`` to numbers ``(B,)``, for "by_task".
 
@@ -82,6 +85,7 @@ class TeacherStudent(Agent):
         config: str | dict[str, Any] | Config | None = None,
         device: str = "auto",
         compile: bool | Literal["auto"] = "auto",
+        threads: native.Threads = "auto",
         run_dir: str | Path | None = None,
         task_of: TaskOf | None = None,
     ) -> None:
@@ -91,9 +95,10 @@ class TeacherStudent(Agent):
             raise PolicyKDError("method: fine_tune is begun by fine_tune(), after distillation with another method")
         self.method: TeacherMethod = find("method", method, TEACHER_METHODS, TeacherMethod)
         learner_type: type[Learner] = find("backbone", backbone or "ppo", LEARNERS, (OffPolicyLearner, PPO))
-        self.seeds, self.compile = check_seeds(seeds), compile
+        self.seeds, self.compile, self.threads = check_seeds(seeds), compile, check_threads(threads)
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
+        self._share_out()
         self.full_factory = self.factory
         observation_map = self._set_views()
         self.tuning: Span | None = None
@@ -388,6 +393,8 @@ class TeacherStudent(Agent):
             probe.close()
         self.view = view
         if not view.whole or history > 1:
+            if self.vector is not None:
+                raise PolicyKDError("student_observations: need single environments, and env is a VectorEnv")
             self.factory = lambda: view.wrap(make())
             seen = self.factory()
             self.observation_space = check_spaces(seen)[0]
