@@ -93,7 +93,13 @@ def test_sb3_evaluates_it_on_the_plain_task(student):
     assert returns[0] == returns[1]
 
 
-def test_it_can_teach_in_its_turn(student, tmp_path):
+@pytest.mark.parametrize("kind", ["history", "units", "both"])
+def test_it_can_teach_in_its_turn(kind, student, tmp_path, request):
+    if kind == "units":
+        student = request.getfixturevalue("recurrent")
+    if kind == "both":
+        config = {**SHORT, "history": 2, "student_observations": (2, 3)}
+        student = TeacherStudent(POINT, expert, backbone="sac", seeds=(0, 3), config=config).learn(80)
     student.save(tmp_path / "student")
     live, saved = Teacher.load(student, POINT), Teacher.load(tmp_path / "student.safetensors", POINT)
     assert live.remembers

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import TOLERANCE, DeployedPolicy, Inputs, bounds, normaliser, require_free, squashes
 from policykd.export.exportable import Exportable
@@ -79,7 +80,9 @@ class Episodes:
         self.picks = inputs == "full" and view.columns is not None
         self.size = view.size if inputs == "full" else view.part_size
         row, statistics, units = learner.actor[k], normaliser(learner, k), None
-        shapes = [("history", (view.history, view.part_size))] if view.history > 1 else []
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        if view.history > 1:
+            shapes.append(("history", (view.history, view.part_size)))
         if isinstance(network, GRU):
             *parameters, row = row[: network.parameter_count].cpu().split(network.sections)
             units = nn.GRUCell(network.inputs, network.width)
@@ -87,6 +90,8 @@ class Episodes:
                 own.data.copy_(part if own.ndim == 1 else part.view(own.shape[::-1]).t())
             shapes.append(("hidden", (network.width,)))
             network = network.head
+        if not isinstance(network, MLP):
+            raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
         row = row[: network.parameter_count]
         policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
         self.module = RememberingPolicy(policy, view.columns if self.picks else None, view.history, units)
