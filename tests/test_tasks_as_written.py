@@ -268,7 +268,7 @@ class Plain(gym.Wrapper):
         (3, "got a int"),
         (DummyVecEnv([Ten]), "a DummyVecEnv, which holds several environments"),
         (lambda: DummyVecEnv([Ten]), "gives a DummyVecEnv, which holds several"),
-        (gym.make_vec("Pendulum-v1", 2), "a SyncVectorEnv, which holds several"),
+        (lambda: gym.make_vec("Pendulum-v1", 2), "gives a SyncVectorEnv, which holds several"),
         (same(), "gives the same instance at every call"),
         (Ten(), "one Ten cannot be made again"),
         (Plain(gym.make("Pendulum-v1")), "one Plain cannot be made again"),

@@ -115,9 +115,15 @@ class TeachingConfig:
     """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
     teacher where it is there."""
     anchor_steps: int | None = None
-    """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
+    """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
+    is the whole budget."""
+    anchor_distance: float = 0.1
+    """fine_tune off policy: length of the leash in the end, a root mean square distance of actions scaled to [-1, 1].
+    It is 0 at first; the weight of the anchor's pull follows. Another distill_schedule sets the weight instead."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
+    fine_tune_learning_rate: float = 1e-4
+    """fine_tune off policy: Adam's learning rate of the actor; critics learn with learning_rate."""
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
@@ -145,7 +151,8 @@ class TeachingConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
-        require(self.fine_tune_std > 0, "fine_tune_std", self.fine_tune_std, "must be positive")
+        for name in ("fine_tune_std", "fine_tune_learning_rate", "anchor_distance"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default

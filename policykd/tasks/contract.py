@@ -153,8 +153,8 @@ def not_a_task(value: Any) -> str:
     """What was handed in instead of an environment, and what to hand in, as the end of an error line."""
     if isinstance(value, gym.vector.VectorEnv) or hasattr(value, "num_envs"):  # Gymnasium's and SB3's vectors
         return (
-            f"a {type(value).__name__}, which holds several environments; policykd makes its own, one per learner: "
-            "hand in an id, or a function that makes a single one (lambda: gymnasium.make(...))"
+            f"a {type(value).__name__}, which holds several environments, where a single one is needed: hand in an id, "
+            "a function that makes a single one (lambda: gymnasium.make(...)), or a gymnasium VectorEnv itself"
         )
     return (
         f"{_kind(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or a "
@@ -162,10 +162,10 @@ def not_a_task(value: Any) -> str:
     )
 
 
-def layers(env: gym.Env) -> Iterator[gym.Env]:
+def layers(env: Any) -> Iterator[Any]:
     """The environment and what it wraps, from the outside to the task itself."""
     yield env
-    while isinstance(env, gym.Wrapper):
+    while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
         env = env.env
         yield env
 

@@ -11,11 +11,13 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
+import torch
 
 from policykd.tasks.contract import CheckedTask, layers
 
@@ -94,7 +96,7 @@ def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:
     """Return the encoded attributes of one layer, and the names of those that cannot be encoded."""
     encoded, unsaved = {}, []
     for name, value in vars(layer).items():
-        constant = isinstance(value, mujoco.MjModel) or inspect.isroutine(value) or inspect.isclass(value)
+        constant = isinstance(value, mujoco.MjModel | Enum) or inspect.isroutine(value) or inspect.isclass(value)
         if name in _AS_BUILT or constant:
             continue
         try:
@@ -127,6 +129,10 @@ def _encode(value: Any) -> Any:
         return {"type": "spaces", "generator": _encode(value._np_random), "parts": parts}
     if isinstance(value, gym.Space) and not hasattr(value, "spaces"):
         return {"type": "space", "generator": _encode(value._np_random)}
+    if isinstance(value, torch.Tensor):
+        return {"type": "tensor", "value": value.detach().cpu().numpy().copy()}
+    if isinstance(value, torch.Generator):
+        return {"type": "torch.Generator", "state": value.get_state().numpy().copy()}
     if isinstance(value, mujoco.MjData):
         fields = {name: getattr(value, name).copy() for name in _fields(value.model)}
         return {"type": "MjData", "time": value.time, "fields": fields}
@@ -152,6 +158,11 @@ def _decode(value: Any, current: Any) -> Any:
         return {_decode(key, None): _decode(item, None) for key, item in value["items"]}
     if kind == "generator":
         return _restore_generator(_decode(value["state"], None), current)
+    if kind == "tensor":
+        return torch.as_tensor(value["value"], device=current.device).clone()
+    if kind == "torch.Generator":
+        current.set_state(torch.as_tensor(value["state"]))
+        return current
     if kind in ("space", "spaces"):
         current._np_random = _decode(value["generator"], current._np_random)
         for name, part in value.get("parts", ()):

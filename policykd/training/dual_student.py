@@ -13,6 +13,7 @@ from torch import Tensor
 
 from policykd import native
 from policykd.core import checkpoint
+from policykd.core.arrays import as_numpy
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
@@ -87,6 +88,7 @@ class DualStudent(Agent):
         check_method(self.method, learner_type, self.config)
         check_vary(self.config, self.peers)
         self.compile, self.threads = compile, check_threads(threads)
+        self._share_out()
         self._build(learner_type)
         self._make_recipe()
         self.write_into(run_dir)
@@ -182,7 +184,7 @@ class DualStudent(Agent):
         """
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
-        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "rebirth_freq": 0, "n_envs": 1}
+        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
         changed |= {"buffer_size": self.config.batch_size * 2, "distill_batch_size": min(64, self.config.batch_size)}
         changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
         student = DualStudent(
@@ -216,7 +218,7 @@ class DualStudent(Agent):
         def visit() -> Tensor:
             seen = []
             for _ in range(steps):
-                seen.append(self.collector.observations)
+                seen.append(as_numpy(self.collector.observations))
                 self.collector.step(self.policies(seen[-1]))
             return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)
 

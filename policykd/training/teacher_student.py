@@ -98,6 +98,7 @@ class TeacherStudent(Agent):
         self.seeds, self.compile, self.threads = check_seeds(seeds), compile, check_threads(threads)
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
+        self._share_out()
         self.full_factory = self.factory
         observation_map = self._set_views()
         self.tuning: Span | None = None
@@ -392,6 +393,8 @@ class TeacherStudent(Agent):
             probe.close()
         self.view = view
         if not view.whole or history > 1:
+            if self.vector is not None:
+                raise PolicyKDError("student_observations: need single environments, and env is a VectorEnv")
             self.factory = lambda: view.wrap(make())
             seen = self.factory()
             self.observation_space = check_spaces(seen)[0]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.divergences import Divergence
@@ -72,12 +73,12 @@ class Imitation:
     def collect(self) -> Step:
         """One step of all environments into the data set."""
         answers, collector = self.tutor.answers(), self.collector
-        observations = torch.from_numpy(collector.observations).to(answers.device).view(*answers.shape[:2], -1)
+        observations = as_tensor(collector.observations, answers.device).view(*answers.shape[:2], -1)
         self.store(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
         actions = self.act(observations, Labels.unpack(answers).policy.actions)
-        return collector.step(actions.flatten(0, 1).cpu().numpy())
+        return collector.step(actions.flatten(0, 1))
 
     def store(self, observations: Tensor, answers: Tensor) -> None:
         """Keep states ``(K, N, O)`` with their answers ``(K, N, W)``."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import Array, as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.methods import PeerMethod
@@ -77,10 +78,10 @@ class LearnFromRollouts:
         inputs = learner.normalise(observations)
         actions = self.act(inputs)
         # Clipped for the environment alone, as SB3 does: what is learnt from is the action as it was drawn.
-        step = collector.step(actions.flatten(0, 1).cpu().numpy(), scaled=False)
+        step = collector.step(actions.flatten(0, 1), scaled=False)
         learner.observe(self.observed(step.observations))
         dones = torch.from_numpy(step.dones).to(self.device).view(shape)
-        rewards = torch.from_numpy(step.rewards).to(self.device).view(shape)
+        rewards = as_tensor(step.rewards, self.device).view(shape)
         rewards = learner.scale_rewards(rewards, dones) * self.pays
         if step.truncated.any():  # the episode would have gone on: its value beyond the time limit counts
             truncated = torch.from_numpy(step.truncated).to(self.device).view(shape)
@@ -89,9 +90,9 @@ class LearnFromRollouts:
         self.rollout.add(observations, inputs, actions, rewards, dones)
         return step
 
-    def observed(self, observations: np.ndarray) -> Tensor:
+    def observed(self, observations: Array) -> Tensor:
         """Raw observations ``(K * N, O)`` as ``(K, N, O)``."""
-        return torch.from_numpy(observations).to(self.device).view(len(self.sampling), self.collector.n_envs, -1)
+        return as_tensor(observations, self.device).view(len(self.sampling), self.collector.n_envs, -1)
 
     def act(self, inputs: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
