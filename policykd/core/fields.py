@@ -48,7 +48,7 @@ def whole_number(text: str) -> int:
     """The whole number that a text of the command line stands for; ``1e6`` is one.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     try:
         return int(text)
@@ -69,7 +69,7 @@ class Linear:
         text: ``"lin_3e-4"``, as SB3's zoo writes it, or the number alone.
 
     Raises:
-        ValueError: the rest of the text is no number.
+        ValueError: the rest of the text is not a number.
     """
 
     def __init__(self, text: str) -> None:

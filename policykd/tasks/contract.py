@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.errors import PolicyKDError, kind_and_line, one_line
 from policykd.tasks.groups import FlatObservation
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
@@ -38,7 +38,7 @@ class CheckedTask(gym.Wrapper):
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
-        """How the task itself is made: this wrapper is no part of it."""
+        """How the task itself is made: this wrapper is not part of it."""
         return self.env.spec
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -52,7 +52,7 @@ class CheckedTask(gym.Wrapper):
         except Exception as error:
             takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
             advice = "; Gymnasium's is reset(self, *, seed=None, options=None)" if takes_none else ""
-            raise TaskError(f"{self._says('reset')} raised {_named(error)}{advice}") from error
+            raise TaskError(f"{self._says('reset')} raised {kind_and_line(error)}{advice}") from error
         if not isinstance(result, tuple) or len(result) != 2:
             raise TaskError(f"{self._says('reset')} must return (observation, info), not {_kind(result)}; {SHIMMY}")
         observation, info = result
@@ -67,7 +67,7 @@ class CheckedTask(gym.Wrapper):
         try:
             result = self.env.step(action)
         except Exception as error:
-            raise TaskError(f"{self._says('step')} raised {_named(error)}") from error
+            raise TaskError(f"{self._says('step')} raised {kind_and_line(error)}") from error
         if not isinstance(result, tuple) or len(result) != 5:
             raise TaskError(
                 f"{self._says('step')} must return (observation, reward, terminated, truncated, info), not "
@@ -110,7 +110,7 @@ class CheckedTask(gym.Wrapper):
 
 
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
-    """A function that makes the task anew at every call, held to Gymnasium's interface.
+    """A function that makes a new instance of the task at every call, held to Gymnasium's interface.
 
     Args:
         factory: a user's function, or one that makes a registered id.
@@ -182,7 +182,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"

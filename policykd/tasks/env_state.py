@@ -53,7 +53,7 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     """Bring an environment, built in the same way, to a state from `get_env_state`.
 
     It then continues bit for bit as the saved one: observations, rewards, flags and later resets. No reset is
-    needed before. Objects in ``env`` that are no plain values stay.
+    needed before. Objects in ``env`` that are not plain values stay.
 
     Args:
         env: Environment with the same wrappers and the same model as the saved one.
@@ -194,9 +194,9 @@ def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData
 def _fields(model: mujoco.MjModel) -> tuple[str, ...]:
     """Name the arrays of a model's ``MjData`` that outlive a step.
 
-    Contacts and constraint rows live in an arena that each step fills anew: they have no memory in a fresh
+    Contacts and constraint rows live in an arena that each step refills: they have no memory in a fresh
     ``MjData``, where the bindings return arrays of their own instead of views. Integers are left out: each step
-    computes them anew, and MuJoCo follows some of them as addresses without a look, which no file may choose.
+    recomputes them, and MuJoCo follows some of them as addresses without a check, which no file may choose.
     """
     data = mujoco.MjData(model)
     names = []

@@ -94,7 +94,7 @@ def check_named(env_id: object, where: object) -> None:
         where: the file.
 
     Raises:
-        PolicyKDError: it is no text, or its module has not been imported by who reads the file.
+        PolicyKDError: it is not text, or whoever reads the file has not imported its module.
     """
     if not isinstance(env_id, str):
         raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
@@ -127,7 +127,7 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
     """The observation and action space, if learners can work on them.
 
     Raises:
-        PolicyKDError: the actions are no bounded box of floats, the observations no vector, or a wrapper keeps a
+        PolicyKDError: the actions are not a bounded box of floats, the observations not a vector, or a wrapper keeps a
             moving scale.
     """
     observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
@@ -149,7 +149,7 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
 
 
 def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
-    """Refuse boxes that are no bounded vector of floats, each with the wrapper that makes one of it.
+    """Refuse boxes that are not a bounded vector of floats, each with the wrapper that makes one of it.
 
     The wrappers are Gymnasium's, as code between backticks: the tests run it.
     """

@@ -64,7 +64,7 @@ class EpisodeLog(ResultsWriter):
 
 
 class LearnerEnvs(DummyVecEnv):
-    """N monitored environments of each of K learners, stepped together; an ended episode starts anew, as SB3 does.
+    """N monitored environments of each of K learners, stepped together and, as in SB3, reset when an episode ends.
 
     Args:
         factory: makes one environment.

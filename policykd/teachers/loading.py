@@ -124,7 +124,7 @@ def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy
 
 
 def _members(path: Path) -> list[str]:
-    """What is in a zip; nothing where it is none."""
+    """The names in a zip; none where the file is not a zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -133,7 +133,7 @@ def _members(path: Path) -> list[str]:
 
 
 def _guess(path: Path, members: list[str]) -> str:
-    """What a file is that is no teacher, and what to do, as the end of an error line."""
+    """What a file is that cannot be a teacher, and what to do, as the end of an error line."""
     if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
         return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
     if "data" in members:

@@ -64,7 +64,7 @@ def _best(loaded: dict[str, Any]) -> int:
 
 
 def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale, device: torch.device) -> Learner:
-    """One learner of the run's kind, its parameters drawn anew."""
+    """One learner of the run's kind, newly initialised."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}

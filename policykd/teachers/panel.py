@@ -193,7 +193,7 @@ def choose_divergence(
         panel: the teachers, if they are there.
 
     Raises:
-        PolicyKDError: what was asked for compares Gaussians, and one side is none.
+        PolicyKDError: what was asked for compares Gaussians, and one side has none.
     """
     if method.divergence is None:
         return None

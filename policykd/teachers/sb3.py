@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from policykd.core.archives import Archive
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
 from policykd.teachers import proof, recurrent, sb3_text
 from policykd.teachers.policy import Policy, freeze, parse_bounds, to_unit
@@ -63,7 +63,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     its ``predict``, without standard deviation and value.
 
     Raises:
-        PolicyKDError: its actions or observations are no vectors, it samples, or it cannot be copied.
+        PolicyKDError: its actions or observations are not vectors, it samples, or it cannot be copied.
     """
     model = source if isinstance(source, BaseAlgorithm) else None
     live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
@@ -161,7 +161,7 @@ def _by_predict(
         same = np.allclose(again(asked.examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
-            f"teacher: {name} cannot be copied, and so not be frozen ({type(error).__name__}: {_line(error)}); give a "
+            f"teacher: {name} cannot be copied, and so not be frozen ({kind_and_line(error)}); give a "
             "function observation -> action"
         ) from None
     if not np.isfinite(expected).all():
@@ -187,7 +187,7 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds:
     """Bounds of a live policy's actions.
 
     Raises:
-        PolicyKDError: its actions are no box of one axis, or its observations no such box and no dict.
+        PolicyKDError: its actions are not a box of one axis, or its observations neither such a box nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
         if axes == "observations" and isinstance(space, spaces.Dict):
@@ -217,7 +217,7 @@ def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any]
         if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("its parts are not what SB3 writes")
     except Exception as error:  # torch and zipfile fail in many ways on damaged files, and torch on forbidden pickles
-        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {_line(error)}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {one_line(error)}") from None
     return data, state
 
 
@@ -227,10 +227,6 @@ def _part(path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
     with Archive(path) as archive:
         return archive.read(name)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _family(state: dict[str, Tensor]) -> Family | None:

@@ -68,7 +68,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     Args:
         data: the zip's JSON.
         source: where it came from, for errors.
-        activation: the user's word, which counts instead of the text's.
+        activation: given by the user; it overrides the text's.
 
     Raises:
         PolicyKDError: names what is not known, and says what to hand in instead.
@@ -128,7 +128,7 @@ def _groups(space: Any, source: str) -> tuple[str, ...]:
 
 
 def _check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are no box of one axis, and no dict of observations."""
+    """Refuse spaces that are neither a box of one axis nor a dict of observations."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")

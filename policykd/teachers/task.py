@@ -60,7 +60,7 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     """Make the task once and read its spaces.
 
     Raises:
-        PolicyKDError: it cannot be made, or is no continuous control of vectors.
+        PolicyKDError: it cannot be made, or is not continuous control with vector observations.
     """
     task = find_task(env)
     probe = task.make()

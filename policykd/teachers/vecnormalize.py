@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, kind_and_line, one_line
 from policykd.core.normaliser import TRAINED_ON_SCALED
 from policykd.teachers.pickles import Call, Name, load
 
@@ -92,8 +92,7 @@ def read(path: Path, trust: bool = False) -> Normaliser:
     except PolicyKDError:
         raise
     except Exception as error:  # a damaged pickle fails in any way
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({reason})") from None
+        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({kind_and_line(error)})") from None
     return from_object(content, str(path))
 
 
@@ -151,7 +150,7 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
     """The statistics of a ``VecNormalize``, live or of a pickle.
 
     Raises:
-        PolicyKDError: it is none, or it normalises something else than vectors or dicts of them.
+        PolicyKDError: it is not one, or it normalises something else than vectors or dicts of them.
     """
     try:
         epsilon, clip = float(vec_normalize.epsilon), float(vec_normalize.clip_obs)
@@ -168,7 +167,7 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
         raise PolicyKDError(
-            f"teacher: {source} holds no VecNormalize of one observation vector ({str(error).splitlines()[0]})"
+            f"teacher: {source} holds no VecNormalize of one observation vector ({one_line(error)})"
         ) from None
     return Normaliser(mean, std, clip, reward_std, groups)
 

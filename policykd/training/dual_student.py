@@ -184,7 +184,7 @@ class DualStudent(Agent):
         """
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
-        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "rebirth_freq": 0, "n_envs": 1}
+        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
         changed |= {"buffer_size": self.config.batch_size * 2, "distill_batch_size": min(64, self.config.batch_size)}
         changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
         student = DualStudent(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policykd.core.arrays import as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
@@ -23,8 +23,6 @@ from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 from policykd.training.tutor import Tutor
-
-Generators = list[np.random.Generator]
 
 
 class Imitation:

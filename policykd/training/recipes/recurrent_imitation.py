@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policykd.core.networks import PolicyOutput
 from policykd.core.recurrent import GRU, Along
+from policykd.core.seeding import Generators
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TeachingConfig
@@ -17,7 +18,7 @@ from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.reading import reading
 from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector
-from policykd.training.recipes.imitation import Generators, Imitation
+from policykd.training.recipes.imitation import Imitation
 from policykd.training.tutor import Tutor
 
 

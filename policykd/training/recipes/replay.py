@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import to_asker, to_everybody
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
-
-Generators = list[np.random.Generator]
 
 
 class LearnFromReplay:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
@@ -20,9 +20,6 @@ from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory.rollout import Rollout, gae
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
-
-Generators = list[np.random.Generator]
-
 
 LATEST = 256
 """Latest states of each learner at which the logs compare peers."""
