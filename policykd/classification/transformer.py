@@ -122,7 +122,7 @@ def load_classifier(
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # a head of other classes is drawn anew
+                ignore_mismatched_sizes=True,  # a head of other classes is re-initialised
                 dtype=torch.float32,
                 output_loading_info=True,
             )
@@ -166,7 +166,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bo
 
 
 def _transformers() -> Any:
-    """The package, told to be quiet: what is missing in a folder, such as a head, is no surprise here."""
+    """The package, told to be quiet: what is missing in a folder, such as a head, is expected here."""
     transformers = needs("transformers", "transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -143,7 +143,7 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], l
     """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
 
     Raises:
-        PolicyKDError: a name without values, or a value that is no number.
+        PolicyKDError: a name without values, or a value that is not a number.
     """
     vary: dict[str, tuple[float, ...]] = {}
     rest: list[str] = []

@@ -155,7 +155,7 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
     half = agent.action_scale.half_range
-    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / np.where(half > 0, half, 1.0)
+    distances = np.abs(act(observations) - agent.actions_at(observations, k)) / np.where(half > 0, half, 1.0)
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
 
 

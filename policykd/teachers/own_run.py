@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build
 from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.registry import find
+from policykd.core.registry import OWN, find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.tasks import saved
 from policykd.tasks.spaces import ActionScale, check_spaces, find_task
-from policykd.teachers.policy import Policy, seen_through
+from policykd.tasks.views import view_of
+from policykd.teachers.policy import Policy
+from policykd.teachers.sight import through
 
 
 def read(path: Path, env: Any, device: torch.device) -> Policy:
@@ -40,21 +43,19 @@ def read(path: Path, env: Any, device: torch.device) -> Policy:
 def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) -> Policy:
     settings = loaded["settings"]
     probe = find_task(settings["env"] if env is None else env).make()
-    observation_space, action_space = check_spaces(probe)
+    action_space = check_spaces(probe)[1]
+    config = settings["config"]
+    part, history = config.get("student_observations"), config.get("history", 1)
+    if isinstance(part, str) and part.startswith(OWN):
+        raise PolicyKDError(f"teacher: {path} sees its observations by a function: load the agent, and give it itself")
+    view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
     probe.close()
-    columns = settings["config"].get("student_observations")
-    k = _best(loaded)
-    size = observation_space.shape[0] if columns is None else len(columns)
+    k, size = _best(loaded), view.input_size
     learner = _learner(settings, (size, action_space.shape[0]), ActionScale(action_space), device)
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, ActionScale(action_space))
-    if columns is None:
-        return policy
-    chosen = torch.tensor(columns, device=device)
-    return seen_through(policy, lambda observations: observations[..., chosen]).changed(
-        observation_size=observation_space.shape[0]
-    )
+    return through(policy, view)
 
 
 def _best(loaded: dict[str, Any]) -> int:
@@ -63,7 +64,7 @@ def _best(loaded: dict[str, Any]) -> int:
 
 
 def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale, device: torch.device) -> Learner:
-    """One learner of the run's kind, its parameters drawn anew."""
+    """One learner of the run's kind, newly initialised."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}

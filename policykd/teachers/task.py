@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.groups import dict_space, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces, find_task
 from policykd.teachers import versions
 
@@ -49,19 +50,24 @@ class TaskSpaces(NamedTuple):
     """Names of the classes that the environment is wrapped in."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
     """What it was made with."""
+    groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Named columns of its observation."""
+    space: gym.spaces.Dict | None = None
+    """The space of its own dicts of observations, where it gives dicts."""
 
 
 def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     """Make the task once and read its spaces.
 
     Raises:
-        PolicyKDError: it cannot be made, or is no continuous control of vectors.
+        PolicyKDError: it cannot be made, or is not continuous control with vector observations.
     """
     task = find_task(env)
     probe = task.make()
     try:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
+        groups, space = groups_of(probe), dict_space(probe)
     finally:
         probe.close()
     wrappers, inner = [], probe
@@ -70,7 +76,7 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         inner = inner.env
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
     bounds = actions.low.astype(np.float32), actions.high.astype(np.float32)
-    return TaskSpaces(task.env_id, observations.shape[0], *bounds, examples, tuple(wrappers), kwargs)
+    return TaskSpaces(task.env_id, observations.shape[0], *bounds, examples, tuple(wrappers), kwargs, groups, space)
 
 
 def check_fits(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> None:
