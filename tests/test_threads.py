@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import POINT, TINY
 
-from policykd import DualStudent, PolicyKDError, native
+from policykd import DualStudent, PolicyKDError, TeacherStudent, native
 from policykd.benchmark import local
 from policykd.benchmark.matrix import MatrixOptions
 from policykd.benchmark.worker import CELL
@@ -68,8 +68,11 @@ def test_a_run_has_the_threads_it_was_given_and_auto_those_of_torch(monkeypatch)
     make().learn(2, callback=look)
     monkeypatch.setenv("POLICYKD_THREADS", "5")
     make().learn(2, callback=look)
+    student = TeacherStudent(POINT, lambda observations: observations[2:4], seeds=(0, 1), config={"net_arch": (8,)})
+    student.threads = 4
+    student.learn(2, callback=look)
     torch.set_num_threads(before)
-    assert seen == [(3, 1), (1, 1), (5, 1)]  # torch itself computes on one
+    assert seen == [(3, 1), (1, 1), (5, 1), (4, 1)]  # torch itself computes on one
     assert allowed() == 1
 
 
