@@ -39,13 +39,15 @@ def find_vector(env: Any) -> Task | None:
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
 
+    called = getattr(env, "__name__", type(env).__name__)
+
     def make(count: int) -> VectorEnv:
         try:
             made = env(count)
         except Exception as error:
-            raise PolicyKDError(f"environment: {count} of {env.__name__} cannot be made: {one_line(error)}") from error
+            raise PolicyKDError(f"environment: {called}({count}) cannot be made: {one_line(error)}") from error
         if not isinstance(made, VectorEnv) or made.num_envs != count:
-            raise PolicyKDError(f"environment: {env.__name__}({count}) must make a gymnasium VectorEnv of {count}")
+            raise PolicyKDError(f"environment: {called}({count}) must make a gymnasium VectorEnv of {count}")
         _check(made)
         return made
 

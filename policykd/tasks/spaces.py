@@ -18,13 +18,16 @@ from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.tasks.contract import checked, layers, not_a_task, task_name
 
 EnvFactory = Callable[[], gym.Env]
+VectorFactory = Callable[[int], gym.vector.VectorEnv]
+AnyEnv = str | gym.Env | gym.vector.VectorEnv | EnvFactory | VectorFactory
+"""What agents train on: ``find_task`` and ``batched.find_vector`` say what each stands for."""
 A = TypeVar("A", np.ndarray, Tensor)
 
 
 class Vector(NamedTuple):
     """A ``VectorEnv``, or what makes one."""
 
-    make: Callable[[int], gym.vector.VectorEnv]
+    make: VectorFactory
     """Of a number of environments."""
     num_envs: int | None
     """How many the one that is there has; None: as many as are asked for."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import gymnasium as gym
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import native
@@ -25,7 +24,7 @@ from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
 from policykd.memory.sequences import LabelledSequences
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.tasks.spaces import AnyEnv, check_spaces
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
@@ -51,7 +50,8 @@ class TeacherStudent(Agent):
     """Students of a frozen teacher, one per seed, all in one batched update.
 
     Args:
-        env: id of a registered environment, an instance made from one, or a function that makes an instance.
+        env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
+            Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
             (``config.several_teachers``).
         method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
@@ -76,7 +76,7 @@ class TeacherStudent(Agent):
     @explains_arguments
     def __init__(
         self,
-        env: str | gym.Env | EnvFactory,
+        env: AnyEnv,
         teacher: Any,
         *,
         method: str | TeacherMethod = "dagger",
@@ -309,7 +309,7 @@ class TeacherStudent(Agent):
     def load(
         cls,
         path: str | Path,
-        env: str | gym.Env | EnvFactory | None = None,
+        env: AnyEnv | None = None,
         device: str = "auto",
         *,
         teacher: Any = None,
@@ -343,7 +343,7 @@ class TeacherStudent(Agent):
         cls,
         path: Path,
         loaded: dict[str, Any],
-        env: str | gym.Env | EnvFactory | None,
+        env: AnyEnv | None,
         device: str,
         *,
         teacher: Any = None,
