@@ -102,8 +102,8 @@ class LearnFromReplay:
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
         config, info = self.config, dict[str, Tensor]()
-        steps = self.own_steps // self.collector.n_envs
-        if self.own_steps <= config.learning_starts or steps % config.train_freq:
+        steps = self.own_steps
+        if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
             return info
         self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
