@@ -13,6 +13,7 @@ from tiny import POINT, TINY
 
 from policykd import DualStudent, TeacherStudent
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import columns_of, flatten, groups_of, unflatten
 from policykd.tasks.spaces import find_task
 from policykd.teachers import Teacher
@@ -220,3 +221,18 @@ def test_a_multi_input_teacher_keeps_its_normaliser(tmp_path):
     expected = model.predict(env.normalize_obs(observation), deterministic=True)[0]
     for source in (tmp_path / "agent.zip", model):
         np.testing.assert_allclose(Teacher.load(source, Goal).predict(observation)[0], expected, atol=1e-5)
+
+
+def test_a_task_of_dicts_goes_on_exactly():
+    class Own(Mixed):
+        def __init__(self):
+            self.observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "m": spaces.Discrete(3)})
+
+    saved, other = find_task(Own).make(), find_task(Own).make()
+    saved.reset(seed=3)
+    saved.step(np.zeros(2))
+    assert unsaved_state(saved) == []
+    other.reset(seed=8)
+    set_env_state(other, get_env_state(saved))
+    for _ in range(3):
+        np.testing.assert_array_equal(saved.step(np.zeros(2))[0], other.step(np.zeros(2))[0])

@@ -12,10 +12,15 @@ from test_teacher_student import COPY, REPLAY, ROLL, expert
 from tiny import POINT
 
 from policykd import TeacherStudent
+from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.core.seeding import env_seed
+from policykd.export.c import to_c
+from policykd.export.onnx import to_onnx
+from policykd.export.remembering import Episodes
+from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
 from policykd.teachers import Teacher
 from policykd.training.recipes.recurrent_imitation import counted_steps
@@ -88,7 +93,13 @@ def test_sb3_evaluates_it_on_the_plain_task(student):
     assert returns[0] == returns[1]
 
 
-def test_it_can_teach_in_its_turn(student, tmp_path):
+@pytest.mark.parametrize("kind", ["history", "units", "both"])
+def test_it_can_teach_in_its_turn(kind, student, tmp_path, request):
+    if kind == "units":
+        student = request.getfixturevalue("recurrent")
+    if kind == "both":
+        config = {**SHORT, "history": 2, "student_observations": (2, 3)}
+        student = TeacherStudent(POINT, expert, backbone="sac", seeds=(0, 3), config=config).learn(80)
     student.save(tmp_path / "student")
     live, saved = Teacher.load(student, POINT), Teacher.load(tmp_path / "student.safetensors", POINT)
     assert live.remembers
@@ -232,3 +243,59 @@ def test_what_a_recurrent_student_cannot_do_is_refused(recurrent):
         TeacherStudent(POINT, expert, method="kickstarting", config={**ROLL, "gru": 4})
     with pytest.raises(PolicyKDError, match="fine_tune: RL trains students without gru"):
         recurrent.fine_tune(50)
+
+
+SEES = {
+    "columns": {"student_observations": (3, 1)},
+    "history": {"student_observations": (2, 3), "history": 2},
+    "units": {"gru": 5, "bptt_steps": 5, "n_envs": 2},
+    "units of a history": {"student_observations": (2, 3), "gru": 5, "history": 2, "bptt_steps": 5, "n_envs": 2},
+}
+
+
+@pytest.mark.parametrize("sees", SEES)
+@pytest.mark.parametrize("inputs", ["own", "full"])
+def test_files_read_the_students_part_or_all_and_carry_its_state(tmp_path, sees, inputs):
+    backbone = "sac" if sees == "units" else "ppo"
+    agent = TeacherStudent(POINT, expert, backbone=backbone, config={**COPY, **SEES[sees]}).learn(80)
+    assert to_torchscript(agent, 0, tmp_path / "policy.pt", inputs) < 1e-5
+    program = torch.jit.load(tmp_path / "policy.pt")
+    whole = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    expected = agent.predict(whole, episode_start=np.ones(3, bool))[0]
+    if sees == "columns" or (sees == "history" and inputs == "own"):
+        rows = whole if inputs == "full" else agent.view(whole)
+        rows = np.tile(rows, 2) if sees == "history" else rows
+        np.testing.assert_allclose(program(torch.from_numpy(rows)).numpy(), expected, atol=1e-5)
+        assert to_c(agent, 0, tmp_path / "c", inputs=inputs).difference.worst < 1e-5
+    else:
+        state = [torch.zeros(3, *shape) for shape in Episodes(agent, 0, inputs).shapes]
+        rows = whole if inputs == "full" else agent.view(whole)
+        actions, *_ = program(torch.from_numpy(rows), torch.ones(3), *state)
+        np.testing.assert_allclose(actions.numpy(), expected, atol=1e-5)
+        with pytest.raises(PolicyKDError, match="torchscript"):
+            to_c(agent, 0, tmp_path / "c", inputs=inputs)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("sees", SEES)
+def test_onnx_carries_the_state(tmp_path, sees):
+    pytest.importorskip("onnxruntime")
+    agent = TeacherStudent(POINT, expert, config={**COPY, **SEES[sees]}).learn(80)
+    assert to_onnx(agent, 0, tmp_path / "policy.onnx", "full") < 1e-5
+
+
+def test_the_command_line_distils_and_exports_what_remembers(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config=COPY).learn(80).save(tmp_path / "teacher")
+    flags = ["--n-eval-episodes", "1", "--teacher-episodes", "2", "--allow-weak-teacher", "--round-steps", "20"]
+    flags += ["--round-updates", "2", "--total-timesteps", "40", "--run-dir", str(tmp_path / "run"), "--env", POINT]
+    flags += ["--observation-groups", "way=2:4", "place=0,1", "--student-observations", "way", "--history", "2"]
+    main(["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--gru", "4", "--n-envs", "2", *flags])
+    config = TeacherStudent.load(tmp_path / "run").config
+    assert (config.student_observations, config.history, config.gru) == (("way",), 2, 4)
+    assert config.observation_groups == {"way": (2, 3), "place": (0, 1)}
+    out = str(tmp_path / "out")
+    main(["export", str(tmp_path / "run"), "--format", "torchscript", "--inputs", "full", "--out", out])
+    assert "differs by at most" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), "--inputs", "full", "--out", str(tmp_path / "more")])
+    assert "inputs: full is for onnx, torchscript and c, not sb3, hub" in capsys.readouterr().err

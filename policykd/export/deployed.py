@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
+from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable
-from policykd.learners import PPO, OffPolicyLearner
+from policykd.learners import PPO, Learner, OffPolicyLearner
+from policykd.tasks.views import View
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
@@ -25,6 +28,10 @@ TOLERANCE = 1e-5
 CHECKED = 256
 """Observations at which they are compared."""
 
+Inputs = Literal["own", "full"]
+"""What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
+Statistics = tuple[Tensor, Tensor]
+"""Mean and standard deviation ``(I,)``."""
 Act = Callable[[np.ndarray], np.ndarray]
 """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
 
@@ -101,36 +108,100 @@ class DeployedPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Deterministic actions ``(B, A)`` at raw observations ``(B, O)``."""
-        if self.normalises:  # in float64, as in training
-            deviations = (observations.double() - self.observation_mean) / self.observation_std
-            observations = deviations.clamp(-CLIP, CLIP).float()
-        actions = self.network(observations)
+        return self.act(self.network(self.normalise(observations)))
+
+    def normalise(self, observations: Tensor) -> Tensor:
+        """Raw observations ``(B, O)`` as the network sees them."""
+        if not self.normalises:
+            return observations
+        deviations = (observations.double() - self.observation_mean) / self.observation_std  # as in training
+        return deviations.clamp(-CLIP, CLIP).float()
+
+    def act(self, outputs: Tensor) -> Tensor:
+        """Actions ``(B, A)`` of what the network answers."""
         if self.squash:
-            actions = actions.tanh() * self.half_range + self.middle
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
+            outputs = outputs.tanh() * self.half_range + self.middle
+        return torch.minimum(torch.maximum(outputs, self.low), self.high)
 
 
-def deploy(agent: Exportable, k: int) -> DeployedPolicy:
+def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
+    Args:
+        agent: whose learner.
+        k: which one.
+        inputs: whether it reads what the learner reads, or all of the task's observation.
+
     Raises:
-        PolicyKDError: the module does not act like the learner.
+        PolicyKDError: the module does not act like the learner, or cannot read all of the observation.
     """
-    learner, scale = agent.learner, agent.action_scale
+    learner, view = agent.learner, agent.view
     network = getattr(learner, "actor_network", None)
+    if isinstance(network, GRU):
+        raise PolicyKDError("export: students with gru leave as onnx and torchscript, which carry their state")
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-    bounds = torch.from_numpy(scale.low).float(), torch.from_numpy(scale.high).float()
-    if isinstance(learner, PPO):
-        statistics = None
-        if learner.config.normalize_observation:
-            statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : network.parameter_count]
-        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
-    else:
-        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
-    check(agent, k, as_act(policy), "the torch module")
+    row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
+    if inputs == "own" or (view.whole and view.history == 1):
+        policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
+        check(agent, k, as_act(policy), "the torch module")
+        return policy
+    if view.columns is None or view.history > 1:
+        what = "a history" if view.history > 1 else "a function of the observation"
+        raise PolicyKDError(f"export: this student sees {what}: use inputs=own, or onnx or torchscript for a history")
+    network, row, statistics = widened(network, row, statistics, view.columns, view.size)
+    policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
+    check(agent, k, picked(as_act(policy), view), "the torch module")
     return policy
+
+
+def bounds(agent: Exportable) -> tuple[Tensor, Tensor]:
+    """Smallest and largest action ``(A,)`` of the task."""
+    return torch.from_numpy(agent.action_scale.low).float(), torch.from_numpy(agent.action_scale.high).float()
+
+
+def squashes(learner: Learner) -> bool:
+    """Whether actions are tanh of the network; else it acts in the task's units."""
+    return not isinstance(learner, PPO)
+
+
+def normaliser(learner: Learner, k: int) -> Statistics | None:
+    """Mean and standard deviation ``(I,)`` of what learner k reads, where it normalises."""
+    if not isinstance(learner, PPO) or not learner.config.normalize_observation:
+        return None
+    return learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
+
+
+def widened(
+    network: MLP, row: Tensor, statistics: Statistics | None, columns: Sequence[int], size: int
+) -> tuple[MLP, Tensor, Statistics | None]:
+    """A policy of some columns as one of all ``size`` numbers of an observation: the others weigh nothing."""
+    places, (inputs, outputs) = torch.tensor(columns), network.sizes[:2]
+    first = row[: inputs * outputs].view(inputs, outputs).cpu()
+    weight = torch.zeros(size, outputs).index_add_(0, places, first)
+    row = torch.cat((weight.flatten(), row[inputs * outputs :].cpu()))
+    if statistics is not None:
+        mean, std = torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
+        mean[places], std[places] = statistics
+        statistics = mean, std
+    return replace(network, sizes=(size, *network.sizes[1:])), row, statistics
+
+
+def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
+    """A written file as a function of what the learner reads."""
+    return picked(act, agent.view) if inputs == "full" and agent.view.columns is not None else act
+
+
+def picked(act: Act, view: View) -> Act:
+    """A function of whole observations as one of what a student reads: whatever the rest of them is."""
+    generator = np.random.default_rng(1)
+
+    def act_on_part(inputs: np.ndarray) -> np.ndarray:
+        whole = generator.standard_normal((len(inputs), view.size)).astype(np.float32)
+        whole[:, list(view.columns or ())] = inputs
+        return act(whole)
+
+    return act_on_part
 
 
 def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
@@ -170,10 +241,15 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: Exportable) -> str:
+def description(agent: Exportable, inputs: Inputs = "own") -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
-    bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
-    return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
+    ends = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
+    return json.dumps({"task": agent.env_id, "observation_size": input_size(agent, inputs), **ends})
+
+
+def input_size(agent: Exportable, inputs: Inputs) -> int:
+    """Length of what a file without a state reads."""
+    return agent.view.size if inputs == "full" else agent.observation_space.shape[0]
 
 
 def write_checked(

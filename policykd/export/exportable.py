@@ -50,5 +50,15 @@ class Exportable(Protocol):
     def learner_index(self, learner: Any) -> int:
         """Index of a learner."""
 
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        learner: Any = ...,
+    ) -> Any:
+        """Actions in units of the environment, and the state for the next call."""
+
     def actions_at(self, inputs: np.ndarray, k: int) -> np.ndarray:
         """Learner k's actions ``(n, A)``, in units of the environment, at what it reads ``(n, I)``."""

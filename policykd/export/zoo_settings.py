@@ -29,6 +29,8 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
         scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
         settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
     wrappers: list[dict[str, Any]] = []
+    if view.space is not None:
+        wrappers.append({"gymnasium.wrappers.FlattenObservation": {}})
     if view.columns is not None:
         wrappers.append({f"{WRAPPERS}.SelectObservation": {"columns": list(view.columns)}})
     if view.history > 1:

@@ -16,6 +16,7 @@ from torch import nn
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
+from policykd.core.recurrent import GRU
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.sight import of_groups, through
@@ -55,6 +56,10 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
         if isinstance(source, BaseAlgorithm) and not options.mapped:
             trained_on.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
+    if isinstance(getattr(source, "network", None), GRU):  # an agent of policykd that has no twin in SB3
+        if options.vecnormalize is not None:
+            raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser")
+        return own_run.of_agent(source, device)
     given = statistics.read(options.vecnormalize, options.trust)
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
         policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)

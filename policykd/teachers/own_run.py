@@ -14,13 +14,15 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build
 from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import OWN, find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
+from policykd.learners.reading import reading
 from policykd.tasks import saved
 from policykd.tasks.spaces import ActionScale, check_spaces, find_task
 from policykd.tasks.views import view_of
-from policykd.teachers.policy import Policy
+from policykd.teachers.policy import Memory, Policy, remembers
 from policykd.teachers.sight import through
 
 
@@ -56,6 +58,21 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, ActionScale(action_space))
     return through(policy, view)
+
+
+def of_agent(agent: Any, device: torch.device) -> Policy:
+    """The best learner of a live agent that has a recurrent network, as it is now."""
+    learner = type(agent.learner).make(
+        *agent.sizes,
+        agent.config,
+        [np.random.default_rng(0)],
+        device,
+        agent.action_scale.low,
+        agent.action_scale.high,
+    )
+    kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
+    load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
+    return through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
 
 
 def _best(loaded: dict[str, Any]) -> int:
@@ -94,7 +111,7 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Pol
         inputs = observations.unsqueeze(0)
         return learner.value(inputs, learner.outputs(learner.actor, inputs)).squeeze(0)
 
-    return Policy(
+    policy = Policy(
         source,
         size,
         learner.action_size,
@@ -104,3 +121,20 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Pol
         low=scale.low,
         high=scale.high,
     )
+    network = getattr(learner, "actor_network", None)
+    return policy if not isinstance(network, GRU) else _recurrent(policy, learner, network)
+
+
+def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
+    """The policy of a learner with a GRU, which remembers."""
+    along = Along(network)
+    reader = reading(learner, along)
+
+    def step(observations: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
+        hidden = observations.new_zeros(len(observations), network.width) if memory is None else memory[0]
+        along.place(starts.view(1, 1, -1), hidden.unsqueeze(0))
+        answer = reader.outputs(reader.actor, observations.unsqueeze(0))
+        mean = answer.actions if answer.mean is None else answer.mean
+        return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (along.after.squeeze(0),)
+
+    return policy.changed(gaussian=remembers(policy.source), step=step, value=None)

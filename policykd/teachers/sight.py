@@ -36,8 +36,10 @@ def through(policy: Policy, view: View) -> Policy:
         stack = first
         if memory is not None:
             stack = torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((memory[0][:, 1:], parts), 1))
-        mean, std = policy.gaussian(stack.flatten(1))
-        return mean, std, (stack,)
+        if policy.step is None:
+            return *policy.gaussian(stack.flatten(1)), (stack,)
+        mean, std, rest = policy.step(stack.flatten(1), None if memory is None else memory[1:], starts)
+        return mean, std, (stack, *rest)
 
     refused = remembers(policy.source)
     return policy.changed(observation_size=view.size, gaussian=refused, step=step, value=None, normalisers=())

@@ -165,6 +165,11 @@ class Acting:
         return stack.reshape(len(stack), -1), (stack, *(state or ())[1:])
 
     @property
+    def remembers(self) -> bool:
+        """Whether what learners do depends on what they saw before in the episode."""
+        return self.view.history > 1 or self.network is not None
+
+    @property
     def network(self) -> GRU | None:
         """The learners' recurrent network, where they have one."""
         network = getattr(self.learner, "actor_network", None)

@@ -59,10 +59,12 @@ class Collector:
         for e in np.flatnonzero(step.dones):
             run.episodes[self.actor_in(int(e))].append(step.infos[e]["episode"])
             run.n_episodes += 1
-        new_ones = step.next_observations is not step.observations
-        if not (
-            _finite(step.rewards) and _finite(step.next_observations) and (not new_ones or _finite(step.observations))
-        ):
+        seen = (
+            (step.next_observations,)
+            if step.next_observations is step.observations
+            else (step.next_observations, step.observations)
+        )
+        if not _finite(step.rewards, *seen):
             self._refuse(step.rewards, step.next_observations, step.observations)
         self.observations, self.starts = step.observations, step.dones
         run.num_timesteps += run.steps_at_once
@@ -89,5 +91,9 @@ class Collector:
         return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer})")
 
 
-def _finite(numbers: Array) -> bool:
-    return bool(np.isfinite(numbers).all() if isinstance(numbers, np.ndarray) else torch.isfinite(numbers).all())
+def _finite(*arrays: Array) -> bool:
+    for array in arrays:
+        finite = np.isfinite(array) if isinstance(array, np.ndarray) else torch.isfinite(array)
+        if not finite.all():
+            return False
+    return True
