@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.export.exportable import Exportable
 from policykd.learners import PPO, OffPolicyLearner
+from policykd.tasks.spaces import ActionScale, Choices
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
@@ -26,11 +27,11 @@ CHECKED = 256
 """Observations at which they are compared."""
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
 
 
 class Difference(NamedTuple):
-    """How far actions are from the learner's, in actions scaled to [-1, 1]."""
+    """How far actions are from the learner's, in actions scaled to [-1, 1]; of choices 1 where they differ."""
 
     worst: float
     mean: float
@@ -45,11 +46,12 @@ Check = Callable[[Exportable, int, Act, str], Difference]
 class DeployedPolicy(nn.Module):
     """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units: normalise, MLP, squash, scale, clip.
 
+    Where one of several actions is chosen, to its number ``(B,)``, int64: normalise, MLP, argmax.
+
     Args:
         network: the shape of the learner's policy network.
         row: its parameters ``(P,)``.
-        low: smallest action of the task ``(A,)``.
-        high: largest action of the task ``(A,)``.
+        actions: the task's.
         squash: whether actions are tanh of the network, scaled to the task's bounds; else it acts in the task's units.
         statistics: mean and standard deviation ``(O,)`` of observations in float64, where they are normalised.
     """
@@ -65,12 +67,12 @@ class DeployedPolicy(nn.Module):
         self,
         network: MLP,
         row: Tensor,
-        low: Tensor,
-        high: Tensor,
+        actions: ActionScale | Choices,
         squash: bool,
         statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.choices = actions if isinstance(actions, Choices) else None
         layers: list[nn.Module] = []
         for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
@@ -82,29 +84,30 @@ class DeployedPolicy(nn.Module):
             layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
-        last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
-        last.bias = nn.Parameter(last.bias[: len(low)])
-        last.out_features = len(low)
+        last.weight = nn.Parameter(last.weight[: actions.size])  # a SAC learner's second half is its spread
+        last.bias = nn.Parameter(last.bias[: actions.size])
+        last.out_features = actions.size
         self.network = nn.Sequential(*layers[:-1])
         self.squash, self.normalises = squash, statistics is not None
         if statistics is not None:
             self.register_buffer("observation_mean", statistics[0].clone())
             self.register_buffer("observation_std", statistics[1].clone())
-        for name, value in (
-            ("low", low),
-            ("high", high),
-            ("middle", (high + low) / 2),
-            ("half_range", (high - low) / 2),
-        ):
-            self.register_buffer(name, value.clone())
+        if isinstance(actions, ActionScale):
+            low, high = (torch.from_numpy(bound) for bound in actions.bounds)
+            self.register_buffer("low", low)
+            self.register_buffer("high", high)
+            self.register_buffer("middle", (high + low) / 2)
+            self.register_buffer("half_range", (high - low) / 2)
         self.requires_grad_(False).eval()
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Deterministic actions ``(B, A)`` at raw observations ``(B, O)``."""
+        """Deterministic actions ``(B, A)``, or their numbers ``(B,)``, at raw observations ``(B, O)``."""
         if self.normalises:  # in float64, as in training
             deviations = (observations.double() - self.observation_mean) / self.observation_std
             observations = deviations.clamp(-CLIP, CLIP).float()
         actions = self.network(observations)
+        if self.choices is not None:
+            return actions.argmax(-1) + self.choices.start
         if self.squash:
             actions = actions.tanh() * self.half_range + self.middle
         return torch.minimum(torch.maximum(actions, self.low), self.high)
@@ -120,15 +123,14 @@ def deploy(agent: Exportable, k: int) -> DeployedPolicy:
     network = getattr(learner, "actor_network", None)
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-    bounds = torch.from_numpy(scale.low).float(), torch.from_numpy(scale.high).float()
     if isinstance(learner, PPO):
         statistics = None
         if learner.config.normalize_observation:
             statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
         row = learner.actor[k, : network.parameter_count]
-        policy = DeployedPolicy(network, row, *bounds, squash=False, statistics=statistics)
+        policy = DeployedPolicy(network, row, scale, squash=False, statistics=statistics)
     else:
-        policy = DeployedPolicy(network, learner.actor[k], *bounds, squash=True)
+        policy = DeployedPolicy(network, learner.actor[k], scale, squash=True)
     check(agent, k, as_act(policy), "the torch module")
     return policy
 
@@ -154,8 +156,12 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    half = agent.action_scale.half_range
-    distances = np.abs(act(observations) - agent.predict(observations, learner=k)[0]) / np.where(half > 0, half, 1.0)
+    mine, learners = act(observations), agent.predict(observations, learner=k)[0]
+    if isinstance(agent.action_scale, Choices):
+        distances = (mine != learners).astype(np.float64)
+    else:
+        half = agent.action_scale.half_range
+        distances = np.abs(mine - learners) / np.where(half > 0, half, 1.0)
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
 
 
@@ -172,8 +178,12 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
 
 def description(agent: Exportable) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
-    bounds = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
-    return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **bounds})
+    scale = agent.action_scale
+    if isinstance(scale, Choices):
+        actions: dict[str, Any] = {"choices": scale.size, "first": scale.start}
+    else:
+        actions = {"low": scale.low.tolist(), "high": scale.high.tolist()}
+    return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **actions})
 
 
 def write_checked(
@@ -212,7 +222,7 @@ def write_compared(
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
         one = random_observations(agent, k)[:1]
-        if act(one).shape != (1, len(agent.action_scale.low)):
+        if act(one).shape != (1, *agent.action_scale.shape):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
         shutil.move(temporary, path)
     return difference

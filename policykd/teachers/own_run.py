@@ -17,7 +17,7 @@ from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.tasks import saved
-from policykd.tasks.spaces import ActionScale, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
 from policykd.teachers.policy import Policy, seen_through
 
 
@@ -45,10 +45,11 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     columns = settings["config"].get("student_observations")
     k = _best(loaded)
     size = observation_space.shape[0] if columns is None else len(columns)
-    learner = _learner(settings, (size, action_space.shape[0]), ActionScale(action_space), device)
+    scale = action_scale(action_space)
+    learner = _learner(settings, (size, scale.size), scale, device)
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
-    policy = _policy(learner, str(source), size, ActionScale(action_space))
+    policy = _policy(learner, str(source), size, scale)
     if columns is None:
         return policy
     chosen = torch.tensor(columns, device=device)
@@ -62,13 +63,15 @@ def _best(loaded: dict[str, Any]) -> int:
     return int(np.asarray(evaluations[-1]["returns"]).mean(1).argmax()) if evaluations else 0
 
 
-def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale, device: torch.device) -> Learner:
+def _learner(
+    settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | Choices, device: torch.device
+) -> Learner:
     """One learner of the run's kind, its parameters drawn anew."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}
     generators = [np.random.default_rng(0)]
-    return kind.make(*sizes, build(config_type, values), generators, device, scale.low, scale.high)
+    return kind.make(*sizes, build(config_type, values), generators, device, *scale.bounds)
 
 
 def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
@@ -83,9 +86,11 @@ def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, 
 
 
 @torch.no_grad()
-def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Policy:
+def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choices) -> Policy:
     def gaussian(observations: Tensor) -> tuple[Tensor, Tensor | None]:
         answer = learner.outputs(learner.actor, observations.unsqueeze(0))
+        if answer.logits is not None:
+            return answer.logits.squeeze(0), None
         mean = answer.actions if answer.mean is None else answer.mean
         return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0)
 
@@ -93,6 +98,8 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Pol
         inputs = observations.unsqueeze(0)
         return learner.value(inputs, learner.outputs(learner.actor, inputs)).squeeze(0)
 
+    if isinstance(scale, Choices):
+        return Policy(source, size, scale.size, gaussian, "logits", value=value, first=scale.start)
     return Policy(
         source,
         size,

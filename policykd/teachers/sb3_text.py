@@ -24,6 +24,8 @@ POLICIES = {
     ("sb3_contrib.ars.policies", "ARSPolicy"),
     ("sb3_contrib.ars.policies", "ARSLinearPolicy"),
     ("sb3_contrib.common.recurrent.policies", "RecurrentActorCriticPolicy"),
+    ("stable_baselines3.dqn.policies", "DQNPolicy"),
+    ("sb3_contrib.qrdqn.policies", "QRDQNPolicy"),
 }
 """Classes of policies whose networks are rebuilt from tensors, by module and name."""
 MEANING = {"use_sde", "use_expln", "clip_mean", "squash_output", "with_bias", "batch_norm", "batch_norm_eps"}
@@ -107,13 +109,15 @@ def _policy(text: Any, source: str) -> str:
 
 
 def _check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are no box of one axis."""
+    """Refuse spaces that are no box of one axis, and no choice of one action."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")
+    if kind == "Discrete" and axes == "actions":
+        return
     if kind in ("Dict", "Discrete", "MultiDiscrete", "MultiBinary", "Tuple", "Text", "Sequence", "Graph"):
-        needed = "continuous ones" if axes == "actions" else "one vector"
-        raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed} (Box)")
+        needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
+        raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed}")
     shape = space.get("_shape", space.get("shape"))
     if isinstance(shape, list) and len(shape) != 1:
         raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")

@@ -16,7 +16,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.registry import name_of
 from policykd.learners import LEARNERS, Learner
 from policykd.tasks import Evaluation, Evaluator
-from policykd.tasks.spaces import ActionScale
+from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 
@@ -38,8 +38,8 @@ class Acting:
     recipe: Recipe
     run: Progress
     observation_space: spaces.Box
-    action_space: spaces.Box
-    action_scale: ActionScale
+    action_space: ActionSpace
+    action_scale: ActionScale | Choices
     evaluator: Evaluator | None
 
     @property
@@ -59,8 +59,8 @@ class Acting:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Length of an observation and of an action."""
-        return self.observation_space.shape[0], self.action_space.shape[0]
+        """Length of an observation and of an action as learners hold it."""
+        return self.observation_space.shape[0], self.action_scale.size
 
     @property
     def learners(self) -> list[tuple[int, int]]:
@@ -105,7 +105,7 @@ class Acting:
         deterministic: bool = True,
         learner: LearnerChoice = "best",
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions in units of the environment, for one observation ``(O,)`` or several ``(n, O)``.
+        """Actions of the environment, for one observation ``(O,)`` or several ``(n, O)``.
 
         Args:
             observation: raw observations.
@@ -122,11 +122,11 @@ class Acting:
             if deterministic:
                 actions = self.learner.policy(self.learner.actor, inputs)
             else:
-                noise = np.random.standard_normal((inputs.shape[1], self.action_space.shape[0]))
+                noise = np.random.standard_normal((inputs.shape[1], self.action_scale.size))
                 noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
                 actions = self.learner.explore(self.learner.actor, inputs, noises)
         scaled = self.action_scale.to_env(actions[k].cpu().numpy())
-        return scaled.reshape(*np.shape(observation)[:-1], -1), state
+        return scaled.reshape((*np.shape(observation)[:-1], *self.action_scale.shape)), state
 
     def view(self, observation: np.ndarray) -> np.ndarray:
         """What learners see of the task's observations ``(..., O)``: all of it."""
@@ -141,7 +141,7 @@ class Acting:
         return learner
 
     def policies(self, observations: np.ndarray) -> np.ndarray:
-        """Every learner's deterministic action ``(K, A)`` in [-1, 1] at its row of ``observations (K, O)``."""
+        """Every learner's deterministic action ``(K, A)``, in [-1, 1] or a choice, at its row of ``(K, O)``."""
         inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
             return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()

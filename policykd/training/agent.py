@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
@@ -27,7 +26,7 @@ from policykd.learners.config import Config
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluator
 from policykd.tasks.contract import try_out
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
+from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
@@ -81,7 +80,7 @@ class Agent(Acting, SB3Surface):
             try_out(probe)
         finally:
             probe.close()
-        self.action_scale = ActionScale(self.action_space)
+        self.action_scale = action_scale(self.action_space)
 
     def _build(self, learner_type: type[Learner]) -> None:
         """Make networks and generators; memory and recipe follow. Environments and logs open when first needed."""
@@ -90,7 +89,7 @@ class Agent(Acting, SB3Surface):
         self.collector = Collector(self.env_id, self.n_envs, self.run)
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.streams: snapshot.Streams = streams
-        bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
+        bounds = self.action_scale.bounds
         self.learner = learner_type.make(*self.sizes, self.config, streams["learner"], self.device, *bounds)
         self.folder: RunFolder | None = None
         self.evaluator: Evaluator | None = None

@@ -15,7 +15,7 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
-from policykd.distillation.divergences import divergence_of
+from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TaughtPPOConfig, TeachingConfig
@@ -24,7 +24,7 @@ from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.tasks.spaces import Choices, EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
 from policykd.training import arguments, snapshot
@@ -50,9 +50,9 @@ class TeacherStudent(Agent):
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
             (``config.several_teachers``).
         method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
-        backbone: what a student is: "ppo" (Gaussian; the default), "td3" or "ddpg" (deterministic) or "sac" (squashed
-            Gaussian), or a ``Learner`` class of your own. Methods without RL train its policy alone; the others also
-            learn with that algorithm.
+        backbone: what a student is: "ppo" (Gaussian, or a choice of one action; the default), "td3" or "ddpg"
+            (deterministic) or "sac" (squashed Gaussian), or a ``Learner`` class of your own. Methods without RL train
+            its policy alone; the others also learn with that algorithm.
         seeds: one student per seed.
         config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
@@ -100,7 +100,7 @@ class TeacherStudent(Agent):
             teachers = as_teachers(teacher, self.full_factory, self.env_id)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
             self.teacher_source = panel.source
-        check_method(self.method, self.teaching, learner_type, panel)
+        check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, Choices))
         self._build(learner_type)
         self._make_recipe(panel)
         self.write_into(run_dir)
@@ -146,8 +146,11 @@ class TeacherStudent(Agent):
         config, teaching, sizes, learners = self.config, self.teaching, self.sizes, self.n_learners
         partial = teaching.student_observations is not None
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
-        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel)
+        discrete = self.learner.discrete
+        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
         divergence = None if name is None else divergence_of(name, taught=True)
+        if divergence is not None and teaching.temperature != 1:
+            divergence = at_temperature(divergence, teaching.temperature)
         common = self.collector, self.streams["exploration"], self.streams["replay"]
         if self.method.coupling != "alone" and self.learner_type.memory == "rollout":
             assert isinstance(config, TaughtPPOConfig)
@@ -156,7 +159,7 @@ class TeacherStudent(Agent):
             )
             return
         assert divergence is not None
-        labels = Labels.width(sizes[1])
+        labels = Labels.width(sizes[1], discrete)
         self.dataset = LabelledStates(teaching.dataset_size, sizes[0], labels, learners, self.device)
         self.memories = {"dataset": self.dataset}
         if self.method.coupling == "alone":
@@ -184,7 +187,7 @@ class TeacherStudent(Agent):
 
     def _answered_rollout(self, config: TaughtPPOConfig) -> Rollout:
         """A rollout with the teacher's answers, which becomes the agent's memory."""
-        width = Labels.width(self.sizes[1])
+        width = Labels.width(self.sizes[1], self.learner.discrete)
         rollout = Rollout(config.n_steps, config.n_envs, *self.sizes, self.n_learners, width, self.device)
         self.rollout_buffer, self.memories = rollout, {"rollout": rollout}
         return rollout

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.labels import Labels
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel
 from policykd.training.collector import Collector
@@ -79,4 +78,4 @@ class FrozenTeacher:
     def value_at_end(self, info: dict[str, Any]) -> float:
         """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
-        return float(Labels.unpack(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))).value)
+        return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))[..., -1])

@@ -27,7 +27,7 @@ from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 METHOD = TeacherMethod(
     "fine_tune",
     "RL from a distilled student, held to what it was at first (begun by fine_tune())",
-    divergence="gaussian_kl_forward",
+    divergence="kl_forward",
     schedule="linear",
     environment_reward=True,
 )
@@ -92,8 +92,9 @@ class FineTune(TaughtOnRollouts):
         span: Span,
         fresh: bool,
     ) -> None:
-        if fresh:
+        if fresh and not learner.discrete:
             learner.log_std.copy_((config.fine_tune_std * learner.half).log().expand_as(learner.log_std))
+        if fresh:
             learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
         anchor = Anchor(learner, collector)
         name = config.divergence if config.divergence != "auto" else METHOD.divergence

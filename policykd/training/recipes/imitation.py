@@ -75,11 +75,11 @@ class Imitation:
         self.dataset.add(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
-        actions = self.act(observations, Labels.unpack(answers).policy.actions)
+        actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
         return collector.step(actions.flatten(0, 1).cpu().numpy())
 
     def act(self, observations: Tensor, teacher: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` in [-1, 1]: the teacher's with probability beta, else the student's; some noise."""
+        """Actions ``(K, N, A)``, in [-1, 1] or choices: the teacher's with probability beta, else the student's."""
         share, shape, learner = self.beta(), teacher.shape, self.learner
         actions = teacher
         if share < 1:
