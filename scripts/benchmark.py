@@ -12,9 +12,9 @@ import tyro
 import yaml
 
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.random_actions import random_returns
 from policykd.benchmark.report import write_page
 from policykd.benchmark.results import Results
-from policykd.benchmark.sb3_baseline import random_policy_returns
 from policykd.benchmark.statistics import summarise
 
 
@@ -38,7 +38,7 @@ def main(
         "tasks": {},
     }
     for task in tasks:  # scores: 0 is a random policy, 1 is a return of `high`
-        low = float(random_policy_returns(task, 20, seed=0).mean())
+        low = float(random_returns(task, 20, seed=0).mean())
         reference = {"low": low, "high": high, "source": "20 episodes of random actions; the task's own maximum"}
         spec["tasks"][task] = {"backbones": ["td3"], "reference": reference}
     out.mkdir(parents=True, exist_ok=True)

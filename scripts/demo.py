@@ -12,7 +12,9 @@ from pathlib import Path
 
 import tyro
 
+from policykd import DualStudent
 from policykd.benchmark.compare import CompareOptions, compare
+from policykd.benchmark.own_cell import AGENT
 from policykd.cli import guarded
 from policykd.measure.video import record_video
 
@@ -23,8 +25,9 @@ SMALL = {"width": 320, "height": 240}  # drawing without a GPU takes up to 0.1 s
 def main(options: CompareOptions) -> None:
     """Train both sides, then show them."""
     out = _free(options.out)
-    agent, table = compare(replace(options, out=out))
+    spec, table = compare(replace(options, out=out))
     print(f"\n{table}")
+    agent = DualStudent.load(out / "runs" / spec.cells[0].name / "run" / AGENT, options.env)
     best = agent.learner_index("best")
     print(f"recording peer {best + 1}, the better one in the last evaluation ...", flush=True)
     video = record_video(
@@ -35,9 +38,9 @@ def main(options: CompareOptions) -> None:
         steps=VIDEO_STEPS,
         env_kwargs=SMALL,
     )
-    print(f"picture  {out / 'learning_curves.png'}\ntable    {out / 'table.md'}\nreturns  {out / 'returns.csv'}")
+    print(f"picture  {out / 'learning_curves.png'}\ntable    {out / 'table.md'}\nresults  {out / 'results'}")
     print(f"video    {video or 'none: no way to draw here (see the message above)'}")
-    print(f"runs     {out / 'policykd'}, {out / 'sb3'}  (tensorboard --logdir {out})")
+    print(f"runs     {out / 'runs'}  (tensorboard --logdir {out / 'runs'})")
 
 
 def _free(folder: Path) -> Path:

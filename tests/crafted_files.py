@@ -31,7 +31,7 @@ from tiny_benchmark import TINY as SPEC
 
 from policykd import Distiller, DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import load_spec
+from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.statistics import summarise
 from policykd.classification.data import sets as data
 from policykd.classification.data.mnist_5k import load_mnist_5k

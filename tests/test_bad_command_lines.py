@@ -15,7 +15,7 @@ from tiny_benchmark import REFERENCE, changed
 from experiments.benchmark_size.simulated import simulate
 from policykd import DualStudent, TeacherStudent
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.cli import main
 
 CASES = [

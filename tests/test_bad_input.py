@@ -47,8 +47,8 @@ def _train(*changes):
         (["--env", "HalfCheeta-v5"], "'HalfCheeta-v5' is not registered; nearest: HalfCheetah-v5"),
         (["--env", "HalfCheetah-v9"], "'HalfCheetah-v9' is not registered; nearest: HalfCheetah-v5"),
         (["--env", "no_such_module:Task-v0"], "cannot be made: No module named 'no_such_module'"),
-        (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; policykd trains continuous control"),
-        (["--env", "CliffWalking-v1"], "Discrete actions"),
+        (["--env", "CartPole-v1"], "backbone: ddpg acts in continuous actions; for a choice of one use ppo"),
+        (["--env", "CliffWalking-v1"], "observations in a Discrete"),
         (["--method", "dpdd"], "method: 'dpdd' is unknown; nearest: dpd"),
         (["--backbone", "tdd3"], "backbone: 'tdd3' is unknown; nearest: td3"),
         (["--preset", "quik"], "there is no preset 'quik'; nearest: quick"),
@@ -222,10 +222,10 @@ def test_to_resume_needs_to_know_which_run(refused):
         (["video", "RUN", "--steps", "0"], "steps=0 must be positive"),
         (["video", "RUN", "--seed", "-1"], "seed=-1 must not be negative"),
         (["compare", "--env", POINT, "--out", "."], ". is not empty: choose another folder with --out"),
-        (["compare", "--env", POINT, "--total-timesteps", "10"], "eval_freq=5000 must be from 1"),
+        (["compare", "--env", POINT, "--total-timesteps", "0"], "total_timesteps=0 must be positive"),
         (["compare", "--env", "HalfCheeta-v5"], "nearest: HalfCheetah-v5"),
         (["compare", "--env", POINT, "--preset", "quik"], "nearest: quick"),
-        (["compare", "--env", POINT, "--seed", "-1"], "seeds: need"),
+        (["compare", "--env", POINT, "--seed", "-1"], "first_seed=-1 must be at least 0"),
     ],
 )
 def test_other_commands_say_why_they_cannot_work(refused, tmp_path, finished, command, said):

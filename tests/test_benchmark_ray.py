@@ -14,7 +14,7 @@ from tiny_benchmark import HERE, REFERENCE, SLOW, rows, write
 from policykd.benchmark import ray_engine
 from policykd.benchmark.engine import Failed, Finished
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
-from policykd.benchmark.spec import load_spec
+from policykd.benchmark.spec_file import load_spec
 from policykd.core.errors import PolicyKDError
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]

@@ -11,12 +11,12 @@ from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
 
 from experiments.benchmark_size.simulated import simulate, simulate_cell
 from policykd.benchmark import statistics
-from policykd.benchmark.bootstrap import interval, iqm_difference, probability_of_improvement
+from policykd.benchmark.bootstrap import interval, probability_of_improvement
 from policykd.benchmark.documents import with_part
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import COLUMNS, Results
 from policykd.benchmark.rows import CellResult, Row, from_json, to_json
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
 from policykd.benchmark.tables import benchmark_tables, number, shown
 from policykd.core.errors import PolicyKDError
@@ -119,14 +119,6 @@ def test_intervals_are_the_same_at_every_call_and_leave_numpys_generator_alone()
     np.random.seed(5)
     assert first == second and after == np.random.random()
     assert first.low < first.value < first.high
-
-
-def test_difference_of_two_backbones_as_the_parity_table_has_it():
-    ours, theirs = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([0.0, 1.0, 2.0, 3.0])
-    iqm_ours, iqm_theirs, difference, low, high = iqm_difference(ours, theirs)
-    assert (iqm_ours, iqm_theirs, difference) == (trim_mean(ours, 0.25), 1.5, trim_mean(ours, 0.25) - 1.5)
-    assert low < difference < high
-    assert iqm_difference(ours, theirs) == (iqm_ours, iqm_theirs, difference, low, high)
 
 
 def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):

@@ -9,10 +9,12 @@ from tiny_benchmark import REFERENCE, TINY, changed
 
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import Cell, load_spec, parse_spec
+from policykd.benchmark.spec import Cell
+from policykd.benchmark.spec_file import load_spec, parse_spec
 from policykd.core.errors import PolicyKDError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+SPECS = sorted([*ROOT.glob("benchmarks/*.yaml"), *ROOT.glob("experiments/*/*.yaml")])
 
 
 def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
@@ -103,10 +105,10 @@ def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
         parse_spec(changed(**fits, methods=["share_replay"]))
 
 
-@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
 def test_the_specs_of_this_repository_are_sound(file):
     spec = load_spec(file)
-    assert spec.name == file.stem
+    assert spec.name in (file.stem, f"{file.parent.name}_{file.stem}")
     for task in spec.tasks.values():
         assert task.reference.source
 

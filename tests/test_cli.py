@@ -1,6 +1,5 @@
 """The command line: one set of dataclasses gives its options, its help and its files, and every one has an effect."""
 
-import csv
 import dataclasses
 import json
 import shlex
@@ -50,7 +49,7 @@ def wide(monkeypatch):
         (["train", "--backbone", "td3"], [TD3Config], ["Critic updates per update of actor and target networks."]),
         (["evaluate"], [EvaluateOptions], ["A run folder or a saved agent.", "Episodes per learner."]),
         (["video"], [VideoOptions], ["Index of the learner, or best.", "Replace an existing file."]),
-        (["compare"], [], ["Learners in our group; the budget counts all of them.", "--eval-freq"]),
+        (["compare"], [], ["Learners per group; the budget counts all of them.", "--evaluations"]),
     ],
 )
 def test_help_shows_every_option_and_its_documentation(capsys, command, options, documentation):
@@ -150,22 +149,6 @@ def test_video_writes_the_file(capsys):
     assert Path("replay.mp4").read_bytes() != first
 
 
-def test_compare_writes_table_returns_and_picture(capsys):
-    command = ["compare", "--env", POINT, "--total-timesteps", "400", "--eval-freq", "200", "--n-eval-episodes", "2"]
-    text = said(capsys, *command, "--out", "out", "--backbone", "td3")
-    table = Path("out/table.md").read_text()
-    assert " ".join(table.split()) in text
-    rows = list(csv.DictReader(Path("out/returns.csv").read_text().splitlines()))
-    who = ["DPD peer 1", "DPD peer 2", "SB3 TD3", "random actions"]
-    assert list(dict.fromkeys(row["who"] for row in rows)) == who
-    assert all(f"| {name} |" in table for name in who)
-    for name in who:  # the same budget, evaluated as often with as many episodes
-        assert [row["steps"] for row in rows if row["who"] == name] == ["200", "200", "400", "400"]
-    assert Path("out/learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(Path("out/policykd/config.json").read_text())["config"]["eval_freq"] == 200
-    assert Path("out/sb3/evaluations.npz").exists()
-
-
 BASE = {**TINY, "distill_recent": 10, "eval_freq": 60, "checkpoint_freq": 80, "learning_starts": 30}
 CHANGES = {
     "evaluations": {"eval_freq": 40, "n_eval_episodes": 2},
@@ -177,6 +160,8 @@ CHANGES = {
         "weight_ratio": 1.5,
         "distill_recent": None,
         "distill_batch_size": 9,
+        "distill_freq": 2,
+        "distill_gradient_steps": 2,
         "distill_learning_rate": 1e-3,
         "distill_schedule": "linear",
         "divergence": "action_huber",
@@ -186,6 +171,8 @@ CHANGES = {
         "batch_size": 9,
         "tau": 0.1,
         "gamma": 0.5,
+        "n_steps": 3,
+        "n_envs": 2,
         "train_freq": 2,
         "gradient_steps": 2,
         "net_arch": (9,),
@@ -224,8 +211,13 @@ def test_every_setting_has_its_effect(monkeypatch, what, field):
         assert {name: changed[name] for name in others} == {name: base[name] for name in others}
 
 
-ELSEWHERE = {"pessimism", "allocation", "allocation_floor", "allocation_episodes", "network", "critic_network"}
-"""Settings of methods with a pooled replay (test_peers.py), and of networks of one's own (test_own_parts.py)."""
+ELSEWHERE = {
+    *("pessimism", "allocation", "allocation_floor", "allocation_episodes"),
+    *("distill_coef", "least_proposal", "best_ratio", "best_distance", "best_freq"),
+    *("rebirth_freq", "rebirth", "rebirth_gradient_steps", "rebirth_perturbation"),
+    *("network", "critic_network"),
+}
+"""Settings of methods with a pooled replay (test_peers, test_peer_methods), and own networks (test_own_parts)."""
 
 
 def test_no_setting_is_forgotten():

@@ -40,7 +40,7 @@ def test_report_of_a_run(runs, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["0", "--control", "0"], "has the same teacher"),
-        (["2"], "is not a run of policykd classify or distill"),
+        (["2"], "is not a run of policykd train, classify or distill"),
         (["0", "--student-features", "hidden.9", "--teacher-features", "hidden.0"], "no module 'hidden.9'"),
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
@@ -12,6 +13,7 @@ from policykd import DualStudent, TeacherStudent
 from policykd.classification.measures.fidelity import MEASURES
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
+from policykd.measure import peers
 from policykd.measure.fidelity import Fidelity, fidelity, report
 
 
@@ -95,7 +97,9 @@ def test_report_of_a_run(runs, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["0", "--control", "0"], "has the same teacher"),
-        (["peers.safetensors"], "is a run of peers, which have no teacher"),
+        (["peers.safetensors", "--teacher", "0"], "is a run of peers, which have no teacher"),
+        (["0", "--control", "peers.safetensors"], "is a run of peers, which have no teacher"),
+        (["peers.safetensors", "--control", "0"], "is no run of peers that share nothing"),
         (["0", "--student-features", "a", "--teacher-features", "b"], "are for runs of policykd classify"),
         (["0", "--steps", "-5"], "steps=-5 must be positive"),
     ],
@@ -107,3 +111,54 @@ def test_faults_are_one_line(runs, arguments, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_peers_are_compared_at_own_states_and_at_each_others(monkeypatch):
+    agent = DualStudent(POINT, config=TINY, seeds=(0, 3))
+    by_learner = {k: np.full((7, 4), k / 10, np.float32) for k in range(4)}
+    order = iter(range(4))
+    monkeypatch.setattr(peers, "visited", lambda *arguments: by_learner[next(order)])
+    found = peers.fidelity(agent, tolerance=0.05)
+    for name, own in (("own_states", True), ("peer_states", False)):
+        gaps = []
+        for k, peer in ((0, 1), (1, 0), (2, 3), (3, 2)):
+            state = torch.from_numpy(by_learner[k if own else peer])
+            actions = agent.learner.policy(agent.learner.actor, state.expand(4, -1, -1))
+            gaps.append((actions[k] - actions[peer]).detach())
+        distance = float(np.mean([gap.norm(dim=-1).mean() for gap in gaps]))
+        agreement = float(np.mean([(gap.abs() <= 0.05).all(-1).float().mean() for gap in gaps]))
+        assert found[name].distance == pytest.approx(distance, rel=1e-5) and found[name].agreement == agreement
+        assert np.isnan(found[name].kl)
+    with pytest.raises(PolicyKDError, match="have no peers"):
+        peers.fidelity(DualStudent(POINT, config=TINY, method="independent", peers=1))
+
+
+def test_did_peers_become_one_policy(tmp_path, capsys):
+    quick = {"net_arch": (8, 8), "batch_size": 16, "buffer_size": 500, "learning_starts": 20, "log_freq": 100}
+    quick |= {"n_eval_episodes": 1, "distill_learning_rate": 3e-3}
+    for method in ("mutual", "independent"):
+        DualStudent(POINT, method=method, backbone="sac", config=quick, run_dir=tmp_path / method).learn(500)
+    control = ["--control", str(tmp_path / "independent")]
+    main(["fidelity", str(tmp_path / "mutual"), *control, "--steps", "60", "--out", str(tmp_path / "out")])
+    rows = read(tmp_path / "out")
+    assert set(rows) == {(split, who) for split in ("own_states", "peer_states") for who in ("peers", "control")}
+    for split in ("own_states", "peer_states"):
+        assert float(rows[split, "peers"]["distance"]) < 0.5 * float(rows[split, "control"]["distance"])
+    assert (tmp_path / "out" / "fidelity_over_training.png").stat().st_size > 10_000
+    assert "over training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backbone", ["td3", "ppo"])
+def test_logs_say_how_far_peers_act_apart(backbone, tmp_path):
+    quick = {"net_arch": (8,), "n_eval_episodes": 0, "log_freq": 64, "batch_size": 16}
+    quick |= {"n_steps": 32, "n_epochs": 1} if backbone == "ppo" else {"learning_starts": 4, "buffer_size": 100}
+    agent = DualStudent(POINT, method="independent", backbone=backbone, config=quick, run_dir=tmp_path / "run").learn(
+        64
+    )
+    with open(tmp_path / "run" / "progress.csv") as file:
+        logged = [float(row[peers.APART]) for row in csv.DictReader(file) if row.get(peers.APART)]
+    off_policy = backbone == "td3"
+    states = agent.replay_buffer.observations if off_policy else agent.rollout_buffer.observations.flatten(1, 2)
+    actions = agent.learner.policy(agent.learner.actor, states).clamp(-1, 1)
+    others = agent.learner.policy(agent.learner.actor, states[[1, 0]])[[1, 0]].clamp(-1, 1)
+    assert logged[-1] == pytest.approx(float((actions - others).norm(dim=-1).mean()), rel=1e-4)

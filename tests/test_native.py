@@ -225,12 +225,12 @@ def test_shapes_that_do_not_fit_are_refused():
 @needs_kernels
 def test_usable_only_for_what_the_kernels_can_do():
     rows, inputs, _ = draw((3, 8, 1), 2, 4)
-    assert native.usable(rows, inputs)
-    assert not native.usable(rows.double(), inputs.double())
-    assert not native.usable(rows, inputs.double())
-    assert not native.usable(rows.to("meta"), inputs.to("meta"))
+    assert native.usable(rows, inputs) and native.mlp(rows, inputs, (3, 8, 1)) is not None
+    wrong = [(rows.double(), inputs.double()), (rows, inputs.double()), (rows.to("meta"), inputs.to("meta"))]
+    for others in [*wrong, (rows.mT.contiguous().mT, inputs)]:
+        assert not native.usable(*others) and native.mlp(*others, (3, 8, 1)) is None
     torch.set_num_threads(2)
-    assert not native.usable(rows, inputs)
+    assert not native.usable(rows, inputs) and native.mlp(rows, inputs, (3, 8, 1)) is None
 
 
 @needs_kernels
@@ -442,8 +442,7 @@ def assert_torch_takes_over(expected_reason):
     assert not native.usable(rows, inputs)
     assert expected_reason in native.reason()
     torch.testing.assert_close(MLP((3, 8, 1))(rows, inputs), with_torch(rows, inputs, (3, 8, 1)))
-    with pytest.raises(RuntimeError, match="not available"):
-        native.mlp(rows, inputs, (3, 8, 1))
+    assert native.mlp(rows, inputs, (3, 8, 1)) is None
 
 
 def test_without_a_compiler(fresh):

@@ -9,7 +9,7 @@ from helpers import make_learner
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
@@ -44,6 +44,7 @@ def make(method="independent", backbone="sac", config=None, **arguments):
         ("ddpg", "learning_rate", (3e-4, 3e-3)),
         ("sac", "learning_rate", (3e-4, 3e-3)),
         ("td3", "gamma", (0.9, 0.99)),
+        ("sac", "n_steps", (1, 3)),
         ("sac", "tau", (0.005, 0.05)),
         ("td3", "action_noise_std", (0.0, 0.5)),
         ("td3", "target_policy_noise", (0.0, 0.4)),

@@ -486,10 +486,11 @@ def test_resumption_is_exact(tmp_path, stop):
 
 
 def test_both_peers_learn():
-    config = {"n_steps": 256, "batch_size": 64, "n_epochs": 10, "gamma": 0.95, "n_eval_episodes": 20, **NORMAL}
-    agent = make(config={**config, "learning_rate": 1e-3})
+    # At these settings all 8 learners of four seeds were at 0.17 of the first return after 16,384 steps.
+    config = {"n_steps": 256, "batch_size": 64, "n_epochs": 5, "gamma": 0.95, "n_eval_episodes": 20, **NORMAL}
+    agent = make(config={**config, "learning_rate": 3e-3})
     before = agent.evaluate(20, seed=1).returns.mean(1)
-    agent.learn(40_000)
+    agent.learn(16_384)
     after = agent.evaluate(20, seed=1).returns.mean(1)
     assert (after > 0.3 * before).all(), (before, after)  # returns are negative distances
 

@@ -4,7 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from policykd import DualStudent, PolicyKDError, SharedReplay, native
 from policykd.native import draws
@@ -102,12 +104,13 @@ def test_a_learner_draws_by_its_own_generator_alone():
 def test_batches_are_those_of_numpys_generators(monkeypatch, source, steps, recent):
     if native.reason():
         pytest.skip(f"no native kernels: {native.reason()}")
-    replay, first, second = filled(capacity=50, steps=steps), generators(), generators()
+    first, second = generators(), generators()
     batches = []
     for own in (first, second):
+        replay = filled(capacity=50, steps=steps)
         batches += [replay.sample(size, own, source, peer_of=PEER_OF, recent=recent) for size in (1, 33, 64)]
         monkeypatch.setattr(draws, "gathers", lambda storage: False)
-    for mine, theirs in zip(batches[:3], batches[3:], strict=True):
+    for mine, theirs in zip((b[:6] for b in batches[:3]), (b[:6] for b in batches[3:]), strict=True):
         assert all(map(torch.equal, mine, theirs))
         assert [part.stride() for part in mine] == [part.stride() for part in theirs]  # compiled code counts on them
     assert all(a.bit_generator.state == b.bit_generator.state for a, b in zip(first, second, strict=True))
@@ -226,3 +229,74 @@ def test_actions_are_stored_in_unit_bounds_and_sent_in_the_environments_units():
         sent = np.stack([heard[state.tobytes()] for state in batch.observations[k].numpy()])
         np.testing.assert_allclose(sent, 3 * stored, rtol=0, atol=1e-6)
         assert 0.9 < np.abs(stored).max() <= 1.0  # and so above 2.7 in the environment
+
+
+@pytest.mark.parametrize("stored", [7, 12, 31])
+def test_n_step_returns_are_those_of_sb3(stored, monkeypatch):
+    capacity, n_steps, gamma = 12, 4, 0.9
+    theirs = NStepReplayBuffer(
+        *(capacity, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))), "cpu", n_steps=n_steps, gamma=gamma
+    )
+    ours, rng = SharedReplay(capacity, 2, 1), np.random.default_rng(0)
+    for _ in range(stored):
+        state, beyond = rng.uniform(-1, 1, (2, 1, 2)).astype(np.float32)
+        action, reward, kind = rng.uniform(-1, 1, (1, 1)).astype(np.float32), rng.normal(size=1), rng.random()
+        terminated, truncated = np.array([kind < 0.15]), np.array([kind > 0.85])
+        infos = [{"TimeLimit.truncated": bool(truncated[0])}]
+        theirs.add(state, beyond, action, reward, terminated | truncated, infos)
+        ours.add(state, action, beyond, reward, terminated, truncated)
+    places = np.arange(ours.size)
+    expected = theirs._get_samples(places)
+    monkeypatch.setattr(ours, "_draw", lambda *arguments: torch.from_numpy(places)[None])
+    found = ours.sample_ahead(len(places), [rng], "own", n_steps, gamma)
+    for mine, other in (
+        (found.observations, expected.observations),
+        (found.actions, expected.actions),
+        (found.next_observations, expected.next_observations),
+        (found.rewards.unsqueeze(-1), expected.rewards),
+        (found.terminated.unsqueeze(-1), expected.dones),
+        (found.discounts.unsqueeze(-1), expected.discounts),
+    ):
+        torch.testing.assert_close(mine[0], other)
+
+
+def test_each_learner_may_look_ahead_by_its_own_number_of_steps_within_its_group_alone():
+    replay, own = SharedReplay(50, 1, 1, learners=4, peers=2), [np.random.default_rng(k) for k in range(4)]
+    for step in range(30):
+        number = np.arange(4.0)[:, None] * 100 + step
+        ends = np.full(4, step % 10 == 9), np.zeros(4, bool)
+        replay.add(*(np.float32(number),) * 3, np.ones(4, np.float32), *ends)
+    n_steps, gamma = torch.tensor([[1], [3], [1], [5]]), torch.tensor([[0.5], [0.9], [0.5], [0.9]])
+    batch = replay.sample_ahead(200, own, "pooled", n_steps, gamma)
+    start, end = batch.observations[..., 0] % 100, batch.next_observations[..., 0] % 100
+    assert ((end - start) == torch.minimum(n_steps - 1, 9 - start % 10)).all()
+    assert (batch.observations // 100 == batch.next_observations // 100).all()
+    assert (batch.observations[..., 0] // 200 == torch.tensor([[0], [0], [1], [1]])).all()
+    torch.testing.assert_close(batch.discounts, gamma ** (end - start + 1))
+    torch.testing.assert_close(batch.rewards, (1 - batch.discounts) / (1 - gamma))
+
+
+@pytest.mark.parametrize("capacity", [12, 11])  # 11: a step of all environments does not end where the ring does
+@pytest.mark.parametrize("native_kernels", [True, False])
+def test_several_environments_fill_one_ring_and_look_ahead_in_their_own_episode(capacity, native_kernels, monkeypatch):
+    if not native_kernels:
+        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+    replay, steps = SharedReplay(capacity, 2, 1, learners=2, n_envs=3), 9
+    who = np.arange(6)  # environments of two learners
+    for t in range(steps):
+        states, beyond = (np.stack((who, np.full(6, time)), 1) for time in (t, t + 1))
+        replay.add(states, np.zeros((6, 1)), beyond, 10.0 ** (t % 3) * (who + 1), np.zeros(6), np.full(6, t == 6))
+    kept = replay.observations
+    newest = [[[e, t] for t in range(steps) for e in group] for group in ((0, 1, 2), (3, 4, 5))]
+    assert [sorted(rows.tolist()) for rows in kept] == [sorted(map(list, rows[-capacity:])) for rows in newest]
+    own = [np.random.default_rng(k) for k in range(2)]
+    batch = replay.sample(400, own, recent=3)
+    assert set(batch.observations[..., 1].flatten().tolist()) == {8.0}  # the latest step of all three
+    ahead = replay.sample_ahead(400, own, "own", 3, 1.0)
+    (env, time), (same, last) = ahead.observations.unbind(-1), ahead.next_observations.unbind(-1)
+    assert torch.equal(env, same)
+    # Three steps on, but not beyond the time limit after step 6, nor beyond what is stored.
+    expected = torch.minimum(time + 3, torch.where(time <= 6, 7, steps))
+    assert torch.equal(last, expected)
+    sums = sum(torch.where(time + i < expected, 10.0 ** ((time + i) % 3), 0.0) for i in range(3)) * (env + 1)
+    torch.testing.assert_close(ahead.rewards, sums)

@@ -15,12 +15,21 @@ from experiments.benchmark_size.simulated import simulate
 from policykd.benchmark import statistics
 from policykd.benchmark.report import VIDEO_BYTES, write_page
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import summarise
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 
 FAILURE = "RuntimeError: <b>boom</b></script>\n\nTraceback: here"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """As large a page, sooner: no test here looks at the width of an interval."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RESAMPLES", "CURVE_RESAMPLES"):
+            patch.setattr(statistics, name, 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +85,8 @@ def test_videos_are_in_the_page_as_far_as_there_is_room(folder, data, tmp_path):
     assert '"source":"results/HalfCheetah-v5/sb3-td3.mp4"' in (tmp_path / "page.html").read_text()
 
 
-def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path, monkeypatch):
+def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path):
     """Under 10 MB; the seconds that it takes are measured by experiments/benchmark_size/run.py."""
-    for name in ("RESAMPLES", "CURVE_RESAMPLES"):  # as large a page, sooner
-        monkeypatch.setattr(statistics, name, 20)
     text = spec_text(10, 10, 100, ("td3",))
     spec, results = parse_spec(text), Results(tmp_path / "results")
     assert len(spec.cells) == 100 and all(len(cell.seeds) == 10 for cell in spec.cells)
@@ -96,8 +103,7 @@ def test_nothing_to_show_is_one_line(tmp_path):
         write_page(summarise(Results(tmp_path)), Results(tmp_path), tmp_path / "page.html")
 
 
-def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 50)
+def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, capsys):
     document, results = tmp_path / "BENCHMARK.md", str(folder / "results")
     document.write_text("before\n\n<!-- tiny: begin -->\n<!-- tiny: end -->\n\nafter\n")
     with pytest.raises(SystemExit):

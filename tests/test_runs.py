@@ -129,9 +129,10 @@ def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
         *("eval/mean_reward", "eval/mean_ep_length"),
         *("time/fps", "time/episodes", "time/time_elapsed", "time/total_timesteps"),
     }
+    peers = {"peers/action_distance"}
     for folder in (run, *learners):
         rows = pd.read_csv(folder / "progress.csv")
-        assert {key for key in rows.columns if not key.startswith("distill/")} == sb3
+        assert {key for key in rows.columns if not key.startswith("distill/")} == sb3 | peers
         assert {"distill/loss", "distill/weight_ess", "distill/weight_max", "distill/action_gap"} <= set(rows.columns)
         assert rows["train/n_updates"].dropna().tolist() == [5, 30, 55, 80, 105, 130]
         assert rows["eval/mean_reward"].notna().sum() == 3

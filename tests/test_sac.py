@@ -74,7 +74,7 @@ def test_gradient_steps_are_those_of_sb3(monkeypatch, learners, ent_coef):
             noises.append(torch.stack([torch.normal(zeros, torch.ones_like(zeros)) for _ in range(2)]))
             torch.manual_seed(100 * step + k)
             sb3.model.train(1, BATCH)
-        batch = Batch(*(torch.stack(columns) for columns in zip(*batches, strict=True)))
+        batch = Batch(*(torch.stack(columns) for columns in zip(*(b[:6] for b in batches), strict=True)))
         info = learner.update(batch, torch.stack(noises), True, True)
         expected = double_learner(learners, **changes)
         for k, sb3 in enumerate(models):
@@ -211,10 +211,11 @@ def test_three_peers_with_every_method(method):
 
 
 def test_both_peers_learn():
-    config = {"net_arch": (32, 32), "batch_size": 64, "gamma": 0.95, "learning_rate": 1e-3, "learning_starts": 200}
+    # At these settings all 8 learners of four seeds were above -9 after 3,000 steps.
+    config = {"net_arch": (32, 32), "batch_size": 64, "gamma": 0.95, "learning_rate": 3e-3, "learning_starts": 200}
     agent = make(config={**config, "buffer_size": 10_000, "eval_freq": 0, "n_eval_episodes": 10})
     assert (agent.evaluate(10).returns.mean(1) < -40).all()
-    assert (agent.learn(6_000).evaluations[-1].returns.mean(1) > -15).all()
+    assert (agent.learn(3_000).evaluations[-1].returns.mean(1) > -15).all()
 
 
 @pytest.mark.parametrize("ent_coef", ["auto_0.1", 0.2])

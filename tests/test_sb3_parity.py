@@ -111,7 +111,7 @@ def train_both(models, learner, dtype, steps=6):
             noises.append(torch.empty(BATCH, ACTIONS, dtype=dtype).normal_())
             torch.manual_seed(100 * step + k)
             sb3.model.train(1, BATCH)
-        batch = Batch(*(torch.stack(columns) for columns in zip(*batches, strict=True)))
+        batch = Batch(*(torch.stack(columns) for columns in zip(*(b[:6] for b in batches), strict=True)))
         learner.update(batch, torch.stack(noises), learner.updates_actor(step), learner.updates_targets(step))
         for k, sb3 in enumerate(models):
             yield k, step, sb3.weights(), our_weights(learner, k)

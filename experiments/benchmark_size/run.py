@@ -18,7 +18,7 @@ from experiments.benchmark_size.simulated import simulate
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.report import write_page
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import summarise
 
 TASKS = ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer", "Reacher", "Pusher", "InvertedPendulum")

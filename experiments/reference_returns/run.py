@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from policykd.benchmark.sb3_baseline import random_policy_returns
+from policykd.benchmark.random_actions import random_returns
 
 EPISODES = 100
 
 
 def main() -> None:
     for task in sys.argv[1:]:
-        returns = random_policy_returns(task, EPISODES, seed=0)
+        returns = random_returns(task, EPISODES, seed=0)
         error = returns.std(ddof=1) / EPISODES**0.5
         print(f"{task}: {returns.mean():.1f} +- {error:.1f} (standard error), {EPISODES} episodes, seed 0", flush=True)
 

@@ -28,24 +28,13 @@ def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any]
         function: from what ``scores`` holds to a number or an array of one axis.
         resamples: bootstrap resamples.
     """
-    library, _ = rliable()
+    library = _rliable()
     data = {"x": scores}
     with _seeded():
         point, limits = library.get_interval_estimates(data, function, reps=resamples)
     low, high = limits["x"]
     value = np.asarray(point["x"])
     return Estimate(value, low, high) if value.ndim else Estimate(float(value), float(low[0]), float(high[0]))
-
-
-def iqm_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Interquartile means of both, their difference, and its 95 % bootstrap interval, from ``(S,)`` scores each."""
-    _, metrics = rliable()
-
-    def difference(x: np.ndarray, y: np.ndarray) -> float:
-        return metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)
-
-    estimate = interval([ours[:, None], theirs[:, None]], difference, 10_000)
-    return float(metrics.aggregate_iqm(ours)), float(metrics.aggregate_iqm(theirs)), *estimate
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -63,17 +52,27 @@ def iqm(x: np.ndarray) -> np.ndarray:
     return np.sort(x, axis=0)[cut : len(x) - cut].mean(0)
 
 
-def rliable() -> tuple[Any, Any]:
-    """The library and its metrics, imported when they are needed.
+def median(x: np.ndarray) -> np.ndarray:
+    """The median over tasks of their means over runs, from ``(runs, tasks, ...)``."""
+    return np.median(x.mean(0), axis=0)
+
+
+def optimality_gap(x: np.ndarray) -> np.ndarray:
+    """How much scores of at most 1 are below 1, on average, from ``(runs, tasks, ...)``."""
+    return 1 - np.minimum(x, 1).mean((0, 1))
+
+
+def _rliable() -> Any:
+    """The library, imported when it is needed.
 
     Raises:
         PolicyKDError: rliable is not installed.
     """
     try:
-        from rliable import library, metrics
+        from rliable import library
     except ImportError:
         raise PolicyKDError("statistics: rliable is not installed: pip install 'policykd[benchmark]'") from None
-    return library, metrics
+    return library
 
 
 @contextmanager

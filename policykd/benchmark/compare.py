@@ -1,25 +1,32 @@
-"""Ours beside Stable-Baselines3: the same networks, exploration noise, evaluator's episodes and environment steps."""
+"""Peers beside Stable-Baselines3 on one task: a benchmark of two methods, its table and its picture."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
-from tqdm import tqdm
+import yaml
 
-from policykd.benchmark.sb3_baseline import BaselineResult, random_policy_returns, run_sb3
+from policykd.benchmark import local
+from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.random_actions import random_returns
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import OWN, Cell, Spec, steps_at_once
+from policykd.benchmark.spec_file import parse_spec
+from policykd.benchmark.statistics import Scores, read_scores
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import versions, write_text
-from policykd.measure.plots import Curve, learning_curves
-from policykd.tasks.spaces import short_id
-from policykd.training.dual_student import DualStudent
+from policykd.core.files import write_text
+from policykd.core.registry import find
+from policykd.distillation.methods import PEER_METHODS, PeerMethod
+from policykd.learners.presets import preset
+from policykd.measure.plots import comparison_grid
+from policykd.tasks.spaces import check_spaces, find_task, short_id
+from policykd.training.dual_student import resolve_config
+
+SB3 = "sb3"
 
 
 @dataclass(frozen=True)
@@ -33,168 +40,124 @@ class CompareOptions:
     backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
     """Algorithm on both sides."""
     peers: int = 2
-    """Learners in our group; the budget counts all of them."""
+    """Learners per group; the budget counts all of them."""
     seed: int = 0
-    """Seed of both sides."""
+    """First seed of both sides."""
+    seeds: int = 1
+    """Repetitions, with the seeds from --seed on."""
     total_timesteps: int = 40_000
-    """Environment steps: of all peers together, and of SB3's one agent."""
+    """Environment steps: of all peers of a group together, and of SB3's agent. Rounded up to whole rollouts."""
     preset: str = "quick"
     """Settings by task, the same for both sides."""
-    eval_freq: int = 5_000
-    """Environment steps between evaluations."""
+    evaluations: int = 8
+    """Evaluations over the run, the last at its end."""
     n_eval_episodes: int = 5
     """Episodes per evaluation and learner."""
+    final_episodes: int = 20
+    """Episodes of the final evaluation, from initial states that no other evaluation had: these are compared."""
+    jobs: int | None = None
+    """Processes at a time. Default: the number of cores."""
     out: Path = Path("runs/compare")
-    """New folder for pictures, tables, raw returns and both runs."""
+    """Folder for picture, table, raw results and both runs; the same command goes on where it stopped."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+def compare(options: CompareOptions) -> tuple[Spec, str]:
+    """Run what is missing of both sides, then write picture and table into ``options.out``.
 
-    who: str
-    steps: np.ndarray
-    """Environment steps of the whole side at each evaluation ``(E,)``."""
-    returns: np.ndarray
-    """Returns ``(E, n)``."""
-    steps_per_second: float | None
-    wall_seconds: float | None
-
-
-def compare(options: CompareOptions) -> tuple[DualStudent, str]:
-    """Run both sides, write picture, table and raw returns to ``options.out``; returns our agent and the table.
+    Returns:
+        The benchmark that was run, ours first, and the table.
 
     Raises:
-        PolicyKDError: the folder is in use, or an option cannot work.
+        PolicyKDError: another comparison is in the folder, an option cannot work, or a side failed.
     """
-    out = options.out
-    if out.exists() and any(out.iterdir()):
-        raise PolicyKDError(f"compare: {out} is not empty: choose another folder with --out")
-    if not 1 <= options.eval_freq <= options.total_timesteps:
-        raise PolicyKDError(
-            f"compare: eval_freq={options.eval_freq} must be from 1 to total_timesteps={options.total_timesteps}"
-        )
-    if options.n_eval_episodes < 1:
-        raise PolicyKDError(f"compare: n_eval_episodes={options.n_eval_episodes} must be positive")
-    agent = _train_ours(options)
-    sb3 = _train_sb3(options, agent)
-    chance = random_policy_returns(options.env, options.n_eval_episodes, options.seed)
-    rows = _rows(options, agent, sb3, chance)
-    threshold = gym.spec(short_id(agent.env_id)).reward_threshold
-    title = f"{options.env}: {options.peers} {options.method.upper()} peers and one SB3 {options.backbone.upper()}"
-    learning_curves(
-        [Curve(row.who, row.steps, row.returns) for row in rows], out / "learning_curves.png", title=title,
-        threshold=threshold if threshold is not None and _near(threshold, rows) else None,
-    )  # fmt: skip
-    text = table(options, agent, rows)
-    write_text(out / "table.md", text)
-    write_text(out / "returns.csv", raw_returns(rows, options.seed))
-    write_text(out / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    return agent, text
+    local.check_jobs(options.jobs)
+    out, file = options.out, options.out / "spec.yaml"
+    in_use = f"compare: {out} is not empty: choose another folder with --out"
+    if out.exists() and any(out.iterdir()) and not file.is_file():
+        raise PolicyKDError(in_use)
+    content = _content(options)
+    parse_spec(yaml.safe_dump(content))  # what cannot work ends here
+    content["tasks"][options.env]["reference"] = _reference(options)
+    text = yaml.safe_dump(content, sort_keys=False)
+    if file.is_file() and file.read_text() != text:
+        raise PolicyKDError(in_use)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    spec = parse_spec(text)
+    places = MatrixOptions(out=str(out / "results"), work=out / "runs", jobs=options.jobs, env=(options.env,))
+    results = Results(out / "results")
+    if failed := run_matrix(file, places):
+        why = results.failures()[failed[0]].partition("\n")[0]
+        raise PolicyKDError(f"compare: {failed[0]} failed: {why} (more in {out / 'results'})")
+    scores = [(cell, read_scores(cell, results.rows(cell))) for cell in spec.cells]
+    table = _table(options, spec, scores)
+    write_text(out / "table.md", table)
+    _draw(options, scores, out / "learning_curves.png")
+    return spec, table
 
 
-def _train_ours(options: CompareOptions) -> DualStudent:
-    agent = DualStudent(
-        options.env,
-        method=options.method,
-        backbone=options.backbone,
-        peers=options.peers,
-        seeds=(options.seed,),
-        config=options.preset,
-        run_dir=options.out / "policykd",
-        overrides={"eval_freq": options.eval_freq, "n_eval_episodes": options.n_eval_episodes},
-    )
-    print(
-        f"policykd: {options.peers} {options.method} peers, {options.total_timesteps:,} steps in all",
-        flush=True,
-    )
-    return agent.learn(options.total_timesteps, progress_bar=True)
+def _content(options: CompareOptions) -> dict[str, Any]:
+    """The benchmark of both sides, as its file has it, with a reference that is yet to be measured."""
+    find("method", options.method, PEER_METHODS, PeerMethod)
+    env = find_task(options.env).make()
+    check_spaces(env)
+    env.close()
+    name = short_id(options.env)
+    settings = {k: v for k, v in preset(options.preset, name, options.backbone).items() if k not in OWN}
+    at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
+    whole = math.lcm(rollout, at_once * options.evaluations) or 1
+    return {
+        "name": "compare",
+        "total_timesteps": -(-options.total_timesteps // whole) * whole,
+        "seeds": options.seeds,
+        "first_seed": options.seed,
+        "evaluations": options.evaluations,
+        "n_eval_episodes": options.n_eval_episodes,
+        "final_episodes": options.final_episodes,
+        "peers": options.peers,
+        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+        "tasks": {options.env: {"backbones": [options.backbone], "reference": {"low": 0, "high": 1, "source": ""}}},
+        "methods": [options.method, SB3],
+    }
 
 
-def _train_sb3(options: CompareOptions, agent: DualStudent) -> BaselineResult:
-    print(f"SB3: one {options.backbone.upper()} agent, {options.total_timesteps:,} steps", flush=True)
-    with tqdm(total=options.total_timesteps, unit="step", disable=None) as bar:
-        return run_sb3(
-            options.backbone,
-            options.env,
-            agent.config,
-            total_timesteps=options.total_timesteps,
-            seed=options.seed,
-            eval_freq=options.eval_freq,
-            n_eval_episodes=options.n_eval_episodes,
-            run_dir=options.out / "sb3",
-            progress=lambda steps: bar.update(steps - bar.n) and None,
-        )
+def _reference(options: CompareOptions) -> dict[str, Any]:
+    """Returns that count as 0 and 1 on the page of the results."""
+    low = float(random_returns(options.env, options.final_episodes, options.seed).mean())
+    threshold = gym.spec(short_id(options.env)).reward_threshold
+    if threshold is not None and threshold > low:
+        return {"low": low, "high": threshold, "source": "random actions; the task's reward threshold"}
+    return {"low": low, "high": low + 1, "source": "random actions; one more: scores are returns above random actions"}
 
 
-def _rows(options: CompareOptions, agent: DualStudent, sb3: BaselineResult, chance: np.ndarray) -> list[Row]:
-    steps = np.array(agent.evaluation_steps)
-    returns = np.stack([evaluation.returns for evaluation in agent.evaluations])
-    speed = agent.num_timesteps / agent.run.elapsed
-    ours = [
-        Row(f"{options.method.upper()} peer {k + 1}", steps, returns[:, k], speed, agent.run.elapsed)
-        for k in range(options.peers)
-    ]
-    baseline = Row(
-        f"SB3 {options.backbone.upper()}", sb3.timesteps, sb3.returns, sb3.steps_per_second, sb3.wall_seconds
-    )
-    ends = np.array([steps[0], steps[-1]])
-    return [*ours, baseline, Row("random actions", ends, np.stack([chance, chance]), None, None)]
-
-
-def table(options: CompareOptions, agent: DualStudent, rows: list[Row]) -> str:
-    """The outcome as Markdown: last evaluation, speed, and ratios to SB3."""
-    reference = next(row for row in rows if row.who.startswith("SB3"))
-    assert reference.steps_per_second and reference.wall_seconds
+def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]]) -> str:
+    """Final returns of both sides as Markdown."""
+    (_, ours), (_, sb3) = scores
+    low = next(iter(spec.tasks.values())).reference.low
+    agent = f"SB3 {options.backbone.upper()}"
+    rows = [(f"{options.method}, mean of {options.peers} peers", ours.by("mean"), ours.seconds)]
+    if options.peers > 1:
+        rows.insert(0, (f"{options.method}, selected peer", ours.by("selected"), ours.seconds))
+    rows.append((agent, sb3.by("mean"), sb3.seconds))
+    seeds = f"seed {options.seed}" if options.seeds == 1 else f"{options.seeds} seeds from {options.seed} on"
     lines = [
-        f"{options.env}, {options.total_timesteps:,} environment steps a side, seed {options.seed}; returns of the",
-        f"last evaluation ({options.n_eval_episodes} episodes without noise; mean +/- standard deviation).",
-        "One seed shows that it works, not which side is better.",
+        f"{options.env}, {spec.total_timesteps:,} environment steps a side, {seeds}. Returns of the final evaluation:",
+        f"{options.final_episodes} episodes without noise from new initial states, mean over seeds (and standard",
+        "deviation). The selected peer did best in the last evaluation before it. One seed shows that it works, not",
+        "which side is better.",
         "",
-        "| | return | ratio to SB3 | environment steps/s | ratio to SB3 | training seconds |",
-        "|---|---|---|---|---|---|",
+        "| | return | gradient updates | seconds of training |",
+        "|---|---|---|---|",
     ]
-    for row in rows:
-        last = row.returns[-1]
-        cells = [
-            row.who,
-            f"{last.mean():,.0f} +/- {last.std():,.0f}",
-            _ratio(last.mean(), reference.returns[-1].mean()),
-        ]
-        if row.steps_per_second and row.wall_seconds:
-            speed = f"{row.steps_per_second:,.0f}" + (" (all peers)" if row.who.split()[1] == "peer" else "")
-            cells += [
-                speed,
-                _ratio(row.steps_per_second, reference.steps_per_second),
-                f"{row.wall_seconds:,.0f}",
-            ]
-        else:
-            cells += ["", "", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    kept = ("net_arch", "n_steps", "batch_size", "learning_rate", "learning_starts", "action_noise_std", "ent_coef")
-    both = ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(agent.config).items() if name in kept)
-    lines += ["", f"Both sides: {both}; ours: alpha={agent.config.alpha}"]
-    return "\n".join(lines) + "\n"
+    for who, returns, seconds in rows:
+        spread = f" ({returns.std(ddof=1):,.0f})" if options.seeds > 1 else ""
+        updates = (sb3 if who == agent else ours).updates
+        lines.append(f"| {who} | {returns.mean():,.0f}{spread} | {updates:,} | {seconds:,.0f} |")
+    return "\n".join([*lines, f"| random actions | {low:,.0f} | | |"]) + "\n"
 
 
-def raw_returns(rows: list[Row], seed: int) -> str:
-    """Every evaluation episode as CSV: who, seed, steps, episode, return."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("who", "seed", "steps", "episode", "return"))
-    for row in rows:
-        for steps, returns in zip(row.steps, row.returns, strict=True):
-            writer.writerows((row.who, seed, int(steps), e, float(value)) for e, value in enumerate(returns))
-    return text.getvalue()
-
-
-def _ratio(value: float, reference: float) -> str:
-    """A ratio, where one of returns means something."""
-    return f"{value / reference:.2f}" if value > 0 and reference > 0 else "-"
-
-
-def _near(threshold: float, rows: list[Row]) -> bool:
-    """Whether a threshold line would leave the curves readable."""
-    best = max(row.returns.mean(1).max() for row in rows)
-    worst = min(row.returns.mean(1).min() for row in rows)
-    return threshold <= best + 0.5 * (best - worst)
+def _draw(options: CompareOptions, scores: list[tuple[Cell, Scores]], path: Path) -> None:
+    (_, ours), (_, sb3) = scores
+    sides = {f"{options.method}, peer {k + 1}": (ours.steps, ours.curve[:, k].T) for k in range(options.peers)}
+    sides[f"SB3 {options.backbone.upper()}"] = (sb3.steps, sb3.curve[:, 0].T)
+    comparison_grid([(options.env, sides)], path, title=f"{options.method} peers and SB3, equal settings", columns=1)

@@ -16,7 +16,8 @@ from policykd.benchmark.display import Display
 from policykd.benchmark.engine import Event, Failed, Finished
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import CellResult, from_json
-from policykd.benchmark.spec import Cell, Spec, load_spec
+from policykd.benchmark.spec import Cell, Spec
+from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.worker import CELL, RESULT
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.lock import alone

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from policykd.benchmark.rows import CellResult, Row
-from policykd.benchmark.spec import Cell, Spec, parse_spec
+from policykd.benchmark.spec import Cell, Spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import remove_unfinished, write_bytes
 from policykd.core.parsing import parse_json

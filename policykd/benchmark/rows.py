@@ -62,8 +62,9 @@ def gradient_updates(config: Config, steps: int) -> int:
         rollout = config.n_steps * config.n_envs
         return steps // rollout * config.n_epochs * math.ceil(rollout / config.batch_size)
     assert isinstance(config, OffPolicyConfig)
-    due = steps // config.train_freq - min(steps, config.learning_starts) // config.train_freq
-    return due * config.gradient_steps
+    done, random = (count // config.n_envs for count in (steps, config.learning_starts))  # of all environments at once
+    due = done // config.train_freq - min(done, random) // config.train_freq
+    return due * config.updates_at_once
 
 
 def fresh(cell: Cell) -> int:

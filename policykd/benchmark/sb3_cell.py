@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import policykd_envs
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from policykd import export
 from policykd.benchmark.progress import Report, Throttled
 from policykd.benchmark.rows import Row, fresh, gradient_updates, row
-from policykd.benchmark.sb3_baseline import training_env
 from policykd.benchmark.spec import Cell
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
@@ -24,7 +27,7 @@ from policykd.core.fields import change
 from policykd.core.files import write_text
 from policykd.core.networks import MLP
 from policykd.learners import LEARNERS
-from policykd.learners.config import PPOConfig
+from policykd.learners.config import Config, PPOConfig
 from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionSpace, action_scale, check_spaces, find_task
 
@@ -57,6 +60,15 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
         "computed_by": "stable-baselines3, torch, cpu",
         "seconds": round(seconds, 1),
     }
+
+
+def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
+    """The environments of one agent, monitored in ``run_dir`` and normalised where the settings say so."""
+
+    def monitored(n: int) -> Callable[[], Monitor]:
+        return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
+
+    return export.vec_env(DummyVecEnv([monitored(n) for n in range(config.n_envs)]), config)
 
 
 def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, progress: BaseCallback) -> list[Row]:

@@ -1,4 +1,4 @@
-"""A benchmark is a file: tasks x methods x backbones x seeds x budget, checked whole before anything runs.
+"""A benchmark: tasks x methods x backbones x seeds x budget, checked whole before anything runs.
 
 A cell is one (task, method, backbone) with all its seeds. Nothing but its fields decides what a cell computes, so a
 cell is also what a worker gets and what its results are checked against.
@@ -7,19 +7,17 @@ cell is also what a worker gets and what its results are checked against.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import build, require
-from policykd.core.parsing import MOST_YAML, file_name, parse_yaml, read_text
+from policykd.core.parsing import file_name
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
-from policykd.tasks.spaces import check_named, find_task, foreign_module, short_id
+from policykd.tasks.spaces import find_task, foreign_module, short_id
 from policykd.training import snapshot
 from policykd.training.dual_student import resolve_config
 
@@ -186,6 +184,7 @@ class Spec:
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
         for name, most in MOST.items():
             require(getattr(self, name) <= most, name, getattr(self, name), f"must be at most {most:,}")
+        require(self.first_seed >= 0, "first_seed", self.first_seed, "must be at least 0")
         file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
@@ -248,9 +247,7 @@ class Spec:
             "checkpoint_freq": max(1, self.total_timesteps // CHECKPOINTS),
         }
         config = resolve_config(settings, backbone, short_id(task))
-        at_once, rollout = peers, peers
-        if isinstance(config, PPOConfig):
-            at_once, rollout = peers * config.n_envs, peers * config.n_envs * config.n_steps
+        at_once, rollout = steps_at_once(config, peers)
         require(
             eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}"
         )
@@ -276,79 +273,15 @@ class Spec:
         )
 
 
-def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
-    """Read a benchmark from a YAML file (JSON is YAML too), to run it.
-
-    Args:
-        path: the file.
-        env: tasks of modules, ``module:id``, that the file may name; these modules are imported.
-
-    Raises:
-        PolicyKDError: one line on what is wrong and where.
-    """
-    for task in env:
-        find_task(task)
-    try:
-        spec = parse_spec(read_text(path, MOST_YAML))
-        for task in spec.tasks:
-            check_named(task, path)
-        return spec
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyKDError(f"benchmark: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except PolicyKDError as error:
-        raise PolicyKDError(f"benchmark: {path}: {str(error).removeprefix('config: ')}") from None
-    except ValueError as error:
-        raise PolicyKDError(f"benchmark: cannot read {path}: {error}") from None
-
-
-def parse_spec(text: str) -> Spec:
-    """A benchmark from the text of its file; all of its cells are checked.
-
-    Raises:
-        PolicyKDError: one line on what is wrong and where.
-    """
-    content = _parse(text)
-    tasks, methods = content.get("tasks"), content.get("methods")
-    if isinstance(methods, list):
-        methods = {str(name): {} for name in methods}
-    require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
-    require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")
-    assert isinstance(tasks, dict) and isinstance(methods, dict)
-    content["tasks"] = {str(name): _build(Task, f"task {name}", value) for name, value in tasks.items()}
-    content["methods"] = {str(name): _build(Entry, f"method {name}", value or {}) for name, value in methods.items()}
-    spec = build(Spec, content)
-    assert spec.cells
-    return spec
+def steps_at_once(config: Config, peers: int) -> tuple[int, int]:
+    """Environment steps of a group between two points at which it can be evaluated, and at which it can end."""
+    at_once = peers * config.n_envs
+    return at_once, at_once * config.n_steps if isinstance(config, PPOConfig) else at_once
 
 
 def task_folder(task: str) -> str:
     """A task's name as that of a folder."""
     return short_id(task).replace("/", "-")
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        content = parse_yaml(text)
-    except PolicyKDError:
-        raise
-    except ValueError as error:
-        raise PolicyKDError(f"is no YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
-    return content
-
-
-def _build(kind: type[Any], where: str, values: Any) -> Any:
-    """A part of the spec; errors say which."""
-    if not isinstance(values, dict):
-        raise PolicyKDError(f"{where}: must hold keys and values, not {values!r}")
-    try:
-        values = dict(values)
-        if kind is Task and "reference" in values:
-            values["reference"] = _build(Reference, "reference", values["reference"])
-        return build(kind, values)
-    except PolicyKDError as error:
-        raise PolicyKDError(f"{where}: {str(error).removeprefix('config: ')}") from None
 
 
 def _known(what: str, name: str, known: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement, rliable
+from policykd.benchmark.bootstrap import Estimate, interval, iqm, median, optimality_gap, probability_of_improvement
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import Row
 from policykd.benchmark.spec import Cell, Reference, Spec
@@ -196,12 +196,9 @@ def _summarise_method(spec: Spec, backbone: str, method: str, table: Table, taus
 
 def _finals(matrix: np.ndarray) -> tuple[list[list[Estimate]], list[list[Estimate]]]:
     """From normalised scores ``(runs, tasks, rules)``: IQMs by task and rule, and all metrics by rule."""
-    _, metrics = rliable()
-    functions = metrics.aggregate_median, metrics.aggregate_optimality_gap
 
     def statistics(x: np.ndarray) -> np.ndarray:
-        rules = range(x.shape[2])
-        whole = np.array([iqm(x.reshape(-1, x.shape[2])), *([f(x[:, :, r]) for r in rules] for f in functions)])
+        whole = np.array([iqm(x.reshape(-1, x.shape[2])), median(x), optimality_gap(x)])
         return np.concatenate([iqm(x).ravel(), whole.T.ravel()])
 
     _, tasks, rules = matrix.shape

@@ -17,7 +17,7 @@ from policykd.core.interrupts import CTRL_C, Stopped, terminating
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "distill": "Train small students of a frozen teacher, of one size or of several.",
-    "compare": "Train peers beside Stable-Baselines3; with --parity every backbone, on several tasks and seeds.",
+    "compare": "Train peers beside an agent of Stable-Baselines3, with equal budgets and evaluations.",
     "benchmark": "Run a benchmark: tasks x methods x seeds, here or on a cluster; go on where it stopped.",
     "report": "Make the tables and the page of a benchmark's results.",
     "classify": "Distil a classifier into a smaller one.",

@@ -12,7 +12,7 @@ import tyro
 
 from policykd.benchmark.matrix import MatrixOptions, plan, run_matrix
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import load_spec
+from policykd.benchmark.spec_file import load_spec
 from policykd.cli.options import parse
 from policykd.cli.output import say
 

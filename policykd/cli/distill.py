@@ -25,6 +25,7 @@ from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
 from policykd.training.begin import resuming
+from policykd.training.run_folder import check_free
 from policykd.training.teacher_student import TeacherStudent
 
 C = TypeVar("C")
@@ -49,7 +50,7 @@ class DistillOptions(Generic[C]):
     total_timesteps: int = 100_000
     """Environment steps of each student."""
     fine_tune: int = 0
-    """Environment steps of PPO on the task's own reward afterwards."""
+    """Environment steps of RL on the task's own reward afterwards, with the backbone's algorithm."""
     preset: str | None = None
     """Settings to start from: quick."""
     run_dir: Path | None = None
@@ -78,19 +79,17 @@ def run(arguments: Sequence[str]) -> None:
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
         raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
-    if options.fine_tune and options.backbone != "ppo":
-        raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {options.backbone}")
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+    folder = options.run_dir or _next_run(options)
+    if not options.resume:
+        check_free(folder)  # before the teacher is read and scored
     if options.vecnormalize is not None and len(options.teacher) > 1:
         raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
     teachers = [
         Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
     ]
-    folder = options.run_dir or _next_run(options)
     if options.resume:
         remove_unfinished(folder)
     rows: list[students.Row] = []

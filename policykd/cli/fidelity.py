@@ -1,4 +1,4 @@
-"""``policykd fidelity``: how similar the student of a finished run is to its teacher, classifier or policy."""
+"""``policykd fidelity``: how alike a student and its teacher are, classifier or policy; or the peers of a run."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.core.files import CHECKPOINT
 from policykd.core.parsing import parse_json, read_text
+from policykd.measure import peers
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
 from policykd.teachers import Teacher
 from policykd.training.begin import OPTIONS
+from policykd.training.dual_student import DualStudent
 from policykd.training.loading import load_agent
 from policykd.training.teacher_student import TeacherStudent
 
 
 @dataclass(frozen=True)
 class FidelityOptions:
-    """Compare the student of a run of ``policykd classify`` or ``distill`` with its teacher: table and picture."""
+    """Compare a run's student with its teacher (classify, distill), or its peers with one another: table, picture."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     env: str | None = None
     """distill: its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     control: Path | None = None
-    """A run of the same settings and another teacher: how similar to this teacher is a student of another one?"""
+    """A run of the same settings and another teacher: how similar to this teacher is a student of another one? For
+    peers: a run of the same task whose peers share nothing (--method independent)."""
     student_features: tuple[str, ...] = ()
     """classify: modules of the student for CKA; none compares the logits."""
     teacher_features: tuple[str, ...] = ()
     """classify: modules of the teacher to compare them with."""
     teacher: tuple[str, ...] = ()
     """distill: files or folders of the teacher. Default: where the run found it."""
+    vecnormalize: Path | None = None
+    """distill: the teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
     trust: bool = False
     """distill: load teachers that are programs (TorchScript, pickles) and run what is in them."""
     learner: int | Literal["best"] = "best"
@@ -74,22 +79,19 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
     if options.student_features or options.teacher_features:
         raise PolicyKDError("fidelity: student_features and teacher_features are for runs of policykd classify")
-    agent = _student(options.run, options.env)
+    agent = _acting(options.run, options.env)
+    if isinstance(agent, DualStudent):
+        return _peers(options, agent, out)
     teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
     for source in teachers:
         if not Path(source).exists():
             raise PolicyKDError(f"fidelity: the run's teacher, {source}, was not found: name it with --teacher")
-    loaded = [Teacher.load(source, agent.env_id, trust=options.trust) for source in teachers]
+    if options.vecnormalize is not None and len(teachers) > 1:
+        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+    normaliser: dict[str, Any] = {"vecnormalize": options.vecnormalize, "trust": options.trust}
+    loaded = [Teacher.load(source, agent.env_id, **normaliser) for source in teachers]
     taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
-    control = None
-    if options.control is not None:
-        control = _student(options.control, options.env)
-        if control.teacher_source == agent.teacher_source:
-            raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher")
-        if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
-            raise PolicyKDError(
-                f"fidelity: the control {options.control} was made with other settings than {options.run}"
-            )
+    control = None if options.control is None else _control(options.control, options, agent)
     return policy_report(
         taught,
         taught.learner_index(options.learner),
@@ -100,13 +102,38 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     )
 
 
-def _student(folder: Path, env: str | None) -> TeacherStudent:
-    """The students of a run of ``policykd distill``, without their teacher."""
+def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> TeacherStudent:
+    """Students of another teacher, made in the same way."""
+    control = _acting(folder, options.env)
+    if not isinstance(control, TeacherStudent):
+        raise PolicyKDError(f"fidelity: the control {folder} is a run of peers, which have no teacher")
+    if control.teacher_source == agent.teacher_source:
+        raise PolicyKDError(f"fidelity: the control {folder} has the same teacher")
+    if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
+        raise PolicyKDError(f"fidelity: the control {folder} was made with other settings than {options.run}")
+    return control
+
+
+def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]:
+    """The report of peers, and how far apart they were in the course of training."""
+    if options.teacher or options.vecnormalize is not None:
+        raise PolicyKDError(f"fidelity: {options.run} is a run of peers, which have no teacher")
+    control = None if options.control is None else _acting(options.control, options.env)
+    if control is not None and not (isinstance(control, DualStudent) and control.method.source is None):
+        raise PolicyKDError(f"fidelity: the control {options.control} is no run of peers that share nothing")
+    found = peers.report(agent, control=control, steps=options.steps, tolerance=options.tolerance, out=out)
+    runs = {"peers": options.run} | ({} if options.control is None else {"control": options.control})
+    if peers.over_training(runs, out / "fidelity_over_training.png"):
+        say(f"picture {out / 'fidelity_over_training.png'}: over training")
+    return found
+
+
+def _acting(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
+    """The agent of a run of ``policykd train`` or ``distill``, without its teacher."""
     if not (folder.is_file() or (folder / CHECKPOINT).exists()):
-        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify or distill")
+        raise PolicyKDError(f"fidelity: {folder} is not a run of policykd train, classify or distill")
     agent = load_agent(folder, env)
-    if not isinstance(agent, TeacherStudent):
-        raise PolicyKDError(f"fidelity: {folder} is a run of peers, which have no teacher")
+    assert isinstance(agent, DualStudent | TeacherStudent)
     return agent
 
 

@@ -135,9 +135,8 @@ class MLP:
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
-        if native.usable(rows, inputs):
-            hidden = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
-        else:
+        hidden = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
+        if hidden is None:
             hidden = self._with_torch(rows, inputs)
         return hidden.tanh() if self.squash else hidden
 
@@ -173,7 +172,7 @@ class PolicyOutput(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
         """``function`` of every tensor."""
-        return PolicyOutput(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+        return PolicyOutput(*[None if part is None else function(part) for part in self])  # type: ignore[arg-type]
 
 
 def one_hot(scores: Tensor) -> Tensor:
@@ -229,10 +228,10 @@ class Adam:
             raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
         # Compiled, the lines below are one loop as fast as the kernel's.
-        if not torch.compiler.is_compiling() and native.usable(rows, gradients) and rows.is_contiguous():
-            moments, steps, rate = (self.exp_avg, self.exp_avg_sq), float(self.steps), learning_rate
-            native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps)
-            return
+        if not torch.compiler.is_compiling() and rows.is_contiguous():
+            moments, steps, rate = (self.exp_avg, self.exp_avg_sq), self.steps, learning_rate
+            if native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps):
+                return
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)

@@ -293,6 +293,6 @@ def at_temperature(divergence: Divergence, temperature: float) -> Divergence:
 
 def _check(*tensors: Tensor) -> None:
     """Refuse shapes that broadcasting would quietly accept."""
-    if tensors[0].ndim != 3 or any(tensor.shape != tensors[0].shape for tensor in tensors):
+    if tensors[0].ndim != 3 or [tensor.shape for tensor in tensors] != [tensors[0].shape] * len(tensors):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"a divergence needs tensors of one shape (K, B, A), got {shapes}")

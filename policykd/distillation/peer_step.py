@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.distillation.divergences import divergence_of
-from policykd.distillation.methods import PeerMethod, Weight
-from policykd.distillation.weights import Comparison, effective_sample_size
-from policykd.learners.config import DistillationConfig
+from policykd.distillation.methods import PeerMethod
+from policykd.distillation.weights import Comparison, Weight, effective_sample_size
+from policykd.learners.distillation_config import DistillationConfig
 
 Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
+
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Parameters ``(K, P)`` to losses ``(K,)`` and diagnostics."""
 
 
 class Student(Protocol):
@@ -38,7 +42,7 @@ class Peers:
     Args:
         learners: number of learners K.
         peers: learners per group N.
-        source: "peer", "first" (only copies of each group's first learner count) or None.
+        source: "first", and only copies of each group's first learner count; or anything else.
         device: where the index tensors live.
     """
 
@@ -50,7 +54,7 @@ class Peers:
         self.turns = []
         """(peer of k, its inverse, 1 where k is taught), each ``(K,)``, turn by turn."""
         for peer_of in self.peer_of:
-            taught = np.ones(learners) if source == "peer" else (peer_of == first) & (index != first)
+            taught = (peer_of == first) & (index != first) if source == "first" else np.ones(learners)
             self.turns.append(
                 (
                     torch.from_numpy(peer_of).to(device),
@@ -113,6 +117,19 @@ class DistillationStep:
             learning_rate: a scalar tensor, so that a schedule does not recompile.
             diagnose: also compute what is only logged.
         """
+        gradients, info = gradient(self.loss(states, target, compare, taught, diagnose), self.learner.actor)
+        self.optimise(gradients, learning_rate)
+        return info
+
+    def loss(
+        self,
+        states: Tensor,
+        target: PolicyOutput,
+        compare: Callable[[PolicyOutput], Comparison],
+        taught: Tensor | None,
+        diagnose: bool,
+    ) -> Loss:
+        """J of every learner as a function of the actors; arguments as in ``copy``."""
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             own = self.learner.outputs(actor, states)
@@ -131,9 +148,7 @@ class DistillationStep:
                 info |= {"distill/loss": losses.detach(), "distill/action_gap": gap}
             return losses, info
 
-        gradients, info = gradient(loss, self.learner.actor)
-        self.optimise(gradients, learning_rate)
-        return info
+        return loss
 
 
 class PeerStep(DistillationStep):
@@ -175,6 +190,12 @@ class PeerStep(DistillationStep):
             learning_rate: a scalar tensor.
             diagnose: also compute what is only logged.
         """
+        gradients, info = gradient(self.towards(states, peer_of, student_of, taught, diagnose), self.learner.actor)
+        self.optimise(gradients, learning_rate)
+        return info
+
+    def towards(self, states: Tensor, peer_of: Tensor, student_of: Tensor, taught: Tensor, diagnose: bool) -> Loss:
+        """The distance of every learner from its peer as a function of the actors; arguments as in ``update``."""
         learner = self.learner
         with torch.no_grad():
             # The peer acts in its own row, on the states of the learner who copies it; then each learner fetches its
@@ -182,7 +203,7 @@ class PeerStep(DistillationStep):
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
             compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else nothing
-        return self.copy(states, peer.map(lambda part: part[peer_of]), compare, taught, learning_rate, diagnose)
+        return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
 
 
 Compare = Callable[[PolicyOutput], Comparison]
@@ -240,3 +261,11 @@ def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
             f"weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
         )
     return weight * distance
+
+
+@torch.no_grad()
+def action_distance(learner: Student, states: Tensor, peer_of: Tensor, student_of: Tensor) -> Tensor:
+    """How far each learner's action is from its peer's at ``states (K, B, O)``: mean Euclidean distance ``(K,)``."""
+    own = learner.outputs(learner.actor, states).actions
+    theirs = learner.outputs(learner.actor, states[student_of]).actions[peer_of]
+    return (own.clamp(-1, 1) - theirs.clamp(-1, 1)).norm(dim=-1).mean(1)

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import tyro
 
 from policykd.core.fields import require
 from policykd.core.registry import NAME
-from policykd.learners.config import Config, DDPGConfig, Function, PPOConfig, SACConfig, TD3Config
+from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
+from policykd.learners.distillation_config import Function
 
-PEERS_ONLY: dict[str, object] = {
-    "scale_free": True,
-    "weight_ratio": 1e4,
-    "distill_recent": 1000,
-    "distill_freq": 1,
-    "distill_gradient_steps": 10,
-    "distill_optimizer": "own",
-}
-"""Settings that mean nothing to a teacher's student, and the value that they must keep."""
+PEERS_ONLY = (
+    "scale_free",
+    "weight_ratio",
+    "pessimism",
+    "distill_recent",
+    "distill_freq",
+    "distill_gradient_steps",
+    "distill_optimizer",
+    "least_proposal",
+    "best_ratio",
+    "best_distance",
+    "best_freq",
+    "allocation",
+    "allocation_floor",
+    "allocation_episodes",
+    "rebirth_freq",
+    "rebirth",
+    "rebirth_gradient_steps",
+    "rebirth_perturbation",
+)
+"""Settings that mean nothing to a teacher's student, and keep their defaults."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,11 @@ class TeachingConfig:
     """States per gradient step without RL and, off policy, per distillation loss."""
     distill_learning_rate: float = 1e-3
     """Adam's learning rate without RL, and of distilled values."""
+    anchor: typing.Literal["auto", "teacher", "student"] = "auto"
+    """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
+    teacher where it is there."""
     anchor_steps: int | None = None
-    """fine_tune: environment steps in which the pull towards the distilled student fades; None is the whole budget."""
+    """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
     fine_tune_std: float = 0.1
@@ -112,8 +128,9 @@ class TeachingConfig:
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
         require(self.fine_tune_std > 0, "fine_tune_std", self.fine_tune_std, "must be positive")
         require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
-        for name, value in PEERS_ONLY.items():
-            require(getattr(self, name, value) == value, name, getattr(self, name, value), "means nothing to a teacher")
+        for known in fields(self):
+            kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default
+            require(kept, known.name, getattr(self, known.name), "means nothing to a teacher")
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,27 @@ class TaughtPPOConfig(TeachingConfig, PPOConfig):
 
 
 @dataclass(frozen=True)
-class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
+class _Alone:
+    """Hides what only peers on a replay have."""
+
+    distill_freq: Annotated[int, tyro.conf.Suppress] = 1
+    distill_gradient_steps: Annotated[int, tyro.conf.Suppress] = 1
+    pessimism: Annotated[float, tyro.conf.Suppress] = 1.0
+    least_proposal: Annotated[float, tyro.conf.Suppress] = 0.1
+    best_ratio: Annotated[float, tyro.conf.Suppress] = 2.0
+    best_distance: Annotated[float, tyro.conf.Suppress] = 0.05
+    best_freq: Annotated[int, tyro.conf.Suppress] = 250
+    allocation: Annotated[typing.Literal["equal", "best"], tyro.conf.Suppress] = "equal"
+    allocation_floor: Annotated[float, tyro.conf.Suppress] = 0.5
+    allocation_episodes: Annotated[int, tyro.conf.Suppress] = 2
+    rebirth_freq: Annotated[int, tyro.conf.Suppress] = 0
+    rebirth: Annotated[typing.Literal["worst", "oldest"], tyro.conf.Suppress] = "worst"
+    rebirth_gradient_steps: Annotated[int, tyro.conf.Suppress] = 1_000
+    rebirth_perturbation: Annotated[float, tyro.conf.Suppress] = 1.25
+
+
+@dataclass(frozen=True)
+class TaughtDDPGConfig(TeachingConfig, _Alone, DDPGConfig):
     """Deterministic students, with DDPG where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
@@ -154,7 +191,7 @@ class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
 
 
 @dataclass(frozen=True)
-class TaughtTD3Config(TeachingConfig, TD3Config):
+class TaughtTD3Config(TeachingConfig, _Alone, TD3Config):
     """Deterministic students, with TD3 where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
@@ -167,7 +204,7 @@ class TaughtTD3Config(TeachingConfig, TD3Config):
 
 
 @dataclass(frozen=True)
-class TaughtSACConfig(TeachingConfig, SACConfig):
+class TaughtSACConfig(TeachingConfig, _Alone, SACConfig):
     """Squashed Gaussian students, with SAC where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)

@@ -8,7 +8,8 @@ the gate itself, and ``published_code`` repeats a defect.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ class Comparison(NamedTuple):
     """V of the learner's policy, by its own critics, ``(K, B)``."""
     advantages: Tensor
     """Q_m(s, a_source) - Q_m(s, a_own) by each of M critics, those of the learner and of its source, ``(K, M, B)``."""
+
+
+Weight = Callable[[Comparison, Any], Tensor]
+"""How much each state counts, ``(K, B)``, from what is compared there and the config."""
 
 
 def uniform(peer_value: Tensor, own_value: Tensor) -> Tensor:

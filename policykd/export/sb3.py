@@ -76,7 +76,7 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     learner, config, twin = agent.learner, agent.config, sb3_twin(agent.learner)
     if twin is None:
         raise PolicyKDError(f"export: {agent.backbone} with these networks has no twin in Stable-Baselines3")
-    env = vec_env(DummyVecEnv([agent.factory] * getattr(config, "n_envs", 1)), config)
+    env = vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)
     model = make_model(twin, config, env)
     if isinstance(learner, PPO):
         sb3_ppo.write_sb3(learner, k, model)
@@ -159,7 +159,7 @@ def _networks(learner: OffPolicyLearner, k: int, model: Any) -> list[tuple[list[
     ]
     if isinstance(learner, DDPG):
         result.append((list(model.actor_target.parameters()), learner.actor_target[k : k + 1], actor))
-    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+    if isinstance(learner, SAC) and learner.learns_ent_coef:
         result.append(([model.log_ent_coef], learner.log_ent_coef[k : k + 1], _Layout()))
     return result
 
@@ -173,7 +173,7 @@ def _optimizers(
         (model.actor.optimizer, learner.actor_adam, own, _actor_layout(learner)),
         (model.critic.optimizer, learner.critic_adam, critics, _Layout(learner.critic_network)),
     ]
-    if isinstance(learner, SAC) and learner.config.learns_ent_coef:
+    if isinstance(learner, SAC) and learner.learns_ent_coef:
         result.append((model.ent_coef_optimizer, learner.ent_coef_adam, own, _Layout()))
     return result
 

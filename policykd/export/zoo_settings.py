@@ -23,11 +23,11 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     """
     config, columns = agent.config, getattr(agent.config, "student_observations", None)
     settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": "MlpPolicy"}
-    if isinstance(config, PPOConfig):
+    if isinstance(config, PPOConfig) or config.n_envs > 1:
         settings["n_envs"] = config.n_envs
-        if config.normalize_observation or config.normalize_reward:
-            scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
-            settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
+    if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
+        scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
+        settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
     if columns is not None:
         settings["env_wrapper"] = [{PARTIAL_VIEW: {"columns": list(columns)}}]
     arguments = {

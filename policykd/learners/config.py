@@ -9,64 +9,13 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-import tyro
+from dataclasses import dataclass
+from typing import Annotated
 
 from policykd.core.fields import change, require
 from policykd.core.registry import NAME, NUMBER
 from policykd.learners import elsewhere
-
-Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """How a learner distils from its peers, whatever its backbone."""
-
-    alpha: float = 1.0
-    """Confidence in the value difference: a state weighs exp(alpha * xi). 0 weighs all states alike."""
-    scale_free: bool = True
-    """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale.
-    False is the paper's equation, with xi in units of return."""
-    pessimism: float = 1.0
-    """Method "paired": standard deviations of the critics' judgements by which the peer's action must be better."""
-    weight_ratio: float = 1e4
-    """Bound of the weights: the largest of a batch is at most this many times the smallest."""
-    distill_recent: int | None = 1000
-    """Distil at states of the peer's most recent transitions only (DPD section 4.1: 1000). None is its whole replay."""
-    distill_batch_size: int = 64
-    """States per distillation step and learner."""
-    distill_learning_rate: float = 1e-4
-    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
-    divergence: Annotated[str | Function, NAME] = "action_mse"
-    """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
-    wasserstein2, or a function (``policykd.distillation.divergences``). The last three compare Gaussians; forward is
-    KL(peer || learner), reverse KL(learner || peer)."""
-    distill_schedule: Annotated[str | Function, NAME] = "constant"
-    """How the distillation step fades over the run: constant, linear, exponential, cosine, or a function of the
-    progress from 0 to 1. Its learning rate is multiplied by it."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
-        require(self.pessimism >= 0, "pessimism", self.pessimism, "must not be negative")
-        require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
-        require(
-            self.distill_recent is None or self.distill_recent >= 1,
-            "distill_recent",
-            self.distill_recent,
-            "must be positive, or None for the whole replay",
-        )
-        require(self.distill_batch_size >= 1, "distill_batch_size", self.distill_batch_size, "must be positive")
-        require(
-            self.distill_learning_rate > 0,
-            "distill_learning_rate",
-            self.distill_learning_rate,
-            "must be positive",
-        )
+from policykd.learners.distillation_config import DistillationConfig, Function, ReplayDistillationConfig
 
 
 @dataclass(frozen=True)
@@ -95,7 +44,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class OffPolicyConfig(DistillationConfig, RunConfig):
+class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
     """What all learners with a replay have in common."""
 
     learning_rate: Annotated[float | Function, NUMBER] = 1e-3
@@ -111,10 +60,14 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
     """Polyak coefficient of the target networks."""
     gamma: float = 0.99
     """Discount factor."""
+    n_steps: int = 1
+    """Steps whose rewards a critic's target sums before it trusts a value (n-step returns)."""
+    n_envs: int = 1
+    """Environments of each learner, stepped together."""
     train_freq: int = 1
-    """Environment steps of a learner between updates."""
+    """Steps of a learner's environments, all of them together, between updates."""
     gradient_steps: int = 1
-    """Gradient steps at every update."""
+    """Gradient steps at every update; -1: as many as the environment steps of a learner since the last."""
     net_arch: tuple[int, ...] = (400, 300)
     """Widths of the hidden layers of actor and critic."""
     activation_fn: typing.Literal["relu", "tanh", "elu"] = "relu"
@@ -126,36 +79,32 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
     its name in ``NETWORKS``. None is an MLP of the settings above."""
     critic_network: Annotated[str | Function | None, NAME] = None
     """Makes the critic's network of (inputs, outputs)."""
-    vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary."""
-    allocation: typing.Literal["equal", "best"] = "equal"
-    """Who acts in the episodes of a group: its peers alike; or mostly the one whose latest training episodes returned
-    most. The second needs a method with a pooled replay."""
-    allocation_floor: float = 0.5
-    """allocation="best": this part of the environment steps is shared alike, the rest goes to the best peer."""
-    allocation_episodes: int = 2
-    """allocation="best": the latest training episodes of each peer by whose mean return it is judged."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        DistillationConfig.__post_init__(self)
+        ReplayDistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name in ("learning_rate", "batch_size", "train_freq", "gradient_steps"):
+        for name in ("learning_rate", "batch_size", "n_steps", "n_envs", "train_freq"):
             value = getattr(self, name)
             require(callable(value) or value > 0, name, value, "must be positive")
-        require(
-            self.buffer_size >= max(self.batch_size, self.distill_batch_size),
-            "buffer_size",
-            self.buffer_size,
-            f"is smaller than a batch ({max(self.batch_size, self.distill_batch_size)}): raise it or lower the batch",
-        )
+        rule = "must be positive, or -1 for as many as environment steps"
+        require(self.gradient_steps > 0 or self.gradient_steps == -1, "gradient_steps", self.gradient_steps, rule)
+        least = max(self.batch_size, self.distill_batch_size)
+        rule = f"is smaller than a batch ({least}): raise it or lower the batch"
+        require(self.buffer_size >= least, "buffer_size", self.buffer_size, rule)
+        require(self.n_envs <= self.buffer_size, "n_envs", self.n_envs, "is more than the replay keeps: buffer_size")
+        alone = self.n_envs == 1 or self.allocation == "equal"
+        require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which deals out single environments')
         require(self.learning_starts >= 0, "learning_starts", self.learning_starts, "must not be negative")
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
-        require(0 <= self.allocation_floor <= 1, "allocation_floor", self.allocation_floor, "must lie in [0, 1]")
-        require(self.allocation_episodes >= 1, "allocation_episodes", self.allocation_episodes, "must be positive")
         self._check_vary()
+
+    @property
+    def updates_at_once(self) -> int:
+        """Gradient steps at every update, as a number from 1 up."""
+        return self.gradient_steps if self.gradient_steps > 0 else self.train_freq * self.n_envs
 
     def _check_vary(self) -> None:
         """Every value of a varied setting must be able to stand for all."""
@@ -171,6 +120,7 @@ class OffPolicyConfig(DistillationConfig, RunConfig):
 VARIABLE = (
     "learning_rate",
     "gamma",
+    "n_steps",
     "tau",
     "action_noise_std",
     "target_policy_noise",
@@ -247,10 +197,10 @@ class SACConfig(OffPolicyConfig):
         rule = 'must be "auto", "auto_" and a positive number to start from, or a number from 0 up'
         require(not math.isnan(self.initial_ent_coef), "ent_coef", self.ent_coef, rule)
         require(
-            1 <= self.target_update_interval <= self.gradient_steps,
+            1 <= self.target_update_interval <= self.updates_at_once,
             "target_update_interval",
             self.target_update_interval,
-            f"must be from 1 to gradient_steps={self.gradient_steps}: as in SB3, every update counts anew",
+            f"must be from 1 to gradient_steps={self.updates_at_once}: as in SB3, every update counts anew",
         )
 
     @property

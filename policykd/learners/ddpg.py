@@ -60,9 +60,11 @@ class DDPG(OffPolicyLearner):
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
-        next_actions = self.policy(self.actor_target, batch.next_observations)
-        next_values = self.target_q(batch.next_observations, next_actions)
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise))
+
+    def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the target policy does, ``(K, B, A)``."""
+        return self.policy(self.actor_target, observations), None
 
     def update_actor(self, batch: Batch, teacher: Loss | None = None) -> dict[str, Tensor]:
         """Ascend Q_1(s, mu(s)), averaged over the batch."""

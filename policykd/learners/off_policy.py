@@ -13,6 +13,7 @@ from typing_extensions import Self
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.learners.config import OffPolicyConfig
+from policykd.learners.group_targets import by_all_actors, by_all_critics
 from policykd.learners.settings import Settings, critic_rows, make_networks
 from policykd.memory.replay import Batch
 
@@ -71,6 +72,8 @@ class OffPolicyLearner:
         self.critic_learning_rate = critic_rows(self.learning_rate, self.critics)
         self.judges = 1
         """Neighbouring learners whose critics make targets together: 1, or all peers of a group."""
+        self.proposers = 1
+        """Neighbouring learners whose next actions make targets together: 1, or all peers of a group."""
 
     @classmethod
     def make(
@@ -94,7 +97,8 @@ class OffPolicyLearner:
 
     def gradient_steps_in(self, steps: int) -> int:
         """Gradient steps that follow from so many environment steps of each learner."""
-        return steps // self.config.train_freq * self.config.gradient_steps
+        config = self.config
+        return steps // (config.train_freq * config.n_envs) * config.updates_at_once
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
         """Deterministic actions ``(K, B, A)`` in [-1, 1] at observations ``(K, B, O)``."""
@@ -117,16 +121,30 @@ class OffPolicyLearner:
 
     def target_q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """The least target critic's Q'(s, a), ``(K, B)``; with several judges the mean of each one's least."""
-        if self.judges == 1:
-            return self.q_values(self.critic_target, observations, actions).amin(1)
-        batch, count = observations.shape[1], self.judges
-        # Every judge of a group answers at the states of all of its learners, in its own row.
-        everybody = [
-            part.view(-1, count * batch, part.shape[-1]).repeat_interleave(count, dim=0)
-            for part in (observations, actions)
-        ]
-        judged = self.q_values(self.critic_target, everybody[0], everybody[1]).amin(1)
-        return judged.view(-1, count, count, batch).mean(1).view(-1, batch)
+        if self.judges > 1:
+            return by_all_critics(self._own_target_q, observations, actions, self.judges)
+        return self._own_target_q(observations, actions)
+
+    def _own_target_q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return self.q_values(self.critic_target, observations, actions).amin(1)
+
+    def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Actions ``(K, B, A)`` that targets value, and their log-probabilities ``(K, B)`` where entropy counts."""
+        raise NotImplementedError
+
+    def next_values(self, observations: Tensor, noise: Tensor | None, temperature: Tensor | None = None) -> Tensor:
+        """What targets expect beyond a transition, ``(K, B)``: min_c Q'_c(s', a') less temperature * log pi(a')."""
+        if self.proposers > 1:
+            ask = self._own_target_q, self.target_policy, observations, noise, temperature
+            return by_all_actors(*ask, self.proposers, self.config.least_proposal)
+        actions, log_prob = self.target_policy(observations, noise)
+        values = self.target_q(observations, actions)
+        return values if log_prob is None or temperature is None else values - temperature * log_prob
+
+    def bootstrapped(self, batch: Batch, next_values: Tensor) -> Tensor:
+        """Targets r + gamma (1 - terminated) V(s'), ``(K, B)``; over several steps gamma is what the batch says."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        return batch.rewards + discounts * (1 - batch.terminated) * next_values
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) = Q(s, a) of the policy's action; the minimum where there are several critics: ``(K, B)``."""

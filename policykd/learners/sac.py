@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import Adam, PolicyOutput, gradient
+from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.seeding import standard_normal
 from policykd.learners.config import SACConfig
 from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
@@ -63,7 +63,8 @@ class SAC(OffPolicyLearner):
         if "target_entropy" in config.vary:
             self.target_entropy = self.settings.per_learner(config.vary["target_entropy"]).squeeze(1)
         temperature = torch.full((len(self.generators), 1), config.initial_ent_coef, device=device)
-        if config.learns_ent_coef:
+        self.learns_ent_coef = config.learns_ent_coef
+        if self.learns_ent_coef:
             self.log_ent_coef = temperature.log()
             self.ent_coef_adam = Adam(self.log_ent_coef)
         else:
@@ -94,9 +95,16 @@ class SAC(OffPolicyLearner):
         mean, log_std = self.gaussians(actor, observations)
         return (mean + log_std.exp() * noise).tanh()
 
+    def set_std(self, std: float) -> None:
+        """Give every policy this standard deviation before tanh at all states; means stay, own networks stay, too."""
+        if isinstance(self.actor_network, MLP):
+            weight, bias = self.actor_network.unpack(self.actor)[-1]
+            weight[..., self.action_size :] = 0.0
+            bias[..., self.action_size :] = math.log(std)
+
     def temperature(self) -> Tensor:
         """The weight of entropy beside the return, ``(K, 1)``."""
-        return self.log_ent_coef.exp() if self.config.learns_ent_coef else self.fixed_ent_coef
+        return self.log_ent_coef.exp() if self.learns_ent_coef else self.fixed_ent_coef
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) = min_c Q_c(s, a) at a = tanh(mean), with ``soft_value`` less temperature * log pi(a): ``(K, B)``."""
@@ -114,7 +122,7 @@ class SAC(OffPolicyLearner):
 
     def updates_targets(self, n_updates: int) -> bool:
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
-        return (n_updates - 1) % self.config.gradient_steps % self.config.target_update_interval == 0
+        return (n_updates - 1) % self.config.updates_at_once % self.config.target_update_interval == 0
 
     def update(
         self,
@@ -130,9 +138,10 @@ class SAC(OffPolicyLearner):
         # log-probabilities from before theirs, which the actors' loss computes anyway: so it comes last.
         temperature = self.temperature()
         info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
-        info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
-        if self.config.learns_ent_coef:
-            info |= self.update_temperature(info["train/entropy"])
+        if update_actor:
+            info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
+            if self.learns_ent_coef:
+                info |= self.update_temperature(info["train/entropy"])
         if update_targets:
             self.critic_target.lerp_(self.critic, self.critic_tau)
         return info | {"train/ent_coef": temperature.squeeze(1)}
@@ -140,10 +149,12 @@ class SAC(OffPolicyLearner):
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
         """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
-        next_actions, log_prob = self.sample(self.actor, batch.next_observations, noise)
-        next_values = self.target_q(batch.next_observations, next_actions)
-        next_values = next_values - temperature * log_prob
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise, temperature))
+
+    def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A sample of the policy; SAC has no target policy."""
+        assert noise is not None
+        return self.sample(self.actor, observations, noise)
 
     def update_actor(
         self, batch: Batch, noise: Tensor, temperature: Tensor, teacher: Loss | None = None

@@ -13,7 +13,6 @@ from policykd.core.seeding import standard_normal
 from policykd.learners.config import TD3Config
 from policykd.learners.ddpg import DDPG
 from policykd.learners.settings import per_action
-from policykd.memory.replay import Batch
 
 
 class TD3(DDPG):
@@ -49,12 +48,9 @@ class TD3(DDPG):
         """Whether gradient step number ``n_updates`` (from 1) also updates the target networks."""
         return self.updates_actor(n_updates)
 
-    @torch.no_grad()
-    def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Y = r + gamma (1 - terminated) min_c Q'_c(s', clip(mu'(s') + clipped noise)), ``(K, B)``."""
+    def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the target policy does, smoothed: clip(mu'(s) + clipped noise), ``(K, B, A)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
         smoothing = (noise * self.target_noise_std).clamp(-bound, bound)
-        next_actions = (self.policy(self.actor_target, batch.next_observations) + smoothing).clamp(-1, 1)
-        next_values = self.target_q(batch.next_observations, next_actions)
-        return batch.rewards + self.gamma * (1 - batch.terminated) * next_values
+        return (self.policy(self.actor_target, observations) + smoothing).clamp(-1, 1), None

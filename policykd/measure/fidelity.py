@@ -117,12 +117,15 @@ def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[s
 def _compare(
     agent: TeacherStudent, learner: int, states: np.ndarray, teacher: PolicyOutput, tolerance: float
 ) -> Fidelity:
-    own = _outputs(agent, learner, states)
-    gap = own.actions.clamp(-1, 1)[0] - teacher.actions[0]
-    kl = float("nan")
-    certain = own.logits is None and (own.std is None or teacher.std is None)
-    if not certain and agent.panel is not None and agent.panel.has_std:
-        kl = float(kl_forward(own, teacher).mean())
+    return compare(_outputs(agent, learner, states), teacher, tolerance)
+
+
+def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fidelity:
+    """How alike one policy's answers ``(1, n, ...)`` are to those of its source at the same states."""
+    gap = own.actions.clamp(-1, 1)[0] - source.actions.clamp(-1, 1)[0]
+    gaussians = all(part is not None for part in (*own[1:3], *source[1:3]))
+    choices = own.logits is not None and source.logits is not None
+    kl = float(kl_forward(own, source).mean()) if gaussians or choices else float("nan")
     agree = (gap.abs() <= tolerance).all(-1).double().mean()
     return Fidelity(float(agree), kl, float(gap.norm(dim=-1).mean()))
 
@@ -161,8 +164,8 @@ def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOut
 
 
 def _teacher_outputs(agent: TeacherStudent, full: np.ndarray) -> PolicyOutput:
-    """What the teacher answers, ``(1, n, ...)``, in the student's units; without std where it has none."""
+    """What the teacher answers, ``(1, n, ...)``, in the student's units; how likely alone where it says so."""
     assert agent.panel is not None
     answers = agent.panel.answer(torch.from_numpy(full).unsqueeze(0))
     policy = Labels.unpack(answers, agent.learner.discrete).policy
-    return policy if agent.panel.has_std else policy._replace(std=None)
+    return policy if agent.panel.has_std else policy._replace(std=None, logits=None)

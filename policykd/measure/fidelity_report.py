@@ -17,8 +17,9 @@ import numpy as np
 from policykd.core.files import write_text
 from policykd.measure.pictures import fidelity_picture
 
-Who = Literal["student", "control", "teacher"]
-"""The student, the control (a student of another teacher of the same recipe) or the teacher itself."""
+Who = Literal["student", "control", "teacher", "peers"]
+"""The student, the control (a student of another teacher of the same recipe), the teacher itself; or peers, whose
+control shares nothing."""
 Reliability = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Confidence and whether it was right, each ``(N,)``, by network."""
 

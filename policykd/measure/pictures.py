@@ -86,7 +86,8 @@ def fidelity_picture(
     drawn = [name for name in units if not np.isnan(values[name]).all()]
     count = len(drawn) + (reliability is not None)
     figure = Figure(figsize=(3.75 * count, 4.0), dpi=150, facecolor="white", layout="constrained")
-    figure.suptitle(f"Fidelity: {' and '.join(whose)} beside the teacher", fontweight="bold", color=INK)
+    title = "peers beside one another" if "peers" in whose else f"{' and '.join(whose)} beside the teacher"
+    figure.suptitle(f"Fidelity: {title}", fontweight="bold", color=INK)
     panels = figure.subplots(1, count, squeeze=False)[0]
     for axes, name in zip(panels, drawn, strict=False):
         shown = [who for who in whose if who != "teacher" or name == "accuracy"]
@@ -95,7 +96,12 @@ def fidelity_picture(
             bars = axes.bar(x, values[name][whose.index(who)], 0.22, color=COLOURS[whose.index(who)], label=who)
             axes.bar_label(bars, fmt="%.3f", fontsize=7, color=INK)
         axes.set_xticks(range(len(measures)), [split.replace("_", " ") for split in measures])
-        _decorate(axes, {"kl": "KL(teacher || network)"}.get(name, name), "", units[name])
+        _decorate(
+            axes,
+            {"kl": f"KL({'peer || own' if 'peers' in whose else 'teacher || network'})"}.get(name, name),
+            "",
+            units[name],
+        )
         axes.legend(frameon=False, fontsize=8)
     if reliability is not None:
         _reliability(panels[-1], {who: (*points, COLOURS[whose.index(who)]) for who, points in reliability.items()})

@@ -209,10 +209,12 @@ def comparison_grid(
         panels: a name and, for each side, steps ``(E,)`` and scores ``(E, seeds)``.
         path: the PNG file, replaced whole.
         title: what the picture shows, above it.
-        columns: panels in a row.
+        columns: panels in a row; a single panel is larger.
     """
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.9), dpi=130, facecolor="white", layout="constrained")
+    width, height = (7.2, 3.5) if columns == 1 else (3.1, 2.5)
+    size = width * columns, height * rows + 0.9
+    figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes, (name, sides) in zip(grid, panels, strict=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Batch(NamedTuple):
     """1 where the task ended, ``(K, B)``: no value beyond."""
     truncated: Tensor
     """1 where a time limit cut the episode, ``(K, B)``: the value beyond still counts."""
+    discounts: Tensor | None = None
+    """What the value beyond counts, ``(K, B)``, where rewards are sums over several steps; None is gamma."""
 
 
 class SharedReplay:
@@ -47,6 +50,7 @@ class SharedReplay:
         learners: number of learners K.
         peers: learners per group; learners of one group are neighbours.
         device: where the transitions live.
+        n_envs: environments N of each learner, whose transitions follow one another in its ring, step by step.
 
     Raises:
         PolicyKDError: the machine has less memory than the replay needs.
@@ -60,8 +64,9 @@ class SharedReplay:
         learners: int = 1,
         peers: int = 1,
         device: torch.device | str = "cpu",
+        n_envs: int = 1,
     ) -> None:
-        self.capacity, self.peers = capacity, peers
+        self.capacity, self.peers, self.n_envs = capacity, peers, n_envs
         self.sections = [observation_size, action_size, observation_size, 3]
         shape = (learners, capacity, sum(self.sections))
         self.nbytes = 4 * math.prod(shape)
@@ -71,15 +76,24 @@ class SharedReplay:
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
         self.size = 0
         self.position = 0
-        self._row = np.empty((learners, shape[2]), np.float32)
+        self._rows = np.empty((learners * n_envs, shape[2]), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
         self._streams: draws.Streams | None = None
+
+    @cached_property
+    def _native(self) -> bool:
+        return draws.gathers(self.storage)
 
     @property
     def observations(self) -> Tensor:
         """The observations stored so far, ``(K, size, O)``, oldest not necessarily first."""
         return self.storage[:, : self.size, : self.sections[0]]
+
+    def latest(self, count: int) -> Tensor:
+        """The observations of each learner's latest transitions, the latest first, ``(K, at most count, O)``."""
+        places = (self.position - 1 - np.arange(min(count, self.size))) % self.size
+        return self.observations[:, torch.from_numpy(places).to(self.device)]
 
     def add(
         self,
@@ -90,12 +104,16 @@ class SharedReplay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Append one transition of every learner: ``(K, O)``, ``(K, A)``, ``(K, O)`` and three times ``(K,)``."""
+        """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
         ends = (rewards[:, None], terminated[:, None], truncated[:, None])
-        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._row)
-        self.storage[:, self.position] = torch.from_numpy(self._row)
-        self.position = (self.position + 1) % self.capacity
-        self.size = min(self.size + 1, self.capacity)
+        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._rows)
+        rows, count = torch.from_numpy(self._rows).view(len(self.storage), self.n_envs, -1), self.n_envs
+        fit = min(count, self.capacity - self.position)
+        self.storage[:, self.position : self.position + fit] = rows[:, :fit]
+        if fit < count:
+            self.storage[:, : count - fit] = rows[:, fit:]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
 
     def sample(
         self,
@@ -116,12 +134,50 @@ class SharedReplay:
             recent: draw from the most recent so many transitions only; None is all.
         """
         count = self.size if recent is None else min(recent, self.size)
-        if draws.gathers(self.storage):
+        if self._native:
             rows = self._gather_native(batch_size, generators, source, peer_of, count)
         else:
             rows = self._gather(batch_size, generators, source, peer_of, count)
         *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
         return Batch(*vectors, *ends.unbind(-1))
+
+    def sample_ahead(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        n_steps: float | Tensor,
+        gamma: float | Tensor,
+    ) -> Batch:
+        """As ``sample``, with n-step returns: each transition and those that follow it in its episode, as one.
+
+        Rewards are discounted sums of up to n steps (as SB3's ``n_steps``); fewer where the episode, or what is stored
+        of it, ends before. The rest of a transition is that of its last step, and so is what its value beyond counts.
+
+        Args:
+            batch_size: transitions B per learner.
+            generators: one per learner.
+            source: a learner's own transitions, or those of its whole group pooled.
+            n_steps: n, a number or one per learner ``(K, 1)``.
+            gamma: discount factor, a number or one per learner ``(K, 1)``.
+        """
+        rows, most = self.storage.view(-1, self.storage.shape[2]), int(torch.as_tensor(n_steps).max())
+        last = self._draw(batch_size, generators, source, None, self.size)
+        first, sums = rows[last], rows[last][..., -3]
+        discounts = torch.ones_like(sums) * gamma
+        going = torch.ones_like(last, dtype=torch.bool)
+        for ahead in range(1, most):
+            ended = rows[last][..., -2:].any(-1)
+            place = last % self.capacity
+            newest = (self.position - 1 - place) % self.size < self.n_envs
+            going = going & ~ended & ~newest & (torch.as_tensor(n_steps) > ahead)
+            following = last - place + (place + self.n_envs) % self.size
+            last = torch.where(going, following, last)
+            sums = sums + going * discounts * rows[last][..., -3]
+            discounts = torch.where(going, discounts * gamma, discounts)
+        observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
+        beyond, ends = rows[last].split_with_sizes(self.sections, dim=-1)[2:]
+        return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
 
     def _gather_native(
         self,
@@ -148,7 +204,20 @@ class SharedReplay:
         count: int,
     ) -> Tensor:
         """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
-        uniform = np.empty((len(self._row), batch_size))
+        indices = self._draw(batch_size, generators, source, peer_of, count)
+        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
+        return rows.view(*indices.shape, -1)
+
+    def _draw(
+        self,
+        batch_size: int,
+        generators: Sequence[np.random.Generator],
+        source: Source,
+        peer_of: np.ndarray | None,
+        count: int,
+    ) -> Tensor:
+        """Where transitions of the last ``count`` of each ring stand among those of all rings, ``(K, B)``."""
+        uniform = np.empty((len(self.storage), batch_size))
         for row, generator in zip(uniform, generators, strict=True):
             generator.random(out=row)
         if source == "pooled":
@@ -158,9 +227,7 @@ class SharedReplay:
         else:
             drawn = (uniform * count).astype(np.int64)
             ring = (self._learner if source == "own" else self._learner[peer_of])[:, None]
-        indices = torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size)
-        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1).to(self.device))
-        return rows.view(*indices.shape, -1)
+        return torch.from_numpy(ring * self.capacity + (self.position - 1 - drawn) % self.size).to(self.device)
 
     def state(self) -> dict[str, Any]:
         """The transitions so far, for a checkpoint."""

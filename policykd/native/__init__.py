@@ -6,6 +6,7 @@ The kernels are compiled at first use, and optional: where they cannot be had, `
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,14 +20,17 @@ from policykd.native.threads import cores, threads
 __all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
 
 
-def _ready() -> bool:
-    return torch.get_num_threads() == 1 and kernels.available()
-
-
+@cache
 def prepare_to_compile() -> None:
     """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
-    torch.compiler.assume_constant_result(_ready)  # not a decorator: it imports the compiler, for seconds
     traced.prepare()
+    # Not decorators: they import the compiler, for seconds. Eager calls need not ask whether they are traced.
+    torch.compiler.assume_constant_result(_ready)
+    torch.compiler.substitute_in_graph(mlp)(_mlp_in_graph)
+
+
+def _ready() -> bool:
+    return torch.get_num_threads() == 1 and kernels.available()
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
@@ -46,24 +50,24 @@ def usable(rows: Tensor, inputs: Tensor) -> bool:
 
 class _MLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
-        outputs, hidden = kernels.forward(rows, inputs, sizes, activation, norm, True)
+    def forward(ctx: Any, rows: Tensor, inputs: Tensor, shape: tuple[Sizes, str, bool]) -> Tensor:
+        outputs, hidden = kernels.forward(rows, inputs, *shape, True)
         ctx.save_for_backward(rows, inputs, hidden)
-        ctx.shape = sizes, activation, norm
+        ctx.shape = shape
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        to_rows, to_inputs, *_ = ctx.needs_input_grad
+        to_rows, to_inputs, _ = ctx.needs_input_grad
         rows, inputs, hidden = ctx.saved_tensors
         sizes, activation, norm = ctx.shape
         results = kernels.backward(gradient, rows, inputs, hidden, sizes, activation, norm, to_rows, to_inputs)
-        return *results, None, None, None
+        return *results, None
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor:
-    """Apply MLP ``r`` to inputs ``r``, where ``usable(rows, inputs)``.
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor | None:
+    """Apply MLP ``r`` to inputs ``r``; None where the kernels are not ``usable``.
 
     Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
     take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
@@ -81,10 +85,19 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", no
 
     Raises:
         ValueError: the shapes do not fit each other.
-        RuntimeError: the kernels are not available.
     """
-    if torch.compiler.is_compiling():
-        return traced.mlp(rows, inputs, sizes, activation, norm)
+    floats = rows.dtype is torch.float32 and inputs.dtype is torch.float32
+    # ``usable``, written out: every call of every network asks.
+    if not floats or not rows.is_cpu or not inputs.is_cpu or rows.stride(-1) != 1:
+        return None
+    if torch.get_num_threads() != 1 or not kernels.available():
+        return None
     if torch.is_grad_enabled() and (rows.requires_grad or inputs.requires_grad):
-        return _MLP.apply(rows, inputs, sizes, activation, norm)
+        return _MLP.apply(rows, inputs, (sizes, activation, norm))
     return kernels.forward(rows, inputs, sizes, activation, norm, False)[0]
+
+
+def _mlp_in_graph(
+    rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False
+) -> Tensor | None:
+    return traced.mlp(rows, inputs, sizes, activation, norm) if usable(rows, inputs) else None

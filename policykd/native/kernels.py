@@ -7,6 +7,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -155,12 +156,14 @@ def adam_(
     exp_avg_sq: Tensor,
     gradients: Tensor,
     *,
-    steps: float,
+    steps: float | Tensor,
     learning_rate: float | Tensor,
     betas: tuple[float, float],
     eps: float,
-) -> None:
-    """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``, float32 tensors on the CPU.
+) -> bool:
+    """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``; False where the kernels are not for them.
+
+    That is, other than float32 on the CPU with torch on one thread (``usable``).
 
     Args:
         rows: parameters ``(R, P)``, contiguous.
@@ -175,12 +178,15 @@ def adam_(
     Raises:
         ValueError: a tensor that is written is not contiguous, or shapes differ.
     """
+    if rows.dtype is not torch.float32 or not rows.is_cpu or torch.get_num_threads() != 1 or not available():
+        return False
     gradients = gradients.contiguous()
     if not (rows.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
         raise ValueError("parameters and moments must be contiguous")
     if not rows.shape == exp_avg.shape == exp_avg_sq.shape == gradients.shape:
         raise ValueError("parameters, moments and gradients must have one shape")
     beta1, beta2 = betas
+    steps = float(steps)
     rates: Tensor | float = learning_rate
     if isinstance(rates, Tensor):
         rates = rates.float().expand(len(rows), 1)
@@ -193,3 +199,4 @@ def adam_(
         *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )
     increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale
+    return True

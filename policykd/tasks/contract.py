@@ -82,7 +82,8 @@ class CheckedTask(gym.Wrapper):
                 f"{self._says('step')} must return one number as reward and one bool each as terminated and truncated, "
                 f"not {_kind(reward)}, {_kind(terminated)} and {_kind(truncated)}"
             ) from None
-        return self._observation(observation, "step"), reward, ended, cut, self._info(info, "step")
+        copied = dict(info) if type(info) is dict else self._info(info, "step")
+        return self._observation(observation, "step"), reward, ended, cut, copied
 
     def _observation(self, observation: Any, what: str) -> np.ndarray:
         try:

@@ -206,8 +206,6 @@ def check_method(
         raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
     if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
-    if method.coupling != "alone" and learner.memory == "replay" and config.n_envs != 1:
-        raise PolicyKDError(f"n_envs: {learner.name} with RL steps one environment per learner, not {config.n_envs}")
     if discrete and config.collect_noise_std > 0:
         raise PolicyKDError(
             "collect_noise_std: is noise on continuous actions, and this task's are choices: leave it 0"

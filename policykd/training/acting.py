@@ -75,7 +75,8 @@ class Acting:
     @property
     def n_envs(self) -> int:
         """Training environments N of each learner."""
-        return getattr(self.config, "n_envs", 1)
+        n_envs: int = self.config.n_envs
+        return n_envs
 
     @property
     def steps_at_once(self) -> int:

@@ -89,13 +89,17 @@ class Agent(Acting, SB3Surface):
         self.collector = Collector(self.env_id, self.n_envs, self.run)
         streams = {p: [stream(*who, p) for who in self.learners] for p in ("learner", "exploration", "replay")}
         self.streams: snapshot.Streams = streams
-        bounds = self.action_scale.bounds
-        self.learner = learner_type.make(*self.sizes, self.config, streams["learner"], self.device, *bounds)
+        self.learner = self._new_learner(self.config)
         self.folder: RunFolder | None = None
         self.evaluator: Evaluator | None = None
         self.envs: LearnerEnvs | None = None
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
+
+    def _new_learner(self, config: Config) -> Learner:
+        """Learners with new networks."""
+        bounds = self.action_scale.bounds
+        return self.learner_type.make(*self.sizes, config, self.streams["learner"], self.device, *bounds)
 
     def write_into(self, run_dir: str | Path | None) -> None:
         """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.

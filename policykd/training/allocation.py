@@ -1,4 +1,4 @@
-"""Who acts: environment steps of a group go mostly to the peer whose training episodes return most."""
+"""Who is best by training episodes, and who acts: steps of a group go mostly to its best peer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,36 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+
+from policykd.training.progress import Progress
+
+
+class Standings:
+    """The peers of every group by the mean return of their latest training episodes; no evaluation is used.
+
+    Args:
+        run: the run's progress, which counts the episodes.
+        peers: learners N per group.
+        episodes: latest training episodes of a peer by which it is judged.
+    """
+
+    def __init__(self, run: Progress, peers: int, episodes: int) -> None:
+        self.run, self.peers, self.episodes = run, peers, episodes
+        self._best: tuple[int, np.ndarray] | None = None
+
+    def means(self) -> np.ndarray:
+        """Mean return of every peer ``(G, N)``; NaN before it has an episode."""
+        returns = [[e["r"] for e in list(latest)[-self.episodes :]] for latest in self.run.episodes]
+        return np.array([np.mean(r) if r else np.nan for r in returns]).reshape(-1, self.peers)
+
+    def best(self) -> np.ndarray:
+        """Index of each group's best learner ``(G,)``; -1 while one of its peers has no episode."""
+        if self._best is None or self._best[0] != self.run.n_episodes:
+            means = self.means()
+            first = np.arange(len(means)) * self.peers
+            known = ~np.isnan(means).any(1)
+            self._best = self.run.n_episodes, np.where(known, first + np.nan_to_num(means).argmax(1), -1)
+        return self._best[1]
 
 
 class Allocation:

@@ -27,7 +27,7 @@ from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
 from policykd.training.group import Rule, distil_group, group_actions
-from policykd.training.recipes.replay import PeersOnReplay
+from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 from policykd.training.sb3_surface import explains_arguments
 
@@ -101,7 +101,8 @@ class DualStudent(Agent):
             self.recipe = PeersOnRollouts(learner, self.method, config, self.rollout_buffer, *common)
         else:
             assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-            self.replay_buffer = SharedReplay(config.buffer_size, *sizes, self.n_learners, self.peers, self.device)
+            shape = *sizes, self.n_learners, self.peers, self.device, config.n_envs
+            self.replay_buffer = SharedReplay(config.buffer_size, *shape)
             self.memories = {"replay": self.replay_buffer}
             self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
 
@@ -295,11 +296,17 @@ def _check_method(method: PeerMethod, learner: type[Learner], config: Config) ->
         raise PolicyKDError(
             f"allocation: best needs a pooled replay, and {method.name} has none: who does not act would learn nothing"
         )
+    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.acting == "advised":
+        raise PolicyKDError(f"allocation: best says who acts, and in {method.name} all peers propose: choose one")
+    if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
+        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
     if learner.memory == "replay":
         return
     if method.replay == "pooled":
         raise PolicyKDError(
             f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
         )
-    if method.compares == "actions" or method.target == "group":
+    if method.compares == "actions" or method.target != "own" or method.acting == "advised":
         raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
+    if method.coupling == "joint" or method.source == "best":
+        raise PolicyKDError(f"method: {method.name} learns from a replay, and {learner.name} from rollouts")

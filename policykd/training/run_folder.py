@@ -61,10 +61,7 @@ class RunFolder:
             PolicyKDError: the folder holds a run already, or cannot be made.
         """
         there = self.path.exists()
-        if there and not (self.path.is_dir() and holds_nothing(self.path)):
-            raise PolicyKDError(
-                f"run folder: {self.path} exists and is not empty: choose another one, or go on with --resume"
-            )
+        check_free(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.path)
@@ -154,6 +151,18 @@ class RunFolder:
     def _growing_logs(self) -> list[Path]:
         folders = (self.path, *self.learner_folders)
         return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder that holds something already, or that cannot be made where a file is in the way.
+
+    Raises:
+        PolicyKDError: names the folder.
+    """
+    if path.exists() and not (path.is_dir() and holds_nothing(path)):
+        raise PolicyKDError(f"run folder: {path} exists and is not empty: choose another one, or go on with --resume")
+    if (file := next((above for above in path.parents if above.is_file()), None)) is not None:
+        raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")
 
 
 def holds_nothing(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import change, require
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
@@ -31,8 +31,9 @@ from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
-from policykd.training.recipes import fine_tune
-from policykd.training.recipes.fine_tune import FineTune, Span
+from policykd.training.recipes import Recipe, fine_tune, fine_tune_replay
+from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
+from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
@@ -143,7 +144,7 @@ class TeacherStudent(Agent):
 
     def _make_recipe(self, panel: Panel | None) -> None:
         """The data set of answered states; or a rollout with answers; or the data set beside a replay."""
-        config, teaching, sizes, learners = self.config, self.teaching, self.sizes, self.n_learners
+        config, teaching, learners = self.config, self.teaching, self.n_learners
         partial = teaching.student_observations is not None
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
         discrete = self.learner.discrete
@@ -159,15 +160,14 @@ class TeacherStudent(Agent):
             )
             return
         assert divergence is not None
-        labels = Labels.width(sizes[1], discrete)
-        self.dataset = LabelledStates(teaching.dataset_size, sizes[0], labels, learners, self.device)
+        self.dataset = self._new_dataset()
         self.memories = {"dataset": self.dataset}
         if self.method.coupling == "alone":
             learner: Any = self.learner
             self.recipe = Imitation(learner, self.method, teaching, self.dataset, self.tutor, divergence, *common)
             return
         assert isinstance(self.learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-        self.replay_buffer = SharedReplay(config.buffer_size, *sizes, learners, 1, self.device)
+        self.replay_buffer = self._new_replay(config)
         self.memories["replay"] = self.replay_buffer
         self.recipe = TaughtOnReplay(
             self.learner,
@@ -192,9 +192,18 @@ class TeacherStudent(Agent):
         self.rollout_buffer, self.memories = rollout, {"rollout": rollout}
         return rollout
 
+    def _new_dataset(self) -> LabelledStates:
+        """States of every student with answers, none so far."""
+        size, width = self.teaching.dataset_size, Labels.width(self.sizes[1], self.learner.discrete)
+        return LabelledStates(size, self.sizes[0], width, self.n_learners, self.device)
+
+    def _new_replay(self, config: OffPolicyConfig) -> SharedReplay:
+        """Transitions of every student, none so far."""
+        return SharedReplay(config.buffer_size, *self.sizes, self.n_learners, 1, self.device, config.n_envs)
+
     def ready(self, total_timesteps: int) -> None:
         """Score the teacher, once, before anything is learnt; then open the environments and decide on compiling."""
-        if self.tuning is None:
+        if self.tuning is None or self.teaching.anchor == "teacher":
             self.tutor.check()
             if self.score is None and (score := self.score_teacher()) is not None:
                 row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
@@ -236,31 +245,47 @@ class TeacherStudent(Agent):
         progress_bar: bool = False,
         config: dict[str, Any] | None = None,
     ) -> TeacherStudent:
-        """Go on from a distilled student with PPO on the task's reward, without losing what it has learnt.
+        """Go on from a distilled student with RL on the task's reward, without losing what it has learnt.
 
-        See ``policykd.training.recipes.fine_tune`` for how.
+        See ``policykd.training.recipes.fine_tune`` (PPO) and ``fine_tune_replay`` (DDPG, TD3, SAC) for how.
 
         Args:
             total_timesteps: environment steps of each student.
             callback: as in ``learn``.
             progress_bar: as in ``learn``.
-            config: settings to change, such as critic_steps, fine_tune_std, fixed_std_steps, anchor_steps.
+            config: settings to change, such as critic_steps, anchor, anchor_steps, fine_tune_std, fixed_std_steps.
 
         Raises:
-            PolicyKDError: the student has not PPO's Gaussian policy.
+            PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
-        changed = change(self.config, config or {})
-        self._tune(changed, Span(self.num_timesteps, total_timesteps), fresh=True)
+        by_teacher = self.panel is not None and not isinstance(self.learner, PPO)
+        anchor = {"anchor": "teacher" if by_teacher else "student"} if self.teaching.anchor == "auto" else {}
+        asked = change(self.config, {**anchor, **(config or {})})
+        given = fine_tune_replay.settings(asked, config or {})
+        self._tune(change(asked, given), Span(self.num_timesteps, total_timesteps), fresh=True)
         return self.learn(total_timesteps, callback, progress_bar)
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
-        """Replace the recipe by that of fine-tuning."""
-        learner = self.learner
-        if not isinstance(learner, PPO) or not isinstance(config, TaughtPPOConfig):
-            raise PolicyKDError(f"fine_tune: needs students with the backbone ppo, not {self.backbone}")
+        """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
+        assert isinstance(config, TeachingConfig)
+        students, common = self.learner, (self.collector, self.streams["exploration"], self.streams["replay"], span)
+        if isinstance(students, PPO):
+            require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
+            assert isinstance(config, TaughtPPOConfig)
+            rollout = self._answered_rollout(config)
+            self.recipe: Recipe = FineTune(students, config, rollout, *common, fresh)
+        else:
+            assert isinstance(students, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+            learner = cast(OffPolicyLearner, self._new_learner(config))
+            if fresh:
+                fine_tune_replay.take_over(learner, students, config.fine_tune_std)
+            by_teacher = config.anchor == "teacher"
+            self.learner, self.dataset = learner, self.dataset if by_teacher else self._new_dataset()
+            self.replay_buffer = self._new_replay(config)
+            self.memories = {"dataset": self.dataset, "replay": self.replay_buffer}
+            tutor = self.tutor if by_teacher else Anchor(learner, self.collector)
+            self.recipe = FineTuneOnReplay(learner, config, config, self.replay_buffer, self.dataset, tutor, *common)
         self.config, self.tuning = config, span
-        streams = self.streams["exploration"], self.streams["replay"]
-        self.recipe = FineTune(learner, config, self._answered_rollout(config), self.collector, *streams, span, fresh)
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the learners."""

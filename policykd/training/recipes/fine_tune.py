@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import Adam
+from policykd.core.networks import Adam, PolicyOutput
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TaughtPPOConfig
-from policykd.learners import PPO
+from policykd.learners import PPO, Learner
 from policykd.memory import Rollout
 from policykd.teachers import TeacherScore
 from policykd.training.collector import Collector
@@ -26,12 +26,12 @@ from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 
 METHOD = TeacherMethod(
     "fine_tune",
-    "RL from a distilled student, held to what it was at first (begun by fine_tune())",
+    "RL from a distilled student, held by an anchor at first (begun by fine_tune())",
     divergence="kl_forward",
     schedule="linear",
     environment_reward=True,
 )
-"""PPO beside a teacher that is the student itself, as it was."""
+"""RL beside an anchor: the student itself as it was, or its teacher."""
 
 
 class Span(NamedTuple):
@@ -45,19 +45,21 @@ class Anchor:
     """Answers as the students did before fine-tuning.
 
     Args:
-        learner: the students.
+        learner: the students, of any backbone.
         collector: the environments.
     """
 
     score: TeacherScore | None = None
 
-    def __init__(self, learner: PPO, collector: Collector) -> None:
+    def __init__(self, learner: Learner, collector: Collector) -> None:
         self.learner, self.collector, self.actor = learner, collector, learner.actor.clone()
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states."""
         observations = torch.from_numpy(self.collector.observations).to(self.actor.device)
         policy = self.learner.outputs(self.actor, observations.view(len(self.actor), self.collector.n_envs, -1))
+        if policy.std is None and policy.logits is None:  # deterministic: of no meaning but the actions
+            policy = PolicyOutput(policy.actions, policy.actions, torch.zeros_like(policy.actions))
         return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
 
     def value_at_end(self, info: dict[str, Any]) -> float:

@@ -1,24 +1,20 @@
-"""Peers off policy: every step goes into the replay; gradient steps of RL, and of distillation, sample from it."""
+"""Learning off policy: every step goes into the replay, and gradient steps sample from it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
-from policykd.distillation.methods import PeerMethod
-from policykd.distillation.peer_step import Peers, PeerStep
-from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
+from policykd.learners.group_targets import to_asker, to_everybody
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
-from policykd.training.compiling import compile_step
 
 Generators = list[np.random.Generator]
 
@@ -51,6 +47,7 @@ class LearnFromReplay:
         self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
         self.exploration, self.sampling, self.group_size = exploration, sampling, peers
         self.n_updates = 0
+        self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
@@ -68,44 +65,61 @@ class LearnFromReplay:
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions ``(K, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
-        size, learner = self.learner.action_size, self.learner
-        if self.collector.run.num_timesteps // self.group_size < self.config.learning_starts:
-            return np.stack([g.uniform(-1, 1, size) for g in self.exploration]).astype(np.float32)
-        device = learner.actor.device
-        noise = torch.from_numpy(standard_normal(self.exploration, 1, size)).to(device)
-        inputs = torch.from_numpy(observations).to(device).unsqueeze(1)
-        with torch.no_grad():
-            if self.allocation is not None:
-                return self._act_as_dealt(self.allocation, inputs, noise)
-            return learner.explore(learner.actor, inputs, noise).squeeze(1).cpu().numpy()
+    @property
+    def own_steps(self) -> int:
+        """Environment steps of each learner so far."""
+        return self.collector.run.num_timesteps // self.group_size
 
-    def _act_as_dealt(self, allocation: Allocation, inputs: Tensor, noise: Tensor) -> np.ndarray:
-        """Every peer answers at all states of its group, and the one that acts there is heard: ``(K, A)``."""
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K * N, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
+        if self.own_steps < self.config.learning_starts:
+            shape = self.collector.n_envs, self.learner.action_size
+            return np.concatenate([g.uniform(-1, 1, shape) for g in self.exploration]).astype(np.float32)
+        return self.act_with_noise(observations)
+
+    def act_with_noise(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
+        n_envs, device = self.collector.n_envs, self.learner.actor.device
+        noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
+        inputs = torch.from_numpy(observations).to(device).view(len(self.exploration), n_envs, -1)
+        with torch.no_grad():
+            return self.explore(inputs, noise).flatten(0, 1).cpu().numpy()
+
+    def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
+        if self.allocation is None:
+            return self.learner.explore(self.learner.actor, inputs, noise)
+        dealt = torch.from_numpy(self.allocation.acting.ravel()).to(inputs.device)
+        return self.proposals(inputs, noise)[torch.arange(len(dealt), device=inputs.device), dealt]
+
+    def proposals(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
         learner, peers = self.learner, self.group_size
-        everybody = [
-            part.view(-1, 1, peers, part.shape[-1]).expand(-1, peers, -1, -1).flatten(0, 1) for part in (inputs, noise)
-        ]
-        answers = learner.explore(learner.actor, everybody[0], everybody[1]).unflatten(0, (-1, peers))
-        heard = np.arange(len(answers))[:, None], allocation.acting, np.arange(peers)[None]
-        actions: np.ndarray = answers.cpu().numpy()[heard].reshape(len(inputs), -1)
-        return actions
+        everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
+        answers: Tensor = to_asker(learner.explore(learner.actor, *everybody), peers)
+        return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
-        config, own_steps = self.config, self.collector.run.num_timesteps // self.group_size
-        info: dict[str, Tensor] = {}
-        if own_steps <= config.learning_starts or own_steps % config.train_freq:
+        config, info = self.config, dict[str, Tensor]()
+        steps = self.own_steps // self.collector.n_envs
+        if self.own_steps <= config.learning_starts or steps % config.train_freq:
             return info
         self.learner.settings.advance(progress)
-        for _ in range(config.gradient_steps):
+        for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, diagnose)}
         return info
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every learner; diagnostics ``(K,)``."""
         raise NotImplementedError
+
+    def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
+        """A batch for RL's gradient step."""
+        size, n_steps = self.config.batch_size, self.n_steps
+        if isinstance(n_steps, Tensor) or n_steps > 1:
+            return self.replay.sample_ahead(size, self.sampling, source, n_steps, self.learner.gamma)
+        return self.replay.sample(size, self.sampling, source)
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, and who acts."""
@@ -117,93 +131,3 @@ class LearnFromReplay:
         self.n_updates = state["n_updates"]
         if self.allocation is not None and "allocation" in state:
             self.allocation.restore(state["allocation"])
-
-
-class PeersOnReplay(LearnFromReplay):
-    """One gradient step of RL, then, where the policies moved, one of distillation from a peer.
-
-    Args:
-        learner: the learners.
-        method: what they learn from one another.
-        config: settings.
-        replay: where their transitions go.
-        collector: their environments.
-        exploration: one generator per learner, for its noise.
-        sampling: one generator per learner, for its batches.
-        peers: learners per group.
-    """
-
-    def __init__(
-        self,
-        learner: OffPolicyLearner,
-        method: PeerMethod,
-        config: OffPolicyConfig,
-        replay: SharedReplay,
-        collector: Collector,
-        exploration: Generators,
-        sampling: Generators,
-        peers: int,
-    ) -> None:
-        super().__init__(learner, config, replay, collector, exploration, sampling, peers)
-        self.method, device = method, learner.actor.device
-        self.peers = Peers(len(sampling), peers, method.source, device)
-        self.distillation = PeerStep(method, config, learner) if method.source and peers > 1 else None
-        self.schedule = schedule_of(config.distill_schedule)
-        self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=device)
-        self.distill_learning_rate = torch.zeros_like(self.distill_rates)
-        learner.judges = peers if method.target == "group" else 1
-        self._learn = self.learn
-
-    def compile(self) -> None:
-        """From now on compute with ``torch.compile``."""
-        self.compiled, self._learn = True, compile_step(self.learn, self.learner.actor.device)
-
-    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every learner and, after each step of the policies, one of distillation."""
-        self.n_updates += 1
-        config, learner, number = self.config, self.learner, self.n_updates
-        update_actor, update_targets = learner.updates_actor(number), learner.updates_targets(number)
-        batch = self.replay.sample(config.batch_size, self.sampling, self.method.replay)
-        noise = learner.draw_noise(config.batch_size)
-        states, turn = None, 0
-        if self.distillation is not None and update_actor:
-            turn = learner.actor_updates(number) % len(self.peers.turns)
-            states = self.replay.sample(
-                config.distill_batch_size,
-                self.sampling,
-                self.method.states,
-                peer_of=self.peers.peer_of[turn],
-                recent=config.distill_recent,
-            ).observations
-            torch.mul(self.distill_rates, self.schedule(progress), out=self.distill_learning_rate)
-        # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
-        flags = update_actor, update_targets, diagnose or self.compiled
-        with torch.no_grad():
-            return self._learn(batch, noise, states, self.peers.turns[turn], *flags)
-
-    def learn(
-        self,
-        batch: Batch,
-        noise: Tensor | None,
-        states: Tensor | None,
-        turn: tuple[Tensor, Tensor, Tensor],
-        update_actor: bool,
-        update_targets: bool,
-        diagnose: bool,
-    ) -> dict[str, Tensor]:
-        """Both gradient steps of every learner; what ``torch.compile`` compiles."""
-        info = self.learner.update(batch, noise, update_actor, update_targets)
-        if self.distillation is not None and states is not None:
-            info |= self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
-        return info
-
-    def state(self) -> dict[str, Any]:
-        """The number of gradient steps, and distillation's optimiser."""
-        kept = {} if self.distillation is None else {"distillation": state_tensors(self.distillation)}
-        return super().state() | kept
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        super().restore(state)
-        if self.distillation is not None and "distillation" in state:
-            load_state_tensors(self.distillation, state["distillation"])

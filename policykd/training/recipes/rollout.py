@@ -12,7 +12,7 @@ from torch import Tensor
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
 from policykd.distillation.methods import PeerMethod
-from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
@@ -21,6 +21,10 @@ from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 
 Generators = list[np.random.Generator]
+
+
+LATEST = 256
+"""Latest states of each learner at which the logs compare peers."""
 
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
@@ -214,6 +218,7 @@ class PeersOnRollouts(LearnFromRollouts):
         peers: int,
     ) -> None:
         super().__init__(learner, config, rollout, collector, exploration, sampling)
+        self.group_size = peers
         self.method, self.peers = method, Peers(len(sampling), peers, method.source, self.device)
         self.distillation = None
         if method.source and peers > 1:
@@ -225,6 +230,9 @@ class PeersOnRollouts(LearnFromRollouts):
         config, index = self.config, np.arange(len(self.sampling))
         updates = self.n_updates // config.n_epochs
         info: dict[str, Tensor] = {}
+        if self.group_size > 1:
+            latest = self.rollout.observations.flatten(1, 2)[:, -LATEST:]
+            info["peers/action_distance"] = action_distance(self.learner, latest, *self.peers.turns[0][:2])
         if self.distillation is None or updates % config.distill_freq:
             return info
         strength = schedule_of(config.distill_schedule)(progress)
@@ -234,7 +242,7 @@ class PeersOnRollouts(LearnFromRollouts):
             turn = (number + i) % len(self.peers.turns)
             source = self.peers.peer_of[turn] if self.method.states == "peer" else index
             states = self.rollout.sample_states(config.distill_batch_size, self.sampling, source, config.distill_recent)
-            info = self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
+            info |= self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
         return info
 
     def state(self) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class TaughtOnReplay(LearnFromReplay):
     def collect(self) -> Step:
         """One environment step of every student into replay and data set."""
         answers = self.tutor.answers()
-        self.dataset.add(torch.from_numpy(self.collector.observations).to(answers.device).unsqueeze(1), answers)
+        observations = torch.from_numpy(self.collector.observations).to(answers.device)
+        self.dataset.add(observations.view(*answers.shape[:2], -1), answers)
         return super().collect()
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
@@ -83,8 +84,8 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0:
             teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
         self.n_updates += 1
-        flags = learner.updates_actor(self.n_updates), learner.updates_targets(self.n_updates)
-        batch = self.replay.sample(config.batch_size, self.sampling)
+        flags = self.updates_actor(), learner.updates_targets(self.n_updates)
+        batch = self.sample()
         noise = learner.draw_noise(config.batch_size)
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
@@ -92,6 +93,10 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
             teaching.adapt(info["distill/distance"])
         return info | {"distill/coefficient": teaching.lambdas}
+
+    def updates_actor(self) -> bool:
+        """Whether this gradient step also moves the actors."""
+        return self.learner.updates_actor(self.n_updates)
 
     def teach(
         self,

@@ -1,0 +1,1 @@
+"""Does RL after distillation keep what a student has learnt, off policy?"""

@@ -1,0 +1,1 @@
+"""Does each backbone learn like SB3's?"""

@@ -1,0 +1,202 @@
+"""The answers to the declared questions, from the raw rows: a table for BENCHMARK.md and a picture.
+
+    python -m experiments.peers.answers
+
+P is the probability that a run of the first side returns more than one of the second, averaged over tasks; its interval
+is a stratified bootstrap over seeds, and p (two-sided, from the same bootstrap) is corrected by Holm's method within
+each question.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from experiments.peers.report import WAYS, rows
+from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
+from policykd.core.files import write_text
+
+ROOT = Path(__file__).parents[2]
+RESAMPLES = 2_000
+
+FOUR = "four_mutual"
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "Q1": {
+        "question": "Against SB3 at equal steps, do peers do better, in no more time?",
+        "results": "results/peers_small",
+        "pairs": [],  # the gate chooses the rows of peers, before their seeds are run
+    },
+    "Q2": {
+        "question": "Without knowing the learning rate, does a group of four do as well as the best rate alone?",
+        "results": "results/peers_tuning",
+        "pairs": [
+            *(((FOUR, "trained"), (f"single_{rate}", "final")) for rate in ("1e-4", "3e-4", "1e-3", "3e-3")),
+            ((FOUR, "trained"), ("sb3", "final")),
+            ((FOUR, "student"), ("sb3", "final")),
+        ],
+    },
+    "Q3": {
+        "question": "Does distillation add anything to sharing the replay?",
+        "results": "results/peers_tuning",
+        "pairs": [
+            *(((FOUR, way), ("four_share", way)) for way in ("trained", "final", "student")),
+            (("four_dpd", "trained"), ("four_share", "trained")),
+        ],
+    },
+}
+"""The declared comparisons (protocol.md), SAC. A side is a row and the way of making one policy of its groups
+(``report.WAYS``); single agents have the way "final" alone. P is taken over the tasks that both sides have."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One comparison."""
+
+    question: str
+    ours: str
+    theirs: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, int]
+    iqms: tuple[tuple[float, float], ...]
+    """Interquartile means of both sides, task by task."""
+    better: Estimate
+    p: float
+    """Two-sided, corrected by Holm's method within the question."""
+
+
+def answers() -> list[Answer]:
+    """Every comparison whose two sides share a finished task."""
+    found: list[Answer] = []
+    for name, question in QUESTIONS.items():
+        folder = ROOT / question["results"]
+        if not list(folder.glob("*/*.json")):
+            continue
+        table = rows(folder)
+        raw = list(_compared(name, table[table["backbone"] == "sac"], question["pairs"]))
+        corrected = holm([answer.p for answer in raw])
+        found += [Answer(**{**vars(answer), "p": p}) for answer, p in zip(raw, corrected, strict=True)]
+    return found
+
+
+def _compared(name: str, table: pd.DataFrame, pairs: Sequence[Any]) -> Iterator[Answer]:
+    for ours, theirs in pairs:
+        sides = [_scores(table, *side) for side in (ours, theirs)]
+        tasks = tuple(task for task in sides[0] if task in sides[1])
+        if not tasks:
+            continue
+        pair = [np.stack([side[task] for task in tasks], axis=1) for side in sides]
+        chances = interval(pair, lambda x, y: np.atleast_1d(probability_of_improvement(x, y)), RESAMPLES)
+        yield Answer(
+            name,
+            _named(*ours),
+            _named(*theirs),
+            tasks,
+            (len(pair[0]), len(pair[1])),
+            tuple((float(iqm(pair[0][:, t])), float(iqm(pair[1][:, t]))) for t in range(len(tasks))),
+            Estimate(*(float(np.ravel(part)[0]) for part in chances)),
+            _p(pair),
+        )
+
+
+def _named(method: str, way: str) -> str:
+    return f"{method}, {WAYS[way]}" if way != "final" else method
+
+
+def _scores(table: pd.DataFrame, method: str, way: str) -> dict[str, np.ndarray]:
+    """The return of every group ``(S,)``, by task: the mean of its peers where ``way`` is "final"."""
+    part = table[(table["method"] == method) & (table["phase"] == way)]
+    return {
+        str(task): group.groupby("seed")["return"].mean().to_numpy() for task, group in part.groupby("task", sort=False)
+    }
+
+
+def _p(pair: list[np.ndarray]) -> float:
+    """Twice the smaller part of resampled P that lies on either side of one half."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        resampled = []
+        for side in pair:
+            index = rng.integers(len(side), size=side.shape)
+            resampled.append(np.take_along_axis(side, index, axis=0))
+        drawn.append(float(probability_of_improvement(*resampled)))
+    below, above = float(np.mean(np.array(drawn) <= 0.5)), float(np.mean(np.array(drawn) >= 0.5))
+    return min(1.0, 2 * max(min(below, above), 1 / RESAMPLES))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given."""
+    order, corrected, least = np.argsort(p), [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = least
+    return corrected
+
+
+def table(found: Sequence[Answer]) -> str:
+    """Markdown, question by question."""
+    lines: list[str] = []
+    for name, question in QUESTIONS.items():
+        lines += [f"**{name}. {question['question']}**", ""]
+        mine = [answer for answer in found if answer.question == name]
+        if not mine:
+            lines += [f"No answer yet: `{question['results']}` has no rows of both sides.", ""]
+            continue
+        lines.append("| ours | against | P(better) [95 %] | p, Holm | seeds | IQM of returns, ours / theirs |")
+        lines.append("|---|---|---|---|---|---|")
+        for a in mine:
+            each = "; ".join(f"{task} {x:,.0f} / {y:,.0f}" for task, (x, y) in zip(a.tasks, a.iqms, strict=True))
+            chance = f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]"
+            lines.append(f"| {a.ours} | {a.theirs} | {chance} | {a.p:.3f} | {a.seeds[0]} / {a.seeds[1]} | {each} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def picture(found: Sequence[Answer], path: Path) -> None:
+    """P(better) with intervals, comparison by comparison."""
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(found) + 1.2))
+    for place, a in enumerate(reversed(found)):
+        axes.plot([a.better.low, a.better.high], [place, place], color="C0")
+        axes.plot(a.better.value, place, "o", color="C0")
+    names = [f"{a.question}: {a.ours} over {a.theirs}" for a in reversed(found)]
+    axes.set_yticks(range(len(found)), names, fontsize=8)
+    axes.axvline(0.5, color="grey", linewidth=1)
+    axes.set(xlim=(0, 1), xlabel="probability of improvement, 95 % interval")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=ROOT / "BENCHMARK.md")
+    path = parser.parse_args().tables
+    found = answers()
+    text = table(found)
+    write_text(path, inserted(path.read_text(), text))
+    if found:
+        picture(found, ROOT / "results" / "peers_answers.png")
+    print(text)
+
+
+BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+
+
+def inserted(page: str, text: str) -> str:
+    """The page with the text between its markers."""
+    before, _, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"the page has no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+if __name__ == "__main__":
+    main()

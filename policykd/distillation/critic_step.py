@@ -1,0 +1,43 @@
+"""Copying a peer's critics, beside its policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import Adam, gradient
+from policykd.distillation.peer_step import Critical
+
+
+class CriticStep:
+    """The step of every critic towards its peer's: the squared distance of their values (PIEKD, Hong et al. 2020).
+
+    Args:
+        learner: the learners.
+    """
+
+    def __init__(self, learner: Critical) -> None:
+        self.learner, self.adam = learner, Adam(learner.critic)
+
+    def update(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        peer_of: Tensor,
+        student_of: Tensor,
+        taught: Tensor,
+        learning_rate: Tensor,
+    ) -> dict[str, Tensor]:
+        """Move every critic towards its peer's at states and actions ``(K, B, ·)``; arguments as in ``PeerStep``."""
+        learner = self.learner
+        with torch.no_grad():
+            wanted = learner.q_values(learner.critic, states[student_of], actions[student_of])[peer_of]
+
+        def loss(critic: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            errors = learner.q_values(critic, states, actions) - wanted
+            losses = errors.square().sum(1).mean(1) * taught
+            return losses, {"distill/critic_loss": losses.detach()}
+
+        gradients, info = gradient(loss, learner.critic)
+        self.adam.step(learner.critic, gradients, learning_rate)
+        return info

@@ -1,0 +1,51 @@
+"""How strongly peers imitate the best of them, so that they stay near it (P3S, Jung et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policykd.distillation.peer_step import Student
+
+
+class NearBest:
+    """One weight of imitation per group, doubled where its peers are too far from the best, halved where too near.
+
+    With D(a, b) = |a - b|^2 / 2 averaged over states, peers should keep at the distance max(ratio * D(best now, best
+    before), least): half or twice of the weight follow where they are 1.5 times nearer or farther.
+
+    Args:
+        learner: the learners.
+        peers: learners per group.
+        ratio: of the distance from the best to how far it moves.
+        least: the distance where it stands still.
+    """
+
+    def __init__(self, learner: Student, peers: int, ratio: float, least: float) -> None:
+        self.learner, self.peers, self.ratio, self.least = learner, peers, ratio, least
+        self.before = learner.actor.clone()
+        self.strength = torch.ones(len(learner.actor), dtype=learner.actor.dtype, device=learner.actor.device)
+        """The weight of every learner ``(K,)``, alike within a group."""
+
+    @torch.no_grad()
+    def update(self, states: Tensor, best: Tensor) -> None:
+        """Look how far the groups are from their best, and how far that has moved since the last call.
+
+        Args:
+            states: observations ``(K, B, O)``; those of a group's first row are used for all of it.
+            best: index of each group's best learner ``(G,)``.
+        """
+        shared = states[:: self.peers].repeat_interleave(self.peers, dim=0)
+        now = self.learner.outputs(self.learner.actor, shared).actions
+        before = self.learner.outputs(self.before, shared).actions
+        moved = _distance(now, before)[best]
+        apart = _distance(now, now[best].repeat_interleave(self.peers, dim=0))
+        spread = apart.view(-1, self.peers).sum(1) / (self.peers - 1)
+        aim = (self.ratio * moved).clamp_min(self.least)
+        factor = torch.where(spread > 1.5 * aim, 2.0, torch.where(spread < aim / 1.5, 0.5, 1.0))
+        self.strength.mul_(factor.repeat_interleave(self.peers).to(self.strength.dtype))
+        self.before.copy_(self.learner.actor)
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return 0.5 * (one - other).square().sum(-1).mean(-1)

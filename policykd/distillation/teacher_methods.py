@@ -1,0 +1,193 @@
+"""How students learn from a frozen teacher (``TeacherStudent``): a method is a row of choices, not a class.
+
+Hx is cross-entropy, T the teacher, S the student:
+
+============================  =======  =========  ==================  ==========  ==================  ============
+method                        states   memory     divergence          coupling    teacher's reward    task's reward
+============================  =======  =========  ==================  ==========  ==================  ============
+bc                            teacher  all        action MSE          alone                           no
+dagger                        mixed    all        action MSE          alone                           no
+student_driven                own      latest     action MSE          alone                           no
+teacher_distill               teacher  latest     Hx(T, S)            joint                           no
+on_policy_distill             own      latest     Hx(T, S)            joint                           no
+entropy_regularised           own      latest                         joint       log T(a)            no
+n_distill                     own      latest     Hx(T, S)            joint       -Hx(T, S) at s'     no
+expected_entropy_regularised  own      latest     Hx(S, T)            joint       log T(a') at s'     no
+teacher_value_reward          own      latest                         joint       gamma V(s') - V(s)  yes
+kickstarting                  own      latest     Hx(T, S)            joint                           yes
+qdagger                       own      latest     Hx(T, S)            joint                           yes
+value_gated                   own      latest     Hx(T, S), V_T>V_S   joint                           yes
+ppd                           own      latest     KL(T || S)          proximal                        yes
+advisor                       own      latest     Hx(T, S), weighted  joint                           yes
+============================  =======  =========  ==================  ==========  ==================  ============
+
+How far apart two policies are is the setting ``divergence``, the same for every method; what stands above is a
+teacher's default where both sides are Gaussian. Of choices (Discrete), KL(T || S) stands for action MSE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from policykd.distillation import weights
+from policykd.distillation.weights import Comparison, Weight
+from policykd.learners.distillation_config import DistillationConfig
+
+
+@dataclass(frozen=True)
+class TeacherMethod:
+    """How students learn from a frozen teacher; hand one in as ``method=``, or add it to ``TEACHER_METHODS``."""
+
+    name: str
+    summary: str
+    states: Literal["own", "teacher", "mixed"] = "own"
+    """At whose states: the student's, the teacher's, or those of both acting in turn (DAgger)."""
+    weight: Weight | None = None
+    """How much each state counts. None: all alike, and values are not computed."""
+    coupling: Literal["alone", "joint", "proximal"] = "joint"
+    """How distillation meets RL: without RL; in one loss; in one loss, multiplied by PPO's ratio (PPD)."""
+    aggregate: bool = False
+    """Without RL: whether all states so far are learnt from, or those of the latest round only."""
+    divergence: str | None = "action_mse"
+    """Where the setting is "auto" and both sides are Gaussian, or choose (then KL for action_mse); None: the teacher
+    speaks through rewards alone."""
+    schedule: str = "constant"
+    """How the teacher fades, where the setting is "auto"."""
+    reward: Literal["log_prob", "next_distance", "next_log_prob", "value"] | None = None
+    """What the teacher pays (Czarnecki et al. 2019, table 1)."""
+    environment_reward: bool = False
+    """Whether the task pays too, where the setting is None."""
+    confident: bool = False
+    """Weigh imitation against RL, state by state, by how well an imitator of the teacher does (ADVISOR)."""
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it needs a backbone that learns on policy."""
+        plain = self.coupling == "joint" and self.environment_reward and self.divergence is not None
+        return self.coupling != "alone" and not (plain and not self.confident)
+
+
+def _value_gate(seen: Comparison, config: DistillationConfig) -> Tensor:
+    return weights.value_gate(seen.source_value, seen.own_value)
+
+
+TEACHER_METHODS: dict[str, TeacherMethod] = {
+    "bc": TeacherMethod(
+        "bc",
+        "Behaviour cloning: the teacher acts, the student copies",
+        "teacher",
+        coupling="alone",
+        aggregate=True,
+        schedule="linear",
+    ),
+    "dagger": TeacherMethod(
+        "dagger",
+        "DAgger (Ross et al. 2011): the student acts more and more, the teacher labels, all data are kept",
+        "mixed",
+        coupling="alone",
+        aggregate=True,
+        schedule="linear",
+    ),
+    "student_driven": TeacherMethod(
+        "student_driven",
+        "The student acts, the teacher labels, only the latest states are learnt from",
+        "own",
+        coupling="alone",
+        schedule="linear",
+    ),
+    "teacher_distill": TeacherMethod(
+        "teacher_distill",
+        "Teacher distill (Czarnecki et al. 2019): the teacher acts",
+        "teacher",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+    ),
+    "on_policy_distill": TeacherMethod(
+        "on_policy_distill",
+        "On-policy distill (Czarnecki et al. 2019): the student acts",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+    ),
+    "entropy_regularised": TeacherMethod(
+        "entropy_regularised",
+        "Entropy regularised (Czarnecki et al. 2019): the teacher's log-probability is the reward",
+        "own",
+        coupling="joint",
+        divergence=None,
+        reward="log_prob",
+    ),
+    "n_distill": TeacherMethod(
+        "n_distill",
+        "N-distill (Czarnecki et al. 2019): on-policy distill, and the next state's distance is a cost",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+        reward="next_distance",
+    ),
+    "expected_entropy_regularised": TeacherMethod(
+        "expected_entropy_regularised",
+        "Expected entropy regularised (Czarnecki et al. 2019)",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_reverse",
+        reward="next_log_prob",
+    ),
+    "teacher_value_reward": TeacherMethod(
+        "teacher_value_reward",
+        "Teacher V reward (Czarnecki et al. 2019): rewards shaped by the teacher's value",
+        "own",
+        coupling="joint",
+        divergence=None,
+        reward="value",
+        environment_reward=True,
+    ),
+    "kickstarting": TeacherMethod(
+        "kickstarting",
+        "Kickstarting (Schmitt et al. 2018): RL and a teacher that fades",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+        schedule="linear",
+        environment_reward=True,
+    ),
+    "qdagger": TeacherMethod(
+        "qdagger",
+        "QDagger (Agarwal et al. 2022): the teacher fades as the student's return nears its own",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+        schedule="return_ratio",
+        environment_reward=True,
+    ),
+    "value_gated": TeacherMethod(
+        "value_gated",
+        "Value gated (Czarnecki et al. 2019): copy only where the teacher's value is higher",
+        "own",
+        weight=_value_gate,
+        coupling="joint",
+        divergence="cross_entropy_forward",
+        environment_reward=True,
+    ),
+    "ppd": TeacherMethod(
+        "ppd",
+        "Proximal Policy Distillation (Spigler 2025)",
+        "own",
+        coupling="proximal",
+        divergence="kl_forward",
+        environment_reward=True,
+    ),
+    "advisor": TeacherMethod(
+        "advisor",
+        "ADVISOR (Weihs et al. 2021): imitate where imitation is possible, RL elsewhere",
+        "own",
+        coupling="joint",
+        divergence="cross_entropy_forward",
+        environment_reward=True,
+        confident=True,
+    ),
+}
+"""Methods of ``TeacherStudent``."""

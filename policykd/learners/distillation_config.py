@@ -1,0 +1,112 @@
+"""The settings of learning from peers; ``config.py`` adds them to each backbone's own."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from policykd.core.fields import require
+from policykd.core.registry import NAME
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How a learner distils from its peers, whatever its backbone."""
+
+    alpha: float = 1.0
+    """Confidence in the value difference: a state weighs exp(alpha * xi). 0 weighs all states alike."""
+    scale_free: bool = True
+    """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale.
+    False is the paper's equation, with xi in units of return."""
+    pessimism: float = 1.0
+    """Method "paired": standard deviations of the critics' judgements by which the peer's action must be better."""
+    weight_ratio: float = 1e4
+    """Bound of the weights: the largest of a batch is at most this many times the smallest."""
+    distill_recent: int | None = 1000
+    """Distil at states of the peer's most recent transitions only (DPD section 4.1: 1000). None is its whole replay."""
+    distill_batch_size: int = 64
+    """States per distillation step and learner."""
+    distill_learning_rate: float = 1e-4
+    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
+    divergence: Annotated[str | Function, NAME] = "action_mse"
+    """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
+    wasserstein2, or a function (``policykd.distillation.divergences``). The last three compare Gaussians; forward is
+    KL(peer || learner), reverse KL(learner || peer)."""
+    distill_schedule: Annotated[str | Function, NAME] = "constant"
+    """How the distillation step fades over the run: constant, linear, exponential, cosine, or a function of the
+    progress from 0 to 1. Its learning rate is multiplied by it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
+        require(self.pessimism >= 0, "pessimism", self.pessimism, "must not be negative")
+        require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
+        require(
+            self.distill_recent is None or self.distill_recent >= 1,
+            "distill_recent",
+            self.distill_recent,
+            "must be positive, or None for the whole replay",
+        )
+        require(self.distill_batch_size >= 1, "distill_batch_size", self.distill_batch_size, "must be positive")
+        require(
+            self.distill_learning_rate > 0,
+            "distill_learning_rate",
+            self.distill_learning_rate,
+            "must be positive",
+        )
+
+
+@dataclass(frozen=True)
+class ReplayDistillationConfig(DistillationConfig):
+    """How learners with a replay distil from their peers, and what makes a group of them more than its learners."""
+
+    distill_coef: float = 1.0
+    """Joint coupling: weight of distillation beside RL in the actor's loss."""
+    distill_freq: int = 1
+    """Updates of the actors between distillations."""
+    distill_gradient_steps: int = 1
+    """Distillation steps after such an update."""
+    least_proposal: float = 0.1
+    """Method "double_actor": weight of the worst action in a target; the best has the rest."""
+    best_ratio: float = 2.0
+    """Method "p3s": peers stay at this many times the distance from the best peer by which it moves..."""
+    best_distance: float = 0.05
+    """...and at least at this one, a squared distance of actions over 2..."""
+    best_freq: int = 250
+    """...which is looked at after so many updates of the actors."""
+    vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary."""
+    allocation: typing.Literal["equal", "best"] = "equal"
+    """Who acts in the episodes of a group: its peers alike; or mostly the one whose latest training episodes returned
+    most. The second needs a method with a pooled replay."""
+    allocation_floor: float = 0.5
+    """allocation="best": this part of the environment steps is shared alike, the rest goes to the best peer."""
+    allocation_episodes: int = 2
+    """The latest training episodes of each peer by whose mean return it is judged: for allocation="best", rebirth, and
+    methods that copy the best peer."""
+    rebirth_freq: int = 0
+    """Environment steps of a group after which one of its learners begins anew: initialised again, taught by the best
+    peer. 0 is never. Needs a method with a pooled replay."""
+    rebirth: typing.Literal["worst", "oldest"] = "worst"
+    """Who begins anew: the peer whose latest training episodes returned least; or the peers in turn."""
+    rebirth_gradient_steps: int = 1_000
+    """Steps of distillation by which it is taught, at states of the whole replay."""
+    rebirth_perturbation: float = 1.25
+    """Varied settings of the reborn are the best peer's, each times this number or over it (1: as they are)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, each in one line."""
+        super().__post_init__()
+        for name in ("distill_freq", "distill_gradient_steps", "best_freq", "allocation_episodes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
+        for name in ("distill_coef", "best_ratio", "best_distance", "rebirth_freq", "rebirth_gradient_steps"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("least_proposal", "allocation_floor"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        require(self.rebirth_perturbation >= 1, "rebirth_perturbation", self.rebirth_perturbation, "must be at least 1")

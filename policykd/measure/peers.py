@@ -1,0 +1,128 @@
+"""Fidelity between peers: did the learners of a group become one policy?
+
+The words and the report are those of students and teachers (``measure/fidelity.py``): every learner is compared with
+each of its peers, at the states that it visits and at those that the peer visits. Peers that share nothing are the
+control: two good policies are somewhat alike without having learned from one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import STEPS
+from policykd.core.networks import PolicyOutput
+from policykd.measure.fidelity import TOLERANCE, UNITS, Fidelity, compare, visited
+from policykd.measure.fidelity_report import Row, Who, write
+from policykd.measure.pictures import Panel, Series, seed_panels
+from policykd.training.dual_student import DualStudent
+
+APART = "peers/action_distance"
+"""The column of a run's log that says how far a learner's actions are from its peer's."""
+
+
+def fidelity(
+    agent: DualStudent, *, steps: int = 1_000, seed: int = 2_000_000, tolerance: float = TOLERANCE
+) -> dict[str, Fidelity]:
+    """How alike a learner and its peer act, averaged over all ordered pairs of all groups.
+
+    Args:
+        agent: peers, at least two per group.
+        steps: environment steps that each learner takes.
+        seed: seed of their episodes.
+        tolerance: see ``TOLERANCE``.
+
+    Returns:
+        "own_states": the learner beside its peer at its own states; "peer_states": at the peer's. The KL is
+        KL(peer || learner).
+
+    Raises:
+        PolicyKDError: the learners have no peers.
+    """
+    if agent.peers < 2:
+        raise PolicyKDError("fidelity: these learners have no peers (peers=1)")
+
+    def policy(learner: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda observations: _outputs(agent, observations).actions[learner].clamp(-1, 1).numpy()
+
+    found: dict[str, list[tuple[float, ...]]] = {"own_states": [], "peer_states": []}
+    states = [visited(agent.factory, policy(k), steps, seed) for k in range(agent.n_learners)]
+    answers = [_outputs(agent, each) for each in states]
+    for first in range(0, agent.n_learners, agent.peers):
+        for k, peer in permutations(range(first, first + agent.peers), 2):
+            for name, at in (("own_states", answers[k]), ("peer_states", answers[peer])):
+                found[name].append(astuple(compare(_of(at, k), _of(at, peer), tolerance)))
+    return {name: Fidelity(*np.mean(values, axis=0)) for name, values in found.items()}
+
+
+def report(
+    agent: DualStudent,
+    *,
+    control: DualStudent | None = None,
+    steps: int = 1_000,
+    seed: int = 2_000_000,
+    tolerance: float = TOLERANCE,
+    out: str | Path | None = None,
+) -> list[Row]:
+    """Compare peers with one another, and beside them those of a control that share nothing.
+
+    Args:
+        agent: the peers.
+        control: peers of the same task that do not learn from one another (method "independent").
+        steps: environment steps that each learner takes.
+        seed: seed of their episodes.
+        tolerance: see ``TOLERANCE``.
+        out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
+
+    Raises:
+        PolicyKDError: the learners have no peers, or the control is of another task.
+    """
+    if control is not None and control.env_id != agent.env_id:
+        raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the peers of {agent.env_id}")
+    asked: dict[Who, DualStudent | None] = {"peers": agent, "control": control}
+    measured = {who: fidelity(each, steps=steps, seed=seed, tolerance=tolerance) for who, each in asked.items() if each}
+    rows = [
+        Row(split, who, vars(by_split[split]))
+        for split in ("own_states", "peer_states")
+        for who, by_split in measured.items()
+    ]
+    if out is not None:
+        write(rows, Path(out), UNITS)
+    return rows
+
+
+def over_training(runs: dict[str, Path], path: Path) -> Path | None:
+    """Draw how far peers' actions are apart in the course of training; None where no log says it.
+
+    Args:
+        runs: run folders by label.
+        path: the PNG file, replaced whole.
+    """
+    series = {}
+    for label, folder in runs.items():
+        log = pd.read_csv(folder / "progress.csv") if (folder / "progress.csv").exists() else pd.DataFrame()
+        if APART in log:
+            kept = log[[STEPS, APART]].dropna()
+            series[label] = Series(kept[STEPS].tolist(), kept[[APART]].to_numpy())
+    if not series:
+        return None
+    panel = Panel("latest states of each learner", "environment steps of a group", UNITS["distance"], series)
+    return seed_panels([panel], path, "How far peers act apart", "mean over all learners")
+
+
+@torch.no_grad()
+def _outputs(agent: DualStudent, observations: np.ndarray) -> PolicyOutput:
+    """What all learners answer ``(K, n, ...)`` at ``(n, O)``."""
+    inputs = torch.from_numpy(observations).to(agent.device).unsqueeze(0).expand(agent.n_learners, -1, -1)
+    return agent.learner.outputs(agent.learner.actor, inputs).map(torch.Tensor.cpu)
+
+
+def _of(answers: PolicyOutput, learner: int) -> PolicyOutput:
+    return answers.map(lambda part: part[learner : learner + 1])

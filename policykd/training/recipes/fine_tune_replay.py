@@ -1,0 +1,127 @@
+"""After distillation, off policy: first the critics learn, on steps of the students as they are; then the actors, too.
+
+A critic that knows nothing pulls a distilled actor anywhere. So: new critics and optimisers, fitted while the actor is
+frozen and acts with little noise; then an actor's loss L_RL / mean |Q| + lambda |a - anchor|^2, whose lambda fades. The
+anchor is the teacher where it is there, else the student as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.divergences import divergence_of
+from policykd.distillation.teaching_config import TaughtDDPGConfig, TaughtTD3Config, TeachingConfig
+from policykd.learners import DDPG, SAC, OffPolicyLearner
+from policykd.learners.config import Config, OffPolicyConfig, SACConfig
+from policykd.memory import LabelledStates, SharedReplay
+from policykd.training.collector import Collector
+from policykd.training.recipes.fine_tune import METHOD, Anchor, Span
+from policykd.training.recipes.taught_replay import TaughtOnReplay
+from policykd.training.tutor import Tutor
+
+FIRST_ENT_COEF = "auto_0.01"
+"""SAC's temperature at first: it is about right for a policy that is good already, where 1 would blur it."""
+
+
+def settings(config: Config, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What fine-tuning changes in settings that were not ``asked`` for: little noise, and a small temperature."""
+    if isinstance(config, TaughtDDPGConfig | TaughtTD3Config):
+        changes: dict[str, Any] = {"action_noise_std": config.fine_tune_std}
+    else:
+        changes = {"ent_coef": FIRST_ENT_COEF} if isinstance(config, SACConfig) and config.ent_coef == "auto" else {}
+    return {name: value for name, value in changes.items() if name not in asked}
+
+
+def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float) -> None:
+    """Give new learners the policies of distilled students, and their critics where these are of the same shape.
+
+    Args:
+        learner: as they were just made.
+        students: the distilled ones.
+        std: standard deviation of a Gaussian before tanh, from now on the same at all states.
+
+    Raises:
+        PolicyKDError: the settings make other actors.
+    """
+    if learner.actor.shape != students.actor.shape:
+        raise PolicyKDError("fine_tune: the students' network is what it was: leave net_arch and network as they are")
+    learner.actor.copy_(students.actor)
+    if isinstance(learner, SAC):
+        learner.set_std(std)
+    if isinstance(learner, DDPG):
+        learner.actor_target.copy_(learner.actor)
+    if learner.critic.shape == students.critic.shape:
+        learner.critic.copy_(students.critic)
+        learner.critic_target.copy_(students.critic_target)
+
+
+class FineTuneOnReplay(TaughtOnReplay):
+    """DDPG, TD3 or SAC of distilled students: first the critics, then also the actors, held by an anchor that fades.
+
+    Args:
+        learner: the students.
+        config: settings of the learners.
+        teaching: settings of teaching.
+        replay: where their transitions go.
+        dataset: where states with the anchor's answers go.
+        tutor: the anchor.
+        collector: the environments.
+        exploration: one generator per student, for its noise.
+        sampling: one generator per student, for its batches.
+        span: the steps of fine-tuning.
+    """
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner,
+        config: OffPolicyConfig,
+        teaching: TeachingConfig,
+        replay: SharedReplay,
+        dataset: LabelledStates,
+        tutor: Tutor,
+        collector: Collector,
+        exploration: list[np.random.Generator],
+        sampling: list[np.random.Generator],
+        span: Span,
+    ) -> None:
+        divergence = divergence_of("action_mse" if teaching.divergence == "auto" else teaching.divergence, taught=True)
+        streams = exploration, sampling
+        super().__init__(learner, METHOD, config, teaching, replay, dataset, tutor, divergence, collector, *streams)
+        self.span = span
+
+    @property
+    def own_steps(self) -> int:
+        """Environment steps of each student since fine-tuning began."""
+        return super().own_steps - self.span.start
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions ``(K, A)`` in [-1, 1] of the students with their noise, from the first step."""
+        return self.act_with_noise(observations)
+
+    def updates_actor(self) -> bool:
+        """Whether this gradient step also moves the actors: not before the critics are fitted."""
+        return self.own_steps > self.teaching.config.critic_steps and super().updates_actor()
+
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every student; the anchor fades by steps of its own."""
+        fading = self.own_steps / (self.teaching.config.anchor_steps or max(1, self.span.length))
+        return super().step(min(1.0, fading), diagnose)
+
+    def state(self) -> dict[str, Any]:
+        """Beside what every taught recipe keeps: what the students were, where they are their own anchor."""
+        state = super().state()
+        if isinstance(self.tutor, Anchor):
+            state["distillation"] |= {"anchor": self.tutor.actor}
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        kept = dict(state["distillation"])
+        if isinstance(self.tutor, Anchor):
+            self.tutor.actor.copy_(kept.pop("anchor"))
+        super().restore({**state, "distillation": kept})

@@ -1,0 +1,205 @@
+"""Peers off policy: gradient steps of RL on one replay, and of distillation from one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.distillation.critic_step import CriticStep
+from policykd.distillation.methods import PeerMethod
+from policykd.distillation.near_best import NearBest
+from policykd.distillation.peer_step import Peers, PeerStep, action_distance
+from policykd.distillation.schedules import schedule_of
+from policykd.learners import OffPolicyLearner
+from policykd.learners.config import OffPolicyConfig
+from policykd.memory.replay import Batch, SharedReplay
+from policykd.training.allocation import Standings
+from policykd.training.collector import Collector, Step
+from policykd.training.compiling import compile_step
+from policykd.training.rebirth import Rebirth
+from policykd.training.recipes.replay import Generators, LearnFromReplay
+
+LATEST = 256
+"""Latest states of each learner at which the logs compare peers."""
+Turn = tuple[Tensor, Tensor, Tensor]
+"""The peer of every learner, the learner who copies it, and 1 where a learner is taught: each ``(K,)``."""
+
+
+class PeersOnReplay(LearnFromReplay):
+    """One gradient step of RL, then, where the policies moved, distillation from a peer, or both in one.
+
+    Args:
+        learner: the learners.
+        method: what they learn from one another.
+        config: settings.
+        replay: where their transitions go.
+        collector: their environments.
+        exploration: one generator per learner, for its noise.
+        sampling: one generator per learner, for its batches.
+        peers: learners per group.
+    """
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner,
+        method: PeerMethod,
+        config: OffPolicyConfig,
+        replay: SharedReplay,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
+        peers: int,
+    ) -> None:
+        super().__init__(learner, config, replay, collector, exploration, sampling, peers)
+        self.method, self.device = method, learner.actor.device
+        self.peers = Peers(len(sampling), peers, method.source, self.device)
+        self.standings = Standings(collector.run, peers, config.allocation_episodes)
+        distils = method.source is not None and peers > 1
+        self.distillation = PeerStep(method, config, learner) if distils else None
+        self.critics = CriticStep(learner) if distils and method.copies == "policy and critics" else None
+        near = distils and method.adaptive
+        self.near = NearBest(learner, peers, config.best_ratio, config.best_distance) if near else None
+        reborn = config.rebirth_freq > 0 and peers > 1
+        self.rebirth = Rebirth(learner, config, replay, sampling, self.standings) if reborn else None
+        self.schedule = schedule_of(config.distill_schedule)
+        self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=self.device)
+        self.distill_learning_rate = torch.zeros_like(self.distill_rates)
+        self.distill_coef = torch.zeros(len(sampling), device=self.device)
+        learner.judges = peers if method.target == "group" else 1
+        learner.proposers = peers if method.target == "actors" else 1
+        self._learn = self.learn
+
+    def compile(self) -> None:
+        """From now on compute with ``torch.compile``."""
+        self.compiled, self._learn = True, compile_step(self.learn, self.device)
+
+    def collect(self) -> Step:
+        """One environment step of every learner into the replay; then a learner may begin anew."""
+        step = super().collect()
+        if self.rebirth is not None and self.collector.run.due(self.config.rebirth_freq):
+            self.rebirth.take_place()
+        return step
+
+    def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or its favourite of all proposals."""
+        if self.method.acting == "own" or self.group_size == 1:
+            return super().explore(inputs, noise)
+        learner, proposals = self.learner, self.proposals(inputs, noise)
+        states = inputs.repeat(1, self.group_size, 1)
+        values = learner.q_values(learner.critic, states, proposals.flatten(1, 2)).amin(1)
+        favourite = values.view(proposals.shape[:3]).argmax(1)
+        chosen: Tensor = proposals.gather(1, favourite[:, None, :, None].expand(-1, 1, -1, proposals.shape[-1]))
+        return chosen.squeeze(1)
+
+    def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """The gradient steps that are due; in diagnostics also how far peers act apart."""
+        info = super().improve(progress, diagnose)
+        if diagnose and info and self.group_size > 1:
+            peer_of, student_of, _ = self.peers.turns[0]
+            states = self.replay.latest(LATEST)
+            info["peers/action_distance"] = action_distance(self.learner, states, peer_of, student_of)
+        return info
+
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every learner and, after each step of the policies, those of distillation."""
+        self.n_updates += 1
+        config, learner, number = self.config, self.learner, self.n_updates
+        update_actor, update_targets = learner.updates_actor(number), learner.updates_targets(number)
+        batch = self.sample(self.method.replay)
+        noise = learner.draw_noise(config.batch_size)
+        moved = learner.actor_updates(number)
+        due = self.distillation is not None and update_actor and moved % config.distill_freq == 0
+        first = moved // config.distill_freq * config.distill_gradient_steps
+        turn, states = self.turn(first), None
+        if due:
+            states = self.states(first)
+            strength = self.schedule(progress)
+            torch.mul(self.distill_rates, strength, out=self.distill_learning_rate)
+            self.distill_coef.fill_(config.distill_coef * strength)
+            if self.near is not None:
+                self._stay_near(self.near, states, moved)
+        # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
+        flags = update_actor, update_targets, diagnose or self.compiled
+        with torch.no_grad():
+            info = self._learn(batch, noise, states, turn, *flags)
+            if due and self.distillation is not None and self.method.coupling == "apart":
+                for i in range(first, first + config.distill_gradient_steps):
+                    if i > first:
+                        args = self.states(i), *self.turn(i), self.distill_learning_rate
+                        info |= self.distillation.update(*args, diagnose)
+                    info |= self._copy_critics(i)
+        return info
+
+    def learn(
+        self,
+        batch: Batch,
+        noise: Tensor | None,
+        states: Tensor | None,
+        turn: Turn,
+        update_actor: bool,
+        update_targets: bool,
+        diagnose: bool,
+    ) -> dict[str, Tensor]:
+        """RL's gradient step of every learner and the first of distillation; what ``torch.compile`` compiles."""
+        if self.distillation is None or states is None:
+            return self.learner.update(batch, noise, update_actor, update_targets)
+        if self.method.coupling == "apart":
+            info = self.learner.update(batch, noise, update_actor, update_targets)
+            return info | self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
+        distance = self.distillation.towards(states, *turn, diagnose)
+
+        def beside(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            losses, info = distance(actor)
+            return self.distill_coef * losses, info
+
+        return self.learner.update(batch, noise, update_actor, update_targets, beside)
+
+    def turn(self, number: int) -> Turn:
+        """Who copies whom in distillation step ``number``."""
+        peer_of, student_of, taught = self.peers.turns[number % len(self.peers.turns)]
+        if self.method.source == "best":
+            best = torch.from_numpy(self.standings.best()).to(self.device)
+            taught = taught * (peer_of == best.repeat_interleave(self.group_size))
+        return peer_of, student_of, taught
+
+    def states(self, number: int) -> Tensor:
+        """States ``(K, B, O)`` at which the learners distil in step ``number``."""
+        return self._distil_batch(number).observations
+
+    def _distil_batch(self, number: int) -> Batch:
+        return self.replay.sample(
+            self.config.distill_batch_size,
+            self.sampling,
+            self.method.states,
+            peer_of=self.peers.peer_of[number % len(self.peers.peer_of)],
+            recent=self.config.distill_recent,
+        )
+
+    def _copy_critics(self, number: int) -> dict[str, Tensor]:
+        if self.critics is None:
+            return {}
+        batch = self._distil_batch(number)
+        return self.critics.update(batch.observations, batch.actions, *self.turn(number), self.distill_learning_rate)
+
+    def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
+        if moved % self.config.best_freq == 0 and (best := self.standings.best()).min() >= 0:
+            near.update(states, torch.from_numpy(best).to(self.device))
+        self.distill_coef.mul_(near.strength)
+
+    def state(self) -> dict[str, Any]:
+        """The number of gradient steps, distillation's optimisers, and who has begun anew."""
+        parts = {"distillation": self.distillation, "critics": self.critics, "near": self.near}
+        kept = {name: state_tensors(part) for name, part in parts.items() if part is not None}
+        return super().state() | kept | ({} if self.rebirth is None else {"rebirth": self.rebirth.state()})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        for name, part in (("distillation", self.distillation), ("critics", self.critics), ("near", self.near)):
+            if part is not None and name in state:
+                load_state_tensors(part, state[name])
+        if self.rebirth is not None and "rebirth" in state:
+            self.rebirth.restore(state["rebirth"])

@@ -1,0 +1,23 @@
+"""Committed returns of single learners beside SB3's agents: docs/parity.md shows them, and sees no difference."""
+
+import numpy as np
+import pytest
+from scipy.stats import trim_mean
+
+pytest.importorskip("rliable")
+
+from experiments.parity import report
+
+
+def test_the_page_shows_the_table_of_the_rows():
+    table = report.table()
+    assert f"<!-- parity table: begin -->\n{table}<!-- parity table: end -->" in report.PAGE.read_text()
+    assert len(report.cases()) == 11 and table.count("| equal |") == 11
+
+
+def test_a_difference_is_that_of_interquartile_means(monkeypatch):
+    monkeypatch.setattr(report, "RESAMPLES", 200)
+    ours, sb3 = np.array([1.0, 2.0, 3.0, 4.0, 9.0]), np.array([0.0, 1.0, 2.0, 3.0])
+    gap, low, high = report.difference(ours, sb3)
+    assert gap == trim_mean(ours, 0.25) - 1.5
+    assert low < gap < high

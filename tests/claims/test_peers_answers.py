@@ -1,0 +1,19 @@
+"""The answers about peers in BENCHMARK.md are those of the rows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.peers.answers import answers, holm, inserted, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_leads_with_the_answers_that_the_rows_give():
+    page = (ROOT / "BENCHMARK.md").read_text()
+    assert inserted(page, table(answers())) == page
+
+
+def test_holms_correction_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])

@@ -1,0 +1,135 @@
+"""Fine-tuning off policy: first the critics, then the actors, held by an anchor that fades; resumed bit by bit."""
+
+import numpy as np
+import pytest
+import torch
+from test_teacher_student import COPY, REPLAY, expert
+from test_teacher_student_resume import OWN
+from tiny import POINT, differences
+
+from policykd import TeacherStudent
+from policykd.cli import main
+from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.labels import Labels
+from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
+
+OFF_POLICY = {**COPY, **{name: REPLAY[name] for name in ("batch_size", "buffer_size", "learning_starts")}}
+
+
+def distilled(backbone, method="dagger", steps=80, **changes):
+    config = {**(OFF_POLICY if method == "dagger" else REPLAY), "policy_delay": 1, **changes}
+    config = config if backbone == "td3" else {k: v for k, v in config.items() if k != "policy_delay"}
+    return TeacherStudent(POINT, expert, method=method, backbone=backbone, seeds=(0, 3), config=config).learn(steps)
+
+
+def policies(agent):
+    states = torch.linspace(-1, 1, 40).view(1, 10, 4).expand(2, -1, -1)
+    return agent.learner.outputs(agent.learner.actor, states)
+
+
+@pytest.mark.parametrize("backbone", ["td3", "ddpg", "sac"])
+def test_the_critics_learn_first_then_the_actors_and_the_anchor_lets_go(backbone, monkeypatch):
+    agent = distilled(backbone)
+    before, seen, step = policies(agent), [], FineTuneOnReplay.step
+
+    def spy(recipe, *arguments):
+        info = step(recipe, *arguments)
+        moved = not torch.allclose(policies(agent).actions, before.actions, atol=1e-6)
+        seen.append((recipe.own_steps, moved, float(recipe.teaching.lambdas[0])))
+        return info
+
+    monkeypatch.setattr(FineTuneOnReplay, "step", spy)
+    monkeypatch.setattr("policykd.training.recipes.taught_replay.FADE_EVERY", 1)
+    changes = {"critic_steps": 60, "anchor_steps": 80, "fine_tune_std": 0.2}
+    agent.fine_tune(0, config=changes)
+    critic = agent.learner.critic.clone()
+    if backbone == "sac":
+        torch.testing.assert_close(policies(agent).std, torch.full_like(before.std, 0.2))
+        torch.testing.assert_close(agent.learner.temperature(), torch.full((2, 1), 0.01))
+    else:
+        assert agent.learner.noise_std == 0.2
+        assert torch.equal(agent.learner.actor_target, agent.learner.actor)
+    agent.learn(100)
+    assert [steps for steps, _, _ in seen] == list(range(21, 101))  # learning_starts steps are only remembered
+    assert [moved for _, moved, _ in seen] == [steps > 60 for steps, _, _ in seen]
+    assert [weight for *_, weight in seen] == pytest.approx([max(0, 1 - steps / 80) for steps, _, _ in seen])
+    assert (agent.learner.critic != critic).any(1).all()
+    assert (agent.method_name, agent.fine_tuned_steps) == ("fine_tune", 100)
+
+
+def test_the_students_act_from_the_first_step_and_never_at_random():
+    agent = distilled("td3", steps=10)  # fewer steps than learning_starts
+    agent.fine_tune(0, config={"fine_tune_std": 1e-6})
+    observations = agent.collector.observations
+    np.testing.assert_allclose(agent.recipe.act(observations), agent.policies(observations), atol=1e-4)
+
+
+@pytest.mark.parametrize("anchor", ["teacher", "student"])
+def test_the_anchor_is_the_teacher_or_the_student_as_it_was(anchor):
+    agent = distilled("td3")
+    was = agent.learner.actor.clone()
+    known = agent.dataset.size
+    agent.fine_tune(50, config={"anchor": anchor, "critic_steps": 0})
+    assert agent.dataset.size == (50 + known if anchor == "teacher" else 50)  # a teacher's old answers still hold
+    states, answers = agent.dataset.storage[:, -50 + agent.dataset.size : agent.dataset.size].split([4, 7], dim=-1)
+    told = Labels.unpack(answers).policy.actions
+    taught = (10 * states[..., 2:]).clamp(-1, 1)  # the expert's answers
+    torch.testing.assert_close(told, taught if anchor == "teacher" else agent.learner.policy(was, states))
+
+
+def test_a_critic_that_rl_has_trained_is_gone_on_with():
+    agent = distilled("sac", "kickstarting", teacher_std=0.2)
+    critic = agent.learner.critic.clone()
+    agent.fine_tune(0)
+    assert torch.equal(agent.learner.critic, critic)
+    assert agent.replay_buffer.size == 0 and not agent.learner.critic_adam.exp_avg.any()
+
+
+@pytest.mark.parametrize(("backbone", "anchor"), [("td3", "teacher"), ("sac", "student"), ("ddpg", "student")])
+def test_it_goes_on_exactly(tmp_path, backbone, anchor):
+    def tuned(stop):
+        agent = distilled(backbone)
+        changes = {"critic_steps": 40, "anchor": anchor}
+        return agent.fine_tune(160, config=changes, callback=lambda local_variables, _: agent.num_timesteps < stop)
+
+    whole, half = tuned(400), tuned(150)
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half.safetensors", teacher=expert if anchor == "teacher" else None)
+    assert (again.method_name, again.fine_tuned_steps) == ("fine_tune", half.fine_tuned_steps)
+    again.learn(240 - again.num_timesteps)
+    whole.save(tmp_path / "whole", include_replay=True)
+    again.save(tmp_path / "again", include_replay=True)
+    states = [checkpoint.load(tmp_path / f"{name}.safetensors") for name in ("whole", "again")]
+    assert [path for path in differences(*states) if not OWN & set(path.split("/"))] == []
+
+
+def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
+    agent = distilled("td3")
+    for changes, message in (
+        ({"net_arch": (4,)}, "the students' network is what it was"),
+        ({"critic_stps": 4}, "nearest: critic_steps"),
+    ):
+        with pytest.raises(PolicyKDError, match=message):
+            agent.fine_tune(10, config=changes)
+        assert agent.method_name == "dagger" and agent.learner.actor.shape == agent.recipe.learner.actor.shape
+    agent.save(tmp_path / "student")
+    with pytest.raises(PolicyKDError, match="give the teacher"):
+        TeacherStudent.load(tmp_path / "student.safetensors").fine_tune(10, config={"anchor": "teacher"})
+    with pytest.raises(PolicyKDError, match="anchor='teacher' holds no students of ppo"):
+        TeacherStudent(POINT, expert, config=COPY).fine_tune(10, config={"anchor": "teacher"})
+
+
+def test_the_command_fine_tunes_td3_and_resumes(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(200).save(tmp_path / "teacher")
+    settings = {**OFF_POLICY, "critic_steps": 30}
+    flags = [w for name, v in settings.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{v}")]
+    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags, "--student", "4"]
+    common += ["--backbone", "td3", "--total-timesteps", "80", "--run-dir", str(tmp_path / "run"), "--fine-tune"]
+    main([*common, "40"])
+    assert "fine-tuning with the task's own reward" in capsys.readouterr().out
+    main([*common, "70", "--resume"])
+    assert "going on from 120 steps" in capsys.readouterr().out
+    agent = TeacherStudent.load(tmp_path / "run")
+    assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 150, 70)
+    assert (tmp_path / "run" / "dagger-td3").is_dir()

@@ -1,0 +1,242 @@
+"""Each choice of the table of peer methods against a formula by hand: targets, coupling, the best, advice, rebirth."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_learner, random_batch
+
+from policykd import DualStudent, PolicyKDError
+from policykd.core.networks import gradient, state_tensors
+from policykd.distillation.critic_step import CriticStep
+from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.near_best import NearBest
+from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.training.allocation import Standings
+from policykd.training.progress import Progress
+
+POINT = "PolicyKD/PointReach-v0"
+SMALL = {
+    "net_arch": (8, 8),
+    "batch_size": 16,
+    "distill_batch_size": 16,
+    "buffer_size": 1_000,
+    "learning_starts": 30,
+    "eval_freq": 0,
+    "n_eval_episodes": 1,
+}
+NEW = ("double_actor", "advice", "mutual_joint", "paired_joint", "p3s", "piekd")
+
+
+def make(method, backbone="td3", config=None, **arguments):
+    return DualStudent(
+        POINT, method=method, backbone=backbone, config=SMALL | (config or {}), compile=False, **arguments
+    )
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])
+def test_double_actor_targets_by_hand(backbone):
+    learner = make_learner(backbone, 6, least_proposal=0.3)
+    learner.critic_target += 0.1 * torch.randn(learner.critic_target.shape, generator=torch.Generator().manual_seed(0))
+    learner.proposers = 3
+    batch = random_batch(np.random.default_rng(1), 6, size=5)
+    noise = learner.draw_noise(5)
+    noise = noise if noise is None else noise.double()
+    temperature = (learner.temperature(),) if backbone == "sac" else ()
+    if backbone == "sac":
+        noise = noise[:, 1]
+    found = learner.target_values(batch, noise, *temperature)
+    for k in range(6):
+        values = []
+        for peer in range(k // 3 * 3, k // 3 * 3 + 3):
+            states = batch.next_observations[[k] * 6]
+            actions, log_prob = learner.target_policy(states, None if noise is None else noise[[k] * 6])
+            value = learner.q_values(learner.critic_target, states, actions[[peer] * 6])[k].amin(0)
+            values.append(value if log_prob is None else value - temperature[0][k] * log_prob[peer])
+        mixed = 0.3 * torch.stack(values).amin(0) + 0.7 * torch.stack(values).amax(0)
+        expected = batch.rewards[k] + learner.config.gamma * (1 - batch.terminated[k]) * mixed
+        torch.testing.assert_close(found[k], expected)
+
+
+def test_joint_coupling_descends_the_sum_of_both_losses():
+    learner, reference = make_learner("ddpg", 4), make_learner("ddpg", 4)
+    batch = random_batch(np.random.default_rng(2), 4)
+    turn = Peers(4, 2, "peer", torch.device("cpu")).turns[0]
+    coefficient = torch.tensor([0.5, 2.0, 0.0, 1.0]).double()
+    distance = PeerStep(PEER_METHODS["mutual_joint"], learner.config, learner).towards(batch.observations, *turn, False)
+    learner.update_actor(batch, lambda actor: (coefficient * distance(actor)[0], {}))
+
+    others = reference.policy(reference.actor, batch.observations[[1, 0, 3, 2]])[[1, 0, 3, 2]].detach()
+
+    def loss(actor):
+        actions = reference.policy(actor, batch.observations)
+        values = reference.q_values(reference.critic, batch.observations, actions)[:, 0]
+        copied = (actions - others).square().sum(-1).mean(1)
+        return -values.mean(1) / values.detach().abs().mean(1) + coefficient * copied, {}
+
+    gradients, _ = gradient(loss, reference.actor)
+    reference.actor_adam.step(reference.actor, gradients, reference.learning_rate)
+    torch.testing.assert_close(learner.actor, reference.actor)
+
+
+def test_standings_count_training_episodes():
+    run = Progress([(0, 0), (0, 1), (5, 0), (5, 1)], 2)
+    standings = Standings(run, 2, episodes=2)
+    assert standings.best().tolist() == [-1, -1]
+    for learner, returns in enumerate([[9, 1, 1], [0, 2, 2], [3], []]):
+        run.episodes[learner].extend({"r": r} for r in returns)
+    run.n_episodes = 7
+    assert standings.best().tolist() == [1, -1]
+    run.episodes[3].append({"r": 4.0})
+    run.n_episodes = 8
+    assert standings.best().tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("method", ["p3s", "piekd"])
+def test_only_the_others_copy_the_best(method):
+    agent = make(method, peers=3, seeds=(0, 4))
+    for learner, value in enumerate([1.0, 3.0, 2.0, 5.0, 4.0, 0.0]):
+        agent.run.episodes[learner].append({"r": value, "l": 1, "t": 0.0})
+    agent.run.n_episodes = 6
+    copied = {0: set(), 1: set(), 2: set(), 3: set(), 4: set(), 5: set()}
+    for number in range(2):
+        peer_of, _, taught = agent.recipe.turn(number)
+        for k in np.flatnonzero(taught.numpy()):
+            copied[int(k)].add(int(peer_of[k]))
+    assert copied == {0: {1}, 1: set(), 2: {1}, 3: set(), 4: {3}, 5: {3}}
+
+
+def test_peers_stay_as_near_to_the_best_as_it_moves():
+    learner = make_learner("td3", 4)
+    states = torch.randn(4, 9, 4, dtype=torch.float64)
+    near = NearBest(learner, peers=2, ratio=2.0, least=0.01)
+    learner.actor[1] += 0.2 * torch.randn(learner.actor.shape[1], dtype=torch.float64)  # the first group's best moves
+    best = torch.tensor([1, 3])
+
+    def distance(actor, k, other, j):
+        one, two = (learner.policy(a, states[[k // 2 * 2] * 4])[i] for a, i in ((actor, k), (other, j)))
+        return float(0.5 * (one - two).square().sum(-1).mean())
+
+    expected = []
+    for group, leader in enumerate((1, 3)):
+        aim = max(2.0 * distance(learner.actor, leader, near.before, leader), 0.01)
+        spread = distance(learner.actor, 2 * group + (1 - leader % 2), learner.actor, leader)
+        expected += [2.0 if spread > 1.5 * aim else 0.5 if spread < aim / 1.5 else 1.0] * 2
+    near.update(states, best)
+    assert near.strength.tolist() == expected and len(set(expected)) > 1
+    assert torch.equal(near.before, learner.actor)
+
+
+def test_critics_move_towards_those_of_the_peer_where_taught():
+    learner = make_learner("td3", 4)
+    states, actions = torch.randn(4, 32, 4).double(), torch.rand(4, 32, 2).double() * 2 - 1
+    turn = Peers(4, 2, "first", torch.device("cpu")).turns[0]
+    before, step = learner.critic.clone(), CriticStep(learner)
+
+    def gap():
+        values = [learner.q_values(learner.critic, states[[k] * 4], actions[[k] * 4]) for k in (1, 3)]
+        return [float((v[k] - v[k - 1]).square().mean()) for v, k in zip(values, (1, 3), strict=True)]
+
+    first = gap()
+    for _ in range(200):
+        info = step.update(states, actions, *turn, torch.tensor(3e-3).double())
+    assert all(now < 0.2 * then for now, then in zip(gap(), first, strict=True))
+    assert info["distill/critic_loss"][[0, 2]].tolist() == [0.0, 0.0]
+    assert torch.equal(learner.critic.view(4, 2, -1)[[0, 2]], before.view(4, 2, -1)[[0, 2]])
+
+
+def test_advised_learners_act_by_the_proposal_that_their_own_critics_like_most():
+    agent = make("advice", "sac", config={"learning_starts": 0}, peers=3, seeds=(0, 1))
+    agent.get_env()
+    learner, recipe = agent.learner, agent.recipe
+    inputs = torch.from_numpy(agent.collector.observations).unsqueeze(1)
+    noise = torch.randn(6, 1, 2)
+    found = recipe.explore(inputs, noise)
+    for k in range(6):
+        proposals = learner.explore(learner.actor, inputs[[k] * 6], noise[[k] * 6])[k // 3 * 3 :][:3, 0]
+        judged = [learner.q_values(learner.critic, inputs[[k] * 6], p.expand(6, 1, -1))[k].amin() for p in proposals]
+        torch.testing.assert_close(found[k, 0], proposals[int(torch.stack(judged).argmax())])
+
+
+@pytest.mark.parametrize("method", NEW)
+def test_groups_do_not_leak_into_one_another(method):
+    alone, beside = make(method, seeds=(2,)).learn(160), make(method, seeds=(2, 9)).learn(160)
+    for name in ("actor", "critic"):
+        rows = len(getattr(alone.learner, name))
+        torch.testing.assert_close(getattr(alone.learner, name), getattr(beside.learner, name)[:rows], rtol=0, atol=0)
+
+
+REBIRTH = {"rebirth_freq": 200, "rebirth_gradient_steps": 150, "vary": {"learning_rate": (3e-4, 3e-3)}}
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        ("p3s", {"best_freq": 7}),
+        ("piekd", {"distill_freq": 20, "distill_gradient_steps": 5}),
+        ("advice", {}),
+        ("mutual_shared", REBIRTH | {"allocation": "best"}),
+    ],
+)
+def test_runs_resume_bit_for_bit(method, config, tmp_path):
+    whole = make(method, "sac", config=config, seeds=(0, 4)).learn(500)
+    half = make(method, "sac", config=config, seeds=(0, 4))
+    half.learn(500, callback=lambda local_variables, _: half.num_timesteps < 330)
+    half.save(tmp_path / "half", include_replay=True)
+    again = DualStudent.load(tmp_path / "half.safetensors")
+    again.learn(500 - again.num_timesteps)
+    for name, tensor in state_tensors(whole.learner).items():
+        assert torch.equal(tensor, state_tensors(again.learner)[name]), name
+
+
+@pytest.mark.parametrize("backbone", ["td3", "sac"])
+def test_the_worst_begins_anew_taught_by_the_best_and_all_others_go_on_as_they_were(backbone):
+    agent = make("share_replay", backbone, config=REBIRTH | {"rebirth_freq": 10_000}, peers=2, seeds=(0, 4)).learn(400)
+    for learner, value in enumerate([1.0, 2.0, 8.0, 4.0]):
+        agent.run.episodes[learner].append({"r": value, "l": 1, "t": 0.0})
+        agent.run.episodes[learner].append({"r": value, "l": 1, "t": 0.0})
+    learner, rebirth = agent.learner, agent.recipe.rebirth
+    before = {name: tensor.clone() for name, tensor in state_tensors(learner).items()}
+    rebirth.take_place()
+    kept, reborn, teachers = [1, 2], [0, 3], [1, 2]
+    for name, tensor in state_tensors(learner).items():
+        if tensor.ndim:
+            rows = tensor.view(4, -1), before[name].view(4, -1)
+            assert torch.equal(rows[0][kept], rows[1][kept]), name
+    assert not (learner.actor_adam.exp_avg[reborn]).any() and (learner.actor[reborn] != before["actor"][reborn]).any()
+    assert torch.equal(learner.critic_target.view(4, -1)[reborn], learner.critic.view(4, -1)[reborn])
+    ratio = learner.learning_rate[reborn] / learner.learning_rate[teachers]
+    assert all(min(abs(r - 1.25), abs(r - 0.8)) < 1e-5 for r in ratio.ravel().tolist())
+    torch.testing.assert_close(learner.critic_learning_rate.view(4, -1)[:, :1], learner.learning_rate)
+    states = agent.replay_buffer.observations[:1, :200].expand(4, -1, -1)
+    actions = learner.policy(learner.actor, states)
+    strangers = (learner.policy(before["actor"], states)[reborn] - actions[teachers]).square().mean()
+    assert (actions[reborn] - actions[teachers]).square().mean() < 0.5 * strangers
+
+
+def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
+    agent = make("share_replay", config=REBIRTH | {"rebirth": "oldest", "rebirth_gradient_steps": 1}, peers=2)
+    agent.get_env()
+    rebirth = agent.recipe.rebirth
+    rebirth.take_place()
+    assert rebirth.times == 0
+    agent.learn(100)
+    seen = []
+    for _ in range(3):
+        before = agent.learner.actor.clone()
+        rebirth.take_place()
+        seen.append((agent.learner.actor != before).any(1).tolist())
+    assert seen == [[True, False], [False, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "mutual", "config": {"rebirth_freq": 100}}, "rebirth_freq: needs a pooled replay"),
+        ({"method": "advice", "config": {"allocation": "best"}}, "all peers propose"),
+        ({"method": "p3s", "config": {"least_proposal": 2}}, "least_proposal=2.0 must lie in"),
+        ({"method": "mutual", "config": {"distill_freq": 0}}, "distill_freq=0 must be positive"),
+    ],
+)
+def test_what_contradicts_is_refused(arguments, words):
+    with pytest.raises(PolicyKDError, match=words):
+        make(**arguments)
