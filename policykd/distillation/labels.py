@@ -14,6 +14,8 @@ STD_FLOOR = 0.05
 its actions goes to 0, and no Gaussian can follow."""
 INSIDE = 0.999
 """Actions of an unsquashed teacher come this far within -1 and 1, where the inverse of tanh is finite."""
+SURE = 20.0
+"""Logit of an expert's choice above the others, so that the KL from it is the negative log-likelihood of the choice."""
 
 
 class Labels(NamedTuple):
@@ -45,6 +47,15 @@ class Labels(NamedTuple):
         size = (packed.shape[-1] - 1) // 3
         actions, mean, std, value = packed.split([size, size, size, 1], dim=-1)
         return Labels(PolicyOutput(actions, mean, std), value.squeeze(-1))
+
+    @staticmethod
+    def of_actions(actions: Tensor, discrete: bool, std: float) -> Labels:
+        """Actions ``(..., A)`` as learners hold them, as answers of an expert of this deviation and without a value."""
+        if discrete:
+            policy = PolicyOutput.choosing(SURE * actions)
+        else:
+            policy = PolicyOutput(actions, actions, torch.full_like(actions, std))
+        return Labels(policy, torch.zeros_like(actions[..., 0]))
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """How likely the teacher finds actions ``(K, B, A)``, in its student's units or choices: ``(K, B)``."""

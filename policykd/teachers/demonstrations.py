@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.networks import PolicyOutput
 from policykd.core.seeding import env_seed
 from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
@@ -74,9 +73,9 @@ class Demonstrations:
             dataset: of students that see all of the observation.
             std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
         """
-        actions = torch.from_numpy(self.actions).unsqueeze(0)
-        labels = Labels(PolicyOutput(actions, actions, torch.full_like(actions, std)), torch.zeros(actions.shape[:2]))
-        learners = dataset.storage.shape[0]
+        actions, learners = torch.from_numpy(self.actions).unsqueeze(0), dataset.storage.shape[0]
+        discrete = dataset.sections[1] == Labels.width(actions.shape[-1], discrete=True)
+        labels = Labels.of_actions(actions, discrete, std)
         states = torch.from_numpy(self.observations).expand(learners, -1, -1)
         dataset.add(states, labels.pack().expand(learners, -1, -1))
 

@@ -8,12 +8,15 @@ from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
+import torch
 from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
+from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
@@ -23,11 +26,13 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
+from policykd.memory.logged import LoggedStates
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import Choices, EnvFactory, check_spaces
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
-from policykd.training import arguments, snapshot
+from policykd.teachers.task import look_at
+from policykd.training import arguments, offline, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds
@@ -49,7 +54,7 @@ class TeacherStudent(Agent):
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance.
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
-            (``config.several_teachers``).
+            (``config.several_teachers``). None: what was done at logged states is copied (``learn_from``).
         method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
         backbone: what a student is: "ppo" (Gaussian, or a choice of one action; the default), "td3" or "ddpg"
             (deterministic) or "sac" (squashed Gaussian), or a ``Learner`` class of your own. Methods without RL train
@@ -209,6 +214,46 @@ class TeacherStudent(Agent):
                 row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
                 self.records.write([row] * self.n_learners, {})
         super().ready(total_timesteps)
+
+    def learn_from(self, states: Any, gradient_steps: int = 10_000) -> TeacherStudent:
+        """Copy the teacher at logged states, without a step of an environment (offline distillation).
+
+        The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
+        was done at the states is copied (behaviour cloning). In a run folder an evaluation and a checkpoint follow.
+
+        Args:
+            states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
+                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
+            gradient_steps: of every student.
+
+        Raises:
+            PolicyKDError: the method needs environments, or the states are of another task or more than
+                ``dataset_size``.
+        """
+        if not isinstance(self.recipe, Imitation):
+            raise PolicyKDError(
+                f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
+            )
+        require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
+        logged = LoggedStates.read(states)
+        (count, size), wanted = logged.observations.shape, look_at(self.full_factory).observation_size
+        if size != wanted:
+            raise PolicyKDError(f"states: {logged.source} has {size} observations, and {self.env_id} has {wanted}")
+        require(
+            count <= self.dataset.capacity, "dataset_size", self.dataset.capacity, f"keeps fewer than {count:,} states"
+        )
+        given = offline.answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
+        seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
+        self.dataset.add(seen, given.to(self.device).expand(self.n_learners, -1, -1))
+        if isinstance(self.learner, PPO):
+            self.learner.observe(seen)
+        with one_thread():
+            self.recipe.fit(gradient_steps)
+        if self.folder is not None:
+            self.get_env()
+            self._evaluate(Interrupts())
+            self._checkpoint()
+        return self
 
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""

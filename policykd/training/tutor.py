@@ -60,6 +60,8 @@ class FrozenTeacher:
         Raises:
             PolicyKDError: the agent was loaded without them.
         """
+        if self.panel is None and not self.source:
+            raise PolicyKDError("teacher: none was given: only learn_from(states) can train these students")
         if self.panel is None:
             raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
         return self.panel

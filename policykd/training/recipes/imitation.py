@@ -112,14 +112,24 @@ class Imitation:
     @torch.no_grad()
     def step(self, progress: float) -> None:
         """Learn from all states so far, or from those of the latest round only."""
-        config = self.config
-        self.learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
-        recent = None if self.method.aggregate else config.round_steps
-        for i in range(config.round_updates):
-            states, answers = self.dataset.sample(config.distill_batch_size, self.sampling, recent)
-            info = self._teach(states, answers, self.learning_rate, i == config.round_updates - 1)
-        self.n_updates += config.round_updates
-        self.info = {**self.info, **info}
+        self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(progress))
+        recent = None if self.method.aggregate else self.config.round_steps
+        for i in range(self.config.round_updates):
+            self._update(i == self.config.round_updates - 1, recent)
+
+    @torch.no_grad()
+    def fit(self, updates: int) -> None:
+        """Gradient steps on all the data as they are, in which the learning rate falls as over a run."""
+        for i in range(updates):
+            self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
+            self._update(i == updates - 1, None)
+
+    def _update(self, diagnose: bool, recent: int | None) -> None:
+        states, answers = self.dataset.sample(self.config.distill_batch_size, self.sampling, recent)
+        info = self._teach(states, answers, self.learning_rate, diagnose)
+        self.n_updates += 1
+        if diagnose:
+            self.info = {**self.info, **info}
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, the optimiser, and what rows of the log say until the next round."""
