@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs wheel benchmark clean
+.PHONY: help setup demo test check format docs wheel benchmark guard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ wheel: $(STAMP) ## build the wheel in dist/
 
 benchmark: $(STAMP) ## measure the training speed
 	$(BIN)/python -m experiments.speed.run
+
+guard: $(STAMP) ## fail where training is slower than the committed ratio to SB3
+	$(BIN)/python -m experiments.speed.guard
 
 clean: ## remove .venv and caches (runs and results stay)
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

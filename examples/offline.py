@@ -2,8 +2,8 @@
 
     python examples/offline.py
 
-What was logged may be an .npz file of "observations" (and "actions"), an HDF5 file of D4RL or Minari, or a replay buffer
-of SB3. Here an agent of SB3 is trained on CartPole, and its own steps are the log.
+What was logged may be an .npz file of "observations" (and "actions"), an HDF5 file of D4RL or Minari, or a replay
+buffer of SB3. Here an agent of SB3 is trained on CartPole, and its own steps are the log.
 """
 
 from __future__ import annotations

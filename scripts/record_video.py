@@ -18,7 +18,7 @@ def main(
     agent = load_agent(run)
     video = record_video(
         agent.env_id,
-        lambda observation: agent.predict(agent.view(observation), learner="best", deterministic=True)[0],
+        agent.player("best"),
         out,
         seed=seed,
         steps=steps,

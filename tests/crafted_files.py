@@ -109,6 +109,8 @@ def teachers(folder, mark, secret):
             buffer = io.BytesIO()
             torch.save({"log_std": evil[kind]}, buffer, _use_new_zipfile_serialization=new)
             yield f"weights, {kind}, {new}", with_weights(f"p{kind}{new}", buffer.getvalue())
+            (folder / f"{kind}{new}.pth").write_bytes(buffer.getvalue())
+            yield f"tensors, {kind}, {new}", folder / f"{kind}{new}.pth"
     for kind, content in of_bytes().items():
         inner = zipped(folder / "inner", {"archive/data.pkl": content}).read_bytes()
         yield f"weights by bytes, {kind}", with_weights(f"q{kind}", inner)

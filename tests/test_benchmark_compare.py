@@ -28,7 +28,7 @@ def engine(monkeypatch):
     """Set what stands in for the engine: a function of a cell and the folder of its work that gives an event."""
 
     def use(event):
-        run = lambda cells, work, jobs: (event(cell, work / cell.name) for cell in cells)  # noqa: E731
+        run = lambda cells, work, jobs, threads: (event(cell, work / cell.name) for cell in cells)  # noqa: E731
         monkeypatch.setattr(local, "run", run)
 
     return use

@@ -283,7 +283,7 @@ def test_a_full_disk_fails_the_cells_that_meet_it_and_a_rerun_completes(folder):
 def instant(monkeypatch):
     """An engine that makes results up, at once."""
 
-    def run(cells, work, jobs):
+    def run(cells, work, jobs, threads):
         spec = load_spec(Path("spec.yaml"))
         yield from (Finished(cell, simulate_cell(spec, cell)) for cell in cells)
 

@@ -187,24 +187,29 @@ CHANGES = {
 }
 
 
-def _observed(monkeypatch, **changes):
-    """What can be seen of a run of 160 steps."""
+def _observed(folder, **changes):
+    """What can be seen of a run of 160 steps in a new folder."""
     saved = []
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DualStudent, "save", lambda agent, *_, **__: saved.append(agent.num_timesteps))
-        folder = f"run{len(list(Path().iterdir()))}"
         agent = DualStudent(POINT, backbone="td3", config={**BASE, **changes}, run_dir=folder).learn(160)
     return {
         "evaluations": [(n, e.returns.shape) for n, e in zip(agent.evaluation_steps, agent.evaluations, strict=True)],
-        "rows": progress(Path(folder))["train/n_updates"].dropna().size,
+        "rows": progress(folder)["train/n_updates"].dropna().size,
         "checkpoints": saved,
         "weights": [tensor.numpy().tobytes() for tensor in (agent.learner.actor, agent.learner.critic)],
     }
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The run without a change."""
+    return _observed(tmp_path_factory.mktemp("base") / "run")
+
+
 @pytest.mark.parametrize(("what", "field"), [(what, field) for what, fields in CHANGES.items() for field in fields])
-def test_every_setting_has_its_effect(monkeypatch, what, field):
-    base, changed = _observed(monkeypatch), _observed(monkeypatch, **{field: CHANGES[what][field]})
+def test_every_setting_has_its_effect(base, tmp_path, what, field):
+    changed = _observed(tmp_path / "run", **{field: CHANGES[what][field]})
     assert changed[what] != base[what]
     others = base.keys() - {what}
     if what != "weights":  # what a run measures and keeps never changes what it learns

@@ -44,6 +44,29 @@ def test_students_learn_from_a_log(capsys):
     assert "what was done is copied: returns [" in capsys.readouterr().out
 
 
+def test_a_batched_simulator_trains_and_is_evaluated(capsys):
+    agent = example("batched_env")["main"](num_envs=4, steps=1_200)
+    assert agent.num_timesteps == 1_200 and agent.collector.observations.shape == (8, 2)
+    assert "1,200 steps: returns of the two peers [" in capsys.readouterr().out
+
+
+def test_a_student_is_fine_tuned(capsys):
+    students = example("fine_tune")["main"](steps=200)
+    assert students.fine_tuned_steps == 400
+    assert "400 steps of fine-tuning: [" in capsys.readouterr().out
+
+
+def test_a_privileged_teacher_has_students_of_another_view(capsys):
+    students = example("privileged_teacher")["main"](steps=600)
+    assert students.view.columns is not None
+    assert "students of 4 numbers: [" in capsys.readouterr().out
+
+
+def test_a_remembering_student_is_compared(capsys):
+    assert set(example("remembering_student")["main"](steps=500)) == {"no memory", "history of 4"}
+    assert "history of 4: -" in capsys.readouterr().out
+
+
 def test_optuna_tunes(capsys):
     pytest.importorskip("optuna")
     study = example("tune_with_optuna")["main"]("PolicyKD/PointReach-v0", trials=2, steps=60)

@@ -41,7 +41,7 @@ def test_the_critics_learn_first_then_the_actors_and_the_anchor_lets_go(backbone
 
     monkeypatch.setattr(FineTuneOnReplay, "step", spy)
     monkeypatch.setattr("policykd.training.recipes.taught_replay.FADE_EVERY", 1)
-    changes = {"critic_steps": 60, "anchor_steps": 80, "fine_tune_std": 0.2}
+    changes = {"critic_steps": 60, "anchor_steps": 80, "fine_tune_std": 0.2, "distill_schedule": "linear"}
     agent.fine_tune(0, config=changes)
     critic = agent.learner.critic.clone()
     if backbone == "sac":
@@ -55,6 +55,7 @@ def test_the_critics_learn_first_then_the_actors_and_the_anchor_lets_go(backbone
     assert [moved for _, moved, _ in seen] == [steps > 60 for steps, _, _ in seen]
     assert [weight for *_, weight in seen] == pytest.approx([max(0, 1 - steps / 80) for steps, _, _ in seen])
     assert (agent.learner.critic != critic).any(1).all()
+    assert (agent.learner.learning_rate, agent.learner.critic_learning_rate) == (1e-4, agent.config.learning_rate)
     assert (agent.method_name, agent.fine_tuned_steps) == ("fine_tune", 100)
 
 
@@ -76,6 +77,26 @@ def test_the_anchor_is_the_teacher_or_the_student_as_it_was(anchor):
     told = Labels.unpack(answers).policy.actions
     taught = (10 * states[..., 2:]).clamp(-1, 1)  # the expert's answers
     torch.testing.assert_close(told, taught if anchor == "teacher" else agent.learner.policy(was, states))
+
+
+def test_the_leash_lengthens_and_its_pull_keeps_students_on_it():
+    agent = distilled("td3", steps=400, round_updates=60)
+    agent.fine_tune(0, config={"anchor": "student", "critic_steps": 0, "anchor_distance": 0.5})
+    recipe, weight = agent.recipe, agent.recipe.teaching.lambdas
+    recipe.span = recipe.span._replace(length=100)
+    assert weight.tolist() == pytest.approx([np.exp(5)] * 2)
+    agent.run.num_timesteps = (
+        recipe.span.start + 50
+    )  # half way: the leash is 0.25 long, squared and of two actions 0.125
+    for distance, falls in ((0.124, True), (0.126, False)):
+        recipe.teaching.log_coefficient.zero_()
+        recipe.hold(torch.full((2,), distance))
+        assert ((weight < 1) == torch.tensor(falls)).all()
+    recipe.teaching.log_coefficient.fill_(5.0)
+    recipe.hold(torch.full((2,), 9.0))
+    assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # the bound
+    recipe.fade(0.5)
+    assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # no schedule meddles
 
 
 def test_a_critic_that_rl_has_trained_is_gone_on_with():

@@ -325,15 +325,19 @@ def test_numbers_do_not_depend_on_the_number_of_threads():
 
 
 @needs_kernels
-def test_threads_are_used_and_given_back():
+def test_threads_are_used_and_given_back(monkeypatch):
     before = kernels.set_threads(1)
     assert before == 1
     with native.threads(3) as most, native.threads("auto", learners=1) as inner:
         assert (most, inner, kernels.set_threads(1)) == (3, 1, 1)
     assert kernels.set_threads(1) == 1
-    with native.threads() as most:
-        assert most == native.cores()
-    for wrong in (0, "two"):
+    torch.set_num_threads(3)  # "auto" is as many as torch has, at most one per core and learner
+    with native.threads() as most, native.threads("auto", learners=1) as inner:
+        assert (most, inner) == (min(3, native.cores()), 1)
+    monkeypatch.setenv("POLICYKD_THREADS", "5")
+    with native.threads() as most, native.threads("auto", learners=4) as inner:
+        assert (most, inner) == (5, 4)
+    for wrong in (0, True, "two"):
         with pytest.raises(ValueError, match=r'must be a positive number or "auto"'), native.threads(wrong):
             pass
 

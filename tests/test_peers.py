@@ -257,12 +257,33 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
         gap = (student.learner.policy(student.learner.actor, states) - wanted).square().sum(-1).mean()
         spread = (wanted - wanted.mean(1, keepdim=True)).square().sum(-1).mean()
     assert gap < 0.1 * spread
+    assert student.num_timesteps == 0
     student.to_sb3(1).save(tmp_path / "student.zip")
     with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
         DualStudent(POINT, backbone="ppo").ship()
 
 
 # In a benchmark
+
+
+def test_a_shipped_student_may_act_and_ask_its_group_where_it_came_to(monkeypatch):
+    agent = make("share_replay", seeds=(0, 1), config={"net_arch": (16, 16)}).learn(400)
+    before = agent.num_timesteps
+    seen = []
+    monkeypatch.setattr(
+        "policykd.training.group.group_actions",
+        lambda learner, states, peers, rule: seen.append(states) or group_actions(learner, states, peers, rule),
+    )
+    student = agent.ship(gradient_steps=40, dagger_steps=100, batch_size=64)
+    assert (student.num_timesteps, agent.num_timesteps) == (100, before)
+    stored = agent.replay_buffer.observations.reshape(2, -1, 4)
+
+    def share_stored(states):
+        pairs = zip(states, stored, strict=True)
+        return [float((s[:, None] == pool[None]).all(-1).any(1).double().mean()) for s, pool in pairs]
+
+    assert all(min(share_stored(states)) == 1.0 for states in seen[:20])
+    assert all(max(share_stored(states)) < 0.7 and min(share_stored(states)) >= 0.5 for states in seen[20:])
 
 
 def test_budgets_of_a_benchmark_count_the_group(tmp_path):

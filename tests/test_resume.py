@@ -45,7 +45,7 @@ def runs(request, tmp_path_factory):
 
     process = start(*command, str(folder / "killed"))
     while logged_steps(folder / "killed") < KILLED and process.poll() is None:
-        time.sleep(0.005)
+        time.sleep(0.02)
     process.kill()
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, f"ended before it could be killed: {errors}"

@@ -183,7 +183,7 @@ def test_actions_of_another_kind_are_refused_with_a_wrapper_that_works(space, ba
 
 
 @pytest.mark.parametrize(
-    "space", [Box(-1, 1, ()), Box(-1, 1, (2, 3)), spaces.Dict({"a": Box(-1, 1, (2,))}), spaces.Discrete(3)], ids=str
+    "space", [Box(-1, 1, ()), Box(-1, 1, (2, 3)), spaces.Tuple([Box(-1, 1, (2,))]), spaces.Discrete(3)], ids=str
 )
 def test_observations_of_another_kind_are_refused_with_a_wrapper_that_works(space):
     class Other(Ten):
@@ -268,7 +268,7 @@ class Plain(gym.Wrapper):
         (3, "got a int"),
         (DummyVecEnv([Ten]), "a DummyVecEnv, which holds several environments"),
         (lambda: DummyVecEnv([Ten]), "gives a DummyVecEnv, which holds several"),
-        (gym.make_vec("Pendulum-v1", 2), "a SyncVectorEnv, which holds several"),
+        (lambda: gym.make_vec("Pendulum-v1", 2), "gives a SyncVectorEnv, which holds several"),
         (same(), "gives the same instance at every call"),
         (Ten(), "one Ten cannot be made again"),
         (Plain(gym.make("Pendulum-v1")), "one Plain cannot be made again"),

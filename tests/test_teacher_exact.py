@@ -3,7 +3,6 @@
 import functools
 import zipfile
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import sb3_contrib
@@ -253,16 +252,6 @@ def test_a_live_agent_that_samples_or_whose_predict_is_its_own_is_refused():
 
 
 def test_spaces_that_are_no_vectors_are_refused(tmp_path):
-    class Dictionary(Lopsided):
-        observation_space = gym.spaces.Dict({"a": Lopsided.observation_space})
-
-        def _observe(self):
-            return {"a": super()._observe()}
-
-    model = PPO("MultiInputPolicy", Dictionary(), policy_kwargs={"net_arch": [4]}, device="cpu")
-    model.save(tmp_path / "agent.zip")
-    assert "has Dict observations; policykd needs one vector (Box)" in refused(tmp_path / "agent.zip")
-    assert "has Dict observations; policykd needs one vector (Box)" in refused(model)
     dqn = stable_baselines3.DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=9)
     dqn.save(tmp_path / "dqn.zip")
     assert "reads 4 observations and chooses one of 2 actions, Lopsided has 5 and 2" in refused(tmp_path / "dqn.zip")

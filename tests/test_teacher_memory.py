@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from sb3_contrib import RecurrentPPO
 
 from policykd import PolicyKDError, Teacher, TeacherStudent
@@ -71,10 +72,57 @@ def test_the_memory_counts_and_a_score_keeps_it():
     assert np.array_equal(*forgetful)
 
 
-def test_single_states_are_not_labelled_without_a_memory():
-    teacher = Teacher.load(recurrent(), Remember)
+TEACHING = {"net_arch": (8,), "n_envs": 2, "round_steps": 20, "round_updates": 5, "n_eval_episodes": 1, "history": 10}
+TEACHING |= {"teacher_episodes": 3, "allow_weak_teacher": True, "dataset_size": 500, "distill_batch_size": 16}
+
+
+@pytest.mark.parametrize("method", ["dagger", "kickstarting"])
+def test_a_recurrent_teacher_teaches_what_it_says_in_each_episode(method):
+    """The labels are those of SB3's predict, with its state kept per environment and reset at episode starts."""
+    model = recurrent()
+    extra = {} if method == "dagger" else {"n_steps": 25, "n_epochs": 1, "batch_size": 25}
+    config = {**TEACHING, **extra, "teacher_observations": (0,)}
+    agent = TeacherStudent(Remember, model, method=method, seeds=(0, 4), config=config)
+    asked, answers = [], agent.tutor.answers
+    steps = []
+
+    def noted():
+        packed = answers()
+        full = [env.get_wrapper_attr("full_observation") for env in agent.envs.envs]
+        if not asked or asked[-1] is not agent.collector.observations:
+            asked.append(agent.collector.observations)
+            steps.append((np.stack(full), agent.collector.starts.copy(), packed.clone().view(4, -1)))
+        return packed
+
+    agent.tutor.answers = noted
+    agent.learn(100)
+    state = None
+    for observations, starts, packed in steps:
+        wanted, state = model.predict(observations, state=state, episode_start=starts, deterministic=True)
+        np.testing.assert_allclose(packed[:, 0].clamp(-1, 1) * 1.5 - 0.5, wanted[:, 0], atol=1e-5)
+    assert sum(starts.sum() for _, starts, _ in steps) > 8
+    assert len({tuple(starts) for _, starts, _ in steps}) > 1
+
+
+def test_a_student_of_a_recurrent_teacher_goes_on_exactly(tmp_path):
+    model = recurrent()
+
+    def agent():
+        return TeacherStudent(Remember, model, seeds=(0, 4), config=TEACHING)
+
+    whole, half = agent().learn(120), agent()
+    half.learn(120, callback=lambda local_variables, _: half.num_timesteps < 66)
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half.safetensors", Remember, teacher=model)
+    again.learn(120 - again.num_timesteps)
+    assert torch.equal(again.learner.parameters, whole.learner.parameters)
+    assert torch.equal(again.dataset.storage, whole.dataset.storage)
+
+
+def test_a_recurrent_teacher_labels_no_single_states():
+    agent = TeacherStudent(Remember, recurrent(), config=TEACHING)
     with pytest.raises(PolicyKDError, match="remembers its episode"):
-        TeacherStudent(Remember, teacher)
+        agent.panel.answer(torch.zeros(1, 2, 1))
 
 
 def test_an_unusual_lstm_is_refused():

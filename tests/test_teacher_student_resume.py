@@ -19,6 +19,10 @@ CASES = {
     "QDagger, TD3": ("qdagger", "td3", REPLAY),
     "kickstarting, SAC": ("kickstarting", "sac", {**REPLAY, "teacher_std": 0.2}),
     "partial observation": ("dagger", "ppo", {**COPY, "student_observations": (2, 3)}),
+    "history": ("dagger", "ppo", {**COPY, "student_observations": (2, 3), "history": 3}),
+    "GRU": ("dagger", "ppo", {**COPY, "gru": 6, "bptt_steps": 5, "burn_in": 2, "n_envs": 2}),
+    "GRU of a history, SAC": ("student_driven", "sac", {**COPY, "gru": 6, "bptt_steps": 5, "history": 2}),
+    "history, QDagger, TD3": ("qdagger", "td3", {**REPLAY, "history": 2}),
 }
 OWN = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}
 OWN |= {"evaluations", "evaluation_steps", "span"}  # each call of learn ends in an evaluation and has its own span

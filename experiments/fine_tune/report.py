@@ -9,31 +9,23 @@ import pandas as pd
 from experiments.measurements import Measurements
 from policykd.core.files import write_text
 
+AS_IT_WAS = "as it was"
 KEYS = ("env", "backbone", "way", "seed", "steps")
-VALUES = ("return", "student", "teacher", "random", "seconds")
-
-
-def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns over that of the student as it was, both counted from random actions.
-
-    Args:
-        rows: of one run: a task, a backbone, a way, a seed.
-
-    Returns:
-        steps and share; where the student was is its mean over the initial states of all evaluations.
-    """
-    began = rows["student"].mean()
-    chance = rows["random"].iloc[0]
-    return pd.DataFrame({"steps": rows["steps"], "share": (rows["return"] - chance) / (began - chance)})
+VALUES = ("return", "teacher", "random", "seconds")
 
 
 def summary(measured: Measurements) -> pd.DataFrame:
-    """One row per run: where it began, the share at its lowest evaluation, and that of its last one."""
+    """One row per run: where it began, the share of that at its lowest evaluation, and at its last one.
+
+    Shares are of returns, both counted from that of random actions. A run began where the student, as it was, is on
+    average over the initial states of all evaluations.
+    """
     frame, found = measured.where(), []
     for (env, backbone, way, seed), rows in frame.groupby(["env", "backbone", "way", "seed"], sort=False):
-        share = shares(rows.sort_values("steps"))["share"]
-        began, teacher = rows["student"].mean(), rows["teacher"].iloc[0]
-        found.append([env, backbone, way, seed, began, teacher, share.min(), share.iloc[-1]])
+        one = frame[(frame.env == env) & (frame.backbone == backbone) & (frame.seed == seed)]
+        began, chance = one[one.way == AS_IT_WAS]["return"].mean(), rows["random"].iloc[0]
+        share = (rows.sort_values("steps")["return"] - chance) / (began - chance)
+        found.append([env, backbone, way, seed, began, rows["teacher"].iloc[0], share.min(), share.iloc[-1]])
     return pd.DataFrame(found, columns=["env", "backbone", "way", "seed", "began", "teacher", "lowest", "end"])
 
 

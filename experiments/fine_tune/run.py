@@ -1,8 +1,8 @@
 """After distillation, off policy: fine_tune() beside the naive way, and beside the student that is left as it was.
 
 Students of the zoo's agents learn for a short while with DAgger. Then they go on with TD3 or SAC on the task's reward:
-as these algorithms are (critics that know nothing, no anchor), or by fine_tune(). At every evaluation the student as it
-was plays from the same initial states. Finished runs are kept: start it again to go on.
+as these algorithms are (critics that know nothing, no anchor), with an anchor that fades, or by fine_tune(). At every
+evaluation the student as it was plays from the same initial states. Finished runs are kept: start it again to go on.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tyro
 
-from experiments.fine_tune.report import KEYS, VALUES, write
+from experiments.fine_tune.report import AS_IT_WAS, KEYS, VALUES, write
 from experiments.measurements import Measurements
 from policykd import TeacherStudent
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
+from policykd.tasks import Evaluation
 
 
 class Task(NamedTuple):
@@ -33,20 +33,22 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "Pendulum-v1": Task("sac/Pendulum-v1_1", 6_000, 8_000),
-    "Hopper-v5": Task("tqc/Hopper-v3_1", 15_000, 12_000),
-    "HalfCheetah-v5": Task("sac/HalfCheetah-v3_1", 15_000, 12_000),
+    "Pendulum-v1": Task("sac/Pendulum-v1_1", 6_000, 6_000),
+    "Hopper-v5": Task("tqc/Hopper-v3_1", 10_000, 6_000),
+    "HalfCheetah-v5": Task("sac/HalfCheetah-v3_1", 12_000, 6_000),
 }
 SETTINGS: dict[str, Any] = {
-    **{"eval_freq": 0, "n_eval_episodes": 5, "round_updates": 500, "distill_batch_size": 128},
-    **{"batch_size": 128, "buffer_size": 30_000, "dataset_size": 30_000},
+    **{"eval_freq": 0, "n_eval_episodes": 5, "round_updates": 500, "distill_batch_size": 64},
+    **{"batch_size": 64, "buffer_size": 30_000, "dataset_size": 30_000},
 }
 """Smaller batches than the defaults: what a small budget of processor time buys."""
-CRITIC_STEPS = 4_000
+CRITIC_STEPS = 2_000
 WAYS: dict[str, dict[str, Any]] = {
-    "naive": {"distill_coef": 0.0, "critic_steps": 0},
+    "naive": {"distill_coef": 0.0, "distill_schedule": "constant", "critic_steps": 0, "fine_tune_learning_rate": 1e-3},
+    "fading": {"distill_schedule": "linear", "critic_steps": CRITIC_STEPS},
     "fine_tune()": {"critic_steps": CRITIC_STEPS},
 }
+"""As TD3 and SAC are; with new critics first and an anchor that only fades; on the leash."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Options:
     """How they go on."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One student per seed. Settings were found on seeds from 1000."""
-    eval_freq: int = 2_000
+    eval_freq: int = 1_000
     """Environment steps between evaluations."""
     report: bool = False
     """Only write the table of what is there."""
@@ -87,40 +89,60 @@ def distilled(options: Options, env: str, backbone: str) -> Path:
     return file
 
 
-def run(options: Options, measured: Measurements, env: str, backbone: str, way: str) -> None:
-    """One way of going on, of all seeds at once, and the rows of its evaluations."""
-    task, file = TASKS[env], distilled(options, env, backbone)
-    agent, student = (TeacherStudent.load(file, teacher=options.teachers / task.teacher) for _ in range(2))
+def alone(options: Options, measured: Measurements, env: str, backbone: str) -> None:
+    """The students as they were, at the initial states of every evaluation to come."""
+    task = TASKS[env]
+    agent = TeacherStudent.load(distilled(options, env, backbone))
+    rows = []
+    for steps in range(options.eval_freq, task.tune_steps + 1, options.eval_freq):
+        agent.run.num_timesteps = task.distill_steps + steps  # the initial states of an evaluation depend on it
+        rows += rows_of(options, agent, (env, backbone, AS_IT_WAS), steps, agent.evaluate(), 0.0)
+    measured.add(*rows)
+
+
+def tuned(options: Options, measured: Measurements, env: str, backbone: str, way: str) -> None:
+    """One way of going on, of all seeds at once."""
+    task = TASKS[env]
+    agent = TeacherStudent.load(distilled(options, env, backbone), teacher=options.teachers / task.teacher)
     begun, at = time.process_time(), len(agent.evaluations)
     agent.fine_tune(task.tune_steps, config={"eval_freq": options.eval_freq, **WAYS[way]})
     seconds = time.process_time() - begun
-    assert agent.score is not None
     rows = []
-    for steps, after in zip(agent.evaluation_steps[at:], agent.evaluations[at:], strict=True):
-        student.run.num_timesteps = steps  # the initial states of an evaluation depend on it
-        before = student.evaluate()
-        for k, seed in enumerate(options.seeds):
-            rows.append(
-                {
-                    **{"env": env, "backbone": backbone, "way": way, "seed": seed, "steps": steps - task.distill_steps},
-                    **{"return": after.returns[k].mean(), "student": before.returns[k].mean()},
-                    **{"teacher": agent.score.mean, "random": agent.score.random_mean, "seconds": round(seconds, 1)},
-                }
-            )
+    for steps, evaluation in zip(agent.evaluation_steps[at:], agent.evaluations[at:], strict=True):
+        rows += rows_of(options, agent, (env, backbone, way), steps - task.distill_steps, evaluation, seconds)
     measured.add(*rows)
-    returns = np.array([row["return"] for row in rows]).reshape(-1, len(options.seeds))
-    before_all = np.array([row["student"] for row in rows]).reshape(returns.shape).mean(0)
-    say(f"{env} {backbone} {way}: {before_all.round(0)} -> lowest {returns.min(0).round(0)} -> {returns[-1].round(0)}")
+
+
+def rows_of(
+    options: Options,
+    agent: TeacherStudent,
+    cell: tuple[str, str, str],
+    steps: int,
+    evaluation: Evaluation,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """The rows of one evaluation, one per seed."""
+    assert agent.score is not None
+    which = dict(zip(KEYS, cell, strict=False))
+    scores = {"teacher": agent.score.mean, "random": agent.score.random_mean, "seconds": round(seconds, 1)}
+    returns = evaluation.returns.mean(1)
+    say(f"{' '.join(cell)} {steps:,}: {returns.round(1)}")
+    rows = zip(options.seeds, returns, strict=True)
+    return [{**which, "seed": seed, "steps": steps, "return": float(mean), **scores} for seed, mean in rows]
 
 
 def main(options: Options) -> None:
     measured = Measurements(options.out / "rows.csv", KEYS, VALUES)
-    if not options.report:
-        for env in options.tasks:
-            for backbone in options.backbones:
-                for way in options.ways:
-                    if not measured.has(env=env, backbone=backbone, way=way, seed=options.seeds[0]):
-                        run(options, measured, env, backbone, way)
+    for env in () if options.report else options.tasks:
+        for backbone in options.backbones:
+            for way in (AS_IT_WAS, *options.ways):
+                if measured.has(env=env, backbone=backbone, way=way, seed=options.seeds[0]):
+                    continue
+                if way == AS_IT_WAS:
+                    alone(options, measured, env, backbone)
+                else:
+                    tuned(options, measured, env, backbone, way)
+                write(measured, options.out)
     write(measured, options.out)
 
 

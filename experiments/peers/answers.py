@@ -40,6 +40,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             *(((FOUR, "trained"), (f"single_{rate}", "final")) for rate in ("1e-4", "3e-4", "1e-3", "3e-3")),
             ((FOUR, "trained"), ("sb3", "final")),
             ((FOUR, "student"), ("sb3", "final")),
+            ((FOUR, "trained"), ("optuna", "final")),
         ],
     },
     "Q3": {
@@ -78,11 +79,18 @@ def answers() -> list[Answer]:
         folder = ROOT / question["results"]
         if not list(folder.glob("*/*.json")):
             continue
-        table = rows(folder)
+        table = pd.concat([rows(folder), optuna_rows()])
         raw = list(_compared(name, table[table["backbone"] == "sac"], question["pairs"]))
         corrected = holm([answer.p for answer in raw])
         found += [Answer(**{**vars(answer), "p": p}) for answer, p in zip(raw, corrected, strict=True)]
     return found
+
+
+def optuna_rows() -> pd.DataFrame:
+    """The rows of ``optuna_control``, as those of a method of its own."""
+    files = sorted((ROOT / "results" / "peers_optuna").glob("*.csv"))
+    parts = [pd.read_csv(file).assign(task=file.stem, method="optuna", phase="final", backbone="sac") for file in files]
+    return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def _compared(name: str, table: pd.DataFrame, pairs: Sequence[Any]) -> Iterator[Answer]:

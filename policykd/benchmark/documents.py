@@ -38,7 +38,7 @@ def read_document(path: Path) -> str:
     """A document with its line ends as they are.
 
     Raises:
-        PolicyKDError: it cannot be read, or is no text.
+        PolicyKDError: it cannot be read, or is not text.
     """
     try:
         return path.read_bytes().decode()

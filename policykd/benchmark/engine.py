@@ -28,7 +28,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell is through."""
+    """A cell is finished."""
 
     cell: Cell
     result: CellResult

@@ -1,4 +1,4 @@
-"""The engine of this machine: one process per cell with one thread each, never more of them than cores."""
+"""The engine of this machine: one process per cell, never more threads of all of them than cores."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import CELL, FAILURE, RESULT
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
+from policykd.native.threads import VARIABLE, cores
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 STOP_SECONDS = 60
 """How long a worker may take to save its checkpoint after Ctrl-C."""
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def check_jobs(jobs: int | None) -> int:
-    """How many processes run at a time; None is the number of cores.
+def check_jobs(jobs: int | None, threads: int = 1) -> int:
+    """How many processes of so many threads run at a time; None is as many as there are cores for.
 
     Raises:
-        PolicyKDError: more jobs than cores.
+        PolicyKDError: more threads than cores.
     """
-    if jobs is not None and not 1 <= jobs <= cores():
-        raise PolicyKDError(f"benchmark: --jobs {jobs} must be from 1 to the {cores()} cores of this machine")
-    return jobs or cores()
+    if not 1 <= threads <= cores():
+        raise PolicyKDError(f"benchmark: --threads {threads} must be from 1 to the {cores()} cores of this machine")
+    most = cores() // threads
+    if jobs is not None and not 1 <= jobs <= most:
+        where = f"the {most} cores of this machine" if threads == 1 else f"{most}, for --threads {threads} each"
+        raise PolicyKDError(f"benchmark: --jobs {jobs} must be from 1 to {where}")
+    return jobs or most
 
 
-def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
+def run(cells: Sequence[Cell], work: Path, jobs: int | None, threads: int = 1) -> Iterator[Event]:
     """Compute cells, and tell what happens.
 
     Args:
         cells: in the order in which to begin them.
         work: folder of their logs and checkpoints; a cell that was interrupted goes on from there.
-        jobs: processes at a time; None is the number of cores.
+        jobs: processes at a time; None is as many as there are cores for.
+        threads: threads of each, for the native kernels of our own learners; results do not depend on it.
 
     Raises:
-        PolicyKDError: more jobs than cores.
+        PolicyKDError: more threads than cores.
     """
-    jobs = check_jobs(jobs)
+    jobs = check_jobs(jobs, threads)
     waiting, running = deque((cell, 1) for cell in cells), dict[str, _Worker]()
     events: queue.Queue[Event | _Died] = queue.Queue()
     try:
@@ -60,7 +61,7 @@ def run(cells: Sequence[Cell], work: Path, jobs: int | None) -> Iterator[Event]:
             while waiting and len(running) < jobs:
                 cell, attempt = waiting.popleft()
                 try:
-                    running[cell.name] = _Worker(cell, attempt, work / cell.name, events)
+                    running[cell.name] = _Worker(cell, attempt, work / cell.name, events, threads)
                     yield Started(cell)
                 except OSError as error:  # a full disk
                     yield Failed(cell, f"cannot begin {cell.name}: {error}")
@@ -94,7 +95,9 @@ class _Died:
 class _Worker:
     """The process of a cell, and the thread that reads what it prints."""
 
-    def __init__(self, cell: Cell, attempt: int, folder: Path, events: queue.Queue[Event | _Died]) -> None:
+    def __init__(
+        self, cell: Cell, attempt: int, folder: Path, events: queue.Queue[Event | _Died], threads: int
+    ) -> None:
         self.cell, self.attempt, self.folder, self.events = cell, attempt, folder, events
         folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, FAILURE):
@@ -107,7 +110,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ONE_THREAD, VARIABLE: str(threads)},
                 start_new_session=True,  # Ctrl-C reaches the driver alone, which passes it on once
             )
         self.thread = threading.Thread(target=self._watch, daemon=True)

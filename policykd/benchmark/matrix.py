@@ -36,7 +36,9 @@ class MatrixOptions:
     work: Path | None = None
     """Folder of logs and checkpoints. Default: runs/benchmark/NAME."""
     jobs: int | None = None
-    """Processes at a time of the local engine. Default: the number of cores."""
+    """Processes at a time of the local engine. Default: as many as there are cores for."""
+    threads: int = 1
+    """Threads of each process of the local engine, for the kernels of our own learners. No result depends on it."""
     env: tuple[str, ...] = ()
     """Tasks of modules that the spec names, such as my_tasks:Task-v0; these modules are imported."""
     only: tuple[str, ...] = ()
@@ -90,9 +92,9 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     work = options.work or Path("runs/benchmark") / spec.name
     results = Results(options.out or Path("results") / spec.name)
     plan(spec, results, options.only)  # what cannot work ends here, before anything is written
-    if options.engine == "ray" and options.jobs is not None:
-        raise PolicyKDError("benchmark: --jobs is for the local engine: Ray fills the cluster's cores")
-    workers = local.check_jobs(options.jobs)
+    if options.engine == "ray" and (options.jobs is not None or options.threads > 1):
+        raise PolicyKDError("benchmark: --jobs and --threads are for the local engine: Ray fills the cluster's cores")
+    workers = local.check_jobs(options.jobs, options.threads)
     work.mkdir(parents=True, exist_ok=True)
     with alone(work):
         planned = plan(spec, results, options.only)
@@ -129,7 +131,7 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
 
         yield from run_on_ray(left, work, options.address)
     elif left:
-        yield from local.run(left, work, options.jobs)
+        yield from local.run(left, work, options.jobs, options.threads)
 
 
 def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]:

@@ -12,7 +12,7 @@ from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progres
 from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 
 POLL_SECONDS = 0.5
 
@@ -23,7 +23,7 @@ def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Ev
     Args:
         cells: in the order in which to begin them.
         folder: for logs and checkpoints, on every node. Where all nodes see the same folder, a cell goes on from its
-            checkpoint on another node; elsewhere it begins anew there, with the same numbers.
+            checkpoint on another node; without one it starts again, with the same numbers.
         address: of the cluster; None starts one on this machine, unless one is connected already.
 
     Raises:
@@ -62,8 +62,7 @@ def _connect(address: str | None) -> Any:
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            line = str(error).partition("\n")[0]
-            raise PolicyKDError(f"benchmark: cannot reach Ray's cluster {address}: {line}") from None
+            raise PolicyKDError(f"benchmark: cannot reach Ray's cluster {address}: {one_line(error)}") from None
     return ray
 
 
@@ -78,8 +77,7 @@ def _outcome(ray: Any, reference: Any, cell: Cell) -> Event:
     try:
         result, why = ray.get(reference)
     except ray.exceptions.RayError as error:
-        line = str(error).strip().partition("\n")[0]
-        return Failed(cell, f"{type(error).__name__}, after {ATTEMPTS} attempts: {line}\n\n{error}")
+        return Failed(cell, f"{type(error).__name__}, after {ATTEMPTS} attempts: {one_line(error)}\n\n{error}")
     return Finished(cell, from_json(result)) if result else Failed(cell, why)
 
 

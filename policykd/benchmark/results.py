@@ -59,7 +59,7 @@ class Store:
         """A file's text; None where there is none.
 
         Raises:
-            PolicyKDError: it is no text.
+            PolicyKDError: it is not text.
         """
         try:
             if self._remote is not None:

@@ -40,7 +40,7 @@ def retention(agent: TeacherStudent, student: Evaluation, seed: int) -> list[dic
     assert score is not None and agent.panel is not None
     evaluator = Evaluator(agent.full_factory, 1, agent.action_scale.to_env)
     try:
-        teacher = evaluator.run(agent.panel.act, student.returns.shape[1], [seed], 0)
+        teacher = evaluator.run(agent.panel.player(lambda: evaluator.starts), student.returns.shape[1], [seed], 0)
     finally:
         evaluator.close()
     chance = score.random_mean if teacher.returns.mean() <= 0 else 0.0

@@ -33,11 +33,11 @@ from policykd.tasks.spaces import ActionSpace, action_scale, check_spaces, find_
 
 
 def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
-    """Train every seed that is not there yet; a seed that was interrupted begins again.
+    """Train every seed that is missing; a seed that was interrupted starts again.
 
     Args:
         cell: a cell of ``sb3`` or ``sb3_double``.
-        folder: gets SB3's files of every seed and, once it is through, ``seed_<n>.json``.
+        folder: gets SB3's files of every seed and, once it is finished, ``seed_<n>.json``.
         report: told the steps so far, of all seeds together.
     """
     net_arch = _net_arch(cell)

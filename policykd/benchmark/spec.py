@@ -84,7 +84,7 @@ class Entry:
     """Settings of this method alone, e.g. its alpha."""
 
     def __post_init__(self) -> None:
-        """Refuse seeds that are none."""
+        """Refuse a number of seeds that cannot work."""
         require(self.seeds is None or 1 <= self.seeds <= MOST["seeds"], "seeds", self.seeds, "must be positive")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from policykd.benchmark.retention import retention
 from policykd.core.files import write_text
-from policykd.measure.fidelity import fidelity
+from policykd.measure.fidelity import Fidelity, fidelity
 from policykd.measure.footprint import footprint
 from policykd.measure.plots import against_size
 from policykd.teachers import TeacherScore
@@ -51,7 +52,7 @@ def measure(
         row |= asdict(footprint(agent, k, latency_calls))
         row |= {"return": final[k].mean(), "return_ratio": float(return_ratio(final[k], score).mean())}
         row |= {"teacher_return": score.mean, "random_return": score.random_mean, **kept[k]}
-        for where, measured in fidelity(agent, k).items():
+        for where, measured in _fidelity(agent, k).items():
             row |= {f"{what}_{where}": value for what, value in asdict(measured).items()}
         ratios = [float(return_ratio(e.returns[k], score).mean()) for e in agent.evaluations]
         for level in LEVELS:
@@ -61,6 +62,14 @@ def measure(
             row |= {f"steps_to_{level:.0%}": steps, f"seconds_to_{level:.0%}": seconds}
         rows.append(row | {"env_steps": agent.num_timesteps, "seconds": round(agent.run.elapsed, 1)})
     return rows
+
+
+def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
+    """How alike student and teacher act; not measured where one of them remembers its episode."""
+    assert agent.panel is not None
+    if agent.remembers or agent.panel.remembers:
+        return dict.fromkeys(("student_states", "teacher_states"), Fidelity(math.nan, math.nan, math.nan))
+    return fidelity(agent, k)
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:

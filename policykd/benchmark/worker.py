@@ -16,6 +16,7 @@ from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
 from policykd.core import plugins
+from policykd.core.errors import kind_and_line
 from policykd.core.files import write_text
 from policykd.core.interrupts import REQUEUE, terminating
 from policykd.core.lock import alone
@@ -37,8 +38,7 @@ def work(cell: Cell, folder: Path, report: object) -> str:
 
 def failure(error: BaseException) -> str:
     """An error as one line and its traceback."""
-    line = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return f"{line}\n\n{''.join(traceback.format_exception(error))}"
+    return f"{kind_and_line(error)}\n\n{''.join(traceback.format_exception(error))}"
 
 
 def main(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,37 +13,26 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, read, split_batch
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.models import CNN, MLP, check_names, class_names, save_pretrained
 from policykd.classification.outputs import call, evaluating
 from policykd.classification.processes import make_accelerator, on_device
+from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
 from policykd.classification.teacher import as_teacher
-from policykd.classification.trainer import Augment, Trainer
+from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, write_bytes
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.lock import alone
-from policykd.core.registry import name_of
-from policykd.distillation.divergences import DIVERGENCES
-from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised import find_method
-from policykd.distillation.supervised.hinton import WEIGHTS
-from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
+from policykd.distillation.supervised.method import Method, TrainingConfig
 from policykd.training.run_folder import RunFolder
 from policykd.training.snapshot import with_own_parts
 
-TABLES: dict[str, Mapping[str, Any]] = {
-    "optimizer": OPTIMIZERS,
-    "learning_rate_schedule": SCHEDULES,
-    "alpha_schedule": SCHEDULES,
-    "divergence": DIVERGENCES,
-    "example_weight": WEIGHTS,
-}
-"""What settings name."""
 BEST = "best_model.safetensors"
 Callback = Callable[["Distiller"], None]
 """Looks at a distiller between two passes over the data."""
@@ -121,12 +110,8 @@ class Distiller(Training):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
-        plain: dict[str, Any] = {}
-        for name, value in vars(self.config).items():
-            known = name_of(value, TABLES.get(name, {})) if callable(value) else value
-            plain[name] = list(value) if isinstance(value, tuple) else known
         names = {} if self.classes is None else {"classes": self.classes}
-        return {"method": self.method_name, "config": plain, **names}
+        return {"method": self.method_name, "config": plain(self.config), **names}
 
     @property
     def logger(self) -> Logger:
@@ -312,13 +297,3 @@ class Distiller(Training):
             if distiller.accelerator.is_main_process:
                 distiller.folder.rewind(loaded["log_sizes"], distiller.n_updates)
         return distiller
-
-
-def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
-    """The whole settings of a method from changed fields or themselves."""
-    expected = kind.config_type
-    if config is None or isinstance(config, dict):
-        return change(expected(), config or {})
-    if type(config) is not expected:
-        raise PolicyKDError(f"config: {kind.__name__} takes a {expected.__name__}, not a {type(config).__name__}")
-    return config

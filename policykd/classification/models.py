@@ -82,7 +82,7 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
         seed: of the first weights.
 
     Raises:
-        PolicyKDError: an unknown kind, too few widths, or a CNN for what are no images.
+        PolicyKDError: an unknown kind, too few widths, or a CNN for inputs that are not images.
     """
     if kind not in ("mlp", "cnn"):
         raise PolicyKDError(f'model: {kind!r} is unknown: use "mlp" or "cnn"')

@@ -35,7 +35,7 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there.
+    """Refuse a device that does not exist.
 
     Raises:
         PolicyKDError: it is unknown, or torch has none.

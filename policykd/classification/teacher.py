@@ -63,7 +63,7 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
         gives: what the user says of them; "auto" looks.
 
     Raises:
-        PolicyKDError: all lie in [0, 1] and are no distributions, as of a sigmoid.
+        PolicyKDError: all lie in [0, 1] and are not distributions, as those of a sigmoid.
     """
     if gives != "auto":
         return gives == "probabilities"

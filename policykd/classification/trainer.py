@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from policykd.classification.data.augment import Augment, augmented
 from policykd.classification.data.batches import Batch, Inputs, Rows, check_batches, checked_labels, read, seeded
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
@@ -40,9 +41,6 @@ from policykd.distillation.supervised.method import (
 
 log = logging.getLogger("policykd")
 
-Augment = Callable[[Tensor], Tensor]
-"""Changes a batch of inputs; draws from torch's global generator, which every pass seeds anew."""
-
 
 class Trainer:
     """Teacher, features, method and optimisers, put together for some training data.
@@ -52,7 +50,7 @@ class Trainer:
         batches: the training data.
         augment: changes the inputs of every batch.
         logger: where rows go.
-        asks: whether to ask the teacher about all rows beforehand, where that pays.
+        asks: whether to compute the teacher's outputs of all rows first, where that pays.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
@@ -153,7 +151,7 @@ class Trainer:
 
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
         inputs, labels = self.training.adaptor(batch.content)
-        inputs = self._augmented(inputs)
+        inputs = augmented(inputs, self.augment, self.config.mixup)
         student = teacher = Outputs(torch.empty(0))
         if phase.student:
             with torch.set_grad_enabled(phase.trains == "student"):
@@ -170,20 +168,6 @@ class Trainer:
         if self.check_labels or labels is None:
             return checked_labels(labels, logits)
         return labels.long()
-
-    def _augmented(self, inputs: Inputs) -> Inputs:
-        if self.augment is None and self.config.mixup == 0:
-            return inputs
-        if not isinstance(inputs, Tensor):
-            raise PolicyKDError(
-                f"augment: mixup and augment= need inputs that are one tensor, got {type(inputs).__name__}"
-            )
-        if self.augment is not None:
-            inputs = self.augment(inputs)
-        if self.config.mixup > 0:
-            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
-            inputs = share * inputs + (1 - share) * inputs[torch.randperm(len(inputs), device=inputs.device)]
-        return inputs
 
     def _student_outputs(self, inputs: Inputs) -> Outputs:
         with autocast(self.training.device, self.config.mixed_precision):

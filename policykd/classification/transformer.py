@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.classification.models import class_names
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
 EMBEDDING = "embedding"
@@ -69,7 +69,7 @@ def load_tokenizer(folder: str | Path) -> Any:
             str(path), local_files_only=True, trust_remote_code=False, padding_side="right"
         )
     except Exception as error:  # whatever a damaged file makes of it
-        raise PolicyKDError(f"model: no tokenizer in {folder}: {_first_line(error)}") from None
+        raise PolicyKDError(f"model: no tokenizer in {folder}: {one_line(error)}") from None
     if tokenizer.pad_token_id is None:
         raise PolicyKDError(f"model: the tokenizer in {folder} has no padding token")
     return tokenizer
@@ -122,14 +122,14 @@ def load_classifier(
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # a head of other classes is drawn anew
+                ignore_mismatched_sizes=True,  # a head of other classes is re-initialised
                 dtype=torch.float32,
                 output_loading_info=True,
             )
     except PolicyKDError:
         raise
     except Exception as error:  # whatever a damaged file makes of it
-        raise PolicyKDError(f"model: cannot load {folder}: {_first_line(error)}") from None
+        raise PolicyKDError(f"model: cannot load {folder}: {one_line(error)}") from None
     missing = _check_encoder(model, report, folder)
     if trained_head and missing:
         raise PolicyKDError(
@@ -166,7 +166,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bo
 
 
 def _transformers() -> Any:
-    """The package, told to be quiet: what is missing in a folder, such as a head, is no surprise here."""
+    """The package, told to be quiet: what is missing in a folder, such as a head, is expected here."""
     transformers = needs("transformers", "transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -178,7 +178,3 @@ def _checked(folder: str | Path) -> Path:
     if not (path / "config.json").is_file():
         raise PolicyKDError(f"model: {folder} is no folder of a model: it has no config.json")
     return path
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

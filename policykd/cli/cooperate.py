@@ -57,7 +57,7 @@ class CooperateOptions:
     run_dir: Path | None = None
     """New folder for tables, picture and what each learner received. Default: the next free one under runs/."""
     resume: bool = False
-    """Begin the run in --run-dir anew if it was killed: nothing is saved before the end."""
+    """Start the run in --run-dir again if it was killed: nothing is saved before the end."""
     search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """Settings of the search for counterfactuals."""
 

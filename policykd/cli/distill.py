@@ -65,6 +65,8 @@ class DistillOptions(Generic[C]):
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """torch.compile the update; auto where it pays for the length of the run."""
+    threads: int | Literal["auto"] = "auto"
+    """Most threads of the native kernels; numbers do not depend on it. auto: as many as torch has been given."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
     """Settings of students, teaching and run."""
 
@@ -119,6 +121,7 @@ def _train(
             agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
             if not agent.fine_tuned_steps:
                 snapshot.check_same(agent.settings, asked)
+            agent.threads = options.threads
             say(f"going on from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, env, teachers, config, folder)
@@ -138,6 +141,7 @@ def _begin(
         config=config,
         device=options.device,
         compile="auto" if options.compile == "auto" else options.compile == "yes",
+        threads=options.threads,
     )
     agent.score_teacher()  # one that has nothing to teach is refused before anything is written
     agent.write_into(folder)

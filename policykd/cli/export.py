@@ -14,9 +14,9 @@ from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.export.c import to_c
+from policykd.export.c import Precision, to_c
 from policykd.export.calibration import visited_states
-from policykd.export.deployed import require_free
+from policykd.export.deployed import Inputs, require_free
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
 from policykd.export.torchscript import to_torchscript
@@ -53,6 +53,9 @@ class ExportOptions:
     folder of one header and one C file; c-int8, onnx-int8: the same in int8."""
     out: Path = Path("exported")
     """The folder to write to. Files that exist are never replaced."""
+    inputs: Inputs = "own"
+    """What files read of a student that sees a part of the observation: its own part, or the full one of the task
+    (onnx, torchscript, c)."""
     learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     n_eval_episodes: int = 20
@@ -74,6 +77,9 @@ def run(arguments: Sequence[str]) -> None:
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
+    own_only = [kind for kind in options.format if kind in ("sb3", "hub", "onnx-int8", "c-int8")]
+    if options.inputs == "full" and own_only:
+        raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}
     for file in files.values():  # before the first is written
         require_free(file)
@@ -101,14 +107,21 @@ def _write(
         result = f"return {score.mean:,.1f} +/- {score.returns.std():,.1f}"
         return [result, f"to publish it: hf upload USER/MODEL {file}"]
     if kind in ("c", "c-int8"):
-        return ["policy.h, policy.c", *to_c(agent, k, file, "int8" if kind == "c-int8" else "float32", states).lines()]
+        precision: Precision = "int8" if kind == "c-int8" else "float32"
+        return ["policy.h, policy.c", *to_c(agent, k, file, precision, states, options.inputs).lines()]
     if kind == "onnx-int8":
         worst, mean, count = to_onnx_int8(agent, k, file, states)
         difference = f"{worst:.1e}, on average {mean:.1e} ({count:,} observations)"
     else:
-        write = {"sb3": to_zip, "onnx": to_onnx, "torchscript": to_torchscript}[kind]
-        difference = f"{write(agent, k, file):.1e}"
+        difference = f"{_one_file(kind, agent, k, file, options):.1e}"
     return [f"{file.stat().st_size:,} bytes, differs by at most {difference}"]
+
+
+def _one_file(kind: Format, agent: Agent, k: int, file: Path, options: ExportOptions) -> float:
+    """The largest distance of a file from the learner."""
+    if kind == "sb3":
+        return to_zip(agent, k, file)
+    return (to_onnx if kind == "onnx" else to_torchscript)(agent, k, file, options.inputs)
 
 
 def _read_states(path: Path) -> np.ndarray:

@@ -27,7 +27,7 @@ class ReportOptions:
     out: Path | None = None
     """The page to write, one self-contained HTML file. Default: report.html, unless --tables is given."""
     tables: Path | None = None
-    """A document with markers, such as BENCHMARK.md, whose tables are written anew."""
+    """A document with markers, such as BENCHMARK.md, whose tables are rewritten."""
     check: bool = False
     """With --tables: write nothing, and fail where the document's tables are not those of the results."""
 

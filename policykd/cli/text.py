@@ -19,7 +19,7 @@ from policykd.classification.transformer import (
     load_tokenizer,
     model_classes,
 )
-from policykd.cli.classify import (
+from policykd.cli.distillers import (
     asked_method,
     check,
     fit_baseline,

@@ -55,6 +55,8 @@ class TrainOptions(Generic[C]):
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """torch.compile the update; auto where it pays for the length of the run."""
+    threads: int | Literal["auto"] = "auto"
+    """Most threads of the native kernels; numbers do not depend on it. auto: as many as torch has been given."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
     """Settings of the learners, of distillation and of the run."""
 
@@ -75,6 +77,7 @@ def run(arguments: Sequence[str]) -> None:
         if saved:
             agent = DualStudent.load(saved, device=options.device)
             snapshot.check_same(agent.settings, settings)
+            agent.threads = options.threads
             say(f"going on from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, asked)
@@ -88,6 +91,7 @@ def _begin(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
         config=options.config,
         device=options.device,
         compile="auto" if options.compile == "auto" else options.compile == "yes",
+        threads=options.threads,
         run_dir=options.run_dir or _next_run(options),
     )
 
@@ -139,7 +143,7 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], l
     """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
 
     Raises:
-        PolicyKDError: a name without values, or a value that is no number.
+        PolicyKDError: a name without values, or a value that is not a number.
     """
     vary: dict[str, tuple[float, ...]] = {}
     rest: list[str] = []

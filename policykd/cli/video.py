@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(
         agent.env_id,
-        lambda observation: agent.predict(agent.view(observation), learner=choice)[0],
+        agent.player(choice),
         options.out,
         seed=options.seed,
         steps=options.steps,

@@ -7,7 +7,7 @@ For learners f_1, ..., f_P of any kind, each with its own rows D_i and its own f
     S_i    = rows of D_i that f_i gets right
     R_ij   = rows of S_i that f_j gets wrong          i is a qualified teacher of j on these alone
     x'     = each of them moved, in the features of both, so that f_i is surer of its class (counterfactuals.py)
-    D_j   += (x', y) from every i; then f_j is fitted anew; all learners at once
+    D_j   += (x', y) from every i; then f_j is refitted; all learners at once
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class CooperativeDistillation(BaseEstimator):
     def _learn(
         self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
     ) -> list[pd.DataFrame]:
-        """Complete what a student was sent, and fit it anew on that and on all that it had; returns the new rows."""
+        """Complete what a student was sent, and refit it on that and on all that it had; returns the new rows."""
         received = []
         for pair, delivery in lot:
             if not len(delivery.rows):

@@ -21,7 +21,7 @@ NEIGHBOURS = 5
 
 
 class Owner:
-    """A learner with its rows. It is fitted anew, from a clone, as what it has received grows.
+    """A learner with its rows. It is refitted, from a clone, as the rows that it has received grow in number.
 
     Args:
         name: of the learner.
@@ -68,7 +68,7 @@ class Owner:
         """Probabilities ``(n, C)`` of the classes that this learner has seen, in the order of ``learner.classes_``.
 
         Raises:
-            PolicyKDError: the learner cannot tell them, or they are no probabilities.
+            PolicyKDError: the learner cannot tell them, or they are not probabilities.
         """
         with _refusing(self.name, "predict_proba"):
             found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
@@ -162,7 +162,7 @@ def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
     """Learners by name: the user's, or their classes' with a number where two are of one class.
 
     Raises:
-        PolicyKDError: no list, fewer than two, two of one name, or one that is no learner.
+        PolicyKDError: not a list, fewer than two, two of one name, or one that is not a learner.
     """
     if not isinstance(learners, Sequence | Mapping):
         raise PolicyKDError(f"learners: needs two or more in a list or by name, got {one_line(learners)}")

@@ -118,7 +118,7 @@ def _labels(given: Sequence[Hashable] | np.ndarray, who: str) -> np.ndarray:
 
 
 def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str) -> np.ndarray:
-    """Features as float64 ``(n, F)``; what is no finite number is named."""
+    """Features as float64 ``(n, F)``; what is not a finite number is named."""
     if isinstance(features, pd.DataFrame):
         for name, kind in features.dtypes.items():
             if not pd.api.types.is_numeric_dtype(kind):

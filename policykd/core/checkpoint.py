@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.core.files import writing
 from policykd.core.parsing import parse_json
 
@@ -120,7 +120,7 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # what a damaged file makes of it has no class in common
         raise PolicyKDError(
-            f"checkpoint: {path} is damaged or not a checkpoint of policykd ({one_line(error)})"
+            f"checkpoint: {path} is damaged or not a checkpoint of policykd ({kind_and_line(error)})"
         ) from None
     if not isinstance(state, dict):
         raise PolicyKDError(f"checkpoint: {path} is damaged: it holds no state")
@@ -151,12 +151,7 @@ def understood(path: str | Path) -> Iterator[None]:
     except (PolicyKDError, OSError, NotImplementedError):
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({one_line(error)})") from error
-
-
-def one_line(error: Exception) -> str:
-    """An error's kind and the first line of its text."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({kind_and_line(error)})") from error
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -16,6 +16,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, or its name."""
-    return str(error).partition("\n")[0] or type(error).__name__
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an error's text, cut at ``most`` characters; the error's kind where it has no text."""
+    return str(error).strip().partition("\n")[0][:most] or type(error).__name__
+
+
+def kind_and_line(error: BaseException) -> str:
+    """An error's kind and the first line of its text."""
+    return type(error).__name__ if not str(error).strip() else f"{type(error).__name__}: {one_line(error)}"

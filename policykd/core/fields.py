@@ -48,7 +48,7 @@ def whole_number(text: str) -> int:
     """The whole number that a text of the command line stands for; ``1e6`` is one.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     try:
         return int(text)
@@ -69,7 +69,7 @@ class Linear:
         text: ``"lin_3e-4"``, as SB3's zoo writes it, or the number alone.
 
     Raises:
-        ValueError: the rest of the text is no number.
+        ValueError: the rest of the text is not a number.
     """
 
     def __init__(self, text: str) -> None:
@@ -153,6 +153,8 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
                 return tuple(as_type(name, item, choices[0]) for item in value)
         fits = False
     elif origin is dict:
+        if isinstance(value, dict) and typing.get_origin(choices[1]) is tuple:
+            return {str(key): as_type(name, item, choices[1]) for key, item in value.items()}
         fits = isinstance(value, dict)
     elif origin in (types.UnionType, typing.Union):
         for choice in choices:

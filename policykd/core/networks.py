@@ -66,7 +66,7 @@ class MLP:
     layer_norm: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no network, in one line."""
+        """Refuse what is not a network, in one line."""
         object.__setattr__(self, "sizes", tuple(self.sizes))  # a list would not do as a key of caches
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise PolicyKDError(f"MLP: sizes={self.sizes} must be at least two positive widths, input to output")

@@ -15,7 +15,7 @@ MOST_JSON, MOST_YAML, MOST_NODES = 32_000_000, 200_000, 100_000
 """Characters that are read at most; PyYAML takes a second for some hundred thousand."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}(?<!\.)")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that are no files on Windows."""
+"""Names that cannot be files on Windows."""
 
 
 def read_text(path: Path, most: int = MOST_JSON) -> str:

@@ -14,6 +14,9 @@ import numpy as np
 Purpose = Literal["learner", "exploration", "replay", "environment", "evaluation"]
 PURPOSES: tuple[Purpose, ...] = ("learner", "exploration", "replay", "environment", "evaluation")
 
+Generators = list[np.random.Generator]
+"""One generator per learner."""
+
 
 def stream(seed: int, peer: int, purpose: Purpose, *index: int) -> np.random.Generator:
     """The generator of one purpose of peer ``peer`` in the group of seed ``seed``."""

@@ -241,7 +241,7 @@ def divergence_of(divergence: str | Divergence, taught: bool = False) -> Diverge
         taught: whether the target is a frozen teacher.
 
     Raises:
-        PolicyKDError: the name is unknown, or it is no function.
+        PolicyKDError: the name is unknown, or it is not a function.
     """
     return find("divergence", divergence, ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) if taught else DIVERGENCES)
 

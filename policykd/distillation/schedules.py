@@ -46,7 +46,7 @@ def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], f
     """The schedule of a name in ``SCHEDULES``, or a function of the progress itself.
 
     Raises:
-        PolicyKDError: the name is unknown, or it is no function.
+        PolicyKDError: the name is unknown, or it is not a function.
     """
     return find("distill_schedule", schedule, SCHEDULES)
 

@@ -10,6 +10,7 @@ import tyro
 
 from policykd.core.fields import require
 from policykd.core.registry import NAME
+from policykd.distillation.observations import GROUPS, PARTS
 from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.learners.distillation_config import Function
 
@@ -75,8 +76,22 @@ class TeachingConfig:
     several_teachers: typing.Literal["mean", "best_value", "by_task"] = "mean"
     """Who is right where there are several teachers: their mean; the one of the highest value at each state; the one
     that the function task_of names."""
-    student_observations: tuple[int, ...] | None = None
-    """Columns of the task's observation that the student sees; None is all. The teacher sees all of it."""
+    student_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
+    """What of the task's observation the student sees: names of groups, columns, or a function of ``(B, O)`` that makes
+    ``(B, P)``; None is all."""
+    teacher_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
+    """What of it the teacher reads, likewise; None is all, or what it was loaded with (``observation_map``)."""
+    observation_groups: Annotated[dict[str, tuple[int, ...]] | None, GROUPS] = None
+    """Columns by name, beside the groups that the task tells (docs/groups.md); on the command line NAME=0:3 or
+    NAME=0,1,2."""
+    history: int = 1
+    """Observations that the student sees together, the latest ones of its episode."""
+    gru: int | None = None
+    """Width of gated recurrent units before the student's hidden layers, in methods without RL; None is none."""
+    bptt_steps: int = 16
+    """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch."""
+    burn_in: int = 4
+    """gru: steps before them that only renew what the student remembers."""
     teacher_episodes: int = 10
     """Episodes on which the teacher is scored before training."""
     allow_weak_teacher: bool = False
@@ -105,9 +120,15 @@ class TeachingConfig:
     """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
     teacher where it is there."""
     anchor_steps: int | None = None
-    """fine_tune: environment steps in which the pull towards the anchor fades; None is the whole budget."""
+    """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
+    is the whole budget."""
+    anchor_distance: float = 0.1
+    """fine_tune off policy: length of the leash in the end, a root mean square distance of actions scaled to [-1, 1].
+    It is 0 at first; the weight of the anchor's pull follows. Another distill_schedule sets the weight instead."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
+    fine_tune_learning_rate: float = 1e-4
+    """fine_tune off policy: Adam's learning rate of the actor; critics learn with learning_rate."""
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
@@ -118,15 +139,17 @@ class TeachingConfig:
 
     def check_teaching(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        positive = ("temperature", "q_temperature", "variance_scale", "teacher_episodes", "n_envs", "dataset_size")
-        positive += ("round_steps", "round_updates", "beta_rounds", "distill_batch_size")  # type: ignore[assignment]
+        positive = ["history", "bptt_steps", "temperature", "q_temperature", "variance_scale", "teacher_episodes"]
+        positive += ["n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size"]
         for name in (*positive, "distill_learning_rate", "kl_target"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         counts = ("distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
-        for name in (*counts, "critic_steps", "fixed_std_steps"):
+        for name in (*counts, "critic_steps", "fixed_std_steps", "burn_in"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
-        require(self.fine_tune_std > 0, "fine_tune_std", self.fine_tune_std, "must be positive")
+        require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
+        for name in ("fine_tune_std", "fine_tune_learning_rate", "anchor_distance"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default

@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
-from policykd.export.deployed import Act, Check, Difference, check, deploy, require_free
+from policykd.export.deployed import Act, Check, Difference, Inputs, check, deploy, reads, require_free
 from policykd.export.exportable import Exportable
 from policykd.export.plain import PlainPolicy, flatten, quantise
 from policykd.native.build import Unavailable
@@ -49,7 +50,12 @@ class CSize(NamedTuple):
 
 
 def to_c(
-    agent: Exportable, k: int, path: Path, precision: Precision = "float32", states: np.ndarray | None = None
+    agent: Exportable,
+    k: int,
+    path: Path,
+    precision: Precision = "float32",
+    states: np.ndarray | None = None,
+    inputs: Inputs = "own",
 ) -> CSize:
     """Write learner ``k`` as a folder of one header and one C file.
 
@@ -59,18 +65,21 @@ def to_c(
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
         states: raw observations ``(n, O)`` for int8: each second one calibrates, the others measure; None plays.
+        inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Raises:
         PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
     """
     require_free(path)
-    policy = flatten(deploy(agent, k))
+    policy = flatten(deploy(agent, k, inputs))
     checked: Check = check
     if precision == "int8":
+        if inputs == "full":
+            raise PolicyKDError("export: int8 is calibrated on what the student reads: use inputs=own")
         calibrated, measured = split(agent, k, states)
         policy, checked = quantise(policy, calibrated), check_int8(measured)
     act, compiled = _act(policy)
-    difference = checked(agent, k, act, str(path))
+    difference = checked(agent, k, reads(agent, inputs, act), str(path))
     size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
+from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable
-from policykd.learners import PPO, OffPolicyLearner
+from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.tasks.spaces import ActionScale, Choices
+from policykd.tasks.views import View
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 TOLERANCE = 1e-5
@@ -26,6 +29,10 @@ TOLERANCE = 1e-5
 CHECKED = 256
 """Observations at which they are compared."""
 
+Inputs = Literal["own", "full"]
+"""What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
+Statistics = tuple[Tensor, Tensor]
+"""Mean and standard deviation ``(I,)``."""
 Act = Callable[[np.ndarray], np.ndarray]
 """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
 
@@ -102,37 +109,97 @@ class DeployedPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Deterministic actions ``(B, A)``, or their numbers ``(B,)``, at raw observations ``(B, O)``."""
-        if self.normalises:  # in float64, as in training
-            deviations = (observations.double() - self.observation_mean) / self.observation_std
-            observations = deviations.clamp(-CLIP, CLIP).float()
-        actions = self.network(observations)
+        return self.act(self.network(self.normalise(observations)))
+
+    def normalise(self, observations: Tensor) -> Tensor:
+        """Raw observations ``(B, O)`` as the network sees them."""
+        if not self.normalises:
+            return observations
+        deviations = (observations.double() - self.observation_mean) / self.observation_std  # as in training
+        return deviations.clamp(-CLIP, CLIP).float()
+
+    def act(self, outputs: Tensor) -> Tensor:
+        """Actions ``(B, A)``, or their numbers ``(B,)``, of what the network answers."""
         if self.choices is not None:
-            return actions.argmax(-1) + self.choices.start
+            return outputs.argmax(-1) + self.choices.start
         if self.squash:
-            actions = actions.tanh() * self.half_range + self.middle
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
+            outputs = outputs.tanh() * self.half_range + self.middle
+        return torch.minimum(torch.maximum(outputs, self.low), self.high)
 
 
-def deploy(agent: Exportable, k: int) -> DeployedPolicy:
+def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
 
+    Args:
+        agent: whose learner.
+        k: which one.
+        inputs: whether it reads what the learner reads, or all of the task's observation.
+
     Raises:
-        PolicyKDError: the module does not act like the learner.
+        PolicyKDError: the module does not act like the learner, or cannot read all of the observation.
     """
-    learner, scale = agent.learner, agent.action_scale
+    learner, view = agent.learner, agent.view
     network = getattr(learner, "actor_network", None)
+    if isinstance(network, GRU):
+        raise PolicyKDError("export: students with gru leave as onnx and torchscript, which carry their state")
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-    if isinstance(learner, PPO):
-        statistics = None
-        if learner.config.normalize_observation:
-            statistics = learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-        row = learner.actor[k, : network.parameter_count]
-        policy = DeployedPolicy(network, row, scale, squash=False, statistics=statistics)
-    else:
-        policy = DeployedPolicy(network, learner.actor[k], scale, squash=True)
-    check(agent, k, as_act(policy), "the torch module")
+    row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
+    if inputs == "own" or (view.whole and view.history == 1):
+        policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
+        check(agent, k, as_act(policy), "the torch module")
+        return policy
+    if view.columns is None or view.history > 1:
+        what = "a history" if view.history > 1 else "a function of the observation"
+        raise PolicyKDError(f"export: this student sees {what}: use inputs=own, or onnx or torchscript for a history")
+    network, row, statistics = widened(network, row, statistics, view.columns, view.size)
+    policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
+    check(agent, k, picked(as_act(policy), view), "the torch module")
     return policy
+
+
+def squashes(learner: Learner) -> bool:
+    """Whether actions are tanh of the network; else it acts in the task's units."""
+    return not isinstance(learner, PPO)
+
+
+def normaliser(learner: Learner, k: int) -> Statistics | None:
+    """Mean and standard deviation ``(I,)`` of what learner k reads, where it normalises."""
+    if not isinstance(learner, PPO) or not learner.config.normalize_observation:
+        return None
+    return learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
+
+
+def widened(
+    network: MLP, row: Tensor, statistics: Statistics | None, columns: Sequence[int], size: int
+) -> tuple[MLP, Tensor, Statistics | None]:
+    """A policy of some columns as one of all ``size`` numbers of an observation: the others weigh nothing."""
+    places, (inputs, outputs) = torch.tensor(columns), network.sizes[:2]
+    first = row[: inputs * outputs].view(inputs, outputs).cpu()
+    weight = torch.zeros(size, outputs).index_add_(0, places, first)
+    row = torch.cat((weight.flatten(), row[inputs * outputs :].cpu()))
+    if statistics is not None:
+        mean, std = torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
+        mean[places], std[places] = statistics
+        statistics = mean, std
+    return replace(network, sizes=(size, *network.sizes[1:])), row, statistics
+
+
+def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
+    """A written file as a function of what the learner reads."""
+    return picked(act, agent.view) if inputs == "full" and agent.view.columns is not None else act
+
+
+def picked(act: Act, view: View) -> Act:
+    """A function of whole observations as one of what a student reads: whatever the rest of them is."""
+    generator = np.random.default_rng(1)
+
+    def act_on_part(inputs: np.ndarray) -> np.ndarray:
+        whole = generator.standard_normal((len(inputs), view.size)).astype(np.float32)
+        whole[:, list(view.columns or ())] = inputs
+        return act(whole)
+
+    return act_on_part
 
 
 def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
@@ -156,13 +223,17 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    mine, learners = act(observations), agent.predict(observations, learner=k)[0]
-    if isinstance(agent.action_scale, Choices):
-        distances = (mine != learners).astype(np.float64)
-    else:
-        half = agent.action_scale.half_range
-        distances = np.abs(mine - learners) / np.where(half > 0, half, 1.0)
+    distances = apart(agent, act(observations), agent.actions_at(observations, k))
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
+
+
+def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Distances of actions of the task, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+    if isinstance(agent.action_scale, Choices):
+        return (one != other).astype(np.float64)
+    half = agent.action_scale.half_range
+    distances: np.ndarray = np.abs(one - other) / np.where(half > 0, half, 1.0)
+    return distances
 
 
 def random_observations(agent: Exportable, k: int) -> np.ndarray:
@@ -176,14 +247,19 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def description(agent: Exportable) -> str:
+def description(agent: Exportable, inputs: Inputs = "own") -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     scale = agent.action_scale
     if isinstance(scale, Choices):
         actions: dict[str, Any] = {"choices": scale.size, "first": scale.start}
     else:
         actions = {"low": scale.low.tolist(), "high": scale.high.tolist()}
-    return json.dumps({"task": agent.env_id, "observation_size": agent.observation_space.shape[0], **actions})
+    return json.dumps({"task": agent.env_id, "observation_size": input_size(agent, inputs), **actions})
+
+
+def input_size(agent: Exportable, inputs: Inputs) -> int:
+    """Length of what a file without a state reads."""
+    return agent.view.size if inputs == "full" else agent.observation_space.shape[0]
 
 
 def write_checked(

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from policykd.learners import Learner
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
+from policykd.tasks.views import View
 
 
 class Exportable(Protocol):
@@ -25,6 +26,8 @@ class Exportable(Protocol):
     observation_space: spaces.Box
     action_space: ActionSpace
     action_scale: ActionScale | Choices
+    view: View
+    """What learners see of the task's observations."""
     recipe: Any
     """Counts gradient steps, ``n_updates``."""
 
@@ -47,8 +50,15 @@ class Exportable(Protocol):
     def learner_index(self, learner: Any) -> int:
         """Index of a learner."""
 
-    def view(self, observation: np.ndarray) -> np.ndarray:
-        """What learners see of the task's observations."""
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        learner: Any = ...,
+    ) -> Any:
+        """Actions in units of the environment, and the state for the next call."""
 
-    def predict(self, observation: np.ndarray, *, learner: Any = ...) -> Any:
-        """Actions in units of the environment."""
+    def actions_at(self, inputs: np.ndarray, k: int) -> np.ndarray:
+        """Learner k's actions ``(n, A)``, in units of the environment, at what it reads ``(n, I)``."""

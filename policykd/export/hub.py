@@ -58,7 +58,8 @@ def to_hub_folder(
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
         drawn = record is not None and agent.made_by_id
         if record is not None and drawn:
-            record(agent.env_id, lambda o: teacher.predict(agent.view(o))[0], folder / "replay.mp4", seed=seed)
+            look = agent.view.follow()
+            record(agent.env_id, lambda o: teacher.predict(look(o))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
         shutil.move(folder, path)
     return dataclasses.replace(score, source=str(path))

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.export import remembering
 from policykd.export.calibration import check_int8, split
 from policykd.export.deployed import (
     Act,
     Difference,
+    Inputs,
     deploy,
     description,
+    input_size,
+    reads,
     require_free,
     write_checked,
     write_compared,
@@ -25,8 +30,17 @@ from policykd.export.exportable import Exportable
 from policykd.teachers.programs import METADATA, onnx_session
 
 
-def to_onnx(agent: Exportable, k: int, path: Path) -> float:
+def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
+
+    One with a state has the inputs ``observations``, ``starts`` (1 where an episode starts), and ``history`` or
+    ``hidden`` or both; the outputs are ``actions`` and ``next_history``, ``next_hidden``.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Returns:
         The largest distance from the learner, in actions scaled to [-1, 1].
@@ -35,7 +49,21 @@ def to_onnx(agent: Exportable, k: int, path: Path) -> float:
         PolicyKDError: the file acts otherwise or exists (nothing is written), or a package is missing.
     """
     require_packages()
-    return write_checked(agent, k, path, lambda temporary: _export(agent, k, temporary), _read)
+    if remembering.needs_state(agent, inputs):
+
+        def save(episodes: remembering.Episodes, file: Path) -> None:
+            names = ["observations", "starts", *episodes.names]
+            outputs = ["actions", *(f"next_{name}" for name in episodes.names)]
+            _save(episodes.module, episodes.examples(), names, outputs, file, "")
+
+        return remembering.write(agent, k, path, inputs, save, _play)
+    return write_checked(
+        agent,
+        k,
+        path,
+        lambda file: _export(agent, k, file, inputs),
+        lambda file: reads(agent, inputs, _read(file)),
+    )
 
 
 def to_onnx_int8(agent: Exportable, k: int, path: Path, states: np.ndarray | None = None) -> Difference:
@@ -95,27 +123,35 @@ def quantise(source: Path, target: Path, states: np.ndarray) -> None:
         noisy.setLevel(level)
 
 
-def _export(agent: Exportable, k: int, path: Path) -> None:
-    examples = torch.zeros(2, agent.observation_space.shape[0])
+def _export(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> None:
+    examples = (torch.zeros(2, input_size(agent, inputs)),)
+    _save(deploy(agent, k, inputs), examples, ["observations"], ["actions"], path, description(agent, inputs))
+
+
+def _save(
+    module: nn.Module, examples: tuple[Tensor, ...], names: list[str], outputs: list[str], path: Path, about: str
+) -> None:
     noisy = logging.getLogger("torch.onnx._internal.exporter._registration")  # tells that there is no torchvision
-    level = noisy.level
+    level, batch = noisy.level, {0: torch.export.Dim("batch")}
     noisy.setLevel(logging.ERROR)
+    state = (tuple(batch for _ in examples[2:]),) if len(examples) > 2 else ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                deploy(agent, k),
-                (examples,),
+                module,
+                examples,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["observations"],
-                output_names=["actions"],
+                dynamic_shapes=(*(batch for _ in examples[:2]), *state),
+                input_names=names,
+                output_names=outputs,
                 verbose=False,
             )
     finally:
         noisy.setLevel(level)
     assert program is not None
-    program.model.metadata_props[METADATA] = description(agent)
+    if about:
+        program.model.metadata_props[METADATA] = about
     program.save(str(path))
 
 
@@ -128,3 +164,9 @@ def require_packages() -> None:
 def _read(path: Path) -> Act:
     session = onnx_session(path)
     return lambda observations: session.run(None, {"observations": observations})[0]
+
+
+def _play(path: Path) -> remembering.Play:
+    session = onnx_session(path)
+    names = [one.name for one in session.get_inputs()]
+    return lambda *arrays: tuple(session.run(None, dict(zip(names, arrays, strict=True))))

@@ -155,7 +155,7 @@ def check_states(states: np.ndarray, size: int) -> np.ndarray:
     """States as float32 ``(n, O)``.
 
     Raises:
-        PolicyKDError: they are none.
+        PolicyKDError: they are not.
     """
     states = np.asarray(states, np.float32)
     if states.ndim != 2 or states.shape[1] != size or len(states) < 2 or not np.isfinite(states).all():

@@ -6,14 +6,24 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from policykd.export.deployed import Act, as_act, deploy, description, write_checked
+from policykd.export import remembering
+from policykd.export.deployed import Act, Inputs, as_act, deploy, description, input_size, reads, write_checked
 from policykd.export.exportable import Exportable
 from policykd.teachers.programs import METADATA
 
 
-def to_torchscript(agent: Exportable, k: int, path: Path) -> float:
+def to_torchscript(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> float:
     """Write learner ``k`` as TorchScript; raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
+
+    One with a state takes observations, where episodes start ``(B,)`` and the state, and gives actions and state.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Returns:
         The largest distance from the learner, in actions scaled to [-1, 1].
@@ -21,18 +31,37 @@ def to_torchscript(agent: Exportable, k: int, path: Path) -> float:
     Raises:
         PolicyKDError: the file acts otherwise, or exists (nothing is written).
     """
-    policy = deploy(agent, k)
+    if remembering.needs_state(agent, inputs):
+        return remembering.write(
+            agent, k, path, inputs, lambda episodes, file: _save(episodes.module, episodes.examples(), file, {}), _play
+        )
+    policy, size = deploy(agent, k, inputs), input_size(agent, inputs)
+    files = {METADATA: description(agent, inputs)}
+    return write_checked(
+        agent,
+        k,
+        path,
+        lambda file: _save(policy, (torch.zeros(2, size),), file, files),
+        lambda file: reads(agent, inputs, _act(file)),
+    )
 
-    def write(temporary: Path) -> None:
-        with warnings.catch_warnings():  # torch calls TorchScript deprecated, and people deploy it
-            warnings.simplefilter("ignore", DeprecationWarning)
-            program = torch.jit.trace(policy, torch.zeros(2, agent.observation_space.shape[0]))
-            torch.jit.save(program, str(temporary), _extra_files={METADATA: description(agent)})
 
-    return write_checked(agent, k, path, write, _read)
+def _save(module: nn.Module, examples: tuple[Tensor, ...], path: Path, files: dict[str, str]) -> None:
+    with warnings.catch_warnings():  # torch calls TorchScript deprecated, and people deploy it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(module, examples), str(path), _extra_files=files)
 
 
-def _read(path: Path) -> Act:
+def _load(path: Path) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return as_act(torch.jit.load(str(path)))
+        return torch.jit.load(str(path))
+
+
+def _act(path: Path) -> Act:
+    return as_act(_load(path))
+
+
+def _play(path: Path) -> remembering.Play:
+    program = _load(path)
+    return lambda *arrays: tuple(part.numpy() for part in program(*(torch.from_numpy(array) for array in arrays)))

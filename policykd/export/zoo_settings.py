@@ -11,8 +11,8 @@ from policykd.export.exportable import Exportable
 from policykd.learners.config import PPOConfig
 from policykd.tasks.spaces import short_id
 
-PARTIAL_VIEW = "policykd_envs.wrappers.SelectObservation"
-"""The wrapper of students that see a part of the observation."""
+WRAPPERS = "policykd_envs.wrappers"
+"""Where the wrappers of students are that see a part of the observation, or the latest few."""
 
 
 def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
@@ -21,15 +21,22 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     The zoo makes the task by its id, with ``env_kwargs``; wrappers of a task that was handed in as a function are not
     known here, and a comment says so.
     """
-    config, columns = agent.config, getattr(agent.config, "student_observations", None)
+    config, view = agent.config, agent.view
     settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": "MlpPolicy"}
     if isinstance(config, PPOConfig) or config.n_envs > 1:
         settings["n_envs"] = config.n_envs
     if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
         scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
         settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
-    if columns is not None:
-        settings["env_wrapper"] = [{PARTIAL_VIEW: {"columns": list(columns)}}]
+    wrappers: list[dict[str, Any]] = []
+    if view.space is not None:
+        wrappers.append({"gymnasium.wrappers.FlattenObservation": {}})
+    if view.columns is not None:
+        wrappers.append({f"{WRAPPERS}.SelectObservation": {"columns": list(view.columns)}})
+    if view.history > 1:
+        wrappers.append({f"{WRAPPERS}.StackObservation": {"n": view.history}})
+    if wrappers:
+        settings["env_wrapper"] = wrappers
     arguments = {
         "algo": agent.backbone,
         "env": short_id(agent.env_id),
@@ -39,6 +46,8 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
         "seed": agent.learners[k][0],
     }
     note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
+    if view.function is not None:
+        note += "# sees its observations by a function, which is not told here\n"
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
 
 

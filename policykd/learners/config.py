@@ -22,7 +22,7 @@ from policykd.learners.distillation_config import DistillationConfig, Function, 
 class RunConfig:
     """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
 
-    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are no settings here
+    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are not settings here
     eval_freq: int = 10_000
     """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
     n_eval_episodes: int = 10

@@ -59,7 +59,7 @@ class DDPG(OffPolicyLearner):
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit is no end."""
+        """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit does not end an episode."""
         return self.bootstrapped(batch, self.next_values(batch.next_observations, noise))
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:

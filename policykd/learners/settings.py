@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from policykd.core.fields import require
 from policykd.core.networks import MLP, Network
+from policykd.core.recurrent import GRU
 from policykd.core.registry import find
 from policykd.learners.config import OffPolicyConfig
 
@@ -62,6 +64,8 @@ NETWORKS: dict[str, Callable[[int, int], Network]] = {}
 def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) -> tuple[Network, Network]:
     """Actor and critic network of these settings: MLPs, or what ``config.network`` and ``config.critic_network`` make.
 
+    With ``config.gru`` the actor begins with gated recurrent units.
+
     Args:
         config: settings of any backbone.
         inputs: width of the actor's input.
@@ -69,9 +73,12 @@ def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) ->
         critic_inputs: width of the critic's input; its output is one number.
     """
 
-    def mlp(inputs: int, outputs: int) -> Network:
+    def mlp(inputs: int, outputs: int) -> MLP:
         return MLP((inputs, *config.net_arch, outputs), activation=config.activation_fn, layer_norm=config.layer_norm)
 
-    actor = mlp if config.network is None else find("network", config.network, NETWORKS)
+    actor: Callable[[int, int], Network] = mlp if config.network is None else find("network", config.network, NETWORKS)
     critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
+    if (width := getattr(config, "gru", None)) is not None:
+        require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
+        return GRU(inputs, width, mlp(width + inputs, outputs)), critic(critic_inputs, 1)
     return actor(inputs, outputs), critic(critic_inputs, 1)

@@ -104,7 +104,7 @@ def diagnose(
     title += " observations"
     try:
         taught = play(task.make, _act(teacher), n_episodes, seed)
-    except PolicyKDError as error:  # an answer that is no number
+    except PolicyKDError as error:  # an answer that is not a number
         return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
     findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
     if updates:

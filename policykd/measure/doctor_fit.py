@@ -33,7 +33,7 @@ class Fit(NamedTuple):
 
     r2: float
     """Share of the variance of the actions that is explained at states of other episodes; below 0 where it is worse
-    than their mean; minus infinity where it is no number."""
+    than their mean; minus infinity where it is not a number."""
     losses: np.ndarray
     """Mean squared distance of every step's minibatch ``(updates,)``."""
     gradient_norms: np.ndarray

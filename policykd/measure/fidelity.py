@@ -106,6 +106,8 @@ def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[s
     """The states ``(steps, O)`` of student and teacher, and the teacher's answers to them."""
     if agent.panel is None:
         raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
+    if agent.remembers or agent.panel.remembers:
+        raise PolicyKDError("fidelity: compares at single states, and student or teacher remembers its episode")
     drivers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "student_states": lambda full: student_actions(agent, learner, full),
         "teacher_states": lambda full: _teacher_outputs(agent, full).actions[0].numpy(),

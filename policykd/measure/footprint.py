@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from policykd.core.compute import one_thread
-from policykd.export.deployed import DeployedPolicy, deploy
+from policykd.export.deployed import deploy
+from policykd.export.remembering import Episodes
 from policykd.training.agent import Agent
 
 
@@ -39,30 +40,35 @@ def footprint(agent: Agent, learner: int, calls: int = 2_000) -> Footprint:
         learner: which of its learners.
         calls: how often the clock is read; a tenth as many calls come first, unmeasured.
     """
-    policy = deploy(agent, learner)
-    latencies = latency(policy, agent.observation_space.shape[0], calls)
-    layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
+    policy: nn.Module
+    if agent.network is not None:  # its time is that of a module with a state
+        module = Episodes(agent, learner, "own")
+        policy, examples = module.module, module.examples(batch=1)
+    else:
+        policy, examples = deploy(agent, learner), (torch.zeros(1, agent.observation_space.shape[0]),)
+    latencies = latency(policy, examples, calls)
+    matrices = [parameter for parameter in policy.parameters() if parameter.ndim == 2]
     tensors = [*policy.parameters(), *policy.buffers()]
     return Footprint(
         parameters=sum(parameter.numel() for parameter in policy.parameters()),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        flops=sum(2 * layer.weight.numel() for layer in layers),
+        flops=sum(2 * matrix.numel() for matrix in matrices),
         latency_p50=float(np.percentile(latencies, 50)),
         latency_p99=float(np.percentile(latencies, 99)),
     )
 
 
-def latency(policy: DeployedPolicy, observation_size: int, calls: int) -> np.ndarray:
+def latency(policy: nn.Module, examples: tuple[Tensor, ...], calls: int) -> np.ndarray:
     """Microseconds of each of ``calls`` calls with one observation, on one thread: ``(calls,)``."""
     times = np.empty(calls)
     with one_thread(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch calls TorchScript deprecated
-        program = torch.jit.freeze(torch.jit.trace(policy, torch.zeros(1, observation_size)))
-        observations = torch.randn(calls, 1, observation_size)
+        program, (first, *state) = torch.jit.freeze(torch.jit.trace(policy, examples)), examples
+        observations = torch.randn(calls, *first.shape)
         for i in range(calls // 10):
-            program(observations[i])
+            program(observations[i], *state)
         for i in range(calls):
             start = time.perf_counter_ns()
-            program(observations[i])
+            program(observations[i], *state)
             times[i] = (time.perf_counter_ns() - start) / 1e3
     return times

@@ -17,7 +17,7 @@ import imageio_ffmpeg
 import numpy as np
 import policykd_envs
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def record_video(
             observation, _ = env.reset(seed=seed)
             first = _picture(env)
         except Exception as error:  # each graphics library fails in its own way
-            logger.warning("no video of %s: %s", env_id, str(error).partition("\n")[0] or repr(error))
+            logger.warning("no video of %s: %s", env_id, one_line(error))
             return None
         fps = env.metadata.get("render_fps") or DEFAULT_FPS
         return _write(_play(env, policy, observation, steps), first, path, fps)

@@ -89,7 +89,7 @@ class KnowledgeBase:
             values: probabilities ``(N, C)``.
 
         Raises:
-            PolicyKDError: other widths, a key that is not finite, or values that are no probabilities.
+            PolicyKDError: other widths, a key that is not finite, or values that are not probabilities.
         """
         width, classes = self.keys.shape[1], self.values.shape[1]
         if keys.shape != (len(values), width) or values.shape != (len(keys), classes):

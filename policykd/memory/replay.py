@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.native import draws
@@ -97,17 +98,21 @@ class SharedReplay:
 
     def add(
         self,
-        observations: np.ndarray,
-        actions: np.ndarray,
-        next_observations: np.ndarray,
-        rewards: np.ndarray,
+        observations: Array,
+        actions: Array,
+        next_observations: Array,
+        rewards: Array,
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
         """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
-        ends = (rewards[:, None], terminated[:, None], truncated[:, None])
-        np.concatenate((observations, actions, next_observations, *ends), axis=1, out=self._rows)
-        rows, count = torch.from_numpy(self._rows).view(len(self.storage), self.n_envs, -1), self.n_envs
+        columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
+        if isinstance(observations, np.ndarray):
+            np.concatenate(columns, axis=1, out=self._rows)
+            whole = torch.from_numpy(self._rows)
+        else:
+            whole = torch.cat([as_tensor(column, self.device).to(torch.float32) for column in columns], dim=1)
+        rows, count = whole.view(len(self.storage), self.n_envs, -1), self.n_envs
         fit = min(count, self.capacity - self.position)
         self.storage[:, self.position : self.position + fit] = rows[:, :fit]
         if fit < count:

@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
-from policykd.native.threads import cores, threads
+from policykd.native.threads import Threads, cores, threads
 
-__all__ = ["adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
+__all__ = ["Threads", "adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
 
 
 @cache

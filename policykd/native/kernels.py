@@ -70,7 +70,7 @@ def layout(sizes: Sizes, activation: str, norm: bool) -> _Layout:
         raise ValueError(f"an MLP needs at least two positive widths, not {sizes}")
     hidden = sizes[1:-1]
     length = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes)) + (2 * sum(hidden) if norm else 0)
-    kept = sum(2 * width + 1 if norm else width for width in hidden)
+    kept = sum(hidden) + (len(hidden) if norm else 0)
     widths = (ctypes.c_ssize_t * len(sizes))(*sizes)
     network = build.Network(widths, len(sizes) - 1, max(sizes), length, kept, ACTIVATIONS[activation], norm)
     return _Layout(network, length, kept)

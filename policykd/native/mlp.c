@@ -2,7 +2,7 @@
  *
  * Numbers are float32. Parameters of a network: weight (in, out) row-major, bias (out,), layer by layer; where
  * hidden layers are normalised, scale (out,) and shift (out,) follow their bias. Kept of a hidden layer: its
- * outputs (samples, width); where normalised, also the normalised sums (samples, width) and a factor per sample. */
+ * outputs (samples, width); where normalised, instead the normalised sums (samples, width) and a factor per sample. */
 #include "mlp.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ static Int parameters(const Network *net, Int l) {
     return net->sizes[l + 1] * (net->sizes[l] + (net->norm && l < net->layers - 1 ? 3 : 1));
 }
 
-static Int kept_numbers(const Network *net, Int l) { return net->norm ? 2 * net->sizes[l] + 1 : net->sizes[l]; }
+static Int kept_numbers(const Network *net, Int l) { return net->sizes[l] + (net->norm != 0); }
 
 /* In place; apart from the products, whose unrolled tiles would each hold a copy of it. */
 static void activate(int activation, Int count, float *x) {
@@ -32,8 +32,8 @@ static void forward_one(const Network *net, Int samples, const float *weight, Ma
         const Int in = net->sizes[l], out = net->sizes[l + 1], numbers = samples * out;
         const int last = l == net->layers - 1, norm = net->norm && !last, apart = net->activation != RELU;
         const float *bias = weight + in * out;
-        float *y = last ? outputs : hidden ? hidden : spare[l % 2];
-        float *sums = norm && hidden ? hidden + numbers : y;
+        float *y = last ? outputs : hidden && !norm ? hidden : spare[l % 2];
+        float *sums = norm && hidden ? hidden : y;
         const Epilogue end = {bias, NULL, !last && !norm && !apart, 0};
         product(samples, out, in, x, (Matrix){weight, out, 1}, sums, end, panel);
         if (norm) normalise(samples, out, net->activation, bias + out, bias + 2 * out, sums,
@@ -85,9 +85,11 @@ int forward(const Network *net, Int networks, Int samples, const float *rows, In
     return 0;
 }
 
-/* One network, from its last layer to its first: `gradient` is that of its outputs and `hidden` what it kept. */
+/* One network, from its last layer to its first: `gradient` is that of its outputs and `hidden` what it kept; `again`
+ * is for outputs of a hidden layer that were not. */
 static void backward_one(const Network *net, Int samples, const float *weight, Matrix inputs, const float *hidden,
-                         Matrix gradient, float *to_rows, float *to_inputs, float *panel, float *spare[2]) {
+                         Matrix gradient, float *to_rows, float *to_inputs, float *panel, float *spare[2],
+                         float *again) {
     static const float one = 1;
     weight += net->length;
     hidden += samples * net->kept;
@@ -95,21 +97,24 @@ static void backward_one(const Network *net, Int samples, const float *weight, M
     for (Int l = net->layers - 1; l >= 0; l--) {
         const Int in = net->sizes[l], out = net->sizes[l + 1];
         weight -= parameters(net, l);
+        const float *outputs = again, *scale = l ? weight - 2 * in : NULL; /* of the layer before, behind its bias */
         if (l) hidden -= samples * kept_numbers(net, l);
+        if (l && net->norm) activate_normalised(samples, in, net->activation, scale, scale + in, hidden, again);
+        else outputs = hidden;
         if (to_rows) {
             to_rows -= parameters(net, l);
-            const Matrix turned = l ? (Matrix){hidden, 1, in} : (Matrix){inputs.data, inputs.column, inputs.row};
+            const Matrix turned = l ? (Matrix){outputs, 1, in} : (Matrix){inputs.data, inputs.column, inputs.row};
             product(in, out, samples, turned, gradient, to_rows, (Epilogue){0}, panel);
             product(1, out, samples, (Matrix){&one, 0, 0}, gradient, to_rows + in * out, (Epilogue){0}, panel);
         }
         if (l == 0 && !to_inputs) break;
         float *y = l ? spare[l % 2] : to_inputs;
-        const Epilogue end = {NULL, l ? hidden : NULL, 0, net->activation};
+        const Epilogue end = {NULL, l ? outputs : NULL, 0, net->activation};
         product(samples, in, out, gradient, (Matrix){weight, 1, out}, y, end, panel);
         if (l && net->norm) {
-            float *to_scale = to_rows ? to_rows - 2 * in : NULL; /* behind the bias of the layer before */
-            through_norm(samples, in, weight - 2 * in, hidden + samples * in, hidden + 2 * samples * in, y,
-                         to_scale, to_scale ? to_scale + in : NULL);
+            float *to_scale = to_rows ? to_rows - 2 * in : NULL;
+            through_norm(samples, in, scale, hidden, hidden + samples * in, y, to_scale,
+                         to_scale ? to_scale + in : NULL);
         }
         gradient = (Matrix){y, in, 1};
     }
@@ -121,18 +126,18 @@ typedef struct {
     const float *rows, *hidden;
     Matrix inputs, gradient; /* of the first network */
     float *to_rows, *to_inputs, *panels;
-    Int working, panel;
+    Int working, panel; /* numbers for gradients twice, for outputs and for a panel, of every worker */
 } Backward;
 
 static void backward_task(void *task, Int r, int worker) {
     const Backward *t = task;
     const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
     const Matrix gradient = {t->gradient.data + r * t->gradient_network, t->gradient.row, t->gradient.column};
-    float *panel = t->panels + worker * (t->panel + 2 * t->working);
-    float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
+    float *panel = t->panels + worker * (t->panel + 3 * t->working);
+    float *spare[2] = {panel + t->panel, panel + t->panel + t->working}, *again = spare[1] + t->working;
     backward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs, t->hidden + r * t->samples * t->net->kept,
                  gradient, t->to_rows ? t->to_rows + r * t->net->length : NULL,
-                 t->to_inputs ? t->to_inputs + r * t->samples * t->net->sizes[0] : NULL, panel, spare);
+                 t->to_inputs ? t->to_inputs + r * t->samples * t->net->sizes[0] : NULL, panel, spare, again);
 }
 
 int backward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
@@ -141,7 +146,7 @@ int backward(const Network *net, Int networks, Int samples, const float *rows, I
     const Int working = whole_lines(samples * net->widest);
     const Int panel = (net->widest > samples ? net->widest : samples) * PANEL;
     const int workers = workers_for(networks, (to_rows ? 4.0 : 2.0) * (double)(networks * samples * net->length));
-    float *panels = space(workers * (panel + 2 * working));
+    float *panels = space(workers * (panel + 3 * working));
     if (!panels) return -1;
     Backward task = {net, samples, row_stride, network, gradient_network, rows, hidden,
                      {inputs, sample, feature}, {gradient, gradient_sample, gradient_feature},

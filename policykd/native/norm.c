@@ -95,6 +95,13 @@ void normalise(Int samples, Int width, int activation, const float *scale, const
         normalise_block(n, width, activation, scale, shift, x + i * width, inverse ? inverse + i : NULL, y + i * width);
 }
 
+void activate_normalised(Int samples, Int width, int activation, const float *scale, const float *shift,
+                         const float *normalised, float *y) {
+    for (Int i = 0; i < samples; i++, normalised += width, y += width)
+        COLUMNS(const Vec value = load(normalised + j, n) * load(scale + j, n) + load(shift + j, n);
+                store(y + j, activation_of(activation, value), n););
+}
+
 void through_norm(Int samples, Int width, const float *scale, const float *normalised, const float *inverse,
                   float *gradient, float *to_scale, float *to_shift) {
     if (to_scale) memset(to_scale, 0, sizeof(float) * (size_t)width);

@@ -23,7 +23,7 @@ struct Shape {
             const bool hidden = l && l + 1 < sizes.size();
             network.widest = std::max(network.widest, sizes[l]);
             if (l) network.length += (sizes[l - 1] + (hidden && norm ? 3 : 1)) * sizes[l];
-            if (hidden) network.kept += norm ? 2 * sizes[l] + 1 : sizes[l];
+            if (hidden) network.kept += sizes[l] + (norm ? 1 : 0);
         }
         network.sizes = sizes.data();
         network.layers = static_cast<Int>(sizes.size()) - 1;

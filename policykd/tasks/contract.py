@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.errors import PolicyKDError, kind_and_line, one_line
+from policykd.tasks.groups import FlatObservation
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
 
@@ -37,7 +38,7 @@ class CheckedTask(gym.Wrapper):
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
-        """How the task itself is made: this wrapper is no part of it."""
+        """How the task itself is made: this wrapper is not part of it."""
         return self.env.spec
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -51,7 +52,7 @@ class CheckedTask(gym.Wrapper):
         except Exception as error:
             takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
             advice = "; Gymnasium's is reset(self, *, seed=None, options=None)" if takes_none else ""
-            raise TaskError(f"{self._says('reset')} raised {_named(error)}{advice}") from error
+            raise TaskError(f"{self._says('reset')} raised {kind_and_line(error)}{advice}") from error
         if not isinstance(result, tuple) or len(result) != 2:
             raise TaskError(f"{self._says('reset')} must return (observation, info), not {_kind(result)}; {SHIMMY}")
         observation, info = result
@@ -66,7 +67,7 @@ class CheckedTask(gym.Wrapper):
         try:
             result = self.env.step(action)
         except Exception as error:
-            raise TaskError(f"{self._says('step')} raised {_named(error)}") from error
+            raise TaskError(f"{self._says('step')} raised {kind_and_line(error)}") from error
         if not isinstance(result, tuple) or len(result) != 5:
             raise TaskError(
                 f"{self._says('step')} must return (observation, reward, terminated, truncated, info), not "
@@ -109,7 +110,7 @@ class CheckedTask(gym.Wrapper):
 
 
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
-    """A function that makes the task anew at every call, held to Gymnasium's interface.
+    """A function that makes a new instance of the task at every call, held to Gymnasium's interface.
 
     Args:
         factory: a user's function, or one that makes a registered id.
@@ -133,7 +134,7 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
                 "inside the function"
             )
         latest = weakref.ref(made)
-        return CheckedTask(made)
+        return CheckedTask(FlatObservation(made) if isinstance(made.observation_space, gym.spaces.Dict) else made)
 
     return make
 
@@ -152,8 +153,8 @@ def not_a_task(value: Any) -> str:
     """What was handed in instead of an environment, and what to hand in, as the end of an error line."""
     if isinstance(value, gym.vector.VectorEnv) or hasattr(value, "num_envs"):  # Gymnasium's and SB3's vectors
         return (
-            f"a {type(value).__name__}, which holds several environments; policykd makes its own, one per learner: "
-            "hand in an id, or a function that makes a single one (lambda: gymnasium.make(...))"
+            f"a {type(value).__name__}, which holds several environments, where a single one is needed: hand in an id, "
+            "a function that makes a single one (lambda: gymnasium.make(...)), or a gymnasium VectorEnv itself"
         )
     return (
         f"{_kind(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or a "
@@ -161,10 +162,10 @@ def not_a_task(value: Any) -> str:
     )
 
 
-def layers(env: gym.Env) -> Iterator[gym.Env]:
+def layers(env: Any) -> Iterator[Any]:
     """The environment and what it wraps, from the outside to the task itself."""
     yield env
-    while isinstance(env, gym.Wrapper):
+    while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
         env = env.env
         yield env
 
@@ -181,7 +182,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"

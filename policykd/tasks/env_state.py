@@ -11,11 +11,13 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import numpy as np
+import torch
 
 from policykd.tasks.contract import CheckedTask, layers
 
@@ -51,7 +53,7 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     """Bring an environment, built in the same way, to a state from `get_env_state`.
 
     It then continues bit for bit as the saved one: observations, rewards, flags and later resets. No reset is
-    needed before. Objects in ``env`` that are no plain values stay.
+    needed before. Objects in ``env`` that are not plain values stay.
 
     Args:
         env: Environment with the same wrappers and the same model as the saved one.
@@ -94,7 +96,7 @@ def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:
     """Return the encoded attributes of one layer, and the names of those that cannot be encoded."""
     encoded, unsaved = {}, []
     for name, value in vars(layer).items():
-        constant = isinstance(value, mujoco.MjModel) or inspect.isroutine(value) or inspect.isclass(value)
+        constant = isinstance(value, mujoco.MjModel | Enum) or inspect.isroutine(value) or inspect.isclass(value)
         if name in _AS_BUILT or constant:
             continue
         try:
@@ -122,8 +124,15 @@ def _encode(value: Any) -> Any:
         return {"type": "dict", "items": [[_encode(key), _encode(item)] for key, item in value.items()]}
     if isinstance(value, np.random.Generator):
         return {"type": "generator", "state": _encode(value.bit_generator.state)}
+    if isinstance(value, gym.spaces.Dict):
+        parts = [[name, _encode(part)] for name, part in value.spaces.items()]
+        return {"type": "spaces", "generator": _encode(value._np_random), "parts": parts}
     if isinstance(value, gym.Space) and not hasattr(value, "spaces"):
         return {"type": "space", "generator": _encode(value._np_random)}
+    if isinstance(value, torch.Tensor):
+        return {"type": "tensor", "value": value.detach().cpu().numpy().copy()}
+    if isinstance(value, torch.Generator):
+        return {"type": "torch.Generator", "state": value.get_state().numpy().copy()}
     if isinstance(value, mujoco.MjData):
         fields = {name: getattr(value, name).copy() for name in _fields(value.model)}
         return {"type": "MjData", "time": value.time, "fields": fields}
@@ -149,8 +158,15 @@ def _decode(value: Any, current: Any) -> Any:
         return {_decode(key, None): _decode(item, None) for key, item in value["items"]}
     if kind == "generator":
         return _restore_generator(_decode(value["state"], None), current)
-    if kind == "space":
+    if kind == "tensor":
+        return torch.as_tensor(value["value"], device=current.device).clone()
+    if kind == "torch.Generator":
+        current.set_state(torch.as_tensor(value["state"]))
+        return current
+    if kind in ("space", "spaces"):
         current._np_random = _decode(value["generator"], current._np_random)
+        for name, part in value.get("parts", ()):
+            _decode(part, current.spaces[name])
         return current
     return _restore_mjdata(value, current)
 
@@ -178,9 +194,9 @@ def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData
 def _fields(model: mujoco.MjModel) -> tuple[str, ...]:
     """Name the arrays of a model's ``MjData`` that outlive a step.
 
-    Contacts and constraint rows live in an arena that each step fills anew: they have no memory in a fresh
+    Contacts and constraint rows live in an arena that each step refills: they have no memory in a fresh
     ``MjData``, where the bindings return arrays of their own instead of views. Integers are left out: each step
-    computes them anew, and MuJoCo follows some of them as addresses without a look, which no file may choose.
+    recomputes them, and MuJoCo follows some of them as addresses without a check, which no file may choose.
     """
     data = mujoco.MjData(model)
     names = []

@@ -41,6 +41,8 @@ class Evaluator:
         self, factory: Callable[[], gym.Env], learners: int, to_env: Callable[[np.ndarray], np.ndarray]
     ) -> None:
         self.envs = [factory() for _ in range(learners)]
+        self.starts = np.ones(learners, bool)
+        """Whether each learner's observation is the first of an episode, whenever ``act`` is called, ``(K,)``."""
         self.to_env = to_env
         self.name = task_name(self.envs[0])
         timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(self.envs[0]))
@@ -67,8 +69,10 @@ class Evaluator:
         returns, lengths = np.zeros((learners, n_episodes)), np.zeros((learners, n_episodes), np.int64)
         episode = np.zeros(learners, np.int64)
         observations = np.stack([self._reset(k, starts[k][0]) for k in range(learners)])
+        self.starts[:] = True
         while (playing := np.flatnonzero(episode < n_episodes)).size:
             actions = self.to_env(act(observations))
+            self.starts[:] = False
             for k in playing:
                 observations[k], reward, ended = self._step(int(k), actions[k])
                 returns[k, episode[k]] += reward
@@ -79,7 +83,7 @@ class Evaluator:
                 if ended:
                     episode[k] += 1
                     if episode[k] < n_episodes:
-                        observations[k] = self._reset(int(k), starts[k][episode[k]])
+                        observations[k], self.starts[k] = self._reset(int(k), starts[k][episode[k]]), True
         return Evaluation(returns, lengths)
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def check_content(loaded: dict[str, Any], path: Path) -> None:
     """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
 
     Raises:
-        PolicyKDError: a number is none, or there are more learners, or wider layers, than numbers in the file.
+        PolicyKDError: a counter is not a number, or there are more learners, or wider layers, than numbers in the file.
     """
     if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
         raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")

@@ -5,17 +5,29 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import policykd_envs
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.tasks.contract import checked, layers, not_a_task, task_name
 
 EnvFactory = Callable[[], gym.Env]
+A = TypeVar("A", np.ndarray, Tensor)
+
+
+class Vector(NamedTuple):
+    """A ``VectorEnv``, or what makes one."""
+
+    make: Callable[[int], gym.vector.VectorEnv]
+    """Of a number of environments."""
+    num_envs: int | None
+    """How many the one that is there has; None: as many as are asked for."""
 
 
 class Task(NamedTuple):
@@ -26,6 +38,10 @@ class Task(NamedTuple):
     make: EnvFactory
     by_id: bool
     """Whether the id alone says how to make it."""
+    vector: Vector | None = None
+    """How to make many at once, where the user hands in a ``VectorEnv``."""
+    alone: bool = True
+    """Whether ``make`` makes one that can be played."""
 
 
 def find_task(env: str | gym.Env | EnvFactory) -> Task:
@@ -78,7 +94,7 @@ def check_named(env_id: object, where: object) -> None:
         where: the file.
 
     Raises:
-        PolicyKDError: it is no text, or its module has not been imported by who reads the file.
+        PolicyKDError: it is not text, or whoever reads the file has not imported its module.
     """
     if not isinstance(env_id, str):
         raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
@@ -115,7 +131,7 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
             or a wrapper keeps a moving scale.
     """
     observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
-    _refuse_moving_scales(env, name)
+    refuse_moving_scales(env, name)
     if not isinstance(action_space, spaces.Box | spaces.Discrete):
         raise PolicyKDError(
             f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box) "
@@ -135,7 +151,7 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
 
 
 def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
-    """Refuse boxes that are no bounded vector of floats, each with the wrapper that makes one of it.
+    """Refuse boxes that are not a bounded vector of floats, each with the wrapper that makes one of it.
 
     The wrappers are Gymnasium's, as code between backticks: the tests run it.
     """
@@ -167,7 +183,7 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
         )
 
 
-def _refuse_moving_scales(env: gym.Env, name: str) -> None:
+def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None:
     """Refuse wrappers with running statistics: each copy has its own, and the policy that is exported has none."""
     for layer in layers(env):
         attributes = vars(layer)
@@ -209,10 +225,9 @@ class Choices:
     def __init__(self, space: spaces.Discrete) -> None:
         self.size, self.start = int(space.n), int(space.start)
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
+    def to_env(self, actions: A) -> A:
         """Vectors ``(..., A)`` as numbers of actions ``(...)``, int64."""
-        chosen: np.ndarray = self.start + actions.argmax(-1)
-        return chosen
+        return self.start + actions.argmax(-1)
 
     clip = to_env
 
@@ -240,10 +255,16 @@ class ActionScale:
         """Smallest and largest action ``(A,)``, float32."""
         return self.low.astype(np.float32), self.high.astype(np.float32)
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
+    def to_env(self, actions: A) -> A:
         """Actions ``(..., A)`` in [-1, 1] in units of the environment."""
+        if isinstance(actions, Tensor):
+            half, middle = (torch.from_numpy(part).to(actions.device) for part in (self.half_range, self.middle))
+            return self.clip(actions * half + middle)
         return self.clip(actions * self.half_range + self.middle)
 
-    def clip(self, actions: np.ndarray) -> np.ndarray:
+    def clip(self, actions: A) -> A:
         """Actions ``(..., A)`` in units of the environment, never beyond its bounds."""
+        if isinstance(actions, Tensor):
+            low, high = (torch.from_numpy(bound).to(actions.device) for bound in (self.low, self.high))
+            return actions.to(low.dtype).clamp(low, high)
         return np.clip(actions, self.low, self.high).astype(self.low.dtype, copy=False)

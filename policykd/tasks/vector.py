@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -12,9 +12,29 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from policykd.core.arrays import Array, as_numpy
 from policykd.core.files import naming
 from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
+
+
+class Step(NamedTuple):
+    """One step of all E environments; what is an ``Array`` may be a tensor where a simulator gives such."""
+
+    actions: Array
+    """What was acted, ``(E, A)``."""
+    observations: Array
+    """Where the next step begins, ``(E, O)``: of a new episode where one ended."""
+    rewards: Array
+    """Rewards ``(E,)``."""
+    dones: np.ndarray
+    """Whether an episode ended, ``(E,)``."""
+    infos: list[dict[str, Any]]
+    next_observations: Array
+    """What the actions led to, of the same episode still, ``(E, O)``."""
+    truncated: np.ndarray
+    """Where a time limit alone ended the episode, ``(E,)``."""
+
 
 KEPT_EPISODES = 100
 """Episodes that a Monitor remembers; all of them are in its file."""
@@ -44,7 +64,7 @@ class EpisodeLog(ResultsWriter):
 
 
 class LearnerEnvs(DummyVecEnv):
-    """N monitored environments of each of K learners, stepped together; an ended episode starts anew, as SB3 does.
+    """N monitored environments of each of K learners, stepped together and, as in SB3, reset when an episode ends.
 
     Args:
         factory: makes one environment.
@@ -79,6 +99,23 @@ class LearnerEnvs(DummyVecEnv):
             error.env = e
             raise
         return self.observations.copy()
+
+    def advance(self, actions: Array, scaled: bool) -> Step:
+        """Step every environment with actions ``(E, A)``, in [-1, 1] where they are ``scaled``.
+
+        Raises:
+            TaskError: the task raised or broke the interface; ``env`` says which one.
+        """
+        actions = as_numpy(actions)
+        self.actions = self.action_scale.to_env(actions) if scaled else self.action_scale.clip(actions)
+        observations, rewards, dones, infos = self.step_all()
+        truncated, next_observations = np.zeros(len(dones), bool), observations
+        if dones.any():
+            next_observations = observations.copy()
+            for e in np.flatnonzero(dones):
+                next_observations[e] = infos[e]["terminal_observation"]
+                truncated[e] = infos[e]["TimeLimit.truncated"]
+        return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step every environment, as SB3's ``VecEnv``."""

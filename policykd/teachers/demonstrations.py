@@ -43,7 +43,7 @@ class Demonstrations:
         """Some of the episodes.
 
         Raises:
-            PolicyKDError: the task does not say what a success is, none is left, or the quantile is none.
+            PolicyKDError: the task does not say what a success is, none is left, or the quantile is not in [0, 1].
         """
         if which == "all":
             return self

@@ -16,8 +16,10 @@ from torch import nn
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
+from policykd.core.recurrent import GRU
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
+from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
 
 log = logging.getLogger("policykd")
@@ -36,11 +38,16 @@ class Options(NamedTuple):
 
 
 def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
-    """The policy of any source of ``Teacher.load``.
+    """The policy of any source of ``Teacher.load``; one of dicts finds its groups in the task's observation.
 
     Raises:
         PolicyKDError: there is nothing at a path, or nothing that can act.
     """
+    policy = _policy(source, env, task, options, device)
+    return policy if task is None or options.mapped else of_groups(policy, task.groups)
+
+
+def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
     if isinstance(source, str | Path):
         return _from_path(Path(source).expanduser(), env, task, options, device)
     if isinstance(source, BaseAlgorithm | BasePolicy):
@@ -49,6 +56,10 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
         if isinstance(source, BaseAlgorithm) and not options.mapped:
             trained_on.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
+    if isinstance(getattr(source, "network", None), GRU):  # an agent of policykd that has no twin in SB3
+        if options.vecnormalize is not None:
+            raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser")
+        return own_run.of_agent(source, device)
     given = statistics.read(options.vecnormalize, options.trust)
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
         policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)
@@ -56,7 +67,7 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
     if hasattr(source, "to_sb3"):  # an agent of policykd
         model = source.to_sb3()
         chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
-        return normalised(sb3.from_live(model, device), chain, device)
+        return through(normalised(sb3.from_live(model, device), chain, device), source.view)
     if isinstance(source, nn.Module) and not hasattr(source, "predict"):
         name = f"module {type(source).__name__}"
         policy = modules.from_module(modules.copied(source), name, task, device)
@@ -118,7 +129,7 @@ def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy
 
 
 def _members(path: Path) -> list[str]:
-    """What is in a zip; nothing where it is none."""
+    """The names in a zip; none where the file is not a zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -127,7 +138,7 @@ def _members(path: Path) -> list[str]:
 
 
 def _guess(path: Path, members: list[str]) -> str:
-    """What a file is that is no teacher, and what to do, as the end of an error line."""
+    """What a file is that cannot be a teacher, and what to do, as the end of an error line."""
     if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
         return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
     if "data" in members:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.tasks.spaces import Choices
 from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
@@ -115,8 +115,8 @@ def copied(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:  # modules may hold anything, such as tensors of a graph
         raise PolicyKDError(
-            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({_reason(error)}); give "
-            "a function observation -> action"
+            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({kind_and_line(error)}); "
+            "give a function observation -> action"
         ) from None
 
 
@@ -246,11 +246,6 @@ def _asked(act: Callable[[Any], Any], examples: Any, source: str, takes: str) ->
         raise
     except Exception as error:  # a user's program may fail in any way
         raise PolicyKDError(
-            f"teacher: {source} fails on an observation {takes} ({_reason(error)}); wrap it in a function that makes "
-            "of it what it needs"
+            f"teacher: {source} fails on an observation {takes} ({kind_and_line(error)}); wrap it in a function that "
+            "makes of it what it needs"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text:.120}" if text else type(error).__name__

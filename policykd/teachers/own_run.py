@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build
 from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.registry import find
+from policykd.core.recurrent import GRU, Along
+from policykd.core.registry import OWN, find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
+from policykd.learners.reading import reading
 from policykd.tasks import saved
 from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
-from policykd.teachers.policy import Policy, seen_through
+from policykd.tasks.views import view_of
+from policykd.teachers.policy import Memory, Policy, remembers
+from policykd.teachers.sight import through
 
 
 def read(path: Path, env: Any, device: torch.device) -> Policy:
@@ -40,22 +45,29 @@ def read(path: Path, env: Any, device: torch.device) -> Policy:
 def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) -> Policy:
     settings = loaded["settings"]
     probe = find_task(settings["env"] if env is None else env).make()
-    observation_space, action_space = check_spaces(probe)
+    action_space = check_spaces(probe)[1]
+    config = settings["config"]
+    part, history = config.get("student_observations"), config.get("history", 1)
+    if isinstance(part, str) and part.startswith(OWN):
+        raise PolicyKDError(f"teacher: {path} sees its observations by a function: load the agent, and give it itself")
+    view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
     probe.close()
-    columns = settings["config"].get("student_observations")
-    k = _best(loaded)
-    size = observation_space.shape[0] if columns is None else len(columns)
-    scale = action_scale(action_space)
+    k, size, scale = _best(loaded), view.input_size, action_scale(action_space)
     learner = _learner(settings, (size, scale.size), scale, device)
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)
-    if columns is None:
-        return policy
-    chosen = torch.tensor(columns, device=device)
-    return seen_through(policy, lambda observations: observations[..., chosen]).changed(
-        observation_size=observation_space.shape[0]
+    return through(policy, view)
+
+
+def of_agent(agent: Any, device: torch.device) -> Policy:
+    """The best learner of a live agent that has a recurrent network, as it is now."""
+    learner = type(agent.learner).make(
+        *agent.sizes, agent.config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
     )
+    kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
+    load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
+    return through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
 
 
 def _best(loaded: dict[str, Any]) -> int:
@@ -66,7 +78,7 @@ def _best(loaded: dict[str, Any]) -> int:
 def _learner(
     settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | Choices, device: torch.device
 ) -> Learner:
-    """One learner of the run's kind, its parameters drawn anew."""
+    """One learner of the run's kind, newly initialised."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}
@@ -98,15 +110,25 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choic
         inputs = observations.unsqueeze(0)
         return learner.value(inputs, learner.outputs(learner.actor, inputs)).squeeze(0)
 
+    told: dict[str, Any] = {"squashed": learner.gaussian and learner.memory == "replay", "low": scale.bounds[0]}
+    told |= {"high": scale.bounds[1]}
     if isinstance(scale, Choices):
-        return Policy(source, size, scale.size, gaussian, "logits", value=value, first=scale.start)
-    return Policy(
-        source,
-        size,
-        learner.action_size,
-        gaussian,
-        squashed=learner.gaussian and learner.memory == "replay",
-        value=value,
-        low=scale.low,
-        high=scale.high,
-    )
+        told = {"scores": "logits", "first": scale.start}
+    policy = Policy(source, size, learner.action_size, gaussian, value=value, **told)
+    network = getattr(learner, "actor_network", None)
+    return policy if not isinstance(network, GRU) else _recurrent(policy, learner, network)
+
+
+def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
+    """The policy of a learner with a GRU, which remembers."""
+    along = Along(network)
+    reader = reading(learner, along)
+
+    def step(observations: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
+        hidden = observations.new_zeros(len(observations), network.width) if memory is None else memory[0]
+        along.place(starts.view(1, 1, -1), hidden.unsqueeze(0))
+        answer = reader.outputs(reader.actor, observations.unsqueeze(0))
+        mean = next(part for part in (answer.logits, answer.mean, answer.actions) if part is not None)
+        return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (along.after.squeeze(0),)
+
+    return policy.changed(gaussian=remembers(policy.source), step=step, value=None)

@@ -20,11 +20,15 @@ from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import Learner
 from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
+from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
 from policykd.teachers.task import check_fits, look_at
+from policykd.teachers.teacher import ObservationMap
 
 TaskOf = Callable[[Tensor], Tensor]
 """Which teacher is right: observations ``(B, O)`` to indices ``(B,)``."""
+Memories = list[Memory | None]
+"""What each teacher remembers of the episodes."""
 
 
 class Panel:
@@ -47,7 +51,10 @@ class Panel:
         # Any state will do to ask what they can say.
         example = torch.zeros(1, self.teachers[0].observation_size)
         self.discrete = self.teachers[0].discrete
-        says = [t.policy.scores != "choice" if t.discrete else t.distribution(example)[1] is not None for t in teachers]
+        says = [
+            t.policy.scores != "choice" if t.discrete else t.step(example, None, torch.ones(1))[1] is not None
+            for t in self.teachers
+        ]
         self.has_std = all(says) or (config.teacher_std is not None and not self.discrete)
         """Whether they say how likely each action is."""
         self.has_value = all(teacher.value(example) is not None for teacher in self.teachers)
@@ -67,25 +74,62 @@ class Panel:
         """Returns of the teachers acting as one, and of random actions from the same starts."""
         if len(self.teachers) == 1:
             return self.teachers[0].score(env, n_episodes, seed)
-        return score(self.source, env, self.act, n_episodes, seed)
+        return score(self.source, env, self.player(), n_episodes, seed)
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Actions ``(B, A)`` in [-1, 1], without noise, at raw observations ``(B, O)``."""
-        packed = self.answer(torch.from_numpy(observations).unsqueeze(0))
-        return Labels.unpack(packed, self.discrete).policy.actions[0].numpy()
+    @property
+    def remembers(self) -> bool:
+        """Whether what some teacher says depends on what it saw before in the episode."""
+        return any(teacher.remembers for teacher in self.teachers)
+
+    def player(self, starts: Callable[[], np.ndarray] | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        """Raw observations ``(B, O)`` of B episodes, step after step, to actions ``(B, A)`` in [-1, 1], without noise.
+
+        Args:
+            starts: where an episode starts at the moment, ``(B,)``; None: all at the first call.
+        """
+        memories: Memories | None = None
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            nonlocal memories
+            begun = np.zeros(len(observations)) if starts is None else starts().astype(np.float32)
+            rows = torch.from_numpy(observations).unsqueeze(0)
+            packed, memories = self.recall(rows, memories, torch.from_numpy(begun).unsqueeze(0))
+            return Labels.unpack(packed, self.discrete).policy.actions[0].numpy()
+
+        return act
+
+    def answer(self, observations: Tensor) -> Tensor:
+        """What they say at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
+
+        Raises:
+            PolicyKDError: one of them remembers its episode, and single states tell it nothing.
+        """
+        for teacher in self.teachers:
+            if teacher.remembers:
+                teacher.distribution(observations[0, :1])  # which refuses
+        return self.recall(observations, None, torch.ones(observations.shape[:-1]))[0]
 
     @torch.no_grad()
-    def answer(self, observations: Tensor) -> Tensor:
-        """What they say at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``)."""
-        flat = observations.reshape(-1, observations.shape[-1])
-        answers = [self._ask(teacher, flat) for teacher in self.teachers]
+    def recall(self, observations: Tensor, memories: Memories | None, starts: Tensor) -> tuple[Tensor, Memories]:
+        """What they say at the next observations ``(K, B, O)`` of K x B episodes, packed, and what they remember.
+
+        Args:
+            observations: raw observations.
+            memories: what the last call returned; None at first.
+            starts: 1 where an episode starts ``(K, B)``.
+        """
+        flat, begun = observations.reshape(-1, observations.shape[-1]), starts.reshape(-1)
+        answers, kept = [], []
+        for teacher, memory in zip(self.teachers, memories or [None] * len(self.teachers), strict=True):
+            mean, std, memory = teacher.step(flat, memory, begun)
+            kept.append(memory)
+            answers.append(self._in_students_units(teacher, flat, mean, std))
         policy, value = answers[0] if len(answers) == 1 else self._decide(answers, flat)
         labels = Labels(policy, value).pack()
-        return labels.view(*observations.shape[:-1], -1).to(observations.device)
+        return labels.view(*observations.shape[:-1], -1).to(observations.device), kept
 
-    def _ask(self, teacher: Teacher, observations: Tensor) -> Labels:
+    def _in_students_units(self, teacher: Teacher, observations: Tensor, mean: Tensor, std: Tensor | None) -> Labels:
         """One teacher's answer, its Gaussian in the students' units; or logits."""
-        mean, std = teacher.distribution(observations)
         value = teacher.value(observations) if self.has_value else None
         if teacher.discrete:
             sharpened = teacher.policy.scores == "q_values" and self.config.divergence != "mse"
@@ -127,12 +171,26 @@ def said(policy: PolicyOutput) -> list[Tensor]:
     return [part for part in (policy[:3] if policy.logits is None else (policy.logits,)) if part is not None]
 
 
-def as_teachers(teacher: Any, env: EnvFactory, env_id: str) -> list[Teacher]:
-    """What a user calls a teacher, or several in a list, loaded and checked against the task."""
+def as_teachers(
+    teacher: Any, env: EnvFactory, env_id: str, observation_map: ObservationMap | None = None
+) -> list[Teacher]:
+    """What a user calls a teacher, or several in a list, loaded and checked against the task.
+
+    Args:
+        teacher: one or several.
+        env: makes the task.
+        env_id: its name.
+        observation_map: what they read of its observation (``Teacher.load``); None is what each was loaded with.
+    """
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     if not several:
         raise PolicyKDError("teacher: the list of teachers is empty")
-    teachers = [one if isinstance(one, Teacher) else Teacher.load(one, env) for one in several]
+    teachers = [
+        one
+        if isinstance(one, Teacher) and observation_map is None
+        else Teacher.load(one, env, observation_map=observation_map)
+        for one in several
+    ]
     sizes = look_at(env).sizes
     for one in teachers:
         check_fits(one.source, one.sizes, sizes, env_id)
@@ -204,6 +262,11 @@ def check_method(
     name = method.name
     if method.on_policy and learner.memory != "rollout":
         raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
+    if method.coupling != "alone" and config.gru is not None:
+        raise PolicyKDError(
+            f"gru: {name} learns by RL, which trains no recurrent students; dagger, bc and student_driven do, and "
+            "history= gives students of every method a memory"
+        )
     if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
     if discrete and config.collect_noise_std > 0:

@@ -165,7 +165,7 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _filled(target: Any, pairs: list[Any]) -> Any:
-    """Put values under their keys. Keys that are no text are nobody's attributes: these are not kept."""
+    """Put values under their keys. Keys that are not text cannot be attributes: they are dropped."""
     items = target.items if isinstance(target, Call) else target
     if not isinstance(items, dict) or len(pairs) % 2:
         raise ValueError("puts items into no dict")

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
@@ -65,6 +65,10 @@ class Policy:
     mean, standard deviation and memory. ``gaussian`` is refused then."""
     normalisers: tuple[Normaliser, ...] = ()
     """What it does to observations first, the first one first."""
+    space: spaces.Dict | None = None
+    """Of dicts of observations, where it reads such, laid out flat (``tasks.groups``)."""
+    groups: tuple[str, ...] = ()
+    """Names of their groups, in the order in which it reads them."""
     recorded: Recorded | None = None
     """How well it did when it was trained, where its folder tells."""
 
@@ -87,6 +91,11 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
                 f"teacher: {policy.source} reads {policy.observation_size} observations and its VecNormalize has "
                 f"statistics of {size}: they are not of the same run"
             )
+        if normaliser.groups and policy.groups and normaliser.groups != policy.groups:
+            raise PolicyKDError(
+                f"teacher: {policy.source} reads {', '.join(policy.groups)} and its VecNormalize knows "
+                f"{', '.join(normaliser.groups)}; it must know all of them in that order: give a function"
+            )
     reward_std = float(np.prod([normaliser.reward_std for normaliser in chain]))
 
     def look(observations: Tensor) -> Tensor:
@@ -107,6 +116,22 @@ def seen_through(policy: Policy, look: Callable[[Tensor], Tensor], scale: float 
     )
 
 
+def remembers(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    """The ``gaussian`` of a policy that remembers: none.
+
+    Args:
+        source: the policy, for the error.
+    """
+
+    def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        raise PolicyKDError(
+            f"teacher: {source} remembers its episode, so it cannot label single states: it acts by "
+            "predict(observation, state=..., episode_start=...), plays by score(...) and teaches by TeacherStudent"
+        )
+
+    return gaussian
+
+
 def freeze(network: nn.Module) -> nn.Module:
     """No gradient, no dropout, no running statistics that move."""
     for parameter in network.parameters():  # a TorchScript module has no requires_grad_ of its own
@@ -125,7 +150,7 @@ def parse_actions(space: object) -> Bounds | Choices | None:
     if str(space.get(":type:")).endswith(".Discrete'>"):
         numbers = [str(space.get(name, default)) for name, default in (("n", ""), ("start", "0"))]
         fits = all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers) and int(numbers[0]) > 0
-        return Choices(Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
+        return Choices(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
     bounds = []
     for name in ("low", "high"):
         text = str(space.get(name, "")).replace("[", " ").replace("]", " ").replace(",", " ")

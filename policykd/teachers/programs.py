@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.spaces import Choices
 from policykd.teachers.modules import acting, from_module, shape, through_numpy
 from policykd.teachers.policy import Policy
@@ -43,8 +43,7 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
     except Exception as error:  # torch fails in many ways on damaged files
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise PolicyKDError(f"teacher: {path} cannot be read as TorchScript: {reason}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as TorchScript: {one_line(error)}") from None
     return from_module(module, str(path), task, device, _described(extra[METADATA]))
 
 
@@ -73,8 +72,8 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
         try:
             return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
         except Exception as error:  # onnxruntime's errors have no class in common
-            reason = str(error).partition("\n")[0][:300]
-            raise PolicyKDError(f"teacher: {path} cannot answer observations {rows.shape}: {reason}") from None
+            said = f"teacher: {path} cannot answer observations {rows.shape}: {one_line(error)}"
+            raise PolicyKDError(said) from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     size, actions = shape(str(path), _described(described), task)
@@ -104,7 +103,7 @@ def onnx_session(path: Path) -> Any:
     except PolicyKDError:
         raise
     except Exception as error:  # errors of onnxruntime and protobuf have no class in common
-        raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {str(error).partition(chr(10))[0]}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {one_line(error)}") from None
 
 
 def _check_onnx(path: Path, model: Any) -> None:

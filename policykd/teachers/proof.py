@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.groups import flatten, unflatten
 from policykd.teachers.policy import Policy, to_unit
 
 TOLERANCE = 1e-5
@@ -25,6 +28,30 @@ class Truth(NamedTuple):
     """Means; or logits (of sum 1), or Q-values."""
     std: Tensor | None
     value: Tensor | None
+
+
+class Asked:
+    """The ``predict`` of SB3, asked by flat observations ``(n, O)``, where it may read dicts.
+
+    Args:
+        predict: of a model or policy.
+        space: its observations.
+    """
+
+    def __init__(self, predict: Any, space: gym.Space) -> None:
+        self.predict, self.space = predict, space if isinstance(space, gym.spaces.Dict) else None
+        self.examples = inputs(gym.spaces.flatdim(space))
+        """Observations to ask at, ``(n, O)``."""
+        if self.space is not None:
+            self.examples = flatten(self.space, unflatten(self.space, self.examples))  # one-hot where it must be
+
+    def as_read(self, observations: np.ndarray) -> Any:
+        """As it reads them."""
+        return observations if self.space is None else unflatten(self.space, observations)
+
+    def __call__(self, observations: np.ndarray, **options: Any) -> Any:
+        """What it answers."""
+        return self.predict(self.as_read(observations), **options)
 
 
 def inputs(size: int, more: np.ndarray | None = None) -> np.ndarray:
@@ -53,12 +80,12 @@ def acts_alike(policy: Policy, predict: Any, examples: np.ndarray, device: torch
 
 
 @torch.no_grad()
-def says_alike(policy: Policy, live: Any, examples: np.ndarray, device: torch.device) -> bool:
+def says_alike(policy: Policy, live: Any, asking: Asked, device: torch.device) -> bool:
     """Whether the distribution and the value, where the live policy has some, are the same, too."""
     if policy.step is not None:
         return True  # actions at several steps are all that it says
-    asked = torch.from_numpy(examples).to(device)
-    truth = _truth(live, asked)
+    asked = torch.from_numpy(asking.examples).to(device)
+    truth = _truth(live, obs_as_tensor(asking.as_read(asking.examples), live.device))
     if truth is None:
         return False
     mean, std = policy.gaussian(asked)
@@ -110,10 +137,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _truth(live: Any, asked: Tensor) -> Truth | None:
+def _truth(live: Any, asked: Any) -> Truth | None:
     """Distribution and value by SB3's own methods; None where these fail."""
     try:
-        asked = asked.to(live.device)
         if hasattr(live, "q_net"):
             return Truth(live.q_net(asked), None, None)
         if hasattr(live, "quantile_net"):
@@ -124,7 +150,7 @@ def _truth(live: Any, asked: Tensor) -> Truth | None:
                 return Truth(gaussian.logits, None, live.predict_values(asked).squeeze(1))
             return Truth(gaussian.mean, gaussian.stddev, live.predict_values(asked).squeeze(1))
         if not hasattr(live, "critic"):
-            return Truth(asked, None, None)
+            return Truth(torch.empty(0), None, None)
         scaled = live._predict(asked, deterministic=True)
         q = live.critic(asked, scaled)
         value = q.mean((1, 2)) if isinstance(q, Tensor) else torch.cat(tuple(q), 1).amin(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import Choices
-from policykd.teachers.policy import Bounds, Memory, Policy, freeze
+from policykd.teachers.policy import Bounds, Memory, Policy, freeze, remembers
 from policykd.teachers.sb3_networks import Networks
 
 PREFIX = "lstm_actor."
@@ -54,10 +54,4 @@ def from_tensors(
         mean, std = head.gaussian(outputs[0])
         return mean, std, memory
 
-    def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        raise PolicyKDError(
-            f"teacher: {source} remembers its episode (LSTM), so it cannot label single states: it acts by "
-            "predict(observation, state=..., episode_start=...) and plays by score(...)"
-        )
-
-    return head.changed(observation_size=size, gaussian=gaussian, step=step, value=None, network=network)
+    return head.changed(observation_size=size, gaussian=remembers(source), step=step, value=None, network=network)

@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from policykd.core.archives import Archive
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
 from policykd.tasks.spaces import Choices
 from policykd.teachers import proof, recurrent, sb3_text
@@ -53,7 +53,7 @@ def from_zip(
     data, state = _read(path, device, trust)
     told = sb3_text.judge(data, str(path), activation)
     actions = parse_actions(data.get("action_space"))
-    return _build(state, told, data, algorithm, str(path), actions, device)
+    return _build(state, told, data, algorithm, str(path), actions, device).changed(groups=told.groups)
 
 
 def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
@@ -63,34 +63,37 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     its ``predict``, without standard deviation and value.
 
     Raises:
-        PolicyKDError: its actions or observations are no vectors, it samples, or it cannot be copied.
+        PolicyKDError: its actions or observations are not vectors, it samples, or it cannot be copied.
     """
     model = source if isinstance(source, BaseAlgorithm) else None
     live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
     name = f"a live {type(source).__name__}"
     actions = _check_spaces(live, name)
-    examples = proof.inputs(live.observation_space.shape[0])  # type: ignore[index]
+    space = live.observation_space if isinstance(live.observation_space, spaces.Dict) else None
+    asked = proof.Asked(source.predict, live.observation_space)
+    examples = asked.examples
     state = {key: tensor.detach().clone().to(device) for key, tensor in live.state_dict().items()}
     training = live.training
+    named: dict[str, Any] = {"space": space, "groups": tuple(space or ())}
     try:
         if not recurrent.is_recurrent(state):
-            proof.same_twice(source.predict, examples, name)
+            proof.same_twice(asked, examples, name)
         try:
             told = _told(live, activation)
             policy = _build(state, told, {} if model is None else vars(model), None, name, actions, device)
             if policy.observation_size != examples.shape[1]:
                 raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
         except PolicyKDError as error:
-            return _by_predict(source, live, examples, name, str(error), actions, device)
-        if not proof.acts_alike(policy, source.predict, examples, device):
+            return _by_predict(asked, live, name, str(error), actions, device).changed(**named)
+        if not proof.acts_alike(policy, asked, examples, device):
             reason = f"{name} does not act as {told.policy}'s networks do"
-        elif not proof.says_alike(policy, live, examples, device):
+        elif not proof.says_alike(policy, live, asked, device):
             reason = f"{name} has a distribution or value of its own"
         else:
-            return policy
+            return policy.changed(**named)
         if activation is not None:
             raise PolicyKDError(f"activation: with {activation}, {name} does not act as its own predict does")
-        return _by_predict(source, live, examples, name, reason, actions, device)
+        return _by_predict(asked, live, name, reason, actions, device).changed(**named)
     finally:
         live.set_training_mode(training)
 
@@ -125,7 +128,8 @@ def _build(
 
 def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
     """What a live policy says about itself; ``proof`` finds out whether it is so."""
-    known = [base.__name__ for base in type(live).__mro__ if (base.__module__, base.__name__) in sb3_text.POLICIES]
+    named = ((base.__module__, base.__name__) for base in type(live).__mro__)
+    known = [sb3_text.POLICIES[name] for name in named if name in sb3_text.POLICIES]
     if not known:
         raise PolicyKDError(f"teacher: {type(live).__name__} is no policy that is known")
     if activation is None:
@@ -145,24 +149,19 @@ def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
 
 
 def _by_predict(
-    source: Any,
-    live: BasePolicy,
-    examples: np.ndarray,
-    name: str,
-    reason: str,
-    actions: Bounds | Choices,
-    device: torch.device,
+    asked: proof.Asked, live: BasePolicy, name: str, reason: str, actions: Bounds | Choices, device: torch.device
 ) -> Policy:
     """A copy of a live policy that acts by its own ``predict``."""
     if recurrent.is_recurrent(live.state_dict()):
         raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
     try:
         copied = copy.deepcopy(live)
-        expected = source.predict(examples, deterministic=True)[0]
-        same = np.allclose(copied.predict(examples, deterministic=True)[0], expected, equal_nan=True)
+        again = proof.Asked(copied.predict, live.observation_space)
+        expected = asked(asked.examples, deterministic=True)[0]
+        same = np.allclose(again(asked.examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
-            f"teacher: {name} cannot be copied, and so not be frozen ({type(error).__name__}: {_line(error)}); give a "
+            f"teacher: {name} cannot be copied, and so not be frozen ({kind_and_line(error)}); give a "
             "function observation -> action"
         ) from None
     if not np.isfinite(expected).all():
@@ -177,19 +176,19 @@ def _by_predict(
     if isinstance(actions, Choices):
 
         def scores(inputs: Tensor) -> tuple[Tensor, None]:
-            chosen = copied.predict(inputs.cpu().numpy(), deterministic=True)[0]
+            chosen = again(inputs.cpu().numpy(), deterministic=True)[0]
             return torch.from_numpy(actions.one_hot(chosen)).to(device), None
 
-        sizes = examples.shape[1], actions.size
+        sizes = asked.examples.shape[1], actions.size
         return Policy(name, *sizes, scores, "choice", first=actions.start, network=copied)
     bounds = actions
     middle, half = to_unit(*bounds, device)
 
     def gaussian(inputs: Tensor) -> tuple[Tensor, None]:
-        actions = copied.predict(inputs.cpu().numpy(), deterministic=True)[0]
+        actions = again(inputs.cpu().numpy(), deterministic=True)[0]
         return (torch.as_tensor(actions, dtype=torch.float32, device=device) - middle) / half, None
 
-    sizes = examples.shape[1], len(bounds[0])
+    sizes = asked.examples.shape[1], len(bounds[0])
     return Policy(name, *sizes, gaussian, low=bounds[0], high=bounds[1], network=copied)
 
 
@@ -197,10 +196,11 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
     """Bounds of a live policy's actions, or what it chooses from.
 
     Raises:
-        PolicyKDError: its observations are no box of one axis, its actions neither that nor a choice of one.
+        PolicyKDError: its actions are neither a box of one axis nor a choice of one, or its observations neither such a
+            box nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
-        if axes == "actions" and isinstance(space, spaces.Discrete):
+        if isinstance(space, spaces.Discrete if axes == "actions" else spaces.Dict):
             continue
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
@@ -229,7 +229,7 @@ def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any]
         if not isinstance(data, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("its parts are not what SB3 writes")
     except Exception as error:  # torch and zipfile fail in many ways on damaged files, and torch on forbidden pickles
-        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {_line(error)}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SB3: {one_line(error)}") from None
     return data, state
 
 
@@ -239,10 +239,6 @@ def _part(path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
     with Archive(path) as archive:
         return archive.read(name)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _family(state: dict[str, Tensor]) -> Family | None:

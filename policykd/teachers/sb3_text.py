@@ -14,20 +14,33 @@ from policykd.core.errors import PolicyKDError
 from policykd.teachers.sb3_networks import ACTIVATIONS
 
 _SB3 = "stable_baselines3.common.policies"
+_RECURRENT = "sb3_contrib.common.recurrent.policies"
 POLICIES = {
-    (_SB3, "ActorCriticPolicy"),
-    ("stable_baselines3.ppo.policies", "ActorCriticPolicy"),
-    ("stable_baselines3.sac.policies", "SACPolicy"),
-    ("stable_baselines3.td3.policies", "TD3Policy"),
-    ("sb3_contrib.tqc.policies", "TQCPolicy"),
-    ("sb3_contrib.crossq.policies", "CrossQPolicy"),
-    ("sb3_contrib.ars.policies", "ARSPolicy"),
-    ("sb3_contrib.ars.policies", "ARSLinearPolicy"),
-    ("sb3_contrib.common.recurrent.policies", "RecurrentActorCriticPolicy"),
-    ("stable_baselines3.dqn.policies", "DQNPolicy"),
-    ("sb3_contrib.qrdqn.policies", "QRDQNPolicy"),
+    (_SB3, "ActorCriticPolicy"): "ActorCriticPolicy",
+    (_SB3, "MultiInputActorCriticPolicy"): "ActorCriticPolicy",
+    ("stable_baselines3.ppo.policies", "ActorCriticPolicy"): "ActorCriticPolicy",
+    ("stable_baselines3.sac.policies", "SACPolicy"): "SACPolicy",
+    ("stable_baselines3.sac.policies", "MultiInputPolicy"): "SACPolicy",
+    ("stable_baselines3.td3.policies", "TD3Policy"): "TD3Policy",
+    ("stable_baselines3.td3.policies", "MultiInputPolicy"): "TD3Policy",
+    ("sb3_contrib.tqc.policies", "TQCPolicy"): "TQCPolicy",
+    ("sb3_contrib.tqc.policies", "MultiInputPolicy"): "TQCPolicy",
+    ("sb3_contrib.crossq.policies", "CrossQPolicy"): "CrossQPolicy",
+    ("sb3_contrib.ars.policies", "ARSPolicy"): "ARSPolicy",
+    ("sb3_contrib.ars.policies", "ARSLinearPolicy"): "ARSLinearPolicy",
+    (_RECURRENT, "RecurrentActorCriticPolicy"): "RecurrentActorCriticPolicy",
+    (_RECURRENT, "RecurrentMultiInputActorCriticPolicy"): "RecurrentActorCriticPolicy",
+    ("stable_baselines3.dqn.policies", "DQNPolicy"): "DQNPolicy",
+    ("stable_baselines3.dqn.policies", "MultiInputPolicy"): "DQNPolicy",
+    ("sb3_contrib.qrdqn.policies", "QRDQNPolicy"): "QRDQNPolicy",
+    ("sb3_contrib.qrdqn.policies", "MultiInputPolicy"): "QRDQNPolicy",
 }
-"""Classes of policies whose networks are rebuilt from tensors, by module and name."""
+"""Classes of policies whose networks are rebuilt from tensors, by module and name; and what they are without dicts."""
+EXTRACTORS = {
+    ("stable_baselines3.common.torch_layers", "FlattenExtractor"),
+    ("stable_baselines3.common.torch_layers", "CombinedExtractor"),
+}
+"""Feature extractors that lay vectors, or dicts of them, out flat, and have no tensors."""
 MEANING = {"use_sde", "use_expln", "clip_mean", "squash_output", "with_bias", "batch_norm", "batch_norm_eps"}
 """Settings that change what tensors mean; they are numbers in the text."""
 WITHOUT_MEANING = {
@@ -44,11 +57,13 @@ class Told(NamedTuple):
     """What a zip says in text."""
 
     policy: str
-    """Name of the policy's class, one of ``POLICIES``."""
+    """Name of the policy's class, one of the values of ``POLICIES``."""
     activation: str | None
     """Name of torch's activation between the layers; None is the policy's default."""
     options: dict[str, Any]
     """Settings that change what tensors mean."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups that it reads, in order, where its observations are dicts."""
 
 
 def judge(data: dict[str, Any], source: str, activation: str | None = None) -> Told:
@@ -57,7 +72,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     Args:
         data: the zip's JSON.
         source: where it came from, for errors.
-        activation: the user's word, which counts instead of the text's.
+        activation: given by the user; it overrides the text's.
 
     Raises:
         PolicyKDError: names what is not known, and says what to hand in instead.
@@ -73,7 +88,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
         if name not in MEANING | WITHOUT_MEANING:
             raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, which is not known; {LIVE}")
     extractor = kwargs.get("features_extractor_class")
-    if extractor is not None and _class(extractor) != ("stable_baselines3.common.torch_layers", "FlattenExtractor"):
+    if extractor is not None and _class(extractor) not in EXTRACTORS:
         raise PolicyKDError(
             f"teacher: {source} has features_extractor_class {extractor!s:.90}, which leaves no trace in its "
             f"tensors; {LIVE}"
@@ -81,7 +96,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     if activation is None and (text := kwargs.get("activation_fn")) is not None:
         activation = _activation(text, source)
     options = {name: _plain(name, kwargs[name], source) for name in MEANING & set(kwargs)}
-    return Told(policy, activation, options)
+    return Told(policy, activation, options, _groups(data.get("observation_space"), source))
 
 
 def trained_normalised(data: dict[str, Any]) -> bool | None:
@@ -100,20 +115,28 @@ def _policy(text: Any, source: str) -> str:
     """The policy's class, which SB3 writes as its module and the text of its functions."""
     parts = text if isinstance(text, dict) else {}
     module, made_by = parts.get("__module__"), re.match(r"<function (\w+)\.__init__ at ", str(parts.get("__init__")))
-    if made_by and (module, made_by[1]) in POLICIES:
-        return made_by[1]
+    if made_by and (str(module), made_by[1]) in POLICIES:
+        return POLICIES[str(module), made_by[1]]
     raise PolicyKDError(
         f"teacher: {source} has a policy class of its own ({made_by[1] if made_by else 'a class'} of {module}), whose "
         f"code a file cannot show; {LIVE}"
     )
 
 
+def _groups(space: Any, source: str) -> tuple[str, ...]:
+    """Names of a dict's groups; none of a vector."""
+    text = str(space.get("spaces", "")) if isinstance(space, dict) else ""
+    if "Dict(" in text.replace("OrderedDict(", ""):
+        raise PolicyKDError(f"teacher: {source} has dicts within dicts of observations, which SB3 cannot read; {LIVE}")
+    return tuple(re.findall(r"'([^']+)'[:,] (?:Box|Discrete|MultiDiscrete|MultiBinary)\(", text))
+
+
 def _check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are no box of one axis, and no choice of one action."""
+    """Refuse spaces that are neither a box of one axis nor a dict of observations nor a choice of one action."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")
-    if kind == "Discrete" and axes == "actions":
+    if kind == ("Dict" if axes == "observations" else "Discrete"):
         return
     if kind in ("Dict", "Discrete", "MultiDiscrete", "MultiBinary", "Tuple", "Text", "Sequence", "Graph"):
         needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"

@@ -18,7 +18,7 @@ from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
 Given = str | Path | VecNormalize | Literal[False] | None
-"""A user's word about the normaliser: a file, a live one, False for none; None looks for it."""
+"""What a user says of the normaliser: a file, a live one, False for none; None looks for it."""
 NAMES = ("vecnormalize.pkl", "vec_normalize.pkl")
 """Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
 CHECKPOINT = re.compile(r"(.+)_(\d+)_steps")
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
-    """The normalisers of a user's word, the innermost first; none for False and None.
+    """The normalisers that a user names, the innermost first; none for False and None.
 
     Raises:
         PolicyKDError: there is no such file, or it is no ``VecNormalize``.

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.groups import dict_space, groups_of
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
 
@@ -46,6 +47,10 @@ class TaskSpaces(NamedTuple):
     """Names of the classes that the environment is wrapped in."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
     """What it was made with."""
+    groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Named columns of its observation."""
+    space: gym.spaces.Dict | None = None
+    """The space of its own dicts of observations, where it gives dicts."""
 
     @property
     def sizes(self) -> Sizes:
@@ -85,6 +90,7 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     try:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
+        groups, space = groups_of(probe), dict_space(probe)
     finally:
         probe.close()
     wrappers, inner = [], probe
@@ -92,7 +98,8 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         wrappers.append(type(inner).__name__)
         inner = inner.env
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
-    return TaskSpaces(task.env_id, observations.shape[0], action_scale(actions), examples, tuple(wrappers), kwargs)
+    sizes = observations.shape[0], action_scale(actions)
+    return TaskSpaces(task.env_id, *sizes, examples, tuple(wrappers), kwargs, groups, space)
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import one_hot
+from policykd.tasks.groups import columns_of, flatten
 from policykd.tasks.spaces import Choices, EnvFactory
 from policykd.teachers import loading, versions
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
@@ -22,7 +23,7 @@ from policykd.teachers.statistics import Given
 from policykd.teachers.task import Sizes, TaskSpaces, check_fits, look_at, other_task, task_name
 
 log = logging.getLogger("policykd")
-ObservationMap = Callable[[Tensor], Tensor] | Sequence[int] | str
+ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
 
 
 class Teacher:
@@ -47,6 +48,7 @@ class Teacher:
         self.policy, self.device, self.map = policy, device, _as_function(observation_map, device)
         self.source, self.squashed = policy.source, policy.squashed
         self.missing_normaliser = policy.missing_normaliser
+        self.space = policy.space if task is None else task.space
         self.discrete, self.first, self.action_size = policy.scores is not None, policy.first, policy.action_size
         low, high = (policy.low, policy.high) if task is None else task.actions.bounds
         unknown = task is None and not self.discrete and (low is None or high is None)
@@ -68,7 +70,7 @@ class Teacher:
             if isinstance(task.actions, Choices):
                 self.first = task.actions.start
             examples = torch.from_numpy(task.examples)
-            self._step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
+            self.step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
 
@@ -102,9 +104,9 @@ class Teacher:
                 ``VecNormalize``; it is put before any kind of teacher. False: it never had one.
             network: the module whose weights a file of tensors holds (``torch.save(network.state_dict())``).
             trust: run what a file may hold: a TorchScript program, and any pickle in an agent's ``policy.pth``.
-            observation_map: the columns of the task's observation that the teacher reads, or a function
-                ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4" makes what an older version of a
-                MuJoCo task gave.
+            observation_map: the columns of the task's observation that the teacher reads, or the names of its groups
+                (docs/groups.md), or a function ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4"
+                makes what an older version of a MuJoCo task gave.
             device: where it computes.
 
         Raises:
@@ -112,10 +114,7 @@ class Teacher:
         """
         task, device = None if env is None else look_at(env), torch.device(device)
         mapped = observation_map is not None and not isinstance(observation_map, str)
-        if isinstance(observation_map, str):
-            if task is None:
-                raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
-            observation_map = versions.older(observation_map, task_name(task.env_id))
+        observation_map = _of_task(observation_map, task)
         options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
         seen = task  # what the teacher itself will see of the task
         if task is not None and observation_map is not None:
@@ -138,7 +137,7 @@ class Teacher:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | Mapping[str, Any],
         deterministic: bool = True,
         *,
         state: tuple[np.ndarray, ...] | None = None,
@@ -147,7 +146,7 @@ class Teacher:
         """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
 
         Args:
-            observation: raw observations.
+            observation: raw observations; dicts, where the task gives dicts.
             deterministic: False samples, where the teacher has a standard deviation or logits.
             state: of a teacher that remembers, what the last call returned; None at first.
             episode_start: of a teacher that remembers, where an episode starts ``(n,)``: its memory is emptied there.
@@ -155,10 +154,12 @@ class Teacher:
         Returns:
             the actions, and the state for the next call (None where the teacher does not remember).
         """
+        if isinstance(observation, Mapping):
+            observation = self._flatten(observation)
         inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
         memory = None if state is None else tuple(torch.as_tensor(part, device=self.device) for part in state)
         starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
-        mean, std, memory = self._step(inputs, memory, torch.from_numpy(starts))
+        mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
         kept = None if memory is None else tuple(part.cpu().numpy() for part in memory)
         if self.discrete:
             drawn = not deterministic and self.policy.scores == "logits"
@@ -169,6 +170,14 @@ class Teacher:
         scaled = self._act(mean).cpu().numpy()
         actions = np.clip((self.high + self.low) / 2 + scaled * (self.high - self.low) / 2, self.low, self.high)
         return actions.reshape(*np.shape(observation)[:-1], -1), kept
+
+    def _flatten(self, observation: Mapping[str, Any]) -> np.ndarray:
+        if self.space is None:
+            raise PolicyKDError(f"teacher: {self.source} got a dict of observations, and its task gives vectors: env=")
+        try:
+            return flatten(self.space, observation)
+        except ValueError as error:
+            raise PolicyKDError(f"teacher: {error}") from None
 
     def actions(self, observations: Tensor) -> Tensor:
         """Deterministic actions ``(B, A)`` in [-1, 1] at raw observations ``(B, O)``, without gradient.
@@ -226,7 +235,7 @@ class Teacher:
 
         def act(observations: np.ndarray) -> np.ndarray:  # of one episode each, all begun at the first call
             nonlocal memory
-            mean, _, memory = self._step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
+            mean, _, memory = self.step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
             return self._act(mean).cpu().numpy()
 
         result = score(self.source, env_id_or_factory, act, n_episodes, seed)
@@ -242,10 +251,16 @@ class Teacher:
         return [] if network is None else [*network.parameters(), *network.buffers()]
 
     @torch.no_grad()
-    def _step(
+    def step(
         self, observations: Tensor, memory: Memory | None, starts: Tensor
     ) -> tuple[Tensor, Tensor | None, Memory | None]:
-        """Means, standard deviations and what a teacher that remembers keeps."""
+        """``distribution`` at the next observations of B episodes, and what a teacher that remembers keeps of them.
+
+        Args:
+            observations: raw observations ``(B, O)``.
+            memory: what the last call returned; None at first.
+            starts: 1 where an episode starts ``(B,)``: its memory is emptied there.
+        """
         if self.policy.step is None:
             return *self.distribution(observations), None
         mean, std, memory = self.policy.step(self._look(observations), memory, starts.to(self.device))
@@ -272,11 +287,26 @@ class Teacher:
             )
 
 
+def _of_task(observation_map: ObservationMap | None, task: TaskSpaces | None) -> ObservationMap | None:
+    """What names groups as columns, and an older version's name as a function.
+
+    Raises:
+        PolicyKDError: there is no such group or version, or the task is needed and not given.
+    """
+    if observation_map is None or callable(observation_map) or all(isinstance(part, int) for part in observation_map):
+        return observation_map
+    if task is None:
+        raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
+    if isinstance(observation_map, str) and observation_map not in task.groups:
+        return versions.older(observation_map, task_name(task.env_id))
+    return columns_of("observation_map", observation_map, task.groups)
+
+
 def _as_function(observation_map: ObservationMap | None, device: torch.device) -> Callable[[Tensor], Tensor]:
     if observation_map is None:
         return lambda observations: observations
     if callable(observation_map):
         return observation_map
     assert not isinstance(observation_map, str)
-    columns = torch.tensor(list(observation_map), device=device)
+    columns = torch.tensor([int(column) for column in observation_map], device=device)
     return lambda observations: observations[:, columns]

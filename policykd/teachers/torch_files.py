@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.teachers.modules import copied, from_module
 from policykd.teachers.policy import Policy, freeze, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS
@@ -99,9 +99,7 @@ def _read(path: Path) -> Any:
                 f"teacher: {path} holds more than tensors and would have to be run: it was not loaded; where it is "
                 "yours, load it yourself (torch.load(FILE, weights_only=False), SB3's policy.load) and give what acts"
             ) from None
-        raise PolicyKDError(
-            f"teacher: {path} cannot be read as tensors: {text.strip().partition(chr(10))[0]:.120}"
-        ) from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as tensors: {one_line(error, 120)}") from None
 
 
 def _states(content: Any) -> Iterator[State]:

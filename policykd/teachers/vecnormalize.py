@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, kind_and_line, one_line
 from policykd.core.normaliser import TRAINED_ON_SCALED
 from policykd.teachers.pickles import Call, Name, load
 
@@ -31,6 +31,8 @@ class Normaliser(NamedTuple):
     """Normalised observations stay within +-clip."""
     reward_std: float
     """By what rewards were divided: a value times this is a return in the task's units. 1 where they were not."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups of a dict of observations, whose statistics follow one another."""
 
     def __call__(self, observations: Tensor) -> Tensor:
         """Raw observations ``(B, O)`` as the networks were trained on them."""
@@ -90,8 +92,7 @@ def read(path: Path, trust: bool = False) -> Normaliser:
     except PolicyKDError:
         raise
     except Exception as error:  # a damaged pickle fails in any way
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({reason})") from None
+        raise PolicyKDError(f"teacher: {path} is damaged or no VecNormalize ({kind_and_line(error)})") from None
     return from_object(content, str(path))
 
 
@@ -103,10 +104,20 @@ def _parts(pickled: Any) -> SimpleNamespace:
     parts = SimpleNamespace(**{name: _array(pickled.state[name]) for name in names if name in pickled.state})
     for name in ("obs_rms", "ret_rms"):
         statistics = pickled.state.get(name)
-        if isinstance(statistics, Call) and isinstance(statistics.state, dict):
-            kept = {part: _array(statistics.state[part]) for part in ("mean", "var") if part in statistics.state}
-            setattr(parts, name, SimpleNamespace(**kept))
+        if isinstance(statistics, dict):
+            setattr(parts, name, {str(group): _moments(one) for group, one in statistics.items()})
+        else:
+            setattr(parts, name, _moments(statistics))
     return parts
+
+
+def _moments(statistics: Any) -> SimpleNamespace | None:
+    """Mean and variance of a ``RunningMeanStd``."""
+    if not isinstance(statistics, Call) or not isinstance(statistics.state, dict):
+        return None
+    return SimpleNamespace(
+        **{part: _array(statistics.state[part]) for part in ("mean", "var") if part in statistics.state}
+    )
 
 
 def _array(value: Any) -> np.ndarray:
@@ -139,21 +150,26 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
     """The statistics of a ``VecNormalize``, live or of a pickle.
 
     Raises:
-        PolicyKDError: it is none, or it normalises dictionaries of observations.
+        PolicyKDError: it is not one, or it normalises something else than vectors or dicts of them.
     """
     try:
         epsilon, clip = float(vec_normalize.epsilon), float(vec_normalize.clip_obs)
         mean = std = None
+        groups: tuple[str, ...] = ()
         if vec_normalize.norm_obs:
-            mean, variance = (_vector(getattr(vec_normalize.obs_rms, name)) for name in ("mean", "var"))
+            statistics = vec_normalize.obs_rms
+            if isinstance(statistics, dict):
+                groups = tuple(statistics)
+            several = list(statistics.values()) if groups else [statistics]
+            mean, variance = (torch.cat([_vector(getattr(one, name)) for one in several]) for name in ("mean", "var"))
             std = (variance + epsilon).sqrt()
         scaled = bool(getattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward))
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
         raise PolicyKDError(
-            f"teacher: {source} holds no VecNormalize of one observation vector ({str(error).splitlines()[0]})"
+            f"teacher: {source} holds no VecNormalize of one observation vector ({one_line(error)})"
         ) from None
-    return Normaliser(mean, std, clip, reward_std)
+    return Normaliser(mean, std, clip, reward_std, groups)
 
 
 def _vector(values: Any) -> Tensor:

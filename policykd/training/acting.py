@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -13,14 +13,19 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policykd import export
 from policykd.core.errors import PolicyKDError
+from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import name_of
 from policykd.learners import LEARNERS, Learner
+from policykd.learners.reading import reading
 from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
+from policykd.tasks.views import View
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 
 LearnerChoice = int | Literal["best", "group", "greedy"]
+Observation = np.ndarray | Mapping[str, Any]
+"""One observation of a task or several, as the task gives them."""
 
 
 class Acting:
@@ -41,6 +46,8 @@ class Acting:
     action_space: ActionSpace
     action_scale: ActionScale | Choices
     evaluator: Evaluator | None
+    view: View
+    """What learners see of the task's observations."""
 
     @property
     def method_name(self) -> str:
@@ -100,38 +107,112 @@ class Acting:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
         learner: LearnerChoice = "best",
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions of the environment, for one observation ``(O,)`` or several ``(n, O)``.
+        """Actions of the task, for one observation of it or several, by SB3's protocol.
 
         Args:
-            observation: raw observations.
-            state: passed through (policies have no memory).
-            episode_start: not used, for SB3's protocol.
+            observation: raw observations of the task, ``(O,)`` or ``(n, O)``, or dicts where it gives dicts; learners
+                pick what they see of it. What ``get_env()`` gives, picked already, is understood, too.
+            state: of learners that remember, what the last call returned; None at first. Else passed through.
+            episode_start: of learners that remember, where an episode starts ``(n,)``: they forget there.
             deterministic: False acts as in training, with noise (SAC: a sample).
             learner: which learner acts: its index, or "best", the one with the best last evaluation.
+
+        Returns:
+            the actions ``(A,)`` or ``(n, A)``, and the state for the next call.
+
+        Raises:
+            PolicyKDError: the observation is not the task's.
         """
         k = self.learner_index(learner)
-        inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=self.device)
+        array = self.view.flat(observation)
+        rows = array.reshape(-1, array.shape[-1])
+        starts = np.zeros(len(rows), bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
+        inputs, state = self._look(rows, state, starts)
+        if self.network is None:
+            actions = self.actions_at(inputs, k, deterministic)
+        else:
+            actions, state = self._recall(inputs, state, starts, k, deterministic)
+        return actions.reshape((*array.shape[:-1], *self.action_scale.shape)), state
+
+    def player(self, learner: LearnerChoice = "best") -> Callable[[Observation], np.ndarray]:
+        """A learner as a function of one episode's observations, one after the other, to actions ``(A,)``."""
+        state: tuple[np.ndarray, ...] | None = None
+
+        def act(observation: Observation) -> np.ndarray:
+            nonlocal state
+            action, state = self.predict(observation, state, learner=learner)
+            return action
+
+        return act
+
+    def _look(
+        self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """What learners read ``(n, I)`` at the task's observations ``(n, O)``, and what they keep of it."""
+        view = self.view
+        if rows.shape[1] != view.size:
+            return rows, state  # picked and stacked already
+        parts = view(rows)
+        if view.history == 1:
+            return parts, state
+        stack = view.push(parts, state[0] if state else None, starts)
+        return stack.reshape(len(stack), -1), (stack, *(state or ())[1:])
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what learners do depends on what they saw before in the episode."""
+        return self.view.history > 1 or self.network is not None
+
+    @property
+    def network(self) -> GRU | None:
+        """The learners' recurrent network, where they have one."""
+        network = getattr(self.learner, "actor_network", None)
+        return network if isinstance(network, GRU) else None
+
+    def _recall(
+        self, inputs: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray, k: int, deterministic: bool
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """As ``actions_at`` with what learner k remembers, the last part of ``state``, which is renewed."""
+        assert self.network is not None
+        stacks, shape = 1 if self.view.history > 1 else 0, (len(inputs), self.network.width)
+        hidden = state[stacks] if state is not None and len(state) > stacks else np.zeros(shape, np.float32)
+        if hidden.shape != shape:
+            raise PolicyKDError(f"predict: the state has shape {hidden.shape}, and {shape} is needed")
+        along = Along(self.network)
+        every = torch.as_tensor(hidden, device=self.device).expand(self.n_learners, *shape)
+        along.place(torch.as_tensor(starts, device=self.device).expand(self.n_learners, 1, len(inputs)), every)
+        actions = self.actions_at(inputs, k, deterministic, reading(self.learner, along))
+        return actions, (*(state or ())[:stacks], along.after[k].cpu().numpy())
+
+    def actions_at(
+        self, inputs: np.ndarray, k: int, deterministic: bool = True, learner: Learner | None = None
+    ) -> np.ndarray:
+        """Actions ``(n, A)`` of learner k, in units of the environment, at what it reads ``(n, I)``.
+
+        Args:
+            inputs: what it reads.
+            k: which learner.
+            deterministic: whether without noise.
+            learner: the learners, placed in their episodes; None: learners without a state.
+        """
+        learner = learner or self.learner
         # All learners answer and one is heard: each may see observations by statistics of its own.
-        inputs = inputs.reshape(1, -1, inputs.shape[-1]).expand(self.n_learners, -1, -1)
+        observations = torch.as_tensor(inputs, dtype=torch.float32, device=self.device)
+        observations = observations.expand(self.n_learners, *inputs.shape)
         with torch.no_grad():
             if deterministic:
-                actions = self.learner.policy(self.learner.actor, inputs)
+                actions = learner.policy(learner.actor, observations)
             else:
-                noise = np.random.standard_normal((inputs.shape[1], self.action_scale.size))
-                noises = torch.from_numpy(noise).to(inputs).expand(self.n_learners, -1, -1)
-                actions = self.learner.explore(self.learner.actor, inputs, noises)
-        scaled = self.action_scale.to_env(actions[k].cpu().numpy())
-        return scaled.reshape((*np.shape(observation)[:-1], *self.action_scale.shape)), state
-
-    def view(self, observation: np.ndarray) -> np.ndarray:
-        """What learners see of the task's observations ``(..., O)``: all of it."""
-        return observation
+                noise = np.random.standard_normal((len(inputs), self.action_scale.size))
+                noises = torch.from_numpy(noise).to(observations).expand(self.n_learners, -1, -1)
+                actions = learner.explore(learner.actor, observations, noises)
+        return self.action_scale.to_env(actions[k].cpu().numpy())
 
     def learner_index(self, learner: LearnerChoice) -> int:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
@@ -161,7 +242,24 @@ class Acting:
         if episodes < 1 or (seed is not None and seed < 0):
             raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
         seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
-        return self.evaluator.run(self.policies, episodes, seeds, self.num_timesteps if seed is None else 0)
+        act = self.policies if self.network is None else self._playing(self.network, self.evaluator)
+        return self.evaluator.run(act, episodes, seeds, self.num_timesteps if seed is None else 0)
+
+    def _playing(self, network: GRU, evaluator: Evaluator) -> Callable[[np.ndarray], np.ndarray]:
+        """As ``policies``, of learners that remember the episodes of an evaluation."""
+        along, state = Along(network), torch.zeros(self.n_learners, 1, network.width, device=self.device)
+        learner = reading(self.learner, along)
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            nonlocal state
+            along.place(torch.from_numpy(evaluator.starts.copy()).to(self.device).view(-1, 1, 1), state)
+            inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
+            with torch.no_grad():
+                actions = learner.policy(learner.actor, inputs)
+            state = along.after
+            return actions.squeeze(1).cpu().numpy()
+
+        return act
 
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import gymnasium as gym
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from policykd import export, native
 from policykd.core import checkpoint
 from policykd.core.compute import find_device, one_thread
-from policykd.core.fields import as_type
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type, change
 from policykd.core.files import CHECKPOINT
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.networks import load_state_tensors, state_tensors
@@ -25,11 +27,14 @@ from policykd.learners import Learner
 from policykd.learners.config import Config
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluator
+from policykd.tasks.batched import BatchedEnvs, find_vector
 from policykd.tasks.contract import try_out
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
+from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
+from policykd.training.arguments import check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -61,6 +66,8 @@ class Agent(Acting, SB3Surface):
     seeds: tuple[int, ...]
     config: Config
     compile: bool | Literal["auto"]
+    threads: native.Threads
+    """Threads of the native kernels; may be changed at any time, as numbers do not depend on it and it is not saved."""
     learner: Learner
     memories: dict[str, Memory]
     rollout_buffer: Rollout
@@ -70,17 +77,41 @@ class Agent(Acting, SB3Surface):
     recipe: Recipe
     """How a step is collected and learnt from."""
 
-    def _set_task(self, env: str | gym.Env | EnvFactory, device: str) -> None:
+    def _set_task(self, env: str | gym.Env | gym.vector.VectorEnv | EnvFactory, device: str) -> None:
         """Find the task and look at its spaces."""
-        self.env_id, self.factory, self.made_by_id = find_task(env)
+        task = find_vector(env) or find_task(env)  # type: ignore[arg-type]
+        self.env_id, self.factory, self.made_by_id, self.vector, self.plays_alone = task
         self.device = find_device(device)
         probe = self.factory()
         try:
             self.observation_space, self.action_space = check_spaces(probe)
-            try_out(probe)
+            if self.plays_alone:
+                try_out(probe)
+            self.view = view_of("env", probe)
         finally:
             probe.close()
         self.action_scale = action_scale(self.action_space)
+
+    def _share_out(self) -> None:
+        """Where the user handed in one ``VectorEnv``: every learner gets its share of it, which says ``n_envs``.
+
+        Raises:
+            PolicyKDError: it cannot be shared out evenly, or there is nothing to evaluate on.
+        """
+        if self.vector is None or self.vector.num_envs is None:
+            return
+        each, left = divmod(self.vector.num_envs, self.n_learners)
+        if left or not each:
+            raise PolicyKDError(
+                f"environment: one {self.env_id} of {self.vector.num_envs} environments cannot be shared out evenly "
+                f"among {self.n_learners} learners (seeds x peers)"
+            )
+        if not self.plays_alone and self.config.n_eval_episodes:
+            raise PolicyKDError(
+                f"environment: one {self.env_id} trains and cannot also be evaluated: hand in a function of num_envs "
+                f"that makes it (lambda num_envs: {self.env_id}(num_envs)), or set n_eval_episodes=0"
+            )
+        self.config = change(self.config, {"n_envs": each})
 
     def _build(self, learner_type: type[Learner]) -> None:
         """Make networks and generators; memory and recipe follow. Environments and logs open when first needed."""
@@ -92,7 +123,7 @@ class Agent(Acting, SB3Surface):
         self.learner = self._new_learner(self.config)
         self.folder: RunFolder | None = None
         self.evaluator: Evaluator | None = None
-        self.envs: LearnerEnvs | None = None
+        self.envs: LearnerEnvs | BatchedEnvs | None = None
         self._logger: Logger | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -141,23 +172,31 @@ class Agent(Acting, SB3Surface):
         """Writes into the run's logs."""
         return Records(self.run, self.folder, lambda: self.logger, len(self.seeds))
 
-    def get_env(self) -> LearnerEnvs:
-        """The training environments, N per learner and learner by learner, as an SB3 ``VecEnv``."""
+    def get_env(self) -> LearnerEnvs | BatchedEnvs:
+        """The training environments, N per learner, learner by learner: an SB3 ``VecEnv``, or the user's vector."""
         if self.envs is None:
             folders = None if self.folder is None else self.folder.learner_folders
             resumed = self._resumed
             if resumed is not None and self.folder is not None:
                 with checkpoint.understood(self.folder.checkpoint):
                     self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
-            self.envs = LearnerEnvs(self.factory, self.n_learners, folders, resumed is not None, self.n_envs)
+            self.envs = self._open(folders, resumed is not None)
+            seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
             if resumed is None:
-                seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
-                observations = self.envs.start(seeds)
+                observations, starts = self.envs.start(seeds), np.ones(len(seeds), bool)
             else:
                 latest = resumed["last_observations"]
-                observations = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id)
-            self.collector.attach(self.envs, observations)
+                starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
+                observations, new = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id, seeds)
+                starts |= new
+            self.collector.attach(self.envs, observations, starts)
         return self.envs
+
+    def _open(self, folders: list[Path] | None, append: bool) -> LearnerEnvs | BatchedEnvs:
+        """The environments of training, in a vector of the user's or one by one."""
+        if self.vector is not None:
+            return BatchedEnvs(self.vector.make(self.n_learners * self.n_envs), self.n_learners, folders, append)
+        return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
@@ -183,7 +222,8 @@ class Agent(Acting, SB3Surface):
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
-        with bar, one_thread(), interruptible() as interrupts:
+        threads = native.threads(check_threads(self.threads), self.n_learners)
+        with bar, threads, one_thread(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()
@@ -284,6 +324,7 @@ class Agent(Acting, SB3Surface):
                 "span": list(self.run.span),
                 "envs": snapshot.envs_state(self.get_env()),
                 "last_observations": self.collector.observations,
+                "episode_starts": self.collector.starts,
                 "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
             }
         return state
@@ -304,7 +345,8 @@ class Agent(Acting, SB3Surface):
             if name in loaded:
                 memory.restore(loaded[name])
         if "envs" in loaded:
-            self._resumed = {name: loaded[name] for name in ("envs", "last_observations", "log_sizes")}
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
             if path.name == CHECKPOINT:
                 self.folder = self._folder(path.parent)
         return self

@@ -10,6 +10,7 @@ import numpy as np
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.learners.config import Config
+from policykd.native.threads import Threads, count
 
 C = TypeVar("C", bound=Config)
 
@@ -22,6 +23,15 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     if len(set(values)) < len(values):
         raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
     return tuple(int(seed) for seed in values)
+
+
+def check_threads(threads: Threads) -> Threads:
+    """A positive number, or "auto"."""
+    try:
+        count(threads)
+    except ValueError as error:
+        raise PolicyKDError(str(error)) from None
+    return threads
 
 
 def resolve_config(

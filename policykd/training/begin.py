@@ -1,4 +1,4 @@
-"""Going on with a run: from its checkpoint, or anew where it was killed before its first one."""
+"""Resuming a run: from its checkpoint, or from the start where it was killed before the first one."""
 
 from __future__ import annotations
 

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.contract import TaskError
-from policykd.tasks.vector import LearnerEnvs
+from policykd.tasks.vector import LearnerEnvs, Step
 from policykd.training.progress import Progress
 
-
-class Step(NamedTuple):
-    """One step of all E environments."""
-
-    actions: np.ndarray
-    """What was acted, ``(E, A)``."""
-    observations: np.ndarray
-    """Where the next step begins, ``(E, O)``: of a new episode where one ended."""
-    rewards: np.ndarray
-    """Rewards ``(E,)``."""
-    dones: np.ndarray
-    """Whether an episode ended, ``(E,)``."""
-    infos: list[dict[str, Any]]
-    next_observations: np.ndarray
-    """What the actions led to, of the same episode still, ``(E, O)``."""
-    truncated: np.ndarray
-    """Where a time limit alone ended the episode, ``(E,)``."""
+__all__ = ["Collector", "Step"]
 
 
 class Collector:
@@ -40,20 +26,22 @@ class Collector:
         run: how far the run has come.
     """
 
-    envs: LearnerEnvs
-    observations: np.ndarray
+    envs: LearnerEnvs | BatchedEnvs
+    observations: Array
     """The latest observations ``(E, O)``."""
+    starts: np.ndarray
+    """Whether they are the first of an episode ``(E,)``."""
 
     def __init__(self, env_id: str, n_envs: int, run: Progress) -> None:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
         self.actor_in: Callable[[int], int] = lambda e: e // n_envs
         """The learner that acts in environment e."""
 
-    def attach(self, envs: LearnerEnvs, observations: np.ndarray) -> None:
+    def attach(self, envs: LearnerEnvs | BatchedEnvs, observations: Array, starts: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
-        self.envs, self.observations = envs, observations
+        self.envs, self.observations, self.starts = envs, observations, starts
 
-    def step(self, actions: np.ndarray, *, scaled: bool = True) -> Step:
+    def step(self, actions: Array, *, scaled: bool = True) -> Step:
         """Step every environment, count the step and the episodes that ended with it.
 
         Args:
@@ -63,35 +51,33 @@ class Collector:
         Raises:
             PolicyKDError: the task raised or broke Gymnasium's interface, or a number is not finite.
         """
-        envs, run = self.envs, self.run
-        scale = envs.action_scale
-        envs.actions = scale.to_env(actions) if scaled else scale.clip(actions)
+        run = self.run
         try:
-            observations, rewards, dones, infos = envs.step_all()
+            step = self.envs.advance(actions, scaled)
         except TaskError as error:
             raise self._failed(str(error), error.env or 0) from error.__cause__
-        truncated, next_observations = np.zeros(len(dones), bool), observations
-        if dones.any():
-            next_observations = observations.copy()
-            for e in np.flatnonzero(dones):
-                next_observations[e] = infos[e]["terminal_observation"]
-                truncated[e] = infos[e]["TimeLimit.truncated"]
-                run.episodes[self.actor_in(int(e))].append(infos[e]["episode"])
-                run.n_episodes += 1
-        finite = np.isfinite(rewards).all() and np.isfinite(next_observations).all()
-        if not finite or (next_observations is not observations and not np.isfinite(observations).all()):
-            self._refuse(rewards, next_observations, observations)
-        self.observations = observations
+        for e in np.flatnonzero(step.dones):
+            run.episodes[self.actor_in(int(e))].append(step.infos[e]["episode"])
+            run.n_episodes += 1
+        seen = (
+            (step.next_observations,)
+            if step.next_observations is step.observations
+            else (step.next_observations, step.observations)
+        )
+        if not _finite(step.rewards, *seen):
+            self._refuse(step.rewards, step.next_observations, step.observations)
+        self.observations, self.starts = step.observations, step.dones
         run.num_timesteps += run.steps_at_once
-        return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
+        return step
 
     def check(self) -> None:
         """Refuse first observations that are not finite."""
-        if not np.isfinite(self.observations).all():
+        if not _finite(self.observations):
             self._refuse(np.zeros(len(self.observations)), self.observations)
 
-    def _refuse(self, rewards: np.ndarray, *observations: np.ndarray) -> None:
+    def _refuse(self, given: Array, *shown: Array) -> None:
         """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
+        rewards, observations = as_numpy(given), [as_numpy(array) for array in shown]
         bad = ~np.isfinite(rewards) | ~np.logical_and.reduce([np.isfinite(o).all(1) for o in observations])
         e = int(np.flatnonzero(bad)[0])
         what = "an observation" if np.isfinite(rewards[e]) else "a reward"
@@ -103,3 +89,11 @@ class Collector:
         seed, peer = run.learners[k]
         step = run.num_timesteps // run.steps_at_once + 1
         return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer})")
+
+
+def _finite(*arrays: Array) -> bool:
+    for array in arrays:
+        finite = np.isfinite(array) if isinstance(array, np.ndarray) else torch.isfinite(array)
+        if not finite.all():
+            return False
+    return True

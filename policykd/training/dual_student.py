@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import Tensor
 
+from policykd import native
 from policykd.core import checkpoint
+from policykd.core.arrays import as_numpy
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
@@ -23,17 +26,19 @@ from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import EnvFactory, short_id
 from policykd.training import arguments, snapshot
-from policykd.training.acting import LearnerChoice
+from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_seeds
-from policykd.training.group import Rule, distil_group, group_actions
+from policykd.training.arguments import check_seeds, check_threads
+from policykd.training.group import GroupDistillation, Rule, group_actions
+from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
-MOST_PEERS = 1_000
+DAGGER_ROUNDS = 5
+"""Rounds in which a shipped student acts, each followed by distillation."""
 
 
 class DualStudent(Agent):
@@ -49,6 +54,8 @@ class DualStudent(Agent):
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
         device: "auto" is CUDA where there is one.
         compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
+        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
+            depend on it. "auto" is as many as torch has been given.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
         overrides: fields to change in a preset or config.
 
@@ -68,6 +75,7 @@ class DualStudent(Agent):
         config: str | dict[str, Any] | Config | None = None,
         device: str = "auto",
         compile: bool | Literal["auto"] = "auto",
+        threads: native.Threads = "auto",
         run_dir: str | Path | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> None:
@@ -75,12 +83,13 @@ class DualStudent(Agent):
             raise PolicyKDError(f"method: {method} needs a teacher: use TeacherStudent (policykd distill)")
         self.method: PeerMethod = find("method", method, PEER_METHODS, PeerMethod)
         learner_type: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
-        self.peers, self.seeds = _check_peers(self.method, peers), check_seeds(seeds)
+        self.peers, self.seeds = check_peers(self.method, peers), check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        _check_method(self.method, learner_type, self.config)
+        check_method(self.method, learner_type, self.config)
         check_vary(self.config, self.peers)
-        self.compile = compile
+        self.compile, self.threads = compile, check_threads(threads)
+        self._share_out()
         self._build(learner_type)
         self._make_recipe()
         self.write_into(run_dir)
@@ -114,7 +123,7 @@ class DualStudent(Agent):
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Observation,
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
@@ -127,14 +136,15 @@ class DualStudent(Agent):
         """
         if learner not in ("group", "greedy"):
             return super().predict(observation, state, episode_start, deterministic, learner)
-        inputs = np.asarray(observation, np.float32).reshape(1, -1, self.sizes[0]).repeat(len(self.seeds), axis=0)
+        array = self.view.flat(observation)
+        inputs = array.reshape(1, -1, self.sizes[0]).repeat(len(self.seeds), axis=0)
         group = self.learner_index("best") // self.peers
         rule: Rule = "mean" if learner == "group" else "greedy"
         with torch.no_grad():
             observations = torch.from_numpy(inputs).to(self.device)
             actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
         scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
-        return scaled.reshape((*np.shape(observation)[:-1], *self.action_scale.shape)), state
+        return scaled.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
@@ -154,6 +164,7 @@ class DualStudent(Agent):
         gradient_steps: int = 5_000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
+        dagger_steps: int = 0,
     ) -> DualStudent:
         """One student per group, distilled from the group as one at the later half of its replay, without a step.
 
@@ -166,38 +177,54 @@ class DualStudent(Agent):
             gradient_steps: steps of Adam.
             batch_size: states per step.
             learning_rate: Adam's, which falls to 0 in a straight line.
+            dagger_steps: environment steps per group in which the student acts, so that the group also says what to do
+                where the student comes to; they count in the student's ``num_timesteps``.
 
         Raises:
             PolicyKDError: the learners have no replay, or it is empty.
         """
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
-        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "buffer_size": self.config.batch_size * 2}
+        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
+        changed |= {"buffer_size": self.config.batch_size * 2, "distill_batch_size": min(64, self.config.batch_size)}
         changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
-        config = change(self.config, {**changed, "distill_batch_size": min(64, self.config.batch_size)})
         student = DualStudent(
             self.factory if not self.made_by_id else self.env_id,
             method="independent",
             backbone=self.learner_type,
             peers=1,
             seeds=self.seeds,
-            config=config,
+            config=change(self.config, changed),
             device=str(self.device),
             compile=False,
         )
+        sources = self.learner, self.replay_buffer, student.learner, self.peers, rule, student.streams["replay"]
+        distillation = GroupDistillation(*sources, batch_size, learning_rate)
         with one_thread():
-            distil_group(
-                self.learner,
-                self.replay_buffer,
-                student.learner,
-                self.peers,
-                rule,
-                student.streams["replay"],
-                gradient_steps,
-                batch_size,
-                learning_rate,
-            )
+            if dagger_steps:
+                visit = student.visits(max(1, dagger_steps // DAGGER_ROUNDS))
+                distillation.run(gradient_steps, visit, DAGGER_ROUNDS)
+            else:
+                distillation.run(gradient_steps)
         return student
+
+    def visits(self, steps: int) -> Callable[[], Tensor]:
+        """A function that lets every learner act for so many more steps, without noise, and returns where it was.
+
+        Returns:
+            Raw observations ``(K, steps, O)`` at each call.
+        """
+        envs = self.get_env()
+
+        def visit() -> Tensor:
+            seen = []
+            for _ in range(steps):
+                seen.append(as_numpy(self.collector.observations))
+                self.collector.step(self.policies(seen[-1]))
+            return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)
+
+        assert envs is not None
+        return visit
 
     @classmethod
     def load(
@@ -268,45 +295,3 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     name = name_of(kind, LEARNERS)
     kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
     return kept
-
-
-def check_vary(config: Config, peers: int) -> None:
-    """Refuse varied settings that do not have one value per peer.
-
-    Raises:
-        PolicyKDError: names the setting.
-    """
-    for name, values in getattr(config, "vary", {}).items():
-        if len(values) != peers:
-            raise PolicyKDError(f"vary: {name} needs one value for each of {peers} peers, got {list(values)}")
-
-
-def _check_peers(method: PeerMethod, peers: int) -> int:
-    least = 2 if method.source is not None else 1
-    peers = peers.item() if isinstance(peers, np.integer) else peers
-    if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
-        raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
-    if peers > MOST_PEERS:
-        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
-    return peers
-
-
-def _check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:
-    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.replay != "pooled":
-        raise PolicyKDError(
-            f"allocation: best needs a pooled replay, and {method.name} has none: who does not act would learn nothing"
-        )
-    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.acting == "advised":
-        raise PolicyKDError(f"allocation: best says who acts, and in {method.name} all peers propose: choose one")
-    if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
-        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
-    if learner.memory == "replay":
-        return
-    if method.replay == "pooled":
-        raise PolicyKDError(
-            f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
-        )
-    if method.compares == "actions" or method.target != "own" or method.acting == "advised":
-        raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
-    if method.coupling == "joint" or method.source == "best":
-        raise PolicyKDError(f"method: {method.name} learns from a replay, and {learner.name} from rollouts")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -48,18 +50,9 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     return chosen
 
 
-def distil_group(
-    learner: Learner,
-    replay: SharedReplay,
-    student: Learner,
-    peers: int,
-    rule: Rule,
-    generators: list[np.random.Generator],
-    gradient_steps: int,
-    batch_size: int,
-    learning_rate: float,
-) -> Tensor:
-    """Train one student per group on what the group does at the later half of its replay; no environment step.
+@dataclass(frozen=True)
+class GroupDistillation:
+    """Trains one student per group on what the group does, at the later half of its replay and where students go.
 
     Args:
         learner: all peers of all groups.
@@ -68,21 +61,55 @@ def distil_group(
         peers: learners N per group.
         rule: how a group chooses.
         generators: one per group, for sampling.
-        gradient_steps: steps of Adam.
         batch_size: states per step and student.
         learning_rate: Adam's, which falls to 0 in a straight line.
-
-    Returns:
-        The last batch's mean squared distance of actions ``(G,)``.
     """
-    step = DistillationStep(None, student.config, student, divergence_of("action_mse"))
-    per_peer = [generator for generator in generators for _ in range(peers)]
-    info: dict[str, Tensor] = {}
-    with torch.no_grad():
+
+    learner: Learner
+    replay: SharedReplay
+    student: Learner
+    peers: int
+    rule: Rule
+    generators: list[np.random.Generator]
+    batch_size: int
+    learning_rate: float
+
+    @torch.no_grad()
+    def run(self, gradient_steps: int, visit: Callable[[], Tensor] | None = None, rounds: int = 0) -> Tensor:
+        """Distil; after half of the steps, also at states that the students visit (DAgger, Ross et al. 2011).
+
+        Args:
+            gradient_steps: steps of Adam.
+            visit: lets all students act and returns the states where they were, ``(G, n, O)``.
+            rounds: how often to ask for such states; from then on they are half of every batch.
+
+        Returns:
+            The last batch's mean squared distance of actions ``(G,)``.
+        """
+        student = self.student
+        step = DistillationStep(None, student.config, student, divergence_of("action_mse"))
+        first = gradient_steps // 2
+        asked = {first + n * (gradient_steps - first) // max(1, rounds) for n in range(rounds)}
+        visited: list[Tensor] = []
+        info: dict[str, Tensor] = {}
         for done in range(gradient_steps):
-            batch = replay.sample(batch_size, per_peer, "pooled", recent=max(1, replay.size // 2))
-            states = batch.observations[::peers]
-            target = PolicyOutput(group_actions(learner, states, peers, rule))
-            rate = torch.tensor(learning_rate * (1 - done / gradient_steps), device=states.device)
+            if visit is not None and done in asked:
+                visited.append(visit())
+            states = self._states(torch.cat(visited, dim=1) if visited else None)
+            target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule))
+            rate = torch.tensor(self.learning_rate * (1 - done / gradient_steps), device=states.device)
             info = step.copy(states, target, nothing, None, rate, done == gradient_steps - 1)
-    return info["distill/loss"]
+        return info["distill/loss"]
+
+    def _states(self, visited: Tensor | None) -> Tensor:
+        """A batch ``(G, B, O)`` of the replay's later half, and half of it from ``visited (G, n, O)`` where given."""
+        per_peer = [generator for generator in self.generators for _ in range(self.peers)]
+        stored = self.batch_size if visited is None else self.batch_size - self.batch_size // 2
+        recent = max(1, self.replay.size // 2)
+        states = self.replay.sample(stored, per_peer, "pooled", recent=recent).observations[:: self.peers]
+        if visited is None:
+            return states
+        drawn = np.stack([g.integers(visited.shape[1], size=self.batch_size // 2) for g in self.generators])
+        index = torch.from_numpy(drawn).to(visited.device)
+        own = visited.gather(1, index.unsqueeze(-1).expand(-1, -1, visited.shape[2]))
+        return torch.cat((states, own), dim=1)

@@ -30,7 +30,7 @@ def open_logger(folder: Path) -> Logger:
 class ProgressCSV(CSVOutputFormat):
     """SB3's ``progress.csv``, which goes on from the rows that are there.
 
-    A row is appended by one write; new columns write the file anew, whole or not at all.
+    A row is appended by one write; new columns rewrite the file, whole or not at all.
     """
 
     def __init__(self, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from policykd.core.arrays import Array
 from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import Linear
@@ -19,6 +20,7 @@ from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.learners.config import Config
 from policykd.learners.settings import NETWORKS
+from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.vector import LearnerEnvs
 
@@ -37,6 +39,8 @@ def plain(config: Config) -> dict[str, Any]:
             return str(value)  # which ``change`` reads
         if callable(value):
             return name_of(value, tables.get(name, {}))
+        if isinstance(value, dict):
+            return {key: value_of(name, item) for key, item in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
     return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
@@ -69,21 +73,29 @@ def restore_streams(streams: Streams, saved: dict[str, Any]) -> None:
             set_generator_state(generator, state)
 
 
-def envs_state(envs: LearnerEnvs) -> list[Any]:
+def envs_state(envs: LearnerEnvs | BatchedEnvs) -> Any:
     """The environments in the middle of their episodes."""
-    return [get_env_state(env) for env in envs.envs]
+    return envs.state() if isinstance(envs, BatchedEnvs) else [get_env_state(env) for env in envs.envs]
 
 
-def restore_envs(envs: LearnerEnvs, saved: list[Any], observations: Any, env_id: str) -> np.ndarray:
-    """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``."""
-    if unsaved := unsaved_state(envs.envs[0]):
+def restore_envs(
+    envs: LearnerEnvs | BatchedEnvs, saved: Any, observations: Any, env_id: str, seeds: list[int]
+) -> tuple[Array, bool]:
+    """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``, and if new ones.
+
+    A vector of the user's that keeps state elsewhere begins new episodes, from ``seeds``.
+    """
+    unsaved = envs.unsaved() if isinstance(envs, BatchedEnvs) else unsaved_state(envs.envs[0])
+    if unsaved:
         log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
+    if isinstance(envs, BatchedEnvs):
+        first = envs.start(seeds)
+        return (first, True) if unsaved else (envs.restore(saved, observations), False)
     with understood(f"the state of {env_id}"):
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
         envs.observations[:] = np.array(observations, np.float32)
-    restored: np.ndarray = envs.observations.copy()
-    return restored
+    return envs.observations.copy(), False
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import gymnasium as gym
-import numpy as np
 import torch
-from policykd_envs.wrappers import SelectObservation
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from policykd import native
 from policykd.core import checkpoint
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
 from policykd.core.interrupts import Interrupts
+from policykd.core.recurrent import GRU
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
@@ -27,19 +27,23 @@ from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
 from policykd.memory.logged import LoggedStates
+from policykd.memory.sequences import LabelledSequences
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import Choices, EnvFactory, check_spaces
+from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
 from policykd.teachers.task import look_at
+from policykd.teachers.teacher import ObservationMap
 from policykd.training import arguments, offline, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_seeds
+from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.recipes import Recipe, fine_tune, fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.sb3_surface import explains_arguments
@@ -63,6 +67,8 @@ class TeacherStudent(Agent):
         config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
         compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
+        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
+            depend on it. "auto" is as many as torch has been given.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
         task_of: which of several teachers is right, observations ``(B, O)`` to numbers ``(B,)``, for "by_task".
 
@@ -84,6 +90,7 @@ class TeacherStudent(Agent):
         config: str | dict[str, Any] | Config | None = None,
         device: str = "auto",
         compile: bool | Literal["auto"] = "auto",
+        threads: native.Threads = "auto",
         run_dir: str | Path | None = None,
         task_of: TaskOf | None = None,
     ) -> None:
@@ -93,17 +100,17 @@ class TeacherStudent(Agent):
             raise PolicyKDError("method: fine_tune is begun by fine_tune(), after distillation with another method")
         self.method: TeacherMethod = find("method", method, TEACHER_METHODS, TeacherMethod)
         learner_type: type[Learner] = find("backbone", backbone or "ppo", LEARNERS, (OffPolicyLearner, PPO))
-        self.seeds, self.compile = check_seeds(seeds), compile
+        self.seeds, self.compile, self.threads = check_seeds(seeds), compile, check_threads(threads)
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
+        self._share_out()
         self.full_factory = self.factory
-        if self.teaching.student_observations is not None:
-            self._blindfold(self.teaching.student_observations)
+        observation_map = self._set_views()
         self.tuning: Span | None = None
         panel = None
         self.teacher_source = ""
         if teacher is not None:
-            teachers = as_teachers(teacher, self.full_factory, self.env_id)
+            teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
             self.teacher_source = panel.source
         check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, Choices))
@@ -150,7 +157,7 @@ class TeacherStudent(Agent):
     def _make_recipe(self, panel: Panel | None) -> None:
         """The data set of answered states; or a rollout with answers; or the data set beside a replay."""
         config, teaching, learners = self.config, self.teaching, self.n_learners
-        partial = teaching.student_observations is not None
+        partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
         discrete = self.learner.discrete
         name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
@@ -165,10 +172,15 @@ class TeacherStudent(Agent):
             )
             return
         assert divergence is not None
+        learner = cast(Any, self.learner)
+        if self.network is not None:
+            steps = self._new_sequences(self.network)
+            self.memories = {"dataset": steps}
+            self.recipe = RecurrentImitation(learner, self.method, teaching, steps, self.tutor, divergence, *common)
+            return
         self.dataset = self._new_dataset()
         self.memories = {"dataset": self.dataset}
         if self.method.coupling == "alone":
-            learner: Any = self.learner
             self.recipe = Imitation(learner, self.method, teaching, self.dataset, self.tutor, divergence, *common)
             return
         assert isinstance(self.learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
@@ -202,6 +214,11 @@ class TeacherStudent(Agent):
         size, width = self.teaching.dataset_size, Labels.width(self.sizes[1], self.learner.discrete)
         return LabelledStates(size, self.sizes[0], width, self.n_learners, self.device)
 
+    def _new_sequences(self, network: GRU) -> LabelledSequences:
+        """Steps of every student's episodes with answers, none so far."""
+        sizes = self.sizes[0], Labels.width(self.sizes[1], self.learner.discrete), network.width
+        return LabelledSequences(self.teaching.dataset_size, self.n_envs, *sizes, self.n_learners, self.device)
+
     def _new_replay(self, config: OffPolicyConfig) -> SharedReplay:
         """Transitions of every student, none so far."""
         return SharedReplay(config.buffer_size, *self.sizes, self.n_learners, 1, self.device, config.n_envs)
@@ -234,6 +251,8 @@ class TeacherStudent(Agent):
             raise PolicyKDError(
                 f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
             )
+        if self.remembers:
+            raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
         logged = LoggedStates.read(states)
         (count, size), wanted = logged.observations.shape, look_at(self.full_factory).observation_size
@@ -278,11 +297,6 @@ class TeacherStudent(Agent):
         self.tutor.score = score
         return score
 
-    def view(self, observation: np.ndarray) -> np.ndarray:
-        """What students see of the task's observations ``(..., O)``."""
-        columns = self.teaching.student_observations
-        return observation if columns is None else observation[..., list(columns)]
-
     def fine_tune(
         self,
         total_timesteps: int,
@@ -312,6 +326,8 @@ class TeacherStudent(Agent):
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
+        if self.network is not None:
+            raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
         assert isinstance(config, TeachingConfig)
         students, common = self.learner, (self.collector, self.streams["exploration"], self.streams["replay"], span)
         if isinstance(students, PPO):
@@ -336,7 +352,8 @@ class TeacherStudent(Agent):
         """What a checkpoint keeps beside the learners."""
         score = self.score and {"returns": self.score.returns, "random_returns": self.score.random_returns}
         start, length = self.tuning or Span(0, 0)
-        return {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
+        state = {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
+        return state | ({"memories": self.tutor.memories()} if self.panel and self.panel.remembers else {})
 
     @classmethod
     def load(
@@ -402,6 +419,7 @@ class TeacherStudent(Agent):
         agent.teacher_source = agent.tutor.source = settings["teacher"]
         if extra["score"] is not None:
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
+        agent.tutor.restore(extra.get("memories"))
         if tuned:
             agent._tune(agent.config, Span(extra["fine_tune_start"], extra["fine_tune_span"]), fresh=False)
         return agent._restore(path, loaded)
@@ -411,18 +429,27 @@ class TeacherStudent(Agent):
         """What each student remembers, in some words."""
         if "rollout" in self.memories:
             return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
-        return f"data set of up to {self.dataset.capacity:,} states each"
+        return f"data set of up to {self.teaching.dataset_size:,} states each"
 
-    def _blindfold(self, columns: tuple[int, ...]) -> None:
-        """Show students some columns of the observation only; the teacher goes on seeing all of them."""
-        make = self.full_factory
-        self.factory = lambda: SelectObservation(make(), columns)
+    def _set_views(self) -> ObservationMap | None:
+        """Show students their part of the observation, the latest few; returns what the teacher reads of it."""
+        teaching, make = self.teaching, self.full_factory
+        probe = make()
         try:
-            probe = self.factory()
-        except ValueError as error:
-            raise PolicyKDError(f"student_observations: {error}") from None
-        self.observation_space = check_spaces(probe)[0]
-        probe.close()
+            groups, history = teaching.observation_groups, teaching.history
+            view = view_of("student_observations", probe, teaching.student_observations, groups, history)
+            taught = view_of("teacher_observations", probe, teaching.teacher_observations, groups)
+        finally:
+            probe.close()
+        self.view = view
+        if not view.whole or history > 1:
+            if self.vector is not None:
+                raise PolicyKDError("student_observations: need single environments, and env is a VectorEnv")
+            self.factory = lambda: view.wrap(make())
+            seen = self.factory()
+            self.observation_space = check_spaces(seen)[0]
+            seen.close()
+        return None if taught.whole else taught.of_torch if taught.columns is None else taught.columns
 
 
 def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:

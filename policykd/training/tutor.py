@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.vector import LearnerEnvs
 from policykd.teachers import TeacherScore
-from policykd.teachers.panel import Panel
+from policykd.teachers.panel import Memories, Panel
 from policykd.training.collector import Collector
 
 
@@ -51,8 +53,10 @@ class FrozenTeacher:
         self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
         self.device, self.source = device, source
         self.score: TeacherScore | None = None
-        self._asked_for: np.ndarray | None = None
+        self._asked_for: Array | None = None
         self._answers = torch.empty(0)
+        self._memories: Memories | None = None
+        self._before: Memories | None = None
 
     def check(self) -> Panel:
         """The teachers, who must be there.
@@ -71,11 +75,25 @@ class FrozenTeacher:
         observations = latest = self.collector.observations
         if latest is not self._asked_for:
             if self.partial:
+                assert isinstance(self.collector.envs, LearnerEnvs)
                 full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
                 observations = np.stack(full).astype(np.float32)
-            inputs = torch.from_numpy(observations).to(self.device).view(self.learners, self.collector.n_envs, -1)
-            self._answers, self._asked_for = self.check().answer(inputs), latest
+            inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)
+            starts = torch.from_numpy(self.collector.starts).to(self.device, torch.float32).view(inputs.shape[:-1])
+            self._before = self._memories
+            self._answers, self._memories = self.check().recall(inputs, self._memories, starts)
+            self._asked_for = latest
         return self._answers
+
+    def memories(self) -> Memories | None:
+        """What the teachers remember of the episodes before the latest states, for a checkpoint."""
+        asked = self._asked_for is not None and self._asked_for is self.collector.observations
+        return self._before if asked else self._memories
+
+    def restore(self, memories: Memories | None) -> None:
+        """Go on with saved memories."""
+        if memories is not None:
+            self._memories = [None if memory is None else tuple(memory) for memory in memories]
 
     def value_at_end(self, info: dict[str, Any]) -> float:
         """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""

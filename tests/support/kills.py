@@ -409,6 +409,7 @@ def write(kills: list[Kill], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("train", "distill", "classify", "benchmark"):
-        importlib.import_module(f"policykd.cli.{name}")  # once, here
+    commands = (f"policykd.cli.{name}" for name in ("train", "distill", "classify", "benchmark"))
+    for name in (*commands, "torch._dynamo", "torchmetrics.functional.classification"):
+        importlib.import_module(name)  # once, here; the last two are imported by a run when it needs them
     sys.exit(run(tyro.cli(Options)))

@@ -204,7 +204,7 @@ def check_batches(batches: DataLoader, adaptor: Adaptor, logits: Tensor, learnin
         labelled: whether the loss looks at labels.
 
     Raises:
-        PolicyKDError: labels are no classes, or all of one; or a batch of one example meets batch normalisation.
+        PolicyKDError: labels are not classes, or all of one; or a batch of one example meets batch normalisation.
     """
     rows = batches.dataset
     if isinstance(rows, Rows) and rows.arrays is not None and adaptor is split_batch:

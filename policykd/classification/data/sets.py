@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policykd.core.archives import RATIO, SPARE, read_npz
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.core.extras import needs
 
 DATA_VARIABLE = "POLICYKD_DATA"
@@ -119,7 +119,7 @@ def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _check(name: str, train: Arrays, test: Arrays) -> None:
-    """Refuse inputs and labels that do not belong together, or are no finite numbers."""
+    """Refuse inputs and labels that do not belong together, or are not finite numbers."""
     for part, (inputs, labels) in {"training": train, "test": test}.items():
         if inputs.ndim < 2 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
             raise PolicyKDError(
@@ -178,8 +178,8 @@ def _npz(path: Path) -> tuple[Arrays, Arrays]:
     try:
         a, b, c, d = read_npz(path, names)
     except Exception as error:  # what a damaged file makes of it has no class in common
-        reason = str(error).partition("\n")[0][:200]
-        raise PolicyKDError(f"data: cannot read {path}, which needs {', '.join(names)}: {reason}") from None
+        said = f"data: cannot read {path}, which needs {', '.join(names)}: {one_line(error)}"
+        raise PolicyKDError(said) from None
     return Arrays(a, b), Arrays(c, d)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from policykd.classification.data.batches import Rows
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
 PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
@@ -75,7 +75,7 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
         try:
             saved = datasets.load_from_disk(str(folder))
         except Exception as error:  # whatever a damaged file makes of it
-            raise PolicyKDError(f"data: cannot read {folder}: {str(error).partition(chr(10))[0][:200]}") from None
+            raise PolicyKDError(f"data: cannot read {folder}: {one_line(error)}") from None
         missing = {"train", "validation"} - set(saved)
         if missing:
             raise PolicyKDError(f"data: {folder} has no split {' and '.join(sorted(missing))}, only {', '.join(saved)}")

@@ -61,7 +61,7 @@ def uniform_noise(inputs: Tensor, size: int, seed: int = 0) -> Examples:
 
 
 # Views of images (B, C, H, W) that keep their labels: what Distiller.fit takes as augment=. They draw from torch's
-# global generator, which the distiller seeds anew before every pass.
+# global generator, which the distiller reseeds before every epoch.
 
 
 def shift(images: Tensor, pixels: int = 2) -> Tensor:

@@ -25,7 +25,7 @@ def between(
         student: a freshly initialised network of the teacher's architecture.
         teacher: where fraction 1 ends.
         fraction: 0 to 1.
-        batches: inputs to estimate batch-norm statistics anew, which do not interpolate; needed where there are any.
+        batches: inputs to re-estimate batch-norm statistics, which do not interpolate; needed where there are any.
 
     Raises:
         PolicyKDError: the architectures differ, the fraction is out of range, or batch norm has no inputs.

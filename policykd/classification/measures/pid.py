@@ -56,7 +56,7 @@ def decompose(joint: np.ndarray) -> PID:
         joint: probabilities or counts ``(|Y|, |T|, |S|)``; they are brought to sum 1.
 
     Raises:
-        PolicyKDError: it is no distribution over three variables, or the convex programme found no optimum.
+        PolicyKDError: it is not a distribution over three variables, or the convex programme found no optimum.
     """
     joint = np.asarray(joint, np.float64)
     if joint.ndim != 3 or not np.isfinite(joint).all() or joint.min(initial=0) < 0 or not joint.sum() > 0:
@@ -82,7 +82,7 @@ def _least_informative(joint: np.ndarray) -> np.ndarray:
     """The Q that minimises I_Q(Y; T, S), that is maximises H_Q(Y | T, S), with the pairs (Y,T) and (Y,S) of P."""
     cp, sparse = needs("cvxpy", "pid"), needs("scipy.sparse", "pid")
     label_teacher, label_student = joint.sum(2), joint.sum(1)
-    # Where a pair has probability 0, Q must be 0: such cells are no variables.
+    # Where a pair has probability 0, Q must be 0: such cells are not variables.
     y, t, s = np.nonzero((label_teacher[:, :, None] > 0) & (label_student[:, None, :] > 0))
     cells = np.arange(len(y))
 

@@ -39,7 +39,7 @@ class HintonConfig(TrainingConfig):
     """Settings of Hinton's distillation."""
 
     alpha: float = 0.5
-    """Weight of the teacher's word in [0, 1]; the labels weigh 1 - alpha. 1 is the teacher alone, throughout."""
+    """Weight of the teacher's loss in [0, 1]; that of the labels is 1 - alpha. 1 is the teacher alone, throughout."""
     alpha_schedule: Annotated[str | Function, NAME] = "linear"
     """How an alpha below 1 falls over the student's epochs, from the teacher to the labels (Clark et al. 2019):
     constant, linear, exponential, cosine, or a function of the progress from 0 to 1."""
@@ -49,7 +49,7 @@ class HintonConfig(TrainingConfig):
     """How far apart teacher and student are: kl_forward, which is KL(teacher || student), kl_reverse, nll, mse, or a
     function of two answers that have logits (``policykd.distillation.divergences``)."""
     example_weight: Annotated[str | Function, NAME] = "uniform"
-    """How much the teacher's word counts at each example, of mean 1 over the batch: uniform; disadvantage, by how much
+    """How much the teacher's loss counts at each example, of mean 1 over the batch: uniform; disadvantage, by how much
     likelier the teacher finds the label than the student does; hard_gate, only where it does; or a function of both
     log-likelihoods ``(1, B)`` (``policykd.distillation.weights``)."""
 
@@ -78,10 +78,10 @@ def hinton_loss(
         logits: the student's ``(B, C)``.
         target_logits: the teacher's ``(B, C)``.
         labels: ``(B,)``; not looked at for ``alpha=1``.
-        alpha: weight of the teacher's word.
+        alpha: weight of the teacher's loss.
         temperature: T.
         divergence: another one than the KL.
-        weight: of the teacher's word at each example ``(B,)``; None is 1.
+        weight: of the teacher's loss at each example ``(B,)``; None is 1.
     """
     terms: Terms = {}
     loss = logits.new_zeros(())

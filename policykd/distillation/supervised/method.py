@@ -94,7 +94,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Its weight decay."""
     max_grad_norm: float | None = None
-    """Bound of the gradient's norm; None is no bound."""
+    """Largest norm of the gradient; None does not clip."""
     mixup: float = 0.0
     """Mix pairs of inputs, by a share drawn once per batch from Beta(mixup, mixup); 0 mixes none. Labels are not
     mixed: the teacher labels the mixture, so the loss must not use labels (Stanton et al. 2021)."""

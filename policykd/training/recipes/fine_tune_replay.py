@@ -1,20 +1,25 @@
 """After distillation, off policy: first the critics learn, on steps of the students as they are; then the actors, too.
 
 A critic that knows nothing pulls a distilled actor anywhere. So: new critics and optimisers, fitted while the actor is
-frozen and acts with little noise; then an actor's loss L_RL / mean |Q| + lambda |a - anchor|^2, whose lambda fades. The
+frozen and acts with little noise; then the actor learns slowly, by L_RL / mean |Q| + lambda |a - anchor|^2, on a leash:
+lambda is large at first, and falls and rises so that the distance stays below a bound which grows. A fading lambda does
+not do: what it must be depends on how wrong the slopes of the critics are, and those of a few thousand steps are. The
 anchor is the teacher where it is there, else the student as it was.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.divergences import divergence_of
+from policykd.distillation.schedules import hold
 from policykd.distillation.teaching_config import TaughtDDPGConfig, TaughtTD3Config, TeachingConfig
 from policykd.learners import DDPG, SAC, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, SACConfig
@@ -60,6 +65,12 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
         learner.critic_target.copy_(students.critic_target)
 
 
+STRONGEST = 5.0
+"""Logarithm of the pull's weight at first, which is also its bound (``schedules.hold``)."""
+SHORTEST = 0.01
+"""Part of its final length that the leash has at first."""
+
+
 class FineTuneOnReplay(TaughtOnReplay):
     """DDPG, TD3 or SAC of distilled students: first the critics, then also the actors, held by an anchor that fades.
 
@@ -92,14 +103,18 @@ class FineTuneOnReplay(TaughtOnReplay):
         divergence = divergence_of("action_mse" if teaching.divergence == "auto" else teaching.divergence, taught=True)
         streams = exploration, sampling
         super().__init__(learner, METHOD, config, teaching, replay, dataset, tutor, divergence, collector, *streams)
-        self.span = span
+        self.span, learner.learning_rate = span, teaching.fine_tune_learning_rate
+        self.leashed = teaching.distill_schedule == "auto"
+        if self.leashed:
+            self.teaching.log_coefficient.fill_(STRONGEST)
+            self.teaching.lambdas.fill_(teaching.distill_coef * math.exp(STRONGEST))
 
     @property
     def own_steps(self) -> int:
         """Environment steps of each student since fine-tuning began."""
         return super().own_steps - self.span.start
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: Array) -> Array:
         """Actions ``(K, A)`` in [-1, 1] of the students with their noise, from the first step."""
         return self.act_with_noise(observations)
 
@@ -107,10 +122,30 @@ class FineTuneOnReplay(TaughtOnReplay):
         """Whether this gradient step also moves the actors: not before the critics are fitted."""
         return self.own_steps > self.teaching.config.critic_steps and super().updates_actor()
 
+    @property
+    def progress(self) -> float:
+        """From 0 to 1 over the anchor's steps."""
+        return min(1.0, self.own_steps / (self.teaching.config.anchor_steps or max(1, self.span.length)))
+
+    def fade(self, progress: float) -> None:
+        """Set the pull's weight by the schedule that was asked for; a leash sets it after every step of the actors."""
+        if not self.leashed:
+            super().fade(self.progress)
+
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every student; the anchor fades by steps of its own."""
-        fading = self.own_steps / (self.teaching.config.anchor_steps or max(1, self.span.length))
-        return super().step(min(1.0, fading), diagnose)
+        """One gradient step of every student; the anchor lets go by steps of its own."""
+        info = super().step(progress, diagnose)
+        if self.leashed and "distill/distance" in info:
+            self.hold(info["distill/distance"])
+        return info
+
+    def hold(self, distance: Tensor) -> None:
+        """Pull harder where students are further from the anchor, ``(K,)``, than the leash is long, else less."""
+        teaching = self.teaching
+        length = teaching.config.anchor_distance * max(self.progress, SHORTEST)
+        target = self.learner.action_size * length**2
+        teaching.log_coefficient.copy_(hold(teaching.log_coefficient, distance, target))
+        teaching.lambdas.copy_(teaching.config.distill_coef * teaching.log_coefficient.exp())
 
     def state(self) -> dict[str, Any]:
         """Beside what every taught recipe keeps: what the students were, where they are their own anchor."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
@@ -18,11 +19,10 @@ from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.teaching_step import TeachingStep
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.memory.labelled import LabelledStates
+from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 from policykd.training.tutor import Tutor
-
-Generators = list[np.random.Generator]
 
 
 class Imitation:
@@ -41,13 +41,15 @@ class Imitation:
     """
 
     compiled = False
+    follows = False
+    """Whether students must see every step, whoever acts."""
 
     def __init__(
         self,
         learner: OffPolicyLearner | PPO,
         method: TeacherMethod,
         config: TeachingConfig,
-        dataset: LabelledStates,
+        dataset: LabelledStates | LabelledSequences,
         tutor: Tutor,
         divergence: Divergence,
         collector: Collector,
@@ -71,21 +73,30 @@ class Imitation:
     def collect(self) -> Step:
         """One step of all environments into the data set."""
         answers, collector = self.tutor.answers(), self.collector
-        observations = torch.from_numpy(collector.observations).to(answers.device).view(*answers.shape[:2], -1)
-        self.dataset.add(observations, answers)
+        observations = as_tensor(collector.observations, answers.device).view(*answers.shape[:2], -1)
+        self.store(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
         actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
-        return collector.step(actions.flatten(0, 1).cpu().numpy())
+        return collector.step(actions.flatten(0, 1))
+
+    def store(self, observations: Tensor, answers: Tensor) -> None:
+        """Keep states ``(K, N, O)`` with their answers ``(K, N, W)``."""
+        assert isinstance(self.dataset, LabelledStates)
+        self.dataset.add(observations, answers)
+
+    def own(self, observations: Tensor) -> Tensor:
+        """The students' actions ``(K, N, A)``."""
+        return self.learner.policy(self.learner.actor, observations)
 
     def act(self, observations: Tensor, teacher: Tensor) -> Tensor:
         """Actions ``(K, N, A)``, in [-1, 1] or choices: the teacher's with probability beta, else the student's."""
-        share, shape, learner = self.beta(), teacher.shape, self.learner
-        actions = teacher
+        share, shape = self.beta(), teacher.shape
+        actions, own = teacher, self.own(observations) if share < 1 or self.follows else teacher
         if share < 1:
             uniform = np.stack([generator.random(shape[1], np.float32) for generator in self.exploration])
             mine = torch.from_numpy(uniform >= share).to(teacher.device).unsqueeze(-1)
-            actions = torch.where(mine, learner.policy(learner.actor, observations), teacher)
+            actions = torch.where(mine, own, teacher)
         if (std := self.config.collect_noise_std) > 0:
             noise = standard_normal(self.exploration, *shape[1:])
             actions = actions + std * torch.from_numpy(noise).to(teacher.device)
@@ -113,23 +124,28 @@ class Imitation:
     def step(self, progress: float) -> None:
         """Learn from all states so far, or from those of the latest round only."""
         self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(progress))
-        recent = None if self.method.aggregate else self.config.round_steps
         for i in range(self.config.round_updates):
-            self._update(i == self.config.round_updates - 1, recent)
+            self._update(i == self.config.round_updates - 1)
 
     @torch.no_grad()
     def fit(self, updates: int) -> None:
-        """Gradient steps on all the data as they are, in which the learning rate falls as over a run."""
+        """Gradient steps on the data as they are, in which the learning rate falls as over a run."""
         for i in range(updates):
             self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
-            self._update(i == updates - 1, None)
+            self._update(i == updates - 1)
 
-    def _update(self, diagnose: bool, recent: int | None) -> None:
-        states, answers = self.dataset.sample(self.config.distill_batch_size, self.sampling, recent)
-        info = self._teach(states, answers, self.learning_rate, diagnose)
+    def _update(self, last: bool) -> None:
+        info = self.teach(self.learning_rate, last)
         self.n_updates += 1
-        if diagnose:
+        if last:
             self.info = {**self.info, **info}
+
+    def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every student; diagnostics ``(K,)``."""
+        assert isinstance(self.dataset, LabelledStates)
+        recent = None if self.method.aggregate else self.config.round_steps
+        states, answers = self.dataset.sample(self.config.distill_batch_size, self.sampling, recent)
+        return self._teach(states, answers, learning_rate, diagnose)
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, the optimiser, and what rows of the log say until the next round."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.seeding import Generators
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.near_best import NearBest
@@ -20,7 +21,7 @@ from policykd.training.allocation import Standings
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 from policykd.training.rebirth import Rebirth
-from policykd.training.recipes.replay import Generators, LearnFromReplay
+from policykd.training.recipes.replay import LearnFromReplay
 
 LATEST = 256
 """Latest states of each learner at which the logs compare peers."""

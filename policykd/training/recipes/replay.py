@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.seeding import standard_normal
+from policykd.core.arrays import Array, as_tensor
+from policykd.core.seeding import Generators, standard_normal
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import to_asker, to_everybody
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
-
-Generators = list[np.random.Generator]
 
 
 class LearnFromReplay:
@@ -70,20 +69,21 @@ class LearnFromReplay:
         """Environment steps of each learner so far."""
         return self.collector.run.num_timesteps // self.group_size
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations: Array) -> Array:
         """Actions ``(K * N, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
         if self.own_steps < self.config.learning_starts:
             shape = self.collector.n_envs, self.learner.action_size
             return np.concatenate([g.uniform(-1, 1, shape) for g in self.exploration]).astype(np.float32)
         return self.act_with_noise(observations)
 
-    def act_with_noise(self, observations: np.ndarray) -> np.ndarray:
+    def act_with_noise(self, observations: Array) -> Tensor:
         """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
         n_envs, device = self.collector.n_envs, self.learner.actor.device
         noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
-        inputs = torch.from_numpy(observations).to(device).view(len(self.exploration), n_envs, -1)
+        inputs = as_tensor(observations, device).view(len(self.exploration), n_envs, -1)
         with torch.no_grad():
-            return self.explore(inputs, noise).flatten(0, 1).cpu().numpy()
+            acted: Tensor = self.explore(inputs, noise).flatten(0, 1)
+        return acted
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
@@ -102,8 +102,8 @@ class LearnFromReplay:
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments."""
         config, info = self.config, dict[str, Tensor]()
-        steps = self.own_steps // self.collector.n_envs
-        if self.own_steps <= config.learning_starts or steps % config.train_freq:
+        steps = self.own_steps
+        if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
             return info
         self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import Array, as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
+from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
@@ -19,9 +20,6 @@ from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory.rollout import Rollout, gae
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
-
-Generators = list[np.random.Generator]
-
 
 LATEST = 256
 """Latest states of each learner at which the logs compare peers."""
@@ -80,10 +78,10 @@ class LearnFromRollouts:
         inputs = learner.normalise(observations)
         actions = self.act(inputs)
         # Clipped for the environment alone, as SB3 does: what is learnt from is the action as it was drawn.
-        step = collector.step(actions.flatten(0, 1).cpu().numpy(), scaled=False)
+        step = collector.step(actions.flatten(0, 1), scaled=False)
         learner.observe(self.observed(step.observations))
         dones = torch.from_numpy(step.dones).to(self.device).view(shape)
-        rewards = torch.from_numpy(step.rewards).to(self.device).view(shape)
+        rewards = as_tensor(step.rewards, self.device).view(shape)
         rewards = learner.scale_rewards(rewards, dones) * self.pays
         if step.truncated.any():  # the episode would have gone on: its value beyond the time limit counts
             truncated = torch.from_numpy(step.truncated).to(self.device).view(shape)
@@ -92,9 +90,9 @@ class LearnFromRollouts:
         self.rollout.add(observations, inputs, actions, rewards, dones)
         return step
 
-    def observed(self, observations: np.ndarray) -> Tensor:
+    def observed(self, observations: Array) -> Tensor:
         """Raw observations ``(K * N, O)`` as ``(K, N, O)``."""
-        return torch.from_numpy(observations).to(self.device).view(len(self.sampling), self.collector.n_envs, -1)
+        return as_tensor(observations, self.device).view(len(self.sampling), self.collector.n_envs, -1)
 
     def act(self, inputs: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` as the policies draw them (``PPO.sample``), with each learner's own noise."""

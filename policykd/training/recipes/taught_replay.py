@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.arrays import as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
@@ -74,7 +75,7 @@ class TaughtOnReplay(LearnFromReplay):
     def collect(self) -> Step:
         """One environment step of every student into replay and data set."""
         answers = self.tutor.answers()
-        observations = torch.from_numpy(self.collector.observations).to(answers.device)
+        observations = as_tensor(self.collector.observations, answers.device)
         self.dataset.add(observations.view(*answers.shape[:2], -1), answers)
         return super().collect()
 
@@ -82,7 +83,7 @@ class TaughtOnReplay(LearnFromReplay):
         """One gradient step of every student; diagnostics by log key, ``(K,)``."""
         config, learner, teaching = self.config, self.learner, self.teaching
         if self.n_updates % FADE_EVERY == 0:
-            teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
+            self.fade(progress)
         self.n_updates += 1
         flags = self.updates_actor(), learner.updates_targets(self.n_updates)
         batch = self.sample()
@@ -93,6 +94,10 @@ class TaughtOnReplay(LearnFromReplay):
         if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
             teaching.adapt(info["distill/distance"])
         return info | {"distill/coefficient": teaching.lambdas}
+
+    def fade(self, progress: float) -> None:
+        """Set the teacher's weight beside RL."""
+        self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
     def updates_actor(self) -> bool:
         """Whether this gradient step also moves the actors."""

@@ -1,0 +1,37 @@
+"""Changes to a batch of training inputs: a function of the user's own, and mixup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from policykd.classification.data.batches import Inputs
+from policykd.core.errors import PolicyKDError
+
+Augment = Callable[[Tensor], Tensor]
+"""Changes a batch of inputs; draws from torch's global generator, which is reseeded before every epoch."""
+
+
+def augmented(inputs: Inputs, augment: Augment | None, mixup: float) -> Inputs:
+    """Inputs after ``augment``, then mixed with one another (mixup, Zhang et al. 2018) where ``mixup`` is above 0.
+
+    Args:
+        inputs: ``(B, ...)``.
+        augment: a function of the user's own.
+        mixup: both parameters of the Beta distribution of the share of each input.
+
+    Raises:
+        PolicyKDError: the inputs are not one tensor.
+    """
+    if augment is None and mixup == 0:
+        return inputs
+    if not isinstance(inputs, Tensor):
+        raise PolicyKDError(f"augment: mixup and augment= need inputs that are one tensor, got {type(inputs).__name__}")
+    if augment is not None:
+        inputs = augment(inputs)
+    if mixup > 0:
+        share = float(torch.distributions.Beta(mixup, mixup).sample())
+        inputs = share * inputs + (1 - share) * inputs[torch.randperm(len(inputs), device=inputs.device)]
+    return inputs

@@ -1,0 +1,42 @@
+"""Settings of a distiller: from what a user gives, and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
+from policykd.core.registry import name_of
+from policykd.distillation.divergences import DIVERGENCES
+from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.supervised.hinton import WEIGHTS
+from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
+
+TABLES: dict[str, Mapping[str, Any]] = {
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": SCHEDULES,
+    "alpha_schedule": SCHEDULES,
+    "divergence": DIVERGENCES,
+    "example_weight": WEIGHTS,
+}
+"""What settings name."""
+
+
+def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
+    """The whole settings of a method from changed fields or themselves."""
+    expected = kind.config_type
+    if config is None or isinstance(config, dict):
+        return change(expected(), config or {})
+    if type(config) is not expected:
+        raise PolicyKDError(f"config: {kind.__name__} takes a {expected.__name__}, not a {type(config).__name__}")
+    return config
+
+
+def plain(config: TrainingConfig) -> dict[str, Any]:
+    """Settings as plain values; a part of the user's own is named as one."""
+    values: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        known = name_of(value, TABLES.get(name, {})) if callable(value) else value
+        values[name] = list(value) if isinstance(value, tuple) else known
+    return values

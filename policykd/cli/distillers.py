@@ -1,0 +1,173 @@
+"""What ``policykd classify`` and ``policykd text`` share: run folders, teachers, baselines, results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from policykd.classification.distiller import Distiller
+from policykd.classification.retrieval import with_retrieval
+from policykd.cli.options import peek
+from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
+from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
+from policykd.core.lock import alone
+from policykd.distillation.supervised import METHODS, find_method
+from policykd.distillation.supervised.method import TrainingConfig
+from policykd.distillation.supervised.reaugkd import ReAugKD
+from policykd.training.begin import OPTIONS, check_options
+from policykd.training.run_folder import holds_nothing
+
+RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
+COMMON = (
+    "batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay", "max_grad_norm",
+    "mixed_precision",
+)  # fmt: skip
+"""Settings that a teacher's training takes from the student's."""
+
+
+def fit_baseline(
+    options: Any,
+    new_student: Callable[[], nn.Module],
+    teacher: nn.Module | None,
+    train: Any,
+    validation: Any,
+    folder: Path,
+    names: Sequence[str],
+) -> Distiller | None:
+    """The same student after the same epochs from labels alone; None where it was not asked for, or nothing teaches."""
+    if not options.baseline or teacher is None or not METHODS[options.method].uses_teacher:
+        return None
+    config = {name: getattr(options.config, name) for name in (*COMMON, "epochs", "eval_every", "keep_best", "seed")}
+    tell(f"training the student from labels alone, {options.config.epochs} epochs (--no-baseline leaves it out)")
+    distiller = open_distiller(options, new_student(), teacher, folder / "baseline", names, "cross_entropy", config)
+    return distiller.fit(train, validation, progress_bar=True)
+
+
+def measure(
+    distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path, baseline: Distiller | None
+) -> None:
+    """Measure the student once on the test data, a student that retrieves also with its memory; write the result."""
+    results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
+    if baseline is not None:
+        results["test_of_labels_alone"] = baseline.evaluate(test)
+        tell("from labels alone, test data: " + _listed(results["test_of_labels_alone"]))
+    tell(f"{distiller.method_name}, test data: " + _listed(results["test"]))
+    if not distiller.accelerator.is_main_process:
+        return
+    if isinstance(distiller.method, ReAugKD):
+        retrieval = with_retrieval(distiller, train, validation)
+        retrieval.memory.save(folder / MEMORY)
+        results["lookup"] = retrieval.lookup._asdict()
+        results["test_with_retrieval"] = retrieval.evaluate(test, distiller.adaptor)
+        tell(f"memory of {len(retrieval.memory):,} examples, {retrieval.memory.nbytes / 1e6:.1f} MB: {folder / MEMORY}")
+        tell(f"with retrieval ({_listed(results['lookup'])}): {_listed(results['test_with_retrieval'])}")
+    write_text(folder / RESULT, json.dumps(results, indent=2) + "\n")
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _is_first() -> bool:
+    """Whether this is the first or only process, as ``accelerate launch`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def tell(text: str) -> None:
+    """Print from one process."""
+    if _is_first():
+        say(text)
+
+
+def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
+    """The method that a command line names, and its settings, which the other options are.
+
+    Raises:
+        PolicyKDError: there is no such method.
+    """
+    name, kind = find_method(peek(arguments, "method")["method"] or default)
+    return name, kind.config_type
+
+
+@contextmanager
+def run_folder(options: Any, command: str) -> Iterator[Path]:
+    """The folder of a run of a command, new, or the one to go on with; no other process writes into it meanwhile."""
+    if options.resume and options.run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
+    folder = options.run_dir or _next_run(options, command)
+    if not _is_first():
+        yield folder  # only the first process writes
+        return
+    there = folder.exists()
+    if there and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
+        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
+        text = json.dumps(asked, indent=2, default=str) + "\n"
+        if holds_nothing(folder):
+            write_text(folder / OPTIONS, text)
+        else:
+            check_options(folder, command, json.loads(text))
+        remove_unfinished(folder)
+        yield folder
+
+
+def _next_run(options: Any, command: str) -> Path:
+    name, number = f"{command}_{Path(options.data).stem}_{options.method}", 1
+    while (folder := Path("runs") / f"{name}_{number}").exists():
+        number += 1
+    return folder
+
+
+def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
+    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
+    if teaches_first:
+        change(TrainingConfig(), _teacher_settings(options, options.config.seed))
+    Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
+
+
+def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
+    settings = {name: getattr(options.config, name) for name in COMMON}
+    return settings | {"epochs": options.teacher_epochs, "seed": seed}
+
+
+def train_teacher(
+    options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int, names: Sequence[str]
+) -> None:
+    """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
+    config = _teacher_settings(options, seed)
+    distiller = open_distiller(options, teacher, None, folder / "teacher", names, "cross_entropy", config)
+    distiller.fit(train, validation, progress_bar=True)
+
+
+def open_distiller(
+    options: Any,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    folder: Path,
+    names: Sequence[str],
+    method: str | None = None,
+    config: Any = None,
+) -> Distiller:
+    """A distiller of the asked method or another one that writes into a folder, or the one that did so before."""
+    if options.resume and (folder / CHECKPOINT).exists():
+        distiller = Distiller.load(folder, student, teacher, device=options.device)
+        tell(f"going on with {folder.name} after {distiller.passes} epochs")
+        return distiller
+    method, config = method or options.method, config or options.config
+    if options.resume and _is_first():  # killed before its first checkpoint: it starts again
+        shutil.rmtree(folder, ignore_errors=True)
+    return Distiller(
+        student, teacher, method=method, config=config, classes=names, device=options.device, run_dir=folder
+    )

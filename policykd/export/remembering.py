@@ -1,0 +1,166 @@
+"""A learner that remembers its episode as one torch module, whose state goes in and out with every call."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import MLP
+from policykd.core.recurrent import GRU
+from policykd.export.deployed import TOLERANCE, DeployedPolicy, Inputs, apart, normaliser, require_free, squashes
+from policykd.export.exportable import Exportable
+from policykd.learners import PPO, OffPolicyLearner
+
+STEPS, BATCH = 12, 8
+"""Steps and episodes in which a written file is compared with its learner."""
+Play = Callable[..., tuple[np.ndarray, ...]]
+"""Observations ``(B, O)``, starts ``(B,)`` and the state to actions and the state."""
+
+
+class RememberingPolicy(nn.Module):
+    """Raw observations, where episodes start, and the state to actions in the task's units and the state.
+
+    Args:
+        policy: what follows the memory.
+        columns: what it picks of an observation; None reads the part as it is.
+        history: parts seen together.
+        units: gated recurrent units before the policy's network, or None.
+    """
+
+    def __init__(
+        self, policy: DeployedPolicy, columns: tuple[int, ...] | None, history: int, units: nn.GRUCell | None
+    ) -> None:
+        super().__init__()
+        self.policy, self.history, self.units = policy, history, units
+        self.columns = None if columns is None else list(columns)
+        self.requires_grad_(False).eval()
+
+    def forward(self, observations: Tensor, starts: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """``(B, O)``, 1 where an episode starts ``(B,)``, and the parts of the state, to actions and state."""
+        parts, kept, begun = list(state), [], starts.unsqueeze(1)
+        inputs = observations if self.columns is None else observations[:, self.columns]
+        if self.history > 1:
+            first, later = inputs.unsqueeze(1).repeat(1, self.history, 1), inputs.unsqueeze(1)
+            stack = torch.where(begun.unsqueeze(2) > 0, first, torch.cat((parts.pop(0)[:, 1:], later), dim=1))
+            kept.append(stack)
+            inputs = stack.flatten(1)
+        if self.units is None:
+            return self.policy(inputs), *kept
+        seen = self.policy.normalise(inputs)
+        hidden = self.units(seen, parts.pop(0) * (1 - begun))
+        return self.policy.act(self.policy.network(torch.cat((hidden, seen), dim=1))), *kept, hidden
+
+
+class Episodes:
+    """Learner ``k`` of an agent as a ``RememberingPolicy``, and what goes in and out of it.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        inputs: whether it reads the student's own part of each observation, or all of the task's.
+
+    Raises:
+        PolicyKDError: it sees a function of the observation, or has a network of its own.
+    """
+
+    def __init__(self, agent: Exportable, k: int, inputs: Inputs) -> None:
+        learner, view, network = agent.learner, agent.view, getattr(agent.learner, "actor_network", None)
+        assert isinstance(learner, OffPolicyLearner | PPO)
+        if view.function is not None and inputs == "full":
+            raise PolicyKDError("export: this student sees a function of the observation: use inputs=own")
+        self.agent, self.k = agent, k
+        self.picks = inputs == "full" and view.columns is not None
+        self.size = view.size if inputs == "full" else view.part_size
+        row, statistics, units = learner.actor[k], normaliser(learner, k), None
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        if view.history > 1:
+            shapes.append(("history", (view.history, view.part_size)))
+        if isinstance(network, GRU):
+            *parameters, row = row[: network.parameter_count].cpu().split(network.sections)
+            units = nn.GRUCell(network.inputs, network.width)
+            for own, part in zip(units.parameters(), parameters, strict=True):
+                own.data.copy_(part if own.ndim == 1 else part.view(own.shape[::-1]).t())
+            shapes.append(("hidden", (network.width,)))
+            network = network.head
+        if not isinstance(network, MLP):
+            raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
+        row = row[: network.parameter_count]
+        policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
+        self.module = RememberingPolicy(policy, view.columns if self.picks else None, view.history, units)
+        self.names = [name for name, _ in shapes]
+        """Names of the parts of the state."""
+        self.shapes = [shape for _, shape in shapes]
+
+    def examples(self, batch: int = 2) -> tuple[Tensor, ...]:
+        """Inputs of zeros."""
+        return torch.zeros(batch, self.size), torch.zeros(batch), *(torch.zeros(batch, *s) for s in self.shapes)
+
+    def check(self, play: Play, what: str) -> float:
+        """How far ``play`` is from the learner over some steps, in actions scaled to [-1, 1].
+
+        Raises:
+            PolicyKDError: by more than ``TOLERANCE``.
+        """
+        agent, generator = self.agent, np.random.default_rng(0)
+        state: tuple[np.ndarray, ...] = tuple(np.zeros((BATCH, *shape), np.float32) for shape in self.shapes)
+        own: Any = None
+        worst = 0.0
+        for step in range(STEPS):
+            starts = np.ones(BATCH) if step == 0 else generator.random(BATCH) < 0.2
+            whole = generator.standard_normal((BATCH, agent.view.size)).astype(np.float32)
+            asked = whole if self.size == agent.view.size else agent.view(whole)
+            actions, *rest = play(asked, starts.astype(np.float32), *state)
+            state = tuple(rest)
+            wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)
+            worst = max(worst, float(apart(agent, actions, wanted).max()))
+        if not worst <= TOLERANCE:
+            raise PolicyKDError(
+                f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+            )
+        return worst
+
+
+def needs_state(agent: Exportable, inputs: Inputs) -> bool:
+    """Whether a file must carry a state: a GRU's, or a history of the task's own observations."""
+    recurrent = isinstance(getattr(agent.learner, "actor_network", None), GRU)
+    return recurrent or (inputs == "full" and agent.view.history > 1)
+
+
+def write(
+    agent: Exportable,
+    k: int,
+    path: Path,
+    inputs: Inputs,
+    save: Callable[[Episodes, Path], None],
+    read: Callable[[Path], Play],
+) -> float:
+    """Write learner k with its state as ``path``, whole, or not at all where it does not act like the learner.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        inputs: what it reads.
+        save: writes it.
+        read: reads it back.
+
+    Raises:
+        PolicyKDError: it does not, or ``path`` exists.
+    """
+    require_free(path)
+    episodes = Episodes(agent, k, inputs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        save(episodes, temporary)
+        worst = episodes.check(read(temporary), str(path))
+        shutil.move(temporary, path)
+    return worst

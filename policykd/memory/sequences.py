@@ -1,0 +1,105 @@
+"""Steps of episodes with the teacher's answers, in their order: what students with a state learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.memory import require_memory
+
+
+class Windows(NamedTuple):
+    """B pieces of L steps of every learner; one may reach from an episode into the next."""
+
+    observations: Tensor
+    """Raw observations ``(K, L, B, O)``."""
+    answers: Tensor
+    """The teacher's packed answers ``(K, L, B, W)``."""
+    starts: Tensor
+    """1 where an episode starts ``(K, L, B)``."""
+    state: Tensor
+    """The student's state before the first step, as it was when it acted, ``(K, B, H)``."""
+
+
+class LabelledSequences:
+    """The last ``capacity`` steps of every learner in N environments, each with the teacher's answer.
+
+    Args:
+        capacity: steps kept of each learner, in all of its environments together.
+        envs: environments N of a learner.
+        observation_size: length O of an observation.
+        label_size: length W of an answer.
+        state_size: length H of a student's state.
+        learners: number of learners K.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        envs: int,
+        observation_size: int,
+        label_size: int,
+        state_size: int,
+        learners: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.sections, self.envs, self.steps = [observation_size, label_size, 1, state_size], envs, capacity // envs
+        shape = (learners, self.steps, envs, sum(self.sections))
+        require_memory(4 * math.prod(shape), f"{learners} students x {capacity:,} steps", "dataset_size", device)
+        self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(device)  # takes no memory before it is filled
+        self.filled, self.position, self.total = 0, 0, 0
+
+    @property
+    def capacity(self) -> int:
+        """Steps that it holds of each learner when it is full."""
+        return self.steps * self.envs
+
+    @property
+    def size(self) -> int:
+        """Steps that it holds of each learner."""
+        return self.filled * self.envs
+
+    def add(self, observations: Tensor, labels: Tensor, starts: Tensor, state: Tensor) -> None:
+        """Append a step in all environments: ``(K, N, O)``, ``(K, N, W)``, ``(K, N)`` and the state before it."""
+        parts = observations, labels, starts.unsqueeze(-1), state
+        self.storage[:, self.position] = torch.cat([part.to(self.storage) for part in parts], dim=-1)
+        self.position = (self.position + 1) % self.steps
+        self.filled = min(self.filled + 1, self.steps)
+        self.total += self.envs
+
+    def sample(
+        self, windows: int, length: int, generators: Sequence[np.random.Generator], recent: int | None = None
+    ) -> Windows:
+        """Draw windows with replacement, each learner from its own steps by its own generator.
+
+        Args:
+            windows: pieces B per learner.
+            length: steps L of each; all there are, where there are fewer.
+            generators: one per learner.
+            recent: from the most recent so many steps only; None is all.
+        """
+        count = self.filled if recent is None else min(self.filled, max(1, recent // self.envs))
+        length = min(length, count)
+        device, first = self.storage.device, self.position - count
+        begins = np.stack([generator.integers(count - length + 1, size=windows) for generator in generators])
+        envs = np.stack([generator.integers(self.envs, size=windows) for generator in generators])
+        places = (first + begins[:, None] + np.arange(length)[:, None]) % self.steps
+        rows = torch.from_numpy(places).to(device), torch.from_numpy(envs[:, None]).to(device)
+        chosen = self.storage[torch.arange(len(begins), device=device)[:, None, None], rows[0], rows[1]]
+        observations, answers, starts, state = chosen.split(self.sections, dim=-1)
+        return Windows(observations, answers, starts.squeeze(-1), state[:, 0])
+
+    def state(self) -> dict[str, Any]:
+        """The steps so far, for a checkpoint."""
+        return {"storage": self.storage[:, : self.filled], "position": self.position, "total": self.total}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.filled, self.position, self.total = state["storage"].shape[1], state["position"], state["total"]
+        self.storage[:, : self.filled] = state["storage"].to(self.storage.device)

@@ -1,0 +1,287 @@
+"""Gymnasium's ``VectorEnv`` as the environments of all learners: batched simulators, and copies in processes."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from torch import Tensor
+
+from policykd.core.arrays import Array, as_numpy, as_tensor
+from policykd.core.errors import PolicyKDError, one_line
+from policykd.tasks.contract import TaskError, checked
+from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
+from policykd.tasks.vector import EpisodeLog, Step
+
+NOTHING: dict[str, Any] = {}
+"""The ``info`` of an environment whose episode goes on."""
+
+
+def find_vector(env: Any) -> Task | None:
+    """What a user's ``VectorEnv``, or function of ``num_envs`` that makes one, stands for; None for anything else.
+
+    Raises:
+        PolicyKDError: the function makes something else, or its episodes end in a way that cannot be learnt from.
+    """
+    if isinstance(env, VectorEnv):
+        _check(env)
+        vector = Vector(lambda count: env, env.num_envs)
+        if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # what it copies can be played alone
+            return find_task(env.env_fns[0])._replace(vector=vector)
+        return Task(_name(env), checked(lambda: One(env, alone=False), _name(env)), False, vector, False)
+    if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
+        return None
+
+    def make(count: int) -> VectorEnv:
+        try:
+            made = env(count)
+        except Exception as error:
+            raise PolicyKDError(f"environment: {count} of {env.__name__} cannot be made: {one_line(error)}") from error
+        if not isinstance(made, VectorEnv) or made.num_envs != count:
+            raise PolicyKDError(f"environment: {env.__name__}({count}) must make a gymnasium VectorEnv of {count}")
+        _check(made)
+        return made
+
+    probe = make(1)
+    name = _name(probe)
+    probe.close()
+    return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
+
+
+class One(gym.Env):
+    """A ``VectorEnv`` of one environment as that environment.
+
+    Args:
+        vector: of one environment.
+        alone: False: it is that of training and cannot be played apart from it: only its spaces are of use.
+    """
+
+    def __init__(self, vector: VectorEnv, alone: bool = True) -> None:
+        self.vector, self.alone, self.tensors = vector, alone, False
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+
+    @property
+    def unwrapped(self) -> Any:
+        """The vector, which has the task's name."""
+        return self.vector.unwrapped
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Begin an episode."""
+        if not self.alone:
+            raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
+        observations, _ = self.vector.reset(seed=seed)
+        self.tensors = not isinstance(observations, np.ndarray)
+        return as_numpy(observations)[0], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one step; the observation is the episode's own, also where the vector has begun the next."""
+        actions = torch.from_numpy(action[None]) if self.tensors else action[None]
+        observations, rewards, terminated, truncated, infos = self.vector.step(actions)
+        if (terminated[0] or truncated[0]) and _mode(self.vector) == AutoresetMode.SAME_STEP:
+            observations = _final(infos, _name(self.vector))
+        return as_numpy(observations[0]), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def close(self) -> None:
+        """Close the vector, unless it trains."""
+        if self.alone:
+            self.vector.close()
+
+
+class BatchedEnvs:
+    """All E environments of K learners in one ``VectorEnv``, learner by learner; an ended episode starts anew.
+
+    Where it gives tensors these stay on their device: observations, rewards and actions. Which episodes ended is asked
+    for on the processor at every step.
+
+    Args:
+        vector: the environments.
+        learners: number of learners K.
+        folders: one folder per learner for its ``monitor.csv``, or None to write none.
+        append: go on writing an existing ``monitor.csv``.
+    """
+
+    def __init__(self, vector: VectorEnv, learners: int, folders: list[Path] | None, append: bool = False) -> None:
+        self.vector, self.num_envs, self.name = vector, vector.num_envs, _name(vector)
+        self.mode = _mode(vector)
+        observation_space, action_space = check_spaces(One(vector, alone=False))
+        self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), action_scale(action_space)
+        self.several_seeds = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        self.begun, self.seeds, self.device = time.time(), [0] * self.num_envs, torch.device("cpu")
+        self.tensors = False
+        """Whether the vector speaks in tensors."""
+        self.returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        self.logs = []
+        if folders is not None:
+            header: dict[str, float | str] = {"t_start": self.begun, "env_id": self.name}
+            files = [str(folder / "monitor.csv") for folder in folders]
+            self.logs = [EpisodeLog(file, header=header, override_existing=not append) for file in files]
+
+    def start(self, seeds: list[int]) -> Array:
+        """Begin the first episode of every environment; returns observations ``(E, O)``.
+
+        Gymnasium's own vectors get every environment's seed; others the first one, from which they make the rest.
+        """
+        observations, _ = self._call("reset", seed=seeds if self.several_seeds else seeds[0])
+        self.tensors = not isinstance(observations, np.ndarray)
+        if self.tensors and not isinstance(observations, Tensor):
+            raise PolicyKDError(
+                f"environment: {self.name} gives {type(observations).__name__}: wrap it in "
+                "gymnasium.wrappers.vector.JaxToTorch, which hands arrays over by DLPack without a copy"
+            )
+        if isinstance(observations, Tensor):
+            self.device = observations.device
+            self.returns = torch.zeros(self.num_envs, dtype=torch.float64, device=self.device)  # type: ignore[assignment]
+        return self._kept(observations)
+
+    def advance(self, actions: Array, scaled: bool) -> Step:
+        """Step every environment with actions ``(E, A)``, in [-1, 1] where they are ``scaled``.
+
+        Raises:
+            TaskError: the vector raised, or returned something of another shape.
+        """
+        asked: Any = as_tensor(actions, self.device) if self.tensors else as_numpy(actions)
+        sent = self.action_scale.to_env(asked) if scaled else self.action_scale.clip(asked)
+        observations, rewards, terminated, truncated, infos = self._call("step", sent)
+        observations = following = self._kept(observations)
+        ended, cut = (as_numpy(flags).astype(bool) for flags in (terminated, truncated))
+        dones, cut = ended | cut, cut & ~ended
+        self.returns += rewards
+        self.lengths += 1
+        told = [NOTHING] * self.num_envs
+        if dones.any():
+            which = np.flatnonzero(dones)
+            if self.mode == AutoresetMode.SAME_STEP:
+                following = self._with_final(observations, infos, which)
+            else:
+                mask = torch.from_numpy(dones).to(self.device) if self.tensors else dones.copy()
+                observations = self._kept(self._call("reset", options={"reset_mask": mask})[0])
+            for e in which:
+                told[e] = self._ended(int(e), following, bool(cut[e]), infos)
+        return Step(asked, observations, self._numbers(rewards), dones, told, following, cut)
+
+    def _with_final(self, observations: Array, infos: dict[str, Any], which: np.ndarray) -> Array:
+        """Observations, but where an episode ended its last one, ``(E, O)``."""
+        final = _final(infos, self.name)
+        shown: Any = observations.clone() if isinstance(observations, Tensor) else observations.copy()
+        if isinstance(final, Tensor):
+            shown[which] = final[which].to(shown)
+        else:
+            shown[which] = np.stack([np.asarray(final[e], np.float32) for e in which])
+        return shown
+
+    def _ended(self, e: int, last: Array, cut: bool, infos: dict[str, Any]) -> dict[str, Any]:
+        """The ``info`` of an episode that ended, as SB3's Monitor and vectors tell it; its counters begin anew."""
+        taken = round(time.time() - self.begun, 6)
+        episode = {"r": round(float(self.returns[e]), 6), "l": int(self.lengths[e]), "t": taken}
+        self.returns[e], self.lengths[e] = 0.0, 0
+        if self.logs:
+            self.logs[e * len(self.logs) // self.num_envs].write_row(dict(episode))
+        successes = infos.get("final_info", infos).get("is_success")
+        if successes is not None:
+            episode["is_success"] = float(successes[e])
+        return {"episode": episode, "TimeLimit.truncated": cut, "terminal_observation": as_numpy(last[e])}
+
+    def _kept(self, observations: Any) -> Array:
+        """A copy in float32: a simulator may go on writing into its own."""
+        if tuple(observations.shape) != self.shape:
+            raise TaskError(
+                f"environment: {self.name} returned observations of shape {tuple(observations.shape)}, not {self.shape}"
+            )
+        if isinstance(observations, Tensor):
+            return observations.to(torch.float32, copy=True)
+        return np.array(observations, np.float32)
+
+    def _numbers(self, rewards: Any) -> Array:
+        """One number per environment, apart from the vector's own."""
+        if tuple(rewards.shape) != self.shape[:1]:
+            raise TaskError(f"environment: {self.name} returned rewards of shape {tuple(rewards.shape)}, not one each")
+        if isinstance(rewards, Tensor):
+            return rewards.to(torch.float64, copy=True)
+        return np.array(rewards, np.float64)
+
+    def _call(self, what: str, *given: Any, **named: Any) -> Any:
+        try:
+            return getattr(self.vector, what)(*given, **named)
+        except Exception as error:
+            text = f"environment: {self.name}: {what} raised {type(error).__name__}: {one_line(error)}"
+            raise TaskError(text) from error
+
+    def close(self) -> None:
+        """Close the vector and the logs."""
+        self.vector.close()
+        for log in self.logs:
+            log.close()
+
+    def state(self) -> dict[str, Any]:
+        """The vector in the middle of its episodes, as far as it is plain values, and what was counted."""
+        copies = getattr(self.vector.unwrapped, "envs", [])
+        return {
+            "vector": get_env_state(self.vector),  # type: ignore[arg-type]
+            "envs": [get_env_state(env) for env in copies],
+            "returns": as_numpy(self.returns),
+            "lengths": self.lengths,
+        }
+
+    def unsaved(self) -> list[str]:
+        """What ``state`` cannot hold: where there is something, a run goes on with new episodes."""
+        copies = getattr(self.vector.unwrapped, "envs", [])
+        known = ("env_fns", "envs") if copies else ()
+        own = [name for name in unsaved_state(self.vector) if name.split(".")[-1] not in known]  # type: ignore[arg-type]
+        return own + [name for env in copies[:1] for name in unsaved_state(env)]
+
+    def restore(self, saved: dict[str, Any], observations: Array) -> Array:
+        """Go on from a saved state, in which the latest observations were these ``(E, O)``."""
+        set_env_state(self.vector, saved["vector"])  # type: ignore[arg-type]
+        for env, state in zip(getattr(self.vector.unwrapped, "envs", []), saved["envs"], strict=True):
+            set_env_state(env, state)
+        self.lengths[:] = saved["lengths"]
+        self.returns[:] = as_tensor(saved["returns"], self.device) if self.tensors else as_numpy(saved["returns"])
+        return as_tensor(observations, self.device) if self.tensors else as_numpy(observations)
+
+
+def _parameters(function: Any) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # of a builtin
+        return []
+
+
+def _name(vector: VectorEnv) -> str:
+    return vector.spec.id if vector.spec is not None else type(vector.unwrapped).__name__
+
+
+def _mode(vector: VectorEnv) -> AutoresetMode | None:
+    """When an ended episode is followed by the next; None where the vector does not say so."""
+    mode = vector.metadata.get("autoreset_mode")
+    return next((known for known in AutoresetMode if mode in (known, known.value, known.name)), None)
+
+
+def _check(vector: VectorEnv) -> None:
+    """Refuse vectors with a moving scale, or whose steps are not all transitions of an episode.
+
+    Raises:
+        PolicyKDError: names the wrapper, or the modes that can be learnt from.
+    """
+    refuse_moving_scales(vector, _name(vector))
+    mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
+    if mode is None:
+        raise PolicyKDError(f'environment: {_name(vector)} must say metadata["autoreset_mode"]: {known}')
+    if mode == AutoresetMode.NEXT_STEP and not isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+        raise PolicyKDError(
+            f"environment: {_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
+            f"make it with {known}"
+        )
+
+
+def _final(infos: dict[str, Any], name: str) -> Any:
+    """The last observation of every episode that ended."""
+    if "final_obs" not in infos:
+        raise TaskError(f"environment: {name} ended an episode (SAME_STEP) without its infos['final_obs']")
+    return infos["final_obs"]

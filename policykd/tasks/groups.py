@@ -1,0 +1,177 @@
+"""Named groups of a task's observation, and dicts of observations as one flat vector by one rule.
+
+The rule: groups follow one another in the order of their ``Dict`` space (Gymnasium sorts a plain dict's keys), a dict
+within a dict in its own turn, and a group is called by the path to it (``robot/joints``). A Box is laid out row by
+row, Discrete and MultiDiscrete are one-hot. It is that of Gymnasium's ``FlattenObservation`` and of SB3's
+``CombinedExtractor``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from policykd.core.errors import PolicyKDError, nearest
+
+Groups = dict[str, tuple[int, ...]]
+"""Columns of a flat observation by the group's name."""
+
+
+def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]]:
+    """Name and space of every group, in order.
+
+    Raises:
+        PolicyKDError: a group is none of numbers.
+    """
+    for key, part in space.spaces.items():
+        name = f"{path}{key}"
+        if isinstance(part, spaces.Dict):
+            yield from leaves(part, f"{name}/")
+        elif isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            yield name, part
+        else:
+            raise PolicyKDError(
+                f"environment: the observation's group {name} is a {type(part).__name__}; policykd takes Box, "
+                "Discrete, MultiDiscrete and MultiBinary"
+            )
+
+
+def flatten(space: spaces.Dict, observation: Mapping[str, Any], path: str = "") -> np.ndarray:
+    """A dict of one observation as a vector ``(O,)``, or of n observations as ``(n, O)``, float32.
+
+    Raises:
+        ValueError: a group is missing, or has another shape than its space.
+    """
+    parts = []
+    for key, part in space.spaces.items():
+        name = f"{path}{key}"
+        if not isinstance(observation, Mapping) or key not in observation:
+            raise ValueError(f"the observation lacks the group {name} of its space")
+        if isinstance(part, spaces.Dict):
+            parts.append(flatten(part, observation[key], f"{name}/"))
+        else:
+            parts.append(_rows(name, part, np.asarray(observation[key])))
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def _rows(name: str, space: gym.Space, value: np.ndarray) -> np.ndarray:
+    """One group ``(*shape)`` as ``(o,)``, or n of it as ``(n, o)``."""
+    shape = space.shape or ()
+    lead = value.ndim - len(shape)
+    if lead not in (0, 1) or value.shape[lead:] != shape:
+        raise ValueError(f"the observation's group {name} has shape {value.shape}, and its space {shape}")
+    if isinstance(space, spaces.Discrete):
+        hot: np.ndarray = np.arange(space.n) == (value - space.start)[..., None]
+        return hot
+    rows = value.reshape(*value.shape[:lead], -1)
+    if isinstance(space, spaces.MultiDiscrete):
+        chosen = rows - space.start.ravel()
+        return np.concatenate([np.arange(n) == chosen[..., i, None] for i, n in enumerate(space.nvec.ravel())], -1)
+    return rows
+
+
+def unflatten(space: spaces.Dict, rows: np.ndarray) -> dict[str, Any]:
+    """The dict of n observations that ``(n, O)`` is; of what should be one-hot, the largest counts."""
+    observation: dict[str, Any] = {}
+    ends = np.cumsum([spaces.flatdim(part) for part in space.spaces.values()])
+    for (key, part), columns in zip(space.spaces.items(), np.split(rows, ends[:-1], axis=1), strict=True):
+        if isinstance(part, spaces.Dict):
+            observation[key] = unflatten(part, columns)
+        elif isinstance(part, spaces.Discrete):
+            observation[key] = columns.argmax(1) + part.start
+        elif isinstance(part, spaces.MultiDiscrete):
+            places = np.split(columns, np.cumsum(part.nvec.ravel())[:-1], axis=1)
+            chosen = np.stack([place.argmax(1) for place in places], axis=1).reshape(-1, *part.nvec.shape)
+            observation[key] = chosen + part.start
+        elif isinstance(part, spaces.MultiBinary):
+            observation[key] = (columns > 0.5).astype(np.int8).reshape(-1, *part.shape)
+        else:
+            observation[key] = columns.astype(part.dtype).reshape(-1, *(part.shape or ()))
+    return observation
+
+
+class FlatObservation(gym.ObservationWrapper):
+    """A task whose dicts of observations are flat vectors; ``groups`` tells what lies where."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        self.groups = _in_turn({name: spaces.flatdim(part) for name, part in leaves(env.observation_space)})
+        flat = spaces.flatten_space(env.observation_space)
+        assert isinstance(flat, spaces.Box)
+        with np.errstate(over="ignore"):
+            self.observation_space = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
+
+    @property
+    def spec(self) -> Any:  # type: ignore[override]
+        """How the task itself is made: this wrapper is no part of it."""
+        return self.env.spec
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The dict as a vector ``(O,)``."""
+        assert isinstance(self.env.observation_space, spaces.Dict)
+        return flatten(self.env.observation_space, observation)
+
+
+def dict_space(env: gym.Env) -> spaces.Dict | None:
+    """The space of a task's own dicts of observations; None where it gives vectors."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, FlatObservation):
+            assert isinstance(env.env.observation_space, spaces.Dict)
+            return env.env.observation_space
+        env = env.env
+    return None
+
+
+def groups_of(env: gym.Env) -> Groups:
+    """The groups that a task itself tells: those of its dict, an attribute ``observation_groups``, MuJoCo's parts.
+
+    MuJoCo's v5 tasks have ``qpos``, ``qvel`` and others (``observation_structure``).
+    """
+    size, layer = env.observation_space.shape, env
+    while True:
+        if isinstance(layer, FlatObservation):
+            return dict(layer.groups)
+        own = vars(layer).get("observation_groups", getattr(type(layer), "observation_groups", None))
+        if isinstance(own, Mapping):
+            return {str(name): tuple(int(column) for column in columns) for name, columns in own.items()}
+        if not isinstance(layer, gym.Wrapper):
+            break
+        layer = layer.env
+    parts = {name: n for name, n in getattr(layer, "observation_structure", {}).items() if name != "skipped_qpos"}
+    return _in_turn(parts) if size == (sum(parts.values()),) else {}
+
+
+def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Columns of what names groups, columns or both, in the order in which it names them.
+
+    Args:
+        what: the setting, for errors.
+        chosen: a name, or several names and columns; ``robot`` names all groups below ``robot/``.
+        groups: columns by group.
+
+    Raises:
+        PolicyKDError: there is no such group.
+    """
+    found: list[int] = []
+    for part in [chosen] if isinstance(chosen, str) else chosen:
+        if not isinstance(part, str):
+            found.append(int(part))
+            continue
+        below = [columns for name, columns in groups.items() if name == part or name.startswith(f"{part}/")]
+        if not below:
+            there = f"; there are {', '.join(groups)}" if groups else "; the task names none: set observation_groups"
+            raise PolicyKDError(f"{what}: there is no group {part!r} of observations{nearest(part, groups)}{there}")
+        found += [int(column) for columns in below for column in columns]
+    return tuple(found)
+
+
+def _in_turn(sizes: Mapping[str, int]) -> Groups:
+    """Groups of these sizes, one after the other."""
+    ends = list(accumulate(sizes.values()))
+    return {name: tuple(range(end - n, end)) for (name, n), end in zip(sizes.items(), ends, strict=True)}

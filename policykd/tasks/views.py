@@ -1,0 +1,182 @@
+"""What a student sees of a task: a part of its observation, and of that the latest few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from policykd_envs.wrappers import SelectObservation, StackObservation
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError, one_line
+from policykd.tasks.groups import columns_of, dict_space, flatten, groups_of
+
+Part = Callable[[Tensor], Tensor]
+"""Observations of the task ``(B, O)`` to what is seen of them ``(B, P)``."""
+Choice = str | Sequence[int | str] | Part | None
+"""A part of the observation: a group's name, several names and columns, a function, or None for all of it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of observations ``(..., O)``; a function of them, too.
+
+    Its inputs are the latest ``history`` parts, oldest first, ``history * P`` numbers; an episode begins with its first
+    part repeated.
+    """
+
+    size: int
+    """Length O of the task's observation, laid out flat."""
+    part_size: int
+    """Length P of the part."""
+    columns: tuple[int, ...] | None = None
+    """The columns that make the part; None is all of them, or ``function``."""
+    function: Part | None = None
+    history: int = 1
+    """Parts that are seen together."""
+    space: spaces.Dict | None = None
+    """The space of the task's own dicts of observations, where it gives dicts."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of each observation is seen."""
+        return self.columns is None and self.function is None
+
+    @property
+    def input_size(self) -> int:
+        """Length of what a policy reads."""
+        return self.history * self.part_size
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """The part ``(..., P)`` of observations ``(..., O)``."""
+        if self.function is None:
+            return observations if self.columns is None else observations[..., list(self.columns)]
+        flat = np.asarray(observations, np.float32).reshape(-1, self.size)
+        part: np.ndarray = self.function(torch.from_numpy(flat)).numpy()
+        return part.reshape(*observations.shape[:-1], -1)
+
+    def of_torch(self, observations: Tensor) -> Tensor:
+        """The part ``(B, P)`` of observations ``(B, O)``."""
+        if self.function is not None:
+            return self.function(observations)
+        return observations if self.columns is None else observations[:, list(self.columns)]
+
+    def flat(self, observation: Any) -> np.ndarray:
+        """A user's observations, dicts or vectors, as ``(..., O)``; of a policy's own inputs ``(..., I)`` as they are.
+
+        Raises:
+            PolicyKDError: they are neither the task's nor the policy's own inputs.
+        """
+        if isinstance(observation, Mapping):
+            if self.space is None:
+                raise PolicyKDError("predict: got a dict of observations, and the task gives vectors")
+            try:
+                observation = flatten(self.space, observation)
+            except ValueError as error:
+                raise PolicyKDError(f"predict: {one_line(error)}") from None
+        array = np.asarray(observation, np.float32)
+        if array.ndim == 0 or array.shape[-1] not in (self.size, self.input_size):
+            own = f" (or {self.input_size} that the policy reads)" if self.input_size != self.size else ""
+            raise PolicyKDError(
+                f"predict: the task's observations have {self.size} numbers{own}, got an array of shape {array.shape}"
+            )
+        return array
+
+    def push(self, parts: np.ndarray, stack: np.ndarray | None, starts: np.ndarray) -> np.ndarray:
+        """The latest parts of n episodes ``(n, history, P)`` after one more each ``(n, P)``, where some start anew."""
+        first = np.repeat(parts[:, None], self.history, axis=1)
+        if stack is None:
+            return first
+        if stack.shape != first.shape:
+            raise PolicyKDError(f"predict: the state has shape {stack.shape}, and {first.shape} is needed")
+        pushed = np.concatenate((stack[:, 1:], parts[:, None]), axis=1)
+        return np.where(np.asarray(starts, bool)[:, None, None], first, pushed)
+
+    def follow(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A function of one episode's observations ``(O,)``, one after the other, to a policy's inputs ``(I,)``."""
+        stack: np.ndarray | None = None
+
+        def look(observation: np.ndarray) -> np.ndarray:
+            nonlocal stack
+            stack = self.push(self(np.asarray(observation)[None]), stack, np.zeros(1, bool))
+            return stack.reshape(-1)
+
+        return look
+
+    def wrap(self, env: gym.Env) -> gym.Env:
+        """The task as a student with this view sees it; ``full_observation`` and ``info`` keep all of it."""
+        if self.whole and self.history == 1:
+            return env
+        if self.function is None:
+            env = SelectObservation(env, tuple(range(self.size)) if self.columns is None else self.columns)
+        else:
+            env = MapObservation(env, self)
+        return StackObservation(env, self.history) if self.history > 1 else env
+
+
+class MapObservation(gym.ObservationWrapper):
+    """Shows what a function makes of the observation; all of it stays in ``full_observation`` and in ``info``."""
+
+    def __init__(self, env: gym.Env, view: View) -> None:
+        super().__init__(env)
+        self.view_function = view.__call__
+        self.full_observation = np.zeros(view.size, np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (view.part_size,), np.float32)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step; ``info["full_observation"]`` is the whole observation."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "full_observation": self.full_observation}
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Keep the whole observation and return the function's ``(P,)``."""
+        self.full_observation = observation
+        return self.view_function(observation)
+
+
+def view_of(
+    what: str,
+    env: gym.Env,
+    chosen: Choice = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    history: int = 1,
+) -> View:
+    """The view of a choice on a task.
+
+    Args:
+        what: the setting, for errors.
+        env: the task.
+        chosen: the part.
+        groups: named columns beside those that the task itself tells.
+        history: parts that are seen together.
+
+    Raises:
+        PolicyKDError: there is no such group or column, or the function cannot answer.
+    """
+    assert env.observation_space.shape is not None
+    size, space = env.observation_space.shape[0], dict_space(env)
+    if chosen is None:
+        return View(size, size, history=history, space=space)
+    if callable(chosen):
+        return View(size, _width(what, chosen, size), None, chosen, history, space)
+    columns = columns_of(what, chosen, {**groups_of(env), **(groups or {})})
+    if not columns or min(columns) < 0 or max(columns) >= size:
+        raise PolicyKDError(f"{what}: columns must lie between 0 and {size - 1}, got {list(columns)}")
+    return View(size, len(columns), columns, None, history, space)
+
+
+def _width(what: str, function: Part, size: int) -> int:
+    """Length P of what a function makes of observations."""
+    try:
+        seen = function(torch.zeros(2, size))
+    except Exception as error:  # a user's function may fail in any way
+        raise PolicyKDError(f"{what}: the function fails on observations (2, {size}): {one_line(error)}") from error
+    if not isinstance(seen, Tensor) or seen.ndim != 2 or len(seen) != 2 or not seen.shape[1]:
+        got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+        raise PolicyKDError(f"{what}: the function must make a tensor (B, P) of observations (B, {size}), got {got}")
+    return int(seen.shape[1])

@@ -1,0 +1,56 @@
+"""What peers cannot be asked for, each refused in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.methods import PeerMethod
+from policykd.learners import Learner
+from policykd.learners.config import Config, OffPolicyConfig
+
+MOST_PEERS = 1_000
+
+
+def check_vary(config: Config, peers: int) -> None:
+    """Refuse varied settings that do not have one value per peer.
+
+    Raises:
+        PolicyKDError: names the setting.
+    """
+    for name, values in getattr(config, "vary", {}).items():
+        if len(values) != peers:
+            raise PolicyKDError(f"vary: {name} needs one value for each of {peers} peers, got {list(values)}")
+
+
+def check_peers(method: PeerMethod, peers: int) -> int:
+    """The number of learners per group, where the method can work with so many."""
+    least = 2 if method.source is not None else 1
+    peers = peers.item() if isinstance(peers, np.integer) else peers
+    if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
+        raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
+    if peers > MOST_PEERS:
+        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
+    return peers
+
+
+def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:
+    """Refuse a method that a backbone cannot run, or settings that contradict it."""
+    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.replay != "pooled":
+        raise PolicyKDError(
+            f"allocation: best needs a pooled replay, and {method.name} has none: who does not act would learn nothing"
+        )
+    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.acting == "advised":
+        raise PolicyKDError(f"allocation: best says who acts, and in {method.name} all peers propose: choose one")
+    if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
+        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
+    if learner.memory == "replay":
+        return
+    if method.replay == "pooled":
+        raise PolicyKDError(
+            f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
+        )
+    if method.compares == "actions" or method.target != "own" or method.acting == "advised":
+        raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
+    if method.coupling == "joint" or method.source == "best":
+        raise PolicyKDError(f"method: {method.name} learns from a replay, and {learner.name} from rollouts")

@@ -1,0 +1,120 @@
+"""Imitation by students with a state (GRU): truncated back-propagation through time, on windows of their episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policykd.core.networks import PolicyOutput
+from policykd.core.recurrent import GRU, Along
+from policykd.core.seeding import Generators
+from policykd.distillation.divergences import Divergence
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.distillation.teaching_step import TeachingStep
+from policykd.learners import PPO, OffPolicyLearner
+from policykd.learners.reading import reading
+from policykd.memory.sequences import LabelledSequences
+from policykd.training.collector import Collector
+from policykd.training.recipes.imitation import Imitation
+from policykd.training.tutor import Tutor
+
+
+class RecurrentImitation(Imitation):
+    """As ``Imitation``; a gradient step is on windows of ``bptt_steps``, which begin with the state that was there.
+
+    That state is of an older student (Kapturowski et al. 2019): the loss leaves out the first ``burn_in`` steps of a
+    window, in which it is renewed, but for those of an episode that starts in the window.
+
+    Args:
+        learner: the students, whose actor is a ``GRU``.
+        method: from which states they learn.
+        config: settings.
+        dataset: where the steps go.
+        tutor: who answers.
+        divergence: distance ``(K, B)`` of a student from its teacher.
+        collector: the environments.
+        exploration: one generator per student, for who acts and with what noise.
+        sampling: one generator per student, for its windows.
+    """
+
+    follows = True
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner | PPO,
+        method: TeacherMethod,
+        config: TeachingConfig,
+        dataset: LabelledSequences,
+        tutor: Tutor,
+        divergence: Divergence,
+        collector: Collector,
+        exploration: Generators,
+        sampling: Generators,
+    ) -> None:
+        super().__init__(learner, method, config, dataset, tutor, divergence, collector, exploration, sampling)
+        assert isinstance(learner.actor_network, GRU)
+        self.sequences, self.along = dataset, Along(learner.actor_network)
+        self.reader = reading(learner, self.along)
+        self.counts = torch.ones(())
+
+        def counted(own: PolicyOutput, teacher: PolicyOutput) -> Tensor:
+            return divergence(own, teacher) * self.counts
+
+        self.distillation = TeachingStep(method, config, self.reader, counted)
+        shape = len(sampling), collector.n_envs, learner.actor_network.width
+        self.hidden = torch.zeros(shape, device=learner.actor.device)
+        """What the students remember of the running episodes ``(K, N, H)``."""
+
+    def compile(self) -> None:
+        """Computed as before: a loop over steps is not compiled."""
+        self.compiled = True
+
+    def starts(self) -> Tensor:
+        """1 where the latest observations are the first of an episode, ``(K, N)``."""
+        starts = torch.from_numpy(self.collector.starts).to(self.hidden)
+        return starts.view(self.hidden.shape[:2])
+
+    def store(self, observations: Tensor, answers: Tensor) -> None:
+        """Keep a step with its answers and the state before it."""
+        self.sequences.add(observations, answers, self.starts(), self.hidden)
+
+    def own(self, observations: Tensor) -> Tensor:
+        """The students' actions ``(K, N, A)``; they see every step, whoever acts."""
+        self.along.place(self.starts().unsqueeze(1), self.hidden)
+        actions = self.reader.policy(self.reader.actor, observations)
+        self.hidden = self.along.after
+        return actions
+
+    def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of every student; diagnostics ``(K,)``."""
+        config = self.config
+        length = config.burn_in + config.bptt_steps
+        recent = None if self.method.aggregate else config.round_steps
+        windows = max(1, config.distill_batch_size // config.bptt_steps)
+        drawn = self.sequences.sample(windows, length, self.sampling, recent)
+        self.along.place(drawn.starts, drawn.state)
+        self.counts = counted_steps(drawn.starts, config.burn_in).flatten(1)
+        flat = drawn.observations.flatten(1, 2), drawn.answers.flatten(1, 2)
+        return self.distillation.teach(*flat, learning_rate, diagnose)
+
+    def state(self) -> dict[str, Any]:
+        """Beside what imitation keeps: what the students remember."""
+        return super().state() | {"hidden": self.hidden}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        super().restore(state)
+        self.hidden = state["hidden"].to(self.hidden)
+
+
+def counted_steps(starts: Tensor, burn_in: int) -> Tensor:
+    """How much each step ``(K, L, B)`` of windows counts: none before ``burn_in``, unless its episode starts in it.
+
+    The mean over a learner's steps is 1.
+    """
+    late = (torch.arange(starts.shape[1], device=starts.device) >= burn_in).view(1, -1, 1)
+    counts = (late | (starts.cumsum(1) > 0)).to(starts)
+    return counts / counts.mean((1, 2), keepdim=True).clamp_min(1e-6)

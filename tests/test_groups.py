@@ -1,0 +1,238 @@
+"""Dicts of observations and named groups: one rule, everywhere the same."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tiny import POINT, TINY
+
+from policykd import DualStudent, TeacherStudent
+from policykd.core.errors import PolicyKDError
+from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.groups import columns_of, flatten, groups_of, unflatten
+from policykd.tasks.spaces import find_task
+from policykd.teachers import Teacher
+
+SMALL = {"net_arch": (8,), "n_envs": 2, "round_steps": 20, "round_updates": 2, "distill_batch_size": 8}
+SMALL |= {"dataset_size": 500, "n_eval_episodes": 1, "teacher_episodes": 2, "allow_weak_teacher": True}
+SPACE = spaces.Dict(
+    {
+        "robot": spaces.Dict({"joints": spaces.Box(-1, 1, (2, 2)), "gait": spaces.Discrete(3, start=5)}),
+        "goal": spaces.Box(-2, 2, (2,)),
+        "lights": spaces.MultiBinary(2),
+        "modes": spaces.MultiDiscrete([2, 3]),
+    }
+)
+
+
+class Goal(gym.Env):
+    """PointReach as a task of goals: observations are dicts, position and vector to the goal apart."""
+
+    observation_space = spaces.Dict({"way": spaces.Box(-2, 2, (2,)), "place": spaces.Box(-1, 1, (2,))})
+    action_space = spaces.Box(-1, 1, (2,))
+
+    def __init__(self):
+        self.task = gym.make(POINT)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.task.reset(seed=seed)
+        return self._parts(observation), info
+
+    def step(self, action):
+        observation, *rest = self.task.step(action)
+        return self._parts(observation), *rest
+
+    def _parts(self, observation):
+        return {"place": observation[:2], "way": observation[2:]}
+
+
+def towards(observation):
+    return np.clip(10 * observation[..., 2:], -1, 1)
+
+
+def test_dicts_are_laid_out_as_gymnasium_does():
+    SPACE.seed(0)
+    samples = [SPACE.sample() for _ in range(5)]
+    expected = np.stack([spaces.flatten(SPACE, sample) for sample in samples])
+    np.testing.assert_array_equal(np.stack([flatten(SPACE, sample) for sample in samples]), expected)
+    back = unflatten(SPACE, expected)
+    np.testing.assert_array_equal(flatten(SPACE, back), expected)
+    np.testing.assert_array_equal(back["robot"]["gait"], [sample["robot"]["gait"] for sample in samples])
+    with pytest.raises(ValueError, match="lacks the group robot/joints"):
+        flatten(SPACE, {**samples[0], "robot": {"gait": 5}})
+    with pytest.raises(ValueError, match=r"group goal has shape \(3,\)"):
+        flatten(SPACE, {**samples[0], "goal": np.zeros(3)})
+
+
+def test_a_task_names_its_groups():
+    env = find_task(Goal).make()
+    assert env.observation_space.shape == (4,)
+    assert groups_of(env) == {"place": (0, 1), "way": (2, 3)}
+    cheetah = groups_of(find_task("HalfCheetah-v5").make())
+    assert cheetah["qpos"] == tuple(range(8))
+    assert cheetah["qvel"] == tuple(range(8, 17))
+    assert groups_of(find_task(POINT).make()) == {}
+    groups = {"robot/joints": (0, 1), "robot/gait": (2,), "goal": (3,)}
+    assert columns_of("x", ["goal", "robot", 1], groups) == (3, 0, 1, 2, 1)
+    with pytest.raises(PolicyKDError, match="no group 'gaol' of observations; nearest: goal"):
+        columns_of("x", ["gaol"], groups)
+
+
+def test_agents_train_and_act_on_dicts():
+    agent = DualStudent(Goal, backbone="td3", config={**TINY, "n_eval_episodes": 1})
+    agent.learn(60)
+    observation, _ = Goal().reset(seed=0)
+    flat = np.concatenate([observation["place"], observation["way"]])
+    np.testing.assert_array_equal(agent.predict(observation)[0], agent.predict(flat)[0])
+    many = {name: np.stack([part, part]) for name, part in observation.items()}
+    assert agent.predict(many)[0].shape == (2, 2)
+    with pytest.raises(PolicyKDError, match="predict: the observation lacks the group way"):
+        agent.predict({"place": observation["place"]})
+    with pytest.raises(PolicyKDError, match="have 4 numbers, got an array of shape"):
+        agent.predict(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("choice", ["way", ("way",), (2, 3), lambda o: o[:, 2:]], ids=str)
+def test_a_student_takes_the_whole_observation_and_picks_its_part(choice):
+    agent = TeacherStudent(Goal, lambda o: towards(o), config={**SMALL, "student_observations": choice}).learn(80)
+    assert agent.observation_space.shape == (2,)
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    picked = agent.predict(rows[:, 2:])[0]
+    np.testing.assert_array_equal(agent.predict(rows)[0], picked)
+    np.testing.assert_array_equal(agent.predict({"place": rows[:, :2], "way": rows[:, 2:]})[0], picked)
+    np.testing.assert_array_equal(agent.predict(rows[0])[0], picked[0])
+    mean, _ = evaluate_policy(agent, DummyVecEnv([Goal]), 2, warn=False)
+    own, _ = evaluate_policy(agent, DummyVecEnv([agent.factory]), 2, warn=False)
+    assert -150 < mean < 0
+    assert -150 < own < 0
+
+
+def test_columns_of_a_vector_get_names(tmp_path):
+    named = {**SMALL, "observation_groups": {"way": (2, 3), "place": [0, 1]}}
+    agent = TeacherStudent(POINT, towards, config={**named, "student_observations": "way"}).learn(40)
+    assert agent.view.columns == (2, 3)
+    agent.save(tmp_path / "student")
+    again = TeacherStudent.load(tmp_path / "student.safetensors")
+    assert again.config == agent.config
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(again.predict(rows)[0], agent.predict(rows)[0])
+    teacher = Teacher.load(tmp_path / "student.safetensors", POINT)
+    np.testing.assert_allclose(teacher.predict(rows)[0], agent.predict(rows)[0], atol=1e-6)
+    live = Teacher.load(agent, POINT)
+    np.testing.assert_allclose(live.predict(rows)[0], agent.predict(rows)[0], atol=1e-6)
+    with pytest.raises(
+        PolicyKDError,
+        match="student_observations: there is no group 'legs' of observations; nearest: place; there are way",
+    ):
+        TeacherStudent(POINT, towards, config={**named, "student_observations": "legs"})
+    with pytest.raises(PolicyKDError, match="the task names none: set observation_groups"):
+        TeacherStudent(POINT, towards, config={**SMALL, "student_observations": ("legs",)})
+
+
+@pytest.mark.parametrize("choice", [("way",), (2, 3), lambda o: o[:, 2:]], ids=str)
+def test_the_teacher_reads_its_own_groups(choice):
+    config = {**SMALL, "teacher_observations": choice, "student_observations": ("place",)}
+    agent = TeacherStudent(Goal, lambda way: np.clip(10 * way, -1, 1), config=config)
+    rows = torch.randn(1, 5, 4)
+    answers = agent.panel.answer(rows)[0, :, :2]
+    torch.testing.assert_close(answers, (10 * rows[0, :, 2:]).clamp(-1, 1))
+
+
+def test_a_function_that_makes_no_rows_is_refused():
+    for function, said in (
+        (lambda o: o[:, :0], r"must make a tensor \(B, P\)"),
+        (lambda o: o.sum(), r"must make a tensor \(B, P\) of observations \(B, 4\), got \(\)"),
+        (lambda o: o[:, 9], "the function fails on observations"),
+    ):
+        with pytest.raises(PolicyKDError, match=f"student_observations: .*{said}|{said}"):
+            TeacherStudent(POINT, towards, config={**SMALL, "student_observations": function})
+
+
+class Mixed(gym.Env):
+    """A dict of unlike groups."""
+
+    observation_space = spaces.Dict(
+        {"b": spaces.Box(-np.inf, np.inf, (3,)), "a": spaces.Box(-1, 1, (2,)), "m": spaces.Discrete(3)}
+    )
+    action_space = spaces.Box(np.array([-2.0, -1.0], np.float32), np.array([0.5, 3.0], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+KINDS = {
+    "PPO": stable_baselines3.PPO,
+    "SAC": stable_baselines3.SAC,
+    "TD3": stable_baselines3.TD3,
+    "TQC": sb3_contrib.TQC,
+    "RecurrentPPO": sb3_contrib.RecurrentPPO,
+}
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_a_multi_input_teacher_acts_exactly_as_its_predict(algorithm, tmp_path):
+    recurrent = algorithm == "RecurrentPPO"
+    policy = "MultiInputLstmPolicy" if recurrent else "MultiInputPolicy"
+    options = {"net_arch": [6], **({"lstm_hidden_size": 4} if recurrent else {})}
+    model = KINDS[algorithm](policy, Mixed(), policy_kwargs=options, seed=0, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    env = Mixed()
+    rows = [env.reset(seed=seed)[0] for seed in range(4)]
+    many = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    expected = model.predict(many, deterministic=True)[0]
+    for source in (tmp_path / "agent.zip", model):
+        teacher = Teacher.load(source, Mixed, vecnormalize=False)
+        np.testing.assert_allclose(teacher.predict(many)[0], expected, atol=1e-5)
+        np.testing.assert_allclose(teacher.predict(rows[0])[0], expected[0], atol=1e-5)
+        assert (teacher.value(torch.zeros(2, 8)) is None) == recurrent
+
+
+def test_a_multi_input_teacher_finds_its_groups_among_others():
+    class Wider(Mixed):
+        observation_space = spaces.Dict(
+            [("z", spaces.Box(0, 1, (2,))), *reversed(list(Mixed.observation_space.items()))]
+        )
+
+    model = stable_baselines3.PPO("MultiInputPolicy", Mixed(), policy_kwargs={"net_arch": [6]}, device="cpu")
+    teacher = Teacher.load(model, Wider, vecnormalize=False)
+    observation = Wider().reset(seed=3)[0]
+    known = {name: observation[name] for name in ("a", "b", "m")}
+    expected = model.predict(known, deterministic=True)[0]
+    np.testing.assert_allclose(teacher.predict(observation)[0], expected, atol=1e-5)
+
+
+def test_a_multi_input_teacher_keeps_its_normaliser(tmp_path):
+    env = VecNormalize(DummyVecEnv([Goal]))
+    model = stable_baselines3.PPO("MultiInputPolicy", env, policy_kwargs={"net_arch": [6]}, device="cpu", n_steps=64)
+    model.learn(64)
+    model.save(tmp_path / "agent.zip")
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    observation = {name: part[None] for name, part in Goal().reset(seed=1)[0].items()}
+    expected = model.predict(env.normalize_obs(observation), deterministic=True)[0]
+    for source in (tmp_path / "agent.zip", model):
+        np.testing.assert_allclose(Teacher.load(source, Goal).predict(observation)[0], expected, atol=1e-5)
+
+
+def test_a_task_of_dicts_goes_on_exactly():
+    class Own(Mixed):
+        def __init__(self):
+            self.observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "m": spaces.Discrete(3)})
+
+    saved, other = find_task(Own).make(), find_task(Own).make()
+    saved.reset(seed=3)
+    saved.step(np.zeros(2))
+    assert unsaved_state(saved) == []
+    other.reset(seed=8)
+    set_env_state(other, get_env_state(saved))
+    for _ in range(3):
+        np.testing.assert_array_equal(saved.step(np.zeros(2))[0], other.step(np.zeros(2))[0])

@@ -1,0 +1,301 @@
+"""Students that remember: a history of observations, the same as by hand."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+from policykd_envs.wrappers import StackObservation
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from test_teacher_student import COPY, REPLAY, ROLL, expert
+from tiny import POINT
+
+from policykd import TeacherStudent
+from policykd.cli import main
+from policykd.core.errors import PolicyKDError
+from policykd.core.networks import MLP
+from policykd.core.recurrent import GRU
+from policykd.core.seeding import env_seed
+from policykd.export.c import to_c
+from policykd.export.onnx import to_onnx
+from policykd.export.remembering import Episodes
+from policykd.export.torchscript import to_torchscript
+from policykd.memory.sequences import LabelledSequences
+from policykd.teachers import Teacher
+from policykd.training.recipes.recurrent_imitation import counted_steps
+
+FRAMES = 3
+
+
+def stacked():
+    return FlattenObservation(FrameStackObservation(gym.make(POINT), FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "config"),
+    [("dagger", "ppo", COPY), ("kickstarting", "ppo", ROLL), ("kickstarting", "td3", REPLAY)],
+)
+def test_a_history_learns_what_a_frame_stack_by_hand_learns(method, backbone, config):
+    config = {**config, "teacher_std": 0.2}
+    short = {**config, "history": FRAMES, "student_observations": (2, 3)}
+    agent = TeacherStudent(POINT, expert, method=method, backbone=backbone, seeds=(0, 3), config=short).learn(160)
+    columns = tuple(4 * frame + column for frame in range(FRAMES) for column in (2, 3))
+    by_hand = TeacherStudent(
+        stacked,
+        lambda observation: expert(observation[..., -4:]),
+        method=method,
+        backbone=backbone,
+        seeds=(0, 3),
+        config={**config, "student_observations": columns},
+    ).learn(160)
+    assert torch.equal(agent.learner.actor, by_hand.learner.actor)
+    np.testing.assert_array_equal(agent.evaluate(2, seed=1).returns, by_hand.evaluate(2, seed=1).returns)
+
+
+def test_the_wrapper_is_gymnasiums_two():
+    ours, theirs = StackObservation(gym.make(POINT), FRAMES), stacked()
+    assert ours.observation_space == theirs.observation_space
+    for seed in (1, 2):
+        np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+        for action in np.random.default_rng(0).uniform(-1, 1, (5, 2)):
+            np.testing.assert_array_equal(ours.step(action)[0], theirs.step(action)[0])
+
+
+@pytest.fixture(scope="module")
+def student():
+    config = {**COPY, "history": FRAMES, "student_observations": (2, 3)}
+    return TeacherStudent(POINT, expert, seeds=(0, 3), config=config).learn(200)
+
+
+def test_predict_remembers_an_episode_and_forgets_it(student):
+    plain, seen = gym.make(POINT), student.factory()
+    state, start = None, np.ones(1, bool)
+    for seed in (5, 6):
+        observation, inputs = plain.reset(seed=seed)[0], seen.reset(seed=seed)[0]
+        start[:] = True
+        for _ in range(5):
+            action, state = student.predict(observation[None], state, start, learner=1)
+            np.testing.assert_array_equal(action, student.predict(inputs[None], learner=1)[0])
+            observation, inputs, start = plain.step(action[0])[0], seen.step(action[0])[0], np.zeros(1, bool)
+    with pytest.raises(PolicyKDError, match="the state has shape"):
+        student.predict(np.zeros((3, 4), np.float32), state)
+
+
+def test_sb3_evaluates_it_on_the_plain_task(student):
+    def task():
+        env = gym.make(POINT)
+        env.reset(seed=9)
+        return env
+
+    plain, seen = DummyVecEnv([task, task]), DummyVecEnv([lambda: student.view.wrap(task())] * 2)
+    returns = [evaluate_policy(student, envs, 4, return_episode_rewards=True, warn=False)[0] for envs in (plain, seen)]
+    assert returns[0] == returns[1]
+
+
+@pytest.mark.parametrize("kind", ["history", "units", "both"])
+def test_it_can_teach_in_its_turn(kind, student, tmp_path, request):
+    if kind == "units":
+        student = request.getfixturevalue("recurrent")
+    if kind == "both":
+        config = {**SHORT, "history": 2, "student_observations": (2, 3)}
+        student = TeacherStudent(POINT, expert, backbone="sac", seeds=(0, 3), config=config).learn(80)
+    student.save(tmp_path / "student")
+    live, saved = Teacher.load(student, POINT), Teacher.load(tmp_path / "student.safetensors", POINT)
+    assert live.remembers
+    rows = np.random.default_rng(0).normal(size=(4, 2, 4)).astype(np.float32)
+    states, start = [None] * 3, np.ones(2, bool)
+    for row in rows:
+        answers = []
+        for i, policy in enumerate((student, live, saved)):
+            action, states[i] = policy.predict(row, state=states[i], episode_start=start)
+            answers.append(action)
+        np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+        np.testing.assert_allclose(answers[2], answers[0], atol=1e-5)
+        start = np.array([False, True])
+
+
+SHORT = {**COPY, "gru": 6, "bptt_steps": 5, "burn_in": 2, "n_envs": 2}
+
+
+def test_units_are_torchs_and_forget_where_an_episode_starts():
+    network, generator = GRU(3, 4, MLP((7, 5, 2), activation="tanh")), np.random.default_rng(0)
+    rows = torch.stack([network.initialise(generator) for _ in range(2)])
+    assert rows.shape == (2, network.parameter_count)
+    inputs, state = torch.randn(2, 6, 5, 3), torch.randn(2, 5, 4)
+    starts = torch.zeros(2, 6, 5)
+    starts[0, 3, 1] = starts[1, 0, 4] = 1
+    outputs, after = network.unroll(rows, inputs, starts, state)
+    for k, row in enumerate(rows):
+        units = torch.nn.GRU(3, 4)
+        parts = row.split(network.sections)
+        shapes = (3, 12), (4, 12), (12,), (12,)
+        for parameter, part, shape in zip(units.parameters(), parts, shapes, strict=False):
+            parameter.data.copy_(part.view(shape).t() if len(shape) == 2 else part)
+        for b in range(5):
+            hidden, read = state[k, b].view(1, 1, 4), []
+            for t in range(6):
+                hidden = hidden * (1 - starts[k, t, b])
+                answer, hidden = units(inputs[k, t, b].view(1, 1, 3), hidden)
+                read.append(torch.cat((answer.view(4), inputs[k, t, b])))
+            expected = network.head(parts[-1].unsqueeze(0), torch.stack(read).unsqueeze(0))[0]
+            torch.testing.assert_close(outputs[k, :, b], expected, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(after[k, b], hidden.view(4), atol=1e-6, rtol=1e-5)
+    first = network(rows, inputs[:, 0])
+    torch.testing.assert_close(first, network.unroll(rows, inputs[:, :1], torch.ones(2, 1, 5), state)[0][:, 0])
+
+
+def test_steps_of_the_burn_in_count_only_in_an_episode_that_starts_in_the_window():
+    starts = torch.zeros(1, 5, 2)
+    starts[0, 1, 1] = 1
+    counts = counted_steps(starts, 3)
+    assert (counts[0, :, 0] > 0).tolist() == [False, False, False, True, True]
+    assert (counts[0, :, 1] > 0).tolist() == [False, True, True, True, True]
+    assert counts.mean().item() == pytest.approx(1)
+
+
+def test_windows_are_pieces_of_one_environments_steps():
+    memory = LabelledSequences(12, 2, 1, 1, 1, 1)
+    for step in range(9):  # the ring holds six steps of two environments
+        rows = torch.tensor([[[float(step)], [100.0 + step]]])
+        memory.add(rows, -rows, torch.tensor([[0.0, 1.0]]), rows + 0.5)
+    assert memory.size == memory.capacity == 12
+    drawn = memory.sample(200, 3, [np.random.default_rng(0)])
+    first = drawn.observations[0, 0, :, 0]
+    assert set(first.tolist()) == {3.0, 4.0, 5.0, 6.0, 103.0, 104.0, 105.0, 106.0}
+    for t in range(3):
+        assert torch.equal(drawn.observations[0, t, :, 0], first + t)
+        assert torch.equal(drawn.answers[0, t, :, 0], -first - t)
+        assert torch.equal(drawn.starts[0, t] == 1, first > 50)
+    assert torch.equal(drawn.state[0, :, 0], first + 0.5)
+    assert memory.sample(50, 9, [np.random.default_rng(0)], recent=4).observations.shape == (1, 2, 50, 1)
+
+
+@pytest.fixture(scope="module")
+def recurrent():
+    return TeacherStudent(POINT, expert, seeds=(0, 3), config={**SHORT, "student_observations": (2, 3)}).learn(200)
+
+
+def test_a_state_is_forgotten_where_an_episode_starts(recurrent):
+    rows = np.random.default_rng(0).normal(size=(4, 2, 4)).astype(np.float32)
+    state = None
+    for row in rows:
+        before = state
+        _, state = recurrent.predict(row, state, np.zeros(2, bool), learner=1)
+    again, kept = recurrent.predict(rows[-1], before, np.array([True, False]), learner=1)
+    fresh = recurrent.predict(rows[-1], None, np.ones(2, bool), learner=1)[0]
+    followed = recurrent.predict(rows[-1], before, learner=1)[0]
+    np.testing.assert_allclose(again[0], fresh[0], atol=1e-6)
+    np.testing.assert_allclose(again[1], followed[1], atol=1e-6)
+    assert np.abs(again[0] - followed[0]).max() > 1e-4
+    assert kept[0].shape == (2, 6)
+    with pytest.raises(PolicyKDError, match="the state has shape"):
+        recurrent.predict(rows[0][:1], state)
+
+
+def test_an_evaluation_plays_what_predict_says(recurrent):
+    result = recurrent.evaluate(2, seed=4)
+    for k in range(2):
+        env = gym.make(POINT)
+        for episode in range(2):
+            observation, _ = env.reset(seed=env_seed(4, 0, "evaluation", 0, episode))
+            state, total, ended = None, 0.0, False
+            while not ended:
+                action, state = recurrent.predict(observation, state, learner=k)
+                observation, reward, terminated, truncated, _ = env.step(action)
+                total, ended = total + reward, terminated or truncated
+            assert total == pytest.approx(result.returns[k, episode], abs=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["ppo", "td3"])
+def test_recurrent_students_learn_together_as_they_learn_alone(backbone):
+    def rows(*seeds):
+        return TeacherStudent(POINT, expert, backbone=backbone, seeds=seeds, config=SHORT).learn(120).learner.actor
+
+    torch.testing.assert_close(rows(0, 3), torch.cat((rows(0), rows(3))), atol=1e-5, rtol=1e-4)
+
+
+class Cue(gym.Env):
+    """What to do is told at the first step alone; the whole observation tells it at every step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal, self.steps = float(self.np_random.choice([-0.8, 0.8])), 0
+        return np.array([self.goal, self.goal], np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.array([0, self.goal], np.float32), -abs(float(action[0]) - self.goal), False, self.steps >= 12, {}
+
+
+def test_a_recurrent_student_remembers_the_start_of_its_episode():
+    config = {**SHORT, "gru": 16, "net_arch": (16,), "bptt_steps": 16, "burn_in": 0, "distill_batch_size": 128}
+    config |= {"student_observations": (0,), "n_envs": 4, "round_steps": 200, "round_updates": 150, "eval_freq": 0}
+    student = TeacherStudent(Cue, lambda o: o[..., 1:], config={**config, "distill_learning_rate": 5e-3}).learn(800)
+    assert student.evaluate(20, seed=0).returns.mean() > -2  # without memory: -0.8 a step, -8.8
+
+
+def test_what_a_recurrent_student_cannot_do_is_refused(recurrent):
+    with pytest.raises(PolicyKDError, match=r"gru: kickstarting learns by RL.*history="):
+        TeacherStudent(POINT, expert, method="kickstarting", config={**ROLL, "gru": 4})
+    with pytest.raises(PolicyKDError, match="fine_tune: RL trains students without gru"):
+        recurrent.fine_tune(50)
+
+
+SEES = {
+    "columns": {"student_observations": (3, 1)},
+    "history": {"student_observations": (2, 3), "history": 2},
+    "units": {"gru": 5, "bptt_steps": 5, "n_envs": 2},
+    "units of a history": {"student_observations": (2, 3), "gru": 5, "history": 2, "bptt_steps": 5, "n_envs": 2},
+}
+
+
+@pytest.mark.parametrize("sees", SEES)
+@pytest.mark.parametrize("inputs", ["own", "full"])
+def test_files_read_the_students_part_or_all_and_carry_its_state(tmp_path, sees, inputs):
+    backbone = "sac" if sees == "units" else "ppo"
+    agent = TeacherStudent(POINT, expert, backbone=backbone, config={**COPY, **SEES[sees]}).learn(80)
+    assert to_torchscript(agent, 0, tmp_path / "policy.pt", inputs) < 1e-5
+    program = torch.jit.load(tmp_path / "policy.pt")
+    whole = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    expected = agent.predict(whole, episode_start=np.ones(3, bool))[0]
+    if sees == "columns" or (sees == "history" and inputs == "own"):
+        rows = whole if inputs == "full" else agent.view(whole)
+        rows = np.tile(rows, 2) if sees == "history" else rows
+        np.testing.assert_allclose(program(torch.from_numpy(rows)).numpy(), expected, atol=1e-5)
+        assert to_c(agent, 0, tmp_path / "c", inputs=inputs).difference.worst < 1e-5
+    else:
+        state = [torch.zeros(3, *shape) for shape in Episodes(agent, 0, inputs).shapes]
+        rows = whole if inputs == "full" else agent.view(whole)
+        actions, *_ = program(torch.from_numpy(rows), torch.ones(3), *state)
+        np.testing.assert_allclose(actions.numpy(), expected, atol=1e-5)
+        with pytest.raises(PolicyKDError, match="torchscript"):
+            to_c(agent, 0, tmp_path / "c", inputs=inputs)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("sees", SEES)
+def test_onnx_carries_the_state(tmp_path, sees):
+    pytest.importorskip("onnxruntime")
+    agent = TeacherStudent(POINT, expert, config={**COPY, **SEES[sees]}).learn(80)
+    assert to_onnx(agent, 0, tmp_path / "policy.onnx", "full") < 1e-5
+
+
+def test_the_command_line_distils_and_exports_what_remembers(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config=COPY).learn(80).save(tmp_path / "teacher")
+    flags = ["--n-eval-episodes", "1", "--teacher-episodes", "2", "--allow-weak-teacher", "--round-steps", "20"]
+    flags += ["--round-updates", "2", "--total-timesteps", "40", "--run-dir", str(tmp_path / "run"), "--env", POINT]
+    flags += ["--observation-groups", "way=2:4", "place=0,1", "--student-observations", "way", "--history", "2"]
+    main(["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--gru", "4", "--n-envs", "2", *flags])
+    config = TeacherStudent.load(tmp_path / "run").config
+    assert (config.student_observations, config.history, config.gru) == (("way",), 2, 4)
+    assert config.observation_groups == {"way": (2, 3), "place": (0, 1)}
+    out = str(tmp_path / "out")
+    main(["export", str(tmp_path / "run"), "--format", "torchscript", "--inputs", "full", "--out", out])
+    assert "differs by at most" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), "--inputs", "full", "--out", str(tmp_path / "more")])
+    assert "inputs: full is for onnx, torchscript and c, not sb3, hub" in capsys.readouterr().err
