@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import typing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from policykd.core.fields import change, require
@@ -101,7 +102,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
         self._check_vary()
 
-    @property
+    @cached_property
     def updates_at_once(self) -> int:
         """Gradient steps at every update, as a number from 1 up."""
         return self.gradient_steps if self.gradient_steps > 0 else self.train_freq * self.n_envs

@@ -140,7 +140,12 @@ class SharedReplay:
         """
         count = self.size if recent is None else min(recent, self.size)
         if self._native:
-            rows = self._gather_native(batch_size, generators, source, peer_of, count)
+            if self._streams is None or self._streams.generators != generators:
+                self._streams = draws.Streams(generators)
+            first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
+            rings = self.peers if source == "pooled" else 1
+            assert first is not None
+            rows = draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
         else:
             rows = self._gather(batch_size, generators, source, peer_of, count)
         *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
@@ -183,22 +188,6 @@ class SharedReplay:
         observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
         beyond, ends = rows[last].split_with_sizes(self.sections, dim=-1)[2:]
         return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
-
-    def _gather_native(
-        self,
-        batch_size: int,
-        generators: Sequence[np.random.Generator],
-        source: Source,
-        peer_of: np.ndarray | None,
-        count: int,
-    ) -> Tensor:
-        """``_gather`` in one call."""
-        if self._streams is None or self._streams.generators != generators:
-            self._streams = draws.Streams(generators)
-        first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
-        assert first is not None
-        rings = self.peers if source == "pooled" else 1
-        return draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
 
     def _gather(
         self,

@@ -28,7 +28,7 @@ from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluator
 from policykd.tasks.batched import BatchedEnvs, find_vector
 from policykd.tasks.contract import try_out
-from policykd.tasks.spaces import ActionScale, AnyEnv, check_spaces, find_task, short_id
+from policykd.tasks.spaces import AnyEnv, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
@@ -89,7 +89,7 @@ class Agent(Acting, SB3Surface):
             self.view = view_of("env", probe)
         finally:
             probe.close()
-        self.action_scale = ActionScale(self.action_space)
+        self.action_scale = action_scale(self.action_space)
 
     def _share_out(self) -> None:
         """Where the user handed in one ``VectorEnv``: every learner gets its share of it, which says ``n_envs``.
@@ -128,7 +128,7 @@ class Agent(Acting, SB3Surface):
 
     def _new_learner(self, config: Config) -> Learner:
         """Learners with new networks."""
-        bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
+        bounds = self.action_scale.bounds
         return self.learner_type.make(*self.sizes, config, self.streams["learner"], self.device, *bounds)
 
     def write_into(self, run_dir: str | Path | None) -> None:

@@ -41,13 +41,14 @@ DAGGER_ROUNDS = 5
 
 
 class DualStudent(Agent):
-    """Groups of peers that learn a continuous-control task, all in one batched update.
+    """Groups of peers that learn a task, all in one batched update.
 
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
             Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
         method: a row of ``policykd.distillation.methods.PEER_METHODS``, by name or as an object of your own.
-        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own.
+        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own. Where one of several actions is
+            chosen (Discrete), "ppo".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
@@ -143,7 +144,7 @@ class DualStudent(Agent):
             observations = torch.from_numpy(inputs).to(self.device)
             actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
         scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
-        return scaled.reshape(*array.shape[:-1], -1), state
+        return scaled.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.

@@ -131,7 +131,8 @@ class PeersOnReplay(LearnFromReplay):
                     if i > first:
                         args = self.states(i), *self.turn(i), self.distill_learning_rate
                         info |= self.distillation.update(*args, diagnose)
-                    info |= self._copy_critics(i)
+                    if self.critics is not None:
+                        info |= self._copy_critics(self.critics, i)
         return info
 
     def learn(
@@ -179,11 +180,9 @@ class PeersOnReplay(LearnFromReplay):
             recent=self.config.distill_recent,
         )
 
-    def _copy_critics(self, number: int) -> dict[str, Tensor]:
-        if self.critics is None:
-            return {}
+    def _copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
         batch = self._distil_batch(number)
-        return self.critics.update(batch.observations, batch.actions, *self.turn(number), self.distill_learning_rate)
+        return critics.update(batch.observations, batch.actions, *self.turn(number), self.distill_learning_rate)
 
     def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
         if moved % self.config.best_freq == 0 and (best := self.standings.best()).min() >= 0:
