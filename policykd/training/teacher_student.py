@@ -264,10 +264,10 @@ class TeacherStudent(Agent):
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
         by_teacher = self.panel is not None and not isinstance(self.learner, PPO)
-        anchor = {"anchor": "teacher" if by_teacher else "student"} if self.teaching.anchor == "auto" else {}
-        asked = change(self.config, {**anchor, **(config or {})})
-        given = fine_tune_replay.settings(asked, config or {})
-        self._tune(change(asked, given), Span(self.num_timesteps, total_timesteps), fresh=True)
+        chosen = fine_tune_replay.settings(change(self.config, config or {}), config or {}, by_teacher)
+        self._tune(
+            change(self.config, {**(config or {}), **chosen}), Span(self.num_timesteps, total_timesteps), fresh=True
+        )
         return self.learn(total_timesteps, callback, progress_bar)
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
