@@ -9,18 +9,20 @@ if TYPE_CHECKING:
     from policykd.classification.distiller import Distiller as Distiller
     from policykd.cooperation.cooperative import CooperativeDistillation as CooperativeDistillation
     from policykd.core.errors import PolicyKDError as PolicyKDError
+    from policykd.memory.logged import LoggedStates as LoggedStates
     from policykd.memory.replay import SharedReplay as SharedReplay
     from policykd.teachers import Teacher as Teacher
     from policykd.training.dual_student import DualStudent as DualStudent
     from policykd.training.teacher_student import TeacherStudent as TeacherStudent
 
 __version__ = "0.1.0"
-__all__ = ["Distiller", "DualStudent", "PolicyKDError", "SharedReplay", "Teacher", "TeacherStudent"]
+__all__ = ["Distiller", "DualStudent", "LoggedStates", "PolicyKDError", "SharedReplay", "Teacher", "TeacherStudent"]
 
 _HOMES = {
     "CooperativeDistillation": "policykd.cooperation.cooperative",  # needs an extra, hence not in __all__
     "Distiller": "policykd.classification.distiller",
     "DualStudent": "policykd.training.dual_student",
+    "LoggedStates": "policykd.memory.logged",
     "PolicyKDError": "policykd.core.errors",
     "SharedReplay": "policykd.memory.replay",
     "Teacher": "policykd.teachers",

@@ -140,7 +140,7 @@ def test_a_teacher_that_is_too_sure_of_its_actions():
     model = agent("PPO")
     model.policy.log_std.data.fill_(-12.0)
     (finding,) = [f for f in diagnose(model, Lopsided, **TEACHER_ALONE).wrong if f.check == "noise"]
-    assert "temperature" in finding.advice
+    assert "variance_scale" in finding.advice
 
 
 def test_a_teacher_whose_answers_are_not_finite():

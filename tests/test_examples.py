@@ -38,6 +38,12 @@ def test_own_teacher_is_better_than_random_and_has_students(capsys):
     assert Path("student.safetensors").exists()
 
 
+def test_students_learn_from_a_log(capsys):
+    students = example("offline")["main"](teacher_steps=256, episodes=2, gradient_steps=20)
+    assert students.num_timesteps == 0
+    assert "what was done is copied: returns [" in capsys.readouterr().out
+
+
 def test_a_batched_simulator_trains_and_is_evaluated(capsys):
     agent = example("batched_env")["main"](num_envs=4, steps=1_200)
     assert agent.num_timesteps == 1_200 and agent.collector.observations.shape == (8, 2)

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from helpers import make_learner, sequential
+from helpers import make_learner, sequential, to_double
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common import policies
 from stable_baselines3.common.logger import Logger
@@ -18,7 +18,7 @@ from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.distillation.weights import Comparison
 from policykd.export import sb3_ppo
 from policykd.learners.config import PPOConfig
-from policykd.learners.ppo import Minibatch
+from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory import Rollout
 from policykd.memory.rollout import gae
 from policykd.training.recipes.rollout import LearnFromRollouts
@@ -55,12 +55,18 @@ class Spaces(gym.Env):
         return np.zeros(OBSERVATIONS, np.float32), {}
 
 
+class Choosing(Spaces):
+    """The same with a choice of one of several actions."""
+
+    action_space = gym.spaces.Discrete(ACTIONS)
+
+
 class SB3Model:
     """SB3's PPO with a rollout of made-up steps, and one update behind it so that Adam's state is not trivial."""
 
-    def __init__(self, config, seed, dtype):
+    def __init__(self, config, seed, dtype, env=Spaces):
         settings = sb3_ppo.sb3_settings(config)
-        self.model = SB3PPO("MlpPolicy", DummyVecEnv([Spaces] * ENVS), seed=seed, device="cpu", **settings)
+        self.model = SB3PPO("MlpPolicy", DummyVecEnv([env] * ENVS), seed=seed, device="cpu", **settings)
         self.model.set_logger(Logger(None, []))
         self.model._current_progress_remaining = 1 - PROGRESS
         self.generator = np.random.default_rng(seed)
@@ -77,12 +83,16 @@ class SB3Model:
         buffer, draw = self.model.rollout_buffer, self.generator.normal
         buffer.reset()
         buffer.observations = draw(size=(STEPS, ENVS, OBSERVATIONS)).astype(dtype)
+        discrete = isinstance(self.model.action_space, gym.spaces.Discrete)
         buffer.actions = draw(size=(STEPS, ENVS, ACTIONS)).astype(np.float32).astype(dtype)  # SB3 casts actions
+        if discrete:
+            buffer.actions = buffer.actions.argmax(-1)[..., None]
         buffer.rewards = draw(size=(STEPS, ENVS)).astype(dtype)
         buffer.episode_starts = (self.generator.random((STEPS, ENVS)) < 0.2).astype(dtype)
         buffer.advantages, buffer.returns = buffer.rewards.copy(), buffer.rewards.copy()
         self.dones = self.generator.random(ENVS) < 0.2
         flat = [torch.from_numpy(x).flatten(0, 1) for x in (buffer.observations, buffer.actions)]
+        flat[1] = flat[1].flatten() if discrete else flat[1]
         self.last = torch.from_numpy(draw(size=(ENVS, OBSERVATIONS)).astype(dtype))
         with torch.no_grad():
             values, log_probs, _ = self.model.policy.evaluate_actions(*flat)
@@ -96,7 +106,10 @@ class SB3Model:
         """The rollout as our columns, each (1, T * N, ...), before SB3 reorders it."""
         buffer = self.model.rollout_buffer
         names = ("observations", "actions", "log_probs", "advantages", "returns")
-        return [torch.from_numpy(getattr(buffer, name).copy()).flatten(0, 1) for name in names]
+        columns = [torch.from_numpy(getattr(buffer, name).copy()).flatten(0, 1) for name in names]
+        if isinstance(self.model.action_space, gym.spaces.Discrete):
+            columns[1] = torch.nn.functional.one_hot(columns[1].squeeze(-1), ACTIONS).to(columns[0])
+        return columns
 
 
 class Orders:
@@ -109,13 +122,15 @@ class Orders:
         return next(self.orders)
 
 
-def train_both(monkeypatch, learners, dtype):
+def train_both(monkeypatch, learners, dtype, env=Spaces):
     """One whole update on both sides; returns SB3's models and our learner."""
     config = PPOConfig(**SETTINGS)
-    learner = make_learner("ppo", learners, OBSERVATIONS, ACTIONS, dtype is np.float64, **SETTINGS)
+    bounds = () if env is Spaces else ("cpu", None, None)
+    learner = PPO(OBSERVATIONS, ACTIONS, config, [np.random.default_rng(seed) for seed in range(learners)], *bounds)
+    learner = to_double(learner) if dtype is np.float64 else learner
     # SB3 casts observations to float32 on their way into a network.
     monkeypatch.setattr(policies, "preprocess_obs", lambda obs, *args, **kwargs: obs)
-    models = [SB3Model(config, seed, dtype) for seed in range(learners)]
+    models = [SB3Model(config, seed, dtype, env) for seed in range(learners)]
     generator, ours, columns = np.random.default_rng(0), [], []
     for k, sb3 in enumerate(models):
         sb3_ppo.read_sb3(learner, k, sb3.model)
@@ -135,9 +150,9 @@ def train_both(monkeypatch, learners, dtype):
     return models, learner
 
 
-@pytest.mark.parametrize("learners", [1, 4])
-def test_a_whole_update_is_that_of_sb3(monkeypatch, learners):
-    models, learner = train_both(monkeypatch, learners, np.float64)
+@pytest.mark.parametrize(("learners", "env"), [(1, Spaces), (4, Spaces), (2, Choosing)])
+def test_a_whole_update_is_that_of_sb3(monkeypatch, learners, env):
+    models, learner = train_both(monkeypatch, learners, np.float64, env)
     for k, sb3 in enumerate(models):
         expected = sb3_ppo._to_row(learner, [p.detach() for p in sb3.model.policy.parameters()])
         # The requirement is 1e-5, which in float64 is far above rounding: ask for more. Measured: 1e-16.

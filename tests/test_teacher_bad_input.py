@@ -27,6 +27,12 @@ def refused():
     return load
 
 
+class Several(Lopsided):
+    """Two choices at once."""
+
+    action_space = gym.spaces.MultiDiscrete([2, 3])
+
+
 class Payload:
     """Unpickling it calls a function."""
 
@@ -227,14 +233,12 @@ def test_networks_that_are_no_mlp_are_refused(tmp_path, refused):
     model.policy.actor.extra = torch.nn.LayerNorm(3)
     model.save(tmp_path / "agent.zip")
     assert "parts that are no MLP (actor.extra.weight, actor.extra.bias)" in refused(tmp_path / "agent.zip")
-    from stable_baselines3 import DQN, PPO
+    from stable_baselines3 import PPO
 
-    dqn = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10)
-    assert "has Discrete actions; policykd needs continuous ones" in refused(dqn)
-    discrete = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
-    assert "has Discrete actions; policykd needs continuous ones" in refused(discrete)
-    discrete.save(tmp_path / "discrete.zip")
-    assert "discrete.zip has Discrete actions" in refused(tmp_path / "discrete.zip")
+    several = PPO("MlpPolicy", Several(), policy_kwargs={"net_arch": [4]}, device="cpu")
+    assert "has MultiDiscrete actions; policykd needs continuous ones (Box) or one choice" in refused(several)
+    several.save(tmp_path / "several.zip")
+    assert "several.zip has MultiDiscrete actions" in refused(tmp_path / "several.zip")
 
 
 def test_options_that_do_not_fit_are_named(tmp_path, refused):

@@ -254,7 +254,7 @@ def test_a_live_agent_that_samples_or_whose_predict_is_its_own_is_refused():
 def test_spaces_that_are_no_vectors_are_refused(tmp_path):
     dqn = stable_baselines3.DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, buffer_size=9)
     dqn.save(tmp_path / "dqn.zip")
-    assert "has Discrete actions; policykd needs continuous ones (Box)" in refused(tmp_path / "dqn.zip")
+    assert "reads 4 observations and chooses one of 2 actions, Lopsided has 5 and 2" in refused(tmp_path / "dqn.zip")
 
 
 def test_a_linear_agent_of_old_sb3_contrib_is_read(tmp_path):

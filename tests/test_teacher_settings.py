@@ -9,6 +9,7 @@ from helpers import make_learner
 from tiny import POINT
 
 from policykd import DualStudent, TeacherStudent
+from policykd.core import checkpoint
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TEACHER_METHODS
@@ -35,11 +36,22 @@ def tuned(**changes):
     return agent.fine_tune(0, config=changes)
 
 
-def test_temperature_is_a_factor_of_the_teachers_variance():
-    agent = TeacherStudent(POINT, expert, config={**COPY, "teacher_std": 0.3, "temperature": 4.0})
+def test_variance_scale_is_a_factor_of_the_teachers_variance():
+    agent = TeacherStudent(POINT, expert, config={**COPY, "teacher_std": 0.3, "variance_scale": 4.0})
     agent.get_env()
     std = Labels.unpack(agent.tutor.answers()).policy.std
     torch.testing.assert_close(std, torch.full_like(std, 0.6))  # twice the deviation is four times the variance
+
+
+def test_what_was_once_called_temperature_is_read_as_what_it_was(tmp_path):
+    agent = TeacherStudent(POINT, expert, config={**COPY, "teacher_std": 0.3})
+    content = agent._state(False)
+    del content["settings"]["config"]["variance_scale"]
+    content["settings"]["config"]["temperature"] = 4.0
+    content["made_by_id"] = True
+    checkpoint.save(tmp_path / "old.safetensors", content)
+    old = TeacherStudent.load(tmp_path / "old.safetensors", teacher=expert).teaching
+    assert (old.variance_scale, old.temperature) == (4.0, 1.0)
 
 
 @pytest.mark.parametrize(("target", "sign"), [(1e-6, 1), (1e6, -1)])
@@ -154,7 +166,7 @@ def test_vf_coef_weighs_the_value_loss(vf_coef):
     learner.parameters[:] = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]])
     ones = torch.ones(1, 4, dtype=torch.float64)
     states = ones.unsqueeze(-1)
-    log_prob = learner.log_prob(0 * states, torch.zeros(1, 1, dtype=torch.float64), states)
+    log_prob = learner.head.log_prob(0 * states, torch.zeros(1, 1, dtype=torch.float64), states)
     batch = Minibatch(states, states, log_prob, torch.tensor([[1.0, -1.0, 1.0, -1.0]]).double(), 3 * ones)
     info = learner.update(batch, torch.tensor(0.0), torch.tensor(0.2).double())
     assert float(info["train/loss"]) == pytest.approx(vf_coef * 9.0, abs=1e-9)  # (3 - 0)^2, and advantages of mean 0

@@ -175,7 +175,7 @@ def joint_loss(method, **changes):
     update = TaughtOnRollouts(learner, TEACHER_METHODS[method], config, None, None, divergence, None, [None], [None])
     update.teaching.lambdas.fill_(0.5)
     states, actions = torch.tensor([[[1.0], [-1.0]]]).double(), torch.tensor([[[2.0], [-1.0]]]).double()
-    log_prob = learner.log_prob(2 * states, torch.zeros(1, 1).double(), actions)
+    log_prob = learner.head.log_prob(2 * states, torch.zeros(1, 1).double(), actions)
     ratios = torch.tensor([[0.5, 1.1]]).double()
     labels = Labels(
         PolicyOutput(*(torch.full((1, 2, 1), x).double() for x in (0.0, 0.0, 1.0))), torch.zeros(1, 2).double()
@@ -273,7 +273,7 @@ def test_a_student_that_equals_its_teacher_does_not_move(backbone, divergence):
     states = torch.randn(2, 16, 4, dtype=torch.float64)
     with torch.no_grad():
         own = learner.outputs(learner.actor, states)
-        filled = PolicyOutput(own.actions, *(own.actions if part is None else part for part in own[1:]))
+        filled = PolicyOutput(own.actions, *(own.actions if part is None else part for part in own[1:3]))
         answers = Labels(filled, torch.zeros(2, 16, dtype=torch.float64)).pack()
         step = TeachingStep(
             TEACHER_METHODS["dagger"], TaughtPPOConfig(), learner, divergence_of(divergence, taught=True)

@@ -135,6 +135,17 @@ def test_processes_cannot_be_saved_and_begin_new_episodes(tmp_path, caplog):
             agent.get_env().close()
 
 
+def test_gymnasiums_wrapper_of_tensors_gives_the_same_numbers():
+    pytest.importorskip("array_api_compat", reason="Gymnasium converts arrays with array_api_compat")
+
+    def wrapped(num_envs):
+        return gym.wrappers.vector.NumpyToTorch(SyncVectorEnv([point] * num_envs))
+
+    tensors, arrays = trained(wrapped, "td3"), trained(point, "td3")
+    assert isinstance(tensors.collector.observations, torch.Tensor)
+    torch.testing.assert_close(tensors.replay_buffer.storage, arrays.replay_buffer.storage)
+
+
 def test_gymnasiums_own_make_is_evaluated_on_one_of_its_copies():
     config = {**QUIET, "n_eval_episodes": 1}
     agent = DualStudent(gym.make_vec("Pendulum-v1", 4), backbone="td3", config=config).learn(40)

@@ -34,7 +34,16 @@ def table(rows: Measurements) -> str:
         if len(found):
             kept, returns = mean_std(found["retention"].to_numpy(), 2), mean_std(found["return"].to_numpy(), 0)
             falls = f"{found.falls.mean():.1f} of {found.episodes.iloc[0]}"
-            cells = task, protocol, student, len(found), kept, returns, f"{found.teacher_return.mean():,.0f}", falls
+            cells = (
+                task,
+                protocol,
+                student,
+                len(found),
+                kept,
+                returns,
+                f"{found.teacher_return_here.mean():,.0f}",
+                falls,
+            )
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ START = 1_000_000
 """Seed of the measurement's initial states."""
 KEYS = ("task", "protocol", "student", "seed")
 VALUES = (
-    *("return", "teacher_return", "random_return", "retention", "return_min", "teacher_return_min"),
+    *("return", "teacher_return_here", "random_return", "retention", "return_min", "teacher_return_min"),
     *("falls", "teacher_falls", "steps", "episodes", "parameters", "cpu_seconds"),
 )
 

@@ -29,7 +29,7 @@ from policykd.core.networks import MLP
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 from policykd.tasks import Evaluation, Evaluator
-from policykd.tasks.spaces import check_spaces, find_task
+from policykd.tasks.spaces import ActionSpace, action_scale, check_spaces, find_task
 
 
 def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
@@ -145,7 +145,7 @@ def _net_arch(cell: Cell) -> tuple[int, ...]:
     return double_width(cell, observation_space, action_space)
 
 
-def double_width(cell: Cell, observations: spaces.Box, actions: spaces.Box) -> tuple[int, ...]:
+def double_width(cell: Cell, observations: spaces.Box, actions: ActionSpace) -> tuple[int, ...]:
     """Hidden layers that give actor and critics together as nearly as possible twice the parameters.
 
     All layers are widened by one factor and rounded; of the factors from 1 to 2 in steps of 0.001 the one whose number
@@ -157,11 +157,12 @@ def double_width(cell: Cell, observations: spaces.Box, actions: spaces.Box) -> t
     return min(choices, key=lambda widths: abs(parameters(cell, widths, observations, actions) - wanted))
 
 
-def parameters(cell: Cell, net_arch: tuple[int, ...], observations: spaces.Box, actions: spaces.Box) -> int:
+def parameters(cell: Cell, net_arch: tuple[int, ...], observations: spaces.Box, actions: ActionSpace) -> int:
     """Trained parameters of one agent's actor and critics (target networks are copies and do not count)."""
-    n_observations, n_actions = observations.shape[0], actions.shape[0]
+    n_observations, n_actions = observations.shape[0], action_scale(actions).size
     if cell.backbone == "ppo":
-        policy = MLP((n_observations, *net_arch, n_actions)).parameter_count + n_actions
+        log_std = n_actions if isinstance(actions, spaces.Box) else 0
+        policy = MLP((n_observations, *net_arch, n_actions)).parameter_count + log_std
         return policy + MLP((n_observations, *net_arch, 1)).parameter_count
     heads = 2 if cell.backbone == "sac" else 1
     actor = MLP((n_observations, *net_arch, heads * n_actions)).parameter_count

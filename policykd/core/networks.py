@@ -157,7 +157,7 @@ class PolicyOutput(NamedTuple):
     """What K policies answer at observations ``(K, B, O)``."""
 
     actions: Tensor
-    """Deterministic actions ``(K, B, A)`` in [-1, 1]."""
+    """Deterministic actions ``(K, B, A)`` in [-1, 1]; of policies that choose 1 at the likeliest one, 0 elsewhere."""
     mean: Tensor | None = None
     """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
     std: Tensor | None = None
@@ -165,9 +165,19 @@ class PolicyOutput(NamedTuple):
     logits: Tensor | None = None
     """Logits ``(K, B, A)`` of policies that choose one of A actions; None elsewhere."""
 
+    @staticmethod
+    def choosing(logits: Tensor) -> PolicyOutput:
+        """Policies that choose by these logits ``(..., A)``."""
+        return PolicyOutput(one_hot(logits), logits=logits)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
         """``function`` of every tensor."""
         return PolicyOutput(*[None if part is None else function(part) for part in self])  # type: ignore[arg-type]
+
+
+def one_hot(scores: Tensor) -> Tensor:
+    """1 at the largest of each row of ``(..., A)``, the first where several are, and 0 elsewhere."""
+    return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
 def gradient(

@@ -32,6 +32,16 @@ def categorical_kl(logits: Tensor, target_logits: Tensor, temperature: float = 1
     return F.kl_div(own, target, reduction="none", log_target=True).sum(-1)
 
 
+def categorical_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Hx(target, student) = -E_{a ~ target} log student(a) of two softmax distributions ``(..., C)``: ``(...)``, nats.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check(logits, target_logits)
+    return -(target_logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+
+
 def categorical_nll(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Negative log-likelihood of the target's likeliest class ``(..., C)``: ``(...)`` (Rusu et al. 2015, equation 1).
 

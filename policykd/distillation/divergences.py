@@ -18,7 +18,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.registry import find
-from policykd.distillation.categorical import categorical_kl, categorical_nll, logits_mse
+from policykd.distillation.categorical import categorical_cross_entropy, categorical_kl, categorical_nll, logits_mse
 
 A = TypeVar("A")
 Direction = Literal["forward", "reverse"]
@@ -160,6 +160,33 @@ def mse(own: Any, target: Any) -> Tensor:
     return action_mse(own.actions, target.actions)
 
 
+def cross_entropy_forward(own: Any, target: Any) -> Tensor:
+    """Hx(target, own), which has the gradient of the forward KL."""
+    if _categorical(own, target):
+        return categorical_cross_entropy(own.logits, target.logits)
+    return cross_entropy(*_gaussians(own, target), "forward")
+
+
+def cross_entropy_reverse(own: Any, target: Any) -> Tensor:
+    """Hx(own, target) (Czarnecki et al. 2019)."""
+    if _categorical(own, target):
+        return categorical_cross_entropy(target.logits, own.logits)
+    return cross_entropy(*_gaussians(own, target), "reverse")
+
+
+def _mean_actions(own: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """The actions of both; of policies that choose, whose actions are 1 at the choice, the means: probabilities."""
+    if _categorical(own, target):
+        return own.logits.softmax(-1), target.logits.softmax(-1)
+    return own.actions, target.actions
+
+
+def _executed(own: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """The same, as the task executes the student's."""
+    actions, target_actions = _mean_actions(own, target)
+    return executed(actions, target_actions), target_actions
+
+
 def _categorical(own: Any, target: Any) -> bool:
     """Whether both answers have logits; one of each kind cannot be compared."""
     kinds = [getattr(answer, "logits", None) is not None for answer in (own, target)]
@@ -183,8 +210,8 @@ Divergence = Callable[[Any, Any], Tensor]
 """Distance ``(K, B)`` or ``(B,)`` of an answer, given first, from the one to copy."""
 
 DIVERGENCES: dict[str, Divergence] = {
-    "action_mse": lambda own, target: action_mse(own.actions, target.actions),
-    "action_huber": lambda own, target: action_huber(own.actions, target.actions),
+    "action_mse": lambda own, target: action_mse(*_mean_actions(own, target)),
+    "action_huber": lambda own, target: action_huber(*_mean_actions(own, target)),
     "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target), "forward"),
     "gaussian_kl_reverse": lambda own, target: gaussian_kl(*_gaussians(own, target), "reverse"),
     "wasserstein2": lambda own, target: wasserstein2(*_gaussians(own, target)),
@@ -196,11 +223,11 @@ DIVERGENCES: dict[str, Divergence] = {
 """What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
 
 TEACHER_DIVERGENCES: dict[str, Divergence] = {
-    "action_mse": lambda own, target: action_mse(executed(own.actions, target.actions), target.actions),
-    "action_huber": lambda own, target: action_huber(executed(own.actions, target.actions), target.actions),
+    "action_mse": lambda own, target: action_mse(*_executed(own, target)),
+    "action_huber": lambda own, target: action_huber(*_executed(own, target)),
     "gaussian_nll": lambda own, target: gaussian_nll(*_gaussians(own, target)[:3]),
-    "cross_entropy_forward": lambda own, target: cross_entropy(*_gaussians(own, target), "forward"),
-    "cross_entropy_reverse": lambda own, target: cross_entropy(*_gaussians(own, target), "reverse"),
+    "cross_entropy_forward": cross_entropy_forward,
+    "cross_entropy_reverse": cross_entropy_reverse,
 }
 """What a student of a teacher can choose from, before those of ``DIVERGENCES``;
 the negative log-likelihood is that of the teacher's mean."""
@@ -257,6 +284,11 @@ def distance(
         if values is not None and values.shape != shape:
             raise ValueError(f"a {name} needs one number for each of {tuple(shape)}, got {tuple(values.shape)}")
     return temperature**2 * (found if weight is None else weight * found)
+
+
+def at_temperature(divergence: Divergence, temperature: float) -> Divergence:
+    """The divergence of ``distance`` as a divergence itself."""
+    return lambda own, target: distance(own, target, divergence, temperature)
 
 
 def _check(*tensors: Tensor) -> None:

@@ -14,33 +14,56 @@ STD_FLOOR = 0.05
 its actions goes to 0, and no Gaussian can follow."""
 INSIDE = 0.999
 """Actions of an unsquashed teacher come this far within -1 and 1, where the inverse of tanh is finite."""
+SURE = 20.0
+"""Logit of an expert's choice above the others, so that the KL from it is the negative log-likelihood of the choice."""
 
 
 class Labels(NamedTuple):
     """A teacher's answers at B states of each of K learners."""
 
     policy: PolicyOutput
-    """Actions, and the Gaussian in the student's units; without std, of no meaning but the actions."""
+    """Actions, and the Gaussian in the student's units, without std of no meaning but the actions; or logits."""
     value: Tensor
     """Values ``(K, B)`` in the task's units of reward; 0 where the teacher has none."""
 
     @staticmethod
-    def width(action_size: int) -> int:
-        """Length W of one packed answer."""
-        return 3 * action_size + 1
+    def width(action_size: int, discrete: bool = False) -> int:
+        """Length W of one packed answer; ``discrete`` where one of A actions is chosen."""
+        return action_size + 1 if discrete else 3 * action_size + 1
 
     def pack(self) -> Tensor:
         """All of it as ``(K, B, W)``."""
-        actions, mean, std = self.policy[:3]
+        actions, mean, std, logits = self.policy
+        if logits is not None:
+            return torch.cat((logits, self.value.unsqueeze(-1)), dim=-1)
         assert mean is not None and std is not None
         return torch.cat((actions, mean, std, self.value.unsqueeze(-1)), dim=-1)
 
     @staticmethod
-    def unpack(packed: Tensor) -> Labels:
-        """The answers in ``(K, B, W)``."""
+    def unpack(packed: Tensor, discrete: bool = False) -> Labels:
+        """The answers in ``(K, B, W)``; ``discrete`` as in ``width``."""
+        if discrete:
+            return Labels(PolicyOutput.choosing(packed[..., :-1]), packed[..., -1])
         size = (packed.shape[-1] - 1) // 3
         actions, mean, std, value = packed.split([size, size, size, 1], dim=-1)
         return Labels(PolicyOutput(actions, mean, std), value.squeeze(-1))
+
+    @staticmethod
+    def of_actions(actions: Tensor, discrete: bool, std: float) -> Labels:
+        """Actions ``(..., A)`` as learners hold them, as answers of an expert of this deviation and without a value."""
+        if discrete:
+            policy = PolicyOutput.choosing(SURE * actions)
+        else:
+            policy = PolicyOutput(actions, actions, torch.full_like(actions, std))
+        return Labels(policy, torch.zeros_like(actions[..., 0]))
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """How likely the teacher finds actions ``(K, B, A)``, in its student's units or choices: ``(K, B)``."""
+        policy = self.policy
+        if policy.logits is not None:
+            return (policy.logits.log_softmax(-1) * actions).sum(-1)
+        assert policy.mean is not None and policy.std is not None
+        return torch.distributions.Normal(policy.mean, policy.std, validate_args=False).log_prob(actions).sum(-1)
 
 
 def squashed_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

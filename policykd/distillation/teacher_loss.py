@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
-from policykd.distillation.divergences import Divergence, action_mse
+from policykd.distillation.divergences import Divergence, kl_forward, mse
 from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.peer_step import EMPTY
@@ -119,7 +119,9 @@ class JointTeaching:
             return divergence(outputs(actor), labels.policy).mean(1), {}
 
         with torch.no_grad():
-            trust = confidence(action_mse(outputs(self.auxiliary).actions, labels.policy.actions), self.config.alpha)
+            imitated = outputs(self.auxiliary)
+            apart = mse if imitated.logits is None else kl_forward
+            trust = confidence(apart(imitated, labels.policy), self.config.alpha)
         gradients, _ = gradient(loss, self.auxiliary)
         self.auxiliary_adam.step(self.auxiliary, gradients, learning_rate)
         return trust

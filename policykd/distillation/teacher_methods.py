@@ -22,7 +22,7 @@ advisor                       own      latest     Hx(T, S), weighted  joint     
 ============================  =======  =========  ==================  ==========  ==================  ============
 
 How far apart two policies are is the setting ``divergence``, the same for every method; what stands above is a
-teacher's default where both sides are Gaussian.
+teacher's default where both sides are Gaussian. Of choices (Discrete), KL(T || S) stands for action MSE.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class TeacherMethod:
     aggregate: bool = False
     """Without RL: whether all states so far are learnt from, or those of the latest round only."""
     divergence: str | None = "action_mse"
-    """Where the setting is "auto" and both sides are Gaussian; None: the teacher speaks through rewards alone."""
+    """Where the setting is "auto" and both sides are Gaussian, or choose (then KL for action_mse); None: the teacher
+    speaks through rewards alone."""
     schedule: str = "constant"
     """How the teacher fades, where the setting is "auto"."""
     reward: Literal["log_prob", "next_distance", "next_log_prob", "value"] | None = None
@@ -176,7 +177,7 @@ TEACHER_METHODS: dict[str, TeacherMethod] = {
         "Proximal Policy Distillation (Spigler 2025)",
         "own",
         coupling="proximal",
-        divergence="gaussian_kl_forward",
+        divergence="kl_forward",
         environment_reward=True,
     ),
     "advisor": TeacherMethod(

@@ -42,12 +42,17 @@ class TeachingConfig:
     """How a student learns from its teacher, whatever its backbone."""
 
     divergence: Annotated[str | Function, NAME] = "auto"
-    """How far apart student and teacher are at a state: action_mse, action_huber, gaussian_nll, gaussian_kl_forward,
-    gaussian_kl_reverse, cross_entropy_forward, cross_entropy_reverse, wasserstein2, or a function. Forward is
-    KL(teacher || student), which covers the teacher's
-    mass; reverse is KL(student || teacher). "auto" is the method's own where both sides have a standard deviation,
-    and the squared distance of actions elsewhere."""
+    """How far apart student and teacher are at a state: action_mse, action_huber, kl_forward, kl_reverse, nll, mse,
+    cross_entropy_forward, cross_entropy_reverse, gaussian_nll, wasserstein2, or a function. Forward is
+    KL(teacher || student), which covers the teacher's mass; reverse is KL(student || teacher). "auto" is the method's
+    own where both sides say how likely each action is; elsewhere the squared distance of actions, or nll of choices."""
     temperature: float = 1.0
+    """Of choices: both logits are divided by this, and the divergence is multiplied by its square: above 1 softer,
+    below 1 sharper, as for classifiers."""
+    q_temperature: float = 0.01
+    """Of choices, teachers with Q-values (DQN, QRDQN): their policy is softmax(Q / q_temperature) (Rusu et al. 2015).
+    With the divergence mse Q-values are copied as they are."""
+    variance_scale: float = 1.0
     """The teacher's variance is multiplied by this: below 1 it is surer than it was trained to be."""
     teacher_std: float | None = None
     """Standard deviation, in actions scaled to [-1, 1], of a teacher that has none (TD3, DDPG, functions)."""
@@ -134,17 +139,9 @@ class TeachingConfig:
 
     def check_teaching(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        positive = (
-            "history",
-            "bptt_steps",
-            "temperature",
-            "teacher_episodes",
-            "n_envs",
-            "dataset_size",
-            "round_steps",
-            "round_updates",
-        )
-        for name in (*positive, "beta_rounds", "distill_batch_size", "distill_learning_rate", "kl_target"):
+        positive = ["history", "bptt_steps", "temperature", "q_temperature", "variance_scale", "teacher_episodes"]
+        positive += ["n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size"]
+        for name in (*positive, "distill_learning_rate", "kl_target"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         counts = ("distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
         for name in (*counts, "critic_steps", "fixed_std_steps", "burn_in"):

@@ -35,7 +35,7 @@ class TeachingStep(DistillationStep):
 
     def teach(self, states: Tensor, answers: Tensor, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
         """Move every student towards the teacher's packed ``answers (K, B, W)``; diagnostics ``(K,)``."""
-        labels = Labels.unpack(answers)
+        labels = Labels.unpack(answers, self.student.discrete)
         info = self.copy(
             states,
             labels.policy,

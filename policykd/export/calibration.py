@@ -10,6 +10,7 @@ from policykd.core.seeding import env_seed, stream
 from policykd.export.deployed import Act, Check, Difference, as_act, compare, deploy
 from policykd.export.exportable import Exportable
 from policykd.export.plain import check_states
+from policykd.tasks.spaces import Choices
 
 STATES = 2_000
 """States that are played where none are given."""
@@ -21,7 +22,10 @@ TOLERANCE = 0.1
 
 @torch.no_grad()
 def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
-    """Raw observations ``(count, O)`` that learner ``k`` meets on its task, acting with some noise."""
+    """Raw observations ``(count, O)`` that learner ``k`` meets on its task, acting with some noise.
+
+    Where one of several actions is chosen, a share ``NOISE`` of them is random.
+    """
     act, scale, generator = as_act(deploy(agent, k)), agent.action_scale, stream(seed, k, "exploration")
     env, states = agent.factory(), np.zeros((count, agent.observation_space.shape[0]), np.float32)
     episode, ended = 0, True
@@ -31,9 +35,12 @@ def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0
                 observation, _ = env.reset(seed=env_seed(seed, k, "evaluation", episode))
                 episode += 1
             states[i] = observation
-            noise = NOISE * scale.half_range * generator.standard_normal(len(scale.low))
-            action = np.clip(act(states[i : i + 1])[0] + noise, scale.low, scale.high)
-            observation, _, terminated, truncated, _ = env.step(action.astype(scale.low.dtype))
+            action = act(states[i : i + 1])[0]
+            if isinstance(scale, Choices):
+                action = scale.to_env(generator.random(scale.size)) if generator.random() < NOISE else action
+            else:
+                action = scale.clip(action + NOISE * scale.half_range * generator.standard_normal(scale.size))
+            observation, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
     finally:
         env.close()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable
 from policykd.learners import PPO, Learner, OffPolicyLearner
+from policykd.tasks.spaces import ActionScale, Choices
 from policykd.tasks.views import View
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
@@ -33,11 +34,11 @@ Inputs = Literal["own", "full"]
 Statistics = tuple[Tensor, Tensor]
 """Mean and standard deviation ``(I,)``."""
 Act = Callable[[np.ndarray], np.ndarray]
-"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
 
 
 class Difference(NamedTuple):
-    """How far actions are from the learner's, in actions scaled to [-1, 1]."""
+    """How far actions are from the learner's, in actions scaled to [-1, 1]; of choices 1 where they differ."""
 
     worst: float
     mean: float
@@ -52,11 +53,12 @@ Check = Callable[[Exportable, int, Act, str], Difference]
 class DeployedPolicy(nn.Module):
     """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units: normalise, MLP, squash, scale, clip.
 
+    Where one of several actions is chosen, to its number ``(B,)``, int64: normalise, MLP, argmax.
+
     Args:
         network: the shape of the learner's policy network.
         row: its parameters ``(P,)``.
-        low: smallest action of the task ``(A,)``.
-        high: largest action of the task ``(A,)``.
+        actions: the task's.
         squash: whether actions are tanh of the network, scaled to the task's bounds; else it acts in the task's units.
         statistics: mean and standard deviation ``(O,)`` of observations in float64, where they are normalised.
     """
@@ -72,12 +74,12 @@ class DeployedPolicy(nn.Module):
         self,
         network: MLP,
         row: Tensor,
-        low: Tensor,
-        high: Tensor,
+        actions: ActionScale | Choices,
         squash: bool,
         statistics: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.choices = actions if isinstance(actions, Choices) else None
         layers: list[nn.Module] = []
         for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
@@ -89,25 +91,24 @@ class DeployedPolicy(nn.Module):
             layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
-        last.weight = nn.Parameter(last.weight[: len(low)])  # a SAC learner's second half is its spread
-        last.bias = nn.Parameter(last.bias[: len(low)])
-        last.out_features = len(low)
+        last.weight = nn.Parameter(last.weight[: actions.size])  # a SAC learner's second half is its spread
+        last.bias = nn.Parameter(last.bias[: actions.size])
+        last.out_features = actions.size
         self.network = nn.Sequential(*layers[:-1])
         self.squash, self.normalises = squash, statistics is not None
         if statistics is not None:
             self.register_buffer("observation_mean", statistics[0].clone())
             self.register_buffer("observation_std", statistics[1].clone())
-        for name, value in (
-            ("low", low),
-            ("high", high),
-            ("middle", (high + low) / 2),
-            ("half_range", (high - low) / 2),
-        ):
-            self.register_buffer(name, value.clone())
+        if isinstance(actions, ActionScale):
+            low, high = (torch.from_numpy(bound) for bound in actions.bounds)
+            self.register_buffer("low", low)
+            self.register_buffer("high", high)
+            self.register_buffer("middle", (high + low) / 2)
+            self.register_buffer("half_range", (high - low) / 2)
         self.requires_grad_(False).eval()
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Deterministic actions ``(B, A)`` at raw observations ``(B, O)``."""
+        """Deterministic actions ``(B, A)``, or their numbers ``(B,)``, at raw observations ``(B, O)``."""
         return self.act(self.network(self.normalise(observations)))
 
     def normalise(self, observations: Tensor) -> Tensor:
@@ -118,7 +119,9 @@ class DeployedPolicy(nn.Module):
         return deviations.clamp(-CLIP, CLIP).float()
 
     def act(self, outputs: Tensor) -> Tensor:
-        """Actions ``(B, A)`` of what the network answers."""
+        """Actions ``(B, A)``, or their numbers ``(B,)``, of what the network answers."""
+        if self.choices is not None:
+            return outputs.argmax(-1) + self.choices.start
         if self.squash:
             outputs = outputs.tanh() * self.half_range + self.middle
         return torch.minimum(torch.maximum(outputs, self.low), self.high)
@@ -143,21 +146,16 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
     if inputs == "own" or (view.whole and view.history == 1):
-        policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
+        policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
         check(agent, k, as_act(policy), "the torch module")
         return policy
     if view.columns is None or view.history > 1:
         what = "a history" if view.history > 1 else "a function of the observation"
         raise PolicyKDError(f"export: this student sees {what}: use inputs=own, or onnx or torchscript for a history")
     network, row, statistics = widened(network, row, statistics, view.columns, view.size)
-    policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
+    policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
     check(agent, k, picked(as_act(policy), view), "the torch module")
     return policy
-
-
-def bounds(agent: Exportable) -> tuple[Tensor, Tensor]:
-    """Smallest and largest action ``(A,)`` of the task."""
-    return torch.from_numpy(agent.action_scale.low).float(), torch.from_numpy(agent.action_scale.high).float()
 
 
 def squashes(learner: Learner) -> bool:
@@ -225,9 +223,17 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    half = agent.action_scale.half_range
-    distances = np.abs(act(observations) - agent.actions_at(observations, k)) / np.where(half > 0, half, 1.0)
+    distances = apart(agent, act(observations), agent.actions_at(observations, k))
     return Difference(float(distances.max()), float(distances.mean()), len(observations))
+
+
+def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Distances of actions of the task, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+    if isinstance(agent.action_scale, Choices):
+        return (one != other).astype(np.float64)
+    half = agent.action_scale.half_range
+    distances: np.ndarray = np.abs(one - other) / np.where(half > 0, half, 1.0)
+    return distances
 
 
 def random_observations(agent: Exportable, k: int) -> np.ndarray:
@@ -243,8 +249,12 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
 
 def description(agent: Exportable, inputs: Inputs = "own") -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
-    ends = {name: getattr(agent.action_scale, name).tolist() for name in ("low", "high")}
-    return json.dumps({"task": agent.env_id, "observation_size": input_size(agent, inputs), **ends})
+    scale = agent.action_scale
+    if isinstance(scale, Choices):
+        actions: dict[str, Any] = {"choices": scale.size, "first": scale.start}
+    else:
+        actions = {"low": scale.low.tolist(), "high": scale.high.tolist()}
+    return json.dumps({"task": agent.env_id, "observation_size": input_size(agent, inputs), **actions})
 
 
 def input_size(agent: Exportable, inputs: Inputs) -> int:
@@ -288,7 +298,7 @@ def write_compared(
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
         one = random_observations(agent, k)[:1]
-        if act(one).shape != (1, len(agent.action_scale.low)):
+        if act(one).shape != (1, *agent.action_scale.shape):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
         shutil.move(temporary, path)
     return difference

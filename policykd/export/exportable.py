@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from policykd.learners import Learner
-from policykd.tasks.spaces import ActionScale
+from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 
 
@@ -24,8 +24,8 @@ class Exportable(Protocol):
     learner_type: type[Learner]
     config: Any
     observation_space: spaces.Box
-    action_space: spaces.Box
-    action_scale: ActionScale
+    action_space: ActionSpace
+    action_scale: ActionScale | Choices
     view: View
     """What learners see of the task's observations."""
     recipe: Any

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
-from policykd.export.deployed import TOLERANCE, DeployedPolicy, Inputs, bounds, normaliser, require_free, squashes
+from policykd.export.deployed import TOLERANCE, DeployedPolicy, Inputs, apart, normaliser, require_free, squashes
 from policykd.export.exportable import Exportable
 from policykd.learners import PPO, OffPolicyLearner
 
@@ -93,7 +93,7 @@ class Episodes:
         if not isinstance(network, MLP):
             raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
         row = row[: network.parameter_count]
-        policy = DeployedPolicy(network, row, *bounds(agent), squash=squashes(learner), statistics=statistics)
+        policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
         self.module = RememberingPolicy(policy, view.columns if self.picks else None, view.history, units)
         self.names = [name for name, _ in shapes]
         """Names of the parts of the state."""
@@ -112,7 +112,7 @@ class Episodes:
         agent, generator = self.agent, np.random.default_rng(0)
         state: tuple[np.ndarray, ...] = tuple(np.zeros((BATCH, *shape), np.float32) for shape in self.shapes)
         own: Any = None
-        worst, half = 0.0, agent.action_scale.half_range
+        worst = 0.0
         for step in range(STEPS):
             starts = np.ones(BATCH) if step == 0 else generator.random(BATCH) < 0.2
             whole = generator.standard_normal((BATCH, agent.view.size)).astype(np.float32)
@@ -120,7 +120,7 @@ class Episodes:
             actions, *rest = play(asked, starts.astype(np.float32), *state)
             state = tuple(rest)
             wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)
-            worst = max(worst, float((np.abs(actions - wanted) / np.where(half > 0, half, 1)).max()))
+            worst = max(worst, float(apart(agent, actions, wanted).max()))
         if not worst <= TOLERANCE:
             raise PolicyKDError(
                 f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"

@@ -84,19 +84,23 @@ def read_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
 
 
 def _to_torch(learner: PPO, row: Tensor) -> list[Tensor]:
-    """A row ``(P,)`` as SB3's parameters: log_std, hidden layers of policy and value network, their last layers."""
+    """A row ``(P,)`` as SB3's parameters: log_std, hidden layers of policy and value network, their last layers.
+
+    Policies that choose have no log_std.
+    """
     actor, log_std, critic = row.cpu().split(learner.sizes)
     actor_layers, critic_layers = _layers(learner.actor_network, actor), _layers(learner.critic_network, critic)
-    return [log_std.clone(), *actor_layers[:-2], *critic_layers[:-2], *actor_layers[-2:], *critic_layers[-2:]]
+    own = [log_std.clone()] if len(log_std) else []
+    return [*own, *actor_layers[:-2], *critic_layers[:-2], *actor_layers[-2:], *critic_layers[-2:]]
 
 
 def _to_row(learner: PPO, parameters: list[Tensor]) -> Tensor:
     """SB3's parameters as a row ``(P,)``."""
-    log_std, *rest = parameters
+    own, rest = ([], parameters) if learner.discrete else (parameters[:1], parameters[1:])
     hidden = 2 * len(learner.config.net_arch)
     actor = [*rest[:hidden], *rest[-4:-2]]
     critic = [*rest[hidden : 2 * hidden], *rest[-2:]]
-    return torch.cat([part.t().reshape(-1) if part.ndim == 2 else part for part in (*actor, log_std, *critic)])
+    return torch.cat([part.t().reshape(-1) if part.ndim == 2 else part for part in (*actor, *own, *critic)])
 
 
 def _layers(network: Network, row: Tensor) -> list[Tensor]:

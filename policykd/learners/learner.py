@@ -28,7 +28,9 @@ class Learner(Protocol):
     sb3: ClassVar[str | None]
     """The algorithm of SB3 with the same networks ("ddpg", "td3", "sac", "ppo"), or None: no SB3 zip is written."""
     gaussian: ClassVar[bool]
-    """Whether its policies have a mean and a standard deviation."""
+    """Whether its policies of continuous actions have a mean and a standard deviation."""
+    discrete: bool
+    """Whether its policies choose one of A actions: they answer with logits, and an action is 1 at the choice."""
     config: Any
     generators: list[np.random.Generator]
     action_size: int
@@ -41,10 +43,13 @@ class Learner(Protocol):
         config: Any,
         generators: Sequence[np.random.Generator],
         device: torch.device | str,
-        low: np.ndarray,
-        high: np.ndarray,
+        low: np.ndarray | None,
+        high: np.ndarray | None,
     ) -> Self:
-        """K learners for a task, ``low`` and ``high`` being the bounds ``(A,)`` of its actions."""
+        """K learners for a task, ``low`` and ``high`` being the bounds ``(A,)`` of its actions.
+
+        Both are None where one of A actions is chosen (Discrete).
+        """
 
     @property
     def actor(self) -> Tensor:
@@ -61,7 +66,7 @@ class Learner(Protocol):
         """All that the policies say at observations ``(K, B, O)``; what divergences compare."""
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions to train with, ``(K, B, A)`` in [-1, 1], made of standard normal noise ``(K, B, A)``."""
+        """Actions to train with, ``(K, B, A)`` in [-1, 1] or choices, made of standard normal noise ``(K, B, A)``."""
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) of the policies that answered so, ``(K, B)``."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import by_all_actors, by_all_critics
@@ -40,6 +41,7 @@ class OffPolicyLearner:
     critic_loss_scale = 1.0
     gaussian: ClassVar[bool] = False
     """Whether actors answer with means and log standard deviations ``(K, B, 2A)``, or with actions ``(K, B, A)``."""
+    discrete = False
 
     def __init__(
         self,
@@ -81,10 +83,16 @@ class OffPolicyLearner:
         config: OffPolicyConfig,
         generators: Sequence[np.random.Generator],
         device: torch.device | str,
-        low: np.ndarray,
-        high: np.ndarray,
+        low: np.ndarray | None,
+        high: np.ndarray | None,
     ) -> Self:
-        """K learners for a task; they live in [-1, 1], whatever its bounds."""
+        """K learners for a task; they live in [-1, 1], whatever its bounds.
+
+        Raises:
+            PolicyKDError: the task wants one of several actions (Discrete).
+        """
+        if low is None:
+            raise PolicyKDError(f"backbone: {cls.name} acts in continuous actions; for a choice of one use ppo")
         return cls(observation_size, action_size, config, generators, device)
 
     def gradient_steps_in(self, steps: int) -> int:

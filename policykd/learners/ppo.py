@@ -14,9 +14,8 @@ from typing_extensions import Self
 from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
 from policykd.core.normaliser import CLIP, RunningMeanStd
 from policykd.learners.config import PPOConfig
+from policykd.learners.heads import Categorical, Gaussian, Head
 from policykd.learners.settings import make_networks
-
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Minibatch(NamedTuple):
@@ -25,7 +24,7 @@ class Minibatch(NamedTuple):
     inputs: Tensor
     """Observations ``(K, B, O)`` as the networks saw them when they acted: normalised."""
     actions: Tensor
-    """Actions ``(K, B, A)`` in units of the environment, not clipped."""
+    """Actions ``(K, B, A)`` as their policies drew them: in units of the environment, not clipped; or choices."""
     log_probs: Tensor
     """Log-probabilities of the actions under the policy that took them, ``(K, B)``."""
     advantages: Tensor
@@ -45,10 +44,8 @@ class Terms(NamedTuple):
     """Entropy of the policies ``(K,)``."""
     ratio: Tensor
     """Probability of the actions now over that when they were taken, ``(K, B)``."""
-    means: Tensor
-    """Mean actions ``(K, B, A)`` in units of the environment."""
-    log_std: Tensor
-    """Their log standard deviations ``(K, A)``."""
+    own: tuple[Tensor, Tensor]
+    """The policies as their networks say them, for ``PPO.head``: outputs ``(K, B, A)`` and own parameters."""
     values: Tensor
     """V(s) in units of the normalised reward, ``(K, B)``."""
     info: dict[str, Tensor]
@@ -59,20 +56,21 @@ Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 class PPO:
-    """K Gaussian policies and value networks, their optimiser and normalisers; row k of every tensor is learner k.
+    """K policies and value networks, their optimiser and normalisers; row k of every tensor is learner k.
 
     A row of ``parameters`` is policy network, log standard deviations, value network: one Adam and one gradient norm
-    for all of a learner, as in SB3. Policies act in units of the environment, where SB3's Gaussian has its standard
-    deviation; what others read (``policy``) is in [-1, 1] as for every backbone.
+    for all of a learner, as in SB3. Gaussian policies act in units of the environment, where SB3's Gaussian has its
+    standard deviation; what others read (``policy``) is in [-1, 1] as for every backbone. Without bounds policies
+    choose one of A actions, and have no standard deviation.
 
     Args:
         observation_size: length O of an observation.
-        action_size: length A of an action.
+        action_size: length A of an action, or number A of actions to choose from.
         config: settings, the same for all learners.
         generators: one generator per learner, which draws that learner's networks alone.
         device: where the parameters live.
-        low: smallest action of the environment, ``(A,)`` or one number.
-        high: largest action of the environment, ``(A,)`` or one number.
+        low: smallest action of the environment, ``(A,)`` or one number; None where one of A actions is chosen.
+        high: largest action of the environment, ``(A,)`` or one number; None likewise.
     """
 
     name: ClassVar[str] = "ppo"
@@ -80,6 +78,7 @@ class PPO:
     memory: ClassVar[Literal["replay", "rollout"]] = "rollout"
     sb3: ClassVar[str | None] = "ppo"
     gaussian: ClassVar[bool] = True
+    """Of continuous actions."""
 
     @classmethod
     def make(
@@ -89,8 +88,8 @@ class PPO:
         config: PPOConfig,
         generators: Sequence[np.random.Generator],
         device: torch.device | str,
-        low: np.ndarray,
-        high: np.ndarray,
+        low: np.ndarray | None,
+        high: np.ndarray | None,
     ) -> Self:
         """K learners for a task, which act in its units."""
         return cls(observation_size, action_size, config, generators, device, low, high)
@@ -106,17 +105,22 @@ class PPO:
         config: PPOConfig,
         generators: Sequence[np.random.Generator],
         device: torch.device | str = "cpu",
-        low: np.ndarray | float = -1.0,
-        high: np.ndarray | float = 1.0,
+        low: np.ndarray | float | None = -1.0,
+        high: np.ndarray | float | None = 1.0,
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
         self.actor_network, self.critic_network = make_networks(config, observation_size, action_size, observation_size)
-        self.sizes = [self.actor_network.parameter_count, action_size, self.critic_network.parameter_count]
+        self.discrete = low is None or high is None
+        self.head: Head = Categorical()
+        if low is not None and high is not None:
+            self.middle = torch.zeros(action_size, device=device) + torch.as_tensor((high + low) / 2, device=device)
+            half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
+            self.half = half.masked_fill(half == 0, 1.0)  # one that cannot move: the environment's clip fixes it
+            self.head = Gaussian(self.middle, self.half)
+        own = self.head.own_parameters(action_size)
+        self.sizes = [self.actor_network.parameter_count, own, self.critic_network.parameter_count]
         self.parameters = torch.stack([self._initialise(generator) for generator in self.generators]).to(device)
         self.adam = Adam(self.parameters, eps=1e-5)
-        self.middle = torch.zeros(action_size, device=device) + torch.as_tensor((high + low) / 2, device=device)
-        half = torch.zeros(action_size, device=device) + torch.as_tensor((high - low) / 2, device=device)
-        self.half = half.masked_fill(half == 0, 1.0)  # an action that cannot move: the environment's clip fixes it
         self.observation_stats = RunningMeanStd(len(generators), (observation_size,), device)
         self.frozen_statistics = False
         """Whether observations are normalised as they were, whatever comes: fine-tuning starts from such inputs."""
@@ -124,7 +128,7 @@ class PPO:
         self.discounted_rewards = torch.zeros(len(generators), config.n_envs, dtype=torch.float64, device=device)
 
     def _initialise(self, generator: np.random.Generator) -> Tensor:
-        log_std = torch.full((self.action_size,), self.config.log_std_init)
+        log_std = torch.full((self.sizes[1],), self.config.log_std_init)
         networks = self.actor_network, self.critic_network
         if not (self.config.ortho_init and isinstance(networks[0], MLP) and isinstance(networks[1], MLP)):
             actor, critic = (network.initialise(generator) for network in networks)
@@ -141,7 +145,7 @@ class PPO:
 
     @property
     def log_std(self) -> Tensor:
-        """Log standard deviations ``(K, A)`` of the actions, in units of the environment; a view."""
+        """Log standard deviations ``(K, A)`` of actions in units of the environment, ``(K, 0)`` of choices; a view."""
         return self.parameters[:, self.sizes[0] : self.sizes[0] + self.sizes[1]]
 
     @property
@@ -176,36 +180,37 @@ class PPO:
         std = self.return_stats.std.unsqueeze(1)
         return std if self.config.normalize_reward else torch.ones_like(std)
 
-    def means(self, actor: Tensor, inputs: Tensor) -> Tensor:
-        """Mean actions ``(K, B, A)`` in units of the environment at normalised ``inputs`` ``(K, B, O)``."""
-        return self.actor_network(actor[:, : self.sizes[0]], inputs)
+    def says(self, actor: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The policies at normalised ``inputs`` ``(K, B, O)``, for ``head``: means or logits, and own parameters."""
+        return self.actor_network(actor[:, : self.sizes[0]], inputs), actor[:, self.sizes[0] :]
 
     def values(self, inputs: Tensor) -> Tensor:
         """V(s) ``(K, B)`` in units of the normalised reward at normalised ``inputs`` ``(K, B, O)``."""
         return self.critic_network(self.critic, inputs).squeeze(-1)
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
-        """Mean actions ``(K, B, A)`` at raw observations; -1 and 1 are the environment's bounds, and no bounds here."""
-        return (self.means(actor, self.normalise(observations)) - self.middle) / self.half
+        """Mean actions ``(K, B, A)`` at raw observations; -1 and 1 are the environment's bounds, and no bounds here.
+
+        Of choices the likeliest, as 1 and 0.
+        """
+        return self.outputs(actor, observations).actions
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
-        """The Gaussians at raw observations, in the same units; actions are their means."""
-        return self.as_gaussian(self.means(actor, self.normalise(observations)), actor[:, self.sizes[0] :])
-
-    def as_gaussian(self, means: Tensor, log_std: Tensor) -> PolicyOutput:
-        """Means ``(K, B, A)`` and ``log_std (K, A)`` in units of the environment as Gaussians in [-1, 1] units."""
-        means, std = (means - self.middle) / self.half, (log_std.exp() / self.half).unsqueeze(1)
-        return PolicyOutput(means, means, std.expand_as(means))
+        """The policies at raw observations, in the same units; actions are means, or the likeliest."""
+        return self.head.answer(*self.says(actor, self.normalise(observations)))
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """A sample of the policies at raw observations, clipped to [-1, 1]: ``(K, B, A)``."""
-        outputs = self.outputs(actor, observations)
+        said = self.says(actor, self.normalise(observations))
+        if self.discrete:
+            return self.head.sample(*said, noise)
+        outputs = self.head.answer(*said)
         assert outputs.std is not None
         return torch.addcmul(outputs.actions, outputs.std, noise).clamp(-1, 1)
 
     def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """Actions ``(K, B, A)`` to learn from: in units of the environment, not clipped, of normalised ``inputs``."""
-        return torch.addcmul(self.means(self.actor, inputs), self.log_std.exp().unsqueeze(1), noise)
+        return self.head.sample(*self.says(self.actor, inputs), noise)
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
         """V(s) ``(K, B)`` at raw observations, in the task's own units of reward, so that learners can compare.
@@ -215,27 +220,21 @@ class PPO:
         values = self.values(self.normalise(observations))
         return values * self.return_scale.to(values.dtype)
 
-    def log_prob(self, means: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
-        """Log-density ``(K, B)`` of ``actions`` ``(K, B, A)`` under Gaussians of these means and ``log_std (K, A)``."""
-        log_std = log_std.unsqueeze(1)
-        deviations = (actions - means) * (-log_std).exp()
-        return -(0.5 * deviations.square() + log_std + HALF_LOG_2PI).sum(-1)
-
     def terms(self, parameters: Tensor, batch: Minibatch, clip_range: Tensor) -> Terms:
         """What the loss is made of (equations 7 and 9), step by step; advantages are normalised here."""
         advantages = batch.advantages
         if self.config.normalize_advantage and advantages.shape[1] > 1:
             deviations = advantages - advantages.mean(1, keepdim=True)
             advantages = deviations / (advantages.std(1, keepdim=True) + 1e-8)
-        actor, log_std, critic = parameters.split(self.sizes, dim=1)
-        means = self.actor_network(actor, batch.inputs)
+        network, log_std, critic = parameters.split(self.sizes, dim=1)
+        own = self.actor_network(network, batch.inputs), log_std
         values = self.critic_network(critic, batch.inputs).squeeze(-1)
-        log_ratio = self.log_prob(means, log_std, batch.actions) - batch.log_probs
+        log_ratio = self.head.log_prob(*own, batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         policy_losses = -torch.min(advantages * ratio, advantages * clipped)
         value_losses = (batch.returns - values).square()
-        entropy = (log_std + 0.5 + HALF_LOG_2PI).sum(1)
+        entropy = self.head.entropy(*own)
         info = {
             "train/policy_gradient_loss": policy_losses.mean(1),
             "train/value_loss": value_losses.mean(1),
@@ -244,7 +243,7 @@ class PPO:
             "train/clip_fraction": (clipped != ratio).to(ratio.dtype).mean(1),
         }
         info = {key: value.detach() for key, value in info.items()}
-        return Terms(policy_losses, value_losses, entropy, ratio, means, log_std, values, info)
+        return Terms(policy_losses, value_losses, entropy, ratio, own, values, info)
 
     def update(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
         """One gradient step of every learner on the clipped surrogate; diagnostics ``(K,)``."""

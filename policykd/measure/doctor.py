@@ -116,13 +116,17 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
     generator, n, size = stream(seed, 0, "exploration"), len(taught.returns), taught.actions.shape[1]
     random = play(make, lambda _: generator.uniform(-1, 1, (size,)), n, seed).returns
     score = TeacherScore(teacher.source, env_id, taught.returns, random)
+    acted = (
+        [checks.choices(taught.actions)]
+        if teacher.discrete
+        else [checks.action_scale(taught.actions, teacher.low, teacher.high), checks.at_bounds(taught.actions)]
+    )
     return [
         checks.time_limits(taught),
         checks.against_random(taught.returns, random, score.better_than_random),
         checks.against_record(taught.returns, random, teacher.policy.recorded),
         checks.normaliser(teacher.missing_normaliser, _clipped(teacher, taught)),
-        checks.action_scale(taught.actions, teacher.low, teacher.high),
-        checks.at_bounds(taught.actions),
+        *acted,
         checks.noise(*_asked_twice(teacher, taught, seed)),
     ]
 

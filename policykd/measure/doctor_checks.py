@@ -120,6 +120,16 @@ def at_bounds(actions: np.ndarray) -> Finding:
     return Finding("actions at bounds", "ok", shown)
 
 
+def choices(actions: np.ndarray) -> Finding:
+    """Whether choices ``(n, A)``, 1 at the action and 0 elsewhere, depend on the state."""
+    shares = actions.mean(0)
+    shown = f"of {len(shares)} actions it chooses " + ", ".join(f"{share:.1%}" for share in shares)
+    if shares.max() == 1:
+        advice = "it always chooses the same action: is it of this task, and its normaliser there?"
+        return Finding("choices", "wrong", shown, advice)
+    return Finding("choices", "ok", shown)
+
+
 def noise(first: np.ndarray, again: np.ndarray, std: np.ndarray | None) -> Finding:
     """Whether it answers alike at the same states ``(n, A)``, and how sure it says it is."""
     differ = float(np.abs(first - again).max())
@@ -129,7 +139,7 @@ def noise(first: np.ndarray, again: np.ndarray, std: np.ndarray | None) -> Findi
         advice = "it samples, or keeps state between calls: make it deterministic in the observation"
         return Finding("noise", "wrong", shown, advice)
     if std is not None and np.median(std) < SMALL_STD:
-        advice = "so sure that a Gaussian divergence explodes: raise temperature, or use action_mse"
+        advice = "so sure that a Gaussian divergence explodes: raise variance_scale, or use action_mse"
         return Finding("noise", "wrong", shown, advice)
     return Finding("noise", "ok", shown)
 

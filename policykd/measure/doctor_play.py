@@ -9,13 +9,13 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.seeding import env_seed
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
+from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 
 LONGEST = 10_000
 """Steps after which an episode is cut: a task without a time limit never ends by itself."""
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""One raw observation ``(O,)`` to its action ``(A,)`` in [-1, 1]."""
+"""One raw observation ``(O,)`` to its action ``(A,)`` in [-1, 1], or 1 at the action chosen and 0 elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Play:
 def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = LONGEST) -> Play:
     """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone."""
     env = make()
-    scale = ActionScale(check_spaces(env)[1])
+    scale = action_scale(check_spaces(env)[1])
     observations, actions, episodes, ends = [], [], [], []
     try:
         for episode in range(n_episodes):

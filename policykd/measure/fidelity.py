@@ -17,10 +17,10 @@ import torch
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
 from policykd.core.seeding import env_seed
-from policykd.distillation.divergences import gaussian_kl
+from policykd.distillation.divergences import kl_forward
 from policykd.distillation.labels import Labels
 from policykd.measure.fidelity_report import Row, write
-from policykd.tasks.spaces import ActionScale, check_spaces
+from policykd.tasks.spaces import action_scale, check_spaces
 from policykd.training.teacher_student import TeacherStudent
 
 TOLERANCE = 0.1
@@ -34,11 +34,12 @@ class Fidelity:
     """How alike two policies act over some states."""
 
     agreement: float
-    """Share of states where no dimension of the actions differs by more than the tolerance."""
+    """Share of states where no dimension of the actions differs by more than the tolerance, or the same is chosen."""
     kl: float
-    """Mean KL(teacher || student), nats; NaN where one of the two is no Gaussian."""
+    """Mean KL(teacher || student), nats; NaN where one of the two does not say how likely each action is."""
     distance: float
-    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]."""
+    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]; of choices, which are 1 and 0, 2^(1/2) times
+    the share of states where they differ."""
 
 
 def fidelity(
@@ -124,9 +125,9 @@ def _compare(
 def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fidelity:
     """How alike one policy's answers ``(1, n, ...)`` are to those of its source at the same states."""
     gap = own.actions.clamp(-1, 1)[0] - source.actions.clamp(-1, 1)[0]
-    kl = float("nan")
-    if own.mean is not None and own.std is not None and source.mean is not None and source.std is not None:
-        kl = float(gaussian_kl(own.mean, own.std, source.mean, source.std).mean())
+    gaussians = all(part is not None for part in (*own[1:3], *source[1:3]))
+    choices = own.logits is not None and source.logits is not None
+    kl = float(kl_forward(own, source).mean()) if gaussians or choices else float("nan")
     agree = (gap.abs() <= tolerance).all(-1).double().mean()
     return Fidelity(float(agree), kl, float(gap.norm(dim=-1).mean()))
 
@@ -136,7 +137,7 @@ def visited(
 ) -> np.ndarray:
     """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1]."""
     env = factory()
-    to_env, states = ActionScale(check_spaces(env)[1]).to_env, []
+    to_env, states = action_scale(check_spaces(env)[1]).to_env, []
     try:
         episode = 0
         observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
@@ -165,7 +166,8 @@ def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOut
 
 
 def _teacher_outputs(agent: TeacherStudent, full: np.ndarray) -> PolicyOutput:
-    """What the teacher answers, ``(1, n, ...)``, in the student's units; without std where it has none."""
+    """What the teacher answers, ``(1, n, ...)``, in the student's units; how likely alone where it says so."""
     assert agent.panel is not None
-    policy = Labels.unpack(agent.panel.answer(torch.from_numpy(full).unsqueeze(0))).policy
-    return policy if agent.panel.has_std else policy._replace(std=None)
+    answers = agent.panel.answer(torch.from_numpy(full).unsqueeze(0))
+    policy = Labels.unpack(answers, agent.learner.discrete).policy
+    return policy if agent.panel.has_std else policy._replace(std=None, logits=None)

@@ -17,7 +17,7 @@ from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, checked
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.spaces import ActionScale, Task, Vector, check_spaces, find_task, refuse_moving_scales
+from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
 
 NOTHING: dict[str, Any] = {}
@@ -39,13 +39,15 @@ def find_vector(env: Any) -> Task | None:
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
 
+    called = getattr(env, "__name__", type(env).__name__)
+
     def make(count: int) -> VectorEnv:
         try:
             made = env(count)
         except Exception as error:
-            raise PolicyKDError(f"environment: {count} of {env.__name__} cannot be made: {one_line(error)}") from error
+            raise PolicyKDError(f"environment: {called}({count}) cannot be made: {one_line(error)}") from error
         if not isinstance(made, VectorEnv) or made.num_envs != count:
-            raise PolicyKDError(f"environment: {env.__name__}({count}) must make a gymnasium VectorEnv of {count}")
+            raise PolicyKDError(f"environment: {called}({count}) must make a gymnasium VectorEnv of {count}")
         _check(made)
         return made
 
@@ -111,7 +113,7 @@ class BatchedEnvs:
         self.vector, self.num_envs, self.name = vector, vector.num_envs, _name(vector)
         self.mode = _mode(vector)
         observation_space, action_space = check_spaces(One(vector, alone=False))
-        self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), ActionScale(action_space)
+        self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), action_scale(action_space)
         self.several_seeds = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         self.begun, self.seeds, self.device = time.time(), [0] * self.num_envs, torch.device("cpu")
         self.tensors = False

@@ -28,7 +28,14 @@ def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
     if env is None:
         check_named(loaded["settings"]["env"], path)
     check_content(loaded, path)
+    rename(loaded["settings"]["config"])
     return path, loaded
+
+
+def rename(config: dict[str, Any]) -> None:
+    """Bring a saved config to today's names: a factor of the teacher's variance was once called its temperature."""
+    if "variance_scale" not in config and "teacher_std" in config:
+        config["variance_scale"], config["temperature"] = config["temperature"], 1.0
 
 
 def check_content(loaded: dict[str, Any], path: Path) -> None:

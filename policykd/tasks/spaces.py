@@ -18,13 +18,16 @@ from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.tasks.contract import checked, layers, not_a_task, task_name
 
 EnvFactory = Callable[[], gym.Env]
+VectorFactory = Callable[[int], gym.vector.VectorEnv]
+AnyEnv = str | gym.Env | gym.vector.VectorEnv | EnvFactory | VectorFactory
+"""What agents train on: ``find_task`` and ``batched.find_vector`` say what each stands for."""
 A = TypeVar("A", np.ndarray, Tensor)
 
 
 class Vector(NamedTuple):
     """A ``VectorEnv``, or what makes one."""
 
-    make: Callable[[int], gym.vector.VectorEnv]
+    make: VectorFactory
     """Of a number of environments."""
     num_envs: int | None
     """How many the one that is there has; None: as many as are asked for."""
@@ -123,20 +126,22 @@ def _registered(env_id: str) -> str:
     return f"{module}:{name}" if module else name
 
 
-def check_spaces(env: gym.Env) -> tuple[spaces.Box, spaces.Box]:
+def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
     """The observation and action space, if learners can work on them.
 
     Raises:
-        PolicyKDError: the actions are not a bounded box of floats, the observations not a vector, or a wrapper keeps a
-            moving scale.
+        PolicyKDError: the actions are neither a bounded box of floats nor a choice of one, the observations no vector,
+            or a wrapper keeps a moving scale.
     """
     observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
     refuse_moving_scales(env, name)
-    if not isinstance(action_space, spaces.Box):
+    if not isinstance(action_space, spaces.Box | spaces.Discrete):
         raise PolicyKDError(
-            f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box)"
+            f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box) "
+            "and the choice of one action (Discrete)"
         )
-    _check_actions(env, action_space, name)
+    if isinstance(action_space, spaces.Box):
+        _check_actions(env, action_space, name)
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         shape = "" if observation_space.shape is None else f" of shape {observation_space.shape}"
         raise PolicyKDError(
@@ -196,6 +201,44 @@ def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None
             )
 
 
+ActionSpace = spaces.Box | spaces.Discrete
+"""Actions that learners can work on."""
+
+
+def action_scale(space: ActionSpace) -> ActionScale | Choices:
+    """How learners' actions become those of the task."""
+    return ActionScale(space) if isinstance(space, spaces.Box) else Choices(space)
+
+
+class Choices:
+    """Maps vectors with one number per action to the number of the action that the environment takes.
+
+    Learners hold a choice as a vector of 1 at the action chosen and 0 elsewhere; of any vector the largest counts, so
+    a mean of several choices is their vote, and uniform noise chooses uniformly.
+
+    Args:
+        space: the actions ``start``, ``start + 1``, ..., A of them.
+    """
+
+    bounds = (None, None)
+    """Smallest and largest action: a choice has none."""
+    shape = ()
+    """Of an action of the environment."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        self.size, self.start = int(space.n), int(space.start)
+
+    def to_env(self, actions: A) -> A:
+        """Vectors ``(..., A)`` as numbers of actions ``(...)``, int64."""
+        return self.start + actions.argmax(-1)
+
+    clip = to_env
+
+    def one_hot(self, actions: np.ndarray) -> np.ndarray:
+        """Numbers of actions ``(...)`` as vectors ``(..., A)``, float32."""
+        return np.eye(self.size, dtype=np.float32)[np.asarray(actions, np.int64) - self.start]
+
+
 class ActionScale:
     """Maps actions from [-1, 1], where learners live, to the units of the environment.
 
@@ -206,9 +249,14 @@ class ActionScale:
     """
 
     def __init__(self, space: spaces.Box) -> None:
-        self.low, self.high = space.low, space.high
+        self.shape, self.size, self.low, self.high = space.shape, space.shape[0], space.low, space.high
         self.middle = (self.high + self.low) / 2
         self.half_range = (self.high - self.low) / 2
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest action ``(A,)``, float32."""
+        return self.low.astype(np.float32), self.high.astype(np.float32)
 
     def to_env(self, actions: A) -> A:
         """Actions ``(..., A)`` in [-1, 1] in units of the environment."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from policykd.core.arrays import Array, as_numpy
 from policykd.core.files import naming
 from policykd.tasks.contract import TaskError
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces
+from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 
 
 class Step(NamedTuple):
@@ -83,7 +83,7 @@ class LearnerEnvs(DummyVecEnv):
 
         super().__init__([monitored(k, n) for k in range(learners) for n in range(n_envs)])
         observation_space, action_space = check_spaces(self.envs[0])
-        self.action_scale = ActionScale(action_space)
+        self.action_scale = action_scale(action_space)
         self.observations = np.zeros((learners * n_envs, observation_space.shape[0]), np.float32)
 
     def start(self, seeds: list[int]) -> np.ndarray:

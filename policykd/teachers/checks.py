@@ -47,10 +47,11 @@ def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
 
 def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
     """Say by which factor a teacher's actions are stretched where its bounds are not the task's."""
-    if policy.low is None or policy.high is None or len(policy.low) != len(task.low):
+    low, high = task.actions.bounds
+    if policy.low is None or policy.high is None or low is None or high is None or len(policy.low) != len(low):
         return
-    trained, here = policy.high - policy.low, task.high - task.low
-    same = np.allclose(policy.low, task.low, rtol=1e-5) and np.allclose(policy.high, task.high, rtol=1e-5)
+    trained, here = policy.high - policy.low, high - low
+    same = np.allclose(policy.low, low, rtol=1e-5) and np.allclose(policy.high, high, rtol=1e-5)
     if same:
         return
     factors = sorted({float(f"{factor:.4g}") for factor in here / np.where(trained > 0, trained, 1)})
@@ -58,7 +59,7 @@ def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
     log.warning(
         "teacher %s was trained with actions from %s to %s, and %s takes %s to %s: its actions are stretched by the "
         "factor %s; if their units are the task's, give a function that clips them",
-        *(policy.source, _text(policy.low), _text(policy.high), task.env_id, _text(task.low), _text(task.high), factor),
+        *(policy.source, _text(policy.low), _text(policy.high), task.env_id, _text(low), _text(high), factor),
     )
 
 

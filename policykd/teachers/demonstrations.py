@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.networks import PolicyOutput
 from policykd.core.seeding import env_seed
 from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers.teacher import Teacher
 
 SUCCESS = ("is_success", "success")
@@ -32,7 +31,7 @@ class Demonstrations:
     observations: np.ndarray
     """Raw ``(n, O)``, float32."""
     actions: np.ndarray
-    """``(n, A)`` in [-1, 1], float32."""
+    """``(n, A)`` in [-1, 1], or 1 at the action chosen and 0 elsewhere, float32."""
     episodes: np.ndarray
     """Which episode a state is of ``(n,)``."""
     returns: np.ndarray
@@ -74,9 +73,9 @@ class Demonstrations:
             dataset: of students that see all of the observation.
             std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
         """
-        actions = torch.from_numpy(self.actions).unsqueeze(0)
-        labels = Labels(PolicyOutput(actions, actions, torch.full_like(actions, std)), torch.zeros(actions.shape[:2]))
-        learners = dataset.storage.shape[0]
+        actions, learners = torch.from_numpy(self.actions).unsqueeze(0), dataset.storage.shape[0]
+        discrete = dataset.sections[1] == Labels.width(actions.shape[-1], discrete=True)
+        labels = Labels.of_actions(actions, discrete, std)
         states = torch.from_numpy(self.observations).expand(learners, -1, -1)
         dataset.add(states, labels.pack().expand(learners, -1, -1))
 
@@ -103,7 +102,7 @@ def demonstrate(
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
     task = find_task(env)
     made = task.make()
-    scale = ActionScale(check_spaces(made)[1])
+    scale = action_scale(check_spaces(made)[1])
     states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
     try:
         for episode in range(n_episodes):
@@ -125,7 +124,7 @@ def demonstrate(
     return Demonstrations(np.stack(states), np.stack(actions), np.array(episodes), returns, known).keep(keep)
 
 
-def _begun(expert: Any, scale: ActionScale) -> Callable[[np.ndarray], np.ndarray]:
+def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
     """An expert at the beginning of an episode: raw observation ``(O,)`` to action ``(A,)`` in [-1, 1]."""
     act = expert
     if isinstance(expert, Teacher):
@@ -136,9 +135,12 @@ def _begun(expert: Any, scale: ActionScale) -> Callable[[np.ndarray], np.ndarray
 
     def scaled(observation: np.ndarray) -> np.ndarray:
         action = np.asarray(act(observation), np.float32)
-        if action.shape != scale.low.shape or not np.isfinite(action).all():
+        if action.shape != scale.shape or not np.isfinite(action).all():
             name = getattr(expert, "__name__", type(expert).__name__)
-            raise PolicyKDError(f"demonstrations: {name} gave {action}, not {len(scale.low)} finite actions")
+            wanted = f"{scale.size} finite actions" if scale.shape else "the number of an action"
+            raise PolicyKDError(f"demonstrations: {name} gave {action}, not {wanted}")
+        if isinstance(scale, Choices):
+            return scale.one_hot(action)
         return np.clip((action - scale.middle) / scale.half_range, -1, 1)
 
     return scaled

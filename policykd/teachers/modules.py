@@ -1,13 +1,14 @@
 """Teachers that are live programs: functions, objects with ``predict``, torch modules.
 
-They give actions in the task's units, as a policy is deployed.
+They give actions in the task's units, as a policy is deployed; of a choice the number of the action ``(B,)``, or logits
+``(B, A)``.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, kind_and_line
-from policykd.teachers.policy import Policy, freeze, to_unit
+from policykd.tasks.spaces import Choices
+from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
 
 log = logging.getLogger("policykd")
@@ -60,7 +62,7 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
             act = function
     except Exception:  # a function of one observation may fail on several in any way
         pass
-    return acting(f"function {name}", through_numpy(act, device), None, (task.low, task.high), device)
+    return acting(f"function {name}", through_numpy(act, device), None, _actions(task), device, apart.shape)
 
 
 def from_module(
@@ -77,7 +79,7 @@ def from_module(
     Raises:
         PolicyKDError: nothing says its sizes and bounds, or it fails on the task's first observations.
     """
-    size, bounds = shape(source, described, task)
+    size, scale = shape(source, described, task)
     network = freeze(module.to(device))
     act = _forward(network, source)
     kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
@@ -96,10 +98,11 @@ def from_module(
             answer = answer[keys[0]]
         return answer
 
+    answer = None
     if task is not None:
         examples = torch.from_numpy(task.examples).to(device)
-        _asked(actions, examples, source, f"(B, O) of {str(kind).removeprefix('torch.')}")
-    return acting(source, actions, size, bounds, device).changed(network=network)
+        answer = _asked(actions, examples, source, f"(B, O) of {str(kind).removeprefix('torch.')}")
+    return acting(source, actions, size, scale, device, getattr(answer, "shape", ())).changed(network=network)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -119,14 +122,18 @@ def copied(module: nn.Module) -> nn.Module:
 
 def shape(
     source: str, described: dict[str, Any] | None, task: TaskSpaces | None
-) -> tuple[int | None, tuple[np.ndarray, np.ndarray]]:
-    """Length of an observation and bounds of actions: what the program says itself, or the task's."""
+) -> tuple[int | None, Bounds | Choices]:
+    """Length of an observation, and bounds of actions or choices: what the program says itself, or the task's."""
     if described is not None:
-        bounds = np.array(described["low"], np.float32), np.array(described["high"], np.float32)
-        return described["observation_size"], bounds
+        return described["observation_size"], described["actions"]
     if task is None:
         raise PolicyKDError(f"teacher: {source} does not say what it reads and gives: give env=")
-    return None, (task.low, task.high)
+    return None, _actions(task)
+
+
+def _actions(task: TaskSpaces) -> Bounds | Choices:
+    """Bounds or choices of the task's actions."""
+    return task.actions if isinstance(task.actions, Choices) else task.actions.bounds
 
 
 def through_numpy(act: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -142,10 +149,23 @@ def acting(
     source: str,
     act: Callable[[Tensor], Any],
     observation_size: int | None,
-    bounds: tuple[np.ndarray, np.ndarray],
+    actions: Bounds | Choices,
     device: torch.device,
+    answered: Sequence[int] = (),
 ) -> Policy:
-    """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units."""
+    """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
+
+    Args:
+        source: what it is called.
+        act: the program; of a choice it gives numbers of actions ``(B,)``, or logits ``(B, A)``.
+        observation_size: length O, where it is known.
+        actions: bounds, or what is chosen from.
+        device: where it computes.
+        answered: the shape of its answer to the task's first observations, where it was asked.
+    """
+    if isinstance(actions, Choices):
+        return _choosing(source, act, observation_size, actions, tuple(answered[1:]) == (actions.size,))
+    bounds = actions
     middle, half = to_unit(*bounds, device)
 
     def gaussian(observations: Tensor) -> tuple[Tensor, None]:
@@ -163,6 +183,35 @@ def acting(
         return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
 
     return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])
+
+
+def _choosing(
+    source: str, act: Callable[[Tensor], Any], observation_size: int | None, choices: Choices, logits: bool
+) -> Policy:
+    """A policy of a program that gives numbers of actions, or their logits."""
+
+    def scores(observations: Tensor) -> tuple[Tensor, None]:
+        answer, count = act(observations), len(observations)
+        if not isinstance(answer, Tensor) or answer.shape not in (
+            [(count, choices.size)] if logits else [(count,), (count, 1)]
+        ):
+            shape = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+            raise PolicyKDError(
+                f"teacher: {source} gives actions as {shape}, not numbers of actions ({count},) or logits "
+                f"({count}, {choices.size})"
+            )
+        if logits:
+            return answer.float(), None
+        place = answer.reshape(count).float() - choices.start
+        if not torch.isin(place, torch.arange(choices.size).to(place)).all():
+            last = choices.start + choices.size - 1
+            raise PolicyKDError(
+                f"teacher: {source} gives actions that are none of {choices.start} to {last}: {answer.reshape(-1)[:4]}"
+            )
+        return torch.nn.functional.one_hot(place.long(), choices.size).float(), None
+
+    kind: Scores = "logits" if logits else "choice"
+    return Policy(source, observation_size, choices.size, scores, kind, first=choices.start)
 
 
 def _forward(network: nn.Module, source: str) -> Callable[[Tensor], Any]:

@@ -20,7 +20,7 @@ from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
 from policykd.tasks import saved
-from policykd.tasks.spaces import ActionScale, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
 from policykd.tasks.views import view_of
 from policykd.teachers.policy import Memory, Policy, remembers
 from policykd.teachers.sight import through
@@ -52,23 +52,18 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
         raise PolicyKDError(f"teacher: {path} sees its observations by a function: load the agent, and give it itself")
     view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
     probe.close()
-    k, size = _best(loaded), view.input_size
-    learner = _learner(settings, (size, action_space.shape[0]), ActionScale(action_space), device)
+    k, size, scale = _best(loaded), view.input_size, action_scale(action_space)
+    learner = _learner(settings, (size, scale.size), scale, device)
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
-    policy = _policy(learner, str(source), size, ActionScale(action_space))
+    policy = _policy(learner, str(source), size, scale)
     return through(policy, view)
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
     """The best learner of a live agent that has a recurrent network, as it is now."""
     learner = type(agent.learner).make(
-        *agent.sizes,
-        agent.config,
-        [np.random.default_rng(0)],
-        device,
-        agent.action_scale.low,
-        agent.action_scale.high,
+        *agent.sizes, agent.config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
     )
     kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
     load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
@@ -80,13 +75,15 @@ def _best(loaded: dict[str, Any]) -> int:
     return int(np.asarray(evaluations[-1]["returns"]).mean(1).argmax()) if evaluations else 0
 
 
-def _learner(settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale, device: torch.device) -> Learner:
+def _learner(
+    settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | Choices, device: torch.device
+) -> Learner:
     """One learner of the run's kind, newly initialised."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}
     generators = [np.random.default_rng(0)]
-    return kind.make(*sizes, build(config_type, values), generators, device, scale.low, scale.high)
+    return kind.make(*sizes, build(config_type, values), generators, device, *scale.bounds)
 
 
 def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
@@ -101,9 +98,11 @@ def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, 
 
 
 @torch.no_grad()
-def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Policy:
+def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choices) -> Policy:
     def gaussian(observations: Tensor) -> tuple[Tensor, Tensor | None]:
         answer = learner.outputs(learner.actor, observations.unsqueeze(0))
+        if answer.logits is not None:
+            return answer.logits.squeeze(0), None
         mean = answer.actions if answer.mean is None else answer.mean
         return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0)
 
@@ -111,16 +110,11 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale) -> Pol
         inputs = observations.unsqueeze(0)
         return learner.value(inputs, learner.outputs(learner.actor, inputs)).squeeze(0)
 
-    policy = Policy(
-        source,
-        size,
-        learner.action_size,
-        gaussian,
-        squashed=learner.gaussian and learner.memory == "replay",
-        value=value,
-        low=scale.low,
-        high=scale.high,
-    )
+    told: dict[str, Any] = {"squashed": learner.gaussian and learner.memory == "replay", "low": scale.bounds[0]}
+    told |= {"high": scale.bounds[1]}
+    if isinstance(scale, Choices):
+        told = {"scores": "logits", "first": scale.start}
+    policy = Policy(source, size, learner.action_size, gaussian, value=value, **told)
     network = getattr(learner, "actor_network", None)
     return policy if not isinstance(network, GRU) else _recurrent(policy, learner, network)
 
@@ -134,7 +128,7 @@ def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
         hidden = observations.new_zeros(len(observations), network.width) if memory is None else memory[0]
         along.place(starts.view(1, 1, -1), hidden.unsqueeze(0))
         answer = reader.outputs(reader.actor, observations.unsqueeze(0))
-        mean = answer.actions if answer.mean is None else answer.mean
+        mean = next(part for part in (answer.logits, answer.mean, answer.actions) if part is not None)
         return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (along.after.squeeze(0),)
 
     return policy.changed(gaussian=remembers(policy.source), step=step, value=None)

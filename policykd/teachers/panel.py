@@ -12,16 +12,17 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
+from policykd.distillation.categorical import ensemble_logits
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence
 from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_gaussian
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import Learner
-from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
-from policykd.teachers.task import check_fits
+from policykd.teachers.task import check_fits, look_at
 from policykd.teachers.teacher import ObservationMap
 
 TaskOf = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ class Panel:
 
     Args:
         teachers: they see the whole observation of the task.
-        config: temperature, ``teacher_std``, and who is right where there are several.
+        config: how sure they are taken to be, and who is right where there are several.
         squashed: whether students' Gaussians are before tanh (SAC).
         task_of: for ``several_teachers="by_task"``.
 
@@ -49,9 +50,13 @@ class Panel:
         self.teachers, self.config, self.squashed, self.task_of = list(teachers), config, squashed, task_of
         # Any state will do to ask what they can say.
         example = torch.zeros(1, self.teachers[0].observation_size)
-        self.has_std = config.teacher_std is not None or all(
-            teacher.step(example, None, torch.ones(1))[1] is not None for teacher in self.teachers
-        )
+        self.discrete = self.teachers[0].discrete
+        says = [
+            t.policy.scores != "choice" if t.discrete else t.step(example, None, torch.ones(1))[1] is not None
+            for t in self.teachers
+        ]
+        self.has_std = all(says) or (config.teacher_std is not None and not self.discrete)
+        """Whether they say how likely each action is."""
         self.has_value = all(teacher.value(example) is not None for teacher in self.teachers)
         if len(self.teachers) > 1 and config.several_teachers == "best_value" and not self.has_value:
             raise PolicyKDError("several_teachers: best_value needs teachers with a value; mean and by_task need none")
@@ -89,7 +94,7 @@ class Panel:
             begun = np.zeros(len(observations)) if starts is None else starts().astype(np.float32)
             rows = torch.from_numpy(observations).unsqueeze(0)
             packed, memories = self.recall(rows, memories, torch.from_numpy(begun).unsqueeze(0))
-            return Labels.unpack(packed).policy.actions[0].numpy()
+            return Labels.unpack(packed, self.discrete).policy.actions[0].numpy()
 
         return act
 
@@ -124,12 +129,16 @@ class Panel:
         return labels.view(*observations.shape[:-1], -1).to(observations.device), kept
 
     def _in_students_units(self, teacher: Teacher, observations: Tensor, mean: Tensor, std: Tensor | None) -> Labels:
-        """One teacher's answer, its Gaussian in the students' units."""
-        actions, squashed = (mean.tanh() if teacher.squashed else mean.clamp(-1, 1)), teacher.squashed
+        """One teacher's answer, its Gaussian in the students' units; or logits."""
         value = teacher.value(observations) if self.has_value else None
+        if teacher.discrete:
+            sharpened = teacher.policy.scores == "q_values" and self.config.divergence != "mse"
+            logits = mean / self.config.q_temperature if sharpened else mean
+            return Labels(PolicyOutput.choosing(logits), torch.zeros(len(mean)).to(mean) if value is None else value)
+        actions, squashed = (mean.tanh() if teacher.squashed else mean.clamp(-1, 1)), teacher.squashed
         if std is None:
             std, mean, squashed = torch.full_like(mean, self.config.teacher_std or 0.0), actions, False
-        std = std * self.config.temperature**0.5
+        std = std * self.config.variance_scale**0.5
         if squashed and not self.squashed:
             mean, std = squashed_gaussian(mean, std)
         elif self.squashed and not squashed:
@@ -137,10 +146,12 @@ class Panel:
         return Labels(PolicyOutput(actions, mean, std), torch.zeros(len(mean)).to(mean) if value is None else value)
 
     def _decide(self, answers: list[Labels], observations: Tensor) -> Labels:
-        actions, means, stds, values = (
-            torch.stack(parts) for parts in zip(*((*a.policy[:3], a.value) for a in answers), strict=True)
-        )
+        values = torch.stack([answer.value for answer in answers])
+        several = [torch.stack(parts) for parts in zip(*(said(a.policy) for a in answers), strict=True)]
         if self.config.several_teachers == "mean":
+            if self.discrete:
+                return Labels(PolicyOutput.choosing(ensemble_logits(several[0])), values.mean(0))
+            actions, means, stds = several
             # The Gaussian of the mixture's mean and variance.
             spread = (stds.square() + means.square()).mean(0) - means.mean(0).square()
             return Labels(PolicyOutput(actions.mean(0), means.mean(0), spread.clamp_min(0).sqrt()), values.mean(0))
@@ -150,7 +161,14 @@ class Panel:
             assert self.task_of is not None
             best = self.task_of(observations).long()
         rows = torch.arange(len(best), device=best.device)
-        return Labels(PolicyOutput(*(part[best, rows] for part in (actions, means, stds))), values[best, rows])
+        chosen = [part[best, rows] for part in several]
+        policy = PolicyOutput.choosing(*chosen) if self.discrete else PolicyOutput(*chosen)
+        return Labels(policy, values[best, rows])
+
+
+def said(policy: PolicyOutput) -> list[Tensor]:
+    """The parts of an answer that are there; of logits these alone, from which the action follows."""
+    return [part for part in (policy[:3] if policy.logits is None else (policy.logits,)) if part is not None]
 
 
 def as_teachers(
@@ -173,16 +191,14 @@ def as_teachers(
         else Teacher.load(one, env, observation_map=observation_map)
         for one in several
     ]
-    probe = env()
-    observations, actions = (space.shape[0] for space in check_spaces(probe))
-    probe.close()
+    sizes = look_at(env).sizes
     for one in teachers:
-        check_fits(one.source, (one.observation_size, one.action_size), (observations, actions), env_id)
+        check_fits(one.source, one.sizes, sizes, env_id)
     return teachers
 
 
 def choose_divergence(
-    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None
+    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None, discrete: bool = False
 ) -> str | Divergence | None:
     """How far apart student and teacher are; None where the teacher speaks through rewards alone.
 
@@ -191,16 +207,24 @@ def choose_divergence(
         config: settings.
         gaussian: whether students have a mean and a standard deviation.
         panel: the teachers, if they are there.
+        discrete: whether both sides choose one of several actions.
 
     Raises:
-        PolicyKDError: what was asked for compares Gaussians, and one side has none.
+        PolicyKDError: what was asked for compares what one side has not.
     """
+    if config.temperature != 1 and not discrete:
+        raise PolicyKDError(
+            f"temperature: {config.temperature} softens logits, and continuous actions have none: variance_scale "
+            "multiplies the teacher's variance"
+        )
     if method.divergence is None:
         return None
-    both = gaussian and (panel is None or panel.has_std)
+    both = (gaussian or discrete) and (panel is None or panel.has_std)
     asked = config.divergence
     if not isinstance(asked, str):
         return asked
+    if discrete:
+        return _of_choices(method.divergence if asked == "auto" else asked, both, asked == "auto")
     name = asked if asked != "auto" else method.divergence if both else "action_mse"
     if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (
         both or name.startswith("action_") or (gaussian and name == "gaussian_nll")
@@ -213,7 +237,23 @@ def choose_divergence(
     return name
 
 
-def check_method(method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None) -> None:
+def _of_choices(name: str, both: bool, auto: bool) -> str:
+    """The divergence of choices; ``both``: the teacher says how likely each action is."""
+    if auto:
+        name = "nll" if not both else "kl_forward" if name == "action_mse" else name
+    if name.startswith(("gaussian_", "wasserstein")):
+        raise PolicyKDError(
+            f"divergence: {name} compares Gaussians, and this task's actions are choices: use kl_forward, kl_reverse, "
+            "nll or mse"
+        )
+    if not both and name not in ("nll", "action_mse", "action_huber"):
+        raise PolicyKDError(f"divergence: {name} needs a teacher that says how likely each action is: use nll")
+    return name
+
+
+def check_method(
+    method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool = False
+) -> None:
     """Refuse what a method cannot do with this student and teacher.
 
     Raises:
@@ -229,6 +269,10 @@ def check_method(method: TeacherMethod, config: TeachingConfig, learner: type[Le
         )
     if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
+    if discrete and config.collect_noise_std > 0:
+        raise PolicyKDError(
+            "collect_noise_std: is noise on continuous actions, and this task's are choices: leave it 0"
+        )
     if panel is None:
         return
     if (method.weight is not None or method.reward == "value") and not panel.has_value:
@@ -236,5 +280,6 @@ def check_method(method: TeacherMethod, config: TeachingConfig, learner: type[Le
     if config.distill_value_coef > 0 and not panel.has_value:
         raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
     if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
-        raise PolicyKDError(f"method: {name} needs a teacher with a standard deviation: set teacher_std")
-    choose_divergence(method, config, learner.gaussian, panel)
+        wanted = "that says how likely each action is" if discrete else "with a standard deviation: set teacher_std"
+        raise PolicyKDError(f"method: {name} needs a teacher {wanted}")
+    choose_divergence(method, config, learner.gaussian, panel, discrete)

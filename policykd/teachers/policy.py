@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +13,15 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.spaces import Choices
 from policykd.teachers.vecnormalize import Normaliser
 
 Memory = tuple[Tensor, ...]
 """What a policy remembers of the episodes that it plays, one column per environment: ``(layers, B, H)`` each."""
+
+
+Scores = Literal["logits", "q_values", "choice"]
+"""Logits; Q-values in the task's units of reward; or 1 at the action chosen and 0 elsewhere."""
 
 
 class Recorded(NamedTuple):
@@ -37,15 +43,19 @@ class Policy:
     """Length A of an action."""
     gaussian: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     """Raw observations ``(B, O)`` to means ``(B, A)`` and standard deviations ``(B, A)`` or None, in [-1, 1] units and
-    before tanh where ``squashed``."""
+    before tanh where ``squashed``; of a policy that chooses one of A actions to its ``scores`` and None."""
+    scores: Scores | None = None
+    """What a policy that chooses says of each action; None where actions are continuous."""
     squashed: bool = False
     """Whether an action is tanh of the Gaussian (SAC, TQC)."""
     value: Callable[[Tensor], Tensor] | None = None
     """Raw observations ``(B, O)`` to values ``(B,)`` in the task's units of reward."""
     low: np.ndarray | None = None
-    """Smallest action ``(A,)`` of the task it was trained on, where the source says."""
+    """Smallest action ``(A,)`` of the task it was trained on, where the source says and actions are continuous."""
     high: np.ndarray | None = None
     """Largest action ``(A,)``."""
+    first: int = 0
+    """The number of the first action, where it chooses one."""
     network: nn.Module | None = None
     """Its parameters, where it has any that torch can see."""
     missing_normaliser: bool = False
@@ -129,10 +139,18 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def parse_bounds(space: object) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bounds ``(A,)`` of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
+Bounds = tuple[np.ndarray, np.ndarray]
+"""Smallest and largest action ``(A,)``."""
+
+
+def parse_actions(space: object) -> Bounds | Choices | None:
+    """Bounds or choices of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
     if not isinstance(space, dict):
         return None
+    if str(space.get(":type:")).endswith(".Discrete'>"):
+        numbers = [str(space.get(name, default)) for name, default in (("n", ""), ("start", "0"))]
+        fits = all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers) and int(numbers[0]) > 0
+        return Choices(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
     bounds = []
     for name in ("low", "high"):
         text = str(space.get(name, "")).replace("[", " ").replace("]", " ").replace(",", " ")

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 
 from policykd.core.errors import PolicyKDError, one_line
+from policykd.tasks.spaces import Choices
 from policykd.teachers.modules import acting, from_module, shape, through_numpy
 from policykd.teachers.policy import Policy
 from policykd.teachers.task import TaskSpaces
@@ -48,6 +50,8 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
 def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Policy:
     """An ONNX file of one input, observations ``(B, O)``, and one output, actions ``(B, A)`` in the task's units.
 
+    Of a choice the output is numbers of actions ``(B,)`` or logits ``(B, A)``.
+
     Raises:
         PolicyKDError: it is damaged or has other inputs or outputs, or onnxruntime is not installed.
     """
@@ -72,10 +76,11 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
             raise PolicyKDError(said) from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-    size, bounds = shape(str(path), _described(described), task)
+    size, actions = shape(str(path), _described(described), task)
     if isinstance(inputs[0].shape[-1], int):
         size = inputs[0].shape[-1]
-    return acting(str(path), through_numpy(act, device), size, bounds, device)
+    answered = () if task is None else np.shape(act(task.examples))
+    return acting(str(path), through_numpy(act, device), size, actions, device, answered)
 
 
 def onnx_session(path: Path) -> Any:
@@ -124,8 +129,14 @@ def _described(text: str) -> dict[str, Any] | None:
     """What an exported policy says of itself; None where there is nothing."""
     try:
         found = json.loads(text)
-        size, low, high = found["observation_size"], *(np.array(found[name], np.float32) for name in ("low", "high"))
+        size = found["observation_size"]
+        if "choices" in found:
+            numbers = size, found["choices"], found["first"]
+            fits = all(type(number) is int for number in numbers) and size > 0 and found["choices"] > 0
+            actions: Any = Choices(Discrete(found["choices"], start=found["first"])) if fits else None
+            return {"observation_size": size, "actions": actions} if fits else None
+        low, high = (np.array(found[name], np.float32) for name in ("low", "high"))
         fits = type(size) is int and size > 0 and low.ndim == 1 and low.shape == high.shape and (low < high).all()
-        return {"observation_size": size, "low": low, "high": high} if fits else None
+        return {"observation_size": size, "actions": (low, high)} if fits else None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

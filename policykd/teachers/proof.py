@@ -25,6 +25,7 @@ class Truth(NamedTuple):
     """What SB3's own classes say at some inputs; None where they have no such thing."""
 
     mean: Tensor
+    """Means; or logits (of sum 1), or Q-values."""
     std: Tensor | None
     value: Tensor | None
 
@@ -63,8 +64,7 @@ def inputs(size: int, more: np.ndarray | None = None) -> np.ndarray:
 @torch.no_grad()
 def acts_alike(policy: Policy, predict: Any, examples: np.ndarray, device: torch.device) -> bool:
     """Whether a policy's deterministic actions are those of SB3's ``predict``, in the task's units."""
-    assert policy.low is not None and policy.high is not None
-    half = (policy.high - policy.low) / 2
+    half = 0.0 if policy.low is None or policy.high is None else (policy.high - policy.low) / 2
     if policy.step is None:
         mine = _actions(policy, policy.gaussian(torch.from_numpy(examples).to(device))[0])
         return bool((np.abs(mine - predict(examples, deterministic=True)[0]) <= TOLERANCE * half).all())
@@ -89,6 +89,10 @@ def says_alike(policy: Policy, live: Any, asking: Asked, device: torch.device) -
     if truth is None:
         return False
     mean, std = policy.gaussian(asked)
+    if policy.scores in ("logits", "q_values"):
+        said = mean.log_softmax(-1) if policy.scores == "logits" else mean
+        if not _close(said, truth.mean):
+            return False
     if truth.std is not None:
         expected = truth.mean, truth.std
         if getattr(policy.network, "in_task_units", False):
@@ -120,6 +124,9 @@ def same_twice(predict: Any, examples: np.ndarray, source: str) -> None:
 
 
 def _actions(policy: Policy, mean: Tensor) -> np.ndarray:
+    if policy.scores is not None:
+        chosen: np.ndarray = policy.first + mean.argmax(-1).cpu().numpy()
+        return chosen
     assert policy.low is not None and policy.high is not None
     scaled = (mean.tanh() if policy.squashed else mean.clamp(-1, 1)).detach().cpu().numpy()
     return (policy.high + policy.low) / 2 + scaled * (policy.high - policy.low) / 2
@@ -133,8 +140,14 @@ def _close(one: Tensor, other: Tensor) -> bool:
 def _truth(live: Any, asked: Any) -> Truth | None:
     """Distribution and value by SB3's own methods; None where these fail."""
     try:
+        if hasattr(live, "q_net"):
+            return Truth(live.q_net(asked), None, None)
+        if hasattr(live, "quantile_net"):
+            return Truth(live.quantile_net(asked).mean(1), None, None)
         if hasattr(live, "predict_values"):
             gaussian = live.get_distribution(asked).distribution
+            if isinstance(gaussian, torch.distributions.Categorical):
+                return Truth(gaussian.logits, None, live.predict_values(asked).squeeze(1))
             return Truth(gaussian.mean, gaussian.stddev, live.predict_values(asked).squeeze(1))
         if not hasattr(live, "critic"):
             return Truth(torch.empty(0), None, None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.teachers.policy import Memory, Policy, freeze, remembers
+from policykd.tasks.spaces import Choices
+from policykd.teachers.policy import Bounds, Memory, Policy, freeze, remembers
 from policykd.teachers.sb3_networks import Networks
 
 PREFIX = "lstm_actor."
@@ -26,7 +26,7 @@ def from_tensors(
     activation: str | None,
     options: dict[str, Any],
     source: str,
-    bounds: tuple[np.ndarray, np.ndarray] | None,
+    actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
     """The policy of a RecurrentPPO; its value is not read.
@@ -42,8 +42,8 @@ def from_tensors(
     lstm = nn.LSTM(size, hidden, layers)
     lstm.load_state_dict(weights)
     rest = {name: t for name, t in state.items() if not name.startswith((PREFIX, "lstm_critic.", "critic."))}
-    networks = Networks(rest, "A2C", activation, options, source)
-    head = networks.policy(bounds, device)
+    networks = Networks(rest, "A2C", activation, options, source, actions)
+    head = networks.policy(device)
     network = nn.ModuleList([freeze(lstm.to(device)), networks])
 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:

@@ -26,15 +26,15 @@ from torch import Tensor
 from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
+from policykd.tasks.spaces import Choices
 from policykd.teachers import proof, recurrent, sb3_text
-from policykd.teachers.policy import Policy, freeze, parse_bounds, to_unit
+from policykd.teachers.policy import Bounds, Policy, freeze, parse_actions, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
 
 log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
 """The part of a zip by which it is known as an agent of SB3."""
-Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def from_zip(
@@ -47,13 +47,13 @@ def from_zip(
     """The policy in a zip of SB3 or sb3-contrib, on the observations that its networks saw.
 
     Raises:
-        PolicyKDError: the zip is damaged, holds a policy that is no MLP for continuous actions, or says something
-            about it that is not known.
+        PolicyKDError: the zip is damaged, holds a policy that is no MLP for vectors of actions or one choice, or says
+            something about it that is not known.
     """
     data, state = _read(path, device, trust)
     told = sb3_text.judge(data, str(path), activation)
-    bounds = parse_bounds(data.get("action_space"))
-    return _build(state, told, data, algorithm, str(path), bounds, device).changed(groups=told.groups)
+    actions = parse_actions(data.get("action_space"))
+    return _build(state, told, data, algorithm, str(path), actions, device).changed(groups=told.groups)
 
 
 def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
@@ -68,7 +68,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     model = source if isinstance(source, BaseAlgorithm) else None
     live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
     name = f"a live {type(source).__name__}"
-    bounds = _check_spaces(live, name)
+    actions = _check_spaces(live, name)
     space = live.observation_space if isinstance(live.observation_space, spaces.Dict) else None
     asked = proof.Asked(source.predict, live.observation_space)
     examples = asked.examples
@@ -80,11 +80,11 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
             proof.same_twice(asked, examples, name)
         try:
             told = _told(live, activation)
-            policy = _build(state, told, {} if model is None else vars(model), None, name, bounds, device)
+            policy = _build(state, told, {} if model is None else vars(model), None, name, actions, device)
             if policy.observation_size != examples.shape[1]:
                 raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
         except PolicyKDError as error:
-            return _by_predict(asked, live, name, str(error), bounds, device).changed(**named)
+            return _by_predict(asked, live, name, str(error), actions, device).changed(**named)
         if not proof.acts_alike(policy, asked, examples, device):
             reason = f"{name} does not act as {told.policy}'s networks do"
         elif not proof.says_alike(policy, live, asked, device):
@@ -93,7 +93,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
             return policy.changed(**named)
         if activation is not None:
             raise PolicyKDError(f"activation: with {activation}, {name} does not act as its own predict does")
-        return _by_predict(asked, live, name, reason, bounds, device).changed(**named)
+        return _by_predict(asked, live, name, reason, actions, device).changed(**named)
     finally:
         live.set_training_mode(training)
 
@@ -113,7 +113,7 @@ def _build(
     data: dict[str, Any],
     algorithm: str | None,
     source: str,
-    bounds: Bounds | None,
+    actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
     """The policy of tensors and of what is told about them."""
@@ -121,9 +121,9 @@ def _build(
     if told.policy == "ARSLinearPolicy":
         options.setdefault("squash_output", False)
     if recurrent.is_recurrent(state):
-        return recurrent.from_tensors(state, told.activation, options, source, bounds, device)
+        return recurrent.from_tensors(state, told.activation, options, source, actions, device)
     name = _algorithm(state, told.policy, data, algorithm)
-    return Networks(state, name, told.activation, options, source).policy(bounds, device)
+    return Networks(state, name, told.activation, options, source, actions).policy(device)
 
 
 def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
@@ -149,7 +149,7 @@ def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
 
 
 def _by_predict(
-    asked: proof.Asked, live: BasePolicy, name: str, reason: str, bounds: Bounds, device: torch.device
+    asked: proof.Asked, live: BasePolicy, name: str, reason: str, actions: Bounds | Choices, device: torch.device
 ) -> Policy:
     """A copy of a live policy that acts by its own ``predict``."""
     if recurrent.is_recurrent(live.state_dict()):
@@ -173,6 +173,15 @@ def _by_predict(
         )
     freeze(copied.to(device))
     log.info("teacher %s acts by its own predict, without standard deviation and value (%s)", name, reason)
+    if isinstance(actions, Choices):
+
+        def scores(inputs: Tensor) -> tuple[Tensor, None]:
+            chosen = again(inputs.cpu().numpy(), deterministic=True)[0]
+            return torch.from_numpy(actions.one_hot(chosen)).to(device), None
+
+        sizes = asked.examples.shape[1], actions.size
+        return Policy(name, *sizes, scores, "choice", first=actions.start, network=copied)
+    bounds = actions
     middle, half = to_unit(*bounds, device)
 
     def gaussian(inputs: Tensor) -> tuple[Tensor, None]:
@@ -183,22 +192,25 @@ def _by_predict(
     return Policy(name, *sizes, gaussian, low=bounds[0], high=bounds[1], network=copied)
 
 
-def _check_spaces(live: BasePolicy, name: str) -> Bounds:
-    """Bounds of a live policy's actions.
+def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
+    """Bounds of a live policy's actions, or what it chooses from.
 
     Raises:
-        PolicyKDError: its actions are not a box of one axis, or its observations neither such a box nor a dict.
+        PolicyKDError: its actions are neither a box of one axis nor a choice of one, or its observations neither such a
+            box nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
-        if axes == "observations" and isinstance(space, spaces.Dict):
+        if isinstance(space, spaces.Discrete if axes == "actions" else spaces.Dict):
             continue
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            needed = "continuous ones" if axes == "actions" else "one vector"
+            needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
             kind = f"{type(space).__name__} {axes}" + (
                 f" of shape {space.shape}" if isinstance(space, spaces.Box) else ""
             )
-            raise PolicyKDError(f"teacher: {name} has {kind}; policykd needs {needed} (Box)")
+            raise PolicyKDError(f"teacher: {name} has {kind}; policykd needs {needed}")
     space = live.action_space
+    if isinstance(space, spaces.Discrete):
+        return Choices(space)
     assert isinstance(space, spaces.Box)
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise PolicyKDError(f"teacher: {name} has unbounded actions; give a function in the task's units")
@@ -237,7 +249,9 @@ def _family(state: dict[str, Tensor]) -> Family | None:
         return "deterministic"
     if "action_net.weight" in state and "value_net.weight" in state:
         return "actor_critic"
-    return "search" if {"action_net.weight", "action_net.0.weight"} & set(state) else None
+    if {"action_net.weight", "action_net.0.weight"} & set(state):
+        return "search"
+    return "q_values" if any(name.startswith(("q_net.", "quantile_net.")) for name in state) else None
 
 
 def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], asked: str | None) -> str:
@@ -261,6 +275,8 @@ def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], aske
         return "PPO" if "clip_range" in data else "TRPO" if "cg_max_steps" in data else "A2C"
     if family == "search":
         return "ARS"
+    if family == "q_values":
+        return "QRDQN" if any(name.startswith("quantile_net.") for name in state) else "DQN"
     raise PolicyKDError(
         f"teacher: no policy of {', '.join(FAMILIES)} has tensors like {', '.join(list(state)[:3])}; "
         "a function observation -> action can be a teacher, too"

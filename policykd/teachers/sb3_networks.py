@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.teachers.policy import Policy, freeze, to_unit
+from policykd.core.networks import one_hot
+from policykd.tasks.spaces import Choices
+from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 
-Family = Literal["actor_critic", "deterministic", "squashed", "search"]
+Family = Literal["actor_critic", "deterministic", "squashed", "search", "q_values"]
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("PPO", "A2C", "TRPO"), "actor_critic"),
     **dict.fromkeys(("TD3", "DDPG"), "deterministic"),
     **dict.fromkeys(("SAC", "TQC", "CrossQ"), "squashed"),
     "ARS": "search",
+    **dict.fromkeys(("DQN", "QRDQN"), "q_values"),
 }
 """Algorithms by how their networks are built."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -56,7 +58,7 @@ class _Renorm(nn.Module):
 
 
 class Networks(nn.Module):
-    """Actor and critics of an agent of SB3, built from its tensors.
+    """Actor and critics of an agent of SB3, built from its tensors; ``scores`` where it chooses one of its actions.
 
     Args:
         state: the policy's tensors by SB3's names.
@@ -64,6 +66,7 @@ class Networks(nn.Module):
         activation: name of a module of torch; None is SB3's default of the algorithm.
         options: ``policy_kwargs`` that change what the tensors mean.
         source: where they came from, for errors.
+        actions: bounds of its actions, or what it chooses from; None where nothing says.
     """
 
     log_std: Tensor | None
@@ -72,10 +75,17 @@ class Networks(nn.Module):
     action_size: int
 
     def __init__(
-        self, state: dict[str, Tensor], algorithm: str, activation: str | None, options: dict[str, Any], source: str
+        self,
+        state: dict[str, Tensor],
+        algorithm: str,
+        activation: str | None,
+        options: dict[str, Any],
+        source: str,
+        actions: Bounds | Choices | None = None,
     ) -> None:
         super().__init__()
-        self.linear = False
+        self.linear, self.actions = False, actions
+        self.scores: Scores | None = None
         self.algorithm, self.family, self.source, self.options = algorithm, FAMILIES[algorithm], source, options
         name = activation or ("Tanh" if self.family == "actor_critic" else "ReLU")
         if name not in ACTIVATIONS:
@@ -89,6 +99,7 @@ class Networks(nn.Module):
                 f"teacher: {source} has {algorithm} networks with parts that are no MLP ({', '.join(self.rest)[:80]}); "
                 "give the loaded model itself (Teacher.load(model)), or a function observation -> action"
             )
+        self._check_choices()
         # PPO can squash, too; without, it acts in the task's units, and so does a linear ARS.
         self.squashed = self.family == "squashed" or (self.family == "actor_critic" and self._option("squash_output"))
         self.in_task_units = not self.squashed and (self.family == "actor_critic" or self.linear)
@@ -101,7 +112,7 @@ class Networks(nn.Module):
         self.features, self.mean = nn.Sequential(*actor), self._linear("action_net")
         self.critics = nn.ModuleList([nn.Sequential(*critic, self._linear("value_net"))])
         if self.log_std is None:
-            raise PolicyKDError(f"teacher: {self.source} has no log_std: its actions are not continuous")
+            self.scores = "logits"
         self._sizes(*actor, self.mean)
 
     def _build_deterministic(self) -> None:
@@ -129,7 +140,24 @@ class Networks(nn.Module):
         actor = [self._linear("action_net")] if alone else self._layers("action_net")
         self.linear = not self._option("squash_output", not alone)
         self.mean = nn.Sequential(*actor, *([] if self.linear else [nn.Tanh()]))
+        self.scores = "choice" if isinstance(self.actions, Choices) else None
         self._sizes(*actor)
+
+    def _build_q_values(self) -> None:
+        name = "q_net" if self.algorithm == "DQN" else "quantile_net"
+        layers = self._layers(f"{name}.{name}")
+        self.mean, self.critics, self.scores, self.log_std = nn.Sequential(*layers), nn.ModuleList(), "q_values", None
+        self._sizes(*layers)
+        if isinstance(self.actions, Choices) and self.algorithm == "QRDQN":
+            self.quantiles, rest = divmod(self.action_size, self.actions.size)
+            self.action_size = self.action_size if rest else self.actions.size
+
+    def _check_choices(self) -> None:
+        """Refuse an agent whose text and tensors do not say the same of its actions."""
+        found = self.actions.size if isinstance(self.actions, Choices) else None
+        if (self.scores is not None and found != self.action_size) or (self.scores is None and found is not None):
+            said = "no choice of one action (Discrete)" if found is None else f"a choice of one of {found} actions"
+            raise PolicyKDError(f"teacher: {self.source} says that its actions are {said}; its tensors say otherwise")
 
     def _sizes(self, *actor: nn.Module) -> None:
         layers = [layer for layer in actor if isinstance(layer, nn.Linear)]
@@ -170,11 +198,16 @@ class Networks(nn.Module):
         return layer
 
     def gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Means and standard deviations ``(B, A)``, in SB3's own units, at normalised inputs ``(B, O)``."""
+        """Means and standard deviations ``(B, A)``, in SB3's own units, or scores, at normalised inputs ``(B, O)``."""
+        if self.family == "q_values":
+            q = self.mean(inputs)
+            return (q if self.algorithm == "DQN" else q.view(len(q), self.quantiles, -1).mean(1)), None
         if self.family in ("deterministic", "search"):
-            return self.mean(inputs), None
+            return (one_hot(self.mean(inputs)) if self.scores else self.mean(inputs)), None
         features = self.features(inputs)
         mean = self.mean(features)
+        if self.scores is not None:
+            return mean, None
         if self.log_std is None:
             return mean, self.log_std_net(features).clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         std = _expln(self.log_std) if self._option("use_expln") else self.log_std.exp()
@@ -184,7 +217,9 @@ class Networks(nn.Module):
         return mean, (features.square() @ std.square() + SDE_EPSILON).sqrt().expand_as(mean)
 
     def value(self, inputs: Tensor) -> Tensor:
-        """V(s), or Q(s, pi(s)) of the more careful critic (TQC: the mean of all quantiles), ``(B,)``."""
+        """V(s), or Q(s, pi(s)) of the more careful critic (TQC, QRDQN: the mean of all quantiles), ``(B,)``."""
+        if self.family == "q_values":
+            return self.gaussian(inputs)[0].amax(-1)
         if self.family == "actor_critic":
             return self.critics[0](inputs).squeeze(-1)
         mean, _ = self.gaussian(inputs)
@@ -192,10 +227,16 @@ class Networks(nn.Module):
         values = torch.stack([critic(pairs) for critic in self.critics])
         return values.mean((0, 2)) if self.algorithm == "TQC" else values.squeeze(-1).amin(0)
 
-    def policy(self, bounds: tuple[np.ndarray, np.ndarray] | None, device: torch.device) -> Policy:
-        """The teacher's policy: inputs of the networks in, [-1, 1] out."""
+    def policy(self, device: torch.device) -> Policy:
+        """The teacher's policy: inputs of the networks in, [-1, 1] or scores out."""
         freeze(self.to(device))
-        bounds = bounds if bounds is not None and len(bounds[0]) == self.action_size else None
+        valued = self.family == "q_values" or (self.family != "search" and len(self.critics) > 0)
+        value = self.value if valued else None
+        sizes = self.observation_size, self.action_size
+        if isinstance(self.actions, Choices):
+            first, scores = self.actions.start, self.scores
+            return Policy(self.source, *sizes, self.gaussian, scores, value=value, first=first, network=self)
+        bounds = self.actions if self.actions is not None and len(self.actions[0]) == self.action_size else None
         scale = None
         if self.in_task_units:
             if bounds is None:
@@ -211,11 +252,10 @@ class Networks(nn.Module):
 
         return Policy(
             self.source,
-            self.observation_size,
-            self.action_size,
+            *sizes,
             gaussian,
             squashed=self.squashed,
-            value=None if self.family == "search" or not len(self.critics) else self.value,
+            value=value,
             low=None if bounds is None else bounds[0],
             high=None if bounds is None else bounds[1],
             network=self,

@@ -30,6 +30,10 @@ POLICIES = {
     ("sb3_contrib.ars.policies", "ARSLinearPolicy"): "ARSLinearPolicy",
     (_RECURRENT, "RecurrentActorCriticPolicy"): "RecurrentActorCriticPolicy",
     (_RECURRENT, "RecurrentMultiInputActorCriticPolicy"): "RecurrentActorCriticPolicy",
+    ("stable_baselines3.dqn.policies", "DQNPolicy"): "DQNPolicy",
+    ("stable_baselines3.dqn.policies", "MultiInputPolicy"): "DQNPolicy",
+    ("sb3_contrib.qrdqn.policies", "QRDQNPolicy"): "QRDQNPolicy",
+    ("sb3_contrib.qrdqn.policies", "MultiInputPolicy"): "QRDQNPolicy",
 }
 """Classes of policies whose networks are rebuilt from tensors, by module and name; and what they are without dicts."""
 EXTRACTORS = {
@@ -128,15 +132,15 @@ def _groups(space: Any, source: str) -> tuple[str, ...]:
 
 
 def _check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are neither a box of one axis nor a dict of observations."""
+    """Refuse spaces that are neither a box of one axis nor a dict of observations nor a choice of one action."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")
-    if kind == "Dict" and axes == "observations":
+    if kind == ("Dict" if axes == "observations" else "Discrete"):
         return
     if kind in ("Dict", "Discrete", "MultiDiscrete", "MultiBinary", "Tuple", "Text", "Sequence", "Graph"):
-        needed = "continuous ones" if axes == "actions" else "one vector"
-        raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed} (Box)")
+        needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
+        raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed}")
     shape = space.get("_shape", space.get("shape"))
     if isinstance(shape, list) and len(shape) != 1:
         raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")

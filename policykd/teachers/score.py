@@ -11,7 +11,7 @@ import numpy as np
 
 from policykd.core.seeding import env_seed, stream
 from policykd.tasks import Evaluator
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task
+from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task
 
 STANDARD_ERRORS = 2.0
 """By how many standard errors a mean must lie above another to count as better: about 97.5 % one-sided."""
@@ -62,7 +62,7 @@ def score(
     n_episodes: int,
     seed: int,
 ) -> TeacherScore:
-    """Play ``n_episodes`` with ``act``, observations ``(n, O)`` to actions ``(n, A)`` in [-1, 1], and with noise alone.
+    """Play ``n_episodes`` with ``act``, observations ``(n, O)`` to learners' actions ``(n, A)``, and with noise alone.
 
     All episodes are played at once, each on an environment of its own.
     """
@@ -70,12 +70,12 @@ def score(
     starts = [env_seed(seed, episode, "evaluation") for episode in range(n_episodes)]
     generator = stream(seed, 0, "exploration")
     probe = task.make()
-    space = check_spaces(probe)[1]
+    scale = action_scale(check_spaces(probe)[1])
     probe.close()
-    evaluator = Evaluator(task.make, n_episodes, ActionScale(space).to_env)
+    evaluator = Evaluator(task.make, n_episodes, scale.to_env)
     try:
         returns = evaluator.run(act, 1, starts, 0).returns
-        noise = evaluator.run(lambda o: generator.uniform(-1, 1, (len(o), *space.shape)), 1, starts, 0).returns
+        noise = evaluator.run(lambda o: generator.uniform(-1, 1, (len(o), scale.size)), 1, starts, 0).returns
     finally:
         evaluator.close()
     return TeacherScore(source, task.env_id, returns[:, 0], noise[:, 0])

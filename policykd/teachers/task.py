@@ -12,7 +12,7 @@ import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.groups import dict_space, groups_of
-from policykd.tasks.spaces import EnvFactory, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
 
 VERSIONS: dict[str, dict[int, str]] = {
@@ -40,10 +40,7 @@ class TaskSpaces(NamedTuple):
 
     env_id: str
     observation_size: int
-    low: np.ndarray
-    """Smallest action ``(A,)``."""
-    high: np.ndarray
-    """Largest action ``(A,)``."""
+    actions: ActionScale | Choices
     examples: np.ndarray
     """First observations of some episodes ``(n, O)``, float32."""
     wrappers: tuple[str, ...] = ()
@@ -55,12 +52,38 @@ class TaskSpaces(NamedTuple):
     space: gym.spaces.Dict | None = None
     """The space of its own dicts of observations, where it gives dicts."""
 
+    @property
+    def sizes(self) -> Sizes:
+        """What its teacher must fit."""
+        return Sizes(self.observation_size, self.actions.size, isinstance(self.actions, Choices))
+
+    def bounds(self, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest action ``(A,)``, for a teacher of continuous actions.
+
+        Raises:
+            PolicyKDError: the task wants one of several actions.
+        """
+        if isinstance(self.actions, Choices):
+            raise PolicyKDError(
+                f"teacher: {source} acts in continuous actions, and {self.env_id} wants a choice of one"
+            )
+        return self.actions.bounds
+
+
+class Sizes(NamedTuple):
+    """What teachers and tasks have in common."""
+
+    observations: int
+    actions: int
+    choice: bool = False
+    """Whether one of the actions is chosen."""
+
 
 def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     """Make the task once and read its spaces.
 
     Raises:
-        PolicyKDError: it cannot be made, or is not continuous control with vector observations.
+        PolicyKDError: it cannot be made, or its spaces are none that learners can work on.
     """
     task = find_task(env)
     probe = task.make()
@@ -75,20 +98,21 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         wrappers.append(type(inner).__name__)
         inner = inner.env
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
-    bounds = actions.low.astype(np.float32), actions.high.astype(np.float32)
-    return TaskSpaces(task.env_id, observations.shape[0], *bounds, examples, tuple(wrappers), kwargs, groups, space)
+    sizes = observations.shape[0], action_scale(actions)
+    return TaskSpaces(task.env_id, *sizes, examples, tuple(wrappers), kwargs, groups, space)
 
 
-def check_fits(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> None:
-    """Refuse a teacher whose (observation size, action size) is not the task's.
+def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
+    """Refuse a teacher whose sizes are not the task's.
 
     Raises:
         PolicyKDError: names both shapes and the likely cause.
     """
     if teacher != task:
         raise PolicyKDError(
-            f"teacher: {source} reads {teacher[0]} observations and gives {teacher[1]} actions, {env_id} has {task[0]} "
-            f"and {task[1]}{_cause(source, teacher, task, env_id)}"
+            f"teacher: {source} reads {teacher[0]} observations and {'chooses one of' if teacher.choice else 'gives'} "
+            f"{teacher[1]} actions, {env_id} has {task[0]} and {'a choice of ' if task.choice else ''}{task[1]}"
+            f"{_cause(source, teacher, task, env_id)}"
         )
 
 
@@ -106,11 +130,11 @@ def task_name(env_id: str) -> str:
     return re.split(r"[:/]", env_id)[-1].rsplit("-v", 1)[0]
 
 
-def _cause(source: str, teacher: tuple[int, int], task: tuple[int, int], env_id: str) -> str:
+def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
     """What may be wrong, as the end of an error line."""
     if other := other_task(source, env_id):
         return f"; its name says that it was trained on {other}"
-    if teacher[1] != task[1]:
+    if teacher[1:] != task[1:]:
         return "; it was trained on another task"
     known_sizes = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
     known = [known_sizes[size] for size in (teacher[0], task[0]) if size in known_sizes]

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.networks import one_hot
 from policykd.tasks.groups import columns_of, flatten
-from policykd.tasks.spaces import EnvFactory
+from policykd.tasks.spaces import Choices, EnvFactory
 from policykd.teachers import loading, versions
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
 from policykd.teachers.policy import Memory, Policy
 from policykd.teachers.score import TeacherScore, score
 from policykd.teachers.statistics import Given
-from policykd.teachers.task import TaskSpaces, check_fits, look_at, other_task, task_name
+from policykd.teachers.task import Sizes, TaskSpaces, check_fits, look_at, other_task, task_name
 
 log = logging.getLogger("policykd")
 ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
@@ -28,13 +29,14 @@ ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
 class Teacher:
     """A policy that acts and no longer learns. It reads raw observations; its normaliser is inside.
 
-    Made by ``Teacher.load``. Actions are in [-1, 1] everywhere but in ``predict``.
+    Made by ``Teacher.load``. Actions are in [-1, 1] everywhere but in ``predict``; a choice of one of A actions is a
+    vector of 1 at the choice and 0 elsewhere.
     """
 
     observation_size: int
     """Length O of the observations that it takes: the task's, where an ``observation_map`` picks from them."""
     action_size: int
-    """Length A of an action."""
+    """Length A of an action, or number A of actions to choose from."""
     source: str
     """Where it came from, for logs."""
     squashed: bool
@@ -47,11 +49,13 @@ class Teacher:
         self.source, self.squashed = policy.source, policy.squashed
         self.missing_normaliser = policy.missing_normaliser
         self.space = policy.space if task is None else task.space
-        low, high = (policy.low, policy.high) if task is None else (task.low, task.high)
-        if low is None or high is None or (policy.observation_size is None and task is None):
+        self.discrete, self.first, self.action_size = policy.scores is not None, policy.first, policy.action_size
+        low, high = (policy.low, policy.high) if task is None else task.actions.bounds
+        unknown = task is None and not self.discrete and (low is None or high is None)
+        if unknown or (policy.observation_size is None and task is None):
             raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
-        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        self.action_size = policy.action_size
+        if low is not None and high is not None:
+            self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         if observation_map is not None and task is None:
             raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs the task: give env=")
         if task is None:
@@ -60,8 +64,11 @@ class Teacher:
         else:
             seen = self.map(torch.from_numpy(task.examples).to(device)).shape[1]
             read = seen if policy.observation_size is None else policy.observation_size
-            check_fits(self.source, (read, self.action_size), (seen, len(task.low)), task.env_id)
+            wanted = task.sizes._replace(observations=seen)
+            check_fits(self.source, Sizes(read, self.action_size, self.discrete), wanted, task.env_id)
             self.observation_size = task.observation_size
+            if isinstance(task.actions, Choices):
+                self.first = task.actions.start
             examples = torch.from_numpy(task.examples)
             self.step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
             check_statistics(policy, self._look(examples), task.env_id)
@@ -119,6 +126,11 @@ class Teacher:
         return teacher
 
     @property
+    def sizes(self) -> Sizes:
+        """What a task must have in common with it."""
+        return Sizes(self.observation_size, self.action_size, self.discrete)
+
+    @property
     def remembers(self) -> bool:
         """Whether its actions depend on what it saw before in the episode (recurrent policies)."""
         return self.policy.step is not None
@@ -131,11 +143,11 @@ class Teacher:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions in the task's units at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
+        """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
 
         Args:
             observation: raw observations; dicts, where the task gives dicts.
-            deterministic: False samples, where the teacher has a standard deviation.
+            deterministic: False samples, where the teacher has a standard deviation or logits.
             state: of a teacher that remembers, what the last call returned; None at first.
             episode_start: of a teacher that remembers, where an episode starts ``(n,)``: its memory is emptied there.
 
@@ -148,11 +160,15 @@ class Teacher:
         memory = None if state is None else tuple(torch.as_tensor(part, device=self.device) for part in state)
         starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
         mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
+        kept = None if memory is None else tuple(part.cpu().numpy() for part in memory)
+        if self.discrete:
+            drawn = not deterministic and self.policy.scores == "logits"
+            chosen = mean.softmax(-1).multinomial(1).squeeze(-1) if drawn else mean.argmax(-1)
+            return self.first + chosen.cpu().numpy().reshape(np.shape(observation)[:-1]), kept
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
         scaled = self._act(mean).cpu().numpy()
         actions = np.clip((self.high + self.low) / 2 + scaled * (self.high - self.low) / 2, self.low, self.high)
-        kept = None if memory is None else tuple(part.cpu().numpy() for part in memory)
         return actions.reshape(*np.shape(observation)[:-1], -1), kept
 
     def _flatten(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -176,7 +192,8 @@ class Teacher:
         """Means ``(B, A)`` and standard deviations ``(B, A)`` at raw observations ``(B, O)``, without gradient.
 
         In [-1, 1] units, and before tanh where ``squashed``. A teacher without a standard deviation has None, and its
-        action as the mean.
+        action as the mean. One that chooses gives what it says of each action (``policy.scores``: logits, Q-values, or
+        1 at its choice), and None.
 
         Raises:
             PolicyKDError: an answer is not finite.
@@ -190,6 +207,7 @@ class Teacher:
         """Values ``(B,)`` at raw observations ``(B, O)``, in the task's units of reward; None where it has no critic.
 
         PPO, A2C, TRPO: V(s). SAC, TD3, DDPG: the least of the critics' Q(s, pi(s)). TQC: the mean of all quantiles.
+        DQN, QRDQN: the largest Q(s, a).
         Where the teacher was trained on normalised rewards, its value is multiplied by their scale.
 
         Raises:
@@ -212,8 +230,7 @@ class Teacher:
         if n_episodes < 1 or seed < 0:
             raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
         task = look_at(env_id_or_factory)
-        sizes = task.observation_size, len(task.low)
-        check_fits(self.source, (self.observation_size, self.action_size), sizes, task.env_id)
+        check_fits(self.source, self.sizes, task.sizes, task.env_id)
         memory: Memory | None = None
 
         def act(observations: np.ndarray) -> np.ndarray:  # of one episode each, all begun at the first call
@@ -251,6 +268,8 @@ class Teacher:
         return mean, std, memory
 
     def _act(self, mean: Tensor) -> Tensor:
+        if self.discrete:
+            return one_hot(mean)
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
 
     def _look(self, observations: Tensor) -> Tensor:

@@ -163,7 +163,8 @@ def _mlp(
     for number in sorted(int(name[1]) for name in found if name):
         layers += [_linear(state, f"{prefix}.{number}"), _activation(activation)]
     network = freeze(nn.Sequential(*layers[:-1]).to(device))
-    middle, half = to_unit(task.low, task.high, device)
+    low, high = task.bounds(str(path))
+    middle, half = to_unit(low, high, device)
     noise = std.float().reshape(1, -1).to(device)
     first, last = layers[0], layers[-2]
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
@@ -172,11 +173,9 @@ def _mlp(
         mean = network(inputs)
         return (mean - middle) / half, (noise / half).expand_as(mean)
 
-    if last.out_features != len(task.low):
+    if last.out_features != len(low):
         return Policy(str(path), first.in_features, last.out_features, gaussian, network=network)
-    return Policy(
-        str(path), first.in_features, last.out_features, gaussian, low=task.low, high=task.high, network=network
-    )
+    return Policy(str(path), first.in_features, last.out_features, gaussian, low=low, high=high, network=network)
 
 
 def _cleanrl(state: State, path: Path, activation: str | None, device: torch.device) -> Policy:

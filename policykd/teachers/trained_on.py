@@ -87,7 +87,8 @@ def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpa
         if wrapper.short == "RescaleAction" and task is not None:  # to [-1, 1], as here
             bounds = wrapper.options.get("min_action", -1), wrapper.options.get("max_action", 1)
             if bounds == (-1, 1):
-                return policy.changed(low=task.low, high=task.high)
+                low, high = task.bounds(policy.source)
+                return policy.changed(low=low, high=high)
         name = task_name(training.env_id or (task.env_id if task else ""))
         if wrapper.short == "MaskVelocityWrapper" and name in VELOCITIES:
             return _masked(policy, VELOCITIES[name])

@@ -18,7 +18,7 @@ from policykd.core.registry import name_of
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
 from policykd.tasks import Evaluation, Evaluator
-from policykd.tasks.spaces import ActionScale
+from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
@@ -43,8 +43,8 @@ class Acting:
     recipe: Recipe
     run: Progress
     observation_space: spaces.Box
-    action_space: spaces.Box
-    action_scale: ActionScale
+    action_space: ActionSpace
+    action_scale: ActionScale | Choices
     evaluator: Evaluator | None
     view: View
     """What learners see of the task's observations."""
@@ -66,8 +66,8 @@ class Acting:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Length of an observation and of an action."""
-        return self.observation_space.shape[0], self.action_space.shape[0]
+        """Length of an observation and of an action as learners hold it."""
+        return self.observation_space.shape[0], self.action_scale.size
 
     @property
     def learners(self) -> list[tuple[int, int]]:
@@ -113,7 +113,7 @@ class Acting:
         deterministic: bool = True,
         learner: LearnerChoice = "best",
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions in units of the environment, for one observation of the task or several, by SB3's protocol.
+        """Actions of the task, for one observation of it or several, by SB3's protocol.
 
         Args:
             observation: raw observations of the task, ``(O,)`` or ``(n, O)``, or dicts where it gives dicts; learners
@@ -138,7 +138,7 @@ class Acting:
             actions = self.actions_at(inputs, k, deterministic)
         else:
             actions, state = self._recall(inputs, state, starts, k, deterministic)
-        return actions.reshape(*array.shape[:-1], -1), state
+        return actions.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def player(self, learner: LearnerChoice = "best") -> Callable[[Observation], np.ndarray]:
         """A learner as a function of one episode's observations, one after the other, to actions ``(A,)``."""
@@ -209,7 +209,7 @@ class Acting:
             if deterministic:
                 actions = learner.policy(learner.actor, observations)
             else:
-                noise = np.random.standard_normal((len(inputs), self.action_space.shape[0]))
+                noise = np.random.standard_normal((len(inputs), self.action_scale.size))
                 noises = torch.from_numpy(noise).to(observations).expand(self.n_learners, -1, -1)
                 actions = learner.explore(learner.actor, observations, noises)
         return self.action_scale.to_env(actions[k].cpu().numpy())
@@ -223,7 +223,7 @@ class Acting:
         return learner
 
     def policies(self, observations: np.ndarray) -> np.ndarray:
-        """Every learner's deterministic action ``(K, A)`` in [-1, 1] at its row of ``observations (K, O)``."""
+        """Every learner's deterministic action ``(K, A)``, in [-1, 1] or a choice, at its row of ``(K, O)``."""
         inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
             return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()

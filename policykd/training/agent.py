@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -29,7 +28,7 @@ from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluator
 from policykd.tasks.batched import BatchedEnvs, find_vector
 from policykd.tasks.contract import try_out
-from policykd.tasks.spaces import ActionScale, EnvFactory, check_spaces, find_task, short_id
+from policykd.tasks.spaces import AnyEnv, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.training import compiling, snapshot
@@ -77,7 +76,7 @@ class Agent(Acting, SB3Surface):
     recipe: Recipe
     """How a step is collected and learnt from."""
 
-    def _set_task(self, env: str | gym.Env | gym.vector.VectorEnv | EnvFactory, device: str) -> None:
+    def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
         task = find_vector(env) or find_task(env)  # type: ignore[arg-type]
         self.env_id, self.factory, self.made_by_id, self.vector, self.plays_alone = task
@@ -90,7 +89,7 @@ class Agent(Acting, SB3Surface):
             self.view = view_of("env", probe)
         finally:
             probe.close()
-        self.action_scale = ActionScale(self.action_space)
+        self.action_scale = action_scale(self.action_space)
 
     def _share_out(self) -> None:
         """Where the user handed in one ``VectorEnv``: every learner gets its share of it, which says ``n_envs``.
@@ -129,7 +128,7 @@ class Agent(Acting, SB3Surface):
 
     def _new_learner(self, config: Config) -> Learner:
         """Learners with new networks."""
-        bounds = (bound.astype(np.float32) for bound in (self.action_scale.low, self.action_scale.high))
+        bounds = self.action_scale.bounds
         return self.learner_type.make(*self.sizes, config, self.streams["learner"], self.device, *bounds)
 
     def write_into(self, run_dir: str | Path | None) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import EnvFactory, short_id
+from policykd.tasks.spaces import AnyEnv, short_id
 from policykd.training import arguments, snapshot
 from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
@@ -42,12 +41,14 @@ DAGGER_ROUNDS = 5
 
 
 class DualStudent(Agent):
-    """Groups of peers that learn a continuous-control task, all in one batched update.
+    """Groups of peers that learn a task, all in one batched update.
 
     Args:
-        env: id of a registered environment, an instance made from one, or a function that makes an instance.
+        env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
+            Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
         method: a row of ``policykd.distillation.methods.PEER_METHODS``, by name or as an object of your own.
-        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own.
+        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own. Where one of several actions is
+            chosen (Discrete), "ppo".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
         config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
@@ -65,7 +66,7 @@ class DualStudent(Agent):
     @explains_arguments
     def __init__(
         self,
-        env: str | gym.Env | EnvFactory,
+        env: AnyEnv,
         *,
         method: str | PeerMethod = "dpd",
         backbone: str | type[Learner] = "ddpg",
@@ -143,7 +144,7 @@ class DualStudent(Agent):
             observations = torch.from_numpy(inputs).to(self.device)
             actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
         scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
-        return scaled.reshape(*array.shape[:-1], -1), state
+        return scaled.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
@@ -229,7 +230,7 @@ class DualStudent(Agent):
     def load(
         cls,
         path: str | Path,
-        env: str | gym.Env | EnvFactory | None = None,
+        env: AnyEnv | None = None,
         device: str = "auto",
         *,
         method: PeerMethod | None = None,
@@ -258,7 +259,7 @@ class DualStudent(Agent):
         cls,
         path: Path,
         loaded: dict[str, Any],
-        env: str | gym.Env | EnvFactory | None,
+        env: AnyEnv | None,
         device: str,
         *,
         method: PeerMethod | None = None,

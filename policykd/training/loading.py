@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gymnasium as gym
-
 from policykd.core.checkpoint import understood
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import EnvFactory
+from policykd.tasks.spaces import AnyEnv
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.dual_student import DualStudent
 from policykd.training.teacher_student import TeacherStudent
 
 
-def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, device: str = "auto") -> Agent:
+def load_agent(path: str | Path, env: AnyEnv | None = None, device: str = "auto") -> Agent:
     """The agent in a file that ``save`` wrote, or in a run folder; a student comes without its teacher.
 
     Raises:
@@ -31,7 +29,7 @@ def load_agent(path: str | Path, env: str | gym.Env | EnvFactory | None = None, 
 def load_policy(
     path: str | Path,
     learner: LearnerChoice = "best",
-    env: str | gym.Env | EnvFactory | None = None,
+    env: AnyEnv | None = None,
     computed_by: Computed = "auto",
 ) -> Policy:
     """A learner of a run folder or checkpoint as a fast function of one observation.

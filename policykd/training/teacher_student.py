@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import gymnasium as gym
+import torch
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd import native
 from policykd.core import checkpoint
+from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
+from policykd.core.interrupts import Interrupts
 from policykd.core.recurrent import GRU
 from policykd.core.registry import find, name_of
-from policykd.distillation.divergences import divergence_of
+from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TaughtPPOConfig, TeachingConfig
@@ -23,14 +25,16 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates, Rollout, SharedReplay
+from policykd.memory.logged import LoggedStates
 from policykd.memory.sequences import LabelledSequences
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import EnvFactory, check_spaces
+from policykd.tasks.spaces import AnyEnv, Choices, check_spaces
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
+from policykd.teachers.task import look_at
 from policykd.teachers.teacher import ObservationMap
-from policykd.training import arguments, snapshot
+from policykd.training import arguments, offline, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds, check_threads
@@ -51,13 +55,14 @@ class TeacherStudent(Agent):
     """Students of a frozen teacher, one per seed, all in one batched update.
 
     Args:
-        env: id of a registered environment, an instance made from one, or a function that makes an instance.
+        env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
+            Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
-            (``config.several_teachers``).
+            (``config.several_teachers``). None: what was done at logged states is copied (``learn_from``).
         method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
-        backbone: what a student is: "ppo" (Gaussian; the default), "td3" or "ddpg" (deterministic) or "sac" (squashed
-            Gaussian), or a ``Learner`` class of your own. Methods without RL train its policy alone; the others also
-            learn with that algorithm.
+        backbone: what a student is: "ppo" (Gaussian, or a choice of one action; the default), "td3" or "ddpg"
+            (deterministic) or "sac" (squashed Gaussian), or a ``Learner`` class of your own. Methods without RL train
+            its policy alone; the others also learn with that algorithm.
         seeds: one student per seed.
         config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
@@ -76,7 +81,7 @@ class TeacherStudent(Agent):
     @explains_arguments
     def __init__(
         self,
-        env: str | gym.Env | EnvFactory,
+        env: AnyEnv,
         teacher: Any,
         *,
         method: str | TeacherMethod = "dagger",
@@ -108,7 +113,7 @@ class TeacherStudent(Agent):
             teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
             self.teacher_source = panel.source
-        check_method(self.method, self.teaching, learner_type, panel)
+        check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, Choices))
         self._build(learner_type)
         self._make_recipe(panel)
         self.write_into(run_dir)
@@ -154,8 +159,11 @@ class TeacherStudent(Agent):
         config, teaching, learners = self.config, self.teaching, self.n_learners
         partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
-        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel)
+        discrete = self.learner.discrete
+        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
         divergence = None if name is None else divergence_of(name, taught=True)
+        if divergence is not None and teaching.temperature != 1:
+            divergence = at_temperature(divergence, teaching.temperature)
         common = self.collector, self.streams["exploration"], self.streams["replay"]
         if self.method.coupling != "alone" and self.learner_type.memory == "rollout":
             assert isinstance(config, TaughtPPOConfig)
@@ -196,19 +204,19 @@ class TeacherStudent(Agent):
 
     def _answered_rollout(self, config: TaughtPPOConfig) -> Rollout:
         """A rollout with the teacher's answers, which becomes the agent's memory."""
-        width = Labels.width(self.sizes[1])
+        width = Labels.width(self.sizes[1], self.learner.discrete)
         rollout = Rollout(config.n_steps, config.n_envs, *self.sizes, self.n_learners, width, self.device)
         self.rollout_buffer, self.memories = rollout, {"rollout": rollout}
         return rollout
 
     def _new_dataset(self) -> LabelledStates:
         """States of every student with answers, none so far."""
-        size, width = self.teaching.dataset_size, Labels.width(self.sizes[1])
+        size, width = self.teaching.dataset_size, Labels.width(self.sizes[1], self.learner.discrete)
         return LabelledStates(size, self.sizes[0], width, self.n_learners, self.device)
 
     def _new_sequences(self, network: GRU) -> LabelledSequences:
         """Steps of every student's episodes with answers, none so far."""
-        sizes = self.sizes[0], Labels.width(self.sizes[1]), network.width
+        sizes = self.sizes[0], Labels.width(self.sizes[1], self.learner.discrete), network.width
         return LabelledSequences(self.teaching.dataset_size, self.n_envs, *sizes, self.n_learners, self.device)
 
     def _new_replay(self, config: OffPolicyConfig) -> SharedReplay:
@@ -223,6 +231,48 @@ class TeacherStudent(Agent):
                 row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
                 self.records.write([row] * self.n_learners, {})
         super().ready(total_timesteps)
+
+    def learn_from(self, states: Any, gradient_steps: int = 10_000) -> TeacherStudent:
+        """Copy the teacher at logged states, without a step of an environment (offline distillation).
+
+        The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
+        was done at the states is copied (behaviour cloning). In a run folder an evaluation and a checkpoint follow.
+
+        Args:
+            states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
+                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
+            gradient_steps: of every student.
+
+        Raises:
+            PolicyKDError: the method needs environments, or the states are of another task or more than
+                ``dataset_size``.
+        """
+        if not isinstance(self.recipe, Imitation):
+            raise PolicyKDError(
+                f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
+            )
+        if self.remembers:
+            raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
+        require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
+        logged = LoggedStates.read(states)
+        (count, size), wanted = logged.observations.shape, look_at(self.full_factory).observation_size
+        if size != wanted:
+            raise PolicyKDError(f"states: {logged.source} has {size} observations, and {self.env_id} has {wanted}")
+        require(
+            count <= self.dataset.capacity, "dataset_size", self.dataset.capacity, f"keeps fewer than {count:,} states"
+        )
+        given = offline.answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
+        seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
+        self.dataset.add(seen, given.to(self.device).expand(self.n_learners, -1, -1))
+        if isinstance(self.learner, PPO):
+            self.learner.observe(seen)
+        with one_thread():
+            self.recipe.fit(gradient_steps)
+        if self.folder is not None:
+            self.get_env()
+            self._evaluate(Interrupts())
+            self._checkpoint()
+        return self
 
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
@@ -309,7 +359,7 @@ class TeacherStudent(Agent):
     def load(
         cls,
         path: str | Path,
-        env: str | gym.Env | EnvFactory | None = None,
+        env: AnyEnv | None = None,
         device: str = "auto",
         *,
         teacher: Any = None,
@@ -343,7 +393,7 @@ class TeacherStudent(Agent):
         cls,
         path: Path,
         loaded: dict[str, Any],
-        env: str | gym.Env | EnvFactory | None,
+        env: AnyEnv | None,
         device: str,
         *,
         teacher: Any = None,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.labels import Labels
 from policykd.tasks.vector import LearnerEnvs
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Memories, Panel
@@ -65,6 +64,8 @@ class FrozenTeacher:
         Raises:
             PolicyKDError: the agent was loaded without them.
         """
+        if self.panel is None and not self.source:
+            raise PolicyKDError("teacher: none was given: only learn_from(states) can train these students")
         if self.panel is None:
             raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
         return self.panel
@@ -97,4 +98,4 @@ class FrozenTeacher:
     def value_at_end(self, info: dict[str, Any]) -> float:
         """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
-        return float(Labels.unpack(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))).value)
+        return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))[..., -1])

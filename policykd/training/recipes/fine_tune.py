@@ -28,7 +28,7 @@ from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 METHOD = TeacherMethod(
     "fine_tune",
     "RL from a distilled student, held by an anchor at first (begun by fine_tune())",
-    divergence="gaussian_kl_forward",
+    divergence="kl_forward",
     schedule="linear",
     environment_reward=True,
 )
@@ -59,7 +59,7 @@ class Anchor:
         """Packed answers ``(K, N, W)`` at the latest states."""
         observations = as_tensor(self.collector.observations, self.actor.device)
         policy = self.learner.outputs(self.actor, observations.view(len(self.actor), self.collector.n_envs, -1))
-        if policy.std is None:  # deterministic: of no meaning but the actions
+        if policy.std is None and policy.logits is None:  # deterministic: of no meaning but the actions
             policy = PolicyOutput(policy.actions, policy.actions, torch.zeros_like(policy.actions))
         return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
 
@@ -95,8 +95,9 @@ class FineTune(TaughtOnRollouts):
         span: Span,
         fresh: bool,
     ) -> None:
-        if fresh:
+        if fresh and not learner.discrete:
             learner.log_std.copy_((config.fine_tune_std * learner.half).log().expand_as(learner.log_std))
+        if fresh:
             learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
         anchor = Anchor(learner, collector)
         name = config.divergence if config.divergence != "auto" else METHOD.divergence

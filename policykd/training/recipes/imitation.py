@@ -77,7 +77,7 @@ class Imitation:
         self.store(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
-        actions = self.act(observations, Labels.unpack(answers).policy.actions)
+        actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
         return collector.step(actions.flatten(0, 1))
 
     def store(self, observations: Tensor, answers: Tensor) -> None:
@@ -90,7 +90,7 @@ class Imitation:
         return self.learner.policy(self.learner.actor, observations)
 
     def act(self, observations: Tensor, teacher: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` in [-1, 1]: the teacher's with probability beta, else the student's; some noise."""
+        """Actions ``(K, N, A)``, in [-1, 1] or choices: the teacher's with probability beta, else the student's."""
         share, shape = self.beta(), teacher.shape
         actions, own = teacher, self.own(observations) if share < 1 or self.follows else teacher
         if share < 1:
@@ -123,12 +123,22 @@ class Imitation:
     @torch.no_grad()
     def step(self, progress: float) -> None:
         """Learn from all states so far, or from those of the latest round only."""
-        config = self.config
-        self.learning_rate.fill_(config.distill_learning_rate * self.schedule(progress))
-        for i in range(config.round_updates):
-            info = self.teach(self.learning_rate, i == config.round_updates - 1)
-        self.n_updates += config.round_updates
-        self.info = {**self.info, **info}
+        self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(progress))
+        for i in range(self.config.round_updates):
+            self._update(i == self.config.round_updates - 1)
+
+    @torch.no_grad()
+    def fit(self, updates: int) -> None:
+        """Gradient steps on the data as they are, in which the learning rate falls as over a run."""
+        for i in range(updates):
+            self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
+            self._update(i == updates - 1)
+
+    def _update(self, last: bool) -> None:
+        info = self.teach(self.learning_rate, last)
+        self.n_updates += 1
+        if last:
+            self.info = {**self.info, **info}
 
     def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every student; diagnostics ``(K,)``."""

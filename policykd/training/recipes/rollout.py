@@ -95,7 +95,7 @@ class LearnFromRollouts:
         return as_tensor(observations, self.device).view(len(self.sampling), self.collector.n_envs, -1)
 
     def act(self, inputs: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` in units of the environment, not clipped, with each learner's own noise."""
+        """Actions ``(K, N, A)`` as the policies draw them (``PPO.sample``), with each learner's own noise."""
         noise = standard_normal(self.exploration, inputs.shape[1], self.learner.action_size)
         return self.learner.sample(inputs, torch.from_numpy(noise).to(inputs.device))
 
@@ -111,7 +111,9 @@ class LearnFromRollouts:
         batch, explained = self.estimate()
         info = self.learn(batch, progress)
         self.n_updates += self.config.n_epochs
-        info |= {"train/explained_variance": explained, "train/std": self.learner.log_std.exp().mean(1)}
+        info["train/explained_variance"] = explained
+        if not self.learner.discrete:
+            info["train/std"] = self.learner.log_std.exp().mean(1)
         self.info = {**self.info, **info, **self.finish(progress)}
         self.rollout.position = 0
 
@@ -138,7 +140,7 @@ class LearnFromRollouts:
             rollout.rewards, values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
         )
         advantage = advantages.view(learners, -1)
-        log_probs = learner.log_prob(learner.means(learner.actor, inputs), learner.log_std, actions)
+        log_probs = learner.head.log_prob(*learner.says(learner.actor, inputs), actions)
         returns = advantage + values
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained

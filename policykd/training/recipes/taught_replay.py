@@ -113,7 +113,7 @@ class TaughtOnReplay(LearnFromReplay):
         update_targets: bool,
     ) -> dict[str, Tensor]:
         """The gradient step on a batch, and the teacher's packed ``answers (K, B, W)`` at ``states``."""
-        learner, teaching, labels = self.learner, self.teaching, Labels.unpack(answers)
+        learner, teaching, labels = self.learner, self.teaching, Labels.unpack(answers, self.learner.discrete)
 
         def teacher(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             own = learner.outputs(actor, states)

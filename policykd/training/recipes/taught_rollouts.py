@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policykd.core.networks import PolicyOutput, load_state_tensors, state_tensors
 from policykd.core.seeding import standard_normal
-from policykd.distillation.divergences import Divergence, cross_entropy
+from policykd.distillation.divergences import Divergence, cross_entropy_reverse
 from policykd.distillation.labels import Labels, from_next, proximal_weight, shaping
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teacher_loss import JointTeaching
@@ -68,20 +68,26 @@ class TaughtOnRollouts(LearnFromRollouts):
         rollout.labels[:, t] = self.tutor.answers()
         step = super().collect()
         if self.method.reward == "value":
-            values = Labels.unpack(self.tutor.answers()).value.reshape(-1).clone()
+            values = self.unpack(self.tutor.answers()).value.reshape(-1).clone()
             for e in np.flatnonzero(step.dones):
                 values[e] = self.tutor.value_at_end(step.infos[e]) if step.truncated[e] else 0.0
             rollout.next_values[:, t] = values.view(len(self.sampling), -1)
         return step
 
     def act(self, inputs: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` in units of the environment: the student's, or samples of the teacher's Gaussian."""
+        """Actions ``(K, N, A)`` in units of the environment: the student's, or samples of the teacher's policy."""
         if self.method.states != "teacher":
             return super().act(inputs)
-        learner, policy = self.learner, Labels.unpack(self.tutor.answers()).policy
+        learner, policy = self.learner, self.unpack(self.tutor.answers()).policy
         noise = torch.from_numpy(standard_normal(self.exploration, inputs.shape[1], learner.action_size))
+        if policy.logits is not None:
+            return learner.head.sample(policy.logits, policy.logits[:, 0, :0], noise.to(inputs.device))
         assert policy.mean is not None and policy.std is not None
         return learner.middle + learner.half * (policy.mean + policy.std * noise.to(inputs.device))
+
+    def unpack(self, answers: Tensor) -> Labels:
+        """The teacher's packed answers ``(K, B, W)``."""
+        return Labels.unpack(answers, self.learner.discrete)
 
     def step(self, progress: float) -> None:
         """Learn from the full rollout and empty it."""
@@ -103,27 +109,25 @@ class TaughtOnRollouts(LearnFromRollouts):
         """The teacher's rewards of the rollout ``(K, T, N)``, in units of the value network."""
         rollout, learner, kind = self.rollout, self.learner, self.method.reward
         dones, flat = rollout.dones, rollout.labels
-        labels = Labels.unpack(flat.view(len(flat), -1, flat.shape[-1]))
+        labels = self.unpack(flat.view(len(flat), -1, flat.shape[-1]))
         if kind == "value":
             paid = shaping(labels.value.view(dones.shape), rollout.next_values, self.config.gamma)
             return paid / learner.return_scale.unsqueeze(2).to(paid.dtype)
-        last_labels = Labels.unpack(self.tutor.answers())
+        last_labels = self.unpack(self.tutor.answers())
         last = self.observed(self.collector.observations)
         last_own = learner.outputs(learner.actor, last)
         if kind == "next_distance":
             assert self.divergence is not None
             inputs = rollout.inputs.view(len(flat), -1, last.shape[-1])
-            own = learner.as_gaussian(learner.means(learner.actor, inputs), learner.log_std)
+            own = learner.head.answer(*learner.says(learner.actor, inputs))
             distances = self.divergence(own, labels.policy).view(dones.shape)
             paid = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
         else:
             actions = rollout.actions.view(len(flat), -1, learner.action_size)
-            assert labels.policy.mean is not None and labels.policy.std is not None
-            teacher = torch.distributions.Normal(labels.policy.mean, labels.policy.std, validate_args=False)
-            paid = teacher.log_prob((actions - learner.middle) / learner.half).sum(-1).view(dones.shape)
+            scaled = actions if learner.discrete else (actions - learner.middle) / learner.half
+            paid = labels.log_prob(scaled).view(dones.shape)
             if kind == "next_log_prob":  # the expectation where the next action is not drawn yet
-                gaussians = *last_own[1:3], *last_labels.policy[1:3]
-                paid = from_next(paid, -cross_entropy(*gaussians, "reverse"), dones)  # type: ignore[arg-type]
+                paid = from_next(paid, -cross_entropy_reverse(last_own, last_labels.policy), dones)
         if not self.config.normalize_reward:
             return paid
         return self.teaching.scale_rewards(paid, dones, self.config.gamma)
@@ -140,11 +144,11 @@ class TaughtOnRollouts(LearnFromRollouts):
             answers: the teacher's packed answers ``(K, B, W)`` at the same steps.
         """
         learner, config, teaching = self.learner, self.config, self.teaching
-        labels, trust = Labels.unpack(answers), None
+        labels, trust = self.unpack(answers), None
         if self.method.confident:
 
             def outputs(actor: Tensor) -> PolicyOutput:
-                return learner.as_gaussian(learner.means(actor, batch.inputs), actor[:, learner.sizes[0] :])
+                return learner.head.answer(*learner.says(actor, batch.inputs))
 
             trust = teaching.imitate(outputs, labels, learning_rate)
 
@@ -156,7 +160,7 @@ class TaughtOnRollouts(LearnFromRollouts):
                 losses = policy_losses.mean(1) - config.ent_coef * terms.entropy
                 losses = losses + config.vf_coef * terms.value_losses.mean(1)
             if self.divergence is not None:
-                own = learner.as_gaussian(terms.means, terms.log_std)
+                own = learner.head.answer(*terms.own)
                 weight = proximal_weight(terms.ratio, clip_range) if self.method.coupling == "proximal" else trust
                 values = terms.values * learner.return_scale.to(terms.values.dtype)
                 weighted, teacher_info = teaching.losses(own, labels, lambda: values, weight)

@@ -1,0 +1,1 @@
+"""What does a student make of a teacher that knows nothing?"""

@@ -1,0 +1,185 @@
+"""States that somebody met before, with what was done there, as a data set: from files, replays and demonstrations."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import TensorDataset
+
+from policykd.core.archives import Archive, read_npz
+from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.extras import needs
+from policykd.core.memory import require_memory
+from policykd.tasks.spaces import ActionScale, Choices
+
+OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
+"""What files call them."""
+
+
+class LoggedStates(NamedTuple):
+    """States in any order, and the actions that were taken there."""
+
+    observations: np.ndarray
+    """Raw ``(n, O)``, float32."""
+    actions: np.ndarray | None = None
+    """``(n, A)``, or numbers of actions ``(n,)`` where one is chosen; None where they were not kept."""
+    scaled: bool = False
+    """Whether actions are in [-1, 1], or vectors of 1 at the choice; else they are in the task's units."""
+    source: str = "the data"
+    """What to call it in errors."""
+
+    @staticmethod
+    def read(source: Any) -> LoggedStates:
+        """The states of whatever holds some.
+
+        Args:
+            source: an ``.npz`` file of ``observations`` and ``actions`` (``obs`` and ``acts``: imitation's); an HDF5
+                file as D4RL's, or Minari's (or its folder); a replay buffer of SB3, or the model that has one;
+                ``Demonstrations``; a mapping of arrays; or ``LoggedStates``.
+
+        Raises:
+            PolicyKDError: it holds no states, or cannot be read; nothing in a file is run.
+        """
+        if isinstance(source, LoggedStates):
+            return source.checked()
+        if isinstance(source, str | Path):
+            return _from_file(Path(source).expanduser()).checked()
+        source = getattr(source, "replay_buffer", None) or source
+        if hasattr(source, "buffer_size") and hasattr(source, "pos"):
+            return _from_sb3(source).checked()
+        if isinstance(source, Mapping):
+            return _from_arrays(source, "a mapping").checked()
+        if isinstance(getattr(source, "observations", None), np.ndarray):
+            actions = getattr(source, "actions", None)
+            return LoggedStates(source.observations, actions, True, f"a {type(source).__name__}").checked()
+        raise PolicyKDError(f"states: a {type(source).__name__} holds none; see docs/offline.md for what does")
+
+    def checked(self) -> LoggedStates:
+        """The same with observations as float32.
+
+        Raises:
+            PolicyKDError: they are no vectors, not finite, or not as many as actions.
+        """
+        observations, count = np.asarray(self.observations), len(self.observations)
+        if observations.ndim != 2 or not observations.size or observations.dtype.kind not in "fiub":
+            raise PolicyKDError(f"states: {self.source} has observations of shape {observations.shape}, not (n, O)")
+        if self.actions is not None and (len(self.actions) != count or not np.isfinite(self.actions).all()):
+            raise PolicyKDError(f"states: {self.source} has not one finite action for each of {count:,} observations")
+        if not np.isfinite(observations).all():
+            raise PolicyKDError(f"states: {self.source} has observations that are not finite")
+        return self._replace(observations=np.array(observations, np.float32))
+
+    def as_learners_hold(self, scale: ActionScale | Choices) -> np.ndarray:
+        """Actions ``(n, A)`` in [-1, 1], or vectors of 1 at the choice, float32.
+
+        Raises:
+            PolicyKDError: there are none, or they are not those of this task.
+        """
+        if self.actions is None:
+            raise PolicyKDError(f"states: {self.source} has no actions to copy: give a teacher, who answers at them")
+        actions, rows = np.asarray(self.actions), len(self.observations)
+        if isinstance(scale, Choices) and not self.scaled:
+            actions, last = actions.reshape(rows, -1), scale.start + scale.size - 1
+            if actions.shape[1] != 1 or not np.isin(actions, np.arange(scale.start, last + 1)).all():
+                raise PolicyKDError(f"states: {self.source} has actions that are none of {scale.start} to {last}")
+            return scale.one_hot(actions[:, 0])
+        if actions.shape != (rows, scale.size):
+            raise PolicyKDError(f"states: {self.source} has actions of shape {actions.shape}, not {(rows, scale.size)}")
+        if isinstance(scale, ActionScale) and not self.scaled:
+            half = np.where(scale.half_range > 0, scale.half_range, 1)
+            actions = np.clip((actions - scale.middle) / half, -1, 1)
+        return actions.astype(np.float32)
+
+    def dataset(self) -> TensorDataset:
+        """Observations and numbers of actions, as a ``Distiller`` learns from them.
+
+        Raises:
+            PolicyKDError: actions are no choices.
+        """
+        actions = None if self.actions is None else np.asarray(self.actions)
+        if actions is not None and self.scaled and actions.ndim == 2:
+            actions = actions.argmax(1)
+        if actions is None or actions.size != len(self.observations) or (actions != actions.round()).any():
+            raise PolicyKDError(f"states: {self.source} has no choices, which a classifier could learn")
+        labels = torch.from_numpy(actions.reshape(-1).astype(np.int64))
+        return TensorDataset(torch.from_numpy(self.observations), labels)
+
+
+def _from_file(path: Path) -> LoggedStates:
+    """The states of a file, or of a Minari folder."""
+    path = next(
+        (folder for folder in (path / "data/main_data.hdf5", path / "main_data.hdf5") if folder.is_file()), path
+    )
+    try:
+        if path.suffix == ".npz":
+            with Archive(path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.names]
+            kept = [name for name in (*OBSERVATIONS, *ACTIONS, "indices") if name in names]
+            return _from_arrays(dict(zip(kept, read_npz(path, kept), strict=True)), str(path))
+        if path.suffix in (".hdf5", ".h5"):
+            return _from_hdf5(path)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise PolicyKDError(f"states: {path} cannot be read: {one_line(error)}") from None
+    advice = "; load a replay buffer's pickle with SB3, and give the buffer" if path.suffix == ".pkl" else ""
+    raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
+
+
+def _from_arrays(arrays: Mapping[str, Any], source: str) -> LoggedStates:
+    """States by the names that files give them."""
+    found = [
+        next((np.asarray(arrays[name]) for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
+    ]
+    observations, actions = found
+    if observations is None:
+        raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
+    if actions is not None and "indices" in arrays and len(observations) > len(actions):
+        # imitation keeps the last observation of each trajectory, too; ``indices`` are where actions of the next begin.
+        ends = [*np.asarray(arrays["indices"]).tolist(), len(actions)]
+        observations = np.delete(observations, [end + number for number, end in enumerate(ends)], axis=0)
+    return LoggedStates(observations, actions, source=source)
+
+
+def _from_hdf5(path: Path) -> LoggedStates:
+    """D4RL's arrays at the top, or Minari's groups ``episode_<n>``, whose last observation has no action."""
+    h5py = needs("h5py", "offline")
+    with h5py.File(path, "r") as file:
+        if "observations" in file:
+            return _from_arrays({name: _read(file, name) for name in OBSERVATIONS + ACTIONS if name in file}, str(path))
+        episodes = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
+        if not episodes:
+            raise PolicyKDError(f"states: {path} has neither observations nor episodes of Minari")
+        actions = [_read(file, f"{name}/actions") for name in episodes]
+        states = [_read(file, f"{name}/observations")[: len(a)] for name, a in zip(episodes, actions, strict=True)]
+    return LoggedStates(np.concatenate(states), np.concatenate(actions), source=str(path))
+
+
+def _read(file: Any, name: str) -> np.ndarray:
+    """An array of an HDF5 file, and of no other file that it points to."""
+    h5py = needs("h5py", "offline")
+    parts = name.split("/")
+    for depth in range(len(parts)):
+        if not isinstance(file.get("/".join(parts[: depth + 1]), getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is missing, or a link to another file")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub" or found.external:
+        raise ValueError(f"{name} is no array of numbers")
+    require_memory(found.size * found.dtype.itemsize, f"{name} of {file.filename}", "a part of the file")
+    array: np.ndarray = found[()]
+    return array
+
+
+def _from_sb3(buffer: Any) -> LoggedStates:
+    """The steps in a replay buffer of SB3, whose continuous actions are in [-1, 1]."""
+    count = buffer.buffer_size if buffer.full else buffer.pos
+    parts: Sequence[np.ndarray] = buffer.observations[:count], buffer.actions[:count]
+    if parts[0].ndim != 3:
+        raise PolicyKDError(f"states: a {type(buffer).__name__} of observations {parts[0].shape[2:]}, not vectors")
+    observations, actions = (part.reshape(-1, part.shape[-1]) for part in parts)
+    discrete = type(buffer.action_space).__name__ == "Discrete"
+    return LoggedStates(observations, actions, not discrete, f"a {type(buffer).__name__}")

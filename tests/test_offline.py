@@ -1,0 +1,145 @@
+"""Offline distillation: students learn from logged states, without a step of an environment."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from choosing import LENGTH, Largest, agent, expert, observations
+from classifiers import FAST
+from stable_baselines3 import DQN, TD3
+from stable_baselines3.common.buffers import ReplayBuffer
+from tiny import POINT
+
+from policykd import Distiller, LoggedStates, PolicyKDError, TeacherStudent
+from policykd.distillation.labels import Labels
+from policykd.teachers.demonstrations import demonstrate
+
+CONFIG = {"net_arch": (16, 16), "n_eval_episodes": 2, "eval_freq": 0}
+ROWS = observations(1_200)
+CHOSEN = np.array([expert(row) for row in ROWS])
+
+
+def students(teacher=expert, env=Largest, **options):
+    return TeacherStudent(env, teacher, config=CONFIG, seeds=(0, 1), compile=False, **options)
+
+
+@pytest.mark.parametrize("teacher", [expert, None], ids=["asked", "what was done"])
+def test_students_learn_from_logged_states_without_a_step(teacher, tmp_path):
+    np.savez(tmp_path / "log.npz", obs=ROWS, acts=CHOSEN)
+    learnt = students(teacher, run_dir=tmp_path / "run").learn_from(tmp_path / "log.npz", 600)
+    assert learnt.num_timesteps == 0 and learnt.recipe.n_updates == 600 and learnt.dataset.size == len(ROWS)
+    assert (learnt.evaluations[-1].returns.shape, learnt.evaluation_steps) == ((2, 2), [0])
+    assert (learnt.evaluate(10).returns.mean(1) > 0.75 * LENGTH).all()  # a third of it by chance
+    again = TeacherStudent.load(tmp_path / "run", env=Largest, teacher=teacher)
+    assert torch.equal(again.learner.parameters, learnt.learner.parameters) and again.dataset.size == len(ROWS)
+
+
+def test_a_teacher_answers_at_logged_states_as_in_its_environment():
+    model = agent("PPO")
+    student = students(model).learn_from({"observations": ROWS[:50]}, 1)
+    kept, answers = student.dataset.storage[1, :50].split(student.dataset.sections, dim=-1)
+    assert torch.equal(kept, torch.from_numpy(ROWS[:50]))
+    with torch.no_grad():
+        logits = model.policy.get_distribution(kept).distribution.logits
+    torch.testing.assert_close(Labels.unpack(answers, True).policy.logits.log_softmax(-1), logits)
+    stats = student.learner.observation_stats
+    torch.testing.assert_close(stats.mean[0], torch.from_numpy(ROWS[:50]).double().mean(0), atol=1e-4, rtol=0)
+
+
+def test_continuous_actions_are_brought_to_the_students_units():
+    states = np.zeros((3, 3), np.float32)
+    actions = np.array([[-2.0], [0.5], [9.0]])  # Pendulum's bounds are -2 and 2
+    student = students(None, "Pendulum-v1").learn_from({"observations": states, "actions": actions}, 1)
+    labels = Labels.unpack(student.dataset.storage[:1, :3, 3:])
+    assert labels.policy.actions.flatten().tolist() == [-1.0, 0.25, 1.0]
+    with pytest.raises(PolicyKDError, match="none was given: only learn_from"):
+        student.learn(10)
+
+
+def test_replay_buffers_of_sb3_are_data(tmp_path):
+    model = DQN(
+        "MlpPolicy", Largest(), learning_starts=40, buffer_size=100, policy_kwargs={"net_arch": [4]}, device="cpu"
+    )
+    model.learn(60)
+    found = LoggedStates.read(model)
+    assert found.observations.shape == (60, 4) and not found.scaled
+    assert students(None).learn_from(model, 1).dataset.size == 60
+    model = TD3("MlpPolicy", POINT, learning_starts=10, buffer_size=30, policy_kwargs={"net_arch": [4]}, device="cpu")
+    model.learn(40)
+    found = LoggedStates.read(model.replay_buffer)
+    assert found.scaled and found.observations.shape == (30, 4) and np.abs(found.actions).max() <= 1
+
+
+def test_demonstrations_are_data():
+    data = demonstrate(expert, Largest, 3)
+    learnt = students(None).learn_from(data, 1)
+    answers = learnt.dataset.storage[0, : 3 * LENGTH, 4:]
+    chosen = Labels.unpack(answers, True).policy.actions.argmax(-1)
+    assert chosen.tolist() == [expert(row) for row in data.observations]
+    beside = students()
+    data.fill(beside.dataset)
+    assert torch.equal(beside.dataset.storage[0, : 3 * LENGTH], learnt.dataset.storage[0, : 3 * LENGTH])
+
+
+def test_the_last_observation_of_a_trajectory_of_imitation_has_no_action(tmp_path):
+    ends = [3, 5]  # three trajectories of 3, 2 and 4 actions, each with one more observation
+    observed = np.arange(12.0)[:, None].repeat(4, 1)
+    np.savez(tmp_path / "final.npz", obs=observed, acts=np.zeros(9, int), indices=np.array(ends), terminal=np.ones(3))
+    assert LoggedStates.read(tmp_path / "final.npz").observations[:, 0].tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
+
+
+def test_files_of_d4rl_and_minari_are_data(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
+    with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
+        file["observations"], file["actions"], file["rewards"] = ROWS, CHOSEN, np.zeros(len(ROWS))
+    found = LoggedStates.read(tmp_path / "d4rl.hdf5")
+    assert (found.observations == ROWS).all() and (found.actions == CHOSEN).all()
+    (tmp_path / "minari" / "data").mkdir(parents=True)
+    with h5py.File(tmp_path / "minari" / "data" / "main_data.hdf5", "w") as file:
+        for number in (0, 2, 10):  # one more observation than actions in each
+            file[f"episode_{number}/observations"] = np.full((4, 4), number, np.float32)
+            file[f"episode_{number}/actions"] = np.full(3, number % 3)
+    found = LoggedStates.read(tmp_path / "minari")
+    assert found.observations[:, 0].tolist() == [0, 0, 0, 2, 2, 2, 10, 10, 10]
+    with h5py.File(tmp_path / "link.hdf5", "w") as file:
+        file["observations"] = h5py.ExternalLink(str(tmp_path / "d4rl.hdf5"), "/observations")
+    with pytest.raises(PolicyKDError, match="a link to another file"):
+        LoggedStates.read(tmp_path / "link.hdf5")
+
+
+def test_a_classifier_learns_from_the_same_states():
+    data = LoggedStates(ROWS, CHOSEN).dataset()
+    student = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    distiller = Distiller(student, None, method="cross_entropy", config={**FAST, "epochs": 6}, device="cpu")
+    distiller.fit(data)
+    assert (student(torch.from_numpy(ROWS)).argmax(1).numpy() == CHOSEN).mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ("missing.npz", "states: missing.npz cannot be read: "),
+        ("buffer.pkl", "load a replay buffer's pickle with SB3"),
+        ({"actions": CHOSEN}, "has none called observations or obs or states"),
+        ({"observations": ROWS[:, :2]}, "has 2 observations, and "),
+        ({"observations": ROWS[:, 0]}, "of shape .1200,., not .n, O."),
+        ({"observations": ROWS * np.nan}, "not finite"),
+        ({"observations": ROWS, "actions": CHOSEN[:5]}, "not one finite action for each of 1,200"),
+        ({"observations": ROWS}, "has no actions to copy: give a teacher"),
+        ({"observations": ROWS, "actions": CHOSEN + 1}, "actions that are none of 0 to 2"),
+        ({"observations": ROWS, "actions": ROWS}, "actions that are none of 0 to 2"),
+        ([1, 2], "a list holds none"),
+        (ReplayBuffer(8, gym.spaces.Box(0, 1, (2, 2)), gym.spaces.Discrete(3)), "not vectors"),
+    ],
+)
+def test_what_is_no_data_is_one_line(states, message):
+    with pytest.raises(PolicyKDError, match=message) as caught:
+        students(None).learn_from(states, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_methods_that_need_environments_say_so():
+    with pytest.raises(PolicyKDError, match="learn_from: kickstarting learns in environments"):
+        students(method="kickstarting").learn_from({"observations": ROWS}, 1)
+    with pytest.raises(PolicyKDError, match="dataset_size=100 keeps fewer than 1,200"):
+        TeacherStudent(Largest, expert, config={**CONFIG, "dataset_size": 100}).learn_from({"observations": ROWS}, 1)
