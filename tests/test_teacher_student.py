@@ -147,7 +147,7 @@ def test_the_teacher_is_asked_once_for_every_state(monkeypatch):
         asked.clear()
         recall = agent.panel.recall
         monkeypatch.setattr(
-            agent.panel, "recall", lambda o, *more, recall=recall: asked.append(o.shape[:2].numel()) or recall(o, *more)
+            agent.panel, "recall", lambda o, *a, recall=recall: asked.append(o.shape[:2].numel()) or recall(o, *a)
         )
         agent.learn(100)
         assert sum(asked) == 100
