@@ -9,6 +9,8 @@ from choosing import KINDS, LENGTH, FromTwo, Largest, agent, expert, observation
 from tiny import differences
 
 from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
+from policykd.benchmark.spec import parse_spec
+from policykd.cli import main
 from policykd.distillation.divergences import DIVERGENCES, distance, divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS
@@ -223,6 +225,34 @@ def test_the_doctor_looks_at_choices():
     assert "of 3 actions it chooses" in str(page) and page.wrong == []
     stuck = diagnose(lambda o: 1, Largest, n_episodes=8, updates=0)
     assert "choices" in [finding.check for finding in stuck.wrong]
+
+
+def test_the_command_line_trains_goes_on_distils_and_plans_benchmarks(tmp_path, capsys):
+    settings = ["--n-steps", "16", "--batch-size", "16", "--n-epochs", "1", "--net-arch", "4", "--eval-freq", "0"]
+    settings += ["--n-eval-episodes", "1", "--compile", "no"]
+    train = ["train", "--env", "CartPole-v1", "--backbone", "ppo", "--run-dir", str(tmp_path / "run"), *settings]
+    main([*train, "--total-timesteps", "64"])
+    main([*train, "--total-timesteps", "128", "--resume"])
+    assert "going on from 64 steps" in capsys.readouterr().out
+    rounds = ["--round-steps", "16", "--round-updates", "1", "--allow-weak-teacher", "--teacher-episodes", "1"]
+    distill = ["distill", "--env", "CartPole-v1", "--teacher", str(tmp_path / "run"), *settings[-8:], *rounds]
+    main([*distill, "--total-timesteps", "32", "--run-dir", str(tmp_path / "student")])
+    assert "| student | parameters |" in capsys.readouterr().out
+    cells = parse_spec(SPEC).cells
+    assert [cell.name for cell in cells] == ["CartPole-v1/dpd-ppo", "CartPole-v1/sb3_double-ppo"]
+
+
+SPEC = """
+name: choices
+tasks: {CartPole-v1: {backbones: [ppo], reference: {low: 20, high: 500, source: by hand}}}
+methods: [dpd, sb3_double]
+total_timesteps: 4096
+seeds: 1
+evaluations: 1
+n_eval_episodes: 1
+final_episodes: 1
+settings: {n_steps: 512}
+"""
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,11 @@ class DistillOptions(Generic[C]):
     teacher: tuple[str, ...] = ()
     """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, TorchScript, ONNX. Several teach as one."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment with continuous actions."""
+    """Task: a registered environment, with continuous actions or a choice of one."""
     method: str = "dagger"
     """How students learn (a row of the methods table): dagger, bc, kickstarting, ppd, ..."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
-    """What a student is: ppo Gaussian, td3 and ddpg deterministic, sac squashed Gaussian."""
+    """What a student is: ppo Gaussian or choosing, td3 and ddpg deterministic, sac squashed Gaussian."""
     student: tuple[str, ...] = ()
     """Hidden layers of the students, such as 64x64; several sizes are trained one after the other and compared."""
     seeds: tuple[int, ...] = (0,)

@@ -32,7 +32,7 @@ class TrainOptions(Generic[C]):
     """Train groups of peers that learn from one another; --vary NAME VALUE VALUE gives a setting a value per peer."""
 
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment with continuous actions."""
+    """Task: a registered environment, with continuous actions or a choice of one."""
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
     backbone: str = "ddpg"

@@ -53,6 +53,14 @@ ZOO_PPO: dict[str, Changes] = {
     "Reacher-v5": _ppo(32, 512, 0.9, 0.000104019, 7.52585e-08, 0.3, 5, 1.0, 0.9, 0.950368),
     "Swimmer-v5": {**NORMALIZED, "gamma": 0.9999},
     "Walker2d-v5": {**_ppo(32, 512, 0.99, 5.05041e-05, 0.000585045, 0.1, 20, 0.95, 1.0, 0.871923), **WIDE},
+    "CartPole-v1": {
+        **{"n_envs": 8, "n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20},
+        **{"learning_rate": 1e-3, "learning_rate_schedule": "linear", "clip_range_schedule": "linear"},
+    },
+    "Acrobot-v1": {**NORMALIZED, "n_envs": 16, "n_steps": 256, "gae_lambda": 0.94, "n_epochs": 4},
+    "LunarLander-v3": {
+        **{"n_envs": 16, "n_steps": 1024, "gae_lambda": 0.98, "gamma": 0.999, "n_epochs": 4, "ent_coef": 0.01}
+    },
     # The zoo also has state-dependent exploration (gSDE) here, which policykd has not.
     "Pendulum-v1": {"n_envs": 4, "n_steps": 1024, "gamma": 0.9, "learning_rate": 1e-3},
 }
