@@ -24,7 +24,7 @@ class DoctorOptions:
     teacher: str
     """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, ONNX."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment with continuous actions."""
+    """Task: a registered environment, with continuous actions or a choice of one."""
     student_observations: tuple[int, ...] | None = None
     """Columns of the observation that the student sees. Default: all."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
