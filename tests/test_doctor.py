@@ -264,6 +264,7 @@ def test_what_cannot_be_asked_is_one_line():
     for changes, said in (
         ({"student_observations": (0, 9)}, r"student_observations=\[0, 9\] must be different columns from 0 to 3"),
         ({"student_observations": (1, 1)}, "must be different columns"),
+        ({"student_observations": "legs"}, "there is no group 'legs' of observations; the task names none"),
         ({"backbone": "dqn"}, "backbone: 'dqn' is unknown"),
         ({"n_episodes": 1}, "needs 4 episodes or more, got 1"),
     ):

@@ -66,6 +66,13 @@ def test_the_students_act_from_the_first_step_and_never_at_random():
     np.testing.assert_allclose(agent.recipe.act(observations), agent.policies(observations), atol=1e-4)
 
 
+def test_what_was_asked_for_is_what_is_done_and_auto_means_what_it_says():
+    sac = distilled("sac").fine_tune(0, config={"ent_coef": 0.3, "anchor": "auto"})
+    assert (sac.config.ent_coef, sac.config.anchor) == (0.3, "teacher")
+    td3 = distilled("td3").fine_tune(0, config={"action_noise_std": 0.4, "anchor": "student"})
+    assert (td3.config.action_noise_std, td3.config.anchor) == (0.4, "student")
+
+
 @pytest.mark.parametrize("anchor", ["teacher", "student"])
 def test_the_anchor_is_the_teacher_or_the_student_as_it_was(anchor):
     agent = distilled("td3")
@@ -141,6 +148,7 @@ def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
         TeacherStudent(POINT, expert, config=COPY).fine_tune(10, config={"anchor": "teacher"})
 
 
+@pytest.mark.nightly
 def test_the_command_fine_tunes_td3_and_resumes(tmp_path, capsys):
     TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(200).save(tmp_path / "teacher")
     settings = {**OFF_POLICY, "critic_steps": 30}

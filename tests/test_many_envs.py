@@ -30,8 +30,10 @@ class Updates(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize("backbone", ["td3", "sac"])
-@pytest.mark.parametrize(("n_envs", "train_freq", "gradient_steps"), [(1, 1, 1), (3, 1, 1), (3, 2, 4), (4, 2, -1)])
+@pytest.mark.parametrize(
+    ("backbone", "n_envs", "train_freq", "gradient_steps"),
+    [("td3", 1, 1, 1), ("sac", 3, 1, 1), ("sac", 3, 2, 4), ("td3", 4, 2, -1)],
+)
 def test_gradient_steps_come_when_sb3s_do(backbone, n_envs, train_freq, gradient_steps):
     changes = {"n_envs": n_envs, "train_freq": train_freq, "gradient_steps": gradient_steps}
     changes |= {"learning_starts": 20, "batch_size": 8, "distill_batch_size": 8, "buffer_size": 200, "net_arch": (8,)}

@@ -6,7 +6,9 @@ import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 from policykd_envs.wrappers import StackObservation
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from test_teacher_student import COPY, REPLAY, ROLL, expert
 from tiny import POINT
@@ -80,6 +82,14 @@ def test_predict_remembers_an_episode_and_forgets_it(student):
             observation, inputs, start = plain.step(action[0])[0], seen.step(action[0])[0], np.zeros(1, bool)
     with pytest.raises(PolicyKDError, match="the state has shape"):
         student.predict(np.zeros((3, 4), np.float32), state)
+
+
+def test_sb3s_callback_evaluates_it_on_the_plain_task():
+    config = {**COPY, "history": 2, "student_observations": (2, 3)}
+    callback = EvalCallback(DummyVecEnv([lambda: Monitor(gym.make(POINT))]), n_eval_episodes=1, eval_freq=20, verbose=0)
+    with pytest.warns(UserWarning, match="not of the same type"):
+        TeacherStudent(POINT, expert, config=config).learn(40, callback=callback)
+    assert -150 < callback.last_mean_reward < 0
 
 
 def test_sb3_evaluates_it_on_the_plain_task(student):

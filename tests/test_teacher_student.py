@@ -145,9 +145,9 @@ def test_the_teacher_is_asked_once_for_every_state(monkeypatch):
         agent = TeacherStudent(POINT, expert, method=method, config=config)
         agent.score_teacher()
         asked.clear()
-        answer = agent.panel.answer
+        recall = agent.panel.recall
         monkeypatch.setattr(
-            agent.panel, "answer", lambda o, answer=answer: asked.append(o.shape[:2].numel()) or answer(o)
+            agent.panel, "recall", lambda o, *more, recall=recall: asked.append(o.shape[:2].numel()) or recall(o, *more)
         )
         agent.learn(100)
         assert sum(asked) == 100

@@ -15,6 +15,7 @@ from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.core import checkpoint
 from policykd.core.networks import state_tensors
 
+SAME_STEP = AutoresetMode.SAME_STEP
 PPO = {"n_steps": 20, "batch_size": 20, "n_epochs": 2, "net_arch": (8,), "n_eval_episodes": 0, "eval_freq": 0}
 
 
@@ -27,8 +28,7 @@ def trained(env, backbone, mode=None, n_envs=3, steps=180, **changes):
     return DualStudent(env, backbone=backbone, seeds=(4,), config=settings).learn(steps)
 
 
-@pytest.mark.parametrize("backbone", ["td3", "sac", "ppo"])
-@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize(("backbone", "mode"), [*(("td3", mode) for mode in AutoresetMode), ("ppo", SAME_STEP)])
 def test_a_vector_of_copies_gives_the_numbers_of_as_many_environments(backbone, mode):
     one_by_one = trained(point, backbone)
     together = trained(SyncVectorEnv([point] * 6, autoreset_mode=mode), backbone, mode)
@@ -52,8 +52,7 @@ def test_copies_in_processes_give_the_same_numbers():
         vector.close()
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(("mode", "tensors"), [(SAME_STEP, False), (AutoresetMode.DISABLED, True)])
 def test_a_transition_leads_to_the_last_observation_of_its_own_episode(mode, tensors):
     make = partial(Pendulums, mode=mode, tensors=tensors)
     agent = DualStudent(make, backbone="sac", config={**QUIET, "n_envs": 4, "buffer_size": 1000}).learn(2 * 4 * 100)

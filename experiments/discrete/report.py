@@ -11,7 +11,9 @@ from policykd.core.files import write_text
 
 TASKS = {"ppo": "PPO, CartPole-v1", "dqn": "DQN, CartPole-v1", "lander": "scripted, LunarLander-v3"}
 """Each teacher as the table calls it."""
-COLUMNS = "| teacher | loss | student | parameters | teacher's return | student's return | kept, by seed | same choice |"
+COLUMNS = (
+    "| teacher | loss | student | parameters | teacher's return | student's return | kept, by seed | same choice |"
+)
 
 
 def table(folder: Path) -> str:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from policykd.cli.distill import _widths
 from policykd.cli.output import say
 from policykd.core.files import write_text
+from policykd.distillation.observations import PARTS
 from policykd.measure.doctor import diagnose
 from policykd.teachers import Teacher
 
@@ -24,9 +25,9 @@ class DoctorOptions:
     teacher: str
     """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, ONNX."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment, with continuous actions or a choice of one."""
-    student_observations: tuple[int, ...] | None = None
-    """Columns of the observation that the student sees. Default: all."""
+    """Task: a registered environment with continuous actions."""
+    student_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
+    """Groups or columns of the observation that the student sees. Default: all."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
     """What the student is; the next three have its defaults."""
     student: str | None = None

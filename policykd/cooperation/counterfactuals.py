@@ -18,7 +18,7 @@ import torch
 
 from policykd.cooperation.owners import Owner
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.core.fields import require
+from policykd.core.fields import fractions, not_negative, positive, require
 
 CERTAIN = 0.999
 """A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""
@@ -52,11 +52,11 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        require(0 <= self.alpha <= 1, "alpha", self.alpha, "must lie in [0, 1]")
-        require(self.sparsity >= 0, "sparsity", self.sparsity, "must not be negative")
+        fractions(self, "alpha")
+        not_negative(self, "sparsity")
         require(0 < self.least_move < 1, "least_move", self.least_move, "must lie between 0 and 1")
-        require(self.gradient_steps >= 0, "gradient_steps", self.gradient_steps, "must not be negative")
-        require(self.step_size > 0, "step_size", self.step_size, "must be positive")
+        not_negative(self, "gradient_steps")
+        positive(self, "step_size")
         require(self.search_steps >= 1, "search_steps", self.search_steps, "must be at least 1")
         require(self.proposals >= 1, "proposals", self.proposals, "must be at least 1")
 

@@ -25,6 +25,25 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
         raise PolicyKDError(f"config: {name}={value!r} {rule}")
 
 
+def positive(settings: object, *names: str) -> None:
+    """Refuse settings that are not above 0; a function of the progress passes."""
+    for name in names:
+        value = getattr(settings, name)
+        require(callable(value) or value > 0, name, value, "must be positive")
+
+
+def not_negative(settings: object, *names: str) -> None:
+    """Refuse settings below 0."""
+    for name in names:
+        require(getattr(settings, name) >= 0, name, getattr(settings, name), "must not be negative")
+
+
+def fractions(settings: object, *names: str) -> None:
+    """Refuse settings outside [0, 1]."""
+    for name in names:
+        require(0 <= getattr(settings, name) <= 1, name, getattr(settings, name), "must lie in [0, 1]")
+
+
 def change(config: D, changes: Mapping[str, Any]) -> D:
     """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors.
 

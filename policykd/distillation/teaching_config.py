@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from policykd.core.fields import require
+from policykd.core.fields import fractions, not_negative, positive, require
 from policykd.core.registry import NAME
 from policykd.distillation.observations import GROUPS, PARTS
 from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
@@ -139,18 +139,15 @@ class TeachingConfig:
 
     def check_teaching(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        positive = ["history", "bptt_steps", "temperature", "q_temperature", "variance_scale", "teacher_episodes"]
-        positive += ["n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size"]
-        for name in (*positive, "distill_learning_rate", "kl_target"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        counts = ("distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
-        for name in (*counts, "critic_steps", "fixed_std_steps", "burn_in"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        positive(self, "history", "bptt_steps", "temperature", "q_temperature", "variance_scale", "teacher_episodes")
+        positive(self, "n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size")
+        positive(self, "distill_learning_rate", "kl_target")
+        not_negative(self, "distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
+        not_negative(self, "critic_steps", "fixed_std_steps", "burn_in")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
-        for name in ("fine_tune_std", "fine_tune_learning_rate", "anchor_distance"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        require(0 <= self.beta_decay <= 1, "beta_decay", self.beta_decay, "must lie in [0, 1]")
+        positive(self, "fine_tune_std", "fine_tune_learning_rate", "anchor_distance")
+        fractions(self, "beta_decay")
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default
             require(kept, known.name, getattr(self, known.name), "means nothing to a teacher")

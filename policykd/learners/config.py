@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from policykd.core.fields import change, require
+from policykd.core.fields import change, fractions, not_negative, positive, require
 from policykd.core.registry import NAME, NUMBER
 from policykd.learners import elsewhere
 from policykd.learners.distillation_config import DistillationConfig, Function, ReplayDistillationConfig
@@ -37,8 +37,8 @@ class RunConfig:
         """Refuse values that cannot work, each in one line."""
         require(self.eval_freq >= 0, "eval_freq", self.eval_freq, "must not be negative (0: only at the end)")
         require(self.n_eval_episodes >= 0, "n_eval_episodes", self.n_eval_episodes, "must not be negative (0: never)")
-        require(self.log_freq >= 1, "log_freq", self.log_freq, "must be positive")
-        require(self.checkpoint_freq >= 0, "checkpoint_freq", self.checkpoint_freq, "must not be negative")
+        positive(self, "log_freq")
+        not_negative(self, "checkpoint_freq")
         for name, value in vars(self).items():
             unbounded = name == "weight_ratio"  # infinity: no bound
             require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
@@ -85,9 +85,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         ReplayDistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        for name in ("learning_rate", "batch_size", "n_steps", "n_envs", "train_freq"):
-            value = getattr(self, name)
-            require(callable(value) or value > 0, name, value, "must be positive")
+        positive(self, "learning_rate", "batch_size", "n_steps", "n_envs", "train_freq")
         rule = "must be positive, or -1 for as many as environment steps"
         require(self.gradient_steps > 0 or self.gradient_steps == -1, "gradient_steps", self.gradient_steps, rule)
         least = max(self.batch_size, self.distill_batch_size)
@@ -96,9 +94,9 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         require(self.n_envs <= self.buffer_size, "n_envs", self.n_envs, "is more than the replay keeps: buffer_size")
         alone = self.n_envs == 1 or self.allocation == "equal"
         require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which deals out single environments')
-        require(self.learning_starts >= 0, "learning_starts", self.learning_starts, "must not be negative")
+        not_negative(self, "learning_starts")
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
-        require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie in [0, 1]")
+        fractions(self, "gamma")
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
         self._check_vary()
 
@@ -141,7 +139,7 @@ class DDPGConfig(OffPolicyConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        require(self.action_noise_std >= 0, "action_noise_std", self.action_noise_std, "must not be negative")
+        not_negative(self, "action_noise_std")
         require(
             self.divergence not in ("gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"),
             "divergence",
@@ -164,14 +162,8 @@ class TD3Config(DDPGConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        require(self.policy_delay >= 1, "policy_delay", self.policy_delay, "must be positive")
-        require(
-            self.target_policy_noise >= 0,
-            "target_policy_noise",
-            self.target_policy_noise,
-            "must not be negative",
-        )
-        require(self.target_noise_clip >= 0, "target_noise_clip", self.target_noise_clip, "must not be negative")
+        positive(self, "policy_delay")
+        not_negative(self, "target_policy_noise", "target_noise_clip")
 
 
 @dataclass(frozen=True)
@@ -289,14 +281,10 @@ class PPOConfig(DistillationConfig, RunConfig):
         """Refuse values that cannot work, each in one line."""
         DistillationConfig.__post_init__(self)
         RunConfig.__post_init__(self)
-        positive = ("learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
-        for name in (*positive, "distill_freq", "distill_gradient_steps"):
-            value = getattr(self, name)
-            require(callable(value) or value > 0, name, value, "must be positive")
-        for name in ("gamma", "gae_lambda"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
-        for name in ("ent_coef", "vf_coef"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        positive(self, "learning_rate", "n_envs", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        positive(self, "distill_freq", "distill_gradient_steps")
+        fractions(self, "gamma", "gae_lambda")
+        not_negative(self, "ent_coef", "vf_coef")
         require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is too small for a rollout: raise it")
         require(
             self.target_kl is None, "target_kl", self.target_kl, "is not supported: learners share Adam's step count"

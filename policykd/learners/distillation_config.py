@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from policykd.core.fields import require
+from policykd.core.fields import fractions, not_negative, positive, require
 from policykd.core.registry import NAME
 
 Function = Callable[..., Any]
@@ -45,7 +45,7 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
-        require(self.pessimism >= 0, "pessimism", self.pessimism, "must not be negative")
+        not_negative(self, "pessimism")
         require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
         require(
             self.distill_recent is None or self.distill_recent >= 1,
@@ -53,13 +53,7 @@ class DistillationConfig:
             self.distill_recent,
             "must be positive, or None for the whole replay",
         )
-        require(self.distill_batch_size >= 1, "distill_batch_size", self.distill_batch_size, "must be positive")
-        require(
-            self.distill_learning_rate > 0,
-            "distill_learning_rate",
-            self.distill_learning_rate,
-            "must be positive",
-        )
+        positive(self, "distill_batch_size", "distill_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -103,10 +97,7 @@ class ReplayDistillationConfig(DistillationConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("distill_freq", "distill_gradient_steps", "best_freq", "allocation_episodes"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
-        for name in ("distill_coef", "best_ratio", "best_distance", "rebirth_freq", "rebirth_gradient_steps"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("least_proposal", "allocation_floor"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must lie in [0, 1]")
+        positive(self, "distill_freq", "distill_gradient_steps", "best_freq", "allocation_episodes")
+        not_negative(self, "distill_coef", "best_ratio", "best_distance", "rebirth_freq", "rebirth_gradient_steps")
+        fractions(self, "least_proposal", "allocation_floor")
         require(self.rebirth_perturbation >= 1, "rebirth_perturbation", self.rebirth_perturbation, "must be at least 1")

@@ -18,8 +18,10 @@ from policykd.measure import doctor_checks as checks
 from policykd.measure.doctor_checks import Finding
 from policykd.measure.doctor_fit import Fit, Student, clone, stacked
 from policykd.measure.doctor_play import Act, Play, play
+from policykd.tasks.groups import columns_of
 from policykd.tasks.spaces import EnvFactory, find_task
 from policykd.teachers import Teacher, TeacherScore
+from policykd.teachers.task import look_at
 
 WIDE = (128, 128)
 """Hidden layers that ask what can be learnt at all."""
@@ -60,7 +62,7 @@ def diagnose(
     teacher: Any,
     env: str | gym.Env | EnvFactory,
     *,
-    student_observations: Sequence[int] | None = None,
+    student_observations: str | Sequence[int | str] | None = None,
     backbone: str = "ppo",
     net_arch: tuple[int, ...] | None = None,
     learning_rate: float | None = None,
@@ -74,7 +76,7 @@ def diagnose(
     Args:
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes.
         env: the task.
-        student_observations: columns of the observation that the student sees; None is all.
+        student_observations: groups or columns of the observation that the student sees; None is all.
         backbone: whose defaults the student has where the next three are None: "ppo", "td3", "ddpg", "sac".
         net_arch: the student's hidden layers.
         learning_rate: of its cloning (``distill_learning_rate``).
@@ -95,7 +97,7 @@ def diagnose(
         )
     if n_episodes < 4 or updates < 0 or seed < 0:
         raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
-    columns = _columns(student_observations, teacher.observation_size)
+    columns = _columns(student_observations, env, teacher.observation_size)
     sees = "all" if columns is None else f"{len(columns)} of"
     widths = "x".join(map(str, student.net_arch))
     title = (
@@ -200,10 +202,11 @@ def _act(teacher: Teacher) -> Act:
     return act
 
 
-def _columns(asked: Sequence[int] | None, size: int) -> list[int] | None:
+def _columns(asked: str | Sequence[int | str] | None, env: str | gym.Env | EnvFactory, size: int) -> list[int] | None:
     if asked is None:
         return None
-    columns = list(asked)
+    named = any(isinstance(part, str) for part in asked)
+    columns = list(columns_of("doctor: student_observations", asked, look_at(env).groups if named else {}))
     if not columns or len(set(columns)) < len(columns) or not all(0 <= c < size for c in columns):
         raise PolicyKDError(f"doctor: student_observations={columns} must be different columns from 0 to {size - 1}")
     return columns

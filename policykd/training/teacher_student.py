@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -15,18 +15,14 @@ from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
 from policykd.core.interrupts import Interrupts
-from policykd.core.recurrent import GRU
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
-from policykd.distillation.labels import Labels
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TaughtPPOConfig, TeachingConfig
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TeachingConfig
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
-from policykd.learners.config import Config, OffPolicyConfig
+from policykd.learners.config import Config
 from policykd.learners.presets import teaching_preset
-from policykd.memory import LabelledStates, Rollout, SharedReplay
-from policykd.memory.logged import LoggedStates
-from policykd.memory.sequences import LabelledSequences
+from policykd.memory import LabelledStates
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, Choices, check_spaces
 from policykd.tasks.views import view_of
@@ -38,14 +34,11 @@ from policykd.training import arguments, offline, snapshot
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds, check_threads
-from policykd.training.recipes import Recipe, fine_tune, fine_tune_replay
-from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
-from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
+from policykd.training.recipes import fine_tune, fine_tune_replay
+from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.imitation import Imitation
-from policykd.training.recipes.recurrent_imitation import RecurrentImitation
-from policykd.training.recipes.taught_replay import TaughtOnReplay
-from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.sb3_surface import explains_arguments
+from policykd.training.students import Made, Students
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]
@@ -155,8 +148,8 @@ class TeacherStudent(Agent):
         return {**super().settings, "teacher": self.teacher_source}
 
     def _make_recipe(self, panel: Panel | None) -> None:
-        """The data set of answered states; or a rollout with answers; or the data set beside a replay."""
-        config, teaching, learners = self.config, self.teaching, self.n_learners
+        """How students learn by their method from these teachers."""
+        teaching, learners = self.teaching, self.n_learners
         partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
         discrete = self.learner.discrete
@@ -164,64 +157,23 @@ class TeacherStudent(Agent):
         divergence = None if name is None else divergence_of(name, taught=True)
         if divergence is not None and teaching.temperature != 1:
             divergence = at_temperature(divergence, teaching.temperature)
-        common = self.collector, self.streams["exploration"], self.streams["replay"]
-        if self.method.coupling != "alone" and self.learner_type.memory == "rollout":
-            assert isinstance(config, TaughtPPOConfig)
-            self.recipe = TaughtOnRollouts(
-                self._ppo(), self.method, config, self._answered_rollout(config), self.tutor, divergence, *common
-            )
-            return
-        assert divergence is not None
-        learner = cast(Any, self.learner)
-        if self.network is not None:
-            steps = self._new_sequences(self.network)
-            self.memories = {"dataset": steps}
-            self.recipe = RecurrentImitation(learner, self.method, teaching, steps, self.tutor, divergence, *common)
-            return
-        self.dataset = self._new_dataset()
-        self.memories = {"dataset": self.dataset}
-        if self.method.coupling == "alone":
-            self.recipe = Imitation(learner, self.method, teaching, self.dataset, self.tutor, divergence, *common)
-            return
-        assert isinstance(self.learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-        self.replay_buffer = self._new_replay(config)
-        self.memories["replay"] = self.replay_buffer
-        self.recipe = TaughtOnReplay(
-            self.learner,
-            self.method,
-            config,
-            teaching,
-            self.replay_buffer,
-            self.dataset,
-            self.tutor,
-            divergence,
-            *common,
-        )
+        self._take(self._students.learn(self.learner, self.method, teaching, divergence))
 
-    def _ppo(self) -> PPO:
-        assert isinstance(self.learner, PPO)
-        return self.learner
+    @property
+    def _students(self) -> Students:
+        """What makes their memories and recipes."""
+        streams = self.streams["exploration"], self.streams["replay"]
+        return Students(self.sizes, self.device, self.tutor, self.collector, *streams)
 
-    def _answered_rollout(self, config: TaughtPPOConfig) -> Rollout:
-        """A rollout with the teacher's answers, which becomes the agent's memory."""
-        width = Labels.width(self.sizes[1], self.learner.discrete)
-        rollout = Rollout(config.n_steps, config.n_envs, *self.sizes, self.n_learners, width, self.device)
-        self.rollout_buffer, self.memories = rollout, {"rollout": rollout}
-        return rollout
-
-    def _new_dataset(self) -> LabelledStates:
-        """States of every student with answers, none so far."""
-        size, width = self.teaching.dataset_size, Labels.width(self.sizes[1], self.learner.discrete)
-        return LabelledStates(size, self.sizes[0], width, self.n_learners, self.device)
-
-    def _new_sequences(self, network: GRU) -> LabelledSequences:
-        """Steps of every student's episodes with answers, none so far."""
-        sizes = self.sizes[0], Labels.width(self.sizes[1], self.learner.discrete), network.width
-        return LabelledSequences(self.teaching.dataset_size, self.n_envs, *sizes, self.n_learners, self.device)
-
-    def _new_replay(self, config: OffPolicyConfig) -> SharedReplay:
-        """Transitions of every student, none so far."""
-        return SharedReplay(config.buffer_size, *self.sizes, self.n_learners, 1, self.device, config.n_envs)
+    def _take(self, made: Made) -> None:
+        """Learn by this recipe from now on."""
+        self.recipe, self.memories = made.recipe, made.memories
+        if isinstance(made.dataset, LabelledStates):
+            self.dataset = made.dataset
+        if made.rollout is not None:
+            self.rollout_buffer = made.rollout
+        if made.replay is not None:
+            self.replay_buffer = made.replay
 
     def ready(self, total_timesteps: int) -> None:
         """Score the teacher, once, before anything is learnt; then open the environments and decide on compiling."""
@@ -254,13 +206,7 @@ class TeacherStudent(Agent):
         if self.remembers:
             raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
-        logged = LoggedStates.read(states)
-        (count, size), wanted = logged.observations.shape, look_at(self.full_factory).observation_size
-        if size != wanted:
-            raise PolicyKDError(f"states: {logged.source} has {size} observations, and {self.env_id} has {wanted}")
-        require(
-            count <= self.dataset.capacity, "dataset_size", self.dataset.capacity, f"keeps fewer than {count:,} states"
-        )
+        logged = offline.read(states, self.env_id, look_at(self.full_factory).observation_size, self.dataset.capacity)
         given = offline.answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
         seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
         self.dataset.add(seen, given.to(self.device).expand(self.n_learners, -1, -1))
@@ -318,34 +264,24 @@ class TeacherStudent(Agent):
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
         by_teacher = self.panel is not None and not isinstance(self.learner, PPO)
-        anchor = {"anchor": "teacher" if by_teacher else "student"} if self.teaching.anchor == "auto" else {}
-        asked = change(self.config, {**anchor, **(config or {})})
-        given = fine_tune_replay.settings(asked, config or {})
-        self._tune(change(asked, given), Span(self.num_timesteps, total_timesteps), fresh=True)
+        chosen = fine_tune_replay.settings(change(self.config, config or {}), config or {}, by_teacher)
+        self._tune(
+            change(self.config, {**(config or {}), **chosen}), Span(self.num_timesteps, total_timesteps), fresh=True
+        )
         return self.learn(total_timesteps, callback, progress_bar)
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
         if self.network is not None:
             raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
-        assert isinstance(config, TeachingConfig)
-        students, common = self.learner, (self.collector, self.streams["exploration"], self.streams["replay"], span)
-        if isinstance(students, PPO):
-            require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
-            assert isinstance(config, TaughtPPOConfig)
-            rollout = self._answered_rollout(config)
-            self.recipe: Recipe = FineTune(students, config, rollout, *common, fresh)
-        else:
-            assert isinstance(students, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-            learner = cast(OffPolicyLearner, self._new_learner(config))
+        learner, known = self.learner, getattr(self, "dataset", None)
+        if isinstance(self.learner, OffPolicyLearner):
+            learner = self._new_learner(config)
             if fresh:
-                fine_tune_replay.take_over(learner, students, config.fine_tune_std)
-            by_teacher = config.anchor == "teacher"
-            self.learner, self.dataset = learner, self.dataset if by_teacher else self._new_dataset()
-            self.replay_buffer = self._new_replay(config)
-            self.memories = {"dataset": self.dataset, "replay": self.replay_buffer}
-            tutor = self.tutor if by_teacher else Anchor(learner, self.collector)
-            self.recipe = FineTuneOnReplay(learner, config, config, self.replay_buffer, self.dataset, tutor, *common)
+                assert isinstance(config, TeachingConfig) and isinstance(learner, OffPolicyLearner)
+                fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
+        self._take(self._students.tune(learner, config, span, known, fresh))
+        self.learner = learner
         self.config, self.tuning = config, span
 
     def extra_state(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import require
+from policykd.core.fields import not_negative, positive, require
 from policykd.distillation.categorical import UNLABELLED, hard_loss
 from policykd.distillation.schedules import cosine
 from policykd.distillation.supervised.feature_maps import as_map
@@ -65,10 +65,8 @@ class DiSKConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("student_temperature", "teacher_temperature", "guide_width", "largest_cross_entropy", "top_k"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("hard_weight", "soft_weight", "guide_warm_up_epochs"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        positive(self, "student_temperature", "teacher_temperature", "guide_width", "largest_cross_entropy", "top_k")
+        not_negative(self, "hard_weight", "soft_weight", "guide_warm_up_epochs")
         for name in ("student_passes", "guide_passes"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("budget", "penalty"):

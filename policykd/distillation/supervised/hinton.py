@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import require
+from policykd.core.fields import fractions, positive
 from policykd.core.registry import NAME, find
 from policykd.distillation import weights
 from policykd.distillation.categorical import UNLABELLED, hard_loss
@@ -56,8 +56,8 @@ class HintonConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        require(0 <= self.alpha <= 1, "alpha", self.alpha, "must lie in [0, 1]")
-        require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+        fractions(self, "alpha")
+        positive(self, "temperature")
         find("alpha_schedule", self.alpha_schedule, SCHEDULES)
         find("divergence", self.divergence, DIVERGENCES)
         find("example_weight", self.example_weight, WEIGHTS)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from policykd.core.fields import require
+from policykd.core.fields import not_negative, positive, require
 from policykd.core.registry import NAME, find
 from policykd.distillation.schedules import SCHEDULES
 
@@ -115,10 +115,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        for name in ("epochs", "batch_size", "eval_every", "log_freq", "learning_rate"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("warm_up_epochs", "weight_decay", "mixup", "seed", "cache_megabytes"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        positive(self, "epochs", "batch_size", "eval_every", "log_freq", "learning_rate")
+        not_negative(self, "warm_up_epochs", "weight_decay", "mixup", "seed", "cache_megabytes")
         require(self.warm_up_epochs <= self.epochs, "warm_up_epochs", self.warm_up_epochs, f"of {self.epochs} epochs")
         find("optimizer", self.optimizer, OPTIMIZERS)
         find("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)

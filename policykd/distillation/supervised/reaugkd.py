@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import require
+from policykd.core.fields import not_negative, positive
 from policykd.distillation.categorical import UNLABELLED, categorical_kl
 from policykd.distillation.supervised.feature_maps import FeaturePaths
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
@@ -45,10 +45,8 @@ class ReAugKDConfig(FeaturePaths):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("projection_epochs", "alpha"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("contrastive_temperature", "temperature", "projection_learning_rate"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        not_negative(self, "projection_epochs", "alpha")
+        positive(self, "contrastive_temperature", "temperature", "projection_learning_rate")
 
 
 def supervised_contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import require
+from policykd.core.fields import not_negative, require
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.supervised.feature_maps import (
     FeaturePaths,
@@ -54,8 +54,7 @@ class RIDConfig(FeaturePaths):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("filter_warm_up_epochs", "hard_weight", "weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        not_negative(self, "filter_warm_up_epochs", "hard_weight", "weight")
         require(self.cycle_epochs >= 2, "cycle_epochs", self.cycle_epochs, "needs room for both phases: at least 2")
         require(0 < self.filter_share < 1, "filter_share", self.filter_share, "must lie between 0 and 1")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from policykd.core.fields import require
+from policykd.core.fields import not_negative
 from policykd.distillation.supervised.feature_maps import FeatureConfig, check_pairs
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
@@ -27,8 +27,7 @@ class RKDConfig(FeatureConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("distance_weight", "angle_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        not_negative(self, "distance_weight", "angle_weight")
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import require
+from policykd.core.fields import not_negative, positive
 from policykd.distillation.categorical import hard_loss, soft_loss
 from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, linear
 from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
@@ -37,9 +37,8 @@ class TEDConfig(FeaturePaths):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        for name in ("filter_epochs", "filter_width", "kl_alpha", "mse_alpha"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+        not_negative(self, "filter_epochs", "filter_width", "kl_alpha", "mse_alpha")
+        positive(self, "temperature")
 
 
 FILTERS = Phase("filters", trains="filters")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import require
+from policykd.core.fields import not_negative
 from policykd.distillation.supervised.feature_maps import FeatureConfig, Reduction, as_maps, check_pairs, reduced
 from policykd.distillation.supervised.hinton import Hinton
 from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
@@ -33,7 +33,7 @@ class VIDConfig(FeatureConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        require(self.weight >= 0, "weight", self.weight, "must not be negative")
+        not_negative(self, "weight")
 
 
 def vid_loss(mean: Tensor, variance: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:

@@ -2,9 +2,9 @@
 
 A critic that knows nothing pulls a distilled actor anywhere. So: new critics and optimisers, fitted while the actor is
 frozen and acts with little noise; then the actor learns slowly, by L_RL / mean |Q| + lambda |a - anchor|^2, on a leash:
-lambda is large at first, and falls and rises so that the distance stays below a bound which grows. A fading lambda does
-not do: what it must be depends on how wrong the slopes of the critics are, and those of a few thousand steps are. The
-anchor is the teacher where it is there, else the student as it was.
+lambda is large at first, and falls and rises so that the distance stays below a bound which grows. (What lambda must be
+depends on how wrong the slopes of the critics are, which no schedule knows.) The anchor is the teacher where it is
+there, else the student as it was.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.schedules import hold
-from policykd.distillation.teaching_config import TaughtDDPGConfig, TaughtTD3Config, TeachingConfig
+from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import DDPG, SAC, OffPolicyLearner
-from policykd.learners.config import Config, OffPolicyConfig, SACConfig
+from policykd.learners.config import Config, DDPGConfig, OffPolicyConfig, SACConfig
 from policykd.memory import LabelledStates, SharedReplay
 from policykd.training.collector import Collector
 from policykd.training.recipes.fine_tune import METHOD, Anchor, Span
@@ -33,13 +33,17 @@ FIRST_ENT_COEF = "auto_0.01"
 """SAC's temperature at first: it is about right for a policy that is good already, where 1 would blur it."""
 
 
-def settings(config: Config, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What fine-tuning changes in settings that were not ``asked`` for: little noise, and a small temperature."""
-    if isinstance(config, TaughtDDPGConfig | TaughtTD3Config):
-        changes: dict[str, Any] = {"action_noise_std": config.fine_tune_std}
-    else:
-        changes = {"ent_coef": FIRST_ENT_COEF} if isinstance(config, SACConfig) and config.ent_coef == "auto" else {}
-    return {name: value for name, value in changes.items() if name not in asked}
+def settings(config: Config, asked: Mapping[str, Any], by_teacher: bool) -> dict[str, Any]:
+    """What fine-tuning chooses where it was not ``asked`` for: the anchor; little noise; SAC's small temperature."""
+    assert isinstance(config, TeachingConfig)
+    chosen: dict[str, Any] = {}
+    if config.anchor == "auto":
+        chosen["anchor"] = "teacher" if by_teacher else "student"
+    if isinstance(config, DDPGConfig) and "action_noise_std" not in asked:
+        chosen["action_noise_std"] = config.fine_tune_std
+    if isinstance(config, SACConfig) and str(config.ent_coef) == "auto" and "ent_coef" not in asked:
+        chosen["ent_coef"] = FIRST_ENT_COEF
+    return chosen
 
 
 def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float) -> None:

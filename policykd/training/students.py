@@ -1,0 +1,131 @@
+"""What students learn from and how: memory and recipe by method, and others when fine-tuning begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from policykd.core.fields import require
+from policykd.core.recurrent import GRU
+from policykd.core.seeding import Generators
+from policykd.distillation.labels import Labels
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.peer_step import Divergence
+from policykd.distillation.teaching_config import TaughtPPOConfig, TeachingConfig
+from policykd.learners import PPO, Learner, OffPolicyLearner
+from policykd.learners.config import Config, OffPolicyConfig
+from policykd.memory import LabelledStates, Rollout, SharedReplay
+from policykd.memory.sequences import LabelledSequences
+from policykd.training.collector import Collector
+from policykd.training.recipes import Recipe
+from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
+from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
+from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
+from policykd.training.recipes.taught_replay import TaughtOnReplay
+from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
+from policykd.training.tutor import FrozenTeacher
+
+
+class Made(NamedTuple):
+    """A recipe and the memories it fills; what a method does without is None."""
+
+    recipe: Recipe
+    dataset: LabelledStates | LabelledSequences | None = None
+    rollout: Rollout | None = None
+    replay: SharedReplay | None = None
+
+    @property
+    def memories(self) -> dict[str, Any]:
+        """The memories that there are, by the names that checkpoints give them."""
+        named = {"dataset": self.dataset, "rollout": self.rollout, "replay": self.replay}
+        return {name: memory for name, memory in named.items() if memory is not None}
+
+
+@dataclass(frozen=True)
+class Students:
+    """What every recipe of students has in common.
+
+    Args:
+        sizes: lengths of an observation, as students see it, and of an action.
+        device: where they compute.
+        tutor: who answers.
+        collector: their environments.
+        exploration: one generator per student, for who acts and with what noise.
+        sampling: one generator per student, for batches.
+    """
+
+    sizes: tuple[int, int]
+    device: torch.device
+    tutor: FrozenTeacher
+    collector: Collector
+    exploration: Generators
+    sampling: Generators
+
+    def learn(
+        self, learner: Learner, method: TeacherMethod, config: TeachingConfig, divergence: Divergence | None
+    ) -> Made:
+        """By a method: a rollout with answers; a data set of answered states; or that beside a replay."""
+        streams = self.collector, self.exploration, self.sampling
+        if isinstance(learner, PPO) and method.coupling != "alone":
+            assert isinstance(config, TaughtPPOConfig)
+            rollout = self.rollout(learner, config)
+            return Made(
+                TaughtOnRollouts(learner, method, config, rollout, self.tutor, divergence, *streams), rollout=rollout
+            )
+        assert divergence is not None
+        student, network = cast(Any, learner), getattr(learner, "actor_network", None)
+        if isinstance(network, GRU):
+            steps = self.sequences(learner, config, network)
+            return Made(RecurrentImitation(student, method, config, steps, self.tutor, divergence, *streams), steps)
+        dataset = self.dataset(learner, config)
+        if method.coupling == "alone":
+            return Made(Imitation(student, method, config, dataset, self.tutor, divergence, *streams), dataset)
+        assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+        replay = self.replay(config)
+        taught = TaughtOnReplay(learner, method, config, config, replay, dataset, self.tutor, divergence, *streams)
+        return Made(taught, dataset, replay=replay)
+
+    def tune(self, learner: Learner, config: Config, span: Span, known: LabelledStates | None, fresh: bool) -> Made:
+        """By RL, held by what the students were, or off policy by the teacher.
+
+        Args:
+            learner: the students, whose actors are distilled.
+            config: their settings from now on.
+            span: where fine-tuning begins and how long it is.
+            known: states with the teacher's answers from before.
+            fresh: whether it begins now, or goes on from a checkpoint.
+        """
+        streams = self.collector, self.exploration, self.sampling, span
+        assert isinstance(config, TeachingConfig)
+        if isinstance(learner, PPO):
+            require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
+            assert isinstance(config, TaughtPPOConfig)
+            rollout = self.rollout(learner, config)
+            return Made(FineTune(learner, config, rollout, *streams, fresh), rollout=rollout)
+        assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+        by_teacher = config.anchor == "teacher"
+        dataset = known if by_teacher and known is not None else self.dataset(learner, config)
+        tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
+        return Made(FineTuneOnReplay(learner, config, config, replay, dataset, tutor, *streams), dataset, replay=replay)
+
+    def rollout(self, learner: Learner, config: TaughtPPOConfig) -> Rollout:
+        """Steps with room for the teacher's answers."""
+        width = Labels.width(self.sizes[1], learner.discrete)
+        return Rollout(config.n_steps, config.n_envs, *self.sizes, len(self.sampling), width, self.device)
+
+    def dataset(self, learner: Learner, config: TeachingConfig) -> LabelledStates:
+        """States with answers, none so far."""
+        width = Labels.width(self.sizes[1], learner.discrete)
+        return LabelledStates(config.dataset_size, self.sizes[0], width, len(self.sampling), self.device)
+
+    def sequences(self, learner: Learner, config: TeachingConfig, network: GRU) -> LabelledSequences:
+        """Steps of episodes with answers, none so far."""
+        sizes = self.sizes[0], Labels.width(self.sizes[1], learner.discrete), network.width
+        return LabelledSequences(config.dataset_size, self.collector.n_envs, *sizes, len(self.sampling), self.device)
+
+    def replay(self, config: OffPolicyConfig) -> SharedReplay:
+        """Transitions, none so far."""
+        return SharedReplay(config.buffer_size, *self.sizes, len(self.sampling), 1, self.device, config.n_envs)
