@@ -97,7 +97,7 @@ def test_agents_train_and_act_on_dicts():
         agent.predict(np.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("choice", ["way", ("way",), (2, 3), lambda o: o[:, 2:]], ids=str)
+@pytest.mark.parametrize("choice", ["way", ("way",), (2, 3), lambda o: o[:, 2:]], ids=["name", "names", "columns", "function"])
 def test_a_student_takes_the_whole_observation_and_picks_its_part(choice):
     agent = TeacherStudent(Goal, lambda o: towards(o), config={**SMALL, "student_observations": choice}).learn(80)
     assert agent.observation_space.shape == (2,)
@@ -134,7 +134,7 @@ def test_columns_of_a_vector_get_names(tmp_path):
         TeacherStudent(POINT, towards, config={**SMALL, "student_observations": ("legs",)})
 
 
-@pytest.mark.parametrize("choice", [("way",), (2, 3), lambda o: o[:, 2:]], ids=str)
+@pytest.mark.parametrize("choice", [("way",), (2, 3), lambda o: o[:, 2:]], ids=["names", "columns", "function"])
 def test_the_teacher_reads_its_own_groups(choice):
     config = {**SMALL, "teacher_observations": choice, "student_observations": ("place",)}
     agent = TeacherStudent(Goal, lambda way: np.clip(10 * way, -1, 1), config=config)
