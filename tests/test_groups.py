@@ -97,7 +97,9 @@ def test_agents_train_and_act_on_dicts():
         agent.predict(np.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("choice", ["way", ("way",), (2, 3), lambda o: o[:, 2:]], ids=["name", "names", "columns", "function"])
+@pytest.mark.parametrize(
+    "choice", ["way", ("way",), (2, 3), lambda o: o[:, 2:]], ids=["name", "names", "columns", "function"]
+)
 def test_a_student_takes_the_whole_observation_and_picks_its_part(choice):
     agent = TeacherStudent(Goal, lambda o: towards(o), config={**SMALL, "student_observations": choice}).learn(80)
     assert agent.observation_space.shape == (2,)
