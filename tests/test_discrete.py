@@ -9,7 +9,7 @@ from choosing import KINDS, LENGTH, FromTwo, Largest, agent, expert, observation
 from tiny import differences
 
 from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
-from policykd.benchmark.spec import parse_spec
+from policykd.benchmark.spec_file import parse_spec
 from policykd.cli import main
 from policykd.distillation.divergences import DIVERGENCES, distance, divergence_of
 from policykd.distillation.labels import Labels

@@ -34,7 +34,7 @@ class CompareOptions:
     """Train peers and one SB3 agent on the same number of environment steps, and show both."""
 
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment with continuous actions."""
+    """Task: a registered environment, with continuous actions or a choice of one."""
     method: str = "dpd"
     """How the peers learn from one another (a row of the methods table)."""
     backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
