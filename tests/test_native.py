@@ -418,7 +418,8 @@ for activation, norm in ("relu", False), ("tanh", False), ("elu", False), ("relu
     rows = torch.randn(2, 3 * 4 + 4 + 8 * norm + 4 * 2 + 2)
     outputs, hidden = kernels.forward(rows, inputs, *shape, True)
     assert torch.equal(ops.mlp(rows, inputs, *shape), outputs)
-    assert all(map(torch.equal, ops.mlp_kept(rows, inputs, *shape), (outputs, hidden)))
+    kept = kernels.layout(*shape).kept
+    assert all(map(torch.equal, ops.mlp_kept(rows, inputs, *shape, kept), (outputs, hidden)))
     expected = kernels.backward(gradient, rows, inputs, hidden, *shape, True, True)
     for ask in (True, True), (True, False), (False, True):
         found = ops.mlp_backward(gradient, rows, inputs, hidden, *shape, *ask)

@@ -51,8 +51,9 @@ Tensor mlp(const Tensor &rows, const Tensor &inputs, at::IntArrayRef sizes, c10:
 }
 
 std::tuple<Tensor, Tensor> mlp_kept(const Tensor &rows, const Tensor &inputs, at::IntArrayRef sizes,
-                                    c10::string_view activation, bool norm) {
+                                    c10::string_view activation, bool norm, int64_t kept) {
     const Shape shape(sizes, {activation.data(), activation.size()}, norm);
+    TORCH_CHECK_VALUE(kept == shape.network.kept, "kept ", kept, " numbers, not ", shape.network.kept);
     Tensor hidden = at::empty({inputs.size(0), inputs.size(1) * shape.network.kept}, inputs.options());
     Tensor outputs = run_forward(rows, inputs, shape, hidden.mutable_data_ptr<float>());
     return {outputs, hidden};

@@ -20,7 +20,10 @@ Sizes = kernels.Sizes
 
 _library = torch.library.Library("policykd", "DEF")
 _library.define("mlp(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm) -> Tensor")
-_library.define("mlp_kept(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm) -> (Tensor, Tensor)")
+# What forward keeps of a sample is an argument, so that graphs on disk are not those of another version of the kernels.
+_library.define(
+    "mlp_kept(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm, int kept) -> (Tensor, Tensor)"
+)
 _library.define(
     "mlp_backward(Tensor gradient, Tensor rows, Tensor inputs, Tensor hidden, int[] sizes, str activation, bool norm,"
     " bool to_rows, bool to_inputs) -> (Tensor, Tensor)"
@@ -31,7 +34,7 @@ def _mlp(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: 
     return kernels.forward(rows, inputs, tuple(sizes), activation, norm, False)[0]
 
 
-def _mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool) -> Any:
+def _mlp_kept(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool, kept: int) -> Any:
     return kernels.forward(rows, inputs, tuple(sizes), activation, norm, True)
 
 
@@ -56,9 +59,9 @@ def _shape_of_mlp(rows: Tensor, inputs: Tensor, sizes: list[int], activation: st
 
 
 def _shape_of_mlp_kept(
-    rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool
+    rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool, kept: int
 ) -> tuple[Tensor, Tensor]:
-    hidden = inputs.new_empty(inputs.shape[0], inputs.shape[1] * kernels.layout(tuple(sizes), activation, norm).kept)
+    hidden = inputs.new_empty(inputs.shape[0], inputs.shape[1] * kept)
     return _shape_of_mlp(rows, inputs, sizes, activation, norm), hidden
 
 
@@ -104,7 +107,8 @@ class _MLP(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Any:
-        return torch.ops.policykd.mlp_kept(rows, inputs, sizes, activation, norm)
+        kept = kernels.layout(sizes, activation, norm).kept
+        return torch.ops.policykd.mlp_kept(rows, inputs, sizes, activation, norm, kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
