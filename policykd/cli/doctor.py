@@ -25,7 +25,7 @@ class DoctorOptions:
     teacher: str
     """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, ONNX."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment with continuous actions."""
+    """Task: a registered environment, with continuous actions or a choice of one."""
     student_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
     """Groups or columns of the observation that the student sees. Default: all."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
