@@ -12,6 +12,7 @@ there, or all of it but not its name, or a row of a log stops in the middle. Wri
 from __future__ import annotations
 
 import csv
+import gc
 import importlib
 import io
 import itertools
@@ -358,6 +359,7 @@ class Options:
 def run(options: Options) -> int:
     """Kill; returns the exit status."""
     torch.set_num_threads(1)
+    gc.freeze()  # or every child would go through, and so copy, all that was imported
     with tempfile.TemporaryDirectory() as place:
         all_cases = cases(Path(place))
         victims = [Victim(name, all_cases[name], Path(place)) for name in options.cases or all_cases]
