@@ -17,15 +17,15 @@ VALUES = ("return", "teacher", "random", "seconds")
 def summary(measured: Measurements) -> pd.DataFrame:
     """One row per run: where it began, the share of that at its lowest evaluation, and at its last one.
 
-    Shares are of returns, both counted from that of random actions. A run began where the student, as it was, is on
-    average over the initial states of all evaluations.
+    A share is of the return of the student as it was on the same initial states, both counted from that of random
+    actions. A run began where the student, as it was, is on average over all evaluations.
     """
     frame, found = measured.where(), []
     for (env, backbone, way, seed), rows in frame.groupby(["env", "backbone", "way", "seed"], sort=False):
         one = frame[(frame.env == env) & (frame.backbone == backbone) & (frame.seed == seed)]
-        began, chance = one[one.way == AS_IT_WAS]["return"].mean(), rows["random"].iloc[0]
-        share = (rows.sort_values("steps")["return"] - chance) / (began - chance)
-        found.append([env, backbone, way, seed, began, rows["teacher"].iloc[0], share.min(), share.iloc[-1]])
+        before, chance = one[one.way == AS_IT_WAS].set_index("steps")["return"], rows["random"].iloc[0]
+        share = (rows.set_index("steps")["return"].sort_index() - chance) / (before.sort_index() - chance)
+        found.append([env, backbone, way, seed, before.mean(), rows["teacher"].iloc[0], share.min(), share.iloc[-1]])
     return pd.DataFrame(found, columns=["env", "backbone", "way", "seed", "began", "teacher", "lowest", "end"])
 
 
