@@ -119,7 +119,7 @@ def test_unlabelled_examples_teach_through_the_teacher_alone(teacher):
     only = make("hinton", net(8), teacher, alpha=1.0)
     only.fit((inputs,))
     assert only.evaluate((inputs,)).keys() == {"agreement", "kl"}
-    assert only.evaluate((inputs, labels))["agreement"] > 0.7
+    assert only.evaluate((inputs, labels))["agreement"] > 0.6
 
 
 def test_mixup_mixes_inputs_and_keeps_labels_out(teacher):

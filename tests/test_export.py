@@ -124,14 +124,14 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
         pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     backbone, config = STUDENTS["ppo, normalised"]
     student = DualStudent(Lopsided, backbone=backbone, config=config)
-    predict = student.predict
+    act = student.actions_at
     half = student.action_scale.half_range
-    monkeypatch.setattr(student, "predict", lambda *a, **k: (predict(*a, **k)[0] + 2e-5 * half, None))
+    monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) + 2e-5 * half)
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
         write(student, 0, tmp_path / "out.x")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(deployed, "CHECKED", 8)
-    monkeypatch.setattr(student, "predict", lambda *a, **k: (predict(*a, **k)[0] * np.nan, None))
+    monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) * np.nan)
     with pytest.raises(PolicyKDError, match="not written"):
         write(student, 0, tmp_path / "out.x")
     assert list(tmp_path.iterdir()) == []

@@ -121,7 +121,7 @@ def test_peers_share_no_randomness(backbone):
     agent.learner.actor[:] = agent.learner.actor[:1].clone()
     agent.collector.observations[:] = agent.collector.observations[0]
     explored = []
-    agent.collector.step = lambda actions: explored.append(actions.copy()) or 1 / 0
+    agent.collector.step = lambda actions: explored.append(np.array(actions)) or 1 / 0
     with pytest.raises(ZeroDivisionError):
         agent.learn(2)
     assert all_differ(explored[0])

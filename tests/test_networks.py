@@ -5,11 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from policykd import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.export.deployed import DeployedPolicy
+from policykd.tasks.spaces import ActionScale
 
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 CHOICES = list(itertools.product(MODULES, [False, True]))
@@ -82,10 +84,8 @@ def test_a_normalisation_starts_as_the_identity_and_draws_nothing():
 def test_an_exported_policy_acts_alike(activation, layer_norm):
     network = MLP((4, 8, 6, 2), squash=True, activation=activation, layer_norm=layer_norm)
     rows, inputs = draw(network, networks=1, dtype=torch.float32)
-    bounds = -torch.ones(2), torch.ones(2)
-    torch.testing.assert_close(
-        DeployedPolicy(network, rows[0], *bounds, squash=True)(inputs[0]), network(rows, inputs)[0]
-    )
+    deployed = DeployedPolicy(network, rows[0], ActionScale(spaces.Box(-1, 1, (2,))), squash=True)
+    torch.testing.assert_close(deployed(inputs[0]), network(rows, inputs)[0])
 
 
 def test_what_is_no_network_is_refused_in_one_line():

@@ -129,7 +129,7 @@ def test_the_dealt_peer_acts_with_the_noise_of_the_environment():
     for e, actor in enumerate([2, 2, 0, 4, 4, 4]):
         everybody = torch.from_numpy(observations[e]).expand(6, 1, -1), noise[e].expand(6, -1, -1)
         expected = agent.learner.explore(agent.learner.actor, *everybody)[actor, 0]
-        torch.testing.assert_close(torch.from_numpy(found[e]), expected)
+        torch.testing.assert_close(torch.as_tensor(found[e]), expected)
 
 
 def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path):

@@ -100,8 +100,10 @@ def _content(options: CompareOptions) -> dict[str, Any]:
     """The benchmark of both sides, as its file has it, with a reference that is yet to be measured."""
     find("method", options.method, PEER_METHODS, PeerMethod)
     env = find_task(options.env).make()
-    check_spaces(env)
+    actions = check_spaces(env)[1]
     env.close()
+    if isinstance(actions, gym.spaces.Discrete) and options.backbone != "ppo":
+        raise PolicyKDError(f"backbone: {options.backbone} acts in continuous actions; for a choice of one use ppo")
     name = short_id(options.env)
     settings = {k: v for k, v in preset(options.preset, name, options.backbone).items() if k not in OWN}
     at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
