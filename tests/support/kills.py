@@ -372,6 +372,7 @@ def run(options: Options) -> int:
         found = pd.concat([pd.read_csv(table) for table in tables if table.exists()], ignore_index=True)
     print(f"{len(found)} kills, {found['identical'].sum()} of them of runs that ended bit-identical")
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         write_text(options.out / "kills.csv", found.to_csv(index=False))
         write_text(options.out / "versions.json", json.dumps(versions(), indent=2) + "\n")
     return int(any(ends) or not found["identical"].all())
