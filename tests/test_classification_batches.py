@@ -116,10 +116,10 @@ def test_unlabelled_examples_teach_through_the_teacher_alone(teacher):
     some[48:] = -100
     hard = make("cross_entropy", net(8), None, warm_up_epochs=0)
     hard.fit((inputs, some))
-    only = make("hinton", net(8), teacher, alpha=1.0)
+    only = make("hinton", net(8), teacher, alpha=1.0, epochs=8)
     only.fit((inputs,))
     assert only.evaluate((inputs,)).keys() == {"agreement", "kl"}
-    assert only.evaluate((inputs, labels))["agreement"] > 0.6
+    assert only.evaluate((inputs, labels))["agreement"] > 0.7
 
 
 def test_mixup_mixes_inputs_and_keeps_labels_out(teacher):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import make_learner, random_batch
+from helpers import make_learner, make_peers, random_batch
 
 from policykd import DualStudent, PolicyKDError
 from policykd.core.networks import gradient, state_tensors
@@ -14,23 +14,11 @@ from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.training.allocation import Standings
 from policykd.training.progress import Progress
 
-POINT = "PolicyKD/PointReach-v0"
-SMALL = {
-    "net_arch": (8, 8),
-    "batch_size": 16,
-    "distill_batch_size": 16,
-    "buffer_size": 1_000,
-    "learning_starts": 30,
-    "eval_freq": 0,
-    "n_eval_episodes": 1,
-}
 NEW = ("double_actor", "advice", "mutual_joint", "paired_joint", "p3s", "piekd")
 
 
-def make(method, backbone="td3", config=None, **arguments):
-    return DualStudent(
-        POINT, method=method, backbone=backbone, config=SMALL | (config or {}), compile=False, **arguments
-    )
+def make(method, backbone="td3", **arguments):
+    return make_peers(method, backbone, **arguments)
 
 
 @pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])

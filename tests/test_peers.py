@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_learner
+from helpers import make_peers as make
+from tiny import POINT
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
@@ -16,24 +18,6 @@ from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.distillation.weights import Comparison, paired_advantage
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
-
-POINT = "PolicyKD/PointReach-v0"
-SMALL = {
-    "net_arch": (8, 8),
-    "batch_size": 16,
-    "distill_batch_size": 16,
-    "buffer_size": 1_000,
-    "learning_starts": 30,
-    "eval_freq": 0,
-    "n_eval_episodes": 1,
-}
-
-
-def make(method="independent", backbone="sac", config=None, **arguments):
-    return DualStudent(
-        POINT, method=method, backbone=backbone, config=SMALL | (config or {}), compile=False, **arguments
-    )
-
 
 # Settings of each peer
 

@@ -214,7 +214,7 @@ class DualStudent(Agent):
         Returns:
             Raw observations ``(K, steps, O)`` at each call.
         """
-        envs = self.get_env()
+        self.get_env()
 
         def visit() -> Tensor:
             seen = []
@@ -223,7 +223,6 @@ class DualStudent(Agent):
                 self.collector.step(self.policies(seen[-1]))
             return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)
 
-        assert envs is not None
         return visit
 
     @classmethod

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from tiny import POINT
 
 from policykd.core.networks import Adam
 from policykd.learners import LEARNERS
 from policykd.memory.replay import Batch
-from policykd.training.dual_student import resolve_config
+from policykd.training.dual_student import DualStudent, resolve_config
 
 
 def make_learner(backbone, learners, observation_size=4, action_size=2, double=True, **changes):
@@ -60,3 +61,20 @@ def flat_row(modules):
     """The parameters of torch modules as one row: layer by layer the weight (in, out), then the bias."""
     with torch.no_grad():
         return torch.cat([(p.T if p.ndim == 2 else p).reshape(-1) for p in modules.parameters()])
+
+
+SMALL_PEERS = {
+    "net_arch": (8, 8),
+    "batch_size": 16,
+    "distill_batch_size": 16,
+    "buffer_size": 1_000,
+    "learning_starts": 30,
+    "eval_freq": 0,
+    "n_eval_episodes": 1,
+}
+
+
+def make_peers(method="independent", backbone="sac", config=None, **arguments):
+    """Peers on PointReach, small and not compiled."""
+    config = SMALL_PEERS | (config or {})
+    return DualStudent(POINT, method=method, backbone=backbone, config=config, compile=False, **arguments)

@@ -283,7 +283,9 @@ class Victim:
 def compare(whole: Path, run: Path) -> Iterator[str]:
     """What two finished runs differ in, apart from clocks."""
     names = [{str(f.relative_to(place)) for f in place.rglob("*") if f.is_file()} for place in (whole, run)]
-    expected, there = ({n for n in each if "tfevents" not in n and "/work/" not in f"/{n}"} for each in names)
+    expected, there = (
+        {n for n in each if "tfevents" not in n and "work" not in Path(n).parent.parts} for each in names
+    )
     expected, there = ({n for n in each if not n.startswith("work")} for each in (expected, there))
     yield from (f"{name} is missing" for name in sorted(expected - there))
     yield from (f"{name} was left" for name in sorted(there - expected))
