@@ -30,6 +30,7 @@ from policykd.tasks.partial import PartialEnvs
 from policykd.tasks.spaces import AnyEnv, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
+from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
 from policykd.training.arguments import check_precision, check_threads
@@ -64,6 +65,8 @@ class Agent(Acting, Saving, SB3Surface):
     """All steps of learners off policy."""
     recipe: Recipe
     """How a step is collected and learnt from."""
+    score: TeacherScore | None = None
+    """The teacher's returns on the task, once they were measured."""
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
@@ -147,7 +150,7 @@ class Agent(Acting, Saving, SB3Surface):
     @property
     def records(self) -> Records:
         """Writes into the run's logs."""
-        return Records(self.run, self.folder, lambda: self.logger, len(self.seeds))
+        return Records(self.run, self.folder, lambda: self.logger, len(self.seeds), self.score)
 
     def get_env(self) -> LearnerEnvs | BatchedEnvs:
         """The training environments, N per learner, learner by learner: an SB3 ``VecEnv``, or the user's vector."""
