@@ -21,6 +21,7 @@ from policykd.benchmark.own_cell import AGENT
 from policykd.cli import guarded
 from policykd.measure.video import record_video
 
+RATES = 1e-4, 3e-4, 1e-3, 3e-3
 VIDEO_STEPS = 250
 SMALL = {"width": 320, "height": 240}  # drawing without a GPU takes up to 0.1 s a picture
 
@@ -32,11 +33,11 @@ def main(options: CompareOptions) -> None:
     print(f"\n{table}")
     agent = DualStudent.load(out / "runs" / spec.cells[0].name / "run" / AGENT, options.env)
     best = agent.learner_index("best")
-    print(f"recording peer {best + 1}, the better one in the last evaluation ...", flush=True)
+    print(f"recording peer {best + 1}, the best one in the last evaluation ...", flush=True)
     video = record_video(
         options.env,
         lambda observation: agent.predict(observation, learner=best)[0],
-        out / "better_peer.mp4",
+        out / "best_peer.mp4",
         seed=options.seed,
         steps=VIDEO_STEPS,
         env_kwargs=SMALL,
@@ -56,15 +57,6 @@ def _free(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    demo = CompareOptions(
-        method="mutual_shared",
-        backbone="sac",
-        peers=4,
-        learning_rates=(1e-4, 3e-4, 1e-3, 3e-3),
-        updates=1,
-        random_steps=5_000,
-        total_timesteps=50_000,
-        evaluations=10,
-        out=Path("runs/demo"),
-    )
+    demo = CompareOptions(method="mutual_shared", backbone="sac", peers=4, learning_rates=RATES, updates=1)
+    demo = replace(demo, random_steps=5_000, total_timesteps=50_000, evaluations=10, out=Path("runs/demo"))
     guarded(lambda: main(tyro.cli(CompareOptions, default=demo, description=__doc__)))
