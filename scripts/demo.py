@@ -3,9 +3,8 @@
     make demo        # or: python scripts/demo.py --help
 
 Nobody knows the right learning rate beforehand, and SB3's default is a bad one here. Four peers with rates a factor of
-30 apart share one replay, distil from one another, and the environment steps go to those that do best; SB3's agent has
-the same networks, the same number of environment steps, and its default rate. What an agent with the right rate does,
-and what distillation adds, is in BENCHMARK.md, over ten seeds.
+30 apart share one replay and distil from one another; environment steps go to those that do best. SB3's agent has the
+same networks and steps, and its default rate. BENCHMARK.md has what the right rate does alone, over ten seeds.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ def main(options: CompareOptions) -> None:
         env_kwargs=SMALL,
     )
     print(f"picture  {out / 'learning_curves.png'}\ntable    {out / 'table.md'}\nresults  {out / 'results'}")
-    print(f"video    {video or 'none: no way to draw here (see the message above)'}")
-    print(f"runs     {out / 'runs'}  (tensorboard --logdir {out / 'runs'})")
+    print(f"video    {video or 'none: no way to draw here (see the message above)'}\nruns     {out / 'runs'}")
 
 
 def _free(folder: Path) -> Path:
