@@ -11,6 +11,7 @@ from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
+from policykd.teachers import TeacherScore
 from policykd.training.loading import load_agent
 from policykd.training.recipes.fine_tune import FineTune
 
@@ -300,6 +301,15 @@ def test_a_weak_teacher_is_refused_before_anything_is_learnt(tmp_path):
     assert agent.num_timesteps == 0
     allowed = TeacherStudent(POINT, idle, config={**COPY, "allow_weak_teacher": True, "n_envs": 1}).learn(50)
     assert allowed.num_timesteps == 50
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_teacher_that_is_worth_nothing_has_no_share(tmp_path):
+    config = {**COPY, "allow_weak_teacher": True}
+    agent = TeacherStudent(POINT, lambda observation: np.zeros(2), config=config, run_dir=tmp_path / "run")
+    agent.tutor.score = TeacherScore("t", POINT, np.zeros(2), np.zeros(2))
+    agent.learn(50)
+    assert "eval/return_ratio" not in (tmp_path / "run" / "progress.csv").read_text()
 
 
 def test_the_score_of_the_teacher_is_logged(tmp_path):

@@ -63,7 +63,7 @@ class Records:
         means = result.returns.mean(1)
         shown = {"eval/mean_reward": means, "eval/min_reward": result.returns.min(1)}
         shown["eval/mean_ep_length"] = result.lengths.mean(1)
-        if self.teacher is not None:
+        if self.teacher is not None and self.teacher.mean > self.teacher.random_mean:  # else there is nothing to keep
             shown["eval/return_ratio"] = self.teacher.ratio(means)
         self.write([{name: float(values[k]) for name, values in shown.items()} for k in range(len(means))], {})
         if self.folder is not None:
