@@ -21,6 +21,8 @@ import pandas as pd
 
 from experiments.peers.report import WAYS, rows
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
+from policykd.benchmark.spec_file import load_spec
+from policykd.benchmark.statistics import normalise
 from policykd.core.files import write_text
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,34 @@ def _compared(name: str, table: pd.DataFrame, pairs: Sequence[Any]) -> Iterator[
         )
 
 
+def hindsight() -> str:
+    """What a group of four keeps of the best rate alone, where that is chosen afterwards, by the same rows."""
+    spec, folder = load_spec(ROOT / "experiments/peers/tuning.yaml"), ROOT / QUESTIONS["Q2"]["results"]
+    found = rows(folder)
+    names = [name for name in spec.methods if name.startswith("single_")]
+    sides = [_scores(found, FOUR, "trained"), *(_scores(found, name, "final") for name in names)]
+    tasks = [task for task in sides[0] if all(task in side for side in sides)]
+    scores = [np.stack([normalise(side[task], spec.tasks[task].reference) for task in tasks], axis=1) for side in sides]
+
+    def of_each_task(ours: np.ndarray, *rates: np.ndarray) -> np.ndarray:
+        columns = [[scores[:, t] for scores in rates] for t in range(len(tasks))]
+        best = [max(column, key=lambda scores: float(iqm(scores))) for column in columns]
+        return np.atleast_1d(iqm(ours.ravel()) / iqm(np.concatenate(best)))
+
+    def of_all_tasks(ours: np.ndarray, *rates: np.ndarray) -> np.ndarray:
+        return np.atleast_1d(iqm(ours.ravel()) / max(float(iqm(scores.ravel())) for scores in rates))
+
+    shown = []
+    for statistic in (of_each_task, of_all_tasks):
+        value, low, high = (float(np.ravel(part)[0]) for part in interval(scores, statistic, RESAMPLES))
+        shown.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
+    return (
+        f"Of the best rate in hindsight `{FOUR}` (best in training) keeps {shown[0]} where that is chosen for every "
+        f"task anew, and {shown[1]} of the one rate that is best over all: interquartile means of normalised returns over "
+        f"seeds and {len(tasks)} tasks ({', '.join(tasks)})."
+    )
+
+
 def _named(method: str, way: str) -> str:
     return f"{method}, {WAYS[way]}" if way != "final" else method
 
@@ -163,7 +193,7 @@ def table(found: Sequence[Answer]) -> str:
             each = "; ".join(f"{task} {x:,.0f} / {y:,.0f}" for task, (x, y) in zip(a.tasks, a.iqms, strict=True))
             chance = f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]"
             lines.append(f"| {a.ours} | {a.theirs} | {chance} | {a.p:.3f} | {a.seeds[0]} / {a.seeds[1]} | {each} |")
-        lines.append("")
+        lines += ["", *([hindsight(), ""] if name == "Q2" else [])]
     return "\n".join(lines)
 
 
