@@ -137,8 +137,8 @@ def hindsight() -> str:
         value, low, high = (float(np.ravel(part)[0]) for part in interval(scores, statistic, RESAMPLES))
         shown.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
     return (
-        f"Of the best rate in hindsight `{FOUR}` (best in training) keeps {shown[0]} where that is chosen for every "
-        f"task anew, and {shown[1]} of the one rate that is best over all: interquartile means of normalised returns over "
+        f"Of the best rate in hindsight `{FOUR}` (best in training) keeps {shown[0]} where that is chosen for "
+        f"every task anew, and {shown[1]} of the one rate that is best over all: interquartile means of normalised returns over "
         f"seeds and {len(tasks)} tasks ({', '.join(tasks)})."
     )
 
