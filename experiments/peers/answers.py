@@ -138,8 +138,8 @@ def hindsight() -> str:
         shown.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
     return (
         f"Of the best rate in hindsight `{FOUR}` (best in training) keeps {shown[0]} where that is chosen for "
-        f"every task anew, and {shown[1]} of the one rate that is best over all: interquartile means of normalised returns over "
-        f"seeds and {len(tasks)} tasks ({', '.join(tasks)})."
+        f"every task anew, and {shown[1]} of the one rate that is best over all: interquartile means of normalised "
+        f"returns over seeds and {len(tasks)} tasks ({', '.join(tasks)})."
     )
 
 
