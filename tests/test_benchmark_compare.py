@@ -46,8 +46,10 @@ def test_both_sides_are_trained_measured_alike_and_shown(engine, monkeypatch, ca
     main(command)
     table = Path("out/table.md").read_text()
     assert table in capsys.readouterr().out
-    who = ["dpd, selected peer", "dpd, mean of 2 peers", "SB3 TD3", "random actions"]
-    assert [line.split("|")[1].strip() for line in table.splitlines()[-4:]] == who
+    ways = ["the best peer in training", "all peers as one, mean action", "all peers as one, by their critics"]
+    who = [*ways, "one student of all peers", "mean of 2 peers"]
+    expected = [*(f"dpd: {name}" for name in who), "SB3 TD3", "random actions"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[-7:]] == expected
     assert Path("out/learning_curves.png").read_bytes().startswith(b"\x89PNG")
     results = Results("out/results")
     ours, sb3 = results.spec().cells
@@ -77,6 +79,19 @@ def test_several_seeds_have_a_standard_deviation(engine):
     spec, table = compare(CompareOptions(env=POINT, seed=4, seeds=3, peers=1, method="independent", out=Path("out")))
     assert spec.cells[1].seeds == (4, 5, 6)
     assert "3 seeds from 4 on" in table and table.count("(") == 3  # in the text, and one per side
+
+
+def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
+    engine(made_up)
+    rates = (1e-4, 1e-3, 1e-2)
+    options = {"env": POINT, "backbone": "sac", "peers": 3, "learning_rates": rates, "updates": 2, "random_steps": 600}
+    spec, _ = compare(CompareOptions(**options, out=Path("out")))
+    ours, sb3 = spec.cells
+    assert ours.settings.vary == {"learning_rate": list(rates)} and ours.settings.allocation == "best"
+    assert (ours.settings.gradient_steps, ours.settings.learning_starts) == (2 * 3, 200)
+    assert sb3.settings.vary == {} and (sb3.settings.gradient_steps, sb3.settings.learning_starts) == (1, 600)
+    with pytest.raises(PolicyKDError, match=r"learning_rates=.* must be one of each of 2 peers"):
+        compare(CompareOptions(env=POINT, learning_rates=rates, out=Path("other")))
 
 
 def test_another_comparison_in_the_folder_is_left_alone(engine):

@@ -220,9 +220,10 @@ ELSEWHERE = {
     *("pessimism", "allocation", "allocation_floor", "allocation_episodes"),
     *("distill_coef", "least_proposal", "best_ratio", "best_distance", "best_freq"),
     *("rebirth_freq", "rebirth", "rebirth_gradient_steps", "rebirth_perturbation"),
-    *("network", "critic_network"),
+    *("network", "critic_network", "matmul_precision"),
 }
-"""Settings of methods with a pooled replay (test_peers, test_peer_methods), and own networks (test_own_parts)."""
+"""Settings of methods with a pooled replay (test_peers, test_peer_methods), own networks (test_own_parts), and products
+that not every machine has (test_precision)."""
 
 
 def test_no_setting_is_forgotten():

@@ -13,7 +13,7 @@ from tiny import POINT, TINY, contents
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.cli import main
-from policykd.export import deploy, deployed
+from policykd.export import deploy, proof
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import to_onnx
 from policykd.export.torchscript import to_torchscript
@@ -130,7 +130,7 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
         write(student, 0, tmp_path / "out.x")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(deployed, "CHECKED", 8)
+    monkeypatch.setattr(proof, "CHECKED", 8)
     monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) * np.nan)
     with pytest.raises(PolicyKDError, match="not written"):
         write(student, 0, tmp_path / "out.x")

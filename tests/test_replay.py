@@ -9,6 +9,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from policykd import DualStudent, PolicyKDError, SharedReplay, native
+from policykd.core import memory
 from policykd.native import draws
 
 
@@ -300,3 +301,24 @@ def test_several_environments_fill_one_ring_and_look_ahead_in_their_own_episode(
     assert torch.equal(last, expected)
     sums = sum(torch.where(time + i < expected, 10.0 ** ((time + i) % 3), 0.0) for i in range(3)) * (env + 1)
     torch.testing.assert_close(ahead.rewards, sums)
+
+
+def test_a_job_may_have_less_memory_than_its_machine(tmp_path, monkeypatch):
+    groups, root = tmp_path / "cgroup", tmp_path / "fs"
+    groups.write_text("0::/slurm/job_7/step\n3:cpuset:/elsewhere\n4:memory:/old/job\n")
+    for folder, file, limit in (
+        ("slurm", "memory.max", "9000"),
+        ("slurm/job_7", "memory.max", "8000"),
+        ("slurm/job_7/step", "memory.max", "max"),
+        ("elsewhere", "memory.max", "10"),
+        ("memory/old", "memory.limit_in_bytes", "7000"),
+    ):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / file).write_text(f"{limit}\n")
+    assert memory.memory_limit(groups, root) == 7000
+    (root / "memory/old/memory.limit_in_bytes").unlink()
+    assert memory.memory_limit(groups, root) == 8000
+    assert memory.memory_limit(tmp_path / "none", root) == 2**63
+    monkeypatch.setattr(memory, "memory_limit", lambda: 10**6)
+    with pytest.raises(PolicyKDError, match=r"need 0\.2 GB, this job may take 0\.0 GB: lower buffer_size"):
+        SharedReplay(1_000_000, 20, 5)

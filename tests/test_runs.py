@@ -126,7 +126,7 @@ def test_the_zoo_plots_a_run(run, tmp_path, monkeypatch):
 def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
     sb3 = {
         *("rollout/ep_rew_mean", "rollout/ep_len_mean", "train/actor_loss", "train/critic_loss", "train/n_updates"),
-        *("eval/mean_reward", "eval/mean_ep_length"),
+        *("eval/mean_reward", "eval/min_reward", "eval/mean_ep_length"),
         *("time/fps", "time/episodes", "time/time_elapsed", "time/total_timesteps"),
     }
     peers = {"peers/action_distance"}

@@ -308,6 +308,9 @@ def test_the_score_of_the_teacher_is_logged(tmp_path):
     row = dict(zip(text[0].split(","), text[1].split(","), strict=True))
     assert float(row["teacher/mean_reward"]) == pytest.approx(agent.score_teacher().mean)
     assert float(row["teacher/random_reward"]) == pytest.approx(agent.score_teacher().random_mean)
+    last, evaluation = dict(zip(text[0].split(","), text[-1].split(","), strict=True)), agent.evaluations[-1].returns[0]
+    assert float(last["eval/return_ratio"]) == pytest.approx(agent.score_teacher().ratio(evaluation.mean()))
+    assert float(last["eval/min_reward"]) == pytest.approx(evaluation.min())
 
 
 def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go(monkeypatch):

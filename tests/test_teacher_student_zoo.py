@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from policykd import TeacherStudent
-from policykd.benchmark.students import return_ratio
 from policykd.measure.fidelity import fidelity
 
 ZOO = os.environ.get("POLICYKD_TEACHERS")
@@ -39,4 +38,4 @@ def test_a_student_comes_nearer_to_its_teacher(folder):
 def test_64x64_students_of_the_zoo_reach_their_teacher(env, folder, least):
     agent = TeacherStudent(env, Path(ZOO) / folder, seeds=(0, 1, 2), config={"eval_freq": 0}).learn(100_000)
     returns = agent.evaluate(20, seed=1_000_000).returns
-    assert (return_ratio(returns, agent.score_teacher()).mean(1) >= least).all()
+    assert (agent.score_teacher().ratio(returns).mean(1) >= least).all()

@@ -71,9 +71,9 @@ def test_return_ratio():
     def score(teacher, chance):
         return TeacherScore("t", "e", np.array([teacher]), np.array([chance]))
 
-    assert students.return_ratio(np.array([50.0, 100.0]), score(100.0, -20.0)).tolist() == [0.5, 1.0]
+    assert score(100.0, -20.0).ratio(np.array([50.0, 100.0])).tolist() == [0.5, 1.0]
     # A teacher of -100 beside -300 by chance: -200 is half way.
-    assert students.return_ratio(np.array([-200.0]), score(-100.0, -300.0)).tolist() == [0.5]
+    assert score(-100.0, -300.0).ratio(np.array([-200.0])).tolist() == [0.5]
 
 
 class Falls(gym.Wrapper):
@@ -113,7 +113,7 @@ def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there
     agent = TeacherStudent(POINT, expert, config={**COPY, **changes}).learn(1200)
     (row,) = students.measure(agent, episodes=2, latency_calls=20)
     score = agent.score_teacher()
-    ratios = [students.return_ratio(e.returns[0], score).mean() for e in agent.evaluations]
+    ratios = [score.ratio(e.returns[0]).mean() for e in agent.evaluations]
     first = next(i for i, ratio in enumerate(ratios) if ratio >= 0.9)
     assert row["steps_to_90%"] == agent.evaluation_steps[first]
     assert all(ratio < 0.9 for ratio in ratios[:first])

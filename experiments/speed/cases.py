@@ -6,6 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from policykd import native
+
 WARM_UP = {"ddpg": 300, "td3": 300, "sac": 300, "ppo": 2_048}
 """Steps of a learner before measuring; with PPO one rollout, so that measurements hold whole ones."""
 
@@ -21,6 +23,8 @@ class Case:
     compile: bool
     target: str
     """What the project set out to reach against SB3 with the same networks and batch."""
+    precision: native.Precision = "float32"
+    """Of the products between hidden layers."""
 
 
 CASES = (
@@ -29,6 +33,7 @@ CASES = (
     Case("20 learners, compiled", 10, 64, 64, True, "10x in all"),
     Case("2 learners, compiled", 1, 256, 256, True, "1.3x per learner"),
     Case("2 learners, eager", 1, 256, 256, False, "1.3x per learner"),
+    Case("2 learners, compiled, bfloat16", 1, 256, 256, True, "1.3x per learner", "bfloat16"),
 )
 PPO_CASES = (
     Case("2 learners, compiled", 1, 64, 64, True, "4x in all"),
@@ -55,7 +60,7 @@ class Options:
     @property
     def cases(self) -> tuple[Case, ...]:
         """What is measured."""
-        return PPO_CASES if self.backbone == "ppo" else CASES
+        return PPO_CASES if self.backbone == "ppo" else tuple(c for c in CASES if not native.supports(c.precision))
 
     @property
     def unit(self) -> int:

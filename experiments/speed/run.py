@@ -65,6 +65,7 @@ def our_agent(options: Options, case: Case) -> DualStudent:
         "log_freq": 4_000,
         "eval_freq": 0,
         "checkpoint_freq": 0,
+        "matmul_precision": case.precision,
     }
     return DualStudent(
         options.env,
@@ -82,7 +83,7 @@ def steps_only(agent: DualStudent, steps: int, hooks: Hooks | None = None) -> No
     end = agent.num_timesteps + steps // len(agent.seeds)
     agent.run.aim(end)
     agent.ready(steps)
-    with one_thread():
+    with agent.computing():
         train(agent.recipe, agent.run, hooks or agent.hooks(), end)
 
 

@@ -58,10 +58,10 @@ def bursts(options: ThreadOptions, width: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for number in range(options.rounds):
         for threads in options.threads:
-            with native.threads(threads):
-                started = time.perf_counter()
-                steps_only(agent, count * agent.n_learners)
-                spent = (time.perf_counter() - started) / count / agent.n_learners
+            agent.threads = threads
+            started = time.perf_counter()
+            steps_only(agent, count * agent.n_learners)
+            spent = (time.perf_counter() - started) / count / agent.n_learners
             common = {"backbone": options.backbone, "width": width, "learners": agent.n_learners, "round": number}
             rows.append({**common, "threads": threads, "microseconds": spent * 1e6, "load": os.getloadavg()[0]})
     return rows

@@ -18,6 +18,7 @@ from policykd.benchmark.spec import OWN, Cell, Spec, steps_at_once
 from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import Scores, read_scores
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.core.files import write_text
 from policykd.core.registry import find
 from policykd.distillation.methods import PEER_METHODS, PeerMethod
@@ -27,6 +28,13 @@ from policykd.tasks.spaces import check_spaces, find_task, short_id
 from policykd.training.dual_student import resolve_config
 
 SB3 = "sb3"
+WAYS = {
+    "trained": "the best peer in training",
+    "group": "all peers as one, mean action",
+    "greedy": "all peers as one, by their critics",
+    "student": "one student of all peers",
+}
+"""Ways of making one policy of a group (``Row.phase``)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,12 @@ class CompareOptions:
     """Repetitions, with the seeds from --seed on."""
     total_timesteps: int = 40_000
     """Environment steps: of all peers of a group together, and of SB3's agent. Rounded up to whole rollouts."""
+    learning_rates: tuple[float, ...] = ()
+    """A learning rate of each peer; environment steps then go to those that do best. SB3's agent has the preset's."""
+    updates: int | None = None
+    """Gradient steps of each peer per environment step of its group. Left out: as the preset says, per own step."""
+    random_steps: int | None = None
+    """Environment steps with random actions at first, of a group and of SB3's agent. Left out: as the preset says."""
     preset: str = "quick"
     """Settings by task, the same for both sides."""
     evaluations: int = 8
@@ -106,6 +120,10 @@ def _content(options: CompareOptions) -> dict[str, Any]:
         raise PolicyKDError(f"backbone: {options.backbone} acts in continuous actions; for a choice of one use ppo")
     name = short_id(options.env)
     settings = {k: v for k, v in preset(options.preset, name, options.backbone).items() if k not in OWN}
+    ours, budget = _ours(options), {}
+    if options.random_steps is not None:
+        budget = {"random_steps": options.random_steps}
+        settings.pop("learning_starts", None)
     at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
     whole = math.lcm(rollout, at_once * options.evaluations) or 1
     return {
@@ -117,10 +135,23 @@ def _content(options: CompareOptions) -> dict[str, Any]:
         "n_eval_episodes": options.n_eval_episodes,
         "final_episodes": options.final_episodes,
         "peers": options.peers,
+        **budget,
         "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
         "tasks": {options.env: {"backbones": [options.backbone], "reference": {"low": 0, "high": 1, "source": ""}}},
-        "methods": [options.method, SB3],
+        "methods": {options.method: ours, SB3: {}},
     }
+
+
+def _ours(options: CompareOptions) -> dict[str, Any]:
+    """What is said of our method alone."""
+    ours: dict[str, Any] = {} if options.updates is None else {"utd": options.updates}
+    if options.learning_rates:
+        require(
+            len(options.learning_rates) == options.peers,
+            *("learning_rates", options.learning_rates, f"must be one of each of {options.peers} peers"),
+        )
+        ours["settings"] = {"allocation": "best", "vary": {"learning_rate": list(options.learning_rates)}}
+    return ours
 
 
 def _reference(options: CompareOptions) -> dict[str, Any]:
@@ -134,32 +165,30 @@ def _reference(options: CompareOptions) -> dict[str, Any]:
 
 def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]]) -> str:
     """Final returns of both sides as Markdown."""
-    (_, ours), (_, sb3) = scores
     low = next(iter(spec.tasks.values())).reference.low
-    agent = f"SB3 {options.backbone.upper()}"
-    rows = [(f"{options.method}, mean of {options.peers} peers", ours.by("mean"), ours.seconds)]
-    if options.peers > 1:
-        rows.insert(0, (f"{options.method}, selected peer", ours.by("selected"), ours.seconds))
-    rows.append((agent, sb3.by("mean"), sb3.seconds))
+    (ours, group), (_, agent) = scores
+    rows = [(f"{options.method}: {WAYS[way]}", returns, group) for way, returns in group.as_one.items()]
+    mean = f"{options.method}: mean of {ours.peers} peers" if ours.peers > 1 else options.method
+    rows += [(mean, group.by("mean"), group), (f"SB3 {options.backbone.upper()}", agent.by("mean"), agent)]
     seeds = f"seed {options.seed}" if options.seeds == 1 else f"{options.seeds} seeds from {options.seed} on"
     lines = [
         f"{options.env}, {spec.total_timesteps:,} environment steps a side, {seeds}. Returns of the final evaluation:",
         f"{options.final_episodes} episodes without noise from new initial states, mean over seeds (and standard",
-        "deviation). The selected peer did best in the last evaluation before it. One seed shows that it works, not",
-        "which side is better.",
+        "deviation). No evaluation chooses anything. One seed shows that it works, not which side is better.",
         "",
         "| | return | gradient updates | seconds of training |",
         "|---|---|---|---|",
     ]
-    for who, returns, seconds in rows:
+    for who, returns, found in rows:
         spread = f" ({returns.std(ddof=1):,.0f})" if options.seeds > 1 else ""
-        updates = (sb3 if who == agent else ours).updates
-        lines.append(f"| {who} | {returns.mean():,.0f}{spread} | {updates:,} | {seconds:,.0f} |")
+        lines.append(f"| {who} | {returns.mean():,.0f}{spread} | {found.updates:,} | {found.seconds:,.0f} |")
     return "\n".join([*lines, f"| random actions | {low:,.0f} | | |"]) + "\n"
 
 
 def _draw(options: CompareOptions, scores: list[tuple[Cell, Scores]], path: Path) -> None:
-    (_, ours), (_, sb3) = scores
-    sides = {f"{options.method}, peer {k + 1}": (ours.steps, ours.curve[:, k].T) for k in range(options.peers)}
+    (cell, ours), (_, sb3) = scores
+    rates = [f", {rate:g}" for rate in options.learning_rates] or [""] * cell.peers
+    sides = {f"{options.method}, peer {k + 1}{rates[k]}": (ours.steps, ours.curve[:, k].T) for k in range(cell.peers)}
     sides[f"SB3 {options.backbone.upper()}"] = (sb3.steps, sb3.curve[:, 0].T)
-    comparison_grid([(options.env, sides)], path, title=f"{options.method} peers and SB3, equal settings", columns=1)
+    settings = "equal settings" if not options.learning_rates else "a learning rate each"
+    comparison_grid([(options.env, sides)], path, title=f"{options.method} peers and SB3, {settings}", columns=1)

@@ -38,7 +38,7 @@ def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Ev
     try:
         while pending:
             ready, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
-            for name, steps in ray.get(progress.all.remote()).items():
+            for name, steps in _known(ray, progress).items():
                 cell = next((cell for cell in pending.values() if cell.name == name), None)
                 if cell is not None and shown.get(name) != steps:
                     if name not in shown:
@@ -50,6 +50,15 @@ def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Ev
     finally:
         for reference in pending:
             ray.cancel(reference, recursive=True)
+
+
+def _known(ray: Any, progress: Any) -> dict[str, int]:
+    """How far cells are; nothing where that was lost with a node: no result depends on it."""
+    try:
+        steps: dict[str, int] = ray.get(progress.all.remote())
+    except ray.exceptions.RayError:
+        return {}
+    return steps
 
 
 def _connect(address: str | None) -> Any:

@@ -17,18 +17,11 @@ from policykd.core.files import write_text
 from policykd.measure.fidelity import Fidelity, fidelity
 from policykd.measure.footprint import footprint
 from policykd.measure.plots import against_size
-from policykd.teachers import TeacherScore
 from policykd.training.teacher_student import TeacherStudent
 
 LEVELS = (0.90, 0.95)
 """Shares of the teacher's return whose first time counts."""
 Row = dict[str, Any]
-
-
-def return_ratio(returns: np.ndarray, score: TeacherScore) -> np.ndarray:
-    """Returns over the teacher's mean; counted from random actions' where the teacher's is not positive."""
-    chance = score.random_mean if score.mean <= 0 else 0.0
-    return (returns - chance) / (score.mean - chance)
 
 
 def measure(
@@ -50,11 +43,11 @@ def measure(
     for k, student_seed in enumerate(agent.seeds):
         row: Row = {"student": name, "seed": student_seed, "method": agent.method_name, "backbone": agent.backbone}
         row |= asdict(footprint(agent, k, latency_calls))
-        row |= {"return": final[k].mean(), "return_ratio": float(return_ratio(final[k], score).mean())}
+        row |= {"return": final[k].mean(), "return_ratio": float(score.ratio(final[k]).mean())}
         row |= {"teacher_return": score.mean, "random_return": score.random_mean, **kept[k]}
         for where, measured in _fidelity(agent, k).items():
             row |= {f"{what}_{where}": value for what, value in asdict(measured).items()}
-        ratios = [float(return_ratio(e.returns[k], score).mean()) for e in agent.evaluations]
+        ratios = [float(score.ratio(e.returns[k]).mean()) for e in agent.evaluations]
         for level in LEVELS:
             first = next((i for i, ratio in enumerate(ratios) if ratio >= level), None)
             steps = "" if first is None else agent.evaluation_steps[first]

@@ -16,9 +16,10 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.export.c import Precision, to_c
 from policykd.export.calibration import visited_states
-from policykd.export.deployed import Inputs, require_free
+from policykd.export.exportable import Inputs
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
+from policykd.export.proof import require_free
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -21,11 +22,13 @@ def require_memory(nbytes: int, what: str, setting: str, device: torch.device | 
     Raises:
         PolicyKDError: the machine has less memory.
     """
-    there = physical_memory()
-    if torch.device(device).type == "cpu" and nbytes > there:
-        raise PolicyKDError(
-            f"memory: {what} need {nbytes / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f} GB: lower {setting}"
-        )
+    if torch.device(device).type != "cpu":
+        return
+    machine, allowed = physical_memory(), memory_limit()
+    if nbytes > min(machine, allowed):
+        who = "this machine has" if machine <= allowed else "this job may take"
+        there = f"{who} {min(machine, allowed) / 1e9:,.1f} GB"
+        raise PolicyKDError(f"memory: {what} need {nbytes / 1e9:,.1f} GB, {there}: lower {setting}")
 
 
 def physical_memory() -> int:
@@ -33,4 +36,35 @@ def physical_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide
+        return 2**63
+
+
+def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that Linux lets this job take (control groups, as Slurm, Docker and Kubernetes use them).
+
+    Args:
+        groups: the file that says in which groups this process is.
+        root: where the groups' limits are.
+    """
+    limits = [2**63]
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:  # no Linux
+        return limits[0]
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers not in ("", "memory"):
+            continue
+        base, file = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
+        folder = base / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(base):
+                limits.append(_number(place / file))
+    return min(limits)
+
+
+def _number(file: Path) -> int:
+    """The number in a file; without bound where there is none, or "max"."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
         return 2**63

@@ -16,9 +16,10 @@ from policykd.core.files import write_text
 from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
-from policykd.export.deployed import Act, Check, Difference, Inputs, check, deploy, reads, require_free
-from policykd.export.exportable import Exportable
+from policykd.export.deployed import deploy
+from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import PlainPolicy, flatten, quantise
+from policykd.export.proof import Act, Check, Difference, check, reads, require_free
 from policykd.native.build import Unavailable
 
 Precision = Literal["float32", "int8"]

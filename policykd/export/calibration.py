@@ -7,9 +7,10 @@ import torch
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed, stream
-from policykd.export.deployed import Act, Check, Difference, as_act, compare, deploy
+from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
 from policykd.export.plain import check_states
+from policykd.export.proof import Act, Check, Difference, as_act, compare
 from policykd.tasks.spaces import Choices
 
 STATES = 2_000

@@ -1,16 +1,12 @@
-"""One learner as one plain torch module, and the proof that what is written of it acts alike."""
+"""One learner as one plain torch module."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,36 +14,14 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
-from policykd.export.exportable import Exportable
+from policykd.export.exportable import Exportable, Inputs
+from policykd.export.proof import as_act, check, picked
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.tasks.spaces import ActionScale, Choices
-from policykd.tasks.views import View
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
-TOLERANCE = 1e-5
-"""How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
-CHECKED = 256
-"""Observations at which they are compared."""
-
-Inputs = Literal["own", "full"]
-"""What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
 Statistics = tuple[Tensor, Tensor]
 """Mean and standard deviation ``(I,)``."""
-Act = Callable[[np.ndarray], np.ndarray]
-"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
-
-
-class Difference(NamedTuple):
-    """How far actions are from the learner's, in actions scaled to [-1, 1]; of choices 1 where they differ."""
-
-    worst: float
-    mean: float
-    observations: int
-    """At how many it was measured."""
-
-
-Check = Callable[[Exportable, int, Act, str], Difference]
-"""How far a function is from learner k of an agent; raises where it is too far."""
 
 
 class DeployedPolicy(nn.Module):
@@ -185,68 +159,6 @@ def widened(
     return replace(network, sizes=(size, *network.sizes[1:])), row, statistics
 
 
-def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
-    """A written file as a function of what the learner reads."""
-    return picked(act, agent.view) if inputs == "full" and agent.view.columns is not None else act
-
-
-def picked(act: Act, view: View) -> Act:
-    """A function of whole observations as one of what a student reads: whatever the rest of them is."""
-    generator = np.random.default_rng(1)
-
-    def act_on_part(inputs: np.ndarray) -> np.ndarray:
-        whole = generator.standard_normal((len(inputs), view.size)).astype(np.float32)
-        whole[:, list(view.columns or ())] = inputs
-        return act(whole)
-
-    return act_on_part
-
-
-def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
-    """A module as a function of arrays."""
-    return lambda observations: policy(torch.from_numpy(observations)).numpy()
-
-
-def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
-    """How far ``act`` is from learner ``k`` at random observations.
-
-    Raises:
-        PolicyKDError: by more than ``TOLERANCE``.
-    """
-    difference = compare(agent, k, act, random_observations(agent, k))
-    if not difference.worst <= TOLERANCE:
-        raise PolicyKDError(
-            f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
-        )
-    return difference
-
-
-def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
-    """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    distances = apart(agent, act(observations), agent.actions_at(observations, k))
-    return Difference(float(distances.max()), float(distances.mean()), len(observations))
-
-
-def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Distances of actions of the task, in actions scaled to [-1, 1]; of choices 1 where they differ."""
-    if isinstance(agent.action_scale, Choices):
-        return (one != other).astype(np.float64)
-    half = agent.action_scale.half_range
-    distances: np.ndarray = np.abs(one - other) / np.where(half > 0, half, 1.0)
-    return distances
-
-
-def random_observations(agent: Exportable, k: int) -> np.ndarray:
-    """Observations ``(n, O)`` as the learner has met them, and far beyond."""
-    generator, learner = np.random.default_rng(0), agent.learner
-    spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
-    spread *= 10 ** generator.uniform(-2, 1.5, (CHECKED, 1))
-    if isinstance(learner, PPO) and learner.config.normalize_observation:
-        mean, std = learner.observation_stats.mean[k].cpu().numpy(), learner.observation_stats.std[k].cpu().numpy()
-        spread = mean + std * spread
-    return spread.astype(np.float32)
-
-
 def description(agent: Exportable, inputs: Inputs = "own") -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     scale = agent.action_scale
@@ -260,51 +172,3 @@ def description(agent: Exportable, inputs: Inputs = "own") -> str:
 def input_size(agent: Exportable, inputs: Inputs) -> int:
     """Length of what a file without a state reads."""
     return agent.view.size if inputs == "full" else agent.observation_space.shape[0]
-
-
-def write_checked(
-    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
-) -> float:
-    """``write_compared`` by ``check``; returns the largest distance."""
-    return write_compared(agent, k, path, write, read).worst
-
-
-def write_compared(
-    agent: Exportable,
-    k: int,
-    path: Path,
-    write: Callable[[Path], None],
-    read: Callable[[Path], Act],
-    checked: Check | None = None,
-) -> Difference:
-    """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
-
-    Args:
-        agent: whose learner.
-        k: which one.
-        path: the file.
-        write: writes it.
-        read: reads it as those who deploy it do.
-        checked: what its actions must pass; None is ``check``.
-
-    Raises:
-        PolicyKDError: it does not, or ``path`` exists.
-    """
-    require_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        write(temporary)
-        act = read(temporary)
-        difference = (checked or check)(agent, k, act, str(path))
-        one = random_observations(agent, k)[:1]
-        if act(one).shape != (1, *agent.action_scale.shape):
-            raise PolicyKDError(f"export: {path} takes no single observation: not written")
-        shutil.move(temporary, path)
-    return difference
-
-
-def require_free(path: Path) -> None:
-    """Refuse to overwrite."""
-    if path.exists():
-        raise PolicyKDError(f"export: {path} exists: choose another --out")

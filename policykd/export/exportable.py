@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +12,9 @@ from gymnasium import spaces
 from policykd.learners import Learner
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
+
+Inputs = Literal["own", "full"]
+"""What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
 
 
 class Exportable(Protocol):

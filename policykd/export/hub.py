@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from policykd.core.files import write_text
-from policykd.export.deployed import deploy, require_free
+from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
+from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
 from policykd.tasks.spaces import short_id
 from policykd.teachers import Teacher, TeacherScore

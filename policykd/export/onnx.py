@@ -14,19 +14,9 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.export import remembering
 from policykd.export.calibration import check_int8, split
-from policykd.export.deployed import (
-    Act,
-    Difference,
-    Inputs,
-    deploy,
-    description,
-    input_size,
-    reads,
-    require_free,
-    write_checked,
-    write_compared,
-)
-from policykd.export.exportable import Exportable
+from policykd.export.deployed import deploy, description, input_size
+from policykd.export.exportable import Exportable, Inputs
+from policykd.export.proof import Act, Difference, reads, require_free, write_checked, write_compared
 from policykd.teachers.programs import METADATA, onnx_session
 
 

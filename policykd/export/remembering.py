@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
-from policykd.export.deployed import TOLERANCE, DeployedPolicy, Inputs, apart, normaliser, require_free, squashes
-from policykd.export.exportable import Exportable
+from policykd.export.deployed import DeployedPolicy, normaliser, squashes
+from policykd.export.exportable import Exportable, Inputs
+from policykd.export.proof import TOLERANCE, apart, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from policykd.export import remembering
-from policykd.export.deployed import Act, Inputs, as_act, deploy, description, input_size, reads, write_checked
-from policykd.export.exportable import Exportable
+from policykd.export.deployed import deploy, description, input_size
+from policykd.export.exportable import Exportable, Inputs
+from policykd.export.proof import Act, as_act, reads, write_checked
 from policykd.teachers.programs import METADATA
 
 

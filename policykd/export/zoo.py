@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from policykd.core.files import write_bytes
 from policykd.core.normaliser import pickled_to_play
-from policykd.export.deployed import Act, require_free, write_checked
 from policykd.export.exportable import Exportable
+from policykd.export.proof import Act, require_free, write_checked
 from policykd.export.sb3 import to_sb3
 from policykd.export.zoo_settings import zoo_settings
 

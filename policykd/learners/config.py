@@ -32,6 +32,9 @@ class RunConfig:
     """Environment steps between rows of the log."""
     checkpoint_freq: int = 50_000
     """Environment steps between checkpoints to resume from. 0 saves only at the end (and at Ctrl-C)."""
+    matmul_precision: typing.Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: products between hidden layers of 32 and more units round their operands, sums stay float32; pays for
+    wide networks. Only on processors with AVX512-BF16."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

@@ -15,9 +15,23 @@ from torch.autograd.function import once_differentiable
 
 from policykd.native import kernels, traced
 from policykd.native.kernels import Sizes, adam_, reason
-from policykd.native.threads import Threads, cores, threads
+from policykd.native.precision import Precision, precision, supports
+from policykd.native.threads import Threads, cores, count, threads
 
-__all__ = ["Threads", "adam_", "cores", "mlp", "prepare_to_compile", "reason", "threads", "usable"]
+__all__ = [
+    "Precision",
+    "Threads",
+    "adam_",
+    "cores",
+    "count",
+    "mlp",
+    "precision",
+    "prepare_to_compile",
+    "reason",
+    "supports",
+    "threads",
+    "usable",
+]
 
 
 @cache

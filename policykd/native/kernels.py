@@ -57,6 +57,11 @@ def set_threads(number: int) -> int:
     return library().set_threads(number)
 
 
+def set_bfloat16(on: bool) -> int:
+    """Whether products between hidden layers round their operands; returns what was before, -1 where they cannot."""
+    return library().set_bfloat16(on)
+
+
 class _Layout(NamedTuple):
     network: build.Network  # what the kernels must know of an MLP
     length: int  # numbers in a row of parameters

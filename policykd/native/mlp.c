@@ -7,12 +7,37 @@
 
 #include <stdlib.h>
 
+#include "bfloat16.h"
 #include "norm.h"
 #include "pool.h"
 #include "product.h"
 
+static Int whole_lines(Int numbers) { return (numbers + 15) / 16 * 16; }
+
 static Int parameters(const Network *net, Int l) {
     return net->sizes[l + 1] * (net->sizes[l] + (net->norm && l < net->layers - 1 ? 3 : 1));
+}
+
+/* Products between hidden layers may take operands in bfloat16 (sums are float32); those of observations, actions and
+ * values never do. */
+enum { WIDE = 32 };
+static int rounds;
+
+int set_bfloat16(int on) {
+    const int before = rounds;
+    if (on && !ROUNDS) return -1;
+    rounds = on;
+    return before;
+}
+
+static int rounded(const Network *net, Int l) {
+    return rounds && l && l < net->layers - 1 && net->sizes[l] >= WIDE && net->sizes[l + 1] >= WIDE;
+}
+
+/* Working space of `product`, for all layers and both directions. */
+static Int panel_numbers(const Network *net, Int samples) {
+    const Int deepest = net->widest > samples ? net->widest : samples;
+    return whole_lines(deepest * PANEL + (rounds ? (samples + 1) * (net->widest + 1) / 2 : 0));
 }
 
 static Int kept_numbers(const Network *net, Int l) { return net->sizes[l] + (net->norm != 0); }
@@ -34,7 +59,7 @@ static void forward_one(const Network *net, Int samples, const float *weight, Ma
         const float *bias = weight + in * out;
         float *y = last ? outputs : hidden && !norm ? hidden : spare[l % 2];
         float *sums = norm && hidden ? hidden : y;
-        const Epilogue end = {bias, NULL, !last && !norm && !apart, 0};
+        const Epilogue end = {bias, NULL, !last && !norm && !apart, 0, rounded(net, l)};
         product(samples, out, in, x, (Matrix){weight, out, 1}, sums, end, panel);
         if (norm) normalise(samples, out, net->activation, bias + out, bias + 2 * out, sums,
                             hidden ? sums + numbers : NULL, y);
@@ -50,8 +75,6 @@ static float *space(Int numbers) {
     void *found = NULL;
     return posix_memalign(&found, 64, sizeof(float) * (size_t)numbers) ? NULL : found;
 }
-
-static Int whole_lines(Int numbers) { return (numbers + 15) / 16 * 16; }
 
 typedef struct {
     const Network *net;
@@ -74,7 +97,7 @@ static void forward_task(void *task, Int r, int worker) {
 
 int forward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
             const float *inputs, Int network, Int sample, Int feature, float *hidden, float *outputs) {
-    const Int working = whole_lines(samples * net->widest), panel = net->widest * PANEL;
+    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, samples);
     const int workers = workers_for(networks, 2.0 * (double)(networks * samples * net->length));
     float *panels = space(workers * (panel + 2 * working));
     if (!panels) return -1;
@@ -104,12 +127,13 @@ static void backward_one(const Network *net, Int samples, const float *weight, M
         if (to_rows) {
             to_rows -= parameters(net, l);
             const Matrix turned = l ? (Matrix){outputs, 1, in} : (Matrix){inputs.data, inputs.column, inputs.row};
-            product(in, out, samples, turned, gradient, to_rows, (Epilogue){0}, panel);
+            const Epilogue as_it_is = {NULL, NULL, 0, 0, rounded(net, l)};
+            product(in, out, samples, turned, gradient, to_rows, as_it_is, panel);
             product(1, out, samples, (Matrix){&one, 0, 0}, gradient, to_rows + in * out, (Epilogue){0}, panel);
         }
         if (l == 0 && !to_inputs) break;
         float *y = l ? spare[l % 2] : to_inputs;
-        const Epilogue end = {NULL, l ? outputs : NULL, 0, net->activation};
+        const Epilogue end = {NULL, l ? outputs : NULL, 0, net->activation, rounded(net, l)};
         product(samples, in, out, gradient, (Matrix){weight, 1, out}, y, end, panel);
         if (l && net->norm) {
             float *to_scale = to_rows ? to_rows - 2 * in : NULL;
@@ -143,8 +167,7 @@ static void backward_task(void *task, Int r, int worker) {
 int backward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
              const float *inputs, Int network, Int sample, Int feature, const float *hidden, const float *gradient,
              Int gradient_network, Int gradient_sample, Int gradient_feature, float *to_rows, float *to_inputs) {
-    const Int working = whole_lines(samples * net->widest);
-    const Int panel = (net->widest > samples ? net->widest : samples) * PANEL;
+    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, samples);
     const int workers = workers_for(networks, (to_rows ? 4.0 : 2.0) * (double)(networks * samples * net->length));
     float *panels = space(workers * (panel + 3 * working));
     if (!panels) return -1;

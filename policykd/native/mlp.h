@@ -26,4 +26,8 @@ int backward(const Network *net, ptrdiff_t networks, ptrdiff_t samples, const fl
              const float *gradient, ptrdiff_t gradient_network, ptrdiff_t gradient_sample,
              ptrdiff_t gradient_feature, float *to_rows, float *to_inputs);
 
+/* Whether products between hidden layers round their operands to bfloat16 from now on; returns what was before, -1 where
+ * the processor has no such products. */
+int set_bfloat16(int on);
+
 #pragma GCC visibility pop

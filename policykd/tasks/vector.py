@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from policykd.core.arrays import Array, as_numpy
 from policykd.core.files import naming
 from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
+from policykd.tasks.stepping import Threaded, independent
 
 
 class Step(NamedTuple):
@@ -85,6 +87,19 @@ class LearnerEnvs(DummyVecEnv):
         observation_space, action_space = check_spaces(self.envs[0])
         self.action_scale = action_scale(action_space)
         self.observations = np.zeros((learners * n_envs, observation_space.shape[0]), np.float32)
+        self.threaded: Threaded | None = None
+
+    @contextmanager
+    def in_threads(self, threads: int) -> Iterator[None]:
+        """Step in so many threads as long as the context lasts, where that pays; numbers do not depend on it."""
+        if min(threads, self.num_envs) > 1 and all(map(independent, self.envs)):
+            self.threaded = Threaded(self.num_envs, min(threads, self.num_envs))
+        try:
+            yield
+        finally:
+            if self.threaded is not None:
+                self.threaded.close()
+                self.threaded = None
 
     def start(self, seeds: list[int]) -> np.ndarray:
         """Begin the first episode of every environment; returns observations ``(K * N, O)``.
@@ -127,20 +142,27 @@ class LearnerEnvs(DummyVecEnv):
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
         """
-        rewards, dones, infos = np.zeros(self.num_envs), np.zeros(self.num_envs, bool), []
-        try:
-            for e, env in enumerate(self.envs):
-                observation, rewards[e], terminated, truncated, info = env.step(self.actions[e])
-                dones[e] = terminated or truncated
-                info["TimeLimit.truncated"] = truncated and not terminated
-                if dones[e]:
-                    info["terminal_observation"] = observation
-                    observation = self._next_episode(e, info)
-                self.observations[e] = observation
-                infos.append(info)
-        except TaskError as error:
-            error.env = e
-            raise
+        rewards, dones = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        infos: list[dict[str, Any]] = [{}] * self.num_envs
+
+        def step(part: range) -> None:
+            try:
+                for e in part:
+                    observation, rewards[e], terminated, truncated, info = self.envs[e].step(self.actions[e])
+                    dones[e] = terminated or truncated
+                    info["TimeLimit.truncated"] = truncated and not terminated
+                    if dones[e]:
+                        info["terminal_observation"] = observation
+                        observation = self._next_episode(e, info)
+                    self.observations[e], infos[e] = observation, info
+            except TaskError as error:
+                error.env = e
+                raise
+
+        if self.threaded is None:
+            step(range(self.num_envs))
+        else:
+            self.threaded.run(step)
         return self.observations.copy(), rewards, dones, infos
 
     def _next_episode(self, e: int, info: dict[str, Any]) -> np.ndarray:

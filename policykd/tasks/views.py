@@ -15,6 +15,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.groups import columns_of, dict_space, flatten, groups_of
+from policykd.tasks.spaces import EnvFactory, check_spaces
 
 Part = Callable[[Tensor], Tensor]
 """Observations of the task ``(B, O)`` to what is seen of them ``(B, P)``."""
@@ -168,6 +169,31 @@ def view_of(
     if not columns or min(columns) < 0 or max(columns) >= size:
         raise PolicyKDError(f"{what}: columns must lie between 0 and {size - 1}, got {list(columns)}")
     return View(size, len(columns), columns, None, history, space)
+
+
+def views_of(
+    make: EnvFactory, student: Choice, teacher: Choice, groups: Mapping[str, Sequence[int]], history: int
+) -> tuple[View, View]:
+    """What students see of a task, the latest ``history`` together, and what their teacher sees; as in ``view_of``."""
+    probe = make()
+    try:
+        own = view_of("student_observations", probe, student, groups, history)
+        return own, view_of("teacher_observations", probe, teacher, groups)
+    finally:
+        probe.close()
+
+
+def space_of(make: EnvFactory) -> spaces.Box:
+    """The observations of a task.
+
+    Raises:
+        PolicyKDError: they cannot be learnt from.
+    """
+    probe = make()
+    try:
+        return check_spaces(probe)[0]
+    finally:
+        probe.close()
 
 
 def _width(what: str, function: Part, size: int) -> int:

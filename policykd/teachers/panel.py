@@ -22,8 +22,8 @@ from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
+from policykd.teachers.sight import ObservationMap
 from policykd.teachers.task import check_fits, look_at
-from policykd.teachers.teacher import ObservationMap
 
 TaskOf = Callable[[Tensor], Tensor]
 """Which teacher is right: observations ``(B, O)`` to indices ``(B,)``."""

@@ -48,6 +48,11 @@ class TeacherScore:
         spread = math.sqrt((self.returns.var(ddof=1) + self.random_returns.var(ddof=1)) / n) if n > 1 else 0.0
         return self.mean - self.random_mean > STANDARD_ERRORS * spread
 
+    def ratio(self, returns: np.ndarray) -> np.ndarray:
+        """Returns over the teacher's mean; counted from random actions' where the teacher's is not positive."""
+        chance = self.random_mean if self.mean <= 0 else 0.0
+        return (returns - chance) / (self.mean - chance)
+
     def __str__(self) -> str:
         """One line for logs."""
         teacher = f"return {self.mean:,.1f} +/- {self.returns.std():,.1f}, {len(self.returns)} episodes"

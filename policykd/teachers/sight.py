@@ -1,14 +1,21 @@
-"""A policy that reads a part of the task's observation, or the latest few of them, as one that reads all of it."""
+"""What a policy reads of the task's observation: a part, a map, the latest few of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from policykd.core.errors import PolicyKDError
+from policykd.tasks.groups import columns_of
 from policykd.tasks.views import View
+from policykd.teachers import versions
 from policykd.teachers.policy import Memory, Policy, remembers, seen_through
+from policykd.teachers.task import TaskSpaces, task_name
+
+ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
+"""Columns, names of groups, a function, or an older version of a MuJoCo task."""
 
 
 def of_groups(policy: Policy, groups: Mapping[str, Sequence[int]]) -> Policy:
@@ -43,3 +50,29 @@ def through(policy: Policy, view: View) -> Policy:
 
     refused = remembers(policy.source)
     return policy.changed(observation_size=view.size, gaussian=refused, step=step, value=None, normalisers=())
+
+
+def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None) -> ObservationMap | None:
+    """What names groups as columns, and an older version's name as a function.
+
+    Raises:
+        PolicyKDError: there is no such group or version, or the task is needed and not given.
+    """
+    if observation_map is None or callable(observation_map) or all(isinstance(part, int) for part in observation_map):
+        return observation_map
+    if task is None:
+        raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
+    if isinstance(observation_map, str) and observation_map not in task.groups:
+        return versions.older(observation_map, task_name(task.env_id))
+    return columns_of("observation_map", observation_map, task.groups)
+
+
+def as_function(observation_map: ObservationMap | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What a teacher reads ``(B, O')`` as a function of the task's observations ``(B, O)``."""
+    if observation_map is None:
+        return lambda observations: observations
+    if callable(observation_map):
+        return observation_map
+    assert not isinstance(observation_map, str)
+    columns = torch.tensor([int(column) for column in observation_map], device=device)
+    return lambda observations: observations[:, columns]

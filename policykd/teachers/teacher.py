@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import one_hot
-from policykd.tasks.groups import columns_of, flatten
+from policykd.tasks.groups import flatten
 from policykd.tasks.spaces import Choices, EnvFactory
-from policykd.teachers import loading, versions
+from policykd.teachers import loading
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
 from policykd.teachers.policy import Memory, Policy
 from policykd.teachers.score import TeacherScore, score
+from policykd.teachers.sight import ObservationMap, as_function, map_of_task
 from policykd.teachers.statistics import Given
-from policykd.teachers.task import Sizes, TaskSpaces, check_fits, look_at, other_task, task_name
+from policykd.teachers.task import Sizes, TaskSpaces, check_fits, look_at, other_task
 
 log = logging.getLogger("policykd")
-ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
 
 
 class Teacher:
@@ -45,7 +45,7 @@ class Teacher:
     def __init__(
         self, policy: Policy, task: TaskSpaces | None, observation_map: ObservationMap | None, device: torch.device
     ) -> None:
-        self.policy, self.device, self.map = policy, device, _as_function(observation_map, device)
+        self.policy, self.device, self.map = policy, device, as_function(observation_map, device)
         self.source, self.squashed = policy.source, policy.squashed
         self.missing_normaliser = policy.missing_normaliser
         self.space = policy.space if task is None else task.space
@@ -114,11 +114,11 @@ class Teacher:
         """
         task, device = None if env is None else look_at(env), torch.device(device)
         mapped = observation_map is not None and not isinstance(observation_map, str)
-        observation_map = _of_task(observation_map, task)
+        observation_map = map_of_task(observation_map, task)
         options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
         seen = task  # what the teacher itself will see of the task
         if task is not None and observation_map is not None:
-            examples = _as_function(observation_map, torch.device("cpu"))(torch.from_numpy(task.examples))
+            examples = as_function(observation_map, torch.device("cpu"))(torch.from_numpy(task.examples))
             seen = task._replace(observation_size=examples.shape[1], examples=examples.numpy())
         teacher = cls(loading.load_policy(source, env, seen, options, device), task, observation_map, device)
         if task is not None and (other := other_task(teacher.source, task.env_id)):
@@ -285,28 +285,3 @@ class Teacher:
             raise PolicyKDError(
                 f"teacher: {self.source} gives {what} that are not finite (observation {row} of a batch)"
             )
-
-
-def _of_task(observation_map: ObservationMap | None, task: TaskSpaces | None) -> ObservationMap | None:
-    """What names groups as columns, and an older version's name as a function.
-
-    Raises:
-        PolicyKDError: there is no such group or version, or the task is needed and not given.
-    """
-    if observation_map is None or callable(observation_map) or all(isinstance(part, int) for part in observation_map):
-        return observation_map
-    if task is None:
-        raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
-    if isinstance(observation_map, str) and observation_map not in task.groups:
-        return versions.older(observation_map, task_name(task.env_id))
-    return columns_of("observation_map", observation_map, task.groups)
-
-
-def _as_function(observation_map: ObservationMap | None, device: torch.device) -> Callable[[Tensor], Tensor]:
-    if observation_map is None:
-        return lambda observations: observations
-    if callable(observation_map):
-        return observation_map
-    assert not isinstance(observation_map, str)
-    columns = torch.tensor([int(column) for column in observation_map], device=device)
-    return lambda observations: observations[:, columns]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -18,9 +18,7 @@ from policykd.core import checkpoint
 from policykd.core.compute import find_device, one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change
-from policykd.core.files import CHECKPOINT
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
-from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import env_seed, stream
 from policykd.learners import Learner
 from policykd.learners.config import Config
@@ -28,12 +26,14 @@ from policykd.memory import Rollout, SharedReplay
 from policykd.tasks import Evaluator
 from policykd.tasks.batched import BatchedEnvs, find_vector
 from policykd.tasks.contract import try_out
+from policykd.tasks.partial import PartialEnvs
 from policykd.tasks.spaces import AnyEnv, action_scale, check_spaces, find_task, short_id
 from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
+from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
 from policykd.training.acting import Acting
-from policykd.training.arguments import check_threads
+from policykd.training.arguments import check_precision, check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -42,23 +42,13 @@ from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.recipes import Recipe
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
+from policykd.training.saving import Memory, Saving
 from policykd.training.sb3_surface import SB3Surface
 
-log = logging.getLogger("policykd")
 A = TypeVar("A", bound="Agent")
 
 
-class Memory(Protocol):
-    """What learners remember: it goes into checkpoints."""
-
-    def state(self) -> dict[str, Any]:
-        """Its content as arrays and plain values."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from such a content."""
-
-
-class Agent(Acting, SB3Surface):
+class Agent(Acting, Saving, SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     peers: int
@@ -75,6 +65,8 @@ class Agent(Acting, SB3Surface):
     """All steps of learners off policy."""
     recipe: Recipe
     """How a step is collected and learnt from."""
+    score: TeacherScore | None = None
+    """The teacher's returns on the task, once they were measured."""
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
@@ -135,27 +127,16 @@ class Agent(Acting, SB3Surface):
         """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
 
         Raises:
-            PolicyKDError: it holds something already, or cannot be made.
+            PolicyKDError: it holds something already, or cannot be made, or this machine cannot compute as is asked.
         """
         if run_dir is not None:
+            check_precision(self.config, self.device)
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:
         algorithm = f"{self.taught_by}-{self.backbone}".replace(":", "_")
         return RunFolder(path, algorithm, short_id(self.env_id), self.n_learners)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values; two runs of equal settings are the same run."""
-        return {
-            "env": self.env_id,
-            "method": self.method_name,
-            "backbone": self.backbone,
-            "peers": self.peers,
-            "seeds": list(self.seeds),
-            "config": snapshot.plain(self.config),
-        }
 
     @property
     def logger(self) -> Logger:
@@ -169,7 +150,7 @@ class Agent(Acting, SB3Surface):
     @property
     def records(self) -> Records:
         """Writes into the run's logs."""
-        return Records(self.run, self.folder, lambda: self.logger, len(self.seeds))
+        return Records(self.run, self.folder, lambda: self.logger, len(self.seeds), self.score)
 
     def get_env(self) -> LearnerEnvs | BatchedEnvs:
         """The training environments, N per learner, learner by learner: an SB3 ``VecEnv``, or the user's vector."""
@@ -194,7 +175,10 @@ class Agent(Acting, SB3Surface):
     def _open(self, folders: list[Path] | None, append: bool) -> LearnerEnvs | BatchedEnvs:
         """The environments of training, in a vector of the user's or one by one."""
         if self.vector is not None:
-            return BatchedEnvs(self.vector.make(self.n_learners * self.n_envs), self.n_learners, folders, append)
+            vector = self.vector.make(self.n_learners * self.n_envs)
+            if self.view.whole and self.view.history == 1:
+                return BatchedEnvs(vector, self.n_learners, folders, append)
+            return PartialEnvs(vector, self.view, self.n_learners, folders, append)
         return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
 
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
@@ -221,8 +205,7 @@ class Agent(Acting, SB3Surface):
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
-        threads = native.threads(check_threads(self.threads), self.n_learners)
-        with bar, threads, one_thread(), interruptible() as interrupts:
+        with bar, self.computing(), interruptible() as interrupts:
             callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
             callbacks.on_rollout_end()
@@ -234,6 +217,19 @@ class Agent(Acting, SB3Surface):
             where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
             print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
             interrupts.check()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute as the agent was asked to: on its threads, those of its open environments too, by its precision.
+
+        Raises:
+            PolicyKDError: this machine cannot.
+        """
+        threads, precision = check_threads(self.threads), check_precision(self.config, self.device)
+        envs = self.envs
+        stepping = envs.in_threads(native.count(threads)) if isinstance(envs, LearnerEnvs) else nullcontext()
+        with stepping, native.threads(threads, self.n_learners), native.precision(precision), one_thread():
+            yield
 
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
@@ -287,73 +283,6 @@ class Agent(Acting, SB3Surface):
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
             self.folder.save_model(k, self.to_sb3(k), export.zoo_settings(self, k))
-
-    def _checkpoint(self) -> None:
-        if self.folder is not None:
-            self.folder.check()
-            self.save(self.folder.checkpoint, include_replay=True)
-
-    def save(self, path: str | Path, include_replay: bool = False) -> None:
-        """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
-
-        Args:
-            path: the file.
-            include_replay: also write the replay and the environments' states, to go on exactly from here.
-        """
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".safetensors")
-        checkpoint.save(path, self._state(include_replay))
-
-    def _state(self, include_replay: bool) -> dict[str, Any]:
-        """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
-        state: dict[str, Any] = {
-            "settings": self.settings,
-            "made_by_id": self.made_by_id,
-            "compile": self.compile,
-            "computed_by": self.computed_by,
-            **self.run.state(),
-            **self.recipe.state(),
-            "learner": state_tensors(self.learner),
-            "generators": snapshot.streams_state(self.streams),
-            "extra": self.extra_state(),
-        }
-        if include_replay:
-            state |= {name: memory.state() for name, memory in self.memories.items()}
-            state |= {
-                "span": list(self.run.span),
-                "envs": snapshot.envs_state(self.get_env()),
-                "last_observations": self.collector.observations,
-                "episode_starts": self.collector.starts,
-                "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
-            }
-        return state
-
-    def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside what all agents have."""
-        return {}
-
-    def _restore(self: A, path: Path, loaded: dict[str, Any]) -> A:
-        """Continue from a checkpoint's content; a run's own one goes on writing into its folder."""
-        if (before := loaded["computed_by"]) != self.computed_by:
-            log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
-        self.run.restore(loaded)
-        load_state_tensors(self.learner, loaded["learner"])
-        snapshot.restore_streams(self.streams, loaded["generators"])
-        self.recipe.restore(loaded)
-        for name, memory in self.memories.items():
-            if name in loaded:
-                memory.restore(loaded[name])
-        if "envs" in loaded:
-            names = "envs", "last_observations", "episode_starts", "log_sizes"
-            self._resumed = {name: loaded[name] for name in names if name in loaded}
-            if path.name == CHECKPOINT:
-                self.folder = self._folder(path.parent)
-        return self
-
-    @property
-    def computed_by(self) -> str:
-        """What does the arithmetic: it must be the same for a run to go on bit by bit."""
-        return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
 
 
 def _callbacks(callback: MaybeCallback) -> BaseCallback:

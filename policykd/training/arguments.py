@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
+from policykd import native
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.learners.config import Config
@@ -32,6 +34,19 @@ def check_threads(threads: Threads) -> Threads:
     except ValueError as error:
         raise PolicyKDError(str(error)) from None
     return threads
+
+
+def check_precision(config: Config, device: torch.device) -> native.Precision:
+    """How the kernels multiply on this device.
+
+    Raises:
+        PolicyKDError: this machine has no such products.
+    """
+    chosen = config.matmul_precision
+    why = native.supports(chosen) if device.type == "cpu" else "is for the kernels of the CPU"
+    if chosen != "float32" and why:
+        raise PolicyKDError(f"matmul_precision: {chosen} {why}")
+    return chosen
 
 
 def resolve_config(

@@ -24,7 +24,7 @@ from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, short_id
-from policykd.training import arguments, snapshot
+from policykd.training import arguments
 from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds, check_threads
@@ -32,6 +32,7 @@ from policykd.training.group import GroupDistillation, Rule, group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
+from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
@@ -251,32 +252,16 @@ class DualStudent(Agent):
                 run.
         """
         with checkpoint.understood(path):
-            return cls.from_state(*read(path, env), env, device, method=method, backbone=backbone, config=config)
+            return cls.from_state(*read(path, env), env, device, OwnParts(method, backbone, config))
 
     @classmethod
     def from_state(
-        cls,
-        path: Path,
-        loaded: dict[str, Any],
-        env: AnyEnv | None,
-        device: str,
-        *,
-        method: PeerMethod | None = None,
-        backbone: type[Learner] | None = None,
-        config: dict[str, Any] | None = None,
+        cls, path: Path, loaded: dict[str, Any], env: AnyEnv | None, device: str, own: OwnParts
     ) -> DualStudent:
         """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
         settings = loaded["settings"]
-        agent = cls(
-            settings["env"] if env is None else env,
-            method=method or settings["method"],
-            backbone=backbone or settings["backbone"],
-            peers=settings["peers"],
-            seeds=settings["seeds"],
-            config=snapshot.with_own_parts(settings["config"], config),
-            device=device,
-            compile=loaded["compile"],
-        )
+        task, parts = settings["env"] if env is None else env, own.resolve(settings)
+        agent = cls(task, peers=settings["peers"], device=device, compile=loaded["compile"], **parts)
         return agent._restore(path, loaded)
 
     @property

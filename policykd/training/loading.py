@@ -11,6 +11,7 @@ from policykd.tasks.spaces import AnyEnv
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.dual_student import DualStudent
+from policykd.training.saving import OwnParts
 from policykd.training.teacher_student import TeacherStudent
 
 
@@ -23,7 +24,7 @@ def load_agent(path: str | Path, env: AnyEnv | None = None, device: str = "auto"
     with understood(path):
         path, loaded = read(path, env)
         kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
-        return kind.from_state(path, loaded, env, device)
+        return kind.from_state(path, loaded, env, device, OwnParts())
 
 
 def load_policy(

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.interrupts import Interrupts
 from policykd.distillation.labels import Labels
 from policykd.memory.logged import LoggedStates
-from policykd.tasks.spaces import ActionScale, Choices
+from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
+from policykd.teachers.task import look_at
+from policykd.training.recipes import Recipe
+from policykd.training.recipes.imitation import Imitation
 
+if TYPE_CHECKING:
+    from policykd.distillation.teaching_config import TeachingConfig
+    from policykd.memory import LabelledStates
+    from policykd.tasks.views import View
+    from policykd.training.run_folder import RunFolder
+
+S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
 """States that a teacher is asked at once."""
 STD = 0.1
@@ -57,3 +68,72 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
         return torch.cat([panel.answer(part) for part in rows.split(CHUNK, dim=1)], dim=1).squeeze(0)
     actions = torch.from_numpy(states.as_learners_hold(scale))
     return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std).pack()
+
+
+class OfflineLearning:
+    """Learning from logged states, of an agent of students."""
+
+    if TYPE_CHECKING:
+        env_id: str
+        device: torch.device
+        full_factory: EnvFactory
+        view: View
+        action_scale: ActionScale | Choices
+        recipe: Recipe
+        computing: Any
+        dataset: LabelledStates
+        folder: RunFolder | None
+
+        @property
+        def method_name(self) -> str: ...  # noqa: D102
+
+        @property
+        def n_learners(self) -> int: ...  # noqa: D102
+
+        @property
+        def remembers(self) -> bool: ...  # noqa: D102
+
+        @property
+        def panel(self) -> Panel | None: ...  # noqa: D102
+
+        @property
+        def teaching(self) -> TeachingConfig: ...  # noqa: D102
+
+        def get_env(self) -> Any: ...  # noqa: D102
+        def _evaluate(self, interrupts: Interrupts) -> None: ...
+        def _checkpoint(self) -> None: ...
+
+    def learn_from(self: S, states: Any, gradient_steps: int = 10_000) -> S:
+        """Copy the teacher at logged states, without a step of an environment (offline distillation).
+
+        The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
+        was done at the states is copied (behaviour cloning). In a run folder an evaluation and a checkpoint follow.
+
+        Args:
+            states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
+                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
+            gradient_steps: of every student.
+
+        Raises:
+            PolicyKDError: the method needs environments, or the states are of another task or more than
+                ``dataset_size``.
+        """
+        if not isinstance(self.recipe, Imitation):
+            raise PolicyKDError(
+                f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
+            )
+        if self.remembers:
+            raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
+        require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
+        size, task = look_at(self.full_factory).observation_size, self.env_id
+        logged = read(states, task, size, self.dataset.capacity)
+        given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
+        seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
+        self.recipe.take(seen, given.to(self.device).expand(self.n_learners, -1, -1))
+        with self.computing():
+            self.recipe.fit(gradient_steps)
+        if self.folder is not None:
+            self.get_env()
+            self._evaluate(Interrupts())
+            self._checkpoint()
+        return self

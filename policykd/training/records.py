@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from policykd.tasks import Evaluation
+from policykd.teachers import TeacherScore
 from policykd.training.progress import Progress
 from policykd.training.run_folder import RunFolder
 
@@ -22,10 +23,18 @@ class Records:
         folder: where files go; None writes none.
         logger: the run's own logger, opened when first asked for.
         groups: independent repetitions that train at once.
+        teacher: the teacher's returns, where there is one and they were measured.
     """
 
-    def __init__(self, run: Progress, folder: RunFolder | None, logger: Callable[[], Logger], groups: int) -> None:
-        self.run, self.folder, self.logger, self.groups = run, folder, logger, groups
+    def __init__(
+        self,
+        run: Progress,
+        folder: RunFolder | None,
+        logger: Callable[[], Logger],
+        groups: int,
+        teacher: TeacherScore | None = None,
+    ) -> None:
+        self.run, self.folder, self.logger, self.groups, self.teacher = run, folder, logger, groups, teacher
 
     def log(self, info: dict[str, Tensor], n_updates: int) -> None:
         """Write one row of progress per learner, and their means into the run's own log."""
@@ -51,14 +60,12 @@ class Records:
         run.evaluation_steps.append(run.num_timesteps)
         run.evaluation_seconds.append(run.elapsed)
         run.evaluations.append(result)
-        means, lengths = result.returns.mean(1), result.lengths.mean(1)
-        self.write(
-            [
-                {"eval/mean_reward": float(m), "eval/mean_ep_length": float(n)}
-                for m, n in zip(means, lengths, strict=True)
-            ],
-            {},
-        )
+        means = result.returns.mean(1)
+        shown = {"eval/mean_reward": means, "eval/min_reward": result.returns.min(1)}
+        shown["eval/mean_ep_length"] = result.lengths.mean(1)
+        if self.teacher is not None:
+            shown["eval/return_ratio"] = self.teacher.ratio(means)
+        self.write([{name: float(values[k]) for name, values in shown.items()} for k in range(len(means))], {})
         if self.folder is not None:
             for k in range(len(means)):
                 self._write_evaluations(self.folder, k)

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from stable_baselines3.common.type_aliases import MaybeCallback
-
 from policykd import native
 from policykd.core import checkpoint
-from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change, require
-from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
@@ -24,19 +18,20 @@ from policykd.learners.config import Config
 from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import AnyEnv, Choices, check_spaces
-from policykd.tasks.views import view_of
+from policykd.tasks.spaces import AnyEnv, Choices
+from policykd.tasks.views import space_of, views_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
-from policykd.teachers.task import look_at
-from policykd.teachers.teacher import ObservationMap
-from policykd.training import arguments, offline, snapshot
+from policykd.teachers.sight import ObservationMap
+from policykd.training import arguments
 from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds, check_threads
-from policykd.training.recipes import fine_tune, fine_tune_replay
+from policykd.training.fine_tuning import FineTuning
+from policykd.training.offline import OfflineLearning
+from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
-from policykd.training.recipes.imitation import Imitation
+from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.students import Made, Students
 from policykd.training.tutor import FrozenTeacher
@@ -44,7 +39,7 @@ from policykd.training.tutor import FrozenTeacher
 __all__ = ["LearnerChoice", "TeacherStudent"]
 
 
-class TeacherStudent(Agent):
+class TeacherStudent(Agent, OfflineLearning, FineTuning):
     """Students of a frozen teacher, one per seed, all in one batched update.
 
     Args:
@@ -99,7 +94,7 @@ class TeacherStudent(Agent):
         self._share_out()
         self.full_factory = self.factory
         observation_map = self._set_views()
-        self.tuning: Span | None = None
+        self.tuning = None
         panel = None
         self.teacher_source = ""
         if teacher is not None:
@@ -133,14 +128,9 @@ class TeacherStudent(Agent):
         return self.tutor.panel
 
     @property
-    def score(self) -> TeacherScore | None:
+    def score(self) -> TeacherScore | None:  # type: ignore[override]
         """The teacher's returns on the task, once they were measured."""
         return self.tutor.score
-
-    @property
-    def fine_tuned_steps(self) -> int:
-        """Environment steps since fine-tuning began; 0 before."""
-        return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -184,42 +174,6 @@ class TeacherStudent(Agent):
                 self.records.write([row] * self.n_learners, {})
         super().ready(total_timesteps)
 
-    def learn_from(self, states: Any, gradient_steps: int = 10_000) -> TeacherStudent:
-        """Copy the teacher at logged states, without a step of an environment (offline distillation).
-
-        The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
-        was done at the states is copied (behaviour cloning). In a run folder an evaluation and a checkpoint follow.
-
-        Args:
-            states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
-                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
-            gradient_steps: of every student.
-
-        Raises:
-            PolicyKDError: the method needs environments, or the states are of another task or more than
-                ``dataset_size``.
-        """
-        if not isinstance(self.recipe, Imitation):
-            raise PolicyKDError(
-                f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
-            )
-        if self.remembers:
-            raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
-        require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
-        logged = offline.read(states, self.env_id, look_at(self.full_factory).observation_size, self.dataset.capacity)
-        given = offline.answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
-        seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
-        self.dataset.add(seen, given.to(self.device).expand(self.n_learners, -1, -1))
-        if isinstance(self.learner, PPO):
-            self.learner.observe(seen)
-        with one_thread():
-            self.recipe.fit(gradient_steps)
-        if self.folder is not None:
-            self.get_env()
-            self._evaluate(Interrupts())
-            self._checkpoint()
-        return self
-
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
         if self.method.coupling == "alone" and self.tuning is None:
@@ -232,57 +186,10 @@ class TeacherStudent(Agent):
         Raises:
             PolicyKDError: it is no better than random actions, and ``allow_weak_teacher`` is not set.
         """
-        if self.score is not None or self.panel is None:
-            return self.score
-        score = self.panel.score(self.full_factory, self.teaching.teacher_episodes, seed=self.seeds[0])
-        if not (score.better_than_random or self.teaching.allow_weak_teacher):
-            raise PolicyKDError(
-                f"teacher: {self.teacher_source} returns {score.mean:,.1f} on {self.env_id}, random actions "
-                f"{score.random_mean:,.1f}: it has nothing to teach; allow_weak_teacher learns from it all the same"
-            )
-        self.tutor.score = score
-        return score
-
-    def fine_tune(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        progress_bar: bool = False,
-        config: dict[str, Any] | None = None,
-    ) -> TeacherStudent:
-        """Go on from a distilled student with RL on the task's reward, without losing what it has learnt.
-
-        See ``policykd.training.recipes.fine_tune`` (PPO) and ``fine_tune_replay`` (DDPG, TD3, SAC) for how.
-
-        Args:
-            total_timesteps: environment steps of each student.
-            callback: as in ``learn``.
-            progress_bar: as in ``learn``.
-            config: settings to change, such as critic_steps, anchor, anchor_steps, fine_tune_std, fixed_std_steps.
-
-        Raises:
-            PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
-        """
-        by_teacher = self.panel is not None and not isinstance(self.learner, PPO)
-        chosen = fine_tune_replay.settings(change(self.config, config or {}), config or {}, by_teacher)
-        self._tune(
-            change(self.config, {**(config or {}), **chosen}), Span(self.num_timesteps, total_timesteps), fresh=True
+        teaching = self.teaching
+        return self.tutor.measure(
+            self.full_factory, self.env_id, teaching.teacher_episodes, self.seeds[0], teaching.allow_weak_teacher
         )
-        return self.learn(total_timesteps, callback, progress_bar)
-
-    def _tune(self, config: Config, span: Span, fresh: bool) -> None:
-        """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
-        if self.network is not None:
-            raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
-        learner, known = self.learner, getattr(self, "dataset", None)
-        if isinstance(self.learner, OffPolicyLearner):
-            learner = self._new_learner(config)
-            if fresh:
-                assert isinstance(config, TeachingConfig) and isinstance(learner, OffPolicyLearner)
-                fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
-        self._take(self._students.tune(learner, config, span, known, fresh))
-        self.learner = learner
-        self.config, self.tuning = config, span
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the learners."""
@@ -320,9 +227,9 @@ class TeacherStudent(Agent):
             PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
                 run.
         """
-        own = {"method": method, "backbone": backbone, "config": config}
+        own = OwnParts(method, backbone, config)
         with checkpoint.understood(path):
-            return cls.from_state(*read(path, env), env, device, teacher=teacher, task_of=task_of, **own)  # type: ignore[arg-type]
+            return cls.from_state(*read(path, env), env, device, own, teacher, task_of)
 
     @classmethod
     def from_state(
@@ -331,27 +238,16 @@ class TeacherStudent(Agent):
         loaded: dict[str, Any],
         env: AnyEnv | None,
         device: str,
-        *,
+        own: OwnParts,
         teacher: Any = None,
         task_of: TaskOf | None = None,
-        method: TeacherMethod | None = None,
-        backbone: type[Learner] | None = None,
-        config: dict[str, Any] | None = None,
     ) -> TeacherStudent:
         """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
         settings, extra = loaded["settings"], loaded["extra"]
         tuned = settings["method"] == fine_tune.METHOD.name
-        agent = cls(
-            settings["env"] if env is None else env,
-            teacher,
-            method=method or (extra["taught_by"] if tuned else settings["method"]),
-            backbone=backbone or settings["backbone"],
-            seeds=settings["seeds"],
-            config=snapshot.with_own_parts(settings["config"], config),
-            device=device,
-            compile=loaded["compile"],
-            task_of=task_of,
-        )
+        parts = own.resolve({**settings, "method": extra["taught_by"] if tuned else settings["method"]})
+        task = settings["env"] if env is None else env
+        agent = cls(task, teacher, device=device, compile=loaded["compile"], task_of=task_of, **parts)
         agent.teacher_source = agent.tutor.source = settings["teacher"]
         if extra["score"] is not None:
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
@@ -370,21 +266,12 @@ class TeacherStudent(Agent):
     def _set_views(self) -> ObservationMap | None:
         """Show students their part of the observation, the latest few; returns what the teacher reads of it."""
         teaching, make = self.teaching, self.full_factory
-        probe = make()
-        try:
-            groups, history = teaching.observation_groups, teaching.history
-            view = view_of("student_observations", probe, teaching.student_observations, groups, history)
-            taught = view_of("teacher_observations", probe, teaching.teacher_observations, groups)
-        finally:
-            probe.close()
+        chosen = teaching.student_observations, teaching.teacher_observations
+        view, taught = views_of(make, *chosen, teaching.observation_groups or {}, teaching.history)
         self.view = view
-        if not view.whole or history > 1:
-            if self.vector is not None:
-                raise PolicyKDError("student_observations: need single environments, and env is a VectorEnv")
+        if not view.whole or view.history > 1:
             self.factory = lambda: view.wrap(make())
-            seen = self.factory()
-            self.observation_space = check_spaces(seen)[0]
-            seen.close()
+            self.observation_space = space_of(self.factory)
         return None if taught.whole else taught.of_torch if taught.columns is None else taught.columns
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.batched import BatchedEnvs
+from policykd.tasks.partial import PartialEnvs
+from policykd.tasks.spaces import EnvFactory
 from policykd.tasks.vector import LearnerEnvs
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Memories, Panel
@@ -70,14 +73,28 @@ class FrozenTeacher:
             raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
         return self.panel
 
+    def measure(self, factory: EnvFactory, task: str, episodes: int, seed: int, weak: bool) -> TeacherScore | None:
+        """The teachers' returns on the task, measured once; None where they are not there.
+
+        Raises:
+            PolicyKDError: they are no better than random actions, and may not be ``weak``.
+        """
+        if self.score is None and self.panel is not None:
+            score = self.panel.score(factory, episodes, seed)
+            if not (score.better_than_random or weak):
+                raise PolicyKDError(
+                    f"teacher: {self.source} returns {score.mean:,.1f} on {task}, random actions "
+                    f"{score.random_mean:,.1f}: it has nothing to teach; allow_weak_teacher learns from it all the same"
+                )
+            self.score = score
+        return self.score
+
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states, asked for once."""
         observations = latest = self.collector.observations
         if latest is not self._asked_for:
             if self.partial:
-                assert isinstance(self.collector.envs, LearnerEnvs)
-                full = [env.get_wrapper_attr("full_observation") for env in self.collector.envs.envs]
-                observations = np.stack(full).astype(np.float32)
+                observations = _whole(self.collector.envs)
             inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)
             starts = torch.from_numpy(self.collector.starts).to(self.device, torch.float32).view(inputs.shape[:-1])
             self._before = self._memories
@@ -99,3 +116,11 @@ class FrozenTeacher:
         """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
         return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))[..., -1])
+
+
+def _whole(envs: LearnerEnvs | BatchedEnvs) -> Array:
+    """The latest observations ``(E, O)``, of which students see a part."""
+    if isinstance(envs, PartialEnvs):
+        return envs.full_observation
+    assert isinstance(envs, LearnerEnvs)
+    return np.stack([env.get_wrapper_attr("full_observation") for env in envs.envs]).astype(np.float32)

@@ -74,11 +74,15 @@ class Imitation:
         """One step of all environments into the data set."""
         answers, collector = self.tutor.answers(), self.collector
         observations = as_tensor(collector.observations, answers.device).view(*answers.shape[:2], -1)
+        self.take(observations, answers)
+        actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
+        return collector.step(actions.flatten(0, 1))
+
+    def take(self, observations: Tensor, answers: Tensor) -> None:
+        """Keep answered states, and count them in the students' normalisers."""
         self.store(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
-        actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
-        return collector.step(actions.flatten(0, 1))
 
     def store(self, observations: Tensor, answers: Tensor) -> None:
         """Keep states ``(K, N, O)`` with their answers ``(K, N, W)``."""

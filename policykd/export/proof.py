@@ -1,0 +1,150 @@
+"""The proof that what is written of a learner acts like it: a file that does not is not written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError
+from policykd.export.exportable import Exportable, Inputs
+from policykd.learners import PPO
+from policykd.tasks.spaces import Choices
+from policykd.tasks.views import View
+
+TOLERANCE = 1e-5
+"""How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
+CHECKED = 256
+"""Observations at which they are compared."""
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
+
+
+class Difference(NamedTuple):
+    """How far actions are from the learner's, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+
+    worst: float
+    mean: float
+    observations: int
+    """At how many it was measured."""
+
+
+Check = Callable[[Exportable, int, Act, str], Difference]
+"""How far a function is from learner k of an agent; raises where it is too far."""
+
+
+def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
+    """A written file as a function of what the learner reads."""
+    return picked(act, agent.view) if inputs == "full" and agent.view.columns is not None else act
+
+
+def picked(act: Act, view: View) -> Act:
+    """A function of whole observations as one of what a student reads: whatever the rest of them is."""
+    generator = np.random.default_rng(1)
+
+    def act_on_part(inputs: np.ndarray) -> np.ndarray:
+        whole = generator.standard_normal((len(inputs), view.size)).astype(np.float32)
+        whole[:, list(view.columns or ())] = inputs
+        return act(whole)
+
+    return act_on_part
+
+
+def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
+    """A module as a function of arrays."""
+    return lambda observations: policy(torch.from_numpy(observations)).numpy()
+
+
+def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
+    """How far ``act`` is from learner ``k`` at random observations.
+
+    Raises:
+        PolicyKDError: by more than ``TOLERANCE``.
+    """
+    difference = compare(agent, k, act, random_observations(agent, k))
+    if not difference.worst <= TOLERANCE:
+        raise PolicyKDError(
+            f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+        )
+    return difference
+
+
+def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
+    """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
+    distances = apart(agent, act(observations), agent.actions_at(observations, k))
+    return Difference(float(distances.max()), float(distances.mean()), len(observations))
+
+
+def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Distances of actions of the task, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+    if isinstance(agent.action_scale, Choices):
+        return (one != other).astype(np.float64)
+    half = agent.action_scale.half_range
+    distances: np.ndarray = np.abs(one - other) / np.where(half > 0, half, 1.0)
+    return distances
+
+
+def random_observations(agent: Exportable, k: int) -> np.ndarray:
+    """Observations ``(n, O)`` as the learner has met them, and far beyond."""
+    generator, learner = np.random.default_rng(0), agent.learner
+    spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
+    spread *= 10 ** generator.uniform(-2, 1.5, (CHECKED, 1))
+    if isinstance(learner, PPO) and learner.config.normalize_observation:
+        mean, std = learner.observation_stats.mean[k].cpu().numpy(), learner.observation_stats.std[k].cpu().numpy()
+        spread = mean + std * spread
+    return spread.astype(np.float32)
+
+
+def write_checked(
+    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
+) -> float:
+    """``write_compared`` by ``check``; returns the largest distance."""
+    return write_compared(agent, k, path, write, read).worst
+
+
+def write_compared(
+    agent: Exportable,
+    k: int,
+    path: Path,
+    write: Callable[[Path], None],
+    read: Callable[[Path], Act],
+    checked: Check | None = None,
+) -> Difference:
+    """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        path: the file.
+        write: writes it.
+        read: reads it as those who deploy it do.
+        checked: what its actions must pass; None is ``check``.
+
+    Raises:
+        PolicyKDError: it does not, or ``path`` exists.
+    """
+    require_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        write(temporary)
+        act = read(temporary)
+        difference = (checked or check)(agent, k, act, str(path))
+        one = random_observations(agent, k)[:1]
+        if act(one).shape != (1, *agent.action_scale.shape):
+            raise PolicyKDError(f"export: {path} takes no single observation: not written")
+        shutil.move(temporary, path)
+    return difference
+
+
+def require_free(path: Path) -> None:
+    """Refuse to overwrite."""
+    if path.exists():
+        raise PolicyKDError(f"export: {path} exists: choose another --out")

@@ -1,0 +1,87 @@
+"""A vector of environments of which learners see a part, or the latest few parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from policykd.core.arrays import Array, as_numpy, as_tensor
+from policykd.tasks.batched import BatchedEnvs
+from policykd.tasks.vector import Step
+from policykd.tasks.views import View
+
+
+class PartialEnvs(BatchedEnvs):
+    """``BatchedEnvs`` whose observations are what a view shows of them; all of it stays in ``full_observation``.
+
+    Args:
+        vector: the environments.
+        view: what is seen.
+        learners: as of ``BatchedEnvs``, and so are the others.
+        folders: one folder per learner, or None.
+        append: whether to go on writing.
+    """
+
+    full_observation: Array
+    """The latest observations, whole, ``(E, O)``."""
+
+    def __init__(
+        self, vector: VectorEnv, view: View, learners: int, folders: list[Path] | None, append: bool = False
+    ) -> None:
+        super().__init__(vector, learners, folders, append)
+        self.view = view
+        self.parts: Array | None = None
+        """The latest parts of every episode, oldest first, ``(E, history, P)``."""
+
+    def start(self, seeds: list[int]) -> Array:
+        """Begin the first episode of every environment; returns what is seen of it, ``(E, I)``."""
+        self.full_observation, self.parts = super().start(seeds), None
+        self.parts = self._after(self.full_observation, np.ones(self.num_envs, bool))
+        return self.parts.reshape(self.num_envs, -1)
+
+    def advance(self, actions: Array, scaled: bool) -> Step:
+        """As of ``BatchedEnvs``; the ``info`` of an ended episode has ``full_observation``, its last one, whole."""
+        step = super().advance(actions, scaled)
+        following = self._after(step.next_observations, np.zeros(self.num_envs, bool)).reshape(self.num_envs, -1)
+        self.full_observation = step.observations
+        self.parts = self._after(step.observations, step.dones)
+        for e in np.flatnonzero(step.dones):
+            info = step.infos[e]
+            info["full_observation"], info["terminal_observation"] = (
+                info["terminal_observation"],
+                as_numpy(following[e]),
+            )
+        return step._replace(
+            observations=self.parts.reshape(self.num_envs, -1), next_observations=following, infos=step.infos
+        )
+
+    def _after(self, observations: Array, starts: np.ndarray) -> Array:
+        """The latest parts after one more observation, where some episodes start anew, ``(E, history, P)``."""
+        if not isinstance(observations, Tensor):
+            return self.view.push(self.view(observations), self.parts, starts)  # type: ignore[arg-type]
+        part = self.view.of_torch(observations).unsqueeze(1)
+        first = part.expand(-1, self.view.history, -1)
+        if self.parts is None:
+            return first
+        assert isinstance(self.parts, Tensor)
+        begun = torch.from_numpy(starts).to(part.device).view(-1, 1, 1)
+        return torch.where(begun, first, torch.cat((self.parts[:, 1:], part), 1))
+
+    def state(self) -> dict[str, Any]:
+        """As of ``BatchedEnvs``, with what was seen."""
+        assert self.parts is not None
+        seen = {"full_observation": as_numpy(self.full_observation), "parts": as_numpy(self.parts)}
+        return {**super().state(), **seen}
+
+    def restore(self, saved: dict[str, Any], observations: Array) -> Array:
+        """As of ``BatchedEnvs``."""
+        seen = super().restore(saved, observations)
+        parts = saved["full_observation"], saved["parts"]
+        whole, latest = (as_tensor(p, self.device) if self.tensors else np.array(p, np.float32) for p in parts)
+        self.full_observation, self.parts = whole, latest
+        return seen

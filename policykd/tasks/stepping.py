@@ -1,0 +1,71 @@
+"""Environments stepped in threads, where that pays: MuJoCo computes without Python's lock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium as gym
+
+INDEPENDENT = ("gymnasium.envs.mujoco.", "policykd_envs.")
+"""Where tasks come from whose copies share nothing that a step changes, and which mostly compute in MuJoCo."""
+TRIALS = 50
+"""Steps after which it is known whether threads pay."""
+
+
+def independent(env: gym.Env) -> bool:
+    """Whether copies of a task may step at once: only those of Gymnasium and of this project are known to."""
+    return type(env.unwrapped).__module__.startswith(INDEPENDENT)
+
+
+class Threaded:
+    """Steps E environments, in turn or in threads: whatever took less time in the first steps.
+
+    Results do not depend on it.
+
+    Args:
+        count: number of environments E.
+        threads: how many threads, at least two.
+    """
+
+    def __init__(self, count: int, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads - 1, "environments")
+        self.parts = [range(first, count, threads) for first in range(threads)]
+        self.whole = range(count)
+        self.seconds: tuple[list[float], list[float]] = [], []
+        self.pay: bool | None = None
+        """Whether threads pay; None while that is being tried."""
+
+    def run(self, step: Callable[[range], None]) -> None:
+        """Call ``step`` with the numbers of all environments, at once or in parts.
+
+        Raises:
+            Exception: what ``step`` raised; of several, the first part's.
+        """
+        if self.pay is not None:
+            self._run(step, self.pay)
+            return
+        shared = len(self.seconds[0]) > len(self.seconds[1])
+        started = time.perf_counter()
+        self._run(step, shared)
+        self.seconds[shared].append(time.perf_counter() - started)
+        if len(self.seconds[1]) == TRIALS:
+            self.pay = statistics.median(self.seconds[1]) < statistics.median(self.seconds[0])
+
+    def _run(self, step: Callable[[range], None], shared: bool) -> None:
+        if not shared:
+            step(self.whole)
+            return
+        others = [self.pool.submit(step, part) for part in self.parts[1:]]
+        try:
+            step(self.parts[0])
+        finally:
+            errors = [error for other in others if (error := other.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()

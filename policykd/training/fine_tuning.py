@@ -1,0 +1,94 @@
+"""What follows distillation: distilled students go on with RL on the task's reward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.learners import PPO, Learner, OffPolicyLearner
+from policykd.learners.config import Config
+from policykd.training.recipes import fine_tune_replay
+from policykd.training.recipes.fine_tune import Span
+
+if TYPE_CHECKING:
+    from policykd.core.recurrent import GRU
+    from policykd.teachers.panel import Panel
+    from policykd.training.students import Made, Students
+
+S = TypeVar("S", bound="FineTuning")
+
+
+class FineTuning:
+    """Fine-tuning, of an agent whose students are distilled."""
+
+    tuning: Span | None
+    """Where fine-tuning began and how long it is; None before."""
+
+    if TYPE_CHECKING:
+        config: Config
+        learner: Learner
+        learn: Any
+
+        @property
+        def num_timesteps(self) -> int: ...  # noqa: D102
+
+        @property
+        def panel(self) -> Panel | None: ...  # noqa: D102
+
+        @property
+        def network(self) -> GRU | None: ...  # noqa: D102
+
+        @property
+        def _students(self) -> Students: ...
+
+        def _new_learner(self, config: Config) -> Learner: ...
+        def _take(self, made: Made) -> None: ...
+
+    @property
+    def fine_tuned_steps(self) -> int:
+        """Environment steps since fine-tuning began; 0 before."""
+        return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
+
+    def fine_tune(
+        self: S,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        progress_bar: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> S:
+        """Go on from a distilled student with RL on the task's reward, without losing what it has learnt.
+
+        See ``policykd.training.recipes.fine_tune`` (PPO) and ``fine_tune_replay`` (DDPG, TD3, SAC) for how.
+
+        Args:
+            total_timesteps: environment steps of each student.
+            callback: as in ``learn``.
+            progress_bar: as in ``learn``.
+            config: settings to change, such as critic_steps, anchor, anchor_steps, fine_tune_std, fixed_std_steps.
+
+        Raises:
+            PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
+        """
+        changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
+        chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
+        span = Span(self.num_timesteps, total_timesteps)
+        self._tune(change(self.config, {**changed, **chosen}), span, fresh=True)
+        tuned: S = self.learn(total_timesteps, callback, progress_bar)
+        return tuned
+
+    def _tune(self, config: Config, span: Span, fresh: bool) -> None:
+        """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
+        if self.network is not None:
+            raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
+        learner, known = self.learner, getattr(self, "dataset", None)
+        if isinstance(self.learner, OffPolicyLearner):
+            learner = self._new_learner(config)
+            if fresh:
+                assert isinstance(config, TeachingConfig) and isinstance(learner, OffPolicyLearner)
+                fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
+        self._take(self._students.tune(learner, config, span, known, fresh))
+        self.learner, self.config, self.tuning = learner, config, span

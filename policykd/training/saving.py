@@ -1,0 +1,170 @@
+"""An agent as a checkpoint: everything it is, written whole, and read back to go on bit by bit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import torch
+
+from policykd import native
+from policykd.core import checkpoint
+from policykd.core.files import CHECKPOINT
+from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.learners import Learner
+from policykd.learners.config import Config
+from policykd.training import snapshot
+
+if TYPE_CHECKING:
+    from policykd.tasks.batched import BatchedEnvs
+    from policykd.tasks.vector import LearnerEnvs
+    from policykd.training.collector import Collector
+    from policykd.training.progress import Progress
+    from policykd.training.recipes import Recipe
+    from policykd.training.run_folder import RunFolder
+
+log = logging.getLogger("policykd")
+S = TypeVar("S", bound="Saving")
+
+
+class Memory(Protocol):
+    """What learners remember: it goes into checkpoints."""
+
+    def state(self) -> dict[str, Any]:
+        """Its content as arrays and plain values."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from such a content."""
+
+
+class OwnParts(NamedTuple):
+    """Parts of the user's own that an agent was made with: a checkpoint names them and does not hold them."""
+
+    method: Any = None
+    backbone: type[Learner] | None = None
+    config: dict[str, Any] | None = None
+    """Functions, by setting."""
+
+    def resolve(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of an agent from saved settings and these.
+
+        Raises:
+            PolicyKDError: a part is missing, or is not the run's.
+        """
+        return {
+            "method": self.method or settings["method"],
+            "backbone": self.backbone or settings["backbone"],
+            "seeds": settings["seeds"],
+            "config": snapshot.with_own_parts(settings["config"], self.config),
+        }
+
+
+class Saving:
+    """How an agent is saved and goes on."""
+
+    if TYPE_CHECKING:
+        env_id: str
+        peers: int
+        seeds: tuple[int, ...]
+        made_by_id: bool
+        config: Config
+        compile: Any
+        device: torch.device
+        learner: Learner
+        recipe: Recipe
+        memories: dict[str, Memory]
+        streams: snapshot.Streams
+        run: Progress
+        collector: Collector
+        folder: RunFolder | None
+        _resumed: dict[str, Any] | None
+
+        @property
+        def method_name(self) -> str: ...  # noqa: D102
+
+        @property
+        def backbone(self) -> str: ...  # noqa: D102
+
+        def get_env(self) -> LearnerEnvs | BatchedEnvs: ...  # noqa: D102
+
+        def _folder(self, path: str | Path) -> RunFolder: ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this run what it is, as plain values; two runs of equal settings are the same run."""
+        return {
+            "env": self.env_id,
+            "method": self.method_name,
+            "backbone": self.backbone,
+            "peers": self.peers,
+            "seeds": list(self.seeds),
+            "config": snapshot.plain(self.config),
+        }
+
+    def _checkpoint(self) -> None:
+        if self.folder is not None:
+            self.folder.check()
+            self.save(self.folder.checkpoint, include_replay=True)
+
+    def save(self, path: str | Path, include_replay: bool = False) -> None:
+        """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
+
+        Args:
+            path: the file.
+            include_replay: also write the replay and the environments' states, to go on exactly from here.
+        """
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".safetensors")
+        checkpoint.save(path, self._state(include_replay))
+
+    def _state(self, include_replay: bool) -> dict[str, Any]:
+        """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
+        state: dict[str, Any] = {
+            "settings": self.settings,
+            "made_by_id": self.made_by_id,
+            "compile": self.compile,
+            "computed_by": self.computed_by,
+            **self.run.state(),
+            **self.recipe.state(),
+            "learner": state_tensors(self.learner),
+            "generators": snapshot.streams_state(self.streams),
+            "extra": self.extra_state(),
+        }
+        if include_replay:
+            state |= {name: memory.state() for name, memory in self.memories.items()}
+            state |= {
+                "span": list(self.run.span),
+                "envs": snapshot.envs_state(self.get_env()),
+                "last_observations": self.collector.observations,
+                "episode_starts": self.collector.starts,
+                "log_sizes": {} if self.folder is None else self.folder.log_sizes(),
+            }
+        return state
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside what all agents have."""
+        return {}
+
+    def _restore(self: S, path: Path, loaded: dict[str, Any]) -> S:
+        """Continue from a checkpoint's content; a run's own one goes on writing into its folder."""
+        if (before := loaded["computed_by"]) != self.computed_by:
+            log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
+        self.run.restore(loaded)
+        load_state_tensors(self.learner, loaded["learner"])
+        snapshot.restore_streams(self.streams, loaded["generators"])
+        self.recipe.restore(loaded)
+        for name, memory in self.memories.items():
+            if name in loaded:
+                memory.restore(loaded[name])
+        if "envs" in loaded:
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
+            if path.name == CHECKPOINT:
+                self.folder = self._folder(path.parent)
+        return self
+
+    @property
+    def computed_by(self) -> str:
+        """What does the arithmetic: it must be the same for a run to go on bit by bit."""
+        return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"
