@@ -1,4 +1,4 @@
-"""The same matrix on a Ray cluster: the numbers of the local engine, whatever dies on the way. Nightly."""
+"""The same matrix on a Ray cluster: the numbers of the local engine, whatever dies on the way."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import POINT
@@ -17,7 +18,7 @@ from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.spec_file import load_spec
 from policykd.core.errors import PolicyKDError
 
-pytestmark = [pytest.mark.nightly, pytest.mark.slow]
+NIGHTLY = pytest.mark.nightly
 SLOW_TASK = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
 LONG = {"tasks": SLOW_TASK, "total_timesteps": 2000, "evaluations": 2}
 
@@ -46,6 +47,7 @@ def cluster(folder):
     cluster.shutdown()
 
 
+@NIGHTLY
 def test_a_node_that_is_killed_in_the_middle_changes_no_number(folder, cluster):
     nodes_of, nodes = cluster
     ray = pytest.importorskip("ray")
@@ -71,6 +73,7 @@ def test_a_node_that_is_killed_in_the_middle_changes_no_number(folder, cluster):
         assert rows(method, "Slow-v0", "on_ray") == rows(method, "Slow-v0", "local")
 
 
+@NIGHTLY
 def test_kill_9_of_a_worker_and_a_cell_that_raises(folder, cluster):
     tasks = {**SLOW_TASK, "faulty_tasks:Raises-v0": SLOW_TASK[SLOW]}
     cells = load_spec(write(**{**LONG, "tasks": tasks}, methods=["dpd"]), list(tasks)).cells
@@ -111,3 +114,18 @@ def test_without_ray_and_with_jobs_it_says_so(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PolicyKDError, match=r"pip install 'policykd\[ray\]'"):
         run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,)))
+
+
+def test_progress_that_is_lost_with_its_node_ends_nothing():
+    class RayError(Exception):
+        """As Ray's."""
+
+    def get(reference):
+        if reference == "lost":
+            raise RayError("the actor is temporarily unavailable")
+        return {"cell": 3}
+
+    ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayError=RayError))
+    for reference, expected in (("there", {"cell": 3}), ("lost", {})):
+        all_of = SimpleNamespace(remote=lambda reference=reference: reference)
+        assert ray_engine._known(ray, SimpleNamespace(all=all_of)) == expected

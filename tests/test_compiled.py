@@ -46,7 +46,7 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path, backbone):
     half.save(tmp_path / "half", include_replay=True)
     again = DualStudent.load(tmp_path / "half.safetensors")
     again.learn(steps - again.num_timesteps)
-    assert again.update.compiled and again.num_timesteps == steps
+    assert again.recipe.compiled and again.num_timesteps == steps
     expected = state_tensors(whole.learner)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state_tensors(again.learner).items())
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from policykd import native
 from policykd.core.networks import MLP, Adam, gradient
 
 
@@ -64,6 +65,14 @@ def variants(options: Options) -> dict[str, tuple[Callable[[], object], float]]:
         for norm in (False, True):
             network = MLP(options.sizes, activation=activation, layer_norm=norm)
             found[f"{activation}{' norm' if norm else ''}"] = step(network), products(options)
+    if not native.supports("bfloat16"):
+        plain = step(MLP(options.sizes))
+
+        def rounded() -> None:
+            with native.precision("bfloat16"):
+                plain()
+
+        found["relu bfloat16"] = rounded, products(options)
     width = max(options.sizes)
     a, b = torch.randn(options.batch, width), torch.randn(width, width)
     found["torch.mm"] = lambda: torch.mm(a, b), 2e-9 * options.batch * width * width

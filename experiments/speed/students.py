@@ -3,7 +3,7 @@
     python -m experiments.speed.students --out results/speed/students.csv
 
 Microseconds of the thread's CPU time per environment step and student: the task, the teacher (an untrained MLP of
-64x64, asked once per state), DAgger's updates, one per two environment steps with batches of 64 (GRU: of whole windows),
+64x64, asked once per state), DAgger's updates, one per two environment steps with batches of 64 (GRU: of windows),
 networks of 64x64, one thread, not compiled. Medians of a few bursts.
 """
 
