@@ -135,22 +135,32 @@ class MLP:
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Apply network ``r`` to inputs ``r``: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
-        hidden = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
-        if hidden is None:
-            hidden = self._with_torch(rows, inputs)
-        return hidden.tanh() if self.squash else hidden
+        outputs = native.mlp(rows, inputs, self.sizes, self.activation, self.layer_norm)
+        if outputs is None:
+            return self.activations(rows, inputs)[-1]
+        return outputs.tanh() if self.squash else outputs
 
-    def _with_torch(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        """As the kernels do it, before any squashing."""
+    def activations(self, rows: Tensor, inputs: Tensor) -> list[Tensor]:
+        """What every layer gives, computed by torch: the features of policies, and last what a call gives.
+
+        Args:
+            rows: parameters ``(R, P)``.
+            inputs: ``(R, B, in)``.
+
+        Returns:
+            ``(R, B, width)`` for every hidden layer, after its activation, and ``(R, B, out)``.
+        """
         *hidden_layers, (weight, bias) = self.unpack(rows)
-        hidden = inputs
+        hidden, found = inputs, []
         for hidden_weight, hidden_bias, *norm in hidden_layers:
             hidden = torch.baddbmm(hidden_bias, hidden, hidden_weight)
             if norm:
                 scale, shift = norm
                 hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]) * scale + shift
             hidden = ACTIVATIONS[self.activation](hidden)
-        return torch.baddbmm(bias, hidden, weight)
+            found.append(hidden)
+        outputs = torch.baddbmm(bias, hidden, weight)
+        return [*found, outputs.tanh() if self.squash else outputs]
 
 
 class PolicyOutput(NamedTuple):

@@ -23,19 +23,20 @@ from policykd.memory.approximate import Graph, Scan
 QUERIES, CELLS = 1024, 2**24
 """A search looks at so many queries, and an exact one at so many similarities at a time (64 MB)."""
 Index = Literal["exact", "int8", "hnsw"]
+Metric = Literal["cosine", "euclidean"]
 
 
 class Neighbours(NamedTuple):
     """The keys most like some queries, the most similar first."""
 
     similarities: Tensor
-    """Cosines ``(B, K)``; -inf where an approximate search found fewer."""
+    """Cosines, or Euclidean distances times -1, ``(B, K)``; -inf where an approximate search found fewer."""
     rows: Tensor
     """Rows of the memory ``(B, K)``."""
 
 
 class KnowledgeBase:
-    """Keys of length 1 and their values, one row per example.
+    """Keys and their values, one row per example: embeddings and probabilities, or states and actions.
 
     Args:
         width: length d of a key.
@@ -48,6 +49,12 @@ class KnowledgeBase:
         device: where it lives; "int8" and "hnsw" search on the CPU.
         effort: HNSW's efSearch, candidates it follows; at least twice the neighbours asked for. More is slower and
             misses less.
+        metric: what is near: "cosine", where keys are kept at length 1; or "euclidean", with the index "exact" alone.
+            Distances come from a matrix product, so keys should lie around 0.
+        probabilities: whether values must be probabilities; else finite numbers will do, such as actions.
+
+    Raises:
+        PolicyKDError: an index or a metric that there is not, or not together.
     """
 
     def __init__(
@@ -59,17 +66,24 @@ class KnowledgeBase:
         index: Index = "exact",
         device: torch.device | str = "cpu",
         effort: int = 128,
+        metric: Metric = "cosine",
+        probabilities: bool = True,
     ) -> None:
         if index not in get_args(Index):
             raise PolicyKDError(f'knowledge base: index={index!r} is unknown: use "exact", "int8" or "hnsw"')
+        if metric not in get_args(Metric) or (metric == "euclidean" and index != "exact"):
+            raise PolicyKDError(
+                f'knowledge base: metric={metric!r} with index={index!r}: use "cosine", or "euclidean" with "exact"'
+            )
         if index != "exact":
             needs("faiss", "retrieval")
         require(effort > 0, "effort", effort, "must be positive")
         self.teacher, self.index, self.effort = teacher, index, effort
+        self.metric, self.probabilities = metric, probabilities
         self.keys = torch.empty(0, width, device=device)
-        """``(M, d)`` float32, each of length 1."""
+        """``(M, d)`` float32, each of length 1 where the metric is the cosine."""
         self.values = torch.empty(0, classes, device=device)
-        """``(M, C)`` float32, the teacher's probabilities."""
+        """``(M, C)`` float32, what the teacher said."""
         self._scan: Scan | None = None
         self._graph: Graph | None = None
 
@@ -85,11 +99,11 @@ class KnowledgeBase:
         """Append rows.
 
         Args:
-            keys: ``(N, d)`` of any length; they are divided by it.
-            values: probabilities ``(N, C)``.
+            keys: ``(N, d)`` of any length; for the cosine they are divided by it.
+            values: probabilities, or finite numbers, ``(N, C)``.
 
         Raises:
-            PolicyKDError: other widths, a key that is not finite, or values that are not probabilities.
+            PolicyKDError: other widths, a key that is not finite, or values that are not what they must be.
         """
         width, classes = self.keys.shape[1], self.values.shape[1]
         if keys.shape != (len(values), width) or values.shape != (len(keys), classes):
@@ -97,16 +111,18 @@ class KnowledgeBase:
                 f"knowledge base: needs keys (N, {width}) and values (N, {classes}), "
                 f"got {tuple(keys.shape)} and {tuple(values.shape)}"
             )
-        unit = _unit(keys.detach().to(self.keys), "keys")
+        ready = self._ready(keys, "keys")
         values = values.detach().to(self.values, copy=True)
-        if not ((values >= 0).all() and ((values.sum(1) - 1).abs() < 1e-3).all()):
+        if not self.probabilities and not values.isfinite().all():
+            raise PolicyKDError("knowledge base: the values hold NaN or infinity")
+        if self.probabilities and not ((values >= 0).all() and ((values.sum(1) - 1).abs() < 1e-3).all()):
             raise PolicyKDError("knowledge base: the values must be probabilities: no NaN, none below 0, rows of sum 1")
         self._scan = None
         if self._graph is not None:
-            self._graph.add(unit)
+            self._graph.add(ready)
         # Without a copy of the first rows: they may be most of the memory there is.
         self.keys, self.values = (
-            torch.cat((old, new)) if len(old) else new for old, new in ((self.keys, unit), (self.values, values))
+            torch.cat((old, new)) if len(old) else new for old, new in ((self.keys, ready), (self.values, values))
         )
 
     def remove(self, rows: Tensor) -> None:
@@ -142,7 +158,7 @@ class KnowledgeBase:
                 f"knowledge base: queries must be (B, {self.keys.shape[1]}), as its keys, got {tuple(queries.shape)}"
             )
         with torch.autocast(self.keys.device.type, enabled=False):  # ranks in float32 wherever it is called
-            queries = _unit(queries.detach().to(self.keys), "queries")
+            queries = self._ready(queries, "queries")
             parts = [self._search(part, k + (exclude is not None)) for part in queries.split(QUERIES)]
         similarities, rows = (torch.cat(column) for column in zip(*parts, strict=True))
         if exclude is not None:
@@ -152,8 +168,9 @@ class KnowledgeBase:
         return Neighbours(similarities, rows)
 
     def save(self, path: str | Path) -> None:
-        """Write keys, values and the teacher's fingerprint as safetensors, whole or not at all."""
-        checkpoint.save(Path(path), {"keys": self.keys, "values": self.values, "teacher": self.teacher})
+        """Write keys, values, the teacher's fingerprint and the metric as safetensors, whole or not at all."""
+        kind = {"teacher": self.teacher, "metric": self.metric, "probabilities": self.probabilities}
+        checkpoint.save(Path(path), {"keys": self.keys, "values": self.values, **kind})
 
     @classmethod
     def load(
@@ -183,7 +200,16 @@ class KnowledgeBase:
         name = found.get("teacher")
         if keys is None or values is None or len(keys) != len(values) or not isinstance(name, str):
             raise PolicyKDError(f"knowledge base: {path} holds none, or a damaged one")
-        memory = cls(keys.shape[1], values.shape[1], name, index=index, device=device, effort=effort)
+        memory = cls(
+            keys.shape[1],
+            values.shape[1],
+            name,
+            index=index,
+            device=device,
+            effort=effort,
+            metric=found.get("metric", "cosine"),  # older files do not say, and hold probabilities
+            probabilities=found.get("probabilities", True) is True,
+        )
         memory.keys, memory.values = keys.to(device), values.to(device)
         if teacher is not None:
             memory.check_teacher(teacher)
@@ -201,6 +227,16 @@ class KnowledgeBase:
                 "build it again with this one"
             )
 
+    def _ready(self, vectors: Tensor, what: str) -> Tensor:
+        """A copy of keys or queries ``(N, d)`` as they are compared."""
+        vectors = vectors.detach().to(self.keys)
+        unit = _unit(vectors, what)
+        return unit if self.metric == "cosine" else vectors.clone()
+
+    def _similarities(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Of every query with every key, ``(B, M)``."""
+        return queries @ keys.T if self.metric == "cosine" else -torch.cdist(queries, keys)
+
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Similarities and rows ``(B, K)`` for at most ``QUERIES`` queries of length 1."""
         if self.index == "hnsw":
@@ -217,7 +253,7 @@ class KnowledgeBase:
         rows = best.long()
         block = max(1, CELLS // max(1, len(queries)))
         for start in range(0, len(self), block):
-            similarities = queries @ self.keys[start : start + block].T
+            similarities = self._similarities(queries, self.keys[start : start + block])
             top, places = similarities.topk(min(k, similarities.shape[1]))
             best, rows = torch.cat((best, top), 1), torch.cat((rows, places + start), 1)
             if start:

@@ -1,0 +1,1 @@
+"""Do losses of classifiers, and memories of states, help small policies copy a teacher?"""
