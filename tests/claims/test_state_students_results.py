@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, mean_and_half
 from experiments.state_students.report import table
 from experiments.state_students.run import KEYS, VALUES
 
@@ -19,10 +19,20 @@ def test_the_table_is_that_of_the_rows():
 def test_the_page_says_what_the_rows_say():
     page = " ".join((ROOT / "docs" / "offline.md").read_text().split())
     rows = Measurements(RESULTS / "rows.csv", KEYS, VALUES).where(task="HalfCheetah-v5")
-    means = rows.groupby(["method", "width", "weight"])[["return", "error"]].mean()
-    assert means["error"].idxmin() == means["return"].idxmin() == ("8-NN", 0, 0)
-    assert means["return"].idxmax()[0] == "retrieval"
-    own = rows[(rows.method == "retrieval") & (rows.width == 8)]["return"]
-    assert f"from {own.min():,.0f} to {own.max():,.0f}" in page
+    means = rows.groupby(["width", "method", "weight"])[["return", "error"]].mean()
+    gain = means["return"] - means["return"].xs(("plain", 0), level=("method", "weight"))  # of the same width
+    half = mean_and_half(rows[(rows.width == 8) & (rows.method == "plain")]["return"])[1]
+    others = [method for method in gain.index.unique("method") if method != "retrieval"]
+    assert gain.loc[:, others].max() < half
+    assert (gain.loc[8, ["rkd", "rid", "disk"]] < 0).all()
+    assert means["return"].idxmin()[1] == "8-NN"
+    assert means["error"][0, "8-NN", 0] < means["error"][16, "plain", 0]
+    for width, least in ((8, "0.14"), (16, "0.37")):
+        assert f"{means['return'][width, 'plain', 0] / rows.teacher_return.iloc[0]:.2f}" == least
+        assert means["return"][width].idxmax()[0] == "retrieval"
+        mean, half = mean_and_half(rows[(rows.width == width) & (rows.method == "retrieval")]["return"])
+        assert mean - half < means["return"][width, "plain", 0]
+    apart = rows.pivot_table("return", ["width", "seed"], "method").dropna(subset=["plain", "retrieval"])
+    assert (apart.retrieval > apart.plain).sum() == 7 and len(apart) == 10
     assert f"returns {rows.teacher_return.iloc[0]:,.0f}, random actions {rows.random_return.iloc[0]:,.0f}" in page
     assert f"{rows.gradient_steps.max():,} steps" in page and f"hold {rows.explained.iloc[0]:.2f} of" in page
