@@ -55,6 +55,6 @@ def _free(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    demo = CompareOptions(method="mutual_shared", backbone="sac", peers=4, learning_rates=RATES, updates=1)
-    demo = replace(demo, random_steps=5_000, total_timesteps=50_000, evaluations=10, out=Path("runs/demo"))
+    demo = CompareOptions(backbone="sac", method="mutual_shared", peers=4, learning_rates=RATES, preset="peers")
+    demo = replace(demo, updates=1, random_steps=5_000, total_timesteps=50_000, evaluations=10, out=Path("runs/demo"))
     guarded(lambda: main(tyro.cli(CompareOptions, default=demo, description=__doc__)))

@@ -44,7 +44,7 @@ class TrainOptions(Generic[C]):
     total_timesteps: int = 100_000
     """Environment steps of one group, all of its peers together."""
     preset: str | None = None
-    """Settings by task to start from: zoo, quick or dpd_paper."""
+    """Settings by task to start from: zoo, quick, peers or dpd_paper."""
     config_file: Path | None = None
     """JSON file of settings to start from, such as the config.json of a run."""
     run_dir: Path | None = None

@@ -121,6 +121,8 @@ PRESETS: dict[str, dict[str, Changes]] = {
         # Faster targets: with 0.005 few learners balance the pole within 20,000 steps.
         "InvertedPendulum-v5": {**QUICK, "tau": 0.05, "learning_rate": 3e-3, "eval_freq": 2_000, "log_freq": 1_000},
     },
+    # As in experiments/peers: one replay of all peers, of which distillation sees all.
+    "peers": {"default": {**QUICK, "distill_learning_rate": 3e-4, "distill_recent": None}},
     "dpd_paper": {
         # Lai et al. 2020, section 4.1; alpha is chosen per task from [0.1, 10] there.
         "default": {
