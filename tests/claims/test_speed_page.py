@@ -54,6 +54,47 @@ def test_what_the_first_use_costs_and_that_compiling_repays_within_the_run():
             assert repaid < PAYS
 
 
+def test_what_bfloat16_saves_and_that_returns_stay():
+    ratios = []
+    for name in ("kernels_64_k2", "kernels_64_k20", "kernels_256_k2"):
+        medians = rows(name).groupby("who").microseconds.median()
+        ratios.append(f"{medians['relu'] / medians['relu bfloat16']:.2f}")
+    assert f"| float32 over bfloat16 | {' | '.join(ratios)} |" in PAGE
+    sides = []
+    for name in ("float32", "bfloat16"):
+        found = pd.read_csv(ROOT / f"results/bfloat16/HalfCheetah-v5/{name}.csv")
+        final = found[found.phase == "final"]
+        assert final.seed.nunique() == 10
+        sides.append(f"{final['return'].mean():,.0f}")
+    assert f"{sides[0]} in float32 and {sides[1]} in bfloat16" in PAGE
+
+
+def test_what_threads_of_environments_gain():
+    for (task, count), bursts in rows("environments").groupby(["task", "environments"]):
+        one, two = (bursts[bursts.threads == threads].set_index("round").us for threads in (1, 2))
+        assert f"| {task} | {count} | {one.median():.0f} us | {(one / two).median():.2f}x |" in PAGE
+
+
+def test_what_students_of_every_kind_cost():
+    medians = rows("students").groupby(["case", "students"]).microseconds.median()
+    for case in medians.index.get_level_values(0).unique():
+        assert f"| {case} | {medians[case, 2]:,.0f} | {medians[case, 20]:,.0f} |" in PAGE
+
+
+def test_the_tables_of_one_thread():
+    for backbone in ("ddpg", "td3", "sac", "ppo"):
+        ratios = rows(backbone).groupby(["width", "who"]).ratio.median()
+        for line, width, who in (
+            ("two learners, compiled, over one SB3 learner", 64, "2 learners, compiled"),
+            ("two learners, eager", 64, "2 learners, eager"),
+            ("two learners, compiled, over one SB3 learner", 256, "2 learners, compiled"),
+            ("the same, products in bfloat16", 256, "2 learners, compiled, bfloat16"),
+        ):
+            if backbone != "ppo" or width == 64:
+                lines = [row for row in PAGE.splitlines() if row.startswith(f"| {line} |")]
+                assert any(f"{ratios[width, who]:.1f}x" in row for row in lines), (backbone, line)
+
+
 def test_layer_norm_of_relu_networks_costs_at_most_fifteen_percent():
     for name in ("kernels_64_k2", "kernels_64_k20", "kernels_256_k2"):
         medians = rows(name).groupby("who").microseconds.median()
