@@ -30,6 +30,15 @@ def test_speed_is_what_the_rows_say():
         assert f"{compiled['ratio'].median():.1f}x {backbone.upper()}" in line("environment steps per second")
 
 
+def test_the_demo_is_what_its_rows_say():
+    means = {}
+    for method, phase in (("mutual_shared", "trained"), ("sb3", "final")):
+        rows = pd.read_csv(ROOT / f"results/demo/HalfCheetah-v5/{method}.csv")
+        means[method] = rows[rows.phase == phase]["return"].mean()
+    said = f"four peers return {means['mutual_shared']:,.0f}, SB3 at its default rate {means['sb3']:,.0f}"
+    assert said in line("one run beside SB3")
+
+
 def test_the_benchmark_says_the_same():
     tables = " ".join((ROOT / "BENCHMARK.md").read_text().split())
     first, second = re.findall(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", line("DPD against independent peers"))
