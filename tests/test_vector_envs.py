@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from test_many_envs import CLOCKS, QUIET
-from tiny import POINT, differences
+from test_many_envs import QUIET
+from tiny import POINT, unlike
 from vectors import Pendulums, pendulums
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
-from policykd.core import checkpoint
 from policykd.core.networks import state_tensors
 
 SAME_STEP = AutoresetMode.SAME_STEP
@@ -106,11 +105,7 @@ def test_a_run_on_a_vector_goes_on_exactly(tmp_path, make):
     half.save(tmp_path / "half", include_replay=True)
     again = DualStudent.load(tmp_path / "half.safetensors", env=make)
     again.learn(240 - again.num_timesteps)
-    for name, one in (("whole", whole), ("again", again)):
-        one.save(tmp_path / name, include_replay=True)
-    states = [checkpoint.load(tmp_path / f"{name}.safetensors") for name in ("whole", "again")]
-    own = CLOCKS | {"evaluations", "evaluation_steps", "span"}
-    found = [path for path in differences(*states) if not own & set(path.split("/"))]
+    found = unlike(tmp_path, whole, again)
     assert [path for path in found if "_space/generator" not in path] == []  # spaces draw nothing, from no seed
 
 

@@ -7,7 +7,6 @@ Microseconds of the clock per step of one environment, of SB3's ``Monitor`` and 
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from experiments.speed.report import write_rows
 from policykd import native
 from policykd.tasks.spaces import find_task
 from policykd.tasks.stepping import Threaded
@@ -79,10 +79,7 @@ def main(options: EnvironmentOptions) -> None:
                 f"{task}, {count} environments: {statistics.median(alone):.0f} us, {gain:.2f}x in threads", flush=True
             )
     if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from experiments.speed.cases import Options, rivals
 from policykd import native
@@ -18,6 +21,14 @@ def sizes(options: Options) -> list[tuple[int, int]]:
 def values(raw: list[dict], who: str, width: int, key: str) -> list[float]:
     """One figure of one side at one network size, of all rounds, rising."""
     return sorted(row[key] for row in raw if row["who"] == who and row["width"] == width)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write raw rows, all of the same columns, as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def tables(options: Options, raw: list[dict], parts: list[dict]) -> str:

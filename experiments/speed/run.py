@@ -11,7 +11,6 @@ Writes the raw rows and the tables it prints to ``results/speed/``.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import importlib
@@ -28,7 +27,7 @@ import tyro
 from stable_baselines3.common.noise import NormalActionNoise
 
 from experiments.speed.cases import RIVALS, WARM_UP, Case, Options, rivals
-from experiments.speed.report import sizes, tables
+from experiments.speed.report import sizes, tables, write_rows
 from policykd import DualStudent
 from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
@@ -230,10 +229,7 @@ def main(options: Options) -> None:
     text = tables(options, raw, parts)
     print("\n" + text)
     options.out.mkdir(parents=True, exist_ok=True)
-    with open(options.out / f"{options.backbone}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, raw[0])
-        writer.writeheader()
-        writer.writerows(raw)
+    write_rows(options.out / f"{options.backbone}.csv", raw)
     write_text(options.out / f"{options.backbone}.md", text)
     write_text(options.out / f"{options.backbone}_versions.json", json.dumps(versions(), indent=2) + "\n")
 

@@ -8,7 +8,6 @@ median counts. On a busy machine they say little about a quiet one: the load is 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from experiments.speed.cases import Case, Options
+from experiments.speed.report import write_rows
 from experiments.speed.run import our_agent, steps_only
 from policykd import native
 
@@ -86,10 +86,7 @@ def main(options: ThreadOptions) -> None:
             middle, low, high = gain(rows, width, threads, base)
             print(f"{width}x{width}: {threads} threads {middle:.2f}x of {base} (quartiles {low:.2f} to {high:.2f})")
     if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The losses and helpers are those of ``policykd.distillation.supervised``, each a
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class Plain:
         return action_mse(seen.actions, seen.target).mean(1)
 
 
-class Features(Plain):
+class Features(Plain, ABC):
     """The distance of actions, and a weight times a term on the last hidden layers."""
 
     weights = WEIGHTS
@@ -100,9 +101,9 @@ class Features(Plain):
         """The losses ``(K,)`` of the students."""
         return super().loss(phase, seen) + self.weight * self.term(seen)
 
+    @abstractmethod
     def term(self, seen: Seen) -> Tensor:
         """The term ``(K,)``."""
-        raise NotImplementedError
 
 
 class FitNets(Features):

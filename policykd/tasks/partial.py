@@ -47,30 +47,24 @@ class PartialEnvs(BatchedEnvs):
     def advance(self, actions: Array, scaled: bool) -> Step:
         """As of ``BatchedEnvs``; the ``info`` of an ended episode has ``full_observation``, its last one, whole."""
         step = super().advance(actions, scaled)
-        following = self._after(step.next_observations, np.zeros(self.num_envs, bool)).reshape(self.num_envs, -1)
+        parts = self._after(step.next_observations, np.zeros(self.num_envs, bool))
+        following = parts.reshape(self.num_envs, -1)
         self.full_observation = step.observations
-        self.parts = self._after(step.observations, step.dones)
+        self.parts = self._after(step.observations, step.dones) if step.dones.any() else parts
         for e in np.flatnonzero(step.dones):
             info = step.infos[e]
             info["full_observation"], info["terminal_observation"] = (
                 info["terminal_observation"],
                 as_numpy(following[e]),
             )
-        return step._replace(
-            observations=self.parts.reshape(self.num_envs, -1), next_observations=following, infos=step.infos
-        )
+        return step._replace(observations=self.parts.reshape(self.num_envs, -1), next_observations=following)
 
     def _after(self, observations: Array, starts: np.ndarray) -> Array:
         """The latest parts after one more observation, where some episodes start anew, ``(E, history, P)``."""
         if not isinstance(observations, Tensor):
             return self.view.push(self.view(observations), self.parts, starts)  # type: ignore[arg-type]
-        part = self.view.of_torch(observations).unsqueeze(1)
-        first = part.expand(-1, self.view.history, -1)
-        if self.parts is None:
-            return first
-        assert isinstance(self.parts, Tensor)
-        begun = torch.from_numpy(starts).to(part.device).view(-1, 1, 1)
-        return torch.where(begun, first, torch.cat((self.parts[:, 1:], part), 1))
+        begun = torch.from_numpy(starts).to(observations.device)
+        return self.view.push_torch(self.view.of_torch(observations), self.parts, begun)  # type: ignore[arg-type]
 
     def state(self) -> dict[str, Any]:
         """As of ``BatchedEnvs``, with what was seen."""

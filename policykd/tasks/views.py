@@ -98,6 +98,14 @@ class View:
         pushed = np.concatenate((stack[:, 1:], parts[:, None]), axis=1)
         return np.where(np.asarray(starts, bool)[:, None, None], first, pushed)
 
+    def push_torch(self, parts: Tensor, stack: Tensor | None, starts: Tensor) -> Tensor:
+        """``push`` of tensors, where they are."""
+        parts = parts.unsqueeze(1)
+        first = parts.expand(-1, self.history, -1)
+        if stack is None:
+            return first
+        return torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((stack[:, 1:], parts), 1))
+
     def follow(self) -> Callable[[np.ndarray], np.ndarray]:
         """A function of one episode's observations ``(O,)``, one after the other, to a policy's inputs ``(I,)``."""
         stack: np.ndarray | None = None

@@ -38,11 +38,7 @@ def through(policy: Policy, view: View) -> Policy:
         return seen_through(policy, view.of_torch).changed(observation_size=view.size, normalisers=())
 
     def step(observations: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
-        parts = view.of_torch(observations).unsqueeze(1)
-        first = parts.expand(-1, view.history, -1)
-        stack = first
-        if memory is not None:
-            stack = torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((memory[0][:, 1:], parts), 1))
+        stack = view.push_torch(view.of_torch(observations), None if memory is None else memory[0], starts)
         if policy.step is None:
             return *policy.gaussian(stack.flatten(1)), (stack,)
         mean, std, rest = policy.step(stack.flatten(1), None if memory is None else memory[1:], starts)

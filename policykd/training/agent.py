@@ -65,8 +65,6 @@ class Agent(Acting, Saving, SB3Surface):
     """All steps of learners off policy."""
     recipe: Recipe
     """How a step is collected and learnt from."""
-    score: TeacherScore | None = None
-    """The teacher's returns on the task, once they were measured."""
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
@@ -146,6 +144,11 @@ class Agent(Acting, Saving, SB3Surface):
                 self.get_env()  # cuts the logs back to the checkpoint before they are opened
             self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
         return self._logger
+
+    @property
+    def score(self) -> TeacherScore | None:
+        """The teacher's returns on the task, where there is one and they were measured."""
+        return None
 
     @property
     def records(self) -> Records:

@@ -128,7 +128,7 @@ class TeacherStudent(Agent, OfflineLearning, FineTuning):
         return self.tutor.panel
 
     @property
-    def score(self) -> TeacherScore | None:  # type: ignore[override]
+    def score(self) -> TeacherScore | None:
         """The teacher's returns on the task, once they were measured."""
         return self.tutor.score
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from policykd.core import checkpoint
+
 POINT = "PolicyKD/PointReach-v0"
 TINY: dict[str, Any] = {
     "net_arch": (8, 8),
@@ -78,3 +80,19 @@ def differences(first: Any, second: Any, path: str = "") -> Iterator[str]:
             yield path
     elif repr(first) != repr(second):  # the text of a float is exact, and NaN is itself
         yield path
+
+
+CLOCKS = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}
+"""What of a state tells the time: seconds, and lengths of logs with seconds in them."""
+
+
+def unlike(folder, whole, again):
+    """Where two agents differ that are saved whole, but for clocks and for what tells how often ``learn`` was called.
+
+    The last call of each ``learn`` ends in an evaluation, and has its own span for schedules.
+    """
+    for name, agent in (("whole", whole), ("again", again)):
+        agent.save(folder / name, include_replay=True)
+    states = [checkpoint.load(folder / f"{name}.safetensors") for name in ("whole", "again")]
+    own = CLOCKS | {"evaluations", "evaluation_steps", "span"}
+    return [path for path in differences(*states) if not own & set(path.split("/"))]
