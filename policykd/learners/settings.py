@@ -89,12 +89,11 @@ def make_networks(
 
     actor: Callable[[int, int], Network] = mlp if config.network is None else find("network", config.network, NETWORKS)
     critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
+    first, judge = actor(inputs, outputs), critic(critic_inputs, 1)
     if (width := getattr(config, "gru", None)) is not None:
         require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
-        networks = GRU(inputs, width, mlp(width + inputs, outputs)), critic(critic_inputs, 1)
-    else:
-        networks = actor(inputs, outputs), critic(critic_inputs, 1)
-    numbers = learners * (networks[0].parameter_count + critics * networks[1].parameter_count)
+        first = GRU(inputs, width, mlp(width + inputs, outputs))
+    numbers = learners * (first.parameter_count + critics * judge.parameter_count)
     what = f"networks of {learners} learners with hidden layers {' x '.join(map(str, config.net_arch))}"
     require_memory(4 * COPIES * numbers, what, "net_arch, or train fewer seeds at once", device)
-    return networks
+    return first, judge
