@@ -1,8 +1,8 @@
 """Teachers that choose one of several actions: two agents of SB3 on CartPole, and Gymnasium's scripted lunar lander.
 
 The agents are trained where their files are missing, by the settings of rl-baselines3-zoo: PPO in 30,000 steps of one
-environment (the zoo has 100,000 of eight), DQN in its 50,000. A run of DQN may end with an agent that has forgotten what
-it knew: the teacher is that of the first seed which solves the task.
+environment (the zoo has 100,000 of eight), DQN in its 50,000. A run of DQN may end with an agent that has forgotten
+what it knew: the teacher is that of the first seed which solves the task.
 """
 
 from __future__ import annotations
