@@ -71,7 +71,7 @@ def test_whatever_is_drawn_is_what_memory_in_float32_gives(kind, native_kernels,
 def test_packing_keeps_rewards_and_rounds_what_is_seen(shape):
     rows = torch.from_numpy(np.random.default_rng(0).normal(0, 100, shape).astype(np.float32))
     rows[..., -2:] = (rows[..., -2:] > 0).float()
-    halves = packed(rows.view(-1, shape[-1])).view(*shape[:-1], shape[-1] + 1)
+    halves = packed(rows.view(-1, shape[-1])).view(*shape[:-1], shape[-1] + 3)
     again = unpacked(halves)
     assert halves.dtype == torch.float16 and again.dtype == torch.float32
     assert torch.equal(again[..., -3:], rows[..., -3:])
@@ -86,7 +86,7 @@ def test_the_kernel_reads_every_finite_half_as_torch_does():
     finite = patterns[np.isfinite(patterns.view(np.float16))]
     assert len(finite) == 2 * 31 * 1024
     replay = SharedReplay(1, len(finite), 1, dtype="float16")
-    row = np.concatenate([finite, finite[:1], finite[::-1], np.array([0xDEAD, 0x7FC0, 0, 0x3C00], np.uint16)])
+    row = np.concatenate([finite, finite[:1], finite[::-1], np.array([0xDEAD, 0x7FC0, 0, 0x3F80, 0, 0], np.uint16)])
     replay.storage[0, 0] = torch.from_numpy(row.view(np.float16))
     replay.size = 1
     whole = replay.sample(1, generators(1)).observations._base
@@ -117,7 +117,7 @@ def test_what_half_precision_cannot_hold_is_refused_and_never_becomes_infinity(s
 
 def test_memory_is_counted_as_it_is_taken(monkeypatch):
     full, half = SharedReplay(1000, 17, 6, 4), SharedReplay(1000, 17, 6, 4, dtype="float16")
-    assert (full.nbytes, half.nbytes) == (4 * 1000 * 43 * 4, 4 * 1000 * 44 * 2)
+    assert (full.nbytes, half.nbytes) == (4 * 1000 * 43 * 4, 4 * 1000 * 46 * 2)
     assert half.storage.nbytes == half.nbytes
     monkeypatch.setattr(memory, "memory_limit", lambda: 500_000)
     SharedReplay(1000, 17, 6, 4, dtype="float16")

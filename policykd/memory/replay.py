@@ -44,8 +44,8 @@ class SharedReplay:
     """A ring of the last ``capacity`` transitions of every learner, in one preallocated tensor.
 
     A transition is one row of float32 (observation, action, next observation, reward, terminated, truncated), so that
-    sampling is one gather. In float16 the reward stays a float32, across two places of the row. Learners step together:
-    all rings have the same length and position.
+    sampling is one gather. In float16 the last three stay float32, each in two places of the row. Learners step
+    together: all rings have the same length and position.
 
     Args:
         capacity: transitions kept of each learner.
@@ -77,7 +77,7 @@ class SharedReplay:
         self.capacity, self.peers, self.n_envs, self.folder = capacity, peers, n_envs, folder
         self.sections = [observation_size, action_size, observation_size, 3]
         self._dtype, width = np.dtype(dtype), sum(self.sections)
-        self._shape = learners, capacity, width + (dtype == "float16")
+        self._shape = learners, capacity, width + 3 * (dtype == "float16")
         self.nbytes = self._dtype.itemsize * math.prod(self._shape)
         self.device = torch.device(device)
         if folder is None:

@@ -45,8 +45,8 @@ def gather(
     """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
 
     Args:
-        storage: rings of transitions ``(rings of all, capacity, width)``, float32; or float16, of which the two places
-            before the last two are a float32.
+        storage: rings of transitions ``(rings of all, capacity, width)``, float32; or float16, where the last six
+            places are three numbers in float32.
         size: transitions in every ring.
         position: where the next one will go.
         batch_size: transitions B per learner.
@@ -62,8 +62,8 @@ def gather(
         ValueError: rings or transitions that are not there.
     """
     learners, (whole, capacity, width) = len(streams.generators), storage.shape
-    halves = storage.dtype == torch.float16
-    width -= halves  # of what is returned
+    halves = width - 6 if storage.dtype == torch.float16 else 0
+    width -= 3 if halves else 0  # of what is returned
     if first.shape != (learners,) or not 0 < count <= size <= capacity:
         raise ValueError(
             f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"

@@ -6,7 +6,7 @@
 
 enum { AHEAD = 16 }; /* rows that are fetched into cache at a time: each is somewhere else in memory */
 
-/* A float of a half that is finite: its exponent is biased by 112 less, and the least stands for subnormals. */
+/* A finite number of 16 bits as float: exponents differ by 112, and the least one stands for subnormals. */
 INLINE float float_of(uint16_t half) {
     union { uint32_t bits; float number; } x = {(uint32_t)(half & 0x7fff) << 13}, least = {113u << 23};
     const int subnormal = x.bits < 1u << 23;
@@ -16,27 +16,22 @@ INLINE float float_of(uint16_t half) {
     return x.number;
 }
 
-/* A row as `width` floats, the last three of which are reward and ends: as it is, or of halves and a reward in full. */
-INLINE void read_row(float *out, const void *row, Int width, int halves) {
+/* A row as `width` floats: `halves` numbers of 16 bits, the rest as it is. */
+INLINE void read_row(float *out, const void *row, Int width, Int halves) {
     const uint16_t *from = row;
-    const Int reward = width - 3;
-    if (!halves) {
-        memcpy(out, row, sizeof(float) * (size_t)width);
-        return;
-    }
-    for (Int i = 0; i < reward; i++) out[i] = float_of(from[i]);
-    memcpy(out + reward, from + reward, sizeof(float)); /* takes the place of two */
-    for (Int i = reward + 1; i < width; i++) out[i] = float_of(from[i + 1]);
+    for (Int i = 0; i < halves; i++) out[i] = float_of(from[i]);
+    memcpy(out + halves, from + halves, sizeof(float) * (size_t)(width - halves));
 }
 
 /* For every learner, `samples` transitions of `width` numbers, from one of `rings` rings from `first[learner]` on, of
- * its `count` most recent; storage is (rings of all, capacity, row), and `position` is where the next will go.
- * uniform[learner](state[learner]) is the next number in [0, 1). Batches go to out (learners, samples, width).
- * Returns 0, or -1 if a ring is not there. */
+ * its `count` most recent. Storage is (rings of all, capacity, row), where the first `halves` numbers of a row have 16
+ * bits, and `position` is where the next will go. uniform[learner](state[learner]) is the next number in
+ * [0, 1). Batches go to out (learners, samples, width). Returns 0, or -1 if a ring is not there. */
 __attribute__((visibility("default"))) int gather(
-    Int learners, Int samples, Int width, int halves, const char *storage, Int whole, Int capacity, Int size, Int position, Int count,
-    Int rings, const int64_t *first, double (*const *uniform)(void *), void *const *state, float *out) {
-    const Int bytes = halves ? 2 * (width + 1) : 4 * width;
+    Int learners, Int samples, Int width, Int halves, const char *storage, Int whole, Int capacity, Int size,
+    Int position, Int count, Int rings, const int64_t *first, double (*const *uniform)(void *), void *const *state,
+    float *out) {
+    const Int bytes = 4 * width - 2 * halves;
     for (Int k = 0; k < learners; k++) {
         if (first[k] < 0 || first[k] + rings > whole) return -1;
         for (Int i = 0; i < samples; i += AHEAD) {
