@@ -165,6 +165,13 @@ def test_a_disk_without_room_is_one_line_before_anything_is_lost(tmp_path):
     assert "\n" not in str(error.value) and "stopped.safetensors" in str(error.value)
 
 
+@pytest.mark.parametrize("count", [10**13, 10**20])
+def test_more_than_any_disk_has_is_one_line(tmp_path, count):
+    with pytest.raises(PolicyKDError, match=r"cannot hold .* GB of transitions \(.*\): lower buffer_size$") as error:
+        on_disk((count, 10), np.dtype(np.float32), tmp_path)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
 def test_a_system_that_cannot_reserve_a_file_writes_it(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     rows = on_disk((3, 700_000), np.dtype(np.float32), tmp_path)

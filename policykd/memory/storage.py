@@ -55,7 +55,8 @@ def on_disk(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray
                 for start in range(0, nbytes, CHUNK):
                     file.write(bytes(min(CHUNK, nbytes - start)))
             return np.memmap(file, dtype, "r+", shape=shape)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the second: of more bytes than any file has
+        why = getattr(error, "strerror", error)
         raise PolicyKDError(
-            f"replay: {folder} cannot hold {nbytes / 1e9:,.1f} GB of transitions ({error.strerror}): lower buffer_size"
+            f"replay: {folder} cannot hold {nbytes / 1e9:,.1f} GB of transitions ({why}): lower buffer_size"
         ) from None
