@@ -167,6 +167,7 @@ CHANGES = {
         "divergence": "action_huber",
         "learning_rate": 1e-2,
         "buffer_size": 40,
+        "buffer_dtype": "float16",
         "learning_starts": 10,
         "batch_size": 9,
         "tau": 0.1,
@@ -220,10 +221,10 @@ ELSEWHERE = {
     *("pessimism", "allocation", "allocation_floor", "allocation_episodes"),
     *("distill_coef", "least_proposal", "best_ratio", "best_distance", "best_freq"),
     *("rebirth_freq", "rebirth", "rebirth_gradient_steps", "rebirth_perturbation"),
-    *("network", "critic_network", "matmul_precision"),
+    *("network", "critic_network", "matmul_precision", "buffer_on_disk"),
 }
-"""Settings of methods with a pooled replay (test_peers, test_peer_methods), own networks (test_own_parts), and products
-that not every machine has (test_precision)."""
+"""Settings of methods with a pooled replay (test_peers, test_peer_methods), own networks (test_own_parts), products
+that not every machine has (test_precision), and what changes no number (test_replay_storage)."""
 
 
 def test_no_setting_is_forgotten():

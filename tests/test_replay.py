@@ -141,6 +141,7 @@ def test_rings_that_are_not_there_are_refused():
 def test_bytes_stated_are_bytes_taken():
     replay = SharedReplay(capacity=1000, observation_size=17, action_size=6, learners=4, peers=2)
     assert replay.nbytes == 4 * 1000 * (17 + 6 + 17 + 3) * 4
+    assert replay.storage.shape == (4, 1000, 43)  # takes none before it is needed
     tensors = [value for value in vars(replay).values() if isinstance(value, torch.Tensor)]
     arrays = [value for value in vars(replay).values() if isinstance(value, np.ndarray)]
     taken = sum(tensor.untyped_storage().nbytes() for tensor in tensors)

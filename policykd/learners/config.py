@@ -15,36 +15,8 @@ from typing import Annotated
 
 from policykd.core.fields import change, fractions, not_negative, positive, require
 from policykd.core.registry import NAME, NUMBER
-from policykd.learners import elsewhere
 from policykd.learners.distillation_config import DistillationConfig, Function, ReplayDistillationConfig
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
-
-    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are not settings here
-    eval_freq: int = 10_000
-    """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
-    n_eval_episodes: int = 10
-    """Episodes per learner and evaluation. 0 never evaluates, so that nothing is called best."""
-    log_freq: int = 2_000
-    """Environment steps between rows of the log."""
-    checkpoint_freq: int = 50_000
-    """Environment steps between checkpoints to resume from. 0 saves only at the end (and at Ctrl-C)."""
-    matmul_precision: typing.Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: products between hidden layers of 32 and more units round their operands, sums stay float32; pays for
-    wide networks. Only on processors with AVX512-BF16."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        require(self.eval_freq >= 0, "eval_freq", self.eval_freq, "must not be negative (0: only at the end)")
-        require(self.n_eval_episodes >= 0, "n_eval_episodes", self.n_eval_episodes, "must not be negative (0: never)")
-        positive(self, "log_freq")
-        not_negative(self, "checkpoint_freq")
-        for name, value in vars(self).items():
-            unbounded = name == "weight_ratio"  # infinity: no bound
-            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
+from policykd.learners.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +28,10 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
     the run, from 1 to 0, as SB3 takes it."""
     buffer_size: int = 1_000_000
     """Transitions that the replay keeps of each learner."""
+    buffer_dtype: typing.Literal["float32", "float16"] = "float32"
+    """What the replay stores observations and actions in; rewards stay float32. float16 takes half the room."""
+    buffer_on_disk: bool = False
+    """Keep the replay in a file on the run folder's disk instead of memory; it has no name and ends with the run."""
     learning_starts: int = 100
     """A learner's first steps, taken with uniformly random actions and without updates."""
     batch_size: int = 256

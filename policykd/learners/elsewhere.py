@@ -12,7 +12,7 @@ ELSEWHERE = {
     "action_noise": "exploration noise is normal, of action_noise_std (ddpg and td3)",
     "use_sde": "there is no state-dependent exploration; leave it out",
     "sde_sample_freq": "there is no state-dependent exploration; leave it out",
-    "optimize_memory_usage": "the replay of policykd has no such mode; leave it out",
+    "optimize_memory_usage": "buffer_dtype='float16' takes half the memory, buffer_on_disk=True takes hardly any",
     "replay_buffer_class": "every learner's replay is policykd's own; leave it out",
     "replay_buffer_kwargs": "every learner's replay is policykd's own; leave it out",
     "env_wrapper": "hand in a function that makes the wrapped environment, as env",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from policykd.core.arrays import Array, as_tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
+from policykd.memory.storage import on_disk, packed, unpacked
 from policykd.native import draws
 
 Source = Literal["own", "peer", "pooled"]
@@ -42,7 +44,8 @@ class SharedReplay:
     """A ring of the last ``capacity`` transitions of every learner, in one preallocated tensor.
 
     A transition is one row of float32 (observation, action, next observation, reward, terminated, truncated), so that
-    sampling is one gather. Learners step together: all rings have the same length and position.
+    sampling is one gather. In float16 the last three stay float32, each in two places of the row. Learners step
+    together: all rings have the same length and position.
 
     Args:
         capacity: transitions kept of each learner.
@@ -52,9 +55,11 @@ class SharedReplay:
         peers: learners per group; learners of one group are neighbours.
         device: where the transitions live.
         n_envs: environments N of each learner, whose transitions follow one another in its ring, step by step.
+        dtype: what observations and actions are stored in; batches are float32.
+        folder: on whose disk a file holds the transitions, asked when there is one to hold; None: memory does.
 
     Raises:
-        PolicyKDError: the machine has less memory than the replay needs.
+        PolicyKDError: the machine has less memory than the replay needs, or shall keep a GPU's replay on disk.
     """
 
     def __init__(
@@ -66,21 +71,32 @@ class SharedReplay:
         peers: int = 1,
         device: torch.device | str = "cpu",
         n_envs: int = 1,
+        dtype: Literal["float32", "float16"] = "float32",
+        folder: Callable[[], Path] | None = None,
     ) -> None:
-        self.capacity, self.peers, self.n_envs = capacity, peers, n_envs
+        self.capacity, self.peers, self.n_envs, self.folder = capacity, peers, n_envs, folder
         self.sections = [observation_size, action_size, observation_size, 3]
-        shape = (learners, capacity, sum(self.sections))
-        self.nbytes = 4 * math.prod(shape)
+        self._dtype, width = np.dtype(dtype), sum(self.sections)
+        self._shape = learners, capacity, width + 3 * (dtype == "float16")
+        self.nbytes = self._dtype.itemsize * math.prod(self._shape)
         self.device = torch.device(device)
-        require_memory(self.nbytes, f"{learners} learners x {capacity:,} transitions", "buffer_size", device)
-        # NumPy's zeros take no memory before they are written: an agent read only to act needs none for its replay.
-        self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
+        if folder is None:
+            require_memory(self.nbytes, f"{learners} learners x {capacity:,} transitions", "buffer_size", device)
+        elif self.device.type != "cpu":
+            raise PolicyKDError(f"replay: buffer_on_disk is for learners on the CPU, and these are on {device}")
         self.size = 0
         self.position = 0
-        self._rows = np.empty((learners * n_envs, shape[2]), np.float32)
+        self._rows = np.empty((learners * n_envs, width), np.float32)
         self._learner = np.arange(learners)
         self._first_of_group = self._learner // peers * peers
         self._streams: draws.Streams | None = None
+
+    @cached_property
+    def storage(self) -> Tensor:
+        """Rows ``(K, capacity, width)``, made when first needed: an agent read only to act needs none."""
+        if self.folder is None:
+            return torch.from_numpy(np.zeros(self._shape, self._dtype)).to(self.device)
+        return torch.from_numpy(on_disk(self._shape, self._dtype, self.folder()))
 
     @cached_property
     def _native(self) -> bool:
@@ -94,7 +110,7 @@ class SharedReplay:
     def latest(self, count: int) -> Tensor:
         """The observations of each learner's latest transitions, the latest first, ``(K, at most count, O)``."""
         places = (self.position - 1 - np.arange(min(count, self.size))) % self.size
-        return self.observations[:, torch.from_numpy(places).to(self.device)]
+        return self.observations[:, torch.from_numpy(places).to(self.device)].float()
 
     def add(
         self,
@@ -105,13 +121,18 @@ class SharedReplay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``."""
+        """Append a step of every environment: twice ``(K * N, O)``, ``(K * N, A)`` and three times ``(K * N,)``.
+
+        Raises:
+            PolicyKDError: float16 cannot hold an observation, or the disk has no room for the replay.
+        """
         columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
         if isinstance(observations, np.ndarray):
             np.concatenate(columns, axis=1, out=self._rows)
             whole = torch.from_numpy(self._rows)
         else:
             whole = torch.cat([as_tensor(column, self.device).to(torch.float32) for column in columns], dim=1)
+        whole = whole if self._dtype == np.float32 else packed(whole)
         rows, count = whole.view(len(self.storage), self.n_envs, -1), self.n_envs
         fit = min(count, self.capacity - self.position)
         self.storage[:, self.position : self.position + fit] = rows[:, :fit]
@@ -171,22 +192,23 @@ class SharedReplay:
             n_steps: n, a number or one per learner ``(K, 1)``.
             gamma: discount factor, a number or one per learner ``(K, 1)``.
         """
-        rows, most = self.storage.view(-1, self.storage.shape[2]), int(torch.as_tensor(n_steps).max())
-        last = self._draw(batch_size, generators, source, None, self.size)
-        first, sums = rows[last], rows[last][..., -3]
+        most, last = int(torch.as_tensor(n_steps).max()), self._draw(batch_size, generators, source, None, self.size)
+        first = latest = self._rows_at(last)
+        sums = first[..., -3]
         discounts = torch.ones_like(sums) * gamma
         going = torch.ones_like(last, dtype=torch.bool)
         for ahead in range(1, most):
-            ended = rows[last][..., -2:].any(-1)
+            ended = latest[..., -2:].any(-1)
             place = last % self.capacity
             newest = (self.position - 1 - place) % self.size < self.n_envs
             going = going & ~ended & ~newest & (torch.as_tensor(n_steps) > ahead)
             following = last - place + (place + self.n_envs) % self.size
             last = torch.where(going, following, last)
-            sums = sums + going * discounts * rows[last][..., -3]
+            latest = self._rows_at(last)
+            sums = sums + going * discounts * latest[..., -3]
             discounts = torch.where(going, discounts * gamma, discounts)
         observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
-        beyond, ends = rows[last].split_with_sizes(self.sections, dim=-1)[2:]
+        beyond, ends = latest.split_with_sizes(self.sections, dim=-1)[2:]
         return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
 
     def _gather(
@@ -198,9 +220,12 @@ class SharedReplay:
         count: int,
     ) -> Tensor:
         """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
-        indices = self._draw(batch_size, generators, source, peer_of, count)
-        rows = self.storage.view(-1, self.storage.shape[2]).index_select(0, indices.view(-1))
-        return rows.view(*indices.shape, -1)
+        return self._rows_at(self._draw(batch_size, generators, source, peer_of, count))
+
+    def _rows_at(self, places: Tensor) -> Tensor:
+        """Transitions ``(K, B, width)`` in float32 at places ``(K, B)`` among those of all rings."""
+        rows = self.storage.view(-1, self._shape[2]).index_select(0, places.view(-1)).view(*places.shape, -1)
+        return rows if self._dtype == np.float32 else unpacked(rows)
 
     def _draw(
         self,

@@ -164,6 +164,6 @@ def load() -> ctypes.CDLL:
     library.forward.argtypes = (*rows, *batch, pointer, pointer)
     library.backward.argtypes = (*rows, *batch, pointer, *batch, pointer, pointer)
     library.adam.argtypes = (integer, integer, *[pointer] * 5, integer, *[real] * 4, ctypes.c_double, real)
-    library.gather.argtypes = (*[integer] * 3, pointer, *[integer] * 6, *[pointer] * 4)
+    library.gather.argtypes = (*[integer] * 4, pointer, *[integer] * 6, *[pointer] * 4)
     library.adam.restype = None
     return library

@@ -45,7 +45,8 @@ def gather(
     """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
 
     Args:
-        storage: rings of transitions ``(rings of all, capacity, width)``, float32.
+        storage: rings of transitions ``(rings of all, capacity, width)``, float32; or float16, where the last six
+            places are three numbers in float32.
         size: transitions in every ring.
         position: where the next one will go.
         batch_size: transitions B per learner.
@@ -55,20 +56,22 @@ def gather(
         rings: draw from so many rings from ``first`` on, all alike.
 
     Returns:
-        ``(K, B, width)``.
+        ``(K, B, width)``, float32.
 
     Raises:
         ValueError: rings or transitions that are not there.
     """
     learners, (whole, capacity, width) = len(streams.generators), storage.shape
+    halves = width - 6 if storage.dtype == torch.float16 else 0
+    width -= 3 if halves else 0  # of what is returned
     if first.shape != (learners,) or not 0 < count <= size <= capacity:
         raise ValueError(
             f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"
         )
-    out = storage.new_empty(learners, batch_size, width)
+    out = torch.empty(learners, batch_size, width, dtype=torch.float32)
     rows = torch.from_numpy(first).to(torch.int64).contiguous()
     failed = kernels.library().gather(
-        *(learners, batch_size, width, storage.data_ptr(), whole, capacity, size, position, count, rings),
+        *(learners, batch_size, width, halves, storage.data_ptr(), whole, capacity, size, position, count, rings),
         *(rows.data_ptr(), streams.uniform, streams.state, out.data_ptr()),
     )
     if failed:

@@ -112,7 +112,8 @@ class DualStudent(Agent):
         else:
             assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
             shape = *sizes, self.n_learners, self.peers, self.device, config.n_envs
-            self.replay_buffer = SharedReplay(config.buffer_size, *shape)
+            folder = self.buffer_folder if config.buffer_on_disk else None
+            self.replay_buffer = SharedReplay(config.buffer_size, *shape, config.buffer_dtype, folder)
             self.memories = {"replay": self.replay_buffer}
             self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
 
@@ -270,7 +271,8 @@ class DualStudent(Agent):
         if self.learner_type.memory == "rollout":
             return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         replay = self.replay_buffer
-        return f"replay {replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB"
+        where = "" if replay.folder is None else " on disk"
+        return f"replay {replay.capacity:,} transitions each, {replay.nbytes / 1e6:,.1f} MB{where}"
 
 
 def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str | type[Learner], env_id: str) -> Config:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -102,6 +104,11 @@ class Saving:
             "config": snapshot.plain(self.config),
         }
 
+    def buffer_folder(self) -> Path:
+        """Where a replay on disk has its file: in the run's folder; else where temporary files go."""
+        ours = self.folder is not None and os.access(self.folder.path, os.W_OK)  # others' runs are only looked at
+        return self.folder.path if self.folder and ours else Path(tempfile.gettempdir())
+
     def _checkpoint(self) -> None:
         if self.folder is not None:
             self.folder.check()
@@ -150,6 +157,11 @@ class Saving:
         """Continue from a checkpoint's content; a run's own one goes on writing into its folder."""
         if (before := loaded["computed_by"]) != self.computed_by:
             log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
+        if "envs" in loaded:
+            names = "envs", "last_observations", "episode_starts", "log_sizes"
+            self._resumed = {name: loaded[name] for name in names if name in loaded}
+            if path.name == CHECKPOINT:
+                self.folder = self._folder(path.parent)
         self.run.restore(loaded)
         load_state_tensors(self.learner, loaded["learner"])
         snapshot.restore_streams(self.streams, loaded["generators"])
@@ -157,11 +169,6 @@ class Saving:
         for name, memory in self.memories.items():
             if name in loaded:
                 memory.restore(loaded[name])
-        if "envs" in loaded:
-            names = "envs", "last_observations", "episode_starts", "log_sizes"
-            self._resumed = {name: loaded[name] for name in names if name in loaded}
-            if path.name == CHECKPOINT:
-                self.folder = self._folder(path.parent)
         return self
 
     @property

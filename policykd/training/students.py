@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -55,6 +57,7 @@ class Students:
         collector: their environments.
         exploration: one generator per student, for who acts and with what noise.
         sampling: one generator per student, for batches.
+        buffer_folder: where a replay on disk has its file.
     """
 
     sizes: tuple[int, int]
@@ -63,6 +66,7 @@ class Students:
     collector: Collector
     exploration: Generators
     sampling: Generators
+    buffer_folder: Callable[[], Path]
 
     def learn(
         self, learner: Learner, method: TeacherMethod, config: TeachingConfig, divergence: Divergence | None
@@ -128,4 +132,6 @@ class Students:
 
     def replay(self, config: OffPolicyConfig) -> SharedReplay:
         """Transitions, none so far."""
-        return SharedReplay(config.buffer_size, *self.sizes, len(self.sampling), 1, self.device, config.n_envs)
+        shape = *self.sizes, len(self.sampling), 1, self.device, config.n_envs
+        folder = self.buffer_folder if config.buffer_on_disk else None
+        return SharedReplay(config.buffer_size, *shape, config.buffer_dtype, folder)

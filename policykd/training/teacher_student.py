@@ -153,7 +153,7 @@ class TeacherStudent(Agent, OfflineLearning, FineTuning):
     def _students(self) -> Students:
         """What makes their memories and recipes."""
         streams = self.streams["exploration"], self.streams["replay"]
-        return Students(self.sizes, self.device, self.tutor, self.collector, *streams)
+        return Students(self.sizes, self.device, self.tutor, self.collector, *streams, self.buffer_folder)
 
     def _take(self, made: Made) -> None:
         """Learn by this recipe from now on."""

@@ -99,3 +99,13 @@ def test_layer_norm_of_relu_networks_costs_at_most_fifteen_percent():
     for name in ("kernels_64_k2", "kernels_64_k20", "kernels_256_k2"):
         medians = rows(name).groupby("who").microseconds.median()
         assert medians["relu norm"] / medians["relu"] <= 1.15
+
+
+def test_a_smaller_replay():
+    for (capacity, width), case in rows("replay").groupby(["capacity", "width"]):
+        cells = []
+        for kind in ("float32", "float16", "disk"):
+            mine = case[case.kind == kind]
+            us = mine.groupby("what").us.median()
+            cells.append(f"{mine.own_mb.iloc[0]:,.0f} MB, {us['draw']:.0f} us, {us['add']:.0f} us")
+        assert f"| {capacity:,} x {width} | {' | '.join(cells)} |" in PAGE
