@@ -1,9 +1,9 @@
 """PPO of students with a state (GRU) beside a teacher, and fine-tuning of them: minibatches are windows of rollouts.
 
-As recurrent PPO is done elsewhere (Rudin et al. 2022, rsl_rl; Huang et al. 2022, CleanRL): a rollout keeps the state
-before every step; it is cut into windows, through which gradients flow back, and every window begins with the state
-that was there. That state is at most one update old, so there is no burn-in (Kapturowski et al. 2019 renew states that
-are older).
+As in rsl_rl and CleanRL (Huang et al. 2022) a rollout keeps the state in which the students acted. There gradients flow
+back through pieces of episodes, or through whole rollouts; here through windows of equal length, which need no padding,
+each from the state that was there. The policy that is improved has just made that state, so there is no burn-in, which
+renews older ones (Kapturowski et al. 2019).
 """
 
 from __future__ import annotations
