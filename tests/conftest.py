@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: every worker of pytest has one core
+
 import pytest
 import torch
 

@@ -142,6 +142,7 @@ def test_a_cell_that_raises_leaves_the_others_alone_and_its_traceback_in_the_rep
     assert "* `Raises-v0/single-td3`: PolicyKDError: environment: Raises-v0" in benchmark_tables(summary)
 
 
+@pytest.mark.nightly  # beside the two hundred kills, which hold this case, too
 def test_kill_9_of_a_cell_goes_on_from_its_checkpoint_with_the_same_numbers():
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     sys.path.insert(0, str(HERE))

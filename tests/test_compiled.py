@@ -1,5 +1,7 @@
 """``torch.compile`` over the update of every backbone: the same numbers, and agents that do not disturb each other."""
 
+import types
+
 import pytest
 import torch
 from tiny import POINT, TINY
@@ -31,6 +33,8 @@ def test_the_compiled_update_is_the_eager_one(backbone):
     steps = 2 * (64 if backbone == "ppo" else 30)
     eager, compiled = (make(backbone, compile=compile).learn(steps) for compile in (False, True))
     assert compiled.recipe.compiled and compiled.recipe.n_updates == eager.recipe.n_updates > 0
+    graphs = compiled.recipe._learn.graphs.values()  # called as they are: not through torch's own way
+    assert graphs and all(isinstance(graph, types.MethodType) for graph in graphs)
     expected = state_tensors(eager.learner)
     for name, tensor in state_tensors(compiled.learner).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order

@@ -235,7 +235,8 @@ def test_the_command_line_trains_goes_on_distils_and_plans_benchmarks(tmp_path, 
     main([*train, "--total-timesteps", "128", "--resume"])
     assert "going on from 64 steps" in capsys.readouterr().out
     rounds = ["--round-steps", "16", "--round-updates", "1", "--allow-weak-teacher", "--teacher-episodes", "1"]
-    distill = ["distill", "--env", "CartPole-v1", "--teacher", str(tmp_path / "run"), *settings[-8:], *rounds]
+    words = f"distill --final-episodes 3 --env CartPole-v1 --teacher {tmp_path / 'run'}"
+    distill = [*words.split(), *settings[-8:], *rounds]
     main([*distill, "--total-timesteps", "32", "--run-dir", str(tmp_path / "student")])
     assert "| student | parameters |" in capsys.readouterr().out
     cells = parse_spec(SPEC).cells

@@ -70,7 +70,7 @@ def runs(tmp_path_factory):
         TeacherStudent(POINT, teacher, config=config).learn(200).save(folder / f"teacher{number}")
         common = ["--teacher", str(folder / f"teacher{number}.safetensors"), "--env", POINT, "--student", "4x4"]
         more = ["--allow-weak-teacher", "--total-timesteps", "80", "--run-dir", str(folder / str(number))]
-        main(["distill", *common, *words, *more])
+        main(["distill", "--final-episodes", "3", *common, *words, *more])
     DualStudent(POINT, config=TINY).save(folder / "peers")
     return folder
 

@@ -153,7 +153,10 @@ def test_the_command_fine_tunes_td3_and_resumes(tmp_path, capsys):
     TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(200).save(tmp_path / "teacher")
     settings = {**OFF_POLICY, "critic_steps": 30}
     flags = [w for name, v in settings.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{v}")]
-    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags, "--student", "4"]
+    common = [
+        *f"distill --final-episodes 3 --student 4 --env {POINT} --teacher {tmp_path}/teacher.safetensors".split(),
+        *flags,
+    ]
     common += ["--backbone", "td3", "--total-timesteps", "80", "--run-dir", str(tmp_path / "run"), "--fine-tune"]
     main([*common, "40"])
     assert "fine-tuning with the task's own reward" in capsys.readouterr().out

@@ -276,7 +276,8 @@ def test_the_command_line_distils_and_exports_what_remembers(tmp_path, capsys):
     flags = ["--n-eval-episodes", "1", "--teacher-episodes", "2", "--allow-weak-teacher", "--round-steps", "20"]
     flags += ["--round-updates", "2", "--total-timesteps", "40", "--run-dir", str(tmp_path / "run"), "--env", POINT]
     flags += ["--observation-groups", "way=2:4", "place=0,1", "--student-observations", "way", "--history", "2"]
-    main(["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--gru", "4", "--n-envs", "2", *flags])
+    words = f"distill --final-episodes 3 --teacher {tmp_path}/teacher.safetensors --gru 4 --n-envs 2"
+    main([*words.split(), *flags])
     config = TeacherStudent.load(tmp_path / "run").config
     assert (config.student_observations, config.history, config.gru) == (("way",), 2, 4)
     assert config.observation_groups == {"way": (2, 3), "place": (0, 1)}

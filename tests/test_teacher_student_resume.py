@@ -82,7 +82,7 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
         if name != "net_arch"
         for word in (f"--{name.replace('_', '-')}", f"{value}")
     ]
-    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags]
+    common = [*f"distill --final-episodes 3 --env {POINT} --teacher {tmp_path}/teacher.safetensors".split(), *flags]
     common += ["--total-timesteps", "80", "--run-dir"]
     main([*common, str(tmp_path / "sweep"), "--student", "2", "4x4", "--seeds", "0", "1"])
     output = capsys.readouterr().out
@@ -110,7 +110,10 @@ def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
     TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(tmp_path / "teacher")
     settings = {**COPY, "n_steps": 16, "n_envs": 2, "batch_size": 16, "n_epochs": 1, "critic_steps": 32}
     flags = [w for name, v in settings.items() if name != "net_arch" for w in (f"--{name.replace('_', '-')}", f"{v}")]
-    common = ["distill", "--teacher", str(tmp_path / "teacher.safetensors"), "--env", POINT, *flags, "--student", "4"]
+    common = [
+        *f"distill --final-episodes 3 --student 4 --env {POINT} --teacher {tmp_path}/teacher.safetensors".split(),
+        *flags,
+    ]
     common += ["--total-timesteps", "80", "--run-dir", str(tmp_path / "run"), "--fine-tune"]
     main([*common, "64"])
     assert "fine-tuning with the task's own reward" in capsys.readouterr().out

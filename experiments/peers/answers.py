@@ -29,11 +29,17 @@ ROOT = Path(__file__).parents[2]
 RESAMPLES = 2_000
 
 FOUR = "four_mutual"
+GATED = "four_mutual_2"
+"""The row that the gate chose for Q1."""
 QUESTIONS: dict[str, dict[str, Any]] = {
     "Q1": {
         "question": "Against SB3 at equal steps, do peers do better, in no more time?",
         "results": "results/peers_small",
-        "pairs": [],  # the gate chooses the rows of peers, before their seeds are run
+        "pairs": [
+            *(((GATED, way), ("sb3", "final")) for way in ("trained", "student")),
+            *(((GATED, "trained"), (control, "final")) for control in ("single_2", "single_4")),
+            (("single_4", "final"), ("sb3", "final")),
+        ],
     },
     "Q2": {
         "question": "Without knowing the learning rate, does a group of four do as well as the best rate alone?",

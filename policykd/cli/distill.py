@@ -51,6 +51,8 @@ class DistillOptions(Generic[C]):
     """Environment steps of each student."""
     fine_tune: int = 0
     """Environment steps of RL on the task's own reward afterwards, with the backbone's algorithm."""
+    final_episodes: int = 50
+    """Episodes of each student, and of the teacher from the same starts, for the table at the end."""
     preset: str | None = None
     """Settings to start from: quick."""
     run_dir: Path | None = None
@@ -76,6 +78,7 @@ def run(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     require(options.fine_tune >= 0, "fine_tune", options.fine_tune, "must not be negative")
+    require(options.final_episodes > 0, "final_episodes", options.final_episodes, "must be positive")
     if not options.teacher:
         raise PolicyKDError("teacher: say who teaches with --teacher FILE")
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
@@ -98,7 +101,7 @@ def run(arguments: Sequence[str]) -> None:
     for size in sizes:
         part = folder / "x".join(map(str, size)) if len(sizes) > 1 else folder
         agent = _train(options, env, teachers, size, part)
-        rows += students.measure(agent)
+        rows += students.measure(agent, episodes=options.final_episodes)
         students.write_csv(rows, folder / "students.csv")  # after each size: an interrupted sweep keeps its rows
         write_text(folder / "students.md", students.table(rows) + "\n")
     say("\n" + students.table(rows))

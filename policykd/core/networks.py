@@ -19,7 +19,6 @@ from torch import Tensor
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
-from policykd.core.memory import require_memory
 from policykd.core.normaliser import RunningMeanStd
 
 Activation = Literal["relu", "tanh", "elu"]
@@ -87,7 +86,6 @@ class MLP:
 
     def initialise(self, generator: np.random.Generator) -> Tensor:
         """Draw one row ``(P,)`` as ``torch.nn.Linear`` draws: weights and biases from U(-1/sqrt(in), 1/sqrt(in))."""
-        self._require_memory()
         parts = []
         for inputs, outputs in self.layers:
             bound = 1.0 / math.sqrt(inputs)
@@ -96,7 +94,6 @@ class MLP:
 
     def initialise_orthogonal(self, generator: np.random.Generator, gains: Sequence[float]) -> Tensor:
         """Draw one row ``(P,)``: orthogonal weights (Saxe et al. 2014) times the gain of each layer, and no bias."""
-        self._require_memory()
         parts = []
         for (inputs, outputs), gain in zip(self.layers, gains, strict=True):
             drawn = generator.standard_normal((max(inputs, outputs), min(inputs, outputs)))
@@ -112,11 +109,6 @@ class MLP:
             normalised = self.layer_norm and index < len(linear) - 1
             parts += [layer, np.ones(width), np.zeros(width)] if normalised else [layer]
         return torch.from_numpy(np.concatenate(parts).astype(np.float32))
-
-    def _require_memory(self) -> None:
-        """Refuse a network that cannot be trained here: parameters, target, gradient and Adam's moments in float32."""
-        what = f"networks of widths {' x '.join(map(str, self.sizes))}"
-        require_memory(4 * 5 * self.parameter_count, what, "net_arch")
 
     def unpack(self, rows: Tensor) -> list[tuple[Tensor, ...]]:
         """View rows ``(R, P)`` layer by layer.

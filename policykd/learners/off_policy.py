@@ -53,9 +53,8 @@ class OffPolicyLearner:
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
         outputs = 2 * action_size if self.gaussian else action_size
-        self.actor_network, self.critic_network = make_networks(
-            config, observation_size, outputs, observation_size + action_size
-        )
+        sizes = observation_size, outputs, observation_size + action_size
+        self.actor_network, self.critic_network = make_networks(config, sizes, len(generators), self.critics, device)
         actors: list[Tensor] = []
         critics: list[Tensor] = []
         for generator in self.generators:

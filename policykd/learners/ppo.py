@@ -109,7 +109,8 @@ class PPO:
         high: np.ndarray | float | None = 1.0,
     ) -> None:
         self.config, self.generators, self.action_size = config, list(generators), action_size
-        self.actor_network, self.critic_network = make_networks(config, observation_size, action_size, observation_size)
+        sizes = observation_size, action_size, observation_size
+        self.actor_network, self.critic_network = make_networks(config, sizes, len(generators), 1, device)
         self.discrete = low is None or high is None
         self.head: Head = Categorical()
         if low is not None and high is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.fields import require
+from policykd.core.memory import require_memory
 from policykd.core.networks import MLP, Network
 from policykd.core.recurrent import GRU
 from policykd.core.registry import find
@@ -57,28 +58,42 @@ def per_action(setting: float | Tensor) -> float | Tensor:
     return setting.unsqueeze(-1) if isinstance(setting, Tensor) else setting
 
 
+COPIES = 4
+"""Numbers in training per parameter at least: itself, its gradient and Adam's two moments."""
+
 NETWORKS: dict[str, Callable[[int, int], Network]] = {}
 """Makers of networks by name, for command lines and benchmark files; rows may be added."""
 
 
-def make_networks(config: Any, inputs: int, outputs: int, critic_inputs: int) -> tuple[Network, Network]:
+def make_networks(
+    config: Any, sizes: tuple[int, int, int], learners: int, critics: int, device: torch.device | str
+) -> tuple[Network, Network]:
     """Actor and critic network of these settings: MLPs, or what ``config.network`` and ``config.critic_network`` make.
 
     With ``config.gru`` the actor begins with gated recurrent units.
 
     Args:
         config: settings of any backbone.
-        inputs: width of the actor's input.
-        outputs: width of its output.
-        critic_inputs: width of the critic's input; its output is one number.
+        sizes: width of the actor's input and of its output, and of the critic's input; its output is one number.
+        learners: number of learners K that will have them.
+        critics: critics of each learner.
+        device: where they will live.
+
+    Raises:
+        PolicyKDError: they cannot be trained in this machine's memory.
     """
+    inputs, outputs, critic_inputs = sizes
 
     def mlp(inputs: int, outputs: int) -> MLP:
         return MLP((inputs, *config.net_arch, outputs), activation=config.activation_fn, layer_norm=config.layer_norm)
 
     actor: Callable[[int, int], Network] = mlp if config.network is None else find("network", config.network, NETWORKS)
     critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
+    first, judge = actor(inputs, outputs), critic(critic_inputs, 1)
     if (width := getattr(config, "gru", None)) is not None:
         require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
-        return GRU(inputs, width, mlp(width + inputs, outputs)), critic(critic_inputs, 1)
-    return actor(inputs, outputs), critic(critic_inputs, 1)
+        first = GRU(inputs, width, mlp(width + inputs, outputs))
+    numbers = learners * (first.parameter_count + critics * judge.parameter_count)
+    what = f"networks of {learners} learners with hidden layers {' x '.join(map(str, config.net_arch))}"
+    require_memory(4 * COPIES * numbers, what, "net_arch, or train fewer seeds at once", device)
+    return first, judge

@@ -270,4 +270,5 @@ class ActionScale:
         if isinstance(actions, Tensor):
             low, high = (torch.from_numpy(bound).to(actions.device) for bound in (self.low, self.high))
             return actions.to(low.dtype).clamp(low, high)
-        return np.clip(actions, self.low, self.high).astype(self.low.dtype, copy=False)
+        bounded = np.minimum(np.maximum(actions, self.low), self.high)  # np.clip takes twice as long on a few numbers
+        return bounded.astype(self.low.dtype, copy=False)

@@ -83,7 +83,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
     spec = {**BENCHMARK, "methods": ["sb3", "dpd"], "settings": {**BENCHMARK["settings"]}}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     train = ["train", "--env", POINT, "--seeds", "0", "3"]
-    distill = ["distill", "--env", POINT, "--teacher", str(teacher), *words(TAUGHT)]
+    distill = ["distill", "--env", POINT, "--teacher", str(teacher), "--final-episodes", "3", *words(TAUGHT)]
     settings = {"ddpg": OFF_POLICY, "td3": OFF_POLICY, "sac": OFF_POLICY, "ppo": ON_POLICY}
     return {
         **{f"train-{b}": [*train, "--backbone", b, "--total-timesteps", "320", *words(s)] for b, s in settings.items()},
