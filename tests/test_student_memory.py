@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from cue import Cue
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 from policykd_envs.wrappers import StackObservation
 from stable_baselines3.common.callbacks import EvalCallback
@@ -224,34 +225,11 @@ def test_recurrent_students_learn_together_as_they_learn_alone(backbone):
     torch.testing.assert_close(rows(0, 3), torch.cat((rows(0), rows(3))), atol=1e-5, rtol=1e-4)
 
 
-class Cue(gym.Env):
-    """What to do is told at the first step alone; the whole observation tells it at every step."""
-
-    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.goal, self.steps = float(self.np_random.choice([-0.8, 0.8])), 0
-        return np.array([self.goal, self.goal], np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        return np.array([0, self.goal], np.float32), -abs(float(action[0]) - self.goal), False, self.steps >= 12, {}
-
-
 def test_a_recurrent_student_remembers_the_start_of_its_episode():
     config = {**SHORT, "gru": 16, "net_arch": (16,), "bptt_steps": 16, "burn_in": 0, "distill_batch_size": 128}
     config |= {"student_observations": (0,), "n_envs": 4, "round_steps": 200, "round_updates": 150, "eval_freq": 0}
     student = TeacherStudent(Cue, lambda o: o[..., 1:], config={**config, "distill_learning_rate": 5e-3}).learn(800)
     assert student.evaluate(20, seed=0).returns.mean() > -2  # without memory: -0.8 a step, -8.8
-
-
-def test_what_a_recurrent_student_cannot_do_is_refused(recurrent):
-    with pytest.raises(PolicyKDError, match=r"gru: kickstarting learns by RL.*history="):
-        TeacherStudent(POINT, expert, method="kickstarting", config={**ROLL, "gru": 4})
-    with pytest.raises(PolicyKDError, match="fine_tune: RL trains students without gru"):
-        recurrent.fine_tune(50)
 
 
 SEES = {

@@ -22,6 +22,8 @@ CASES = {
     "history": ("dagger", "ppo", {**COPY, "student_observations": (2, 3), "history": 3}),
     "GRU": ("dagger", "ppo", {**COPY, "gru": 6, "bptt_steps": 5, "burn_in": 2, "n_envs": 2}),
     "GRU of a history, SAC": ("student_driven", "sac", {**COPY, "gru": 6, "bptt_steps": 5, "history": 2}),
+    "kickstarting, GRU": ("kickstarting", "ppo", {**ROLL, "gru": 6, "bptt_steps": 5}),
+    "n-distill, GRU": ("n_distill", "ppo", {**ROLL, "gru": 6, "bptt_steps": 5}),
     "history, QDagger, TD3": ("qdagger", "td3", {**REPLAY, "history": 2}),
 }
 OWN = {"elapsed", "evaluation_seconds", "t_start", "episode_times", "t", "log_sizes"}
@@ -49,8 +51,9 @@ def test_a_saved_student_goes_on_exactly(tmp_path, case):
     assert [path for path in differences(*states) if not OWN & set(path.split("/"))] == []
 
 
-def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path):
-    config = {**COPY, **{k: ROLL[k] for k in ("n_steps", "n_envs", "n_epochs", "batch_size")}}
+@pytest.mark.parametrize("memory", [{}, {"gru": 6, "bptt_steps": 5}], ids=["single states", "GRU"])
+def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path, memory):
+    config = {**COPY, **memory, **{k: ROLL[k] for k in ("n_steps", "n_envs", "n_epochs", "batch_size")}}
     changes = {"critic_steps": 60, "fixed_std_steps": 110}
 
     def tuned(stop):
@@ -66,6 +69,9 @@ def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path):
     again.learn(180)
     assert torch.equal(again.learner.parameters, whole.learner.parameters)
     assert torch.equal(again.recipe.anchor.actor, whole.recipe.anchor.actor)
+    if memory:
+        assert torch.equal(again.recipe.anchor.hidden.state, whole.recipe.anchor.hidden.state)
+        assert torch.equal(again.rollout_buffer.hidden, whole.rollout_buffer.hidden)
 
 
 def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):

@@ -87,11 +87,13 @@ class TeachingConfig:
     history: int = 1
     """Observations that the student sees together, the latest ones of its episode."""
     gru: int | None = None
-    """Width of gated recurrent units before the student's hidden layers, in methods without RL; None is none."""
+    """Width of gated recurrent units before the student's hidden layers, in methods without RL and beside ppo; None is
+    none."""
     bptt_steps: int = 16
-    """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch."""
+    """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch, beside ppo
+    batch_size, where it must divide n_steps."""
     burn_in: int = 4
-    """gru: steps before them that only renew what the student remembers."""
+    """gru: without RL, steps before them that only renew what the student remembers."""
     teacher_episodes: int = 10
     """Episodes on which the teacher is scored before training."""
     allow_weak_teacher: bool = False

@@ -23,6 +23,7 @@ class Rollout:
         learners: number of learners K.
         label_size: length W of a teacher's packed answer; 0 where there is no teacher.
         device: where they live.
+        state_size: length H of a learner's state; 0 where there is none.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Rollout:
         learners: int,
         label_size: int = 0,
         device: torch.device | str = "cpu",
+        state_size: int = 0,
     ) -> None:
-        width = 2 * observation_size + action_size + 2 + (label_size + 1 if label_size else 0)
+        width = 2 * observation_size + action_size + 2 + sum(size + 1 for size in (label_size, state_size) if size)
         asked = f"rollouts of {learners} learners x {envs} environments x {steps:,} steps"
         require_memory(4 * learners * envs * steps * width, asked, "n_steps", device)
 
@@ -56,6 +58,11 @@ class Rollout:
             """The teacher's answers at the observations."""
             self.next_values = empty()
             """The teacher's value of where the step led; 0 where the task ended."""
+        if state_size:
+            self.starts = empty()
+            """1 where an episode starts, and the learner's state is emptied before the step."""
+            self.hidden = empty(state_size)
+            """The learner's state before the step, as it was when it acted."""
         self.steps, self.position = steps, 0
 
     @property

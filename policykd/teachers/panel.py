@@ -262,11 +262,12 @@ def check_method(
     name = method.name
     if method.on_policy and learner.memory != "rollout":
         raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
-    if method.coupling != "alone" and config.gru is not None:
+    if config.gru is not None and method.coupling != "alone" and learner.memory != "rollout":
         raise PolicyKDError(
-            f"gru: {name} learns by RL, which trains no recurrent students; dagger, bc and student_driven do, and "
-            "history= gives students of every method a memory"
+            f"gru: {name} beside {learner.name} trains no recurrent students: use ppo, or history= for a memory"
         )
+    if config.gru is not None and method.confident:
+        raise PolicyKDError(f"gru: {name}'s imitator keeps no state of its own: use kickstarting, or history=")
     if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
     if discrete and config.collect_noise_std > 0:

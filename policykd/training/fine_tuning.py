@@ -11,8 +11,10 @@ from policykd.core.fields import change
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config
-from policykd.training.recipes import fine_tune_replay
+from policykd.training.recipes import Recipe, fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
+from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
 
 if TYPE_CHECKING:
     from policykd.core.recurrent import GRU
@@ -31,6 +33,7 @@ class FineTuning:
     if TYPE_CHECKING:
         config: Config
         learner: Learner
+        recipe: Recipe
         learn: Any
 
         @property
@@ -82,13 +85,18 @@ class FineTuning:
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
-        if self.network is not None:
-            raise PolicyKDError("fine_tune: RL trains students without gru; history= gives them a memory")
-        learner, known = self.learner, getattr(self, "dataset", None)
+        learner, known, before = self.learner, getattr(self, "dataset", None), self.recipe
         if isinstance(self.learner, OffPolicyLearner):
+            if self.network is not None:
+                raise PolicyKDError(
+                    f"fine_tune: {learner.name} trains no students with gru: ppo does, and history= suits both"
+                )
             learner = self._new_learner(config)
             if fresh:
                 assert isinstance(config, TeachingConfig) and isinstance(learner, OffPolicyLearner)
                 fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
-        self._take(self._students.tune(learner, config, span, known, fresh))
+        made = self._students.tune(learner, config, span, known, fresh)
+        if isinstance(before, RecurrentImitation | RecurrentRollouts) and isinstance(made.recipe, RecurrentRollouts):
+            made.recipe.follow(before.hidden.state)  # episodes go on
+        self._take(made)
         self.learner, self.config, self.tuning = learner, config, span

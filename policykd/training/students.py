@@ -26,6 +26,7 @@ from policykd.training.recipes.fine_tune import Anchor, FineTune, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
+from policykd.training.recipes.recurrent_rollouts import RecurrentFineTune, RecurrentRollouts
 from policykd.training.recipes.taught_replay import TaughtOnReplay
 from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.tutor import FrozenTeacher
@@ -73,14 +74,15 @@ class Students:
     ) -> Made:
         """By a method: a rollout with answers; a data set of answered states; or that beside a replay."""
         streams = self.collector, self.exploration, self.sampling
+        network = getattr(learner, "actor_network", None)
         if isinstance(learner, PPO) and method.coupling != "alone":
             assert isinstance(config, TaughtPPOConfig)
             rollout = self.rollout(learner, config)
-            return Made(
-                TaughtOnRollouts(learner, method, config, rollout, self.tutor, divergence, *streams), rollout=rollout
-            )
+            on_rollouts = RecurrentRollouts if isinstance(network, GRU) else TaughtOnRollouts
+            recipe = on_rollouts(learner, method, config, rollout, self.tutor, divergence, *streams)
+            return Made(recipe, rollout=rollout)
         assert divergence is not None
-        student, network = cast(Any, learner), getattr(learner, "actor_network", None)
+        student = cast(Any, learner)
         if isinstance(network, GRU):
             steps = self.sequences(learner, config, network)
             return Made(RecurrentImitation(student, method, config, steps, self.tutor, divergence, *streams), steps)
@@ -108,17 +110,23 @@ class Students:
             require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
             assert isinstance(config, TaughtPPOConfig)
             rollout = self.rollout(learner, config)
-            return Made(FineTune(learner, config, rollout, *streams, fresh), rollout=rollout)
+            fine_tune = RecurrentFineTune if isinstance(learner.actor_network, GRU) else FineTune
+            return Made(fine_tune(learner, config, rollout, *streams, fresh), rollout=rollout)
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
         by_teacher = config.anchor == "teacher"
         dataset = known if by_teacher and known is not None else self.dataset(learner, config)
         tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
         return Made(FineTuneOnReplay(learner, config, config, replay, dataset, tutor, *streams), dataset, replay=replay)
 
-    def rollout(self, learner: Learner, config: TaughtPPOConfig) -> Rollout:
-        """Steps with room for the teacher's answers."""
+    def rollout(self, learner: PPO, config: TaughtPPOConfig) -> Rollout:
+        """Steps with room for the teacher's answers, and for the state of students that have one."""
+        network, state_size = learner.actor_network, 0
+        if isinstance(network, GRU):
+            state_size, steps = network.width, config.n_steps
+            whole = steps % config.bptt_steps == 0
+            require(whole, "bptt_steps", config.bptt_steps, f"must divide n_steps={steps}: rollouts are whole windows")
         width = Labels.width(self.sizes[1], learner.discrete)
-        return Rollout(config.n_steps, config.n_envs, *self.sizes, len(self.sampling), width, self.device)
+        return Rollout(config.n_steps, config.n_envs, *self.sizes, len(self.sampling), width, self.device, state_size)
 
     def dataset(self, learner: Learner, config: TeachingConfig) -> LabelledStates:
         """States with answers, none so far."""

@@ -83,6 +83,8 @@ class FineTune(TaughtOnRollouts):
     """
 
     mask: Tensor
+    anchors: type[Anchor] = Anchor
+    """What answers as the students did."""
 
     def __init__(
         self,
@@ -99,14 +101,14 @@ class FineTune(TaughtOnRollouts):
             learner.log_std.copy_((config.fine_tune_std * learner.half).log().expand_as(learner.log_std))
         if fresh:
             learner.adam = Adam(learner.parameters, eps=learner.adam.eps)
-        anchor = Anchor(learner, collector)
+        learner.config, learner.frozen_statistics = config, True
+        anchor = self.anchors(learner, collector)
         name = config.divergence if config.divergence != "auto" else METHOD.divergence
         assert name is not None
         divergence = divergence_of(name, taught=True)
         super().__init__(learner, METHOD, config, rollout, anchor, divergence, collector, exploration, sampling)
         self.anchor, self.span = anchor, span
         self.mask = torch.ones(learner.parameters.shape[1], device=self.device)
-        learner.config, learner.frozen_statistics = config, True
 
     def step(self, progress: float) -> None:
         """Learn from the full rollout, with what may move by now, and empty it."""

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import PolicyOutput
-from policykd.core.recurrent import GRU, Along
 from policykd.core.seeding import Generators
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.teaching_step import TeachingStep
 from policykd.learners import PPO, OffPolicyLearner
-from policykd.learners.reading import reading
 from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector
+from policykd.training.recipes.hidden_state import HiddenState
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.tutor import Tutor
 
@@ -55,37 +54,27 @@ class RecurrentImitation(Imitation):
         sampling: Generators,
     ) -> None:
         super().__init__(learner, method, config, dataset, tutor, divergence, collector, exploration, sampling)
-        assert isinstance(learner.actor_network, GRU)
-        self.sequences, self.along = dataset, Along(learner.actor_network)
-        self.reader = reading(learner, self.along)
+        self.sequences, self.hidden = dataset, HiddenState(learner, collector)
         self.counts = torch.ones(())
 
         def counted(own: PolicyOutput, teacher: PolicyOutput) -> Tensor:
             return divergence(own, teacher) * self.counts
 
-        self.distillation = TeachingStep(method, config, self.reader, counted)
-        shape = len(sampling), collector.n_envs, learner.actor_network.width
-        self.hidden = torch.zeros(shape, device=learner.actor.device)
-        """What the students remember of the running episodes ``(K, N, H)``."""
+        self.distillation = TeachingStep(method, config, self.hidden.reader, counted)
 
     def compile(self) -> None:
         """Computed as before: a loop over steps is not compiled."""
         self.compiled = True
 
-    def starts(self) -> Tensor:
-        """1 where the latest observations are the first of an episode, ``(K, N)``."""
-        starts = torch.from_numpy(self.collector.starts).to(self.hidden)
-        return starts.view(self.hidden.shape[:2])
-
     def store(self, observations: Tensor, answers: Tensor) -> None:
         """Keep a step with its answers and the state before it."""
-        self.sequences.add(observations, answers, self.starts(), self.hidden)
+        self.sequences.add(observations, answers, self.hidden.starts(), self.hidden.state)
 
     def own(self, observations: Tensor) -> Tensor:
         """The students' actions ``(K, N, A)``; they see every step, whoever acts."""
-        self.along.place(self.starts().unsqueeze(1), self.hidden)
-        actions = self.reader.policy(self.reader.actor, observations)
-        self.hidden = self.along.after
+        self.hidden.place()
+        actions = self.hidden.reader.policy(self.learner.actor, observations)
+        self.hidden.advance()
         return actions
 
     def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
@@ -95,19 +84,19 @@ class RecurrentImitation(Imitation):
         recent = None if self.method.aggregate else config.round_steps
         windows = max(1, config.distill_batch_size // config.bptt_steps)
         drawn = self.sequences.sample(windows, length, self.sampling, recent)
-        self.along.place(drawn.starts, drawn.state)
+        self.hidden.along.place(drawn.starts, drawn.state)
         self.counts = counted_steps(drawn.starts, config.burn_in).flatten(1)
         flat = drawn.observations.flatten(1, 2), drawn.answers.flatten(1, 2)
         return self.distillation.teach(*flat, learning_rate, diagnose)
 
     def state(self) -> dict[str, Any]:
         """Beside what imitation keeps: what the students remember."""
-        return super().state() | {"hidden": self.hidden}
+        return super().state() | {"hidden": self.hidden.state}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         super().restore(state)
-        self.hidden = state["hidden"].to(self.hidden)
+        self.hidden.state = state["hidden"].to(self.hidden.state)
 
 
 def counted_steps(starts: Tensor, burn_in: int) -> Tensor:

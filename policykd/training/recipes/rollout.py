@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,17 @@ class LearnFromRollouts:
         exploration: Generators,
         sampling: Generators,
     ) -> None:
-        self.learner, self.config, self.rollout, self.collector = learner, config, rollout, collector
+        self.config, self.rollout, self.collector = config, rollout, collector
         self.exploration, self.sampling = exploration, sampling
-        self.device = learner.parameters.device
+        self.learner, self.device = self.reading(learner), learner.parameters.device
         self.n_updates = 0
         self.info: dict[str, Tensor] = {}
         """Diagnostics of the latest update."""
         self._learn: Callable[..., dict[str, Tensor]] = self.descend
+
+    def reading(self, learner: PPO) -> PPO:
+        """The learner as the recipe asks it: as it is."""
+        return learner
 
     def compile(self) -> None:
         """From now on compute gradient steps with ``torch.compile``."""
@@ -133,17 +137,21 @@ class LearnFromRollouts:
         """
         learner, rollout, config = self.learner, self.rollout, self.config
         shape, learners = rollout.rewards.shape, len(rollout.rewards)
-        inputs, actions = (x.view(learners, -1, x.shape[-1]) for x in (rollout.inputs, rollout.actions))
+        inputs, actions = rollout.inputs.flatten(1, 2), rollout.actions.flatten(1, 2)
         values = learner.values(inputs)
         last_values = learner.values(learner.normalise(self.observed(self.collector.observations)))
         advantages = gae(
             rollout.rewards, values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
         )
         advantage = advantages.view(learners, -1)
-        log_probs = learner.head.log_prob(*learner.says(learner.actor, inputs), actions)
+        log_probs = learner.head.log_prob(*self.said(), actions)
         returns = advantage + values
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
+
+    def said(self) -> tuple[Tensor, Tensor]:
+        """What the policies say at all steps of the rollout, ``(K, T * N, A)``, for ``PPO.head``."""
+        return self.learner.says(self.learner.actor, self.rollout.inputs.flatten(1, 2))
 
     def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
         """Some epochs of ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
@@ -167,18 +175,26 @@ class LearnFromRollouts:
         )
         # One row per step, so that an epoch's order is one gather.
         table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:]), *more), dim=-1)
-        learners, count, width = table.shape
-        first_row = torch.arange(learners, device=self.device).unsqueeze(1) * count
         widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in more)]
         infos: list[dict[str, Tensor]] = []
         for _ in range(config.n_epochs):
-            order = torch.from_numpy(np.stack([g.permutation(count) for g in self.sampling])).to(self.device)
-            shuffled = table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
-            for rows in shuffled.split(config.batch_size, dim=1):
+            for rows in self.minibatches(table):
                 inputs, actions, numbers, *others = rows.split(widths, dim=-1)
                 batch = Minibatch(inputs, actions, *numbers.unbind(-1))
                 infos.append(self._learn(batch, learning_rate, clip_range, *others))
         return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
+
+    def minibatches(self, table: Tensor) -> Iterable[Tensor]:
+        """One epoch of the steps ``(K, T * N, W)``: minibatches ``(K, B, W)``, each learner's in its own order."""
+        batches: tuple[Tensor, ...] = self.shuffled(table).split(self.config.batch_size, dim=1)
+        return batches
+
+    def shuffled(self, table: Tensor) -> Tensor:
+        """The rows of ``(K, M, W)`` in a random order, which each learner draws for itself."""
+        learners, count, width = table.shape
+        order = torch.from_numpy(np.stack([g.permutation(count) for g in self.sampling])).to(self.device)
+        first_row = torch.arange(learners, device=self.device).unsqueeze(1) * count
+        return table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
 
     def state(self) -> dict[str, Any]:
         """The number of epochs and the latest diagnostics."""

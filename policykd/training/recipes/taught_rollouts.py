@@ -114,13 +114,10 @@ class TaughtOnRollouts(LearnFromRollouts):
             paid = shaping(labels.value.view(dones.shape), rollout.next_values, self.config.gamma)
             return paid / learner.return_scale.unsqueeze(2).to(paid.dtype)
         last_labels = self.unpack(self.tutor.answers())
-        last = self.observed(self.collector.observations)
-        last_own = learner.outputs(learner.actor, last)
+        last_own = self.latest()
         if kind == "next_distance":
             assert self.divergence is not None
-            inputs = rollout.inputs.view(len(flat), -1, last.shape[-1])
-            own = learner.head.answer(*learner.says(learner.actor, inputs))
-            distances = self.divergence(own, labels.policy).view(dones.shape)
+            distances = self.divergence(learner.head.answer(*self.said()), labels.policy).view(dones.shape)
             paid = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
         else:
             actions = rollout.actions.view(len(flat), -1, learner.action_size)
@@ -131,6 +128,10 @@ class TaughtOnRollouts(LearnFromRollouts):
         if not self.config.normalize_reward:
             return paid
         return self.teaching.scale_rewards(paid, dones, self.config.gamma)
+
+    def latest(self) -> PolicyOutput:
+        """The policies' answers at the latest observations."""
+        return self.learner.outputs(self.learner.actor, self.observed(self.collector.observations))
 
     def descend(  # type: ignore[override]
         self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor, answers: Tensor

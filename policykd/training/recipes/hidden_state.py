@@ -1,0 +1,45 @@
+"""What learners with gated recurrent units remember of the episodes that run in training."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from policykd.core.recurrent import GRU, Along
+from policykd.learners import PPO, OffPolicyLearner
+from policykd.learners.reading import reading
+from policykd.training.collector import Collector
+
+L = TypeVar("L", bound=OffPolicyLearner | PPO)
+
+
+class HiddenState(Generic[L]):
+    """The state of learners' units before the latest observations, one for every environment.
+
+    Args:
+        learner: the learners, whose actor is a ``GRU``.
+        collector: the environments.
+    """
+
+    def __init__(self, learner: L, collector: Collector) -> None:
+        network = learner.actor_network
+        assert isinstance(network, GRU)
+        self.collector, self.along = collector, Along(network)
+        self.reader = reading(learner, self.along)
+        """The same learners, which answer where ``along`` was placed."""
+        self.state = torch.zeros(len(learner.actor), collector.n_envs, network.width, device=learner.actor.device)
+        """``(K, N, H)``."""
+
+    def starts(self) -> Tensor:
+        """1 where the latest observations are the first of an episode, ``(K, N)``."""
+        return torch.from_numpy(self.collector.starts).to(self.state).view(self.state.shape[:2])
+
+    def place(self) -> None:
+        """Let ``reader`` answer at the latest observations."""
+        self.along.place(self.starts().unsqueeze(1), self.state)
+
+    def advance(self) -> None:
+        """Remember the latest observations, too, which ``reader`` has just answered."""
+        self.state = self.along.after
