@@ -1,4 +1,4 @@
-"""The answers to the declared questions, from the raw rows: a table for BENCHMARK.md and a picture.
+"""The answers to the declared questions, from the raw rows: a table for BENCHMARK.md and a picture each.
 
     python -m experiments.peers.answers
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from experiments.peers.pictures import strips
 from experiments.peers.report import WAYS, rows
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
 from policykd.benchmark.spec_file import load_spec
@@ -149,8 +149,9 @@ def hindsight() -> str:
     )
 
 
-def _named(method: str, way: str) -> str:
-    return f"{method}, {WAYS[way]}" if way != "final" else method
+def _named(method: str, way: str, sep: str = ", ") -> str:
+    single = way == "final" and not method.startswith(("four", "council"))
+    return method if single else f"{method}{sep}{WAYS[way]}"
 
 
 def _scores(table: pd.DataFrame, method: str, way: str) -> dict[str, np.ndarray]:
@@ -200,22 +201,23 @@ def table(found: Sequence[Answer]) -> str:
             chance = f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]"
             lines.append(f"| {a.ours} | {a.theirs} | {chance} | {a.p:.3f} | {a.seeds[0]} / {a.seeds[1]} | {each} |")
         lines += ["", *([hindsight(), ""] if name == "Q2" else [])]
+        lines += [f"![{name}: final returns of every seed](results/peers_{name.lower()}.png)", ""]
     return "\n".join(lines)
 
 
-def picture(found: Sequence[Answer], path: Path) -> None:
-    """P(better) with intervals, comparison by comparison."""
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(found) + 1.2))
-    for place, a in enumerate(reversed(found)):
-        axes.plot([a.better.low, a.better.high], [place, place], color="C0")
-        axes.plot(a.better.value, place, "o", color="C0")
-    names = [f"{a.question}: {a.ours} over {a.theirs}" for a in reversed(found)]
-    axes.set_yticks(range(len(found)), names, fontsize=8)
-    axes.axvline(0.5, color="grey", linewidth=1)
-    axes.set(xlim=(0, 1), xlabel="probability of improvement, 95 % interval")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def pictures() -> None:
+    """The returns behind every question that has rows of both sides (``results/peers_q1.png`` ...)."""
+    for name, question in QUESTIONS.items():
+        folder = ROOT / question["results"]
+        if not list(folder.glob("*/*.json")):
+            continue
+        table = pd.concat([rows(folder), optuna_rows()])
+        table = table[table["backbone"] == "sac"]
+        sides = [side for pair in question["pairs"] for side in reversed(pair)]
+        returns = {side: _scores(table, *side) for side in sides}
+        ours = {pair[0] for pair in question["pairs"]}
+        names = {(row, way): _named(row, way, "\n") for row, way in sorted(sides, key=lambda s: (s[1], s in ours))}
+        strips(returns, names, ours, ROOT / "results" / f"peers_{name.lower()}.png")
 
 
 def main() -> None:
@@ -225,8 +227,7 @@ def main() -> None:
     found = answers()
     text = table(found)
     write_text(path, inserted(path.read_text(), text))
-    if found:
-        picture(found, ROOT / "results" / "peers_answers.png")
+    pictures()
     print(text)
 
 
