@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import POINT, TINY, flags, progress
 
 from policykd.cli import COMMANDS, main
@@ -138,6 +139,21 @@ def test_evaluate_prints_every_learners_return(capsys):
     returns = DualStudent.load("run").evaluate(3, seed=9).returns.mean(1)
     for k, (seed, peer) in enumerate([(4, 0), (4, 1), (6, 0), (6, 1)]):
         assert f"learner {k} (seed {seed}, peer {peer}): return {returns[k]:,.1f} +/-" in text
+
+
+def test_ship_distils_every_group_and_says_what_it_and_its_student_return(capsys):
+    changes = {"learning_starts": 10, "batch_size": 8, "distill_batch_size": 8, "checkpoint_freq": 0}
+    DualStudent(POINT, method="share_replay", seeds=(4, 6), config={**TINY, **changes}, run_dir="run").learn(60)
+    words = ["--net-arch", "6", "--gradient-steps", "30", "--n-eval-episodes", "2", "--out", "small"]
+    text = said(capsys, "ship", "run", *words)
+    students, peers = DualStudent.load("small.safetensors"), DualStudent.load("run")
+    assert students.config.net_arch == (6,) and students.learners == [(4, 0), (6, 0)]
+    returns = students.evaluate(2, seed=1_000_000).returns
+    expected = peers.ship(net_arch=(6,), gradient_steps=30)
+    assert torch.equal(students.learner.actor, expected.learner.actor)
+    for group, seed in enumerate((4, 6)):
+        assert f"group {group} (seed {seed}): its 2 peers, mean action" in text
+        assert f"student {returns[group].mean():,.1f} +/-" in text
 
 
 def test_video_writes_the_file(capsys):

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from policykd import __version__
 from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.interrupts import CTRL_C, Stopped, terminating
@@ -25,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
     "fidelity": "Compare the student of a run with its teacher, and with a control.",
     "doctor": "Say why a distillation does not work: teacher, task, observations, student, learning.",
+    "ship": "Distil every group of peers of a run into one small student.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
@@ -45,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
         usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
         print(f"{usage}\n\n" + "\n".join(lines))
-        return
-    if arguments[0] == "--version":
-        print(f"policykd {__version__}")
         return
     guarded(lambda: _run(arguments))
 
