@@ -35,6 +35,10 @@ def test_what_many_learners_cost():
     for learners in (2, 20, 200):
         figures = " | ".join(f"{medians[1, learners, width]:,.0f}" for width in (32, 64, 256, 512))
         assert f"| {learners} | {figures} |" in PAGE
+    limits = rows("limits").groupby("what").value.median()
+    assert f"a step of the physics, {limits['physics_us']:.0f} us;" in PAGE
+    assert f"peak rate of {limits['gflop_per_second']:.0f} GFLOP/s;" in PAGE
+    assert f"{limits['gb_per_second']:.0f} GB/s of a copy" in PAGE
     several = [f"{medians[steps, 2, 32]:,.0f}" for steps in (2, 4, 8)]
     assert f"take {several[0]}, {several[1]} and {several[2]} us" in PAGE
 
