@@ -4,8 +4,8 @@
 
 Measures the three limits of one thread (results/speed/limits.csv) and draws them into what ``scale`` measured
 (results/speed/scale.png). A learner's update of SAC with distillation needs so many operations in matrix products
-(``run.update_gflop``) at the peak rate of ``peak``; and, where caches do not hold them, every parameter with its gradient,
-its target and Adam's two moments once from memory and once back.
+(``run.update_gflop``) at the peak rate of ``peak``; and, where caches do not hold them, every parameter with its
+gradient, its target and Adam's two moments once from memory and once back.
 """
 
 from __future__ import annotations
