@@ -152,13 +152,21 @@ def distil(
 ) -> Distiller:
     """The distiller of one arm after its training; ``fit`` goes to ``Distiller.fit``."""
     method, own = METHODS.get(arm.method, (arm.method, {}))
-    settings = {
-        **own,
-        "epochs": epochs,
-        "batch_size": BATCH,
-        "learning_rate": RATE,
-        "seed": seed,
-    }
+    return taught(method, own, width, seed, teacher, train, epochs, **fit)
+
+
+def taught(
+    method: str,
+    own: dict[str, Any],
+    width: int,
+    seed: int,
+    teacher: nn.Module | None,
+    train: Examples,
+    epochs: int,
+    **fit: Any,
+) -> Distiller:
+    """The distiller of a method with settings of its own after its training."""
+    settings = {**own, "epochs": epochs, "batch_size": BATCH, "learning_rate": RATE, "seed": seed}
     distiller = Distiller(make_student(width, seed), teacher, method=method, config=settings, device="cpu")
     return distiller.fit(subset(train, IMAGES[width], seed), **fit)
 
