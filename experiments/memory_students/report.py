@@ -51,7 +51,7 @@ def table(rows: Measurements) -> str:
 def main(options: Options) -> None:
     text = table(Measurements(options.out / "rows.csv", KEYS, VALUES))
     write_text(options.out / "table.md", text + "\n")
-    publish(text, options.page, "memory")
+    publish(text + "\n", options.page, "memory")
 
 
 if __name__ == "__main__":
