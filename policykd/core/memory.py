@@ -1,8 +1,9 @@
-"""Whether this machine has the memory for what is asked, before it is taken."""
+"""Whether this machine has the memory, or the disk, for what is asked, before it is taken."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -29,6 +30,26 @@ def require_memory(nbytes: int, what: str, setting: str, device: torch.device | 
         who = "this machine has" if machine <= allowed else "this job may take"
         there = f"{who} {min(machine, allowed) / 1e9:,.1f} GB"
         raise PolicyKDError(f"memory: {what} need {nbytes / 1e9:,.1f} GB, {there}: lower {setting}")
+
+
+def require_disk(nbytes: int, place: Path, what: str, setting: str) -> None:
+    """Refuse what the disk cannot hold.
+
+    Args:
+        nbytes: bytes that it takes.
+        place: in which folder, which need not be there yet.
+        what: what takes them.
+        setting: what to lower.
+
+    Raises:
+        PolicyKDError: the disk has less room.
+    """
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if nbytes > free:
+        raise PolicyKDError(
+            f"disk: {what} need {nbytes / 1e9:,.1f} GB, and {there} has {free / 1e9:,.1f} GB: lower {setting}"
+        )
 
 
 def physical_memory() -> int:

@@ -129,6 +129,7 @@ class Agent(Acting, Saving, SB3Surface):
         """
         if run_dir is not None:
             check_precision(self.config, self.device)
+            self.check_disk(Path(run_dir))
             self.folder = self._folder(run_dir)
             self.folder.create(self.settings)
 

@@ -13,9 +13,11 @@ import torch
 from policykd import native
 from policykd.core import checkpoint
 from policykd.core.files import CHECKPOINT
+from policykd.core.memory import require_disk
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.learners import Learner
 from policykd.learners.config import Config
+from policykd.memory import SharedReplay
 from policykd.training import snapshot
 
 if TYPE_CHECKING:
@@ -108,6 +110,12 @@ class Saving:
         """Where a replay on disk has its file: in the run's folder; else where temporary files go."""
         ours = self.folder is not None and os.access(self.folder.path, os.W_OK)  # others' runs are only looked at
         return self.folder.path if self.folder and ours else Path(tempfile.gettempdir())
+
+    def check_disk(self, run_dir: Path) -> None:
+        """Refuse a replay that shall be on the disk of a run folder and has no room there."""
+        replay = self.memories.get("replay")
+        if isinstance(replay, SharedReplay) and replay.folder is not None:
+            require_disk(replay.nbytes, run_dir, f"replays of {replay.capacity:,} transitions", "buffer_size")
 
     def _checkpoint(self) -> None:
         if self.folder is not None:
