@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from experiments.peers.answers import answers, holm, inserted, table
 
@@ -17,3 +18,11 @@ def test_the_page_leads_with_the_answers_that_the_rows_give():
 def test_holms_correction_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
+
+
+def test_what_a_step_of_the_group_costs():
+    rows = pd.read_csv(ROOT / "results" / "peers_seconds.csv")
+    by_round = rows.pivot(index="round", columns=["method", "groups"], values="microseconds")
+    ratio = (by_round["four_mutual_2", 1] / by_round["sb3", 1]).median()
+    for page in ("BENCHMARK.md", "README.md"):
+        assert f"in {ratio:.2f} of its" in " ".join((ROOT / page).read_text().split())
