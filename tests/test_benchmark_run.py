@@ -53,6 +53,7 @@ def wait_for(condition, process, seconds=180):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_whole_matrix_then_nothing_is_left_to_do(capsys):
     file = write(methods=["sb3", "dpd"])
     main(["benchmark", str(file), "--jobs", "1"])
@@ -126,6 +127,7 @@ def test_gradient_updates_are_counted_as_they_are_made():
     assert gradient_updates(PPOConfig(n_steps=100, batch_size=30, n_epochs=3), 250) == 2 * 3 * 4
 
 
+@pytest.mark.slow
 def test_a_cell_that_raises_leaves_the_others_alone_and_its_traceback_in_the_report(capsys):
     reference = {"backbones": ["td3"], "reference": REFERENCE}
     tasks = {"faulty_tasks:Raises-v0": reference, POINT: reference}
@@ -202,6 +204,7 @@ def _script(line):
     return file
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_driver_ends_its_workers_and_a_rerun_completes(capsys):
     tasks = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
     file = write(tasks=tasks, methods=["single"], total_timesteps=2000, evaluations=2)

@@ -10,6 +10,7 @@ import pytest
 from classifiers import FAST, in_a_process
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(tmp_path):
     """The same batches shared by two CPU processes: losses and weights are equal up to rounding."""
     paths = [tmp_path / "one.json", tmp_path / "two.json"]

@@ -16,6 +16,7 @@ def _kill(*words):
     return result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_nothing():
     """Without benchmarks, whose workers take seconds to begin."""
     cases = "train-ddpg", "train-td3", "train-sac", "train-ppo", "fine_tune", "classify"
