@@ -49,9 +49,9 @@ def table(rows: Measurements) -> str:
 
 
 def main(options: Options) -> None:
-    text = table(Measurements(options.out / "rows.csv", KEYS, VALUES))
-    write_text(options.out / "table.md", text + "\n")
-    publish(text + "\n", options.page, "memory")
+    text = table(Measurements(options.out / "rows.csv", KEYS, VALUES)) + "\n"
+    write_text(options.out / "table.md", text)
+    publish(text, options.page, "memory")
 
 
 if __name__ == "__main__":

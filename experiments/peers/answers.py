@@ -10,7 +10,7 @@ each question.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,21 @@ def answers() -> list[Answer]:
     """Every comparison whose two sides share a finished task."""
     found: list[Answer] = []
     for name, question in QUESTIONS.items():
-        folder = ROOT / question["results"]
-        if not list(folder.glob("*/*.json")):
+        if (table := sac_rows(question)) is None:
             continue
-        table = pd.concat([rows(folder), optuna_rows()])
-        raw = list(_compared(name, table[table["backbone"] == "sac"], question["pairs"]))
+        raw = list(_compared(name, table, question["pairs"]))
         corrected = holm([answer.p for answer in raw])
         found += [Answer(**{**vars(answer), "p": p}) for answer, p in zip(raw, corrected, strict=True)]
     return found
+
+
+def sac_rows(question: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The rows of a question, those of ``optuna_control`` with them; None where no cell is through."""
+    folder = ROOT / question["results"]
+    if not list(folder.glob("*/*.json")):
+        return None
+    found = pd.concat([rows(folder), optuna_rows()])
+    return found[found["backbone"] == "sac"]
 
 
 def optuna_rows() -> pd.DataFrame:
@@ -208,11 +215,8 @@ def table(found: Sequence[Answer]) -> str:
 def pictures() -> None:
     """The returns behind every question that has rows of both sides (``results/peers_q1.png`` ...)."""
     for name, question in QUESTIONS.items():
-        folder = ROOT / question["results"]
-        if not list(folder.glob("*/*.json")):
+        if (table := sac_rows(question)) is None:
             continue
-        table = pd.concat([rows(folder), optuna_rows()])
-        table = table[table["backbone"] == "sac"]
         sides = [side for pair in question["pairs"] for side in reversed(pair)]
         returns = {side: _scores(table, *side) for side in sides}
         ours = {pair[0] for pair in question["pairs"]}

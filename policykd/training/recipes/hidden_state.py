@@ -43,3 +43,7 @@ class HiddenState(Generic[L]):
     def advance(self) -> None:
         """Remember the latest observations, too, which ``reader`` has just answered."""
         self.state = self.along.after
+
+    def restore(self, state: Tensor) -> None:
+        """Go on in the middle of episodes of which the learners remember ``state (K, N, H)``."""
+        self.state = state.to(self.state)

@@ -96,7 +96,7 @@ class RecurrentImitation(Imitation):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         super().restore(state)
-        self.hidden.state = state["hidden"].to(self.hidden.state)
+        self.hidden.restore(state["hidden"])
 
 
 def counted_steps(starts: Tensor, burn_in: int) -> Tensor:

@@ -96,7 +96,7 @@ class RecurrentRollouts(TaughtOnRollouts):
 
     def follow(self, state: Tensor) -> None:
         """Go on in the middle of episodes of which the students remember ``state (K, N, H)``."""
-        self.hidden.state = state.to(self.hidden.state)
+        self.hidden.restore(state)
 
 
 class RecurrentAnchor(Anchor):
@@ -129,7 +129,7 @@ class RecurrentFineTune(RecurrentRollouts, FineTune):
     def follow(self, state: Tensor) -> None:
         """Go on in the middle of episodes of which the students and their anchor remember ``state (K, N, H)``."""
         super().follow(state)
-        self.anchor.hidden.state = self.hidden.state
+        self.anchor.hidden.restore(state)
 
     def state(self) -> dict[str, Any]:
         """Beside what fine-tuning keeps: what students and anchor remember."""
@@ -138,4 +138,4 @@ class RecurrentFineTune(RecurrentRollouts, FineTune):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         super().restore(state)
-        self.anchor.hidden.state = state["anchor_hidden"].to(self.hidden.state)
+        self.anchor.hidden.restore(state["anchor_hidden"])
