@@ -1,0 +1,1 @@
+"""Do students without velocities act as their teacher if they remember?"""
