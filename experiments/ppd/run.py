@@ -21,6 +21,8 @@ from policykd.benchmark.retention import retention
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.distillation.methods import TEACHER_METHODS, TeacherMethod
+from policykd.learners import PPO
+from policykd.training.recipes.taught_rollouts import TaughtRollouts
 
 KEYS = ("protocol", "way", "seed", "steps")
 VALUES = ("return", "teacher_return", "retention", "distance", "std", "episodes", "parameters", "cpu_seconds")
@@ -85,13 +87,15 @@ def cell(teachers: Path, protocol: str, way: str) -> list[dict[str, object]]:
     for steps in (steps for steps in budgets if steps <= LAST[way]):
         agent.learn(steps - agent.num_timesteps)
         found, seconds = agent.evaluate(EPISODES, seed=START), time.process_time() - started
-        distances, stds = agent.recipe.last["distill/distance"], agent.learner.log_std.exp().mean(-1)
+        recipe, learner = agent.recipe, agent.learner
+        assert isinstance(recipe, TaughtRollouts) and isinstance(learner, PPO)
+        distances, stds = recipe.last["distill/distance"], learner.log_std.exp().mean(-1)
         for index, (kept, returns) in enumerate(zip(retention(agent, found, START), found.returns, strict=True)):
             row = {"protocol": protocol, "way": way, "seed": SEEDS[index], "steps": agent.num_timesteps}
             row |= {"return": round(float(returns.mean()), 1), "teacher_return": kept["teacher_return_here"]}
             row |= {"retention": round(kept["retention"], 4), "episodes": EPISODES}
             row |= {"distance": round(distances[index].item(), 4), "std": round(stds[index].item(), 4)}
-            rows.append(row | {"parameters": agent.learner.actor.shape[1], "cpu_seconds": round(seconds, 1)})
+            rows.append(row | {"parameters": learner.actor.shape[1], "cpu_seconds": round(seconds, 1)})
             say(f"{protocol}, {way}, seed {SEEDS[index]}, {steps:,} steps: {row['return']:,} ({row['retention']:.2f})")
     return rows
 
