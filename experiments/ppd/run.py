@@ -22,7 +22,7 @@ from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.distillation.methods import TEACHER_METHODS, TeacherMethod
 from policykd.learners import PPO
-from policykd.training.recipes.taught_rollouts import TaughtRollouts
+from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 
 KEYS = ("protocol", "way", "seed", "steps")
 VALUES = ("return", "teacher_return", "retention", "distance", "std", "episodes", "parameters", "cpu_seconds")
@@ -88,7 +88,7 @@ def cell(teachers: Path, protocol: str, way: str) -> list[dict[str, object]]:
         agent.learn(steps - agent.num_timesteps)
         found, seconds = agent.evaluate(EPISODES, seed=START), time.process_time() - started
         recipe, learner = agent.recipe, agent.learner
-        assert isinstance(recipe, TaughtRollouts) and isinstance(learner, PPO)
+        assert isinstance(recipe, TaughtOnRollouts) and isinstance(learner, PPO)
         distances, stds = recipe.last["distill/distance"], learner.log_std.exp().mean(-1)
         for index, (kept, returns) in enumerate(zip(retention(agent, found, START), found.returns, strict=True)):
             row = {"protocol": protocol, "way": way, "seed": SEEDS[index], "steps": agent.num_timesteps}
