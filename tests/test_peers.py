@@ -13,6 +13,7 @@ from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
+from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.distillation.weights import Comparison, paired_advantage
@@ -229,6 +230,20 @@ def test_predict_of_a_group_is_that_of_its_policy():
     for name, rule in (("group", "mean"), ("greedy", "greedy")):
         expected = agent.group_policies(np.stack([observation] * 2), rule)[group]
         np.testing.assert_allclose(agent.predict(observation, learner=name)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("group", "mean"), ("greedy", "greedy")])
+def test_episodes_of_a_group_are_those_of_its_predictions(name, rule):
+    agent, episodes = make("share_replay").learn(80), 2
+    found = agent.evaluate_group(episodes, seed=3, rule=rule)
+    env = agent.factory()
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=env_seed(3, 0, "evaluation", 0, episode))
+        done, total = False, 0.0
+        while not done:
+            observation, reward, terminated, truncated, _ = env.step(agent.predict(observation, learner=name)[0])
+            done, total = terminated or truncated, total + reward
+        assert found.returns[0, episode] == pytest.approx(total)
 
 
 def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(tmp_path):

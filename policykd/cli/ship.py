@@ -13,7 +13,6 @@ from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.export.proof import require_free
-from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.dual_student import DualStudent
 from policykd.training.group import Rule
 from policykd.training.loading import load_agent
@@ -51,25 +50,17 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("dagger_steps", "seed"):
         require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
     out = options.out if options.out.suffix else options.out.with_suffix(".safetensors")
-    require_free(out)
+    require_free(out, "ship")
     agent = load_agent(options.path, options.env)
     if not isinstance(agent, DualStudent):
         raise PolicyKDError(f"ship: {options.path} holds students of a teacher, one policy each: policykd export")
     asked = {"gradient_steps": options.gradient_steps, "dagger_steps": options.dagger_steps}
     student = agent.ship(net_arch=options.net_arch or None, rule=options.rule, **asked)
     student.save(out)
-    groups, students = _as_one(agent, options), student.evaluate(options.n_eval_episodes, options.seed)
+    groups = agent.evaluate_group(options.n_eval_episodes, options.seed, options.rule)
+    students = student.evaluate(options.n_eval_episodes, options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
     for g, seed in enumerate(agent.seeds):
         says = [f"{e.returns[g].mean():,.1f} +/- {e.returns[g].std():,.1f}" for e in (groups, students)]
         say(f"  group {g} (seed {seed}): its {agent.peers} peers, {options.rule} action {says[0]}; student {says[1]}")
     say(f"agent {out}")
-
-
-def _as_one(agent: DualStudent, options: ShipOptions) -> Evaluation:
-    """Every group acting by the rule that its student copies."""
-    evaluator = Evaluator(agent.factory, len(agent.seeds), agent.action_scale.to_env)
-    seeds = [options.seed] * len(agent.seeds)
-    found = evaluator.run(lambda o: agent.group_policies(o, options.rule), options.n_eval_episodes, seeds, 0)
-    evaluator.close()
-    return found

@@ -144,7 +144,7 @@ def write_compared(
     return difference
 
 
-def require_free(path: Path) -> None:
+def require_free(path: Path, command: str = "export") -> None:
     """Refuse to overwrite."""
     if path.exists():
-        raise PolicyKDError(f"export: {path} exists: choose another --out")
+        raise PolicyKDError(f"{command}: {path} exists: choose another --out")

@@ -22,6 +22,7 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
+from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, short_id
 from policykd.training import arguments
@@ -122,6 +123,21 @@ class DualStudent(Agent):
         inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
             return group_actions(self.learner, inputs, self.peers, rule).squeeze(1).cpu().numpy()
+
+    def evaluate_group(self, n_eval_episodes: int, seed: int = 0, rule: Rule = "mean") -> Evaluation:
+        """Let the peers of every group act as one, without noise, on environments of their own: a row per group.
+
+        Args:
+            n_eval_episodes: episodes per group.
+            seed: seed of the episodes' initial states, the same for all groups; those of ``evaluate`` with it.
+            rule: how a group chooses.
+        """
+        evaluator = Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)
+        try:
+            seeds = [seed] * len(self.seeds)
+            return evaluator.run(lambda o: self.group_policies(o, rule), n_eval_episodes, seeds, 0)
+        finally:
+            evaluator.close()
 
     def predict(
         self,
