@@ -73,6 +73,7 @@ def main() -> None:
         result = evaluator.run(agent.policies, spec["final_episodes"], [seed], spec["total_timesteps"] + 1)
         evaluator.close()
         rate, steps = agent.config.learning_rate, agent.num_timesteps
+        path.parent.mkdir(parents=True, exist_ok=True)
         rows.append({"seed": seed, "learning_rate": rate, "steps": steps, "return": float(result.returns.mean())})
         write_text(path, pd.DataFrame(rows).to_csv(index=False))
         print(rows[-1], flush=True)
