@@ -1,25 +1,29 @@
 """Every method of TeacherStudent under imperfect teachers, partial observations and tiny students, on two tasks.
 
-Appends one row per student to results/teacher_student/methods.csv and skips what is there, so that it can be stopped
-and started again. --report makes the tables from that file (needs rliable: pip install policykd[benchmark]).
+Adds the rows of a cell, one per student, to results/teacher_student/methods.csv when it is finished and skips what is
+there, so that it can be stopped and started again. --report makes the tables from that file (needs rliable: pip install
+policykd[benchmark]).
 """
 
-import csv
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 from policykd_envs.wrappers import velocity_indices
 
+from experiments.measurements import Measurements
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_text
 from policykd.distillation.methods import TEACHER_METHODS
 from policykd.teachers import Teacher
 from policykd.training.teacher_student import TeacherStudent
@@ -29,10 +33,14 @@ TASKS = {"HalfCheetah-v5": "sac/HalfCheetah-v3_1", "Hopper-v5": "tqc/Hopper-v3_1
 METHODS = [name for name in TEACHER_METHODS if name != "fine_tune"]
 SETTINGS: dict[str, Any] = {
     **{"eval_freq": 0, "n_eval_episodes": 1, "log_freq": 10_000_000, "checkpoint_freq": 0, "allow_weak_teacher": True},
-    **{"n_envs": 8, "round_steps": 500, "round_updates": 125, "teacher_episodes": 10},
+    **{"teacher_episodes": 10},
+}
+"""The same for every method."""
+SHORT: dict[str, Any] = {
+    **{"n_envs": 8, "round_steps": 500, "round_updates": 125},
     **{"n_steps": 32, "batch_size": 64, "n_epochs": 10, "learning_rate": 1e-3},
 }
-"""The same for every method: short rollouts, for a short budget."""
+"""Short rollouts, for budgets below 100,000 steps; longer ones have the defaults."""
 
 
 class Weakened(Teacher):
@@ -87,10 +95,8 @@ CONDITIONS: dict[str, Condition] = {
     "8x8 student": (lambda teacher: teacher, lambda env: {"net_arch": (8, 8)}),
 }
 """What is made of the teacher, and the student's settings; students are 64x64 where nothing is said."""
-FIELDS = (
-    *("task", "condition", "method", "seed", "return"),
-    *("teacher_return", "intact_return", "random_return", "steps", "seconds"),
-)
+KEYS = ("task", "condition", "method", "seed")
+VALUES = ("return", "teacher_return", "intact_return", "random_return", "steps", "seconds")
 
 
 @dataclass
@@ -111,6 +117,8 @@ class Options:
     """Which methods."""
     conditions: tuple[str, ...] = tuple(CONDITIONS)
     """Under which conditions."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """On which tasks."""
     max_cells: int | None = None
     """Stop after so many cells of the table."""
     report: bool = False
@@ -118,104 +126,81 @@ class Options:
 
 
 def run(options: Options) -> None:
-    path = options.out / "methods.csv"
+    rows = Measurements(options.out / "methods.csv", KEYS, VALUES)
     if options.report:
-        report(options, path)
+        report(rows.where(), options.out / "methods.md")
         return
-    done = {(row["task"], row["condition"], row["method"]) for row in read(path)}
-    every = [(c, t, m) for c in options.conditions for m in options.methods for t in TASKS]
-    cells = [(c, t, m) for c, t, m in every if (t, c, m) not in done]
+    budget = {"steps": options.total_timesteps}
+    every = product(options.conditions, options.methods, options.tasks)
+    cells = [(c, t, m) for c, m, t in every if not rows.has(task=t, condition=c, method=m, **budget)]
     intact: dict[str, float] = {}
     for number, (condition, task, method) in enumerate(cells[: options.max_cells]):
         source = options.teachers / TASKS[task]
         if not source.is_dir():
             raise PolicyKDError(f"teachers: {source} is no folder; say where the zoo's agents are with --teachers")
-        weaken, settings = CONDITIONS[condition]
         if task not in intact:
             intact[task] = Teacher.load(source, task).score(task, 10, seed=0).mean
-        config = {**SETTINGS, **settings(task)}
-        started = time.perf_counter()
-        agent = TeacherStudent(
-            task, weaken(Teacher.load(source, task)), method=method, seeds=options.seeds, config=config
-        )
-        agent.learn(options.total_timesteps)
-        returns, score = agent.evaluate(options.episodes, seed=1_000_000).returns.mean(1), agent.score_teacher()
-        assert score is not None
-        measured = score.mean, intact[task], score.random_mean, options.total_timesteps
-        seconds = round(time.perf_counter() - started, 1)
-        rows = [
-            (task, condition, method, seed, value, *measured, seconds)
-            for seed, value in zip(options.seeds, returns.tolist(), strict=True)
-        ]
-        append(path, rows)
-        say(
-            f"{number + 1}/{len(cells)} {task}, {condition}, {method}: {returns.round(0)} of {score.mean:.0f}; "
-            f"{seconds} s"
-        )
+        found = cell(options, condition, task, method)
+        rows.add(*({**row, "intact_return": intact[task], **budget} for row in found))
+        returns = ", ".join(f"{row['return']:.0f}" for row in found)
+        say(f"{number + 1}/{len(cells)} {task}, {condition}, {method}: {returns} of {found[0]['teacher_return']:.0f}")
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def cell(options: Options, condition: str, task: str, method: str) -> list[dict[str, Any]]:
+    """A row per student of one method under one condition on one task."""
+    weaken, changes = CONDITIONS[condition]
+    config = {**SETTINGS, **(SHORT if options.total_timesteps < 100_000 else {}), **changes(task)}
+    started, teacher = time.perf_counter(), weaken(Teacher.load(options.teachers / TASKS[task], task))
+    agent = TeacherStudent(task, teacher, method=method, seeds=options.seeds, config=config)
+    agent.learn(options.total_timesteps)
+    returns, score = agent.evaluate(options.episodes, seed=1_000_000).returns.mean(1), agent.score_teacher()
+    assert score is not None
+    common = {"task": task, "condition": condition, "method": method, "random_return": score.random_mean}
+    common |= {"teacher_return": score.mean, "seconds": round(time.perf_counter() - started, 1)}
+    return [
+        {**common, "seed": seed, "return": value} for seed, value in zip(options.seeds, returns.tolist(), strict=True)
+    ]
 
 
-def append(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(FIELDS)
-        writer.writerows(rows)
-
-
-def report(options: Options, path: Path) -> None:
-    """Interquartile means of student / intact teacher, with 95 % stratified bootstrap intervals (rliable)."""
-    from rliable import library, metrics
-
-    rows = read(path)
-    seeds = len({row["seed"] for row in rows})
+def report(rows: pd.DataFrame, page: Path) -> None:
+    """A table per budget and condition."""
     lines = [
         "# All methods under imperfect conditions",
         "",
-        f"Return of the student over that of the intact teacher, after {rows[0]['steps']} environment steps; the",
-        f"interquartile mean over {seeds} seeds and both tasks, with 95 % stratified bootstrap intervals (rliable),",
-        "and the mean over seeds of each task. Raw numbers: methods.csv. Command:",
-        "`python -m experiments.teacher_student.methods`.",
+        "Return of the student over that of the intact teacher; the interquartile mean over all seeds and the tasks",
+        "that are there, with 95 % stratified bootstrap intervals (rliable), and the mean over seeds of each task. Raw",
+        "numbers: methods.csv. Command: `python -m experiments.teacher_student.methods`.",
         "",
     ]
-    for condition in dict.fromkeys(row["condition"] for row in rows):
-        own = [row for row in rows if row["condition"] == condition]
-        tasks = list(dict.fromkeys(row["task"] for row in own))
-        scores: dict[str, np.ndarray] = {}
-        for method in dict.fromkeys(row["method"] for row in own):
-            columns = [
-                [
-                    float(r["return"]) / float(r["intact_return"])
-                    for r in own
-                    if r["task"] == t and r["method"] == method
-                ]
-                for t in tasks
-            ]
-            if all(len(column) == seeds for column in columns):
-                scores[method] = np.array(columns).T
-        iqm, interval = library.get_interval_estimates(
-            scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=5000, random_state=np.random.RandomState(0)
-        )
-        first = {task: next(row for row in own if row["task"] == task) for task in tasks}
-        ratios = {t: float(r["teacher_return"]) / float(r["intact_return"]) for t, r in first.items()}
-        lines += [f"## {condition}", "", "The teacher itself, as it is here: "]
-        lines[-1] += ", ".join(f"{task} {ratio:.2f}" for task, ratio in ratios.items()) + "."
-        lines += ["", f"| method | IQM | 95 % interval | {' | '.join(tasks)} |", "|---|---|---|" + "---|" * len(tasks)]
-        for method in sorted(scores, key=lambda name: -float(iqm[name][0])):
-            low, high = interval[method][:, 0]
-            means = " | ".join(f"{value:.2f}" for value in scores[method].mean(0))
-            lines.append(f"| {method} | {float(iqm[method][0]):.2f} | {low:.2f} to {high:.2f} | {means} |")
-        lines.append("")
-    (options.out / "methods.md").write_text("\n".join(lines))
+    rows = rows.assign(ratio=rows["return"] / rows.intact_return)
+    for (steps, condition), own in rows.groupby(["steps", "condition"], sort=False):
+        lines += [f"## {condition}, {steps:,} environment steps", "", *table(own), ""]
+    write_text(page, "\n".join(lines))
     say("\n".join(lines))
+
+
+def table(own: pd.DataFrame) -> list[str]:
+    """Interquartile means of student / intact teacher, best first, of methods that all tasks have."""
+    from rliable import library, metrics
+
+    tasks = list(own.task.unique())
+    scores = {
+        method: np.array([of.loc[of.task == task, "ratio"].to_numpy() for task in tasks]).T
+        for method, of in own.groupby("method", sort=False)
+        if of.task.nunique() == len(tasks)
+    }
+    iqm, interval = library.get_interval_estimates(
+        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=5000, random_state=np.random.RandomState(0)
+    )
+    first = own.drop_duplicates("task").set_index("task")
+    itself = ", ".join(f"{task} {first.teacher_return[task] / first.intact_return[task]:.2f}" for task in tasks)
+    lines = [f"The teacher itself, as it is here: {itself}.", ""]
+    lines += [f"| method | IQM | 95 % interval | {' | '.join(tasks)} |", "|---|---|---|" + "---|" * len(tasks)]
+    for method in sorted(scores, key=lambda name: -float(iqm[name][0])):
+        low, high = interval[method][:, 0]
+        means = " | ".join(f"{value:.2f}" for value in scores[method].mean(0))
+        lines.append(f"| {method} | {float(iqm[method][0]):.2f} | {low:.2f} to {high:.2f} | {means} |")
+    return lines
 
 
 if __name__ == "__main__":
