@@ -42,6 +42,17 @@ def test_the_compiled_update_is_the_eager_one(backbone):
 
 
 @pytest.mark.nightly
+def test_peers_at_their_own_pace_compiled():
+    config = {**TINY, "vary": {"gradient_steps": (1, 3)}}
+    eager, compiled = (
+        DualStudent(POINT, backbone="td3", config=config, compile=compile).learn(60) for compile in (False, True)
+    )
+    expected = state_tensors(eager.learner)
+    for name, tensor in state_tensors(compiled.learner).items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("backbone", ["td3", "ppo"])
 def test_a_compiled_run_resumes_bit_for_bit(tmp_path, backbone):
     steps, stop = (256, 128) if backbone == "ppo" else (120, 60)

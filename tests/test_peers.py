@@ -11,8 +11,10 @@ from tiny import POINT
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
+from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
+from policykd.core.networks import state_tensors
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
@@ -34,6 +36,9 @@ from policykd.training.group import group_actions
         ("td3", "action_noise_std", (0.0, 0.5)),
         ("td3", "target_policy_noise", (0.0, 0.4)),
         ("sac", "target_entropy", (-1.0, -4.0)),
+        ("ddpg", "gradient_steps", (1, 3)),
+        ("td3", "gradient_steps", (3, 2)),
+        ("sac", "gradient_steps", (4, 1)),
     ],
 )
 def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backbone, setting, values):
@@ -45,6 +50,36 @@ def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backb
             torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-6)
 
 
+def test_peers_at_their_own_pace_learn_and_distil_as_often_as_they_are_asked_to():
+    config = {"vary": {"gradient_steps": (1, 3)}, "learning_starts": 20, "distill_batch_size": 8, "policy_delay": 2}
+    agent = make("mutual_shared", "td3", config).learn(160)
+    own = np.array([1, 3]) * (160 // 2 - 20)
+    made = agent.learner.critic_adam.steps.view(2, 2)  # of two critics each
+    np.testing.assert_array_equal(made, np.stack([own, own], 1))
+    for adam in (agent.learner.actor_adam, agent.recipe.distillation.adam):
+        np.testing.assert_array_equal(adam.steps[:, 0], own // 2)
+    assert [agent.to_sb3(k)._n_updates for k in (0, 1)] == own.tolist()
+    actor = agent.to_sb3(0).actor
+    assert all(state["step"] == own[0] // 2 for state in actor.optimizer.state.values())
+
+
+def test_who_is_put_back_is_as_it_was_with_its_streams():
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
+    agent = make("dpd_shared", "sac", config).learn(100)
+    recipe = agent.recipe
+    for number, moves in ((1, [True, True]), (2, [False, True])):
+        before = {name: tensor.clone() for name, tensor in state_tensors(agent.learner).items()}
+        streams = [[g.bit_generator.state for g in of] for of in (agent.learner.generators, recipe.sampling)]
+        recipe.n_updates = 2 * recipe.n_updates + number - 1  # the first, then the second gradient step of an update
+        recipe.step(0.5, False)
+        after = state_tensors(agent.learner)
+        for name in ("actor", "critic", "critic_target", "log_ent_coef", "actor_adam.exp_avg", "critic_adam.steps"):
+            same = (before[name] == after[name]).view(2, -1).all(1)
+            assert (~same).tolist() == moves, name
+        for of, then in zip((agent.learner.generators, recipe.sampling), streams, strict=True):
+            assert [g.bit_generator.state != state for g, state in zip(of, then, strict=True)] == moves
+
+
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
@@ -52,6 +87,9 @@ def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backb
         ({"batch_size": (1, 2)}, "cannot differ between peers"),
         ({"gamma": (0.9, 1.5)}, "gamma=1.5 must lie in"),
         ({"gamma": "ab"}, "must be numbers"),
+        ({"gradient_steps": (1, 0)}, "must be whole, from 1 up"),
+        ({"gradient_steps": (1, 2.5)}, "must be whole, from 1 up"),
+        ({"n_steps": (1, 2.5)}, "must be whole, from 1 up"),
     ],
 )
 def test_what_cannot_vary_is_refused(vary, words):
@@ -117,8 +155,9 @@ def test_the_dealt_peer_acts_with_the_noise_of_the_environment():
         torch.testing.assert_close(torch.as_tensor(found[e]), expected)
 
 
-def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path):
-    config = {"allocation": "best", "vary": {"learning_rate": (3e-4, 3e-3)}}
+@pytest.mark.parametrize("vary", [{"learning_rate": (3e-4, 3e-3)}, {"gradient_steps": (1, 2)}])
+def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path, vary):
+    config = {"allocation": "best", "vary": vary}
     whole = make("mutual_shared", config=config, seeds=(0, 4)).learn(600)
     half = make("mutual_shared", config=config, seeds=(0, 4))
     half.learn(600, callback=lambda local_variables, _: half.num_timesteps < 260)
@@ -324,13 +363,21 @@ def test_budgets_and_settings_that_contradict_are_refused():
     text += "tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: 0, high: 1, source: test}}}\n"
     with pytest.raises(PolicyKDError, match="gradient_steps=3 follows from random_steps and utd"):
         parse_spec(text)
+    text = text.replace(
+        "{gradient_steps: 3}\nmethods: [single]", "{vary: {gradient_steps: [1, 3]}}\nmethods: [independent]"
+    )
+    with pytest.raises(PolicyKDError, match="utd=1 is one number: leave out what varies"):
+        parse_spec(text)
+    (cell,) = parse_spec(text.replace("utd: 1\n", "")).cells
+    assert group_updates(cell, 300) == (1 + 3) * (150 - 100)  # after 100 random steps of each of two peers
 
 
 # As teachers
 
 
 def test_a_learner_of_a_group_with_settings_of_its_own_is_a_teacher(tmp_path):
-    agent = make("share_replay", "td3", {"vary": {"learning_rate": (3e-4, 3e-3), "target_policy_noise": (0.1, 0.3)}})
+    vary = {"learning_rate": (3e-4, 3e-3), "target_policy_noise": (0.1, 0.3), "gradient_steps": (1, 2)}
+    agent = make("share_replay", "td3", {"vary": vary})
     agent.learn(100).save(tmp_path / "agent")
     observations = np.random.default_rng(0).uniform(-1, 1, (5, 4)).astype(np.float32)
     teacher = Teacher.load(tmp_path / "agent.safetensors")

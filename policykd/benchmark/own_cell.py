@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from policykd.benchmark.progress import Report, Throttled
-from policykd.benchmark.rows import Row, fresh, gradient_updates, row
+from policykd.benchmark.rows import Row, fresh, gradient_updates, group_updates, row
 from policykd.benchmark.spec import Cell
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, STEPS
@@ -64,7 +64,7 @@ def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
     """
     if cell.peers == 1 or agent.learner_type.memory != "replay":
         return
-    updates = cell.peers * gradient_updates(cell.settings, cell.total_timesteps // cell.peers)
+    updates = group_updates(cell, cell.total_timesteps)
     chosen = agent.best_by_training()
     policies = {
         "group": lambda observations: agent.group_policies(observations, "mean"),
@@ -99,7 +99,7 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
 def _rows(cell: Cell, phase: str, steps: int, evaluation: Evaluation, seconds: float) -> Iterator[Row]:
     """A row per learner of an evaluation ``(K, n)``."""
     learners = [(seed, peer) for seed in cell.seeds for peer in range(cell.peers)]
-    updates = cell.peers * gradient_updates(cell.settings, steps // cell.peers)
+    updates = group_updates(cell, steps)
     for (seed, peer), returns in zip(learners, evaluation.returns, strict=True):
         yield row(cell, phase, (seed, peer), steps, updates, returns, seconds)
 

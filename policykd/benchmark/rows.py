@@ -57,7 +57,7 @@ def row(
 
 
 def gradient_updates(config: Config, steps: int) -> int:
-    """Gradient updates of one learner in its first ``steps`` own environment steps."""
+    """Gradient updates of one learner, the busiest of its group, in its first ``steps`` own environment steps."""
     if isinstance(config, PPOConfig):
         rollout = config.n_steps * config.n_envs
         return steps // rollout * config.n_epochs * math.ceil(rollout / config.batch_size)
@@ -65,6 +65,15 @@ def gradient_updates(config: Config, steps: int) -> int:
     done, random = (count // config.n_envs for count in (steps, config.learning_starts))  # of all environments at once
     due = done // config.train_freq - min(done, random) // config.train_freq
     return due * config.updates_at_once
+
+
+def group_updates(cell: Cell, steps: int) -> int:
+    """Gradient updates of all peers of a group in its first ``steps`` environment steps."""
+    busiest = gradient_updates(cell.settings, steps // cell.peers)
+    if not isinstance(cell.settings, OffPolicyConfig) or "gradient_steps" not in cell.settings.vary:
+        return cell.peers * busiest
+    each = cell.settings.vary["gradient_steps"]
+    return busiest // cell.settings.updates_at_once * sum(map(int, each))
 
 
 def fresh(cell: Cell) -> int:

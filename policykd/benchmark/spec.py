@@ -225,10 +225,16 @@ class Spec:
             whole = self.random_steps % peers == 0
             require(whole, "random_steps", self.random_steps, f"must be a multiple of {peers} peers")
             budgets["learning_starts"] = self.random_steps // peers
+        given = {**self.settings, **entry.settings}
         if (utd := entry.utd or self.utd) is not None:
             budgets["gradient_steps"] = utd * peers
+            require(
+                "gradient_steps" not in given.get("vary", {}),
+                "utd",
+                utd,
+                "is one number: leave out what varies, or utd",
+            )
         for name in budgets:
-            given = {**self.settings, **entry.settings}
             require(name not in given, name, given.get(name), "follows from random_steps and utd: leave it out")
         return budgets
 

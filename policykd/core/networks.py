@@ -215,6 +215,14 @@ class Adam:
         self.steps = torch.zeros((), dtype=rows.dtype, device=rows.device)
         self.betas, self.eps = betas, eps
 
+    def count_by_row(self) -> None:
+        """From now on every row has a number of steps of its own, ``(R, 1)``."""
+        self.steps = self.steps.expand(len(self.exp_avg), 1).clone()
+
+    def steps_of(self, row: int) -> float:
+        """How many steps a row has made."""
+        return float(self.steps[row] if self.steps.ndim else self.steps)
+
     def step(self, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor) -> None:
         """Move ``rows`` in place by one step along ``-gradients`` (both ``(R, P)``).
 
@@ -230,7 +238,7 @@ class Adam:
             raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
         # Compiled, the lines below are one loop as fast as the kernel's.
-        if not torch.compiler.is_compiling() and rows.is_contiguous():
+        if not torch.compiler.is_compiling() and rows.is_contiguous() and self.steps.ndim == 0:
             moments, steps, rate = (self.exp_avg, self.exp_avg_sq), self.steps, learning_rate
             if native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps):
                 return

@@ -85,6 +85,8 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         write_sb3(learner, k, model)
     model.num_timesteps = agent.num_timesteps
     model._n_updates = agent.recipe.n_updates
+    if isinstance(learner, OffPolicyLearner) and learner.critic_adam.steps.ndim:  # peers at their own pace
+        model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
     if model.get_vec_normalize_env() is not None:
         # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
         model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
@@ -102,7 +104,7 @@ def write_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
         moments = zip(layout.to_torch(adam.exp_avg[at]), layout.to_torch(adam.exp_avg_sq[at]), strict=True)
         for parameter, (exp_avg, exp_avg_sq) in zip(optimizer.param_groups[0]["params"], moments, strict=True):
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(adam.steps)),
+                "step": torch.tensor(adam.steps_of(at.start)),
                 "exp_avg": exp_avg.clone(),
                 "exp_avg_sq": exp_avg_sq.clone(),
             }

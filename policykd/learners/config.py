@@ -81,7 +81,9 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
 
     @cached_property
     def updates_at_once(self) -> int:
-        """Gradient steps at every update, as a number from 1 up."""
+        """Gradient steps at every update, as a number from 1 up: the most of any peer."""
+        if "gradient_steps" in self.vary:
+            return int(max(self.vary["gradient_steps"]))
         return self.gradient_steps if self.gradient_steps > 0 else self.train_freq * self.n_envs
 
     def _check_vary(self) -> None:
@@ -91,12 +93,20 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
             require(name in known, "vary", name, f"cannot differ between peers; can: {', '.join(known)}")
             fits = isinstance(values, list | tuple) and len(values) > 0
             require(fits and all(type(v) in (int, float) for v in values), f"vary.{name}", values, "must be numbers")
+            if name in ("n_steps", "gradient_steps"):
+                require(all(v == int(v) and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
             for value in values:
                 change(self, {name: value, "vary": {}})
+        if "gradient_steps" in self.vary:
+            reason = "must be 1 where peers vary in gradient_steps"
+            require(self.distill_freq == 1, "distill_freq", self.distill_freq, reason)
+            interval = getattr(self, "target_update_interval", 1)
+            require(interval == 1, "target_update_interval", interval, reason)
 
 
 VARIABLE = (
     "learning_rate",
+    "gradient_steps",
     "gamma",
     "n_steps",
     "tau",

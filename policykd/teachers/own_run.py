@@ -89,12 +89,15 @@ def _learner(
 def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
     """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is.
 
-    Settings that differ between peers are tensors, too: a policy that only acts has none and needs none.
+    A policy that only acts needs no settings that differ between peers, nor how often Adam has stepped.
     """
-    return {
-        name: kept[name] if kept[name].shape == one.shape else kept[name][k * len(one) : (k + 1) * len(one)]
-        for name, one in own.items()
-    }
+
+    def of(kept: Tensor, one: Tensor) -> Tensor:
+        if kept.shape == one.shape:
+            return kept
+        return kept[k * len(one) : (k + 1) * len(one)] if one.ndim else one
+
+    return {name: of(kept[name], one) for name, one in own.items()}
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ from policykd.tasks.spaces import AnyEnv, short_id
 from policykd.training import arguments
 from policykd.training.acting import LearnerChoice, Observation
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.group import GroupDistillation, Rule, group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
+from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.rollout import PeersOnRollouts
 from policykd.training.saving import OwnParts
@@ -85,12 +85,12 @@ class DualStudent(Agent):
             raise PolicyKDError(f"method: {method} needs a teacher: use TeacherStudent (policykd distill)")
         self.method: PeerMethod = find("method", method, PEER_METHODS, PeerMethod)
         learner_type: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
-        self.peers, self.seeds = check_peers(self.method, peers), check_seeds(seeds)
+        self.peers, self.seeds = check_peers(self.method, peers), arguments.check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         check_method(self.method, learner_type, self.config)
         check_vary(self.config, self.peers)
-        self.compile, self.threads = compile, check_threads(threads)
+        self.compile, self.threads = compile, arguments.check_threads(threads)
         self._share_out()
         self._build(learner_type)
         self._make_recipe()
@@ -116,7 +116,8 @@ class DualStudent(Agent):
             folder = self.buffer_folder if config.buffer_on_disk else None
             self.replay_buffer = SharedReplay(config.buffer_size, *shape, config.buffer_dtype, folder)
             self.memories = {"replay": self.replay_buffer}
-            self.recipe = PeersOnReplay(learner, self.method, config, self.replay_buffer, *common)
+            kind = PeersAtOwnPace if "gradient_steps" in config.vary else PeersOnReplay
+            self.recipe = kind(learner, self.method, config, self.replay_buffer, *common)
 
     def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
         """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""

@@ -1,0 +1,102 @@
+"""Peers off policy whose numbers of gradient steps differ: who has made theirs stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policykd.core.networks import Adam, state_tensors
+from policykd.core.seeding import Generators, generator_state, set_generator_state
+from policykd.memory.replay import Batch
+from policykd.training.recipes.peers_on_replay import PeersOnReplay
+
+
+class PeersAtOwnPace(PeersOnReplay):
+    """``PeersOnReplay`` with ``config.vary["gradient_steps"]``: each peer learns as it would with that setting alone.
+
+    Every gradient step is computed for all learners at once. Learners whose own number is reached are put back
+    afterwards, with their optimisers and generators; so are actors whose turn has not come (TD3's ``policy_delay``).
+    A learner distils after each own step of its actor. Diagnostics are of steps that are put back, too. Arguments:
+    ``PeersOnReplay``.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        each = self.config.vary["gradient_steps"]
+        self.each = np.tile(np.array(each, int), len(self.sampling) // self.group_size)
+        """Gradient steps of every learner at every update, ``(K,)``."""
+        self.due = self.moving = np.ones(len(self.each), bool)
+        """Whose gradient step the present one is, and whose actors' too, ``(K,)``."""
+        for part in (self.learner, self.distillation, self.critics):
+            for value in () if part is None else vars(part).values():
+                if isinstance(value, Adam):
+                    value.count_by_row()
+
+    def made(self, number: int) -> np.ndarray:
+        """Gradient steps of every learner in the first ``number`` of the busiest peer, ``(K,)``."""
+        most = self.each.max()
+        made: np.ndarray = number // most * self.each + np.minimum(number % most, self.each)
+        return made
+
+    def flags(self, number: int) -> tuple[bool, bool]:
+        """Whether any learner's actor, and any learner's targets, follow gradient step ``number``."""
+        before, after = self.made(number - 1), self.made(number)
+        self.due = after > before
+        self.moving = self._moved(after) > self._moved(before)
+        move = bool(self.moving.any())
+        return move, move  # targets follow with the actors: SAC's interval is 1 here
+
+    def _moved(self, made: np.ndarray) -> np.ndarray:
+        return np.array([self.learner.actor_updates(int(number)) for number in made])
+
+    def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
+        """A batch for RL's gradient step; the streams of who is not due stay where they are."""
+        with _undrawn(self.sampling, ~self.due):
+            return super().sample(source)
+
+    def draw_noise(self) -> Tensor | None:
+        """What randomness the gradient step needs, likewise."""
+        with _undrawn(self.learner.generators, ~self.due):
+            return super().draw_noise()
+
+    def _distil_batch(self, number: int) -> Batch:
+        with _undrawn(self.sampling, ~self.moving):
+            return super()._distil_batch(number)
+
+    def apply(self, *args: Any) -> dict[str, Tensor]:
+        """RL's gradient step and the first of distillation, for critics that are due and actors that move."""
+        with self._only(lambda name: self.due if name.split(".")[0] in ("critic", "critic_adam") else self.moving):
+            return super().apply(*args)
+
+    def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
+        """Distillation's other gradient steps, for learners whose actors move."""
+        with self._only(lambda name: self.moving):
+            return super().distil_more(first, diagnose)
+
+    @contextmanager
+    def _only(self, learners: Callable[[str], np.ndarray]) -> Iterator[None]:
+        """Put back what the context changes of others than ``learners(name)``, tensor by tensor."""
+        kept = []
+        for part in (self.learner, self.distillation, self.critics):
+            for name, tensor in () if part is None else state_tensors(part).items():
+                others = torch.from_numpy(np.flatnonzero(~learners(name))).to(self.device)
+                if len(others) and tensor.ndim and len(tensor) % len(self.each) == 0:
+                    rows = tensor.view(len(self.each), -1)
+                    kept.append((rows, others, rows[others]))
+        yield
+        for rows, others, values in kept:
+            rows[others] = values
+
+
+@contextmanager
+def _undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
+    """Put the generators back of those learners."""
+    states = {k: generator_state(generators[k]) for k in np.flatnonzero(of)}
+    yield
+    for k, state in states.items():
+        set_generator_state(generators[k], state)
