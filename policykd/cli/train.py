@@ -132,6 +132,10 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
     if backbone not in LEARNERS:
         raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
+    if vary and LEARNERS[backbone].memory != "replay":
+        raise PolicyKDError(
+            f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
+        )
     config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions

@@ -88,6 +88,11 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
 
     def _check_vary(self) -> None:
         """Every value of a varied setting must be able to stand for all."""
+        if "gradient_steps" in self.vary:
+            reason = "must be 1 where peers vary in gradient_steps"
+            require(self.distill_freq == 1, "distill_freq", self.distill_freq, reason)
+            interval = getattr(self, "target_update_interval", 1)
+            require(interval == 1, "target_update_interval", interval, reason)
         for name, values in self.vary.items():
             known = [n for n in VARIABLE if hasattr(self, n)]
             require(name in known, "vary", name, f"cannot differ between peers; can: {', '.join(known)}")
@@ -97,11 +102,6 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
                 require(all(v == int(v) and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
             for value in values:
                 change(self, {name: value, "vary": {}})
-        if "gradient_steps" in self.vary:
-            reason = "must be 1 where peers vary in gradient_steps"
-            require(self.distill_freq == 1, "distill_freq", self.distill_freq, reason)
-            interval = getattr(self, "target_update_interval", 1)
-            require(interval == 1, "target_update_interval", interval, reason)
 
 
 VARIABLE = (
