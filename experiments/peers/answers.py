@@ -28,6 +28,9 @@ from policykd.core.files import write_text
 ROOT = Path(__file__).parents[2]
 RESAMPLES = 2_000
 
+BETTER = "better"
+NAMES = {**WAYS, BETTER: "better peer"}
+"""Ways in words. The better peer is told by the final evaluation, as in the paper's rows "Max": biased upwards."""
 FOUR = "four_mutual"
 GATED = "four_mutual_2"
 """The row that the gate chose for Q1."""
@@ -59,9 +62,23 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             (("four_dpd", "trained"), ("four_share", "trained")),
         ],
     },
+    "Table 1": {
+        "question": "Of the paper's Table 1, what holds with PPO at a tenth of its steps?",
+        "results": "results/peers_table1",
+        "backbone": "ppo",
+        "pairs": [
+            *(
+                ((method, way), ("single", "final"))
+                for method in ("dpd", "dpd_published_code")
+                for way in ("final", BETTER)
+            ),
+            *((("independent", way), ("single", "final")) for way in ("final", BETTER)),
+            *(((method, "final"), ("independent", "final")) for method in ("dpd", "dpd_published_code", "mutual")),
+        ],
+    },
 }
-"""The declared comparisons (protocol.md), SAC. A side is a row and the way of making one policy of its groups
-(``report.WAYS``); single agents have the way "final" alone. P is taken over the tasks that both sides have."""
+"""The declared comparisons (protocol.md), SAC where nothing else is said. A side is a row and the way of making one
+policy of its groups (``NAMES``); single agents have the way "final" alone. P is taken over the tasks of both sides."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ def answers() -> list[Answer]:
     """Every comparison whose two sides share a finished task."""
     found: list[Answer] = []
     for name, question in QUESTIONS.items():
-        if (table := sac_rows(question)) is None:
+        if (table := question_rows(question)) is None:
             continue
         raw = list(_compared(name, table, question["pairs"]))
         corrected = holm([answer.p for answer in raw])
@@ -92,13 +109,13 @@ def answers() -> list[Answer]:
     return found
 
 
-def sac_rows(question: Mapping[str, Any]) -> pd.DataFrame | None:
+def question_rows(question: Mapping[str, Any]) -> pd.DataFrame | None:
     """The rows of a question, those of ``optuna_control`` with them; None where no cell is through."""
     folder = ROOT / question["results"]
     if not list(folder.glob("*/*.json")):
         return None
     found = pd.concat([rows(folder), optuna_rows()])
-    return found[found["backbone"] == "sac"]
+    return found[found["backbone"] == question.get("backbone", "sac")]
 
 
 def optuna_rows() -> pd.DataFrame:
@@ -157,15 +174,17 @@ def hindsight() -> str:
 
 
 def _named(method: str, way: str, sep: str = ", ") -> str:
-    single = way == "final" and not method.startswith(("four", "council"))
-    return method if single else f"{method}{sep}{WAYS[way]}"
+    single = method.startswith("single") or method in ("sb3", "optuna")
+    return method if single else f"{method}{sep}{NAMES[way]}"
 
 
 def _scores(table: pd.DataFrame, method: str, way: str) -> dict[str, np.ndarray]:
     """The return of every group ``(S,)``, by task: the mean of its peers where ``way`` is "final"."""
-    part = table[(table["method"] == method) & (table["phase"] == way)]
+    part = table[(table["method"] == method) & (table["phase"] == ("final" if way == BETTER else way))]
+    of_group = "max" if way == BETTER else "mean"
     return {
-        str(task): group.groupby("seed")["return"].mean().to_numpy() for task, group in part.groupby("task", sort=False)
+        str(task): group.groupby("seed")["return"].agg(of_group).to_numpy()
+        for task, group in part.groupby("task", sort=False)
     }
 
 
@@ -208,20 +227,25 @@ def table(found: Sequence[Answer]) -> str:
             chance = f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]"
             lines.append(f"| {a.ours} | {a.theirs} | {chance} | {a.p:.3f} | {a.seeds[0]} / {a.seeds[1]} | {each} |")
         lines += ["", *([hindsight(), ""] if name == "Q2" else [])]
-        lines += [f"![{name}: final returns of every seed](results/peers_{name.lower()}.png)", ""]
+        lines += [f"![{name}: final returns of every seed](results/{picture(name)})", ""]
     return "\n".join(lines)
 
 
 def pictures() -> None:
     """The returns behind every question that has rows of both sides (``results/peers_q1.png`` ...)."""
     for name, question in QUESTIONS.items():
-        if (table := sac_rows(question)) is None:
+        if (table := question_rows(question)) is None:
             continue
         sides = [side for pair in question["pairs"] for side in reversed(pair)]
         returns = {side: _scores(table, *side) for side in sides}
         ours = {pair[0] for pair in question["pairs"]}
         names = {(row, way): _named(row, way, "\n") for row, way in sorted(sides, key=lambda s: (s[1], s in ours))}
-        strips(returns, names, ours, ROOT / "results" / f"peers_{name.lower()}.png")
+        strips(returns, names, ours, ROOT / "results" / picture(name))
+
+
+def picture(question: str) -> str:
+    """Name of a question's picture."""
+    return f"peers_{question.lower().replace(' ', '')}.png"
 
 
 def main() -> None:
