@@ -142,15 +142,15 @@ def _is_done(rows: Measurements, size: Size, seed: int, row: str = "reaugkd") ->
 
 def measure(size: Size, seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]:
     """All rows of one size and seed."""
-    validation, train = _parts(size, seed, digits)
+    validation, train = parts(size, seed, digits)
     teacher = MLP(784, (256, 256), 10)
-    _draw(teacher, 1000 + seed)
+    draw(teacher, 1000 + seed)
     labels_alone = {"epochs": 15, "seed": seed}
     Distiller(teacher, None, method="cross_entropy", config=labels_alone, device="cpu").fit(train, validation)
     found: dict[str, tuple[Retrieval, float]] = {}
     for alpha in (0.0, 2.0):
         student = Student(size)
-        _draw(student, seed)
+        draw(student, seed)
         features = {"student_features": ("embedding",), "teacher_features": (TEACHER_EMBEDDING,)}
         config = {**SETTINGS, **features, "alpha": alpha, "seed": seed}
         config |= {name: getattr(size, name) for name in ("learning_rate", "projection_epochs")}
@@ -176,7 +176,7 @@ def nearest_neighbours(size: Size, seed: int, digits: Examples, test: Examples) 
     By distance of the 784 pixels, or of as many principal components as the student's keys have numbers. K is chosen on
     the same validation digits, the smallest of the best.
     """
-    validation, train = _parts(size, seed, digits)
+    validation, train = parts(size, seed, digits)
     found = []
     for row in ("neighbours", "neighbours_pca"):
         started, sets = time.perf_counter(), [part[0].flatten(1) for part in (train, validation, test)]
@@ -199,14 +199,14 @@ def _vote(inputs: torch.Tensor, labels: torch.Tensor, asked: torch.Tensor, k: in
     return labels[nearest].mode(1).values
 
 
-def _parts(size: Size, seed: int, digits: Examples) -> tuple[Examples, Examples]:
+def parts(size: Size, seed: int, digits: Examples) -> tuple[Examples, Examples]:
     """Validation and training digits of a size and seed."""
     order = torch.randperm(len(digits[1]), generator=torch.Generator().manual_seed(seed))
     held, rest = order[:VALIDATION], order[VALIDATION:][: size.images]
     return (digits[0][held], digits[1][held]), (digits[0][rest], digits[1][rest])
 
 
-def _draw(network: nn.Module, seed: int) -> None:
+def draw(network: nn.Module, seed: int) -> None:
     """First weights of a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
