@@ -5,20 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import make_learner
+from helpers import make_learner, random_batch
 from helpers import make_peers as make
-from tiny import POINT
+from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
-from policykd.core.networks import state_tensors
+from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.distillation.weights import Comparison, paired_advantage
+from policykd.learners.partial_view import see_only
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
 
@@ -90,6 +91,10 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
         ({"gradient_steps": (1, 0)}, "must be whole, from 1 up"),
         ({"gradient_steps": (1, 2.5)}, "must be whole, from 1 up"),
         ({"n_steps": (1, 2.5)}, "must be whole, from 1 up"),
+        ({"observations": ((0, 9), None)}, "vary.observations: columns must lie between 0 and 3"),
+        ({"observations": ("qpos", None)}, "there is no group 'qpos'"),
+        ({"observations": 3}, "needs columns or names of groups"),
+        ({"observations": (None,)}, "one value for each of 2 peers"),
     ],
 )
 def test_what_cannot_vary_is_refused(vary, words):
@@ -106,6 +111,59 @@ def test_a_learning_rate_may_be_a_function_of_what_remains():
     constant = make(config={"learning_rate": lambda remaining: 1e-3}).learn(100)
     plain = make(config={"learning_rate": 1e-3}).learn(100)
     torch.testing.assert_close(constant.learner.actor, plain.learner.actor, rtol=1e-5, atol=1e-7)
+
+
+# Parts of the observation
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])
+def test_a_peer_that_sees_a_part_learns_as_if_there_were_no_more(backbone):
+    """The same gradient steps as of networks whose other inputs are 0, in weights and in moments."""
+    parts, masked, zeroed = ((0, 2), None), make_learner(backbone, 4), make_learner(backbone, 4)
+    see_only(masked, 4, parts)
+    load_state_tensors(zeroed, {name: tensor for name, tensor in state_tensors(masked).items() if "mask" not in name})
+    for number in (1, 2):
+        whole, noise = random_batch(np.random.default_rng(number), 4), masked.draw_noise(32)
+        part = whole._replace(**{name: hide(getattr(whole, name)) for name in ("observations", "next_observations")})
+        for learner, batch in ((masked, whole), (zeroed, part)):
+            learner.update(batch, noise, number == 2, True)
+    for name in ("actor", "critic", "critic_target"):
+        torch.testing.assert_close(getattr(masked, name), getattr(zeroed, name))
+    torch.testing.assert_close(masked.actor_adam.exp_avg, zeroed.actor_adam.exp_avg)
+
+
+def hide(observations):
+    """Observations ``(4, B, 4)`` of which the first peers of both groups see columns 0 and 2."""
+    seen = observations.clone()
+    seen[::2, :, [1, 3]] = 0
+    return seen
+
+
+@pytest.mark.parametrize("method", ["mutual_shared", "dpd_pooled", "paired", "council", "mutual_joint", "piekd"])
+def test_what_a_peer_does_not_see_does_not_matter_to_it(method, tmp_path):
+    config = {"vary": {"observations": ((0, 2), None)}, "learning_starts": 20, "distill_batch_size": 8}
+    agent = make(method, "sac", config).learn(160)
+    agent.save(tmp_path / "agent", include_replay=True)
+    again = DualStudent.load(tmp_path / "agent.safetensors").learn(40)
+    observations = np.random.default_rng(0).uniform(-1, 1, (9, 4)).astype(np.float32)
+    other = observations.copy()
+    other[:, [1, 3]] += 0.5
+    for each in (agent.to_sb3(0), again.to_sb3(0)):
+        np.testing.assert_array_equal(*(each.predict(o, deterministic=True)[0] for o in (observations, other)))
+    assert not np.allclose(*(again.to_sb3(1).predict(o, deterministic=True)[0] for o in (observations, other)))
+    actions = torch.zeros(2, 9, 2)
+    q = [
+        again.learner.q_values(again.learner.critic, torch.as_tensor(o).expand(2, -1, -1), actions)
+        for o in (observations, other)
+    ]
+    assert torch.equal(q[0][0], q[1][0]) and not torch.equal(q[0][1], q[1][1])
+    assert again.ship(gradient_steps=5).config.vary == {}
+
+
+def test_parts_of_the_observation_by_name():
+    varied = DualStudent("HalfCheetah-v5", backbone="sac", config={**TINY, "vary": {"observations": ("qpos", "all")}})
+    weight = varied.learner.actor_network.unpack(varied.learner.actor)[0][0].abs().sum(2)
+    assert (weight > 0).sum(1).tolist() == [8, 17]
 
 
 # Allocation

@@ -143,13 +143,13 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     return parse(kind[settings_type], split_linear(arguments, settings_type), "train", start)
 
 
-def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float | str, ...]], list[str]]:
     """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
 
     Raises:
         PolicyKDError: a name without values, or a value that is not a number.
     """
-    vary: dict[str, tuple[float, ...]] = {}
+    vary: dict[str, tuple[float | str, ...]] = {}
     rest: list[str] = []
     left = list(arguments)
     while left:
@@ -162,7 +162,7 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float, ...]], l
             words.append(left.pop(0))
         try:
             name, *values = words
-            vary[name.replace("-", "_")] = tuple(float(value) for value in values)
+            vary[name.replace("-", "_")] = tuple(values if name == "observations" else map(float, values))
         except ValueError:
             raise PolicyKDError(f"vary: needs a setting and a number per peer, got {' '.join(words)!r}") from None
     return vary, rest

@@ -214,6 +214,8 @@ class Adam:
         self.exp_avg_sq = torch.zeros_like(rows)
         self.steps = torch.zeros((), dtype=rows.dtype, device=rows.device)
         self.betas, self.eps = betas, eps
+        self.mask: Tensor | None = None
+        """1 for parameters ``(R, P)`` that learn, 0 for those that stay as they are; None is all."""
 
     def count_by_row(self) -> None:
         """From now on every row has a number of steps of its own, ``(R, 1)``."""
@@ -237,6 +239,8 @@ class Adam:
         if isinstance(learning_rate, Tensor) and learning_rate.shape not in ((), (len(rows), 1)):
             raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
+        if self.mask is not None:
+            gradients = gradients * self.mask
         # Compiled, the lines below are one loop as fast as the kernel's.
         if not torch.compiler.is_compiling() and rows.is_contiguous() and self.steps.ndim == 0:
             moments, steps, rate = (self.exp_avg, self.exp_avg_sq), self.steps, learning_rate

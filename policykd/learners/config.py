@@ -94,9 +94,13 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
             interval = getattr(self, "target_update_interval", 1)
             require(interval == 1, "target_update_interval", interval, reason)
         for name, values in self.vary.items():
-            known = [n for n in VARIABLE if hasattr(self, n)]
+            known = [n for n in VARIABLE if n == "observations" or hasattr(self, n)]
             require(name in known, "vary", name, f"cannot differ between peers; can: {', '.join(known)}")
             fits = isinstance(values, list | tuple) and len(values) > 0
+            if name == "observations":
+                require(fits, "vary.observations", values, "needs columns or names of groups for each peer")
+                require(self.rebirth_freq == 0, "rebirth_freq", self.rebirth_freq, "must be 0 where peers see parts")
+                continue
             require(fits and all(type(v) in (int, float) for v in values), f"vary.{name}", values, "must be numbers")
             if name in ("n_steps", "gradient_steps"):
                 require(all(v == int(v) and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
@@ -114,8 +118,9 @@ VARIABLE = (
     "target_policy_noise",
     "target_entropy",
     "distill_learning_rate",
+    "observations",
 )
-"""Settings that may have one value per peer."""
+"""Settings that may have one value per peer; and what each sees of the observation."""
 
 
 @dataclass(frozen=True)

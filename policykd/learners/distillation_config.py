@@ -75,7 +75,8 @@ class ReplayDistillationConfig(DistillationConfig):
     best_freq: int = 250
     """...which is looked at after so many updates of the actors."""
     vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary."""
+    """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary.
+    "observations" are what each peer sees: columns, a group's name such as qpos, or None for everything."""
     allocation: typing.Literal["equal", "best"] = "equal"
     """Who acts in the episodes of a group: its peers alike; or mostly the one whose latest training episodes returned
     most. The second needs a method with a pooled replay."""

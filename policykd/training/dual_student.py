@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from policykd import native
 from policykd.core import checkpoint
-from policykd.core.arrays import as_numpy
-from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMethod
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
+from policykd.learners.partial_view import see_only
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
-from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, short_id
+from policykd.tasks.views import view_of
 from policykd.training import arguments
 from policykd.training.acting import LearnerChoice, Observation
-from policykd.training.agent import Agent
-from policykd.training.group import GroupDistillation, Rule, group_actions
+from policykd.training.acting_as_one import ActingAsOne
+from policykd.training.group import Rule, group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
@@ -38,11 +36,8 @@ from policykd.training.sb3_surface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
-DAGGER_ROUNDS = 5
-"""Rounds in which a shipped student acts, each followed by distillation."""
 
-
-class DualStudent(Agent):
+class DualStudent(ActingAsOne):
     """Groups of peers that learn a task, all in one batched update.
 
     Args:
@@ -93,6 +88,7 @@ class DualStudent(Agent):
         self.compile, self.threads = compile, arguments.check_threads(threads)
         self._share_out()
         self._build(learner_type)
+        self._limit_views()
         self._make_recipe()
         self.write_into(run_dir)
 
@@ -100,6 +96,19 @@ class DualStudent(Agent):
     def method_name(self) -> str:
         """Name of the method, as it is saved."""
         return name_of(self.method, PEER_METHODS)
+
+    def _limit_views(self) -> None:
+        """Show every peer its part of the observation, where they vary in it."""
+        parts = getattr(self.config, "vary", {}).get("observations")
+        if parts is None:
+            return
+        assert isinstance(self.learner, OffPolicyLearner)
+        probe = self.factory()
+        try:
+            views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
+        finally:
+            probe.close()
+        see_only(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:
         """A rollout, or the replay that all learners share; and how they learn from it."""
@@ -118,27 +127,6 @@ class DualStudent(Agent):
             self.memories = {"replay": self.replay_buffer}
             kind = PeersAtOwnPace if "gradient_steps" in config.vary else PeersOnReplay
             self.recipe = kind(learner, self.method, config, self.replay_buffer, *common)
-
-    def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
-        """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
-        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
-        with torch.no_grad():
-            return group_actions(self.learner, inputs, self.peers, rule).squeeze(1).cpu().numpy()
-
-    def evaluate_group(self, n_eval_episodes: int, seed: int = 0, rule: Rule = "mean") -> Evaluation:
-        """Let the peers of every group act as one, without noise, on environments of their own: a row per group.
-
-        Args:
-            n_eval_episodes: episodes per group.
-            seed: seed of the episodes' initial states, the same for all groups; those of ``evaluate`` with it.
-            rule: how a group chooses.
-        """
-        evaluator = Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)
-        try:
-            seeds = [seed] * len(self.seeds)
-            return evaluator.run(lambda o: self.group_policies(o, rule), n_eval_episodes, seeds, 0)
-        finally:
-            evaluator.close()
 
     def predict(
         self,
@@ -164,85 +152,6 @@ class DualStudent(Agent):
             actions = group_actions(self.learner, observations, self.peers, rule)[group].cpu().numpy()
         scaled = self.action_scale.to_env(actions).astype(self.action_space.dtype)
         return scaled.reshape((*array.shape[:-1], *self.action_scale.shape)), state
-
-    def best_by_training(self, episodes: int = 10) -> np.ndarray:
-        """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
-
-        Args:
-            episodes: how many of the latest episodes are averaged.
-        """
-        means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
-        places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
-        return places + np.arange(len(places)) * self.peers
-
-    def ship(
-        self,
-        *,
-        net_arch: Sequence[int] | None = None,
-        rule: Rule = "mean",
-        gradient_steps: int = 5_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        dagger_steps: int = 0,
-    ) -> DualStudent:
-        """One student per group, distilled from the group as one at the later half of its replay, without a step.
-
-        The student is an agent like any other: it predicts, evaluates, saves and is exported; it has not been trained
-        by RL.
-
-        Args:
-            net_arch: widths of its hidden layers; None is the peers'.
-            rule: how the group that is copied chooses.
-            gradient_steps: steps of Adam.
-            batch_size: states per step.
-            learning_rate: Adam's, which falls to 0 in a straight line.
-            dagger_steps: environment steps per group in which the student acts, so that the group also says what to do
-                where the student comes to; they count in the student's ``num_timesteps``.
-
-        Raises:
-            PolicyKDError: the learners have no replay, or it is empty.
-        """
-        if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
-            raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
-        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
-        changed |= {"buffer_size": self.config.batch_size * 2, "distill_batch_size": min(64, self.config.batch_size)}
-        changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
-        student = DualStudent(
-            self.factory if not self.made_by_id else self.env_id,
-            method="independent",
-            backbone=self.learner_type,
-            peers=1,
-            seeds=self.seeds,
-            config=change(self.config, changed),
-            device=str(self.device),
-            compile=False,
-        )
-        sources = self.learner, self.replay_buffer, student.learner, self.peers, rule, student.streams["replay"]
-        distillation = GroupDistillation(*sources, batch_size, learning_rate)
-        with one_thread():
-            if dagger_steps:
-                visit = student.visits(max(1, dagger_steps // DAGGER_ROUNDS))
-                distillation.run(gradient_steps, visit, DAGGER_ROUNDS)
-            else:
-                distillation.run(gradient_steps)
-        return student
-
-    def visits(self, steps: int) -> Callable[[], Tensor]:
-        """A function that lets every learner act for so many more steps, without noise, and returns where it was.
-
-        Returns:
-            Raw observations ``(K, steps, O)`` at each call.
-        """
-        self.get_env()
-
-        def visit() -> Tensor:
-            seen = []
-            for _ in range(steps):
-                seen.append(as_numpy(self.collector.observations))
-                self.collector.step(self.policies(seen[-1]))
-            return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)
-
-        return visit
 
     @classmethod
     def load(

@@ -61,6 +61,10 @@ class PeersOnReplay(LearnFromReplay):
         distils = method.source is not None and peers > 1
         self.distillation = PeerStep(method, config, learner) if distils else None
         self.critics = CriticStep(learner) if distils and method.copies == "policy and critics" else None
+        if self.distillation is not None:
+            self.distillation.adam.mask = learner.actor_adam.mask
+        if self.critics is not None:
+            self.critics.adam.mask = learner.critic_adam.mask
         near = distils and method.adaptive
         self.near = NearBest(learner, peers, config.best_ratio, config.best_distance) if near else None
         reborn = config.rebirth_freq > 0 and peers > 1
