@@ -318,6 +318,8 @@ def test_a_group_acts_by_the_mean_or_by_what_its_critics_prefer():
             values[candidate] = judged.mean(0)
         best = values.argmax(0)
         torch.testing.assert_close(greedy[g], everybody[g][best, torch.arange(5)])
+    chosen = group_actions(learner, observations, 2, "best", torch.tensor([1, 2]))
+    assert torch.equal(chosen, torch.stack([everybody[0, 1], everybody[1, 0]]))
 
 
 def test_predict_of_a_group_is_that_of_its_policy():
@@ -362,13 +364,25 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
 # In a benchmark
 
 
+def test_the_peer_that_trained_best_can_be_shipped():
+    agent = make("share_replay", seeds=(0, 1), config={"net_arch": (16, 16)}).learn(800)
+    best = agent.best_by_training()
+    student, states = agent.ship(gradient_steps=800, rule="best"), agent.replay_buffer.observations[::2, -100:]
+    with torch.no_grad():
+        found = student.learner.policy(student.learner.actor, states)
+        every = agent.learner.policy(agent.learner.actor, states.repeat_interleave(2, 0))
+    gaps = (every.view(2, 2, -1, 2) - found.unsqueeze(1)).square().mean((2, 3))
+    assert gaps.argmin(1).tolist() == (best % 2).tolist() and gaps.min(1).values.max() < 0.1 * gaps.max(1).values.min()
+    np.testing.assert_array_equal(agent.evaluate_group(2, 3, "best").returns, agent.evaluate(2, 3).returns[best])
+
+
 def test_a_shipped_student_may_act_and_ask_its_group_where_it_came_to(monkeypatch):
     agent = make("share_replay", seeds=(0, 1), config={"net_arch": (16, 16)}).learn(400)
     before = agent.num_timesteps
     seen = []
     monkeypatch.setattr(
         "policykd.training.group.group_actions",
-        lambda learner, states, peers, rule: seen.append(states) or group_actions(learner, states, peers, rule),
+        lambda learner, states, *how: seen.append(states) or group_actions(learner, states, *how),
     )
     student = agent.ship(gradient_steps=40, dagger_steps=100, batch_size=64)
     assert (student.num_timesteps, agent.num_timesteps) == (100, before)

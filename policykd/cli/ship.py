@@ -31,7 +31,8 @@ class ShipOptions:
     net_arch: tuple[int, ...] = ()
     """Hidden layers of the students. Default: those of the peers."""
     rule: Rule = "mean"
-    """What of a group is copied: the mean of its actions, or (greedy) the one that its critics value most."""
+    """What of a group is copied: the mean of its actions; (greedy) the one that its critics value most; or (best) those
+    of the peer whose latest training episodes returned most."""
     gradient_steps: int = 5_000
     """Steps of Adam."""
     dagger_steps: int = 0

@@ -33,7 +33,7 @@ class ActingAsOne(Agent):
         """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
         inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
-            return group_actions(self.learner, inputs, self.peers, rule).squeeze(1).cpu().numpy()
+            return group_actions(self.learner, inputs, self.peers, rule, self._best()).squeeze(1).cpu().numpy()
 
     def evaluate_group(self, n_eval_episodes: int, seed: int = 0, rule: Rule = "mean") -> Evaluation:
         """Let the peers of every group act as one, without noise, on environments of their own: a row per group.
@@ -59,6 +59,9 @@ class ActingAsOne(Agent):
         means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
         places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
         return places + np.arange(len(places)) * self.peers
+
+    def _best(self) -> Tensor:
+        return torch.from_numpy(self.best_by_training()).to(self.device)
 
     def ship(
         self: A,
@@ -104,7 +107,7 @@ class ActingAsOne(Agent):
             compile=False,
         )
         sources = self.learner, self.replay_buffer, student.learner, self.peers, rule, student.streams["replay"]
-        distillation = GroupDistillation(*sources, batch_size, learning_rate)
+        distillation = GroupDistillation(*sources, batch_size, learning_rate, self._best())
         with one_thread():
             if dagger_steps:
                 visit = student.visits(max(1, dagger_steps // DAGGER_ROUNDS))

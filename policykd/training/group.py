@@ -17,12 +17,12 @@ from policykd.distillation.peer_step import DistillationStep, nothing
 from policykd.learners import Learner, OffPolicyLearner
 from policykd.memory.replay import SharedReplay
 
-Rule = Literal["mean", "greedy"]
-"""How a group chooses: the mean of its peers' actions; or the action that its critics value most (generalised policy
-improvement, Barreto et al. 2017)."""
+Rule = Literal["mean", "greedy", "best"]
+"""How a group chooses: the mean of its peers' actions; the action that its critics value most (generalised policy
+improvement, Barreto et al. 2017); or what the peer does whose latest training episodes returned most."""
 
 
-def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule) -> Tensor:
+def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule, best: Tensor | None = None) -> Tensor:
     """What every group does, ``(G, B, A)`` in [-1, 1], at raw observations ``(G, B, O)``.
 
     Args:
@@ -30,6 +30,7 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
         observations: one row per group.
         peers: learners N per group.
         rule: how a group chooses.
+        best: "best": the index of that learner in every group, ``(G,)``.
 
     Raises:
         PolicyKDError: "greedy" needs critics Q(s, a).
@@ -39,6 +40,10 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     if rule == "mean":
         mean: Tensor = actions.mean(1)
         return mean
+    if rule == "best":
+        assert best is not None
+        of_best: Tensor = actions.flatten(0, 1)[best]
+        return of_best
     if not isinstance(learner, OffPolicyLearner):
         raise PolicyKDError(f"learner: greedy needs critics Q(s, a), and {learner.name} has none: use group")
     groups, _, batch, size = actions.shape
@@ -63,6 +68,7 @@ class GroupDistillation:
         generators: one per group, for sampling.
         batch_size: states per step and student.
         learning_rate: Adam's, which falls to 0 in a straight line.
+        best: the learner of every group that rule "best" copies, ``(G,)``.
     """
 
     learner: Learner
@@ -73,6 +79,7 @@ class GroupDistillation:
     generators: list[np.random.Generator]
     batch_size: int
     learning_rate: float
+    best: Tensor
 
     @torch.no_grad()
     def run(self, gradient_steps: int, visit: Callable[[], Tensor] | None = None, rounds: int = 0) -> Tensor:
@@ -96,7 +103,7 @@ class GroupDistillation:
             if visit is not None and done in asked:
                 visited.append(visit())
             states = self._states(torch.cat(visited, dim=1) if visited else None)
-            target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule))
+            target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule, self.best))
             rate = torch.tensor(self.learning_rate * (1 - done / gradient_steps), device=states.device)
             info = step.copy(states, target, nothing, None, rate, done == gradient_steps - 1)
         return info["distill/loss"]
