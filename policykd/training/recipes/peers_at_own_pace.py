@@ -36,6 +36,7 @@ class PeersAtOwnPace(PeersOnReplay):
             for value in () if part is None else vars(part).values():
                 if isinstance(value, Adam):
                     value.count_by_row()
+        self._learn = self._kept(self.learn)
 
     def made(self, number: int) -> np.ndarray:
         """Gradient steps of every learner in the first ``number`` of the busiest peer, ``(K,)``."""
@@ -43,35 +44,47 @@ class PeersAtOwnPace(PeersOnReplay):
         made: np.ndarray = number // most * self.each + np.minimum(number % most, self.each)
         return made
 
-    def flags(self, number: int) -> tuple[bool, bool]:
-        """Whether any learner's actor, and any learner's targets, follow gradient step ``number``."""
-        before, after = self.made(number - 1), self.made(number)
+    def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of the learners that have not made all of theirs."""
+        before, after = (self.made(self.n_updates + more) for more in (0, 1))
         self.due = after > before
         self.moving = self._moved(after) > self._moved(before)
-        move = bool(self.moving.any())
-        return move, move  # targets follow with the actors: SAC's interval is 1 here
+        with _undrawn(self.learner.generators, ~self.due):
+            return super().step(progress, diagnose)
 
     def _moved(self, made: np.ndarray) -> np.ndarray:
         return np.array([self.learner.actor_updates(int(number)) for number in made])
+
+    def flags(self, number: int) -> tuple[bool, bool]:
+        """Whether any learner's actor, and any learner's targets, which follow it, are updated by the present step."""
+        move = bool(self.moving.any())
+        return move, move
 
     def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
         """A batch for RL's gradient step; the streams of who is not due stay where they are."""
         with _undrawn(self.sampling, ~self.due):
             return super().sample(source)
 
-    def draw_noise(self) -> Tensor | None:
-        """What randomness the gradient step needs, likewise."""
-        with _undrawn(self.learner.generators, ~self.due):
-            return super().draw_noise()
-
     def _distil_batch(self, number: int) -> Batch:
         with _undrawn(self.sampling, ~self.moving):
             return super()._distil_batch(number)
 
-    def apply(self, *args: Any) -> dict[str, Tensor]:
+    def compile(self) -> None:
+        """From now on compute with ``torch.compile``."""
+        super().compile()
+        self._learn = self._kept(self._learn)
+
+    def _kept(self, learn: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
         """RL's gradient step and the first of distillation, for critics that are due and actors that move."""
-        with self._only(lambda name: self.due if name.split(".")[0] in ("critic", "critic_adam") else self.moving):
-            return super().apply(*args)
+
+        def rows(name: str) -> np.ndarray:
+            return self.due if name.split(".")[0] in ("critic", "critic_adam") else self.moving
+
+        def keeping(*args: Any) -> dict[str, Tensor]:
+            with self._only(rows):
+                return learn(*args)
+
+        return keeping
 
     def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
         """Distillation's other gradient steps, for learners whose actors move."""

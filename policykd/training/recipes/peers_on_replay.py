@@ -113,7 +113,7 @@ class PeersOnReplay(LearnFromReplay):
         self.n_updates += 1
         config, learner, number = self.config, self.learner, self.n_updates
         update_actor, update_targets = self.flags(number)
-        batch, noise = self.sample(self.method.replay), self.draw_noise()
+        batch, noise = self.sample(self.method.replay), learner.draw_noise(config.batch_size)
         moved = learner.actor_updates(number)
         due = self.distillation is not None and update_actor and moved % config.distill_freq == 0
         first = moved // config.distill_freq * config.distill_gradient_steps
@@ -128,7 +128,7 @@ class PeersOnReplay(LearnFromReplay):
         # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
         flags = update_actor, update_targets, diagnose or self.compiled
         with torch.no_grad():
-            info = self.apply(batch, noise, states, turn, *flags)
+            info = self._learn(batch, noise, states, turn, *flags)
             if due and self.method.coupling == "apart":
                 info |= self.distil_more(first, diagnose)
         return info
@@ -136,15 +136,6 @@ class PeersOnReplay(LearnFromReplay):
     def flags(self, number: int) -> tuple[bool, bool]:
         """Whether gradient step ``number`` (from 1) also updates the actors, and the targets."""
         return self.learner.updates_actor(number), self.learner.updates_targets(number)
-
-    def draw_noise(self) -> Tensor | None:
-        """What randomness a gradient step of RL needs."""
-        return self.learner.draw_noise(self.config.batch_size)
-
-    def apply(self, *args: Any) -> dict[str, Tensor]:
-        """``learn``, compiled or not."""
-        info: dict[str, Tensor] = self._learn(*args)
-        return info
 
     def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
         """Distillation's gradient steps after its first, number ``first``, which ``learn`` has made."""
