@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from experiments.measurements import Measurements
-from experiments.reaugkd import cost, digits, glue
+from experiments.measurements import Measurements, interval
+from experiments.reaugkd import cost, digits, glue, larger
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results/reaugkd"
@@ -39,6 +39,23 @@ def test_retrieval_gains_on_digits_and_needs_the_relational_loss():
     assert rows["kd_retrieval"].max() < 0.5 < rows["reaugkd_retrieval"].min()
     gains = (rows["reaugkd"] - rows["kd"]).groupby(size).mean()
     assert gains["tanh", 8, 8, 3000, 40, 0.002, 3] >= 0.01  # section 1's student; the other columns are what they are
+
+
+def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
+    rows = Measurements(RESULTS / "larger.csv", larger.KEYS, larger.VALUES)
+    assert larger.table(rows) == published("larger") == (RESULTS / "larger.md").read_text()
+    text = " ".join(PAGE.read_text().split())
+    mean = rows_of("larger").groupby(["images", "row"])["accuracy"].mean().round(3)
+    for images in (150, 500):
+        gain = 100 * (
+            rows.values("accuracy", images=images, row="all") - rows.values("accuracy", images=images, row="own")
+        )
+        points, half = interval(pd.Series(gain), 1).split(" ± ")
+        assert f"{points}" in text and f"({half}) with" in text
+        assert f"{mean[images, 'own']:.3f} beside {mean[images, 'neighbours_pca_own']:.3f}" in text
+    assert f"nearest neighbours alone ({mean[3000, 'neighbours_pca_all']:.3f})" in text
+    assert f"trains the student on them ({mean[3000, 'reaugkd_student']:.3f} without" in text
+    assert f"it is below ({mean[3000, 'own']:.3f} beside {mean[3000, 'neighbours_pca_own']:.3f})" in text
 
 
 def test_glue_table_is_that_of_the_rows(tmp_path):
