@@ -11,6 +11,7 @@ that is left is judged by the evaluator, and on the initial states, of the other
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import yaml
 
 from policykd import DualStudent
 from policykd.core.compute import one_thread
-from policykd.core.files import write_text
+from policykd.core.files import versions, write_text
 from policykd.tasks import Evaluator
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -76,6 +77,8 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.append({"seed": seed, "learning_rate": rate, "steps": steps, "return": float(result.returns.mean())})
         write_text(path, pd.DataFrame(rows).to_csv(index=False))
+        made_with = versions() | {"optuna": optuna.__version__}
+        write_text(path.with_suffix(".versions.json"), json.dumps(made_with, indent=2) + "\n")
         print(rows[-1], flush=True)
 
 

@@ -15,6 +15,16 @@ def test_the_page_leads_with_the_answers_that_the_rows_give():
     assert inserted(page, table(answers())) == page
 
 
+def test_what_is_said_of_optuna():
+    (answer,) = (answer for answer in answers() if answer.theirs == "optuna")
+    chance = "0.84 [0.73, 0.94]"
+    assert f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]" == chance
+    for page in ("BENCHMARK.md", "README.md", "docs/peers.md"):
+        assert chance in (ROOT / page).read_text()
+    assert answer.tasks[:2] == ("HalfCheetah-v5", "Hopper-v5")
+    assert all(0.45 < theirs / ours < 0.55 for ours, theirs in answer.iqms[:2])
+
+
 def test_holms_correction_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
