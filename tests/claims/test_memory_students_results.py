@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "memory_students" / "rows.csv", KEYS, VALUES)
 PAGE = (ROOT / "docs" / "memory.md").read_text()
 TEXT = " ".join(PAGE.split())
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_page_shows_the_table_of_the_rows():
@@ -20,15 +21,21 @@ def kept(task, protocol, student):
     return ROWS.where(task=task, protocol=protocol, student=student)["retention"]
 
 
-def test_what_a_history_keeps():
+def test_what_memories_keep():
+    def cost(student):
+        return ROWS.where(task="HalfCheetah-v5", protocol="full", student=student)["cpu_seconds"].iloc[0]
+
     def mean(task, student, protocol="full"):
         return f"{kept(task, protocol, student).mean():.2f}"
 
     half = "HalfCheetah-v5"
-    assert f"a history of four observations keeps {mean(half, 'history of 4')} of the teacher's return" in TEXT
-    assert f"and one observation {mean(half, 'feed-forward')}; after a tenth" in TEXT
+    gru, history, one = (mean(half, student) for student in ("gru of 64", "history of 4", "feed-forward"))
+    assert f"a history of four observations keeps {history} of the teacher's return on HalfCheetah" in TEXT
+    assert f"a GRU of 64 units {gru}, in {cost('gru of 64') / cost('history of 4'):.1f} times its" in TEXT
+    assert f"and one observation {one}; after a tenth" in TEXT
     short = [mean(half, student, "short") for student in ("history of 4", "feed-forward")]
-    assert f"the budget {short[0]} and {short[1]}." in TEXT
+    assert f"the history keeps {short[0]} and one observation {short[1]}." in TEXT
+    assert f"{gru} with a GRU, {history} with a history of four observations, {one} with one" in README
     one, four, eight = (mean("Hopper-v5", student) for student in ("feed-forward", "history of 4", "history of 8"))
     worst = kept("Hopper-v5", "full", "history of 8").min()
     said = f"one observation keeps {one}, a history of four {four}, and of eight {eight}, one of its three students"
