@@ -37,8 +37,11 @@ class RunningMeanStd:
         """Take in N more values of every stream, ``(K, N, *shape)``."""
         values, added = values.double(), values.shape[1]
         total = self.count + added
-        difference = values.mean(1) - self.mean
-        squares = self.var * self.count + values.var(1, correction=0) * added
+        one = added == 1  # which is its own mean, without variance: most of the time
+        difference = (values[:, 0] if one else values.mean(1)) - self.mean
+        squares = self.var * self.count
+        if not one:
+            squares += values.var(1, correction=0) * added
         self.var.copy_((squares + difference.square() * (self.count * added / total)) / total)
         self.mean.add_(difference * (added / total))
         self.count.copy_(total)
