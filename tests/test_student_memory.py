@@ -155,6 +155,20 @@ def test_units_are_torchs_and_forget_where_an_episode_starts():
     torch.testing.assert_close(first, network.unroll(rows, inputs[:, :1], torch.ones(2, 1, 5), state)[0][:, 0])
 
 
+def test_gradients_through_time_are_those_of_finite_differences():
+    network = GRU(2, 3, MLP((5, 4, 1)))
+    torch.manual_seed(0)
+    rows = torch.stack([network.initialise(np.random.default_rng(seed)) for seed in (0, 1)]).double()
+    inputs, state = torch.randn(2, 4, 3, 2).double(), torch.randn(2, 3, 3).double()
+    starts = torch.zeros(2, 4, 3).double()
+    starts[0, 2, 1] = starts[1, 0, 0] = 1
+    arguments = [tensor.requires_grad_() for tensor in (rows, inputs, state)]
+    assert torch.autograd.gradcheck(lambda r, x, s: network.unroll(r, x, starts, s), arguments)
+    with torch.no_grad():
+        plain = network.unroll(*arguments[:2], starts, state)
+    torch.testing.assert_close(network.unroll(*arguments[:2], starts, state), plain, rtol=0, atol=0)
+
+
 def test_steps_of_the_burn_in_count_only_in_an_episode_that_starts_in_the_window():
     starts = torch.zeros(1, 5, 2)
     starts[0, 1, 1] = 1
