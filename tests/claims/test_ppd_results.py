@@ -1,0 +1,28 @@
+"""The table of PPD in docs/teacher_student.md is that of the rows, and its sentences hold."""
+
+from pathlib import Path
+
+from experiments.measurements import Measurements
+from experiments.ppd.report import table
+from experiments.ppd.run import KEYS, VALUES
+
+ROOT = Path(__file__).parents[2]
+ROWS = Measurements(ROOT / "results" / "ppd" / "rows.csv", KEYS, VALUES)
+PAGE = (ROOT / "docs" / "teacher_student.md").read_text()
+TEXT = " ".join(PAGE.split())
+
+
+def test_the_page_shows_the_table_of_the_rows():
+    assert table(ROWS) in PAGE
+
+
+def test_what_the_ratio_does():
+    def of(way, what):
+        found = ROWS.where(protocol="table, SAC teacher", way=way)
+        return found.groupby("steps")[what].mean()
+
+    without, ppd = (", ".join(f"{x:.2f}" for x in of(way, "retention")) for way in ("ppd without the ratio", "ppd"))
+    without, ppd = (" and ".join(line.rsplit(", ", 1)) for line in (without, ppd))
+    assert f"the same students keep {without} of the teacher where `ppd` keeps {ppd}." in TEXT
+    assert of("ppd", "std").min() > 2 * of("ppd without the ratio", "std").iloc[1:].max()
+    assert 5 < of("ppd", "distance").min() and of("ppd", "distance").max() < 8
