@@ -25,4 +25,4 @@ def test_what_the_ratio_does():
     without, ppd = (" and ".join(line.rsplit(", ", 1)) for line in (without, ppd))
     assert f"the same students keep {without} of the teacher where `ppd` keeps {ppd}." in TEXT
     assert of("ppd", "std").min() > 2 * of("ppd without the ratio", "std").iloc[1:].max()
-    assert 5 < of("ppd", "distance").min() and of("ppd", "distance").max() < 8
+    assert of("ppd", "distance").min() > 5 and of("ppd", "distance").max() < 8
