@@ -1,6 +1,7 @@
 """What only peers can do: settings of their own, steps that go to the best, targets and actions of a whole group."""
 
 import dataclasses
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -396,7 +397,8 @@ def test_a_shipped_student_may_act_and_ask_its_group_where_it_came_to(monkeypatc
     assert all(max(share_stored(states)) < 0.7 and min(share_stored(states)) >= 0.5 for states in seen[20:])
 
 
-def test_budgets_of_a_benchmark_count_the_group(tmp_path):
+def test_budgets_of_a_benchmark_count_the_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(DualStudent, "ship", partialmethod(DualStudent.ship, gradient_steps=20))
     text = """
 name: tiny
 total_timesteps: 400
