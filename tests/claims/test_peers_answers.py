@@ -25,6 +25,16 @@ def test_what_is_said_of_optuna():
     assert all(0.45 < theirs / ours < 0.55 for ours, theirs in answer.iqms[:2])
 
 
+def test_what_is_said_of_sb3s_default():
+    ours = {answer.ours: answer for answer in answers() if answer.question == "Q2" and answer.theirs == "sb3"}
+    text = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    trained, student = (ours[f"four_mutual, {way}"] for way in ("best in training", "student"))
+    assert trained.tasks == student.tasks == ("HalfCheetah-v5",) and trained.better.value == student.better.value == 1
+    (pair,), (shipped,) = trained.iqms, student.iqms
+    assert f"returns {pair[1]:,.0f} on HalfCheetah" in text
+    assert f"above every one of them ({pair[0]:,.0f}), and so is its shipped student ({shipped[0]:,.0f})" in text
+
+
 def test_holms_correction_by_hand():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
