@@ -25,6 +25,10 @@ def test_the_page_says_what_the_rows_say():
     others = [method for method in gain.index.unique("method") if method != "retrieval"]
     assert gain.loc[:, others].max() < half
     assert (gain.loc[8, ["rkd", "rid", "disk"]] < 0).all()
+    assert (gain.loc[16, ["rkd", "rid", "disk", "fitnets"]] < 0).all()
+    large = means["return"][64] / rows.teacher_return.iloc[0]
+    assert f"and 64 to {large['plain', 0]:.2f}." in page
+    assert f"its actions keep {large['plain, mixed with 8-NN', 0]:.2f}." in page
     assert means["return"].idxmin()[1] == "8-NN"
     assert means["error"][0, "8-NN", 0] < means["error"][16, "plain", 0]
     for width, least in ((8, "0.14"), (16, "0.37")):
