@@ -31,9 +31,18 @@ class ActingAsOne(Agent):
 
     def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
         """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
-        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
-        with torch.no_grad():
-            return group_actions(self.learner, inputs, self.peers, rule, self._best()).squeeze(1).cpu().numpy()
+        return self._acting(rule)(observations)
+
+    def _acting(self, rule: Rule) -> Callable[[np.ndarray], np.ndarray]:
+        """``group_policies`` of a rule, for many steps: who is best is looked up once."""
+        best = self._best(rule)
+
+        def act(observations: np.ndarray) -> np.ndarray:
+            inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
+            with torch.no_grad():
+                return group_actions(self.learner, inputs, self.peers, rule, best).squeeze(1).cpu().numpy()
+
+        return act
 
     def evaluate_group(self, n_eval_episodes: int, seed: int = 0, rule: Rule = "mean") -> Evaluation:
         """Let the peers of every group act as one, without noise, on environments of their own: a row per group.
@@ -46,7 +55,7 @@ class ActingAsOne(Agent):
         evaluator = Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)
         try:
             seeds = [seed] * len(self.seeds)
-            return evaluator.run(lambda o: self.group_policies(o, rule), n_eval_episodes, seeds, 0)
+            return evaluator.run(self._acting(rule), n_eval_episodes, seeds, 0)
         finally:
             evaluator.close()
 
@@ -60,8 +69,8 @@ class ActingAsOne(Agent):
         places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
         return places + np.arange(len(places)) * self.peers
 
-    def _best(self) -> Tensor:
-        return torch.from_numpy(self.best_by_training()).to(self.device)
+    def _best(self, rule: Rule) -> Tensor | None:
+        return torch.from_numpy(self.best_by_training()).to(self.device) if rule == "best" else None
 
     def ship(
         self: A,
@@ -107,7 +116,7 @@ class ActingAsOne(Agent):
             compile=False,
         )
         sources = self.learner, self.replay_buffer, student.learner, self.peers, rule, student.streams["replay"]
-        distillation = GroupDistillation(*sources, batch_size, learning_rate, self._best())
+        distillation = GroupDistillation(*sources, batch_size, learning_rate, self._best(rule))
         with one_thread():
             if dagger_steps:
                 visit = student.visits(max(1, dagger_steps // DAGGER_ROUNDS))

@@ -79,7 +79,7 @@ class GroupDistillation:
     generators: list[np.random.Generator]
     batch_size: int
     learning_rate: float
-    best: Tensor
+    best: Tensor | None = None
 
     @torch.no_grad()
     def run(self, gradient_steps: int, visit: Callable[[], Tensor] | None = None, rounds: int = 0) -> Tensor:
