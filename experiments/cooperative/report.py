@@ -15,8 +15,13 @@ from policykd.cli.output import say
 from policykd.core.files import write_bytes, write_text
 from policykd.measure.plots import COLOURS, INK
 
-UCI = ("wdbc", "vehicle", "segment", "phoneme", "german", "pima", "adult", "satimage", "australian", "spambase")
-"""Two to seven classes, 569 to 48,842 rows; german and adult have nominal features."""
+UCI = (
+    *("wdbc", "vehicle", "segment", "phoneme", "german", "pima", "adult", "satimage", "australian", "spambase"),
+    *("vowel", "texture", "letter"),
+)
+"""Two to 26 classes, 569 to 48,842 rows; german and adult have nominal features."""
+EVEN = tuple(f"{name}, even" for name in UCI)
+"""The same sets with rows that are split at random."""
 TITLES = {
     "alone": "alone",
     "counterfactuals": "counterfactuals",
@@ -37,7 +42,8 @@ def write_report(rows: Measurements, out: Path, page: Path) -> None:
     parts = {
         "experts": experts_table(frame[frame["data"] == "experts"]),
         "halves": halves_table(frame[frame["data"] == "halves"]),
-        "uci": uci_table(frame[frame["data"].isin(UCI)]),
+        "uci": uci_table(frame, UCI),
+        "even": uci_table(frame, EVEN),
     }
     for name, table in parts.items():
         if table:
@@ -79,8 +85,9 @@ def halves_table(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n\n" + sent_line(frame)
 
 
-def uci_table(frame: pd.DataFrame) -> str:
+def uci_table(frame: pd.DataFrame, sets: tuple[str, ...]) -> str:
     """Accuracy alone, and gains paired by seed, means over the four learners."""
+    frame = frame[frame["data"].isin(sets)]
     if frame.empty:
         return ""
     arms = [arm for arm in TITLES if arm != "alone"]
@@ -90,12 +97,13 @@ def uci_table(frame: pd.DataFrame) -> str:
         "|---|" + "---:|" * 7,
     ]
     gained = gains(frame)
-    for name in [name for name in UCI if name in set(frame["data"])]:
+    for name in [name for name in sets if name in set(frame["data"])]:
         alone = frame[(frame["data"] == name) & (frame["arm"] == "alone")].groupby("seed")["accuracy"].mean()
         own = gained.loc[name]
         cells = [interval(100 * own[arm], 1) if arm in own else "-" for arm in arms]
         less = interval(100 * (own["counterfactuals"] - own["instances"]), 1) if "instances" in own else "-"
-        lines.append(f"| {name} | {len(own)} | {interval(100 * alone, 1)} | {' | '.join(cells)} | {less} |")
+        shown = [name.removesuffix(", even"), str(len(own)), interval(100 * alone, 1), *cells, less]
+        lines.append(f"| {' | '.join(shown)} |")
     means = gained.groupby("data").mean()
     cells = [interval(100 * means[arm], 1) for arm in arms]
     less = interval(100 * (means["counterfactuals"] - means["instances"]), 1)
@@ -143,7 +151,7 @@ def sent_line(frame: pd.DataFrame) -> str:
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Gain by data set and arm: mean over seeds with its interval."""
     gained = gains(frame)
-    names = [name for name in ("experts", "halves", *UCI) if name in gained.index]
+    names = [name for name in ("experts", "halves", *UCI, *EVEN) if name in gained.index]
     figure = Figure(figsize=(7.6, 0.9 + 0.42 * len(names)), dpi=150, facecolor="white", layout="constrained")
     axes = figure.subplots()
     arms = [arm for arm in TITLES if arm in gained]

@@ -7,6 +7,7 @@
     halves     an MLP and a tree on digits, with half-overlapping columns, each without three classes
     uci        four learners of different kinds on UCI sets, each with half of the features in common with all others
                and a quarter of the rest to itself, with a quarter of the rows to itself, and few of one class
+    uci, even  the same with rows that are split at random: no learner is poor in a class
 
 Rows are added as they come, and what is there is not made again: stop it and start it at will. Without --data, the UCI
 sets are left out.
@@ -31,7 +32,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier
 from tqdm import tqdm
 
-from experiments.cooperative.report import UCI, write_report
+from experiments.cooperative.report import EVEN, UCI, write_report
 from experiments.cooperative.uci import ADULT, KEEL, find, load_uci
 from experiments.measurements import Measurements
 from policykd.cli import guarded
@@ -73,7 +74,7 @@ class Options:
     """The document that shows the tables between its markers."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """A split of the data, and learners, each."""
-    experiments: tuple[str, ...] = ("halves", "experts", *UCI)
+    experiments: tuple[str, ...] = ("halves", "experts", *UCI, *EVEN)
     """Which to run."""
     report: bool = False
     """Only write tables and pictures of what is there."""
@@ -98,7 +99,7 @@ def one_seed(rows: Measurements, name: str, seed: int, options: Options) -> None
     missing = [arm for arm in (*ARMS, "distilled") if not rows.has(data=name, seed=seed, arm=arm)]
     if not missing:
         return
-    if name in UCI and find(ADULT if name == "adult" else KEEL, options.data) is None:
+    if name in (*UCI, *EVEN) and find(ADULT if name.startswith("adult") else KEEL, options.data) is None:
         say(f"{name}: no package file, left out (see --help)")
         return
     task = make_task(name, seed, options.data)
@@ -176,7 +177,9 @@ def distil(student: Owner, teacher: Owner) -> Any:
 
 def make_task(name: str, seed: int, folder: Path | None) -> Task:
     """Learners and data of one experiment."""
-    return {"experts": experts, "halves": halves}.get(name, lambda s: uci(name, s, folder))(seed)
+    return {"experts": experts, "halves": halves}.get(
+        name, lambda s: uci(name.removesuffix(", even"), s, folder, name in EVEN)
+    )(seed)
 
 
 def digits(seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
@@ -211,8 +214,8 @@ def halves(seed: int) -> Task:
     return Task(learners, own, held, [])
 
 
-def uci(name: str, seed: int, folder: Path | None) -> Task:
-    """Four kinds of learners with features partly their own, and rows of their own that are poor in one class."""
+def uci(name: str, seed: int, folder: Path | None, even: bool) -> Task:
+    """Four kinds of learners with features partly their own, and own rows, poor in one class unless ``even``."""
     data, generator = load_uci(name, folder), np.random.default_rng(seed)
     if data.test is None:
         train, test = train_test_split(
@@ -235,7 +238,7 @@ def uci(name: str, seed: int, folder: Path | None) -> Task:
         seen = data.features[[column for part in parts for column in data.parts[part]]]
         rows = train[k :: len(learners)]
         poor = data.labels[rows] == classes[k % len(classes)]
-        kept = rows[~poor | (np.cumsum(poor) <= max(2, KEPT * poor.sum()))]
+        kept = rows if even else rows[~poor | (np.cumsum(poor) <= max(2, KEPT * poor.sum()))]
         own.append(Dataset(seen.iloc[kept], data.labels[kept]))
         held.append(Dataset(seen.iloc[test], data.labels[test]))
     return Task(learners, own, held, data.one_hot)

@@ -34,6 +34,12 @@ NAMES = {**WAYS, BETTER: "better peer"}
 FOUR = "four_mutual"
 GATED = "four_mutual_2"
 """The row that the gate chose for Q1."""
+REGIMES = (
+    *(("mutual", "share"), ("paired", "share")),
+    *(("parts_mutual", "parts_share"), ("parts_paired", "parts_share")),
+    ("paired_8", "share_8"),
+)
+"""A row that distils, and the same without: rewards are delayed, each peer sees a part, updates are many."""
 QUESTIONS: dict[str, dict[str, Any]] = {
     "Q1": {
         "question": "Against SB3 at equal steps, do peers do better, in no more time?",
@@ -61,6 +67,11 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             *(((FOUR, way), ("four_share", way)) for way in ("trained", "final", "student")),
             (("four_dpd", "trained"), ("four_share", "trained")),
         ],
+    },
+    "Q3 in regimes": {
+        "question": "Does distillation add to sharing where rewards are delayed, peers see parts, or updates are many?",
+        "results": "results/peers_regimes",
+        "pairs": [((row, way), (shared, way)) for row, shared in REGIMES for way in ("trained", "final", "student")],
     },
     "Table 1": {
         "question": "Of the paper's Table 1, what holds with PPO at a tenth of its steps?",
