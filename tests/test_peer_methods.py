@@ -211,9 +211,80 @@ def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
     seen = []
     for _ in range(3):
         before = agent.learner.actor.clone()
-        rebirth.take_place()
+        reborn = rebirth.take_place()
         seen.append((agent.learner.actor != before).any(1).tolist())
+        assert rebirth.take_place() == [] and not agent.run.episodes[reborn[0]]  # to be judged by its own episodes
+        agent.run.episodes[reborn[0]].append({"r": 0.0, "l": 1, "t": 0.0})
     assert seen == [[True, False], [False, True], [True, False]]
+
+
+@pytest.mark.parametrize("vary", [{}, {"gradient_steps": (1, 2)}])
+def test_optimisers_of_who_begins_anew_begin_anew_too(vary):
+    config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 2, "vary": vary}
+    agent = make("mutual_shared", "td3", config=config, peers=2, seeds=(0,)).learn(600)
+    learner, recipe = agent.learner, agent.recipe
+    (k,) = recipe.rebirth.take_place()
+    for adam in (learner.actor_adam, learner.critic_adam, recipe.distillation.adam):
+        for tensor in (adam.steps, adam.exp_avg, adam.exp_avg_sq):
+            rows = tensor.view(2, -1)
+            assert not rows[k].any() and rows[1 - k].any()
+    recipe.distill_rates.zero_()
+    for _ in range(8):
+        before = learner.actor.clone()
+        recipe.step(0.5, False)
+        moved = (learner.actor - before).abs().amax(1) / learner.config.learning_rate
+        assert moved[k] < 1.5  # without Adam's correction the first steps are several times the learning rate
+
+
+def test_a_discount_stays_within_0_and_1_when_it_is_perturbed():
+    config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 1, "vary": {"gamma": (0.05, 0.05), "tau": (1, 1)}}
+    agent = make("share_replay", config=config, peers=2, seeds=tuple(range(6))).learn(300)
+    agent.recipe.rebirth.take_place()
+    learner = agent.learner
+    assert (learner.gamma != 0.05).any() and learner.gamma.min() == 0 and learner.tau.max() == 1
+
+
+def test_joint_coupling_scales_reinforcement_learning_alike_whether_distillation_is_due_or_not(monkeypatch):
+    agent = make("mutual_joint", "ddpg", config={"distill_freq": 2}, peers=2).learn(200)
+    learner, seen = agent.learner, []
+    update = learner.update
+
+    def noted(batch, noise, *rest):
+        seen.append(rest[-1](learner.actor)[0].any().item())
+        return update(batch, noise, *rest)
+
+    monkeypatch.setattr(learner, "update", noted)
+    for _ in range(4):
+        agent.recipe.step(0.5, False)
+    assert sorted(seen) == [False, False, True, True]
+
+
+def test_who_makes_fewer_gradient_steps_meets_all_of_its_peers(monkeypatch):
+    agent = make("mutual_shared", "sac", peers=3, config={"vary": {"gradient_steps": (1, 2, 2)}})
+    recipe, met = agent.recipe, [set(), set(), set()]
+    learn = recipe._learn
+
+    def noted(batch, noise, states, turn, *rest):
+        for k in range(3):
+            met[k] |= {int(turn[0][k])} if states is not None and recipe.moving[k] else set()
+        return learn(batch, noise, states, turn, *rest)
+
+    monkeypatch.setattr(recipe, "_learn", noted)
+    agent.learn(200)
+    assert met == [{1, 2}, {0, 2}, {0, 1}]
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "sac"])
+def test_critics_are_copied_at_each_peers_own_rate(backbone):
+    config = {"distill_freq": 5, "distill_gradient_steps": 1, "vary": {"distill_learning_rate": (1e-5, 1e-3)}}
+    agent = make("piekd", backbone, config=config, peers=2).learn(200)
+    learner, recipe = agent.learner, agent.recipe
+    before, turn = learner.critic.clone(), recipe.peers.turns[0]
+    recipe.distill_learning_rate.copy_(recipe.distill_rates)
+    recipe.turn = lambda number: (turn[0], turn[1], torch.ones(2))
+    recipe._copy_critics(CriticStep(learner), 0)
+    moved = (learner.critic - before).abs().view(2, -1).amax(1)
+    torch.testing.assert_close(moved, torch.tensor([1e-5, 1e-3]), rtol=0.02, atol=1e-7)  # a first step of Adam
 
 
 @pytest.mark.parametrize(
@@ -223,6 +294,11 @@ def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
         ({"method": "advice", "config": {"allocation": "best"}}, "all peers propose"),
         ({"method": "p3s", "config": {"least_proposal": 2}}, "least_proposal=2.0 must lie in"),
         ({"method": "mutual", "config": {"distill_freq": 0}}, "distill_freq=0 must be positive"),
+        ({"method": "mutual_joint", "config": {"distill_gradient_steps": 2}}, "distill_gradient_steps: must be 1"),
+        (
+            {"method": "mutual", "config": {"learning_rate": "lin_1e-3", "vary": {"learning_rate": (1e-3, 1e-4)}}},
+            "is a function of what remains of the run: give a number, or leave it out of vary",
+        ),
     ],
 )
 def test_what_contradicts_is_refused(arguments, words):

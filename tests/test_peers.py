@@ -23,6 +23,7 @@ from policykd.distillation.weights import Comparison, paired_advantage
 from policykd.learners.partial_view import see_only
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
+from policykd.training.progress import Progress
 
 # Settings of each peer
 
@@ -467,3 +468,18 @@ def test_an_own_run_as_teacher_imports_no_module_that_it_names(tmp_path, monkeyp
     with pytest.raises(PolicyKDError, match="would run that module"):
         Teacher.load(tmp_path / "agent.safetensors")
     assert Teacher.load(tmp_path / "agent.safetensors", env=POINT).action_size == 2
+
+
+def test_settings_of_each_peer_may_be_whole_numbers_or_numpys():
+    values = {"target_entropy": np.array([-1, -2]), "tau": (1, 0.5), "learning_rate": list(np.logspace(-4, -3, 2))}
+    agent = make("share_replay", config={"vary": values})
+    assert agent.config.vary == {"target_entropy": [-1, -2], "tau": (1, 0.5), "learning_rate": [1e-4, 1e-3]}
+    assert agent.learner.target_entropy.dtype == agent.learner.tau.dtype == torch.float32
+    agent.learn(100)
+
+
+def test_what_remains_of_a_run_is_never_less_than_nothing():
+    run = Progress([(0, 0)], 3)
+    run.aim(100)
+    run.num_timesteps = 102
+    assert run.fraction == 1.0

@@ -323,3 +323,17 @@ def test_a_job_may_have_less_memory_than_its_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "memory_limit", lambda: 10**6)
     with pytest.raises(PolicyKDError, match=r"need 0\.2 GB, this job may take 0\.0 GB: lower buffer_size"):
         SharedReplay(1_000_000, 20, 5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_returns_do_not_run_from_a_cut_episode_into_the_next(dtype):
+    replay = SharedReplay(6, 1, 1, learners=2, n_envs=2, dtype=dtype)
+    for step in range(4):
+        if step == 2:
+            replay.cut()
+        column = np.full((4, 1), step, np.float32)
+        ends = np.zeros(4, bool)
+        replay.add(column, column, column + 1, np.full(4, 10.0**step, np.float32), ends, ends)
+    batch = replay.sample_ahead(200, [np.random.default_rng(k) for k in range(2)], "own", 3, 1.0)
+    found = {(int(s), float(r)) for s, r in zip(batch.observations.flatten(), batch.rewards.flatten(), strict=True)}
+    assert found == {(1, 10.0), (2, 1100.0), (3, 1000.0)}

@@ -63,6 +63,18 @@ def test_held_kl_moves_the_teachers_weight_off_policy_too(target, sign):
     assert (sign * agent.recipe.teaching.log_coefficient > 0.04).all()
 
 
+@pytest.mark.parametrize("delay", [2, 3, 7])
+def test_held_kl_adapts_once_in_a_hundred_updates_whatever_the_delay_of_the_actors(delay):
+    held = {**REPLAY, "distill_schedule": "held_kl", "kl_target": 1e-6, "policy_delay": delay}
+    agent = TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=held, compile=False).learn(150)
+    recipe, adapted = agent.recipe, []
+    recipe.n_updates = 0
+    recipe.teaching.adapt = lambda distance: adapted.append(recipe.n_updates)
+    for _ in range(310):
+        recipe.step(0.5, False)
+    assert [number // 100 for number in adapted if number >= 100] == [1, 2, 3]
+
+
 def test_the_actors_moments_begin_anew_when_it_thaws():
     agent = tuned(critic_steps=100, fixed_std_steps=100)
     recipe, adam = agent.recipe, agent.learner.adam

@@ -1,5 +1,6 @@
 """A VectorEnv of Gymnasium's, or a batched simulator's, as the environments of all learners."""
 
+import threading
 from functools import partial
 
 import gymnasium as gym
@@ -124,9 +125,30 @@ def test_processes_cannot_be_saved_and_begin_new_episodes(tmp_path, caplog):
         with caplog.at_level("WARNING"):
             again.learn(20)
         assert "not exact: " in caplog.text and again.num_timesteps == 80
+        replay = again.replay_buffer
+        seam = 60 // again.peers - 1  # the last step before: no return runs from its episode into the new one
+        assert replay.storage[:, seam, -1].tolist() == [1.0] * again.n_learners
     finally:
         for agent in (first, again):
             agent.get_env().close()
+
+
+def test_rollouts_under_way_begin_anew_with_environments_that_cannot_be_saved(tmp_path):
+    class Own(gym.Wrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.lock = threading.Lock()
+
+    def make(num_envs):
+        return SyncVectorEnv([lambda: Own(point())] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    config = {"n_steps": 40, "batch_size": 20, "n_eval_episodes": 0, "normalize_reward": True}
+    arguments = {"method": "independent", "backbone": "ppo", "peers": 1, "config": config}
+    DualStudent(make, **arguments).learn(50).save(tmp_path / "saved", include_replay=True)
+    again = DualStudent.load(tmp_path / "saved.safetensors", env=make)
+    assert again.rollout_buffer.position == 10 and again.learner.discounted_rewards.any()
+    again.get_env()
+    assert again.rollout_buffer.position == 0 and not again.learner.discounted_rewards.any()
 
 
 def test_gymnasiums_wrapper_of_tensors_gives_the_same_numbers():

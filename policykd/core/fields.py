@@ -157,6 +157,13 @@ def build(kind: type[D], values: Mapping[str, Any]) -> D:
     return kind(**{name: as_type(name, value, hints[name]) for name, value in values.items()})
 
 
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, also in lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+
+
 def as_type(name: str, value: Any, hint: Any) -> Any:
     """``value`` of setting ``name`` as type ``hint`` wants it, or a one-line ``PolicyKDError``.
 
@@ -175,6 +182,7 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, dict) and typing.get_origin(choices[1]) is tuple:
             return {str(key): as_type(name, item, choices[1]) for key, item in value.items()}
         fits = isinstance(value, dict)
+        value = {key: _plain(item) for key, item in value.items()} if fits else value
     elif origin in (types.UnionType, typing.Union):
         for choice in choices:
             with contextlib.suppress(PolicyKDError):

@@ -267,14 +267,19 @@ def state_tensors(owner: object) -> dict[str, Tensor]:
     return tensors
 
 
+def adams_of(*owners: object) -> list[Adam]:
+    """The optimisers that are attributes of ``owners``, some of which may be None."""
+    return [value for owner in owners if owner is not None for value in vars(owner).values() if isinstance(value, Adam)]
+
+
 def load_state_tensors(owner: object, tensors: dict[str, Tensor]) -> None:
-    """Copy saved tensors back in place.
+    """Copy saved tensors back in place; a number of all rows, as Adam's steps once were, is that of each.
 
     Raises:
         PolicyKDError: names or shapes differ from ``owner``'s.
     """
     own = state_tensors(owner)
-    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in tensors.items()}:
+    if own.keys() != tensors.keys() or any(t.ndim and t.shape != own[name].shape for name, t in tensors.items()):
         raise PolicyKDError(f"checkpoint: its tensors do not fit {type(owner).__name__} of this shape")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

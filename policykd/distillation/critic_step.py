@@ -26,9 +26,12 @@ class CriticStep:
         peer_of: Tensor,
         student_of: Tensor,
         taught: Tensor,
-        learning_rate: Tensor,
+        learning_rate: float | Tensor,
     ) -> dict[str, Tensor]:
-        """Move every critic towards its peer's at states and actions ``(K, B, ·)``; arguments as in ``PeerStep``."""
+        """Move every critic towards its peer's at states and actions ``(K, B, ·)``; arguments as in ``PeerStep``.
+
+        ``learning_rate`` is one number, or one per critic ``(K * C, 1)``.
+        """
         learner = self.learner
         with torch.no_grad():
             wanted = learner.q_values(learner.critic, states[student_of], actions[student_of])[peer_of]

@@ -40,7 +40,11 @@ class Settings:
 
     def per_learner(self, values: Sequence[float]) -> Tensor:
         """One value per peer as one per learner, ``(K, 1)``."""
-        return torch.tensor(values, device=self.device).repeat(self.learners // len(values)).unsqueeze(1)
+        return (
+            torch.tensor([float(value) for value in values], device=self.device)
+            .repeat(self.learners // len(values))
+            .unsqueeze(1)
+        )
 
     def advance(self, progress: float) -> None:
         """Set a scheduled learning rate, which is a function of what remains, as SB3's."""

@@ -141,6 +141,12 @@ class SharedReplay:
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
+    def cut(self) -> None:
+        """The latest step of every environment ends its episode, as by a time limit: the next one begins another."""
+        places = torch.from_numpy((self.position - 1 - np.arange(min(self.n_envs, self.size))) % self.capacity)
+        truncated = torch.ones(1).view(self.storage.dtype)
+        self.storage[:, places.to(self.device), -len(truncated) :] = truncated.to(self.device)
+
     def sample(
         self,
         batch_size: int,

@@ -77,6 +77,10 @@ class Rollout:
         self.rewards[:, t], self.dones[:, t] = rewards, dones
         self.position += 1
 
+    def cut(self) -> None:
+        """Begin the rollout anew: the environments did, and returns do not run from one episode into another."""
+        self.position = 0
+
     def sample_states(
         self,
         batch_size: int,

@@ -172,7 +172,9 @@ class Agent(Acting, Saving, SB3Surface):
                 latest = resumed["last_observations"]
                 starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
                 observations, new = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id, seeds)
-                starts |= new
+                if new:
+                    starts |= True
+                    snapshot.cut(self.memories, self.learner)
             self.collector.attach(self.envs, observations, starts)
         return self.envs
 

@@ -28,6 +28,12 @@ class Standings:
         returns = [[e["r"] for e in list(latest)[-self.episodes :]] for latest in self.run.episodes]
         return np.array([np.mean(r) if r else np.nan for r in returns]).reshape(-1, self.peers)
 
+    def forget(self, learners: np.ndarray) -> None:
+        """Judge these by later episodes alone."""
+        for learner in learners:
+            self.run.episodes[learner].clear()
+        self._best = None
+
     def best(self) -> np.ndarray:
         """Index of each group's best learner ``(G,)``; -1 while one of its peers has no episode."""
         if self._best is None or self._best[0] != self.run.n_episodes:
@@ -94,6 +100,11 @@ class Allocation:
         for e in np.flatnonzero(dones):
             group, place = divmod(int(e), peers)
             self.acting[group, place] = self._next(group, place)
+
+    def forget(self, learner: int) -> None:
+        """Judge a learner by later episodes alone."""
+        group, peer = divmod(learner, self.acting.shape[1])
+        self.returns[group][peer].clear()
 
     def shares(self) -> np.ndarray:
         """The part of its group's steps that each peer is due, ``(G, N)``; rows sum to 1."""

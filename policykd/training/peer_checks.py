@@ -45,6 +45,11 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> 
     if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
         raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
     if learner.memory == "replay":
+        steps = config.distill_gradient_steps
+        if method.coupling == "joint" and steps != 1:
+            raise PolicyKDError(
+                f"distill_gradient_steps: must be 1, not {steps}: {method.name} distils in RL's own step"
+            )
         return
     if method.replay == "pooled":
         raise PolicyKDError(

@@ -44,7 +44,7 @@ class Progress:
     def fraction(self) -> float:
         """From 0 to 1 over the current call of ``learn``, for schedules."""
         start, end = self.span
-        return (self.num_timesteps - start) / max(1, end - start)
+        return min(1.0, (self.num_timesteps - start) / max(1, end - start))  # the last step may go beyond the end
 
     def aim(self, end: int) -> None:
         """Go on until ``end``; a call that was interrupted keeps the beginning of its schedules."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from policykd.core.fields import change
-from policykd.core.networks import state_tensors
+from policykd.core.networks import Adam, adams_of, state_tensors
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import PeerStep
@@ -45,6 +45,7 @@ class Rebirth:
         replay: their transitions.
         sampling: one generator per learner, for batches.
         standings: who is best.
+        taught: distillation's optimisers, which forget a learner that begins anew.
     """
 
     def __init__(
@@ -54,15 +55,22 @@ class Rebirth:
         replay: SharedReplay,
         sampling: list[np.random.Generator],
         standings: Standings,
+        taught: list[Adam],
     ) -> None:
         self.learner, self.config, self.replay, self.sampling = learner, config, replay, sampling
-        self.standings, self.times = standings, 0
+        self.standings, self.taught, self.times = standings, taught, 0
+        for adam in (*adams_of(learner), *taught):
+            adam.count_by_row()
 
-    def take_place(self) -> None:
-        """Let one learner of each group begin anew; nobody does while some peer has no episode to be judged by."""
+    def take_place(self) -> list[int]:
+        """Let one learner of each group begin anew; nobody does while some peer has no episode to be judged by.
+
+        Returns:
+            Those that did. Their episodes so far are forgotten: they were another policy's.
+        """
         means, peers = self.standings.means(), self.standings.peers
         if np.isnan(means).any():
-            return
+            return []
         first = np.arange(len(means)) * peers
         place = means.argmin(1) if self.config.rebirth == "worst" else np.full(len(means), self.times % peers)
         others = np.where(np.arange(peers) == place[:, None], -np.inf, means)
@@ -72,6 +80,8 @@ class Rebirth:
             self._initialise(reborn)
             self._teach(reborn, teacher)
             self._perturb(reborn, teacher)
+        self.standings.forget(reborn)
+        return [int(k) for k in reborn]
 
     def _initialise(self, reborn: np.ndarray) -> None:
         """Networks, optimisers and temperature as at the beginning, each drawn by that learner's own generator."""
@@ -85,10 +95,15 @@ class Rebirth:
             -np.ones(size),
             np.ones(size),
         )
+        for adam in adams_of(fresh):
+            adam.count_by_row()
         tensors = state_tensors(learner)
         for name, new in state_tensors(fresh).items():
             if new.ndim and len(new) % len(reborn) == 0:
                 tensors[name].view(len(self.sampling), -1)[reborn] = new.view(len(reborn), -1)
+        for adam in self.taught:
+            for tensor in (adam.steps, adam.exp_avg, adam.exp_avg_sq):
+                tensor.view(len(self.sampling), -1)[reborn] = 0
 
     def _teach(self, reborn: np.ndarray, teacher: np.ndarray) -> None:
         """Distil actor and critics of the best into the fresh ones, at states of the whole replay."""
@@ -113,7 +128,7 @@ class Rebirth:
                 target.view(len(index), -1)[reborn] = rows
 
     def _perturb(self, reborn: np.ndarray, teacher: np.ndarray) -> None:
-        """Varied settings become the best peer's, times the perturbation or over it."""
+        """Varied settings of ``ROWS`` become the best peer's, times the perturbation or over it; others stay."""
         learner, factor = self.learner, self.config.rebirth_perturbation
         for name in self.config.vary:
             drawn = torch.tensor([factor if learner.generators[k].random() < 0.5 else 1 / factor for k in reborn])
@@ -123,9 +138,8 @@ class Rebirth:
                 best = rows[teacher]
                 # A discount is perturbed by its horizon 1 / (1 - gamma); a Polyak coefficient is at most 1.
                 rows[reborn] = 1 - (1 - best) * times if name == "gamma" else best * times
-            if name == "tau":
-                for attribute in ROWS[name]:
-                    getattr(learner, attribute).clamp_(max=1.0)
+                if name in ("gamma", "tau"):
+                    rows.clamp_(0.0, 1.0)
 
     def state(self) -> dict[str, Any]:
         """How often it took place; settings are the learners' own."""

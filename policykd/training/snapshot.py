@@ -18,8 +18,10 @@ from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
+from policykd.learners import PPO, Learner
 from policykd.learners.config import Config
 from policykd.learners.settings import NETWORKS
+from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.vector import LearnerEnvs
@@ -96,6 +98,15 @@ def restore_envs(
             set_env_state(env, state)
         envs.observations[:] = np.array(observations, np.float32)
     return envs.observations.copy(), False
+
+
+def cut(memories: Mapping[str, Any], learner: Learner) -> None:
+    """Let no return run from the episodes that were under way into those with which new environments begin."""
+    for memory in memories.values():
+        if isinstance(memory, SharedReplay | Rollout):
+            memory.cut()
+    if isinstance(learner, PPO):
+        learner.discounted_rewards.zero_()
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:

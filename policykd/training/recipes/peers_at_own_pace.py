@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import Adam, state_tensors
+from policykd.core.networks import adams_of, state_tensors
 from policykd.core.seeding import Generators, generator_state, set_generator_state
 from policykd.memory.replay import Batch
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
@@ -32,10 +33,8 @@ class PeersAtOwnPace(PeersOnReplay):
         """Gradient steps of every learner at every update, ``(K,)``."""
         self.due = self.moving = np.ones(len(self.each), bool)
         """Whose gradient step the present one is, and whose actors' too, ``(K,)``."""
-        for part in (self.learner, self.distillation, self.critics):
-            for value in () if part is None else vars(part).values():
-                if isinstance(value, Adam):
-                    value.count_by_row()
+        for adam in adams_of(self.learner, self.distillation, self.critics):
+            adam.count_by_row()
         self._learn = self._kept(self.learn)
 
     def made(self, number: int) -> np.ndarray:
@@ -54,6 +53,10 @@ class PeersAtOwnPace(PeersOnReplay):
 
     def _moved(self, made: np.ndarray) -> np.ndarray:
         return np.array([self.learner.actor_updates(int(number)) for number in made])
+
+    def rounds(self, count: int) -> int:
+        """Drawn by ``count``: who moves in every other round only would otherwise always meet the same peer."""
+        return random.Random(count).randrange(len(self.peers.turns)) if len(self.peers.turns) > 1 else count
 
     def flags(self, number: int) -> tuple[bool, bool]:
         """Whether any learner's actor, and any learner's targets, which follow it, are updated by the present step."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.networks import adams_of, load_state_tensors, state_tensors
 from policykd.core.seeding import Generators
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
@@ -16,6 +16,7 @@ from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
+from policykd.learners.settings import critic_rows
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Standings
 from policykd.training.collector import Collector, Step
@@ -67,8 +68,10 @@ class PeersOnReplay(LearnFromReplay):
             self.critics.adam.mask = learner.critic_adam.mask
         near = distils and method.adaptive
         self.near = NearBest(learner, peers, config.best_ratio, config.best_distance) if near else None
-        reborn = config.rebirth_freq > 0 and peers > 1
-        self.rebirth = Rebirth(learner, config, replay, sampling, self.standings) if reborn else None
+        self.rebirth = None
+        if config.rebirth_freq > 0 and peers > 1:
+            taught = adams_of(self.distillation, self.critics)
+            self.rebirth = Rebirth(learner, config, replay, sampling, self.standings, taught)
         self.schedule = schedule_of(config.distill_schedule)
         self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=self.device)
         self.distill_learning_rate = torch.zeros_like(self.distill_rates)
@@ -85,7 +88,9 @@ class PeersOnReplay(LearnFromReplay):
         """One environment step of every learner into the replay; then a learner may begin anew."""
         step = super().collect()
         if self.rebirth is not None and self.collector.run.due(self.config.rebirth_freq):
-            self.rebirth.take_place()
+            for learner in self.rebirth.take_place():
+                if self.allocation is not None:
+                    self.allocation.forget(learner)
         return step
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
@@ -116,7 +121,7 @@ class PeersOnReplay(LearnFromReplay):
         batch, noise = self.sample(self.method.replay), learner.draw_noise(config.batch_size)
         moved = learner.actor_updates(number)
         due = self.distillation is not None and update_actor and moved % config.distill_freq == 0
-        first = moved // config.distill_freq * config.distill_gradient_steps
+        first = self.rounds(moved // config.distill_freq) * config.distill_gradient_steps
         turn, states = self.turn(first), None
         if due:
             states = self.states(first)
@@ -132,6 +137,10 @@ class PeersOnReplay(LearnFromReplay):
             if due and self.method.coupling == "apart":
                 info |= self.distil_more(first, diagnose)
         return info
+
+    def rounds(self, count: int) -> int:
+        """The number whose turn it is in round ``count`` of distillation."""
+        return count
 
     def flags(self, number: int) -> tuple[bool, bool]:
         """Whether gradient step ``number`` (from 1) also updates the actors, and the targets."""
@@ -160,8 +169,12 @@ class PeersOnReplay(LearnFromReplay):
         diagnose: bool,
     ) -> dict[str, Tensor]:
         """RL's gradient step of every learner and the first of distillation; what ``torch.compile`` compiles."""
-        if self.distillation is None or states is None:
+        if self.distillation is None:
             return self.learner.update(batch, noise, update_actor, update_targets)
+        if states is None:
+            # Joint coupling divides RL's loss by mean |Q|: also where distillation is not due, as Adam is one for both.
+            beside_none = nothing_taught if self.method.coupling == "joint" else None
+            return self.learner.update(batch, noise, update_actor, update_targets, beside_none)
         if self.method.coupling == "apart":
             info = self.learner.update(batch, noise, update_actor, update_targets)
             return info | self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
@@ -196,7 +209,8 @@ class PeersOnReplay(LearnFromReplay):
 
     def _copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
         batch = self._distil_batch(number)
-        return critics.update(batch.observations, batch.actions, *self.turn(number), self.distill_learning_rate)
+        rate = critic_rows(self.distill_learning_rate, self.learner.critics)
+        return critics.update(batch.observations, batch.actions, *self.turn(number), rate)
 
     def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
         if moved % self.config.best_freq == 0 and (best := self.standings.best()).min() >= 0:
@@ -217,3 +231,8 @@ class PeersOnReplay(LearnFromReplay):
                 load_state_tensors(part, state[name])
         if self.rebirth is not None and "rebirth" in state:
             self.rebirth.restore(state["rebirth"])
+
+
+def nothing_taught(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """No loss ``(K,)`` beside RL's."""
+    return actor.new_zeros(len(actor)), {}

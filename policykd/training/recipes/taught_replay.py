@@ -91,7 +91,8 @@ class TaughtOnReplay(LearnFromReplay):
         states, answers = self.dataset.sample(config.distill_batch_size, self.sampling)
         with torch.no_grad():
             info = self._teach(batch, noise, states, answers, *flags)
-        if self.n_updates % FADE_EVERY == 0 and "distill/distance" in info:
+        delay = getattr(config, "policy_delay", 1)
+        if self.n_updates % FADE_EVERY < delay and "distill/distance" in info:  # at the actors' next update
             teaching.adapt(info["distill/distance"])
         return info | {"distill/coefficient": teaching.lambdas}
 
