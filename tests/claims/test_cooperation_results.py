@@ -4,12 +4,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 pytest.importorskip("sklearn")
 
 from experiments.cooperative import run
+from experiments.cooperative.report import EVEN, UCI
 
 ROOT = Path(__file__).parents[2]
 ROWS, PAGE = ROOT / "results/cooperative/rows.csv", ROOT / "docs/methods/cooperative.md"
@@ -42,6 +44,24 @@ def test_uci_sets_and_adult_have_every_arm_and_seed(rows):
     forests = rows[(rows["learner"] == "forest")].drop_duplicates(["data", "arm", "seed"])
     assert len(forests["data"].unique()) >= 7 and "adult" in set(forests["data"])
     assert (forests.groupby(["data", "arm"])["seed"].nunique().unstack() == 5).all(axis=None)
+
+
+def mean_gain(rows, name, arm):
+    table = rows[rows["data"] == name].pivot_table(index=["seed", "learner"], columns="arm", values="accuracy")
+    return 100 * (table[arm] - table["alone"]).mean()
+
+
+def test_most_of_the_gain_is_that_rare_classes_arrive(rows):
+    skewed, even = (np.mean([mean_gain(rows, name, "counterfactuals") for name in sets]) for sets in (UCI, EVEN))
+    assert round(skewed, 1) == 8.6 and round(even, 1) == 1.5
+    assert all(mean_gain(rows, f"{name}, even", "counterfactuals") > 1.8 for name in ("vowel", "texture", "letter"))
+
+
+def test_raw_rows_cost_on_five_sets_of_two_classes_that_are_split_at_random(rows):
+    two = ("wdbc", "phoneme", "german", "pima", "adult", "australian", "spambase")
+    lost = {name for name in two if mean_gain(rows, f"{name}, even", "instances") < -1}
+    assert lost == {"phoneme", "german", "pima", "adult", "australian"}
+    assert min(mean_gain(rows, f"{name}, even", "counterfactuals") for name in two) > 0
 
 
 def test_rows_are_written_once(rows):
