@@ -184,9 +184,9 @@ def hindsight() -> str:
     )
 
 
-def _named(method: str, way: str, sep: str = ", ") -> str:
+def _named(method: str, way: str) -> str:
     single = method.startswith("single") or method in ("sb3", "optuna")
-    return method if single else f"{method}{sep}{NAMES[way]}"
+    return method if single else f"{method}, {NAMES[way]}"
 
 
 def _scores(table: pd.DataFrame, method: str, way: str) -> dict[str, np.ndarray]:
@@ -250,7 +250,7 @@ def pictures() -> None:
         sides = [side for pair in question["pairs"] for side in reversed(pair)]
         returns = {side: _scores(table, *side) for side in sides}
         ours = {pair[0] for pair in question["pairs"]}
-        names = {(row, way): _named(row, way, "\n") for row, way in sorted(sides, key=lambda s: (s[1], s in ours))}
+        names = {(row, way): _named(row, way) for row, way in sorted(sides, key=lambda s: (s[1], s in ours))}
         strips(returns, names, ours, ROOT / "results" / picture(name))
 
 

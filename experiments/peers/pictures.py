@@ -25,21 +25,30 @@ def strips(
         ours: which of them are in colour.
         path: the PNG to write.
     """
-    sides = [side for side in names if returns.get(side)]
-    tasks = sorted({task for side in sides for task in returns[side]})
-    figure, axes = plt.subplots(1, len(tasks), figsize=(3.2 * len(tasks) + 1, 3.6), squeeze=False)
-    for panel, task in zip(axes[0], tasks, strict=True):
+    shown = {task: [s for s in names if task in returns.get(s, {})] for side in names for task in returns.get(side, {})}
+    tasks = sorted(shown)
+    alike = all(shown[task] == shown[tasks[0]] for task in tasks)  # then the names stand once, on the left
+    columns = len(tasks) if alike else 2
+    most = max(map(len, shown.values()))
+    rows = -(-len(tasks) // columns)
+    size = (2.6 * columns + 2.4 if alike else 5 * columns, rows * (0.26 * most + 1))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for number, panel in enumerate(axes.flat):
+        if number >= len(tasks):
+            panel.axis("off")
+            continue
+        task, sides = tasks[number], shown[tasks[number]]
         for place, side in enumerate(sides):
-            found = returns[side].get(task)
-            if found is None:
-                continue
-            colour = "C0" if side in ours else "grey"
-            panel.plot(np.full(len(found), place), found, "o", color=colour, alpha=0.4, markersize=4)
-            panel.plot([place - 0.3, place + 0.3], [iqm(found)] * 2, color=colour, linewidth=2)
+            found, colour = returns[side][task], "C0" if side in ours else "grey"
+            panel.plot(found, np.full(len(found), place), "o", color=colour, alpha=0.4, markersize=4)
+            panel.plot([iqm(found)] * 2, [place - 0.35, place + 0.35], color=colour, linewidth=2)
         panel.set_title(task, fontsize=10)
-        panel.set_xticks(range(len(sides)), [names[side] for side in sides], rotation=60, ha="right", fontsize=8)
-        panel.set_xlim(-0.6, len(sides) - 0.4)
-    axes[0][0].set_ylabel("return of the final evaluation")
+        first = number % columns == 0 or not alike
+        panel.set_yticks(range(len(sides)), [names[side] for side in sides] if first else [], fontsize=8)
+        panel.set_ylim(len(sides) - 0.4, -0.6)
+        panel.tick_params(axis="x", labelsize=8)
+        panel.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    figure.supxlabel("return of the final evaluation", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
