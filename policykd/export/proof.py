@@ -102,13 +102,6 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def write_checked(
-    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
-) -> float:
-    """``write_compared`` by ``check``; returns the largest distance."""
-    return write_compared(agent, k, path, write, read).worst
-
-
 def write_compared(
     agent: Exportable,
     k: int,
