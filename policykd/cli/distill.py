@@ -14,7 +14,7 @@ import tyro
 
 from policykd.benchmark import students
 from policykd.cli.options import parse, peek
-from policykd.cli.output import say, table
+from policykd.cli.output import next_run, outcome, say
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
-    folder = options.run_dir or _next_run(options)
+    folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
     if not options.resume:
         check_free(folder)  # before the teacher is read and scored
     if options.vecnormalize is not None and len(options.teacher) > 1:
@@ -159,7 +159,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     say(str(agent.score_teacher()))
     if agent.method_name != "fine_tune":
         agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
-        say(_outcome(agent))
+        say(outcome(agent))
     left = options.fine_tune - agent.fine_tuned_steps
     if agent.method_name == "fine_tune" and left > 0:
         agent.learn(left, progress_bar=True)
@@ -167,7 +167,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
         say("fine-tuning with the task's own reward")
         agent.fine_tune(options.fine_tune, progress_bar=True)
     if options.fine_tune > 0:
-        say(_outcome(agent))
+        say(outcome(agent))
     curves = [
         Curve(f"seed {seed}", np.array(agent.evaluation_steps), np.stack([e.returns[k] for e in agent.evaluations]))
         for k, seed in enumerate(agent.seeds)
@@ -177,13 +177,6 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     learning_curves(
         curves, folder / "learning_curves.png", title=title, threshold=None if score is None else score.mean
     )
-
-
-def _outcome(agent: TeacherStudent) -> str:
-    if not agent.evaluations:
-        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
-    last = agent.evaluations[-1].returns
-    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
 
 
 def _options(words: Sequence[str]) -> DistillOptions[Any]:
@@ -204,11 +197,3 @@ def _widths(text: str) -> tuple[int, ...]:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
     return tuple(int(part) for part in parts)
-
-
-def _next_run(options: DistillOptions[Any]) -> Path:
-    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
-    number = 1
-    while (folder := Path("runs") / f"{name}_{number}").exists():
-        number += 1
-    return folder
