@@ -160,8 +160,8 @@ def _of_student(taught: Play, student: Student, columns: list[int] | None, updat
     ]
 
 
-def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> list[int]:
-    """Hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
+def missed_columns(taught: Play, columns: list[int] | None) -> list[int]:
+    """The three hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
     if columns is None:
         return []
     hidden = [c for c in range(taught.observations.shape[1]) if c not in columns]
@@ -173,7 +173,7 @@ def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> l
     actions, others = residual(taught.actions), residual(taught.observations[:, hidden])
     others = others / np.maximum(others.std(0), 1e-8)  # so that a column's covariance is what it alone explains
     explained = np.square(others.T @ actions / len(actions)).sum(1)
-    return [hidden[i] for i in np.argsort(-explained)[:count]]
+    return [hidden[i] for i in np.argsort(-explained)[:3]]
 
 
 def _clipped(teacher: Teacher, taught: Play) -> float | None:
