@@ -15,9 +15,10 @@ import tyro
 from policykd.benchmark import students
 from policykd.cli.options import parse, peek
 from policykd.cli.output import next_run, outcome, say
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
+from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
 from policykd.measure.plots import Curve, learning_curves
@@ -183,9 +184,7 @@ def _options(words: Sequence[str]) -> DistillOptions[Any]:
     """Options of ``distill``: flags change the preset's settings, which change the defaults."""
     known = peek(words, "backbone", "preset")
     backbone: Any = known["backbone"] or "ppo"
-    if backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, TAUGHT_CONFIGS)}")
-    kind = TAUGHT_CONFIGS[backbone]
+    kind = find("backbone", backbone, TAUGHT_CONFIGS)
     config = arguments.resolve_config(known["preset"], kind, backbone, teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
     return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]

@@ -17,6 +17,7 @@ from policykd.cli.output import next_run, outcome, say
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require, split_linear
 from policykd.core.parsing import parse_json, read_text
+from policykd.core.registry import find
 from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import check_named, find_task, short_id
@@ -130,16 +131,15 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     if known["env"] is None:
         check_named(start.env, file)
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
-    if backbone not in LEARNERS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
-    if vary and LEARNERS[backbone].memory != "replay":
+    learner = find("backbone", backbone, LEARNERS)
+    if vary and learner.memory != "replay":
         raise PolicyKDError(
             f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
         )
     config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
-    settings_type = LEARNERS[backbone].config_type
+    settings_type = learner.config_type
     return parse(kind[settings_type], split_linear(arguments, settings_type), "train", start)
 
 

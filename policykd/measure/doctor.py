@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.registry import find
 from policykd.core.seeding import stream
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure import doctor_checks as checks
@@ -216,9 +217,7 @@ def _student(
     backbone: str, net_arch: tuple[int, ...] | None, learning_rate: float | None, normalize: bool | None
 ) -> Student:
     """The student by what was asked, else by its backbone's defaults."""
-    if backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown; there are {', '.join(TAUGHT_CONFIGS)}")
-    config: Any = TAUGHT_CONFIGS[backbone]()
+    config: Any = find("backbone", backbone, TAUGHT_CONFIGS)()
     return Student(
         tuple(net_arch or config.net_arch),
         getattr(config, "activation_fn", "relu"),
