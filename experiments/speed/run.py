@@ -111,7 +111,7 @@ def time_per_part(agent: DualStudent, steps: int) -> dict[str, float]:
         return wrapper
 
     recipe, hooks = agent.recipe, agent.hooks()
-    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_all", "physics"), (recipe, "act", "acting")]
+    places: list[tuple[Any, str, str]] = [(agent.get_env(), "step_wait", "physics"), (recipe, "act", "acting")]
     if isinstance(recipe, LearnFromRollouts):
         places += [(recipe.rollout, "add", "memory"), (recipe, "step", "update")]
     else:

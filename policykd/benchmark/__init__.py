@@ -1,1 +1,1 @@
-"""Speed measurements and reference results: PolicyKD beside Stable-Baselines3 and a random policy."""
+"""Matrices of tasks, methods and seeds, beside Stable-Baselines3 and a random policy: runs, statistics, reports."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 
 
 class Estimate(NamedTuple):
@@ -28,7 +28,7 @@ def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any]
         function: from what ``scores`` holds to a number or an array of one axis.
         resamples: bootstrap resamples.
     """
-    library = _rliable()
+    library = needs("rliable.library", "benchmark")
     data = {"x": scores}
     with _seeded():
         point, limits = library.get_interval_estimates(data, function, reps=resamples)
@@ -60,19 +60,6 @@ def median(x: np.ndarray) -> np.ndarray:
 def optimality_gap(x: np.ndarray) -> np.ndarray:
     """How much scores of at most 1 are below 1, on average, from ``(runs, tasks, ...)``."""
     return 1 - np.minimum(x, 1).mean((0, 1))
-
-
-def _rliable() -> Any:
-    """The library, imported when it is needed.
-
-    Raises:
-        PolicyKDError: rliable is not installed.
-    """
-    try:
-        from rliable import library
-    except ImportError:
-        raise PolicyKDError("statistics: rliable is not installed: pip install 'policykd[benchmark]'") from None
-    return library
 
 
 @contextmanager

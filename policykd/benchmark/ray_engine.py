@@ -13,6 +13,7 @@ from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
 from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.extras import needs
 
 POLL_SECONDS = 0.5
 
@@ -62,10 +63,7 @@ def _known(ray: Any, progress: Any) -> dict[str, int]:
 
 
 def _connect(address: str | None) -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise PolicyKDError("benchmark: Ray is not installed: pip install 'policykd[ray]'") from None
+    ray = needs("ray", "ray")
     if not ray.is_initialized():
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs that we do not use
         try:

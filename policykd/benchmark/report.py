@@ -18,6 +18,7 @@ from policykd.benchmark.spec import BASELINES, Spec, task_folder
 from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Summary, TaskSummary
 from policykd.benchmark.tables import number, partly, shown
 from policykd.core.errors import PolicyKDError
+from policykd.core.extras import needs
 from policykd.core.files import write_text
 from policykd.distillation.methods import METHODS
 
@@ -40,16 +41,13 @@ def write_page(summary: Summary, results: Results, out: Path) -> None:
     Raises:
         PolicyKDError: plotly is not installed, or there is nothing to show.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise PolicyKDError("report: plotly is not installed: pip install 'policykd[benchmark]'") from None
+    plotly = needs("plotly.offline", "benchmark")
     if not summary.backbones and not summary.failures:
         raise PolicyKDError(f"report: {results.store.place} has no finished cell yet: run the benchmark first")
     parts = {
         "title": html.escape(f"{summary.spec.name}: benchmark"),
         "style": _part("report.css"),
-        "plotly": get_plotlyjs(),
+        "plotly": plotly.get_plotlyjs(),
         "script": _part("report.js"),
         # In a script element only "<" could end it early.
         "data": json.dumps(page_data(summary, results, out), separators=(",", ":")).replace("<", "\\u003c"),

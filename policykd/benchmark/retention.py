@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import dataclasses
 
 import numpy as np
 
@@ -10,26 +10,12 @@ from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.teacher_student import TeacherStudent
 
 
-@dataclass(frozen=True)
-class Retention:
-    """A student beside its teacher on the same starts."""
-
-    retention: float
-    """The student's mean return over the teacher's; counted from random actions where the teacher's is not positive."""
-    teacher_return_here: float
-    """The teacher's mean return on these starts."""
-    return_min: float
-    """The student's worst episode."""
-    teacher_return_min: float
-    """The teacher's worst episode."""
-    falls: int
-    """The student's episodes that ended before the longest one of either."""
-    teacher_falls: int
-    """The teacher's."""
-
-
 def retention(agent: TeacherStudent, student: Evaluation, seed: int) -> list[dict[str, float]]:
-    """One row per student of an agent.
+    """One row per student of an agent: it beside its teacher on the same starts.
+
+    ``retention`` is the student's mean return over the teacher's, counted from random actions where the teacher's is
+    not positive; ``teacher_return_here`` the teacher's mean return; ``return_min`` and ``teacher_return_min`` the worst
+    episodes; ``falls`` and ``teacher_falls`` the episodes that ended before the longest one of either.
 
     Args:
         agent: its teacher plays the same starts.
@@ -43,12 +29,16 @@ def retention(agent: TeacherStudent, student: Evaluation, seed: int) -> list[dic
         teacher = evaluator.run(agent.panel.player(lambda: evaluator.starts), student.returns.shape[1], [seed], 0)
     finally:
         evaluator.close()
-    chance = score.random_mean if teacher.returns.mean() <= 0 else 0.0
+    here = dataclasses.replace(score, returns=teacher.returns)
     longest = max(student.lengths.max(), teacher.lengths.max())
-    rows = []
-    for returns, lengths in zip(student.returns, student.lengths, strict=True):
-        kept = (returns.mean() - chance) / (teacher.returns.mean() - chance)
-        minima = float(returns.min()), float(teacher.returns.min())
-        falls = (int(np.sum(parts < longest)) for parts in (lengths, teacher.lengths))
-        rows.append(asdict(Retention(float(kept), float(teacher.returns.mean()), *minima, *falls)))
-    return rows
+    return [
+        {
+            "retention": float(here.ratio(returns.mean())),
+            "teacher_return_here": float(teacher.returns.mean()),
+            "return_min": float(returns.min()),
+            "teacher_return_min": float(teacher.returns.min()),
+            "falls": int(np.sum(lengths < longest)),
+            "teacher_falls": int(np.sum(teacher.lengths < longest)),
+        }
+        for returns, lengths in zip(student.returns, student.lengths, strict=True)
+    ]

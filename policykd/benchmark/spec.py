@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build, require
 from policykd.core.parsing import file_name
+from policykd.core.registry import find
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
@@ -205,9 +206,9 @@ class Spec:
             if not foreign_module(task_name):
                 find_task(task_name)
             for name in task.backbones:
-                _known("backbone", name, LEARNERS)
+                find("backbone", name, LEARNERS)
             for name in task.without:
-                _known("without", name, self.methods)
+                find("without", name, self.methods)
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if not cells:
@@ -240,7 +241,8 @@ class Spec:
 
     def _cell(self, task: str, backbone: str, method: str) -> Cell:
         entry = self.methods[method]
-        base = _known("method", entry.method or method, {**BASELINES, **PEER_METHODS})
+        base = entry.method or method
+        find("method", base, {**BASELINES, **PEER_METHODS})
         peers = 1 if base in BASELINES else entry.peers or self.peers
         settings = {**self.settings, **self.tasks[task].settings, **entry.settings, **self._budgets(entry, peers)}
         for name in OWN:
@@ -288,9 +290,3 @@ def steps_at_once(config: Config, peers: int) -> tuple[int, int]:
 def task_folder(task: str) -> str:
     """A task's name as that of a folder."""
     return short_id(task).replace("/", "-")
-
-
-def _known(what: str, name: str, known: Any) -> str:
-    if name not in known:
-        raise PolicyKDError(f"{what}: {name!r} is unknown{nearest(name, known)}; there are {', '.join(known)}")
-    return name

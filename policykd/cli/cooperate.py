@@ -17,7 +17,7 @@ import tyro
 
 from policykd.classification.data.sets import load
 from policykd.cli.options import parse
-from policykd.cli.output import say
+from policykd.cli.output import next_run, say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.counterfactuals import SearchConfig
 from policykd.cooperation.learners import make_learners
@@ -214,10 +214,7 @@ def _folder(options: CooperateOptions) -> Path:
     """The run folder, made before anything is fitted: a path that cannot be one is found out at once."""
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
-    folder, number = options.run_dir, 1
-    while folder is None or (options.run_dir is None and folder.exists()):
-        folder = Path("runs") / f"cooperate_{number}"
-        number += 1
+    folder = options.run_dir or next_run("cooperate")
     if folder.exists() and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
         raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
     try:

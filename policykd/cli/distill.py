@@ -14,10 +14,11 @@ import tyro
 
 from policykd.benchmark import students
 from policykd.cli.options import parse, peek
-from policykd.cli.output import say, table
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.cli.output import next_run, outcome, say
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
+from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
 from policykd.measure.plots import Curve, learning_curves
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
-    folder = options.run_dir or _next_run(options)
+    folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
     if not options.resume:
         check_free(folder)  # before the teacher is read and scored
     if options.vecnormalize is not None and len(options.teacher) > 1:
@@ -159,7 +160,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     say(str(agent.score_teacher()))
     if agent.method_name != "fine_tune":
         agent.learn(max(0, options.total_timesteps - agent.num_timesteps), progress_bar=True)
-        say(_outcome(agent))
+        say(outcome(agent))
     left = options.fine_tune - agent.fine_tuned_steps
     if agent.method_name == "fine_tune" and left > 0:
         agent.learn(left, progress_bar=True)
@@ -167,7 +168,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
         say("fine-tuning with the task's own reward")
         agent.fine_tune(options.fine_tune, progress_bar=True)
     if options.fine_tune > 0:
-        say(_outcome(agent))
+        say(outcome(agent))
     curves = [
         Curve(f"seed {seed}", np.array(agent.evaluation_steps), np.stack([e.returns[k] for e in agent.evaluations]))
         for k, seed in enumerate(agent.seeds)
@@ -179,20 +180,11 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     )
 
 
-def _outcome(agent: TeacherStudent) -> str:
-    if not agent.evaluations:
-        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
-    last = agent.evaluations[-1].returns
-    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"
-
-
 def _options(words: Sequence[str]) -> DistillOptions[Any]:
     """Options of ``distill``: flags change the preset's settings, which change the defaults."""
     known = peek(words, "backbone", "preset")
     backbone: Any = known["backbone"] or "ppo"
-    if backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, TAUGHT_CONFIGS)}")
-    kind = TAUGHT_CONFIGS[backbone]
+    kind = find("backbone", backbone, TAUGHT_CONFIGS)
     config = arguments.resolve_config(known["preset"], kind, backbone, teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
     return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]
@@ -204,11 +196,3 @@ def _widths(text: str) -> tuple[int, ...]:
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
     return tuple(int(part) for part in parts)
-
-
-def _next_run(options: DistillOptions[Any]) -> Path:
-    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
-    number = 1
-    while (folder := Path("runs") / f"{name}_{number}").exists():
-        number += 1
-    return folder

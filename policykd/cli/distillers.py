@@ -16,7 +16,7 @@ from torch import nn
 from policykd.classification.distiller import Distiller
 from policykd.classification.retrieval import with_retrieval
 from policykd.cli.options import peek
-from policykd.cli.output import say
+from policykd.cli.output import next_run, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
@@ -104,7 +104,7 @@ def run_folder(options: Any, command: str) -> Iterator[Path]:
     """The folder of a run of a command, new, or the one to go on with; no other process writes into it meanwhile."""
     if options.resume and options.run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
-    folder = options.run_dir or _next_run(options, command)
+    folder = options.run_dir or next_run(f"{command}_{Path(options.data).stem}_{options.method}")
     if not _is_first():
         yield folder  # only the first process writes
         return
@@ -121,13 +121,6 @@ def run_folder(options: Any, command: str) -> Iterator[Path]:
             check_options(folder, command, json.loads(text))
         remove_unfinished(folder)
         yield folder
-
-
-def _next_run(options: Any, command: str) -> Path:
-    name, number = f"{command}_{Path(options.data).stem}_{options.method}", 1
-    while (folder := Path("runs") / f"{name}_{number}").exists():
-        number += 1
-    return folder
 
 
 def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:

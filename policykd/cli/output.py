@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from policykd.training.agent import Agent
@@ -19,3 +21,18 @@ def table(agent: Agent, returns: np.ndarray) -> str:
         for k, (seed, peer) in enumerate(agent.learners)
     ]
     return "\n".join(lines)
+
+
+def outcome(agent: Agent) -> str:
+    """The last evaluation, a line per learner."""
+    if not agent.evaluations:
+        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
+    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, agent.evaluations[-1].returns)}"
+
+
+def next_run(name: str) -> Path:
+    """The next free folder ``runs/<name>_<number>``, with - for / in the name."""
+    name, number = name.replace("/", "-"), 1
+    while (folder := Path("runs") / f"{name}_{number}").exists():
+        number += 1
+    return folder

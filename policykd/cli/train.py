@@ -13,10 +13,11 @@ import numpy as np
 import tyro
 
 from policykd.cli.options import parse, peek
-from policykd.cli.output import say, table
+from policykd.cli.output import next_run, outcome, say
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, require, split_linear
 from policykd.core.parsing import parse_json, read_text
+from policykd.core.registry import find
 from policykd.learners import LEARNERS
 from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import check_named, find_task, short_id
@@ -92,7 +93,7 @@ def _begin(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
         device=options.device,
         compile="auto" if options.compile == "auto" else options.compile == "yes",
         threads=options.threads,
-        run_dir=options.run_dir or _next_run(options),
+        run_dir=options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}"),
     )
 
 
@@ -106,7 +107,7 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
     )
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     agent.learn(max(0, total_timesteps - agent.num_timesteps), progress_bar=True)
-    say(_outcome(agent))
+    say(outcome(agent))
     if not agent.evaluations:
         return
     curves = [
@@ -130,16 +131,15 @@ def _train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
     if known["env"] is None:
         check_named(start.env, file)
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
-    if backbone not in LEARNERS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown{nearest(backbone, LEARNERS)}")
-    if vary and LEARNERS[backbone].memory != "replay":
+    learner = find("backbone", backbone, LEARNERS)
+    if vary and learner.memory != "replay":
         raise PolicyKDError(
             f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
         )
     config = change(resolve_config(preset, backbone, env), settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions
-    settings_type = LEARNERS[backbone].config_type
+    settings_type = learner.config_type
     return parse(kind[settings_type], split_linear(arguments, settings_type), "train", start)
 
 
@@ -182,18 +182,3 @@ def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
         if name not in names:
             raise PolicyKDError(f"config file: unknown key {name!r} in {path}{nearest(name, names)}")
     return change(TrainOptions[Any](), content), settings
-
-
-def _next_run(options: TrainOptions[Any]) -> Path:
-    name = f"{short_id(options.env).replace('/', '-')}_{options.method}-{options.backbone}"
-    number = 1
-    while (folder := Path("runs") / f"{name}_{number}").exists():
-        number += 1
-    return folder
-
-
-def _outcome(agent: DualStudent) -> str:
-    if not agent.evaluations:
-        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
-    last = agent.evaluations[-1].returns
-    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, last)}"

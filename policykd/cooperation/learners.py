@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from policykd.cooperation.owners import numbered
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.registry import find
 
 LEARNERS: dict[str, Callable[[], Any]] = {
     "mlp": TorchClassifier,
@@ -31,9 +31,5 @@ def make_learners(kinds: Sequence[str]) -> dict[str, Any]:
     Raises:
         PolicyKDError: an unknown kind.
     """
-    for kind in kinds:
-        if kind not in LEARNERS:
-            raise PolicyKDError(
-                f"learners: {kind!r} is unknown{nearest(kind, LEARNERS)}; there are {', '.join(LEARNERS)}"
-            )
-    return {name: LEARNERS[kind]() for name, kind in zip(numbered(kinds), kinds, strict=True)}
+    makers = [find("learners", kind, LEARNERS) for kind in kinds]
+    return {name: make() for name, make in zip(numbered(kinds), makers, strict=True)}

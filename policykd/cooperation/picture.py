@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from policykd.core.files import write_bytes
-from policykd.measure.plots import COLOURS, FAINT, INK
+from policykd.measure.plots import COLOURS, FAINT, INK, save_figure
 
 WIDEST = 7.0
 """Points of the arrow on which most was sent."""
@@ -66,12 +64,7 @@ def teaching_graph(
         fontsize=8,
         color=FAINT,
     )
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content.getvalue())
-    return path
+    return save_figure(figure, Path(path), metadata={"Software": None})
 
 
 def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int, index: int, arrows: int) -> None:

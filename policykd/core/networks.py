@@ -182,9 +182,11 @@ def one_hot(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
-def gradient(
-    loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]], rows: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Parameters ``(R, P)`` to losses ``(R,)`` and diagnostics."""
+
+
+def gradient(loss: Loss, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradient ``(R, P)`` of the summed losses ``(R,)`` and the diagnostics beside them.
 
     Rows never mix: the gradient of a sum over rows is, row by row, the gradient of that row's own loss.

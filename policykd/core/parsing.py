@@ -49,13 +49,10 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
         loader_type: a kind of PyYAML's SafeLoader that knows more tags; None is that itself.
 
     Raises:
-        PolicyKDError: PyYAML is not installed.
         ValueError: it is no YAML, too deep or too long, or its aliases repeat without end.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise PolicyKDError("PyYAML is not installed: pip install 'policykd[benchmark]'") from None
+    import yaml
+
     try:
         loader = (loader_type or yaml.SafeLoader)(_bounded(text, MOST_YAML))
         if _deepest(text) > 100:  # at which PyYAML becomes slow before it gives up

@@ -42,6 +42,11 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
     return part
 
 
+def rows(*parts: Any) -> dict[str, Any]:
+    """A table of parts that have a ``name``."""
+    return {part.name: part for part in parts}
+
+
 def name_of(part: Any, table: Mapping[str, Any]) -> str:
     """The name under which a part is saved: its key, or "own:" and what it calls itself."""
     if isinstance(part, str):

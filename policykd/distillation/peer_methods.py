@@ -31,6 +31,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from policykd.core.registry import rows
 from policykd.distillation import weights
 from policykd.distillation.weights import Comparison, Weight
 from policykd.learners.config import PPOConfig
@@ -90,21 +91,14 @@ def _paired(seen: Comparison, config: DistillationConfig) -> Tensor:
     return weights.paired_advantage(seen.advantages, config.pessimism)
 
 
-def _rows(*methods: PeerMethod) -> dict[str, PeerMethod]:
-    return {method.name: method for method in methods}
-
-
-PEER_METHODS: dict[str, PeerMethod] = _rows(
+PEER_METHODS: dict[str, PeerMethod] = rows(
     PeerMethod("dpd", "Dual Policy Distillation: copy the peer, more where it is better", weight=_disadvantage),
     PeerMethod(
         "dpd_hard", "DPD with the hard gate of equation 9: copy the peer only where it is better", weight=_hard_gate
     ),
     PeerMethod("mutual", "Unweighted mutual distillation: copy the peer everywhere"),
     PeerMethod(
-        "one_way",
-        "DPD in one direction: the others copy the first learner",
-        source="first",
-        weight=_disadvantage,
+        "one_way", "DPD in one direction: the others copy the first learner", source="first", weight=_disadvantage
     ),
     PeerMethod("dpd_shared", "DPD on top of one pooled replay", weight=_disadvantage, replay="pooled"),
     PeerMethod(

@@ -10,16 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import Adam, PolicyOutput, gradient
-from policykd.distillation.divergences import divergence_of
+from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
+from policykd.distillation.divergences import Divergence, divergence_of
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.weights import Comparison, Weight, effective_sample_size
 from policykd.learners.distillation_config import DistillationConfig
-
-Divergence = Callable[[PolicyOutput, PolicyOutput], Tensor]
-
-Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""Parameters ``(K, P)`` to losses ``(K,)`` and diagnostics."""
 
 
 class Student(Protocol):

@@ -32,6 +32,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from policykd.core.registry import rows
 from policykd.distillation import weights
 from policykd.distillation.weights import Comparison, Weight
 from policykd.learners.distillation_config import DistillationConfig
@@ -74,8 +75,8 @@ def _value_gate(seen: Comparison, config: DistillationConfig) -> Tensor:
     return weights.value_gate(seen.source_value, seen.own_value)
 
 
-TEACHER_METHODS: dict[str, TeacherMethod] = {
-    "bc": TeacherMethod(
+TEACHER_METHODS: dict[str, TeacherMethod] = rows(
+    TeacherMethod(
         "bc",
         "Behaviour cloning: the teacher acts, the student copies",
         "teacher",
@@ -83,7 +84,7 @@ TEACHER_METHODS: dict[str, TeacherMethod] = {
         aggregate=True,
         schedule="linear",
     ),
-    "dagger": TeacherMethod(
+    TeacherMethod(
         "dagger",
         "DAgger (Ross et al. 2011): the student acts more and more, the teacher labels, all data are kept",
         "mixed",
@@ -91,103 +92,82 @@ TEACHER_METHODS: dict[str, TeacherMethod] = {
         aggregate=True,
         schedule="linear",
     ),
-    "student_driven": TeacherMethod(
+    TeacherMethod(
         "student_driven",
         "The student acts, the teacher labels, only the latest states are learnt from",
-        "own",
         coupling="alone",
         schedule="linear",
     ),
-    "teacher_distill": TeacherMethod(
+    TeacherMethod(
         "teacher_distill",
         "Teacher distill (Czarnecki et al. 2019): the teacher acts",
         "teacher",
-        coupling="joint",
         divergence="cross_entropy_forward",
     ),
-    "on_policy_distill": TeacherMethod(
+    TeacherMethod(
         "on_policy_distill",
         "On-policy distill (Czarnecki et al. 2019): the student acts",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_forward",
     ),
-    "entropy_regularised": TeacherMethod(
+    TeacherMethod(
         "entropy_regularised",
         "Entropy regularised (Czarnecki et al. 2019): the teacher's log-probability is the reward",
-        "own",
-        coupling="joint",
         divergence=None,
         reward="log_prob",
     ),
-    "n_distill": TeacherMethod(
+    TeacherMethod(
         "n_distill",
         "N-distill (Czarnecki et al. 2019): on-policy distill, and the next state's distance is a cost",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_forward",
         reward="next_distance",
     ),
-    "expected_entropy_regularised": TeacherMethod(
+    TeacherMethod(
         "expected_entropy_regularised",
         "Expected entropy regularised (Czarnecki et al. 2019)",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_reverse",
         reward="next_log_prob",
     ),
-    "teacher_value_reward": TeacherMethod(
+    TeacherMethod(
         "teacher_value_reward",
         "Teacher V reward (Czarnecki et al. 2019): rewards shaped by the teacher's value",
-        "own",
-        coupling="joint",
         divergence=None,
         reward="value",
         environment_reward=True,
     ),
-    "kickstarting": TeacherMethod(
+    TeacherMethod(
         "kickstarting",
         "Kickstarting (Schmitt et al. 2018): RL and a teacher that fades",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_forward",
         schedule="linear",
         environment_reward=True,
     ),
-    "qdagger": TeacherMethod(
+    TeacherMethod(
         "qdagger",
         "QDagger (Agarwal et al. 2022): the teacher fades as the student's return nears its own",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_forward",
         schedule="return_ratio",
         environment_reward=True,
     ),
-    "value_gated": TeacherMethod(
+    TeacherMethod(
         "value_gated",
         "Value gated (Czarnecki et al. 2019): copy only where the teacher's value is higher",
-        "own",
         weight=_value_gate,
-        coupling="joint",
         divergence="cross_entropy_forward",
         environment_reward=True,
     ),
-    "ppd": TeacherMethod(
+    TeacherMethod(
         "ppd",
         "Proximal Policy Distillation (Spigler 2025)",
-        "own",
         coupling="proximal",
         divergence="kl_forward",
         environment_reward=True,
     ),
-    "advisor": TeacherMethod(
+    TeacherMethod(
         "advisor",
         "ADVISOR (Weihs et al. 2021): imitate where imitation is possible, RL elsewhere",
-        "own",
-        coupling="joint",
         divergence="cross_entropy_forward",
         environment_reward=True,
         confident=True,
     ),
-}
+)
 """Methods of ``TeacherStudent``."""

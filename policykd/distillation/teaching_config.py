@@ -139,8 +139,9 @@ class TeachingConfig:
     weight_ratio: Annotated[float, tyro.conf.Suppress] = 1e4
     distill_recent: Annotated[int | None, tyro.conf.Suppress] = 1000
 
-    def check_teaching(self) -> None:
+    def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
+        super().__post_init__()  # type: ignore[misc]  # of the backbone's config, which comes after it
         positive(self, "history", "bptt_steps", "temperature", "q_temperature", "variance_scale", "teacher_episodes")
         positive(self, "n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size")
         positive(self, "distill_learning_rate", "kl_target")
@@ -173,11 +174,6 @@ class TaughtPPOConfig(TeachingConfig, PPOConfig):
     distill_gradient_steps: Annotated[int, tyro.conf.Suppress] = 10
     distill_optimizer: Annotated[typing.Literal["own", "shared"], tyro.conf.Suppress] = "own"
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        PPOConfig.__post_init__(self)
-        self.check_teaching()
-
 
 @dataclass(frozen=True)
 class _Alone:
@@ -206,11 +202,6 @@ class TaughtDDPGConfig(TeachingConfig, _Alone, DDPGConfig):
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        DDPGConfig.__post_init__(self)
-        self.check_teaching()
-
 
 @dataclass(frozen=True)
 class TaughtTD3Config(TeachingConfig, _Alone, TD3Config):
@@ -218,11 +209,6 @@ class TaughtTD3Config(TeachingConfig, _Alone, TD3Config):
 
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critics."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        TD3Config.__post_init__(self)
-        self.check_teaching()
 
 
 @dataclass(frozen=True)
@@ -232,14 +218,6 @@ class TaughtSACConfig(TeachingConfig, _Alone, SACConfig):
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critics."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        SACConfig.__post_init__(self)
-        self.check_teaching()
-
-
-TaughtConfig = TaughtPPOConfig | TaughtDDPGConfig | TaughtTD3Config | TaughtSACConfig
-"""What every student's config is."""
 
 TAUGHT_CONFIGS: dict[str, type[Config]] = {
     "ppo": TaughtPPOConfig,

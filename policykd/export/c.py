@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +17,7 @@ from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import PlainPolicy, flatten, quantise
-from policykd.export.proof import Act, Check, Difference, check, reads, require_free
+from policykd.export.proof import Act, Check, Difference, check, reads, require_free, written_whole
 from policykd.native.build import Unavailable
 
 Precision = Literal["float32", "int8"]
@@ -82,9 +80,7 @@ def to_c(
     act, compiled = _act(policy)
     difference = checked(agent, k, reads(agent, inputs, act), str(path))
     size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        folder = Path(temporary) / path.name
+    with written_whole(path) as folder:
         folder.mkdir()
         about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
         about += [
@@ -93,7 +89,6 @@ def to_c(
         ]
         write_text(folder / "policy.h", c_code.header(policy, about))
         write_text(folder / "policy.c", c_code.source(policy))
-        shutil.move(folder, path)
     return size
 
 

@@ -16,7 +16,7 @@ from policykd.export import remembering
 from policykd.export.calibration import check_int8, split
 from policykd.export.deployed import deploy, description, input_size
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import Act, Difference, reads, require_free, write_checked, write_compared
+from policykd.export.proof import Act, Difference, reads, require_free, write_compared
 from policykd.teachers.programs import METADATA, onnx_session
 
 
@@ -47,13 +47,13 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
             _save(episodes.module, episodes.examples(), names, outputs, file, "")
 
         return remembering.write(agent, k, path, inputs, save, _play)
-    return write_checked(
+    return write_compared(
         agent,
         k,
         path,
         lambda file: _export(agent, k, file, inputs),
         lambda file: reads(agent, inputs, _read(file)),
-    )
+    ).worst
 
 
 def to_onnx_int8(agent: Exportable, k: int, path: Path, states: np.ndarray | None = None) -> Difference:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,13 +103,6 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
     return spread.astype(np.float32)
 
 
-def write_checked(
-    agent: Exportable, k: int, path: Path, write: Callable[[Path], None], read: Callable[[Path], Act]
-) -> float:
-    """``write_compared`` by ``check``; returns the largest distance."""
-    return write_compared(agent, k, path, write, read).worst
-
-
 def write_compared(
     agent: Exportable,
     k: int,
@@ -131,17 +125,24 @@ def write_compared(
         PolicyKDError: it does not, or ``path`` exists.
     """
     require_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with written_whole(path) as temporary:
         write(temporary)
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
         one = random_observations(agent, k)[:1]
         if act(one).shape != (1, *agent.action_scale.shape):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
-        shutil.move(temporary, path)
     return difference
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file or folder ``path`` in the end, or vanishes where anything was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        shutil.move(temporary, path)
 
 
 def require_free(path: Path, command: str = "export") -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import TOLERANCE, apart, require_free
+from policykd.export.proof import TOLERANCE, apart, require_free, written_whole
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
@@ -158,10 +156,7 @@ def write(
     """
     require_free(path)
     episodes = Episodes(agent, k, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with written_whole(path) as temporary:
         save(episodes, temporary)
         worst = episodes.check(read(temporary), str(path))
-        shutil.move(temporary, path)
     return worst

@@ -19,6 +19,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP, Adam, Network
 from policykd.export import sb3_ppo
+from policykd.export.deployed import ACTIVATIONS
 from policykd.export.exportable import Exportable
 from policykd.learners import DDPG, PPO, SAC, Learner, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
@@ -52,7 +53,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
         size = env.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
-    policy = {"net_arch": list(config.net_arch), "activation_fn": sb3_ppo.ACTIVATIONS[config.activation_fn]}
+    policy = {"net_arch": list(config.net_arch), "activation_fn": ACTIVATIONS[config.activation_fn]}
     return MODELS[backbone]("MlpPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
 
 

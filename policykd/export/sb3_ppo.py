@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from torch import Tensor, nn
+from torch import Tensor
 
 from policykd.core.networks import MLP, Network
+from policykd.export.deployed import ACTIVATIONS
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO
 
@@ -19,10 +20,6 @@ COMMON_SETTINGS = (
     *("ent_coef", "vf_coef", "max_grad_norm"),
 )
 """Settings of the same name and meaning on both sides."""
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
-"""Activation functions as SB3 takes them."""
 
 
 def sb3_settings(config: PPOConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from policykd.export import remembering
 from policykd.export.deployed import deploy, description, input_size
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import Act, as_act, reads, write_checked
+from policykd.export.proof import Act, as_act, reads, write_compared
 from policykd.teachers.programs import METADATA
 
 
@@ -38,13 +38,13 @@ def to_torchscript(agent: Exportable, k: int, path: Path, inputs: Inputs = "own"
         )
     policy, size = deploy(agent, k, inputs), input_size(agent, inputs)
     files = {METADATA: description(agent, inputs)}
-    return write_checked(
+    return write_compared(
         agent,
         k,
         path,
         lambda file: _save(policy, (torch.zeros(2, size),), file, files),
         lambda file: reads(agent, inputs, _act(file)),
-    )
+    ).worst
 
 
 def _save(module: nn.Module, examples: tuple[Tensor, ...], path: Path, files: dict[str, str]) -> None:

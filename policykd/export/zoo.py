@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from policykd.core.files import write_bytes
 from policykd.core.normaliser import pickled_to_play
 from policykd.export.exportable import Exportable
-from policykd.export.proof import Act, require_free, write_checked
+from policykd.export.proof import Act, require_free, write_compared
 from policykd.export.sb3 import to_sb3
 from policykd.export.zoo_settings import zoo_settings
 
@@ -42,11 +42,13 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
     for name in beside:
         require_free(statistics.parent / name)
     # SB3's load needs no environment; its own class reads the file back.
-    worst = write_checked(agent, k, path, model.save, lambda temporary: _act(type(model).load(temporary), normalizer))
+    difference = write_compared(
+        agent, k, path, model.save, lambda temporary: _act(type(model).load(temporary), normalizer)
+    )
     statistics.parent.mkdir(parents=True, exist_ok=True)
     for name, content in beside.items():
         write_bytes(statistics.parent / name, content)
-    return worst
+    return difference.worst
 
 
 def _act(model: Any, normalizer: VecNormalize | None) -> Act:

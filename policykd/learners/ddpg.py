@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import gradient
+from policykd.core.networks import Loss, gradient
 from policykd.learners.config import DDPGConfig
-from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
+from policykd.learners.off_policy import OffPolicyLearner, beside_teacher
 from policykd.learners.settings import per_action
 from policykd.memory.replay import Batch
 

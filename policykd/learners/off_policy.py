@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,14 +11,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.networks import Adam, PolicyOutput, gradient
+from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import by_all_actors, by_all_critics
 from policykd.learners.settings import Settings, critic_rows, make_networks
 from policykd.memory.replay import Batch
-
-Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""Parameters ``(K, P)`` to losses ``(K,)`` and diagnostics."""
 
 
 class OffPolicyLearner:

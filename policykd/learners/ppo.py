@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.core.networks import MLP, Adam, Loss, PolicyOutput, gradient
 from policykd.core.normaliser import CLIP, RunningMeanStd
 from policykd.learners.config import PPOConfig
 from policykd.learners.heads import Categorical, Gaussian, Head
@@ -50,9 +50,6 @@ class Terms(NamedTuple):
     """V(s) in units of the normalised reward, ``(K, B)``."""
     info: dict[str, Tensor]
     """Diagnostics ``(K,)``."""
-
-
-Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 class PPO:

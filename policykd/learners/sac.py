@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.networks import MLP, Adam, PolicyOutput, gradient
+from policykd.core.networks import MLP, Adam, Loss, PolicyOutput, gradient
 from policykd.core.seeding import standard_normal
 from policykd.learners.config import SACConfig
-from policykd.learners.off_policy import Loss, OffPolicyLearner, beside_teacher
+from policykd.learners.off_policy import OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+"""Bounds of the log standard deviation, as in SB3."""
 EPSILON = 1e-6
 """Keeps the logarithm of 1 - a^2 finite; the value is SB3's."""
 

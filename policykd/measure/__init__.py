@@ -1,1 +1,1 @@
-"""What is made of trained policies: fidelity, pictures, videos."""
+"""What is made of trained policies: fidelity, the doctor's checks, footprint, pictures, videos."""

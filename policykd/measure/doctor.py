@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.registry import find
 from policykd.core.seeding import stream
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure import doctor_checks as checks
@@ -160,8 +161,8 @@ def _of_student(taught: Play, student: Student, columns: list[int] | None, updat
     ]
 
 
-def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> list[int]:
-    """Hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
+def missed_columns(taught: Play, columns: list[int] | None) -> list[int]:
+    """The three hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
     if columns is None:
         return []
     hidden = [c for c in range(taught.observations.shape[1]) if c not in columns]
@@ -173,7 +174,7 @@ def missed_columns(taught: Play, columns: list[int] | None, count: int = 3) -> l
     actions, others = residual(taught.actions), residual(taught.observations[:, hidden])
     others = others / np.maximum(others.std(0), 1e-8)  # so that a column's covariance is what it alone explains
     explained = np.square(others.T @ actions / len(actions)).sum(1)
-    return [hidden[i] for i in np.argsort(-explained)[:count]]
+    return [hidden[i] for i in np.argsort(-explained)[:3]]
 
 
 def _clipped(teacher: Teacher, taught: Play) -> float | None:
@@ -216,9 +217,7 @@ def _student(
     backbone: str, net_arch: tuple[int, ...] | None, learning_rate: float | None, normalize: bool | None
 ) -> Student:
     """The student by what was asked, else by its backbone's defaults."""
-    if backbone not in TAUGHT_CONFIGS:
-        raise PolicyKDError(f"backbone: {backbone!r} is unknown; there are {', '.join(TAUGHT_CONFIGS)}")
-    config: Any = TAUGHT_CONFIGS[backbone]()
+    config: Any = find("backbone", backbone, TAUGHT_CONFIGS)()
     return Student(
         tuple(net_arch or config.net_arch),
         getattr(config, "activation_fn", "relu"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from policykd.core.files import write_bytes
-from policykd.measure.plots import COLOURS, FAINT, INK
+from policykd.measure.plots import COLOURS, FAINT, INK, save_figure
 
 BINS = 10
 
@@ -56,7 +54,7 @@ def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = 
     if same and len(panels[0].series) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     figure.supxlabel(f"{caption}   (large: mean; small: each seed)", fontsize=8, color=FAINT)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw(axes: Axes, label: str, series: Series, colour: str, index: int, count: int, alone: bool) -> None:
@@ -105,7 +103,7 @@ def fidelity_picture(
         axes.legend(frameon=False, fontsize=8)
     if reliability is not None:
         _reliability(panels[-1], {who: (*points, COLOURS[whose.index(who)]) for who, points in reliability.items()})
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _reliability(axes: Axes, networks: Mapping[str, tuple[np.ndarray, np.ndarray, str]]) -> None:
@@ -129,12 +127,3 @@ def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Write the PNG whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
-    return path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import write_bytes
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -21,6 +24,8 @@ LineStyle = str | tuple[float, tuple[float, ...]]
 LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 INK = "#333333"
 FAINT = "#8c8c8c"
+TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.15}
+"""How the pictures of curves are cut."""
 LABEL_GAP = 0.052
 """Least distance between two labels beside the axes, as a fraction of the axes' height."""
 
@@ -86,7 +91,7 @@ def learning_curves(
     _label_ends(axes, ends)
     figure.text(0.095, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center")
     figure.text(0.095, 0.025, _caption(curves), fontsize=8, color=FAINT, va="bottom")
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path), **TIGHT)
 
 
 def _draw(axes: Axes, curve: Curve, index: int) -> End:
@@ -184,15 +189,12 @@ def _top(block: Sequence[int], heights: Sequence[float]) -> float:
     return _bottom(block, heights) + (len(block) - 1) * LABEL_GAP
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Write the PNG beside its place and move it there, so that no reader ever sees half a picture."""
+def save_figure(figure: Figure, path: Path, **options: Any) -> Path:
+    """Write the PNG whole or not at all, with options of ``savefig``; its folder is made where missing."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", **options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, content.getvalue())
     return path
 
 
@@ -231,7 +233,7 @@ def comparison_grid(
         axes.set_axis_off()
     grid[0].legend(frameon=False, fontsize=9)
     figure.supxlabel("environment steps   (line: median over seeds; band: quartiles)", fontsize=8, color=FAINT)
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path), **TIGHT)
 
 
 def against_size(
@@ -265,4 +267,4 @@ def against_size(
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0, labelsize=9)
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path), **TIGHT)

@@ -194,8 +194,7 @@ class KnowledgeBase:
         Raises:
             PolicyKDError: no such file, a foreign or damaged one, or a memory of another teacher.
         """
-        loaded = checkpoint.load(Path(path))
-        found = loaded if isinstance(loaded, dict) else {}
+        found = checkpoint.load(Path(path))
         keys, values = (_table(found.get(part)) for part in ("keys", "values"))
         name = found.get("teacher")
         if keys is None or values is None or len(keys) != len(values) or not isinstance(name, str):

@@ -174,7 +174,7 @@ class SharedReplay:
             assert first is not None
             rows = draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
         else:
-            rows = self._gather(batch_size, generators, source, peer_of, count)
+            rows = self._rows_at(self._draw(batch_size, generators, source, peer_of, count))
         *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)
         return Batch(*vectors, *ends.unbind(-1))
 
@@ -216,17 +216,6 @@ class SharedReplay:
         observations, actions = first.split_with_sizes(self.sections, dim=-1)[:2]
         beyond, ends = latest.split_with_sizes(self.sections, dim=-1)[2:]
         return Batch(observations, actions, beyond, sums, ends[..., 1], ends[..., 2], discounts)
-
-    def _gather(
-        self,
-        batch_size: int,
-        generators: Sequence[np.random.Generator],
-        source: Source,
-        peer_of: np.ndarray | None,
-        count: int,
-    ) -> Tensor:
-        """Transitions ``(K, B, width)`` of the last ``count`` of each ring."""
-        return self._rows_at(self._draw(batch_size, generators, source, peer_of, count))
 
     def _rows_at(self, places: Tensor) -> Tensor:
         """Transitions ``(K, B, width)`` in float32 at places ``(K, B)`` among those of all rings."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.tasks.contract import TaskError, checked
+from policykd.tasks.contract import TaskError, checked, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
@@ -35,7 +35,7 @@ def find_vector(env: Any) -> Task | None:
         vector = Vector(lambda count: env, env.num_envs)
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # what it copies can be played alone
             return find_task(env.env_fns[0])._replace(vector=vector)
-        return Task(_name(env), checked(lambda: One(env, alone=False), _name(env)), False, vector, False)
+        return Task(task_name(env), checked(lambda: One(env, alone=False), task_name(env)), False, vector, False)
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
 
@@ -52,7 +52,7 @@ def find_vector(env: Any) -> Task | None:
         return made
 
     probe = make(1)
-    name = _name(probe)
+    name = task_name(probe)
     probe.close()
     return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
 
@@ -87,7 +87,7 @@ class One(gym.Env):
         actions = torch.from_numpy(action[None]) if self.tensors else action[None]
         observations, rewards, terminated, truncated, infos = self.vector.step(actions)
         if (terminated[0] or truncated[0]) and _mode(self.vector) == AutoresetMode.SAME_STEP:
-            observations = _final(infos, _name(self.vector))
+            observations = _final(infos, task_name(self.vector))
         return as_numpy(observations[0]), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class BatchedEnvs:
     """
 
     def __init__(self, vector: VectorEnv, learners: int, folders: list[Path] | None, append: bool = False) -> None:
-        self.vector, self.num_envs, self.name = vector, vector.num_envs, _name(vector)
+        self.vector, self.num_envs, self.name = vector, vector.num_envs, task_name(vector)
         self.mode = _mode(vector)
         observation_space, action_space = check_spaces(One(vector, alone=False))
         self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), action_scale(action_space)
@@ -255,10 +255,6 @@ def _parameters(function: Any) -> list[str]:
         return []
 
 
-def _name(vector: VectorEnv) -> str:
-    return vector.spec.id if vector.spec is not None else type(vector.unwrapped).__name__
-
-
 def _mode(vector: VectorEnv) -> AutoresetMode | None:
     """When an ended episode is followed by the next; None where the vector does not say so."""
     mode = vector.metadata.get("autoreset_mode")
@@ -271,13 +267,13 @@ def _check(vector: VectorEnv) -> None:
     Raises:
         PolicyKDError: names the wrapper, or the modes that can be learnt from.
     """
-    refuse_moving_scales(vector, _name(vector))
+    refuse_moving_scales(vector, task_name(vector))
     mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
-        raise PolicyKDError(f'environment: {_name(vector)} must say metadata["autoreset_mode"]: {known}')
+        raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')
     if mode == AutoresetMode.NEXT_STEP and not isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv):
         raise PolicyKDError(
-            f"environment: {_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
+            f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
             f"make it with {known}"
         )
 

@@ -170,7 +170,7 @@ def layers(env: Any) -> Iterator[Any]:
         yield env
 
 
-def task_name(env: gym.Env) -> str:
+def task_name(env: gym.Env | gym.vector.VectorEnv) -> str:
     """The task's id, or the name of its class."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 

@@ -11,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from policykd.core.arrays import Array, as_numpy
 from policykd.core.files import naming
@@ -123,7 +122,7 @@ class LearnerEnvs(DummyVecEnv):
         """
         actions = as_numpy(actions)
         self.actions = self.action_scale.to_env(actions) if scaled else self.action_scale.clip(actions)
-        observations, rewards, dones, infos = self.step_all()
+        observations, rewards, dones, infos = self.step_wait()
         truncated, next_observations = np.zeros(len(dones), bool), observations
         if dones.any():
             next_observations = observations.copy()
@@ -132,12 +131,8 @@ class LearnerEnvs(DummyVecEnv):
                 truncated[e] = infos[e]["TimeLimit.truncated"]
         return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
 
-    def step_wait(self) -> VecEnvStepReturn:
-        """Step every environment, as SB3's ``VecEnv``."""
-        return self.step_all()
-
-    def step_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step with ``actions``; as SB3's, without its deep copies, which cost as much as the physics.
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step with ``actions``, as SB3's ``VecEnv``, without its deep copies, which cost as much as the physics.
 
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.

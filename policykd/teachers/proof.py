@@ -54,11 +54,11 @@ class Asked:
         return self.predict(self.as_read(observations), **options)
 
 
-def inputs(size: int, more: np.ndarray | None = None) -> np.ndarray:
-    """Observations ``(n, O)`` to ask at: zeros, small, usual and large ones, and ``more``."""
+def inputs(size: int) -> np.ndarray:
+    """Observations ``(n, O)`` to ask at: zeros, small, usual and large ones."""
     generator = np.random.default_rng(0)
     rows = [np.zeros((1, size))] + [scale * generator.standard_normal((ROWS, size)) for scale in (0.1, 1.0, 10.0)]
-    return np.concatenate([*rows, *([] if more is None else [more])]).astype(np.float32)
+    return np.concatenate(rows).astype(np.float32)
 
 
 @torch.no_grad()

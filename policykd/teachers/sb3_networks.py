@@ -8,8 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
 from policykd.core.networks import one_hot
+from policykd.core.registry import find
+from policykd.learners.sac import LOG_STD_MAX, LOG_STD_MIN
 from policykd.tasks.spaces import Choices
 from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 
@@ -31,8 +33,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     )
 }
 """Activations of torch that have no tensors and are the same for every number."""
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-"""Bounds of a squashed policy's log standard deviation, as in SB3."""
 SDE_EPSILON = 1e-6
 """Added by SB3 to the variance of state-dependent exploration."""
 RENORM_EPSILON = 0.001
@@ -88,9 +88,7 @@ class Networks(nn.Module):
         self.scores: Scores | None = None
         self.algorithm, self.family, self.source, self.options = algorithm, FAMILIES[algorithm], source, options
         name = activation or ("Tanh" if self.family == "actor_critic" else "ReLU")
-        if name not in ACTIVATIONS:
-            raise PolicyKDError(f"activation: {name!r} is unknown{nearest(name, ACTIVATIONS)}")
-        self.activation = ACTIVATIONS[name]
+        self.activation = find("activation", name, ACTIVATIONS)
         # Targets are copies; an extractor of vectors has no tensors.
         self.rest = {name: tensor for name, tensor in state.items() if "_target." not in name}
         getattr(self, f"_build_{self.family}")()
@@ -189,13 +187,7 @@ class Networks(nn.Module):
 
     def _linear(self, name: str) -> nn.Linear:
         weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)
-        if weight is None or weight.ndim != 2:
-            raise PolicyKDError(f"teacher: {self.source} has no linear layer {name}")
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-        layer.weight = nn.Parameter(weight.float())
-        if bias is not None:
-            layer.bias = nn.Parameter(bias.float())
-        return layer
+        return linear(weight, bias, f"{self.source} has no linear layer {name}")
 
     def gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Means and standard deviations ``(B, A)``, in SB3's own units, or scores, at normalised inputs ``(B, O)``."""
@@ -265,3 +257,18 @@ class Networks(nn.Module):
 def _expln(log_std: Tensor) -> Tensor:
     """SB3's alternative to exp, which grows like a logarithm above 0."""
     return torch.where(log_std <= 0, log_std.exp(), log_std.clamp_min(0).log1p() + 1)
+
+
+def linear(weight: Tensor | None, bias: Tensor | None, missing: str) -> nn.Linear:
+    """A layer of these tensors.
+
+    Raises:
+        PolicyKDError: there is no weight of a layer: ``missing`` says where.
+    """
+    if weight is None or weight.ndim != 2:
+        raise PolicyKDError(f"teacher: {missing}")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.float())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.float())
+    return layer

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError, nearest, one_line
+from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.registry import find
 from policykd.teachers.modules import copied, from_module
 from policykd.teachers.policy import Policy, freeze, to_unit
-from policykd.teachers.sb3_networks import ACTIVATIONS
+from policykd.teachers.sb3_networks import ACTIVATIONS, linear
 from policykd.teachers.task import TaskSpaces
 from policykd.teachers.vecnormalize import Normaliser
 
@@ -136,20 +137,7 @@ def _into(network: nn.Module, states: list[State], path: Path, task: TaskSpaces 
 
 
 def _linear(state: State, name: str) -> nn.Linear:
-    weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-    if weight is None or weight.ndim != 2:
-        raise PolicyKDError(f"teacher: it has no linear layer {name}")
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.float())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.float())
-    return layer
-
-
-def _activation(name: str) -> nn.Module:
-    if name not in ACTIVATIONS:
-        raise PolicyKDError(f"activation: {name!r} is unknown{nearest(name, ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"it has no linear layer {name}")
 
 
 def _mlp(
@@ -161,7 +149,7 @@ def _mlp(
     found = (re.fullmatch(rf"{prefix}\.(\d+)\.weight", name) for name in state)
     layers: list[nn.Module] = []
     for number in sorted(int(name[1]) for name in found if name):
-        layers += [_linear(state, f"{prefix}.{number}"), _activation(activation)]
+        layers += [_linear(state, f"{prefix}.{number}"), find("activation", activation, ACTIVATIONS)()]
     network = freeze(nn.Sequential(*layers[:-1]).to(device))
     low, high = task.bounds(str(path))
     middle, half = to_unit(low, high, device)
@@ -184,7 +172,7 @@ def _cleanrl(state: State, path: Path, activation: str | None, device: torch.dev
     numbers = sorted(int(name[2:-7]) for name in state if re.fullmatch(r"fc\d+\.weight", name))
     layers: list[nn.Module] = []
     for number in numbers:
-        layers += [_linear(state, f"fc{number}"), _activation(activation or "ReLU")]
+        layers += [_linear(state, f"fc{number}"), find("activation", activation or "ReLU", ACTIVATIONS)()]
     features = nn.Sequential(*layers)
     mean = _linear(state, "fc_mean" if squashed else "fc_mu")
     log_std = _linear(state, "fc_logstd") if squashed else None

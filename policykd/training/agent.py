@@ -32,7 +32,6 @@ from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
-from policykd.training.acting import Acting
 from policykd.training.arguments import check_precision, check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
@@ -48,7 +47,7 @@ from policykd.training.sb3_surface import SB3Surface
 A = TypeVar("A", bound="Agent")
 
 
-class Agent(Acting, Saving, SB3Surface):
+class Agent(Saving, SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     peers: int

@@ -9,46 +9,35 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.learners import PPO, Learner, OffPolicyLearner
+from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
-from policykd.training.recipes import Recipe, fine_tune_replay
+from policykd.training.agent import Agent
+from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
 
 if TYPE_CHECKING:
-    from policykd.core.recurrent import GRU
     from policykd.teachers.panel import Panel
     from policykd.training.students import Made, Students
 
 S = TypeVar("S", bound="FineTuning")
 
 
-class FineTuning:
+class FineTuning(Agent):
     """Fine-tuning, of an agent whose students are distilled."""
 
     tuning: Span | None
     """Where fine-tuning began and how long it is; None before."""
 
     if TYPE_CHECKING:
-        config: Config
-        learner: Learner
-        recipe: Recipe
-        learn: Any
-
-        @property
-        def num_timesteps(self) -> int: ...  # noqa: D102
 
         @property
         def panel(self) -> Panel | None: ...  # noqa: D102
 
         @property
-        def network(self) -> GRU | None: ...  # noqa: D102
-
-        @property
         def _students(self) -> Students: ...
 
-        def _new_learner(self, config: Config) -> Learner: ...
         def _take(self, made: Made) -> None: ...
 
     @property
@@ -80,8 +69,7 @@ class FineTuning:
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
         span = Span(self.num_timesteps, total_timesteps)
         self._tune(change(self.config, {**changed, **chosen}), span, fresh=True)
-        tuned: S = self.learn(total_timesteps, callback, progress_bar)
-        return tuned
+        return self.learn(total_timesteps, callback, progress_bar)
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""

@@ -15,14 +15,12 @@ from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
 from policykd.teachers.task import look_at
-from policykd.training.recipes import Recipe
+from policykd.training.agent import Agent
 from policykd.training.recipes.imitation import Imitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
     from policykd.memory import LabelledStates
-    from policykd.tasks.views import View
-    from policykd.training.run_folder import RunFolder
 
 S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
@@ -70,38 +68,18 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
     return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std).pack()
 
 
-class OfflineLearning:
+class OfflineLearning(Agent):
     """Learning from logged states, of an agent of students."""
 
     if TYPE_CHECKING:
-        env_id: str
-        device: torch.device
         full_factory: EnvFactory
-        view: View
-        action_scale: ActionScale | Choices
-        recipe: Recipe
-        computing: Any
         dataset: LabelledStates
-        folder: RunFolder | None
-
-        @property
-        def method_name(self) -> str: ...  # noqa: D102
-
-        @property
-        def n_learners(self) -> int: ...  # noqa: D102
-
-        @property
-        def remembers(self) -> bool: ...  # noqa: D102
 
         @property
         def panel(self) -> Panel | None: ...  # noqa: D102
 
         @property
         def teaching(self) -> TeachingConfig: ...  # noqa: D102
-
-        def get_env(self) -> Any: ...  # noqa: D102
-        def _evaluate(self, interrupts: Interrupts) -> None: ...
-        def _checkpoint(self) -> None: ...
 
     def learn_from(self: S, states: Any, gradient_steps: int = 10_000) -> S:
         """Copy the teacher at logged states, without a step of an environment (offline distillation).

@@ -16,16 +16,14 @@ from policykd.core.files import CHECKPOINT
 from policykd.core.memory import require_disk
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.learners import Learner
-from policykd.learners.config import Config
 from policykd.memory import SharedReplay
 from policykd.training import snapshot
+from policykd.training.acting import Acting
 
 if TYPE_CHECKING:
     from policykd.tasks.batched import BatchedEnvs
     from policykd.tasks.vector import LearnerEnvs
     from policykd.training.collector import Collector
-    from policykd.training.progress import Progress
-    from policykd.training.recipes import Recipe
     from policykd.training.run_folder import RunFolder
 
 log = logging.getLogger("policykd")
@@ -64,31 +62,16 @@ class OwnParts(NamedTuple):
         }
 
 
-class Saving:
+class Saving(Acting):
     """How an agent is saved and goes on."""
 
     if TYPE_CHECKING:
-        env_id: str
-        peers: int
-        seeds: tuple[int, ...]
-        made_by_id: bool
-        config: Config
         compile: Any
-        device: torch.device
-        learner: Learner
-        recipe: Recipe
         memories: dict[str, Memory]
         streams: snapshot.Streams
-        run: Progress
         collector: Collector
         folder: RunFolder | None
         _resumed: dict[str, Any] | None
-
-        @property
-        def method_name(self) -> str: ...  # noqa: D102
-
-        @property
-        def backbone(self) -> str: ...  # noqa: D102
 
         def get_env(self) -> LearnerEnvs | BatchedEnvs: ...  # noqa: D102
 

@@ -20,11 +20,10 @@ from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
 from policykd.learners.elsewhere import ELSEWHERE
+from policykd.training.acting import Acting
 
 if TYPE_CHECKING:
-    from policykd.learners import Learner
     from policykd.memory import SharedReplay
-    from policykd.training.progress import Progress
     from policykd.training.run_folder import RunFolder
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -32,24 +31,13 @@ REPLAY = "replay"
 """The memory that SB3 calls ``replay_buffer``."""
 
 
-class SB3Surface:
+class SB3Surface(Acting):
     """Attributes and methods that SB3's ``BaseAlgorithm`` has and an agent answers; the rest is refused in one line."""
 
     if TYPE_CHECKING:
-        env_id: str
-        peers: int
-        seeds: tuple[int, ...]
-        run: Progress
         memories: dict[str, Any]
-        learner: Learner
         folder: RunFolder | None
         _logger: Logger | None
-
-        @property
-        def method_name(self) -> str: ...  # noqa: D102
-
-        @property
-        def backbone(self) -> str: ...  # noqa: D102
 
         @property
         def logger(self) -> Logger: ...  # noqa: D102
@@ -84,7 +72,7 @@ class SB3Surface:
     @property
     def policy(self) -> Any:
         """A copy of the best learner's policy, as SB3's policy class."""
-        return self.to_sb3().policy  # type: ignore[attr-defined]
+        return self.to_sb3().policy
 
     def set_logger(self, logger: Logger) -> None:
         """Record the means over all learners with this logger; a run folder's own files of each learner stay."""

@@ -12,9 +12,9 @@ import torch
 from policykd.core.fields import require
 from policykd.core.recurrent import GRU
 from policykd.core.seeding import Generators
+from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.peer_step import Divergence
 from policykd.distillation.teaching_config import TaughtPPOConfig, TeachingConfig
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig

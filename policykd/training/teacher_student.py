@@ -25,7 +25,6 @@ from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, ch
 from policykd.teachers.sight import ObservationMap
 from policykd.training import arguments
 from policykd.training.acting import LearnerChoice
-from policykd.training.agent import Agent
 from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.fine_tuning import FineTuning
 from policykd.training.offline import OfflineLearning
@@ -39,7 +38,7 @@ from policykd.training.tutor import FrozenTeacher
 __all__ = ["LearnerChoice", "TeacherStudent"]
 
 
-class TeacherStudent(Agent, OfflineLearning, FineTuning):
+class TeacherStudent(OfflineLearning, FineTuning):
     """Students of a frozen teacher, one per seed, all in one batched update.
 
     Args:

@@ -137,7 +137,7 @@ def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: i
     if not len(rows):
         raise PolicyKDError(f"data: the {what} data are empty")
     order = SequentialSampler(range(len(rows))) if seed is None else Shuffled(len(rows), seed)
-    return DataLoader(rows, batch_sampler=Batches(order, batch_size, processes), collate_fn=_as_it_is)
+    return DataLoader(rows, batch_sampler=Batches(order, batch_size, processes), collate_fn=as_it_is)
 
 
 def read(batch: Any) -> Batch:
@@ -272,5 +272,6 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors)
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """What the sampler's rows already are."""
     return batch

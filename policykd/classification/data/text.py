@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from policykd.classification.data.batches import Rows
+from policykd.classification.data.batches import Rows, as_it_is
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
@@ -205,7 +205,7 @@ def bucketed(tokens: Tokens, batch_size: int, seed: int) -> DataLoader:
         seed: of the order.
     """
     batches = LengthBatches(len(tokens.labels), batch_size, seed)
-    return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=_as_it_is)
+    return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=as_it_is)
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -243,7 +243,3 @@ def class_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str
     if {*labels, *predictions} <= {0, 1}:
         result["f1"] = measures.f1_score(labels, predictions, zero_division=0.0)
     return {name: float(value) for name, value in result.items()}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -50,9 +50,9 @@ def between(
     return result
 
 
-def learning_rate(base: float, fraction: float, floor: float = 1e-6) -> float:
-    """The learning rate of such a start: ``base`` times the distance left, no less than ``floor``."""
-    return max(base * (1 - fraction), floor)
+def learning_rate(base: float, fraction: float) -> float:
+    """The learning rate of such a start: ``base`` times the distance left, no less than 1e-6."""
+    return max(base * (1 - fraction), 1e-6)
 
 
 def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:

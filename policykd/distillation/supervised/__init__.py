@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError
+from policykd.core.registry import find
 from policykd.distillation.supervised.cross_entropy import CrossEntropy, LabelSmoothing
 from policykd.distillation.supervised.disk import DiSK
 from policykd.distillation.supervised.fitnets import FitNets
@@ -41,6 +42,4 @@ def find_method(method: str | type[Method]) -> tuple[str, type[Method]]:
         raise PolicyKDError(
             f"method: expected a name or a subclass of policykd.distillation.supervised.method.Method, got {method!r}"
         )
-    if method not in METHODS:
-        raise PolicyKDError(f"method: {method!r} is unknown{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
-    return method, METHODS[method]
+    return method, find("method", method, METHODS)
