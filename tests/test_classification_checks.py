@@ -205,6 +205,9 @@ def test_words_gaps_and_whole_fractions_are_classes_with_names(tmp_path):
         ({"train_labels": LABELS.numpy() + 0.5}, "has labels such as .*: scores, not classes"),
         ({"test_inputs": INPUTS.numpy()[:, :4]}, r"differ in shape: \(6,\) and \(4,\)"),
         ({"train_inputs": np.full((97, 6), np.nan)}, "are not all finite numbers"),
+    same = np.column_stack([np.full(97, 0.1)] * 2)  # of which rounding makes a deviation of 1e-17
+    splits = sets.load(save(tmp_path / "same.npz", train_inputs=same, test_inputs=same + 0.1))
+    assert np.allclose(splits.test.inputs, 0.1)
         ({"train_inputs": np.full((97, 6), "x")}, "are not all finite numbers"),
         ({"test_labels": LABELS.numpy()[:5]}, r"inputs \(97, 6\) and labels \(5,\)"),
         ({"train_labels": LABELS.numpy()[:, None]}, r"inputs \(97, 6\) and labels \(97, 1\)"),

@@ -18,6 +18,7 @@ from policykd.classification.distiller import Distiller
 from policykd.classification.models import check_names, make_model
 from policykd.classification.teacher import as_log_probabilities
 from policykd.core.errors import PolicyKDError
+from policykd.core.arrays import mean_and_scale
 from policykd.distillation.supervised.method import Method
 
 Make = Callable[[int, int], nn.Module]
@@ -79,8 +80,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
-        std = X.std(0)
-        self.mean_, self.std_ = X.mean(0), np.where(std > 0, std, 1.0)
+        self.mean_, self.std_ = mean_and_scale(X)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))
         teacher = self._teacher(X, y, sizes, data, seed)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policykd.core.archives import RATIO, SPARE, read_npz
+from policykd.core.arrays import mean_and_scale
 from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.core.extras import needs
 
@@ -112,9 +113,7 @@ def load(
 
 def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Brings inputs to mean 0 and deviation 1: features ``(n, F)`` one by one, all pixels of images alike."""
-    axis = 0 if inputs.ndim == 2 else None
-    mean, std = inputs.mean(axis, np.float64), inputs.std(axis, np.float64)
-    std = np.where(std > 0, std, 1.0)
+    mean, std = mean_and_scale(inputs, 0 if inputs.ndim == 2 else None)
     return lambda other: ((other - mean) / std).astype(np.float32)
 
 
