@@ -249,6 +249,8 @@ def test_the_command_trains_labels_alone_beside_and_keeps_class_names(tmp_path, 
     splits = sets.load(data)
     made = Distiller(student, None, method="cross_entropy", device="cpu")
     assert made.evaluate(splits.test)["accuracy"] == pytest.approx(result["test"]["accuracy"])
+    with pytest.raises(PolicyKDError, match="'a' for the data and 'b' for member 1 of the teacher"):
+        Distiller(net(8), [net(16), teacher], classes=["a", "b", "c"])
     other = save(tmp_path / "other.npz", train_labels=np.char.add("x", words), test_labels=np.char.add("x", words))
     weights_of = str(run / "teacher" / "best_model.safetensors")
     with pytest.raises(SystemExit):
@@ -325,3 +327,9 @@ def test_predictions_and_folders_of_the_student(tmp_path):
 
 def test_counters_of_a_checkpoint_are_fields_of_a_training():
     assert set(state.COUNTERS) <= {name for name in state.Training.__dataclass_fields__}
+    few = Distiller(student, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
+    with pytest.raises(PolicyKDError, match=r"classes: 2 names, but the student answers \(16, 3\)"):
+        few.fit((INPUTS, LABELS))
+    with pytest.raises(PolicyKDError, match="classes: 2 names for a network of 3 outputs"):
+        few.save_pretrained(tmp_path / "few")
+    assert few.n_updates == 0 and not (tmp_path / "few").exists()
