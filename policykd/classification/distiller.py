@@ -208,7 +208,10 @@ class Distiller(Training):
 
     def score(self, inputs: Any, labels: Any) -> float:
         """Accuracy of the student."""
-        return self.evaluate((inputs, labels))["accuracy"]
+        found = self.evaluate((inputs, labels))
+        if "accuracy" not in found:
+            raise PolicyKDError("score: none of the labels names a class: give labels, or use evaluate")
+        return found["accuracy"]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the student as a folder of Hugging Face's layout: ``config.json`` and ``model.safetensors``.
