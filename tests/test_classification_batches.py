@@ -1,5 +1,6 @@
 """The distiller takes any usual data: arrays, data sets, loaders, dicts, outputs, unlabelled and mixed examples."""
 
+import copy
 from collections import UserDict
 
 import pytest
@@ -8,6 +9,7 @@ from classifiers import Net, make, net, problem, same, trained_teacher, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 from policykd import Distiller, PolicyKDError
+from policykd.classification.measures.evaluation import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,26 @@ def test_users_own_loader(teacher):
     assert same(weights(students[0]), weights(students[1])) and not same(weights(students[0]), weights(students[2]))
     result = make("hinton", students[0], teacher).evaluate(DataLoader(data, 7))
     assert result == pytest.approx(make("hinton", students[0], teacher).evaluate((inputs, labels)), abs=1e-6)
+
+
+class Redrawn(torch.utils.data.Dataset):
+    """Draws new inputs whenever it is read, as sets that augment themselves do."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, row):
+        return torch.randn(6), row % 3
+
+
+def test_the_teachers_answers_are_kept_for_rows_that_repeat_only(teacher):
+    calls, student = [], copy.deepcopy(teacher)
+    handle = teacher.register_forward_hook(lambda *_: calls.append(1))
+    for data, asked in ((Redrawn(), 2), (problem(50), 1)):
+        calls.clear()
+        judge = Evaluation(make("hinton", student, teacher), data, "validation")
+        assert judge.measure()["agreement"] == judge.measure()["agreement"] == 1 and len(calls) == asked
+    handle.remove()
 
 
 class Stream(torch.utils.data.IterableDataset):

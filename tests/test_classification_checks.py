@@ -170,6 +170,25 @@ def test_balanced_accuracy_and_f1_by_hand():
     assert found["f1"] == pytest.approx((2 * 8 / (8 + 9) + 2 * 1 / (2 + 1)) / 2)  # class 2 neither occurs nor is named
 
 
+def test_ece_has_ten_bins_of_which_the_last_holds_certainty():
+    """Confidence 1, half of them right, and 0.95, all right, are of one bin: |(1 + 0.95) / 2 - 0.75|."""
+    certain, sure = [200.0, 0.0], [float(np.log(0.95 / 0.05)), 0.0]
+    found = metrics(torch.tensor([certain] * 2 + [sure] * 2), torch.tensor([0, 1, 0, 0]))
+    assert found["ece"] == pytest.approx(0.975 - 0.75, abs=1e-6)
+    found = metrics(torch.tensor([certain, [0.0, 0.0]]), torch.tensor([0, 1]))
+    assert found["ece"] == pytest.approx((0 + 0.5) / 2)
+
+
+def test_what_nothing_can_be_measured_by_is_refused_before_training():
+    made = Distiller(net(8), None, method="cross_entropy", config=FAST, device="cpu")
+    for unlabelled in ((INPUTS,), (INPUTS, torch.full_like(LABELS, -100))):
+        with pytest.raises(PolicyKDError, match="labels: the validation data have none, and there is no teacher"):
+            made.fit((INPUTS, LABELS), unlabelled)
+    assert made.n_updates == 0
+    with pytest.raises(PolicyKDError, match="score: none of the labels names a class"):
+        distiller().score(INPUTS, torch.full_like(LABELS, -100))
+
+
 def save(path, **changes):
     arrays = {
         "train_inputs": INPUTS.numpy(), "train_labels": LABELS.numpy(),
@@ -186,6 +205,9 @@ def test_features_are_scaled_one_by_one(tmp_path):
     assert np.allclose(splits.train.inputs.std(0), [1, 1, 1, 1, 1, 0], atol=1e-4)
     scaled = sets.load(save(tmp_path / "plain.npz")).test.inputs[:, 1]
     assert np.allclose(splits.test.inputs[:, 1], scaled, atol=1e-3)
+    same = np.column_stack([np.full(97, 0.1)] * 2)  # of which rounding makes a deviation of 1e-17
+    splits = sets.load(save(tmp_path / "same.npz", train_inputs=same, test_inputs=same + 0.1))
+    assert np.allclose(splits.test.inputs, 0.1)
 
 
 def test_words_gaps_and_whole_fractions_are_classes_with_names(tmp_path):
@@ -227,6 +249,8 @@ def test_class_names_must_agree():
     teacher.config = type("Config", (), {"id2label": {0: "b", 1: "a", 2: "c"}})
     with pytest.raises(PolicyKDError, match="class 0 is 'a' for the data and 'b' for the teacher"):
         Distiller(net(8), teacher, classes=["a", "b", "c"])
+    with pytest.raises(PolicyKDError, match="'a' for the data and 'b' for member 1 of the teacher"):
+        Distiller(net(8), [net(16), teacher], classes=["a", "b", "c"])
 
 
 COMMAND = ["classify", "--epochs", "2", "--teacher-epochs", "2", "--teacher-widths", "8", "--device", "cpu"]
@@ -314,6 +338,12 @@ def test_predictions_and_folders_of_the_student(tmp_path):
     Distiller(image, None, method="cross_entropy").save_pretrained(tmp_path / "image")
     again, names = from_pretrained(tmp_path / "image")
     assert names == tuple("0123456789") and same(weights(again), weights(image))
+    few = Distiller(student, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
+    with pytest.raises(PolicyKDError, match=r"classes: 2 names, but the student answers \(16, 3\)"):
+        few.fit((INPUTS, LABELS))
+    with pytest.raises(PolicyKDError, match="classes: 2 names for a network of 3 outputs"):
+        few.save_pretrained(tmp_path / "few")
+    assert few.n_updates == 0 and not (tmp_path / "few").exists()
     with pytest.raises(PolicyKDError, match="holds no network of policykd"):
         from_pretrained(tmp_path)
     with pytest.raises(PolicyKDError, match="a Net has none"):

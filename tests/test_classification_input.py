@@ -210,12 +210,31 @@ def test_npz_and_folders_of_images(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{n}.png")
     splits = data.load(str(tmp_path / "images"))
     assert splits.shape == (3, 6, 5) and splits.classes == 2 and len(splits.test.labels) == 8
+    (tmp_path / "images" / "test" / "cats").mkdir()
+    with pytest.raises(PolicyKDError, match=r"test/cats is of a class that .*train has not; nearest: cat"):
+        data.load(str(tmp_path / "images"))
+    (tmp_path / "images" / "test" / "cats").rmdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "train" / "cat" / "9.png")
     with pytest.raises(PolicyKDError, match="images of one size"):
         data.load(str(tmp_path / "images"))
     np.savez(tmp_path / "objects.npz", **{**arrays, "train_inputs": np.array([{}, {}], dtype=object)})
     with pytest.raises(PolicyKDError, match="cannot read"):  # nothing in a file is run
         data.load(str(tmp_path / "objects.npz"))
+
+
+def test_images_of_16_bits_keep_their_values(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (2, 2, 4, 6, 5)).astype(np.uint16)
+    for split, parts in zip(("train", "test"), pixels, strict=True):
+        for name, images in zip(("cat", "dog"), parts, strict=True):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(tmp_path / split / name / f"{number}.png")
+    read = data.load(str(tmp_path)).test.inputs
+    assert read.shape == (8, 1, 6, 5)
+    assert np.corrcoef(read.ravel(), pixels[1].ravel())[0, 1] == pytest.approx(1)
+    Image.fromarray((pixels[1, 0, 0] >> 8).astype(np.uint8)).save(tmp_path / "test" / "cat" / "0.png")
+    with pytest.raises(PolicyKDError, match="images of one size and kind"):
+        data.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ pytest.importorskip("joblib")
 from cooperating import COLOURS, clouds
 
 from policykd.cli import main
+from policykd.cli.cooperate import _encode, _read_csv
+from policykd.core.errors import PolicyKDError
 
 
 @pytest.fixture
@@ -54,6 +56,19 @@ def test_yes_and_no_stay_so(files):
     main(["cooperate", *OWN, "--validation", "held.csv", "--run-dir", "run"])
     for learner in ("logistic", "tree"):
         assert pd.read_csv(f"run/received/{learner}.csv")["smoker"].isin((0, 1)).all()
+
+
+def test_values_are_the_same_in_every_file_however_they_are_written(tmp_path):
+    (tmp_path / "one.csv").write_text("x, grade ,label\n1,1,red \n2,x,2\n3, 2.50,2.0\n")
+    (tmp_path / "two.csv").write_text("x,grade,label\n1,1.0,1\n2,2.5,2\n")
+    tables = [_read_csv(tmp_path / name, "label") for name in ("one.csv", "two.csv")]
+    (one,), (two,), groups = _encode(tables[:1], tables[1:], "label")
+    assert groups == [["grade=1", "grade=2.5", "grade=x"]]
+    assert one["label"].tolist() == ["red", "2", "2"] and two["label"].tolist() == ["1", "2"]
+    assert two[groups[0]].to_numpy().tolist() == [[1, 0, 0], [0, 1, 0]]
+    (tmp_path / "one.csv").write_text("x,x ,label\n1,1,red\n")
+    with pytest.raises(PolicyKDError, match="has two columns 'x': name them apart"):
+        _read_csv(tmp_path / "one.csv", "label")
 
 
 def test_held_out_rows_and_the_next_free_folder(files):

@@ -109,6 +109,20 @@ def test_report_with_control(tmp_path):
     assert (tmp_path / "fidelity.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_takes_teachers_as_a_distiller_does():
+    """One that ends in a softmax, and several as one."""
+    expected, *others = (
+        report(Fixed(STUDENT), teacher, {"test": EXAMPLES})[0].measures
+        for teacher in (
+            Fixed(TEACHER),
+            Fixed(TEACHER.exp()),
+            [Fixed(TEACHER), Fixed(TEACHER.exp())],
+        )
+    )
+    for found in others:
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_report_without_labels_says_so():
     rows = report(Fixed(STUDENT), Fixed(TEACHER), {"unlabelled": data.unlabelled(torch.arange(4))})
     assert math.isnan(rows[0].measures["accuracy"]) and rows[0].measures["agreement"] == 0.75

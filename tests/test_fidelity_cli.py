@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -18,6 +19,9 @@ def runs(tmp_path_factory):
     tiny = ["--examples", "100", "--epochs", "2", "--teacher-epochs", "2", "--teacher-widths", "12", "--device", "cpu"]
     for seed in (0, 1):
         main(["classify", "--run-dir", str(folder / str(seed)), "--seed", str(seed), *tiny])
+    (folder / "3").mkdir()
+    (folder / "3" / "options.json").write_text('{"data": [], "learners": ["mlp", "tree"]}')  # of policykd cooperate
+    shutil.copytree(folder / "0", folder / "4", ignore=shutil.ignore_patterns("result.json"))  # killed before its end
     return folder
 
 
@@ -41,6 +45,8 @@ def test_report_of_a_run(runs, tmp_path, capsys):
     [
         (["0", "--control", "0"], "has the same teacher"),
         (["2"], "is not a run of policykd train, classify or distill"),
+        (["3"], "is not a run of policykd train, classify or distill, but of another kind"),
+        (["4"], "is not finished: go on with policykd classify --resume"),
         (["0", "--student-features", "hidden.9", "--teacher-features", "hidden.0"], "no module 'hidden.9'"),
     ],
 )

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, read, split_batch
 from policykd.classification.measures.evaluation import BATCH, Evaluation
-from policykd.classification.models import CNN, MLP, check_names, class_names, save_pretrained
+from policykd.classification.models import CNN, MLP, check_names, save_pretrained
 from policykd.classification.outputs import call, evaluating
 from policykd.classification.processes import make_accelerator, on_device
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
-from policykd.classification.teacher import as_teacher
+from policykd.classification.teacher import as_teacher, named_classes
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
@@ -82,17 +82,15 @@ class Distiller(Training):
         learns = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
         if frozen is not None and any(id(parameter) in learns for parameter in frozen.parameters()):
             raise PolicyKDError("teacher: it shares weights with the student, which learns: give the teacher a copy")
-        networks = {"the student": student, "the teacher": frozen}
-        self.classes = None if classes is None else list(map(str, classes))
-        named = {who: class_names(network) for who, network in networks.items() if network is not None}
-        check_names({"the data": self.classes, **named})
+        names = None if classes is None else list(map(str, classes))
+        check_names({"the data": names, **named_classes(student, frozen)})
         accelerator = make_accelerator(device, settings.mixed_precision, settings.seed)
         if settings.batch_size % accelerator.num_processes:
             raise PolicyKDError(
                 f"batch_size: {settings.batch_size} examples cannot be shared by "
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
-        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator)
+        super().__init__(student, frozen, name, kind, settings, adaptor, accelerator, names)
         for network in (self.student, self.teacher):
             if network is not None:
                 network.to(self.device)
@@ -210,7 +208,10 @@ class Distiller(Training):
 
     def score(self, inputs: Any, labels: Any) -> float:
         """Accuracy of the student."""
-        return self.evaluate((inputs, labels))["accuracy"]
+        found = self.evaluate((inputs, labels))
+        if "accuracy" not in found:
+            raise PolicyKDError("score: none of the labels names a class: give labels, or use evaluate")
+        return found["accuracy"]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the student as a folder of Hugging Face's layout: ``config.json`` and ``model.safetensors``.

@@ -14,10 +14,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from policykd.classification.data.batches import seeded
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import check_names, make_model
 from policykd.classification.teacher import as_log_probabilities
+from policykd.core.arrays import mean_and_scale
 from policykd.core.errors import PolicyKDError
+from policykd.core.seeding import seed_learner
 from policykd.distillation.supervised.method import Method
 
 Make = Callable[[int, int], nn.Module]
@@ -32,15 +35,16 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         teacher: a classifier of scikit-learn with ``predict_proba``, fitted (it must know the same classes) or not (a
-            clone is fitted first); or a function of (features, classes) that makes a network to train first; None is an
-            MLP of 256-256 hidden units.
+            clone is fitted first), which is asked once about the very rows of ``fit``; or a function of (features,
+            classes) that makes a network to train first; None is an MLP of 256-256 hidden units.
         student: makes the network from (features, classes); it maps ``(B, F)`` to logits ``(B, C)``. None is an MLP.
         widths: hidden layers of that MLP.
         method: a name in ``policykd.distillation.supervised.METHODS``, or a class.
         config: changed settings of the method and of training.
         teacher_epochs: epochs of a teacher that is a network.
         device: "auto", "cpu" or "cuda".
-        random_state: of everything drawn; an int, a RandomState or None.
+        random_state: of everything drawn, also in the fit of a teacher that leaves its own unset; an int, a RandomState
+            or None.
     """
 
     def __init__(
@@ -74,31 +78,47 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             PolicyKDError: there is one class only, or teacher, student and settings do not fit.
         """
+        given = X
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
-        std = X.std(0)
-        self.mean_, self.std_ = X.mean(0), np.where(std > 0, std, 1.0)
+        self.mean_, self.std_ = mean_and_scale(X)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))
-        teacher = self._teacher(X, y, sizes, data, seed)
         student = _made(self.student, sizes, self.widths, seed)
         config = {**DEFAULTS, "seed": seed, **(self.config or {})}
-        distiller = Distiller(student, teacher, method=self.method, config=config, device=self.device)
-        self.network_ = distiller.fit(data).student.cpu().eval()
+        options: dict[str, Any] = {"method": self.method, "config": config, "device": self.device}
+        if hasattr(self.teacher, "predict_proba"):
+            if config.get("mixup"):
+                raise PolicyKDError("mixup: a teacher of scikit-learn answers for whole rows only: leave it out")
+            answered = _Answered()
+            distiller = Distiller(student, answered, adaptor=answered.split, **options)
+            distiller.fit((*data, self._answers(given, y, seed)))
+        else:
+            distiller = Distiller(student, self._teacher(sizes, data, seed), **options).fit(data)
+        self.network_ = distiller.student.cpu().eval()
         return self
 
-    def _teacher(self, X: Any, y: Any, sizes: tuple[int, int], data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-        """The teacher as a network over the same inputs and classes."""
-        if hasattr(self.teacher, "predict_proba"):
-            fitted = self.teacher
-            try:
-                check_is_fitted(fitted)
-            except NotFittedError:
-                fitted = clone(fitted).fit(X, y)
-            return _OfScikitLearn(fitted, self.classes_, self.mean_, self.std_)
+    def _answers(self, given: Any, y: np.ndarray, seed: int) -> Tensor:
+        """Log-probabilities ``(n, C)`` of a teacher of scikit-learn for the rows as the user gave them.
+
+        Not as they are scaled: pipelines may look for columns by name, categories and trees for exact values.
+        """
+        fitted = self.teacher
+        try:
+            check_is_fitted(fitted)
+        except NotFittedError:
+            with seeded(seed + 1):
+                fitted = seed_learner(clone(fitted), seed + 1).fit(given, y)
+        order = np.argsort(fitted.classes_)
+        names = {"the labels": self.classes_, "the teacher": np.asarray(fitted.classes_)[order]}
+        check_names({who: [str(name) for name in classes] for who, classes in names.items()})
+        return as_log_probabilities(torch.from_numpy(np.asarray(fitted.predict_proba(given), np.float64)[:, order]))
+
+    def _teacher(self, sizes: tuple[int, int], data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+        """A network that learned from labels first."""
         teacher = _made(self.teacher, sizes, (256, 256), seed + 1)
         batch = (self.config or {}).get("batch_size", DEFAULTS["batch_size"])
         config = {**DEFAULTS, "batch_size": batch, "epochs": self.teacher_epochs, "seed": seed + 1}
@@ -121,21 +141,16 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[proba.argmax(1)]
 
 
-class _OfScikitLearn(nn.Module):
-    """A fitted classifier of scikit-learn as a teacher: log-probabilities ``(B, C)`` of standardised inputs."""
+class _Answered(nn.Module):
+    """A teacher whose answers ``(B, C)`` come in the batch, beside the rows that they are about."""
 
-    def __init__(self, fitted: Any, classes: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:
-        super().__init__()
-        known = np.asarray(fitted.classes_)
-        order = np.argsort(known)
-        check_names(
-            {"the labels": [str(name) for name in classes], "the teacher": [str(name) for name in known[order]]}
-        )
-        self.fitted, self.order, self.mean, self.std = fitted, order, mean, std
+    def split(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a batch; its answers are kept for the call that follows."""
+        inputs, labels, self.answers = batch
+        return inputs, labels
 
     def forward(self, inputs: Tensor) -> Tensor:
-        rows = inputs.cpu().double().numpy() * self.std + self.mean
-        return as_log_probabilities(torch.from_numpy(self.fitted.predict_proba(rows)[:, self.order])).to(inputs)
+        return self.answers
 
 
 def _made(make: Make | None, sizes: tuple[int, int], widths: tuple[int, ...], seed: int) -> nn.Module:

@@ -112,7 +112,14 @@ def save_pretrained(network: MLP | CNN, folder: str | Path, classes: Sequence[st
         network: one of this file's.
         folder: is made where it is not.
         classes: names of the classes, in order.
+
+    Raises:
+        PolicyKDError: there are more or fewer names than outputs.
     """
+    if classes and len(classes) != network.classes:
+        raise PolicyKDError(
+            f"classes: {len(classes)} names for a network of {network.classes} outputs: give one for each"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = dict(enumerate(classes or map(str, range(network.classes))))

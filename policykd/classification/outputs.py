@@ -67,12 +67,16 @@ def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
         raise PolicyKDError(f"{whose}: {type(model).__name__} cannot read inputs {shapes}: {why}") from None
 
 
-def check_classes(logits: Tensor, teacher_logits: Tensor) -> None:
-    """Refuse a teacher of other classes.
+def check_classes(logits: Tensor, teacher_logits: Tensor, names: Sequence[str] | None = None) -> None:
+    """Refuse a teacher of other classes, or names of more or fewer.
 
     Raises:
         PolicyKDError: the number of classes differs.
     """
+    if names is not None and len(names) != logits.shape[1]:
+        raise PolicyKDError(
+            f"classes: {len(names)} names, but the student answers {tuple(logits.shape)}: give one for each output"
+        )
     if logits.shape != teacher_logits.shape:
         raise PolicyKDError(
             f"classes: the student answers {tuple(logits.shape)} and the teacher {tuple(teacher_logits.shape)}: "

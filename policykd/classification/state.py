@@ -29,6 +29,8 @@ class Training:
     config: TrainingConfig
     adaptor: Adaptor
     accelerator: Any
+    classes: list[str] | None
+    """Names of the data's classes, in order; None where they are not known."""
     method: Method | None = dataclasses.field(default=None, init=False)
     """Built at the first batch, which tells the shapes."""
     optimizers: dict[str, Optimizer] = dataclasses.field(default_factory=dict, init=False)

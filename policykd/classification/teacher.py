@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from policykd.classification.models import class_names
 from policykd.classification.outputs import call
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import ensemble_logits
@@ -53,6 +54,14 @@ def as_teacher(teacher: nn.Module | Sequence[nn.Module] | None, gives: Gives = "
     if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module) for member in teacher):
         return Ensemble(teacher, gives)
     raise PolicyKDError(f"teacher: expected a torch module, a list of them or None, got {type(teacher).__name__}")
+
+
+def named_classes(student: nn.Module, teacher: nn.Module | None) -> dict[str, tuple[str, ...] | None]:
+    """Names of the classes (see ``class_names``) by who has them: student, teacher, each member of an ensemble."""
+    networks: dict[str, Any] = {"the student": student, "the teacher": teacher}
+    if isinstance(teacher, Ensemble):
+        networks |= {f"member {number} of the teacher": member for number, member in enumerate(teacher.members)}
+    return {who: class_names(network) for who, network in networks.items()}
 
 
 def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:

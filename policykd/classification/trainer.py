@@ -199,8 +199,8 @@ class Trainer:
                 student = self._student_outputs(inputs)
             with first_look("teacher", training.teacher or training.student, inputs):
                 teacher = self._teacher_outputs(inputs)
-            if training.teacher is not None:
-                check_classes(student.logits, teacher.logits)
+            taught = student if training.teacher is None else teacher
+            check_classes(student.logits, taught.logits, training.classes)
             if sum_to_one(student.logits):
                 raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
             method = training.kind(config, student, teacher).to(training.device)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -153,9 +153,12 @@ def _read(options: CooperateOptions) -> Tables:
 
 def _read_csv(path: Path, label: str) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, skipinitialspace=True)
+        table = pd.read_csv(path, skipinitialspace=True).rename(columns=str.strip)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise PolicyKDError(f"data: cannot read {path}: {error}") from None
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise PolicyKDError(f"data: {path} has two columns {twice!r}: name them apart")
     if label not in table:
         raise PolicyKDError(f"data: {path} has no column {label!r}{nearest(label, map(str, table))}: say it by --label")
     if len(table) < 2:
@@ -182,13 +185,15 @@ def _digit_halves(seed: int) -> Tables:
 def _encode(
     own: list[pd.DataFrame], held: list[pd.DataFrame], label: str
 ) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[list[str]]]:
-    """Columns of words as one-hot, with the values that any file has; and the groups."""
+    """Columns of words as one-hot, with the values that any file has; and the groups.
+
+    A column that has words in one file is of words in all of them, as is that of the labels.
+    """
     tables, groups = [*own, *held], []
-    words = dict.fromkeys(
-        name for table in tables for name in table if name != label and not pd.api.types.is_numeric_dtype(table[name])
-    )
-    for name in words:
-        values = sorted({str(value).strip() for table in tables if name in table for value in table[name].dropna()})
+    words = dict.fromkeys(name for table in tables for name in table if not pd.api.types.is_numeric_dtype(table[name]))
+    tables = [_as_words(table, list(words)) for table in tables]
+    for name in [name for name in words if name != label]:
+        values = sorted({value for table in tables if name in table for value in table[name].dropna()})
         if len(values) > MOST_WORDS:
             raise PolicyKDError(
                 f"data: column {name!r} has {len(values):,} different words, a column for each: leave it out"
@@ -198,11 +203,25 @@ def _encode(
     return tables[: len(own)], tables[len(own) :], groups
 
 
+def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return table.assign(**{name: table[name].map(_word, na_action="ignore") for name in names if name in table})
+
+
+def _word(value: object) -> str:
+    """A value as text that is the same in every file: without spaces around it, 1 for 1.0."""
+    text = str(value).strip()
+    with suppress(ValueError, OverflowError):  # no number, or not a finite one
+        number = float(text)
+        return text if abs(number) > 2**53 else str(int(number) if number == int(number) else number)
+    return text
+
+
 def _one_hot(table: pd.DataFrame, name: str, values: Sequence[str]) -> pd.DataFrame:
     if table[name].isna().any():
         raise PolicyKDError(f"data: column {name!r} has missing values: fill them in before")
-    column = table[name].astype(str).str.strip()
-    coded = pd.DataFrame({f"{name}={value}": (column == value).astype(float) for value in values}, index=table.index)
+    coded = pd.DataFrame(
+        {f"{name}={value}": (table[name] == value).astype(float) for value in values}, index=table.index
+    )
     return pd.concat([table.drop(columns=name), coded], axis=1)
 
 

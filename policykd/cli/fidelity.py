@@ -15,6 +15,7 @@ from policykd.classification.measures.fidelity import report
 from policykd.classification.models import make_model
 from policykd.classification.state import load_weights
 from policykd.cli.classify import read_teacher
+from policykd.cli.distillers import RESULT
 from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import checkpoint
@@ -31,6 +32,9 @@ from policykd.training.begin import OPTIONS
 from policykd.training.dual_student import DualStudent
 from policykd.training.loading import load_agent
 from policykd.training.teacher_student import TeacherStudent
+
+ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher", "teacher_widths", "teacher_files"}
+"""Options of ``policykd classify`` that say what its networks are."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,14 @@ def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
 def _made(folder: Path) -> dict[str, Any]:
     """What a run was asked for."""
     try:
-        return parse_json(read_text(folder / OPTIONS))
+        made = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"fidelity: {folder} is not a run of policykd classify: {error}") from None
+    if not (isinstance(made, dict) and made.keys() >= ASKED):  # text and cooperate write options, too
+        raise PolicyKDError(
+            f"fidelity: {folder} is not a run of policykd train, classify or distill, but of another kind"
+        )
+    return made
 
 
 def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: int, folder: Path) -> nn.Module:
@@ -179,6 +188,9 @@ def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: in
     path = folder / who / CHECKPOINT
     if not path.exists():
         raise PolicyKDError(f"fidelity: {folder} has no {who}: its method needs none, or the run has not come so far")
+    if not (folder / RESULT).exists():
+        resume = f"policykd classify --resume --run-dir {folder}, with its other options"
+        raise PolicyKDError(f"fidelity: {folder} is not finished: go on with {resume}")
     network = new()
     load_weights(network, checkpoint.load(path)["student"], who)
     return network

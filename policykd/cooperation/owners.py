@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from policykd.classification.data.batches import seeded
 from policykd.cooperation.tables import Table, one_line
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.seeding import seed_learner
 
 NEIGHBOURS = 5
 """Of so many nearest rows one is drawn, where a student completes what it has received."""
@@ -32,7 +33,7 @@ class Owner:
 
     def __init__(self, name: str, learner: Any, table: Table, seed: int) -> None:
         self.name, self.table, self.seed = name, table, seed
-        self.unfitted = _seeded(clone(learner, safe=False), seed)
+        self.unfitted = seed_learner(clone(learner, safe=False), seed)
         self.received_rows = np.empty((0, table.rows.shape[1]))
         self.received_labels = table.labels[:0]
         self.learner: Any = None
@@ -220,13 +221,3 @@ def _refusing(name: str, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # any library's learner, any network: their errors have no common kind
         raise PolicyKDError(f"learner {name!r}: its {what} failed: {one_line(error)}") from error
-
-
-def _seeded(learner: Any, seed: int) -> Any:
-    """The learner with its random states that are None set, in the order of their names."""
-    if not hasattr(learner, "get_params"):
-        return learner
-    found = learner.get_params()
-    unset = [key for key in sorted(found) if key.rpartition("__")[2] == "random_state" and found[key] is None]
-    generator = np.random.default_rng(seed)
-    return learner.set_params(**{key: int(generator.integers(2**31)) for key in unset}) if unset else learner

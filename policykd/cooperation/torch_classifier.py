@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from policykd.classification.models import make_model
+from policykd.core.arrays import mean_and_scale
 
 
 class TorchClassifier(ClassifierMixin, BaseEstimator):
@@ -63,9 +64,7 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(self.network, nn.Module):
             raise TypeError("network: got a module: pass a function of (features, classes) that makes a new one")
         self.classes_, codes = np.unique(y, return_inverse=True)
-        mean, std = X.mean(0), X.std(0)
-        std = np.where(std > 0, std, 1.0)
-        self.mean_, self.std_ = torch.tensor(mean), torch.tensor(std)
+        self.mean_, self.std_ = map(torch.tensor, mean_and_scale(X))
         inputs = self._standard(torch.tensor(X))
         weight = np.ones(len(X)) if sample_weight is None else check_array(sample_weight, ensure_2d=False)
         if weight.shape != (len(X),) or weight.min() < 0 or not weight.any():

@@ -44,3 +44,13 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
 def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
     """Continue a generator from ``state``."""
     generator.bit_generator.state = state
+
+
+def seed_learner(learner: Any, seed: int) -> Any:
+    """A learner of scikit-learn with its random states that are None set, in the order of their names."""
+    if not hasattr(learner, "get_params"):
+        return learner
+    found = learner.get_params()
+    unset = [key for key in sorted(found) if key.rpartition("__")[2] == "random_state" and found[key] is None]
+    generator = np.random.default_rng(seed)
+    return learner.set_params(**{key: int(generator.integers(2**31)) for key in unset}) if unset else learner

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from policykd.core.archives import RATIO, SPARE, read_npz
+from policykd.core.arrays import mean_and_scale
 from policykd.core.errors import PolicyKDError, nearest, one_line
 from policykd.core.extras import needs
 
@@ -28,6 +29,8 @@ NAMES = ("digits", *TORCHVISION)
 MOST_CLASSES = 100_000
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """Formats of images: those that Pillow reads by itself. For others, such as EPS, it starts a program."""
+GREY = ("L", "I", "I;16", "I;16B", "I;16L", "F")
+"""Pillow's modes of one channel of numbers, which are kept: of more than 8 bits, RGB would cut them off at 255."""
 
 
 class Arrays(NamedTuple):
@@ -112,9 +115,7 @@ def load(
 
 def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Brings inputs to mean 0 and deviation 1: features ``(n, F)`` one by one, all pixels of images alike."""
-    axis = 0 if inputs.ndim == 2 else None
-    mean, std = inputs.mean(axis, np.float64), inputs.std(axis, np.float64)
-    std = np.where(std > 0, std, 1.0)
+    mean, std = mean_and_scale(inputs, 0 if inputs.ndim == 2 else None)
     return lambda other: ((other - mean) / std).astype(np.float32)
 
 
@@ -229,11 +230,20 @@ def _torchvision(name: str, folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def _image_folders(folder: Path) -> Parts:
-    """Images in ``train/CLASS/`` and ``test/CLASS/``, all of one size; classes in the order of their names."""
-    names = sorted(path.name for path in (folder / "train").glob("*") if path.is_dir())
+    """Images in ``train/CLASS/`` and ``test/CLASS/``, all of one kind; classes in the order of their names."""
+    names, tested = (sorted(p.name for p in (folder / split).glob("*") if p.is_dir()) for split in ("train", "test"))
     if not names:
         raise PolicyKDError(f"data: {folder} has no folders of images train/CLASS")
+    for name in tested:
+        if name not in names:
+            raise PolicyKDError(
+                f"data: {folder / 'test' / name} is of a class that {folder / 'train'} has not{nearest(name, names)}: "
+                "name it as there, or take it out"
+            )
     train, test = (_one_folder(folder / split, names) for split in ("train", "test"))
+    if train.inputs.dtype != test.inputs.dtype:
+        kinds = f"{train.inputs.dtype} and {test.inputs.dtype}"
+        raise PolicyKDError(f"data: training and test images of {folder} differ in their numbers: {kinds}")
     return train, test, tuple(names)
 
 
@@ -245,14 +255,14 @@ def _one_folder(folder: Path, names: list[str]) -> Arrays:
         for path in sorted((folder / name).glob("*")):
             try:
                 with Image.open(path, formats=FORMATS) as image:
-                    images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+                    images.append(np.asarray(image if image.mode in GREY else image.convert("RGB")))
             except Exception as error:  # Pillow's errors on damaged files have no class in common
                 raise PolicyKDError(f"data: {path} is no image: {error}") from None
             labels.append(label)
-    shapes = {image.shape for image in images}
-    if len(shapes) != 1:
+    kinds = {f"{image.shape} {image.dtype}" for image in images}
+    if len(kinds) != 1:
         raise PolicyKDError(
-            f"data: {folder} needs images of one size, has {len(images)} of shapes {sorted(shapes)[:3]}"
+            f"data: {folder} needs images of one size and kind, has {len(images)} of {', '.join(sorted(kinds)[:3])}"
         )
     return _images(np.stack(images), np.array(labels))
 

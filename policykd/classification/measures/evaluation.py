@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policykd.classification.data.batches import checked_labels, loader, read
+from policykd.classification.data.batches import Rows, checked_labels, loader, read
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, on_device
@@ -30,26 +30,34 @@ class Evaluation:
     def __init__(self, training: Training, data: Any, what: str) -> None:
         self.training = training
         batches = BATCH - BATCH % training.accelerator.num_processes
-        self.batches = training.accelerator.prepare_data_loader(loader(data, batches, None, what))
+        source = loader(data, batches, None, what)
+        rows = source.dataset
+        self.repeats = source is not data and isinstance(rows, Rows) and rows.arrays is not None
+        """Whether every pass has the same rows: a user's loader may shuffle, a data set may augment inside."""
+        self.batches = training.accelerator.prepare_data_loader(source)
         self.what = what
         self.teacher_logits: Tensor | None = None
 
     def measure(self) -> dict[str, float]:
-        """Quality and fidelity of the student as it is now (see ``metrics.metrics``)."""
+        """Quality and fidelity of the student as it is now (see ``metrics.metrics``).
+
+        Raises:
+            PolicyKDError: the data do not fit, or there are neither labels nor a teacher to measure by.
+        """
         logits, teacher_logits, labels = self.outputs()
-        return metrics(logits, labels, teacher_logits)
+        found = metrics(logits, labels, teacher_logits)
+        if not found:
+            raise PolicyKDError(f"labels: the {self.what} data have none, and there is no teacher: give one of the two")
+        return found
 
     @torch.no_grad()
     def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """The student's logits ``(n, C)``, the teacher's, and the labels ``(n,)``, from all processes."""
         training, parts = self.training, []
         teacher = training.teacher if self.teacher_logits is None else None
-        in_order = True
         with evaluating(training.student, teacher):
             for batch in on_device(self.batches, training.device):
-                content, rows = read(batch)
-                in_order &= rows is not None  # a user's loader may shuffle
-                inputs, labels = training.adaptor(content)
+                inputs, labels = training.adaptor(read(batch).content)
                 with (
                     autocast(training.device, training.config.mixed_precision),
                     first_look(f"{self.what} data", training.student, inputs),
@@ -63,6 +71,6 @@ class Evaluation:
             raise PolicyKDError(f"data: the {self.what} data are empty")
         logits, own, known = (torch.cat(column) for column in zip(*parts, strict=True))
         taught = self.teacher_logits if teacher is None else own
-        if in_order:
+        if self.repeats:
             self.teacher_logits = taught
         return logits, taught, known

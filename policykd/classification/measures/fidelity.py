@@ -7,7 +7,7 @@ recipe: only what lies above the control has been learned from this teacher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from policykd.classification.data.batches import Adaptor, checked_labels, loader
 from policykd.classification.measures.evaluation import BATCH
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, call, evaluating
+from policykd.classification.teacher import as_log_probabilities, as_teacher, sum_to_one
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED
@@ -49,7 +50,7 @@ class Answers(NamedTuple):
 
 @torch.no_grad()
 def answers(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     data: Any,
     features: tuple[str, ...] = (),
     *,
@@ -59,7 +60,7 @@ def answers(
     """Everything a network says of some data, in eval mode; its mode of before comes back.
 
     Args:
-        model: returns logits, alone or as ``.logits``.
+        model: returns logits or probabilities, alone or as ``.logits``; several are an ensemble.
         data: arrays (inputs, labels), a map-style data set or a ``DataLoader`` in fixed order.
         features: paths of modules whose outputs to keep.
         adaptor: splits a batch of another structure into inputs and labels.
@@ -68,15 +69,18 @@ def answers(
     Raises:
         PolicyKDError: the data are empty, the output holds no logits, or there is no such module.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    network = as_teacher(model)
+    assert network is not None
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     send = needs("accelerate.utils").send_to_device
     collected: list[tuple[Tensor, ...]] = []
-    with evaluating(model), FeatureReader(model, features, whose) as reader:
+    with evaluating(network), FeatureReader(network, features, whose) as reader:
         for batch in loader(data, BATCH, None, "fidelity"):
             inputs, labels = adaptor(read(batch).content)
-            logits = call(model, send(inputs, device)).float()
+            logits = call(network, send(inputs, device)).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
+    logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` takes a teacher's
     return Answers(logits, labels, dict(zip(features, kept, strict=True)))
 
 
@@ -122,7 +126,7 @@ def compare(student: Answers, teacher: Answers) -> dict[str, float]:
 
 def report(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: nn.Module | Sequence[nn.Module],
     splits: Mapping[str, Any],
     *,
     control: nn.Module | None = None,
@@ -135,7 +139,7 @@ def report(
 
     Args:
         student: the distilled network.
-        teacher: its teacher.
+        teacher: its teacher, or several, as ``Distiller`` takes them.
         splits: sets of examples by name, such as ``{"train": ..., "test": ...}``.
         control: a network of the student's architecture, distilled in the same way from another teacher.
         student_features: modules of student and control for CKA; none compares the logits.
