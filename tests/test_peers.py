@@ -52,6 +52,20 @@ def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backb
             torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-6)
 
 
+def test_a_peer_leaves_for_sb3_with_its_own_settings():
+    vary = {"learning_rate": (1e-3, 1e-2), "gamma": (0.9, 0.5), "tau": (0.1, 0.2), "target_entropy": (-3.0, -5.0)}
+    agent = make(backbone="sac", config={"vary": {**vary, "n_steps": (1, 3), "gradient_steps": (1, 4)}}, seeds=(0, 1))
+    agent.learner.gamma[3] = 0.7  # as a learner that began anew
+    for k, gamma in enumerate((0.9, 0.5, 0.9, 0.7)):
+        model, values = agent.to_sb3(k), {name: each[k % 2] for name, each in agent.config.vary.items()}
+        for name, value in {**values, "gamma": gamma}.items():
+            assert getattr(model, name) == pytest.approx(value), name
+        assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(values["learning_rate"])
+    varied = make(backbone="td3", config={"vary": {"action_noise_std": (0.3, 0.5), "target_policy_noise": (0.1, 0.4)}})
+    model = varied.to_sb3(1)
+    assert (model.action_noise._sigma[0], model.target_policy_noise) == pytest.approx((0.5, 0.4))
+
+
 def test_peers_at_their_own_pace_learn_and_distil_as_often_as_they_are_asked_to():
     config = {"vary": {"gradient_steps": (1, 3)}, "learning_starts": 20, "distill_batch_size": 8, "policy_delay": 2}
     agent = make("mutual_shared", "td3", config).learn(160)
