@@ -337,6 +337,62 @@ def test_a_group_acts_by_the_mean_or_by_what_its_critics_prefer():
     assert torch.equal(chosen, torch.stack([everybody[0, 1], everybody[1, 0]]))
 
 
+@pytest.mark.parametrize("wrong", ["grup", "means", None, 3])
+def test_a_rule_that_does_not_exist_is_not_another(wrong):
+    agent = make("share_replay").learn(80)
+    asks = (
+        lambda: agent.group_policies(np.zeros((1, 4), np.float32), wrong),
+        lambda: agent.evaluate_group(1, rule=wrong),
+        lambda: agent.ship(gradient_steps=1, rule=wrong),
+    )
+    for ask in asks:
+        with pytest.raises(PolicyKDError, match=f"rule: {wrong!r} is unknown.*there are mean, greedy, best"):
+            ask()
+
+
+def test_greedy_without_critics_is_refused_with_what_works():
+    agent = DualStudent(POINT, backbone="ppo", method="mutual")
+    with pytest.raises(PolicyKDError, match='use rule="mean"'):
+        agent.evaluate_group(1, rule="greedy")
+    with pytest.raises(PolicyKDError, match='of predict: learner="group"'):
+        agent.predict(np.zeros(4), learner="greedy")
+    agent.evaluate_group(1, rule="mean"), agent.predict(np.zeros(4), learner="group")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda agent: agent.evaluate_group(0), "needs episodes from 1 and a seed from 0 up, got 0 and 0"),
+        (lambda agent: agent.evaluate_group(2.5), "got 2.5 and 0"),
+        (lambda agent: agent.evaluate_group(1, seed=None), "got 1 and None"),
+        (lambda agent: agent.evaluate("1"), "got '1' and 0"),
+        (lambda agent: agent.best_by_training(0), "episodes=0 must be at least 1"),
+        (lambda agent: agent.ship(gradient_steps=0), "gradient_steps=0 must be at least 1"),
+        (lambda agent: agent.ship(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda agent: agent.ship(dagger_steps=-1), "dagger_steps=-1 must be at least 0"),
+        (lambda agent: agent.ship(learning_rate=0.0), "learning_rate=0.0 must be positive"),
+        (lambda agent: agent.ship(net_arch=8), "net_arch=8 must be tuple"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_group_is_refused(ask, words):
+    with pytest.raises(PolicyKDError, match=words):
+        ask(make("share_replay").learn(44))
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(3, 5), (3, 40), (43, 40), (7, 1)])
+def test_a_shipped_student_acts_as_long_as_it_was_asked_to(asked, steps):
+    agent = make("share_replay").learn(44)
+    assert agent.ship(gradient_steps=steps, dagger_steps=asked).num_timesteps == asked
+
+
+def test_a_student_is_shipped_from_many_environments_too():
+    config = {"n_envs": 4, "gradient_steps": -1, "target_update_interval": 2}
+    student = make("share_replay", "sac", config).learn(160).ship(gradient_steps=1)
+    assert student.config.target_update_interval == 1
+    kept = make("share_replay", "sac", {"gradient_steps": 3, "target_update_interval": 2}).learn(44)
+    assert kept.ship(gradient_steps=1).config.target_update_interval == 2
+
+
 def test_predict_of_a_group_is_that_of_its_policy():
     agent = make("share_replay", seeds=(0, 1)).learn(80)
     observation = np.array([0.3, -0.2, 0.5, 0.1], np.float32)
