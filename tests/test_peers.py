@@ -3,7 +3,9 @@
 import dataclasses
 from functools import partialmethod
 
+import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import make_learner, random_batch
@@ -245,6 +247,20 @@ def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path,
         assert torch.equal(states[0]["learner"][name], states[1]["learner"][name])
     assert whole.recipe.allocation.steps.tolist() == again.recipe.allocation.steps.tolist()
     assert whole.recipe.allocation.steps.sum(1).tolist() == [600, 600]
+
+
+@pytest.mark.parametrize("env", [POINT, lambda num_envs: gym.make_vec(POINT, num_envs)])
+def test_the_monitor_of_a_learner_holds_the_episodes_in_which_it_acted(tmp_path, env):
+    config = {**TINY, "n_eval_episodes": 0, "allocation": "best", "allocation_floor": 0.1, "allocation_episodes": 1}
+    agent = DualStudent(env, backbone="sac", method="share_replay", peers=3, config=config, run_dir=tmp_path / "run")
+    agent.learn(1500)
+    resumed = DualStudent.load(tmp_path / "run", env=env).learn(1500)
+    episodes = [len(latest) for latest in resumed.run.episodes]
+    assert sum(episodes) == 60 and len(set(episodes)) > 1
+    for folder, own in zip(resumed.folder.learner_folders, resumed.run.episodes, strict=True):
+        rows = pd.read_csv(folder / "monitor.csv", skiprows=1)
+        assert list(zip(rows.r, rows.l, strict=True)) == [(episode["r"], episode["l"]) for episode in own]
+    resumed.get_env().close()
 
 
 def test_allocation_needs_a_pooled_replay():

@@ -51,7 +51,7 @@ class LearnFromReplay:
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
             self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
-            collector.actor_in = self.allocation.actor_in
+            collector.deal(self.allocation.actor_in)
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
