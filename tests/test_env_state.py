@@ -180,6 +180,13 @@ def test_monitor_keeps_its_file(tmp_path):
     env.close(), fresh.close()
 
 
+def test_a_state_goes_on_without_gymnasiums_checker():
+    checked, plain = gym.make("Pendulum-v1"), gym.make("Pendulum-v1", disable_env_checker=True)
+    checked.reset(seed=3)
+    set_env_state(plain, get_env_state(checked))
+    np.testing.assert_array_equal(checked.step(np.zeros(1))[0], plain.step(np.zeros(1))[0])
+
+
 def test_refuses_another_environment():
     state = get_env_state(start("Hopper-v5"))
     with pytest.raises(ValueError, match="HopperEnv, not of"):

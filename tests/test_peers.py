@@ -3,7 +3,9 @@
 import dataclasses
 from functools import partialmethod
 
+import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import make_learner, random_batch
@@ -51,6 +53,20 @@ def test_varied_peers_that_share_nothing_are_separate_runs_of_each_setting(backb
         for name in ("actor", "critic", "critic_target"):
             rows = [getattr(agent.learner, name).view(2, 2, -1)[:, peer] for agent in (together, alone)]
             torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-6)
+
+
+def test_a_peer_leaves_for_sb3_with_its_own_settings():
+    vary = {"learning_rate": (1e-3, 1e-2), "gamma": (0.9, 0.5), "tau": (0.1, 0.2), "target_entropy": (-3.0, -5.0)}
+    agent = make(backbone="sac", config={"vary": {**vary, "n_steps": (1, 3), "gradient_steps": (1, 4)}}, seeds=(0, 1))
+    agent.learner.gamma[3] = 0.7  # as a learner that began anew
+    for k, gamma in enumerate((0.9, 0.5, 0.9, 0.7)):
+        model, values = agent.to_sb3(k), {name: each[k % 2] for name, each in agent.config.vary.items()}
+        for name, value in {**values, "gamma": gamma}.items():
+            assert getattr(model, name) == pytest.approx(value), name
+        assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(values["learning_rate"])
+    varied = make(backbone="td3", config={"vary": {"action_noise_std": (0.3, 0.5), "target_policy_noise": (0.1, 0.4)}})
+    model = varied.to_sb3(1)
+    assert (model.action_noise._sigma[0], model.target_policy_noise) == pytest.approx((0.5, 0.4))
 
 
 def test_peers_at_their_own_pace_learn_and_distil_as_often_as_they_are_asked_to():
@@ -234,6 +250,20 @@ def test_a_run_with_allocation_and_varied_settings_resumes_bit_for_bit(tmp_path,
     assert whole.recipe.allocation.steps.sum(1).tolist() == [600, 600]
 
 
+@pytest.mark.parametrize("env", [POINT, lambda num_envs: gym.make_vec(POINT, num_envs)])
+def test_the_monitor_of_a_learner_holds_the_episodes_in_which_it_acted(tmp_path, env):
+    config = {**TINY, "n_eval_episodes": 0, "allocation": "best", "allocation_floor": 0.1, "allocation_episodes": 1}
+    agent = DualStudent(env, backbone="sac", method="share_replay", peers=3, config=config, run_dir=tmp_path / "run")
+    agent.learn(1500)
+    resumed = DualStudent.load(tmp_path / "run", env=env).learn(1500)
+    episodes = [len(latest) for latest in resumed.run.episodes]
+    assert sum(episodes) == 60 and len(set(episodes)) > 1
+    for folder, own in zip(resumed.folder.learner_folders, resumed.run.episodes, strict=True):
+        rows = pd.read_csv(folder / "monitor.csv", skiprows=1)
+        assert list(zip(rows.r, rows.l, strict=True)) == [(episode["r"], episode["l"]) for episode in own]
+    resumed.get_env().close()
+
+
 def test_allocation_needs_a_pooled_replay():
     with pytest.raises(PolicyKDError, match="allocation: best needs a pooled replay"):
         make("mutual", config={"allocation": "best"})
@@ -322,6 +352,62 @@ def test_a_group_acts_by_the_mean_or_by_what_its_critics_prefer():
         torch.testing.assert_close(greedy[g], everybody[g][best, torch.arange(5)])
     chosen = group_actions(learner, observations, 2, "best", torch.tensor([1, 2]))
     assert torch.equal(chosen, torch.stack([everybody[0, 1], everybody[1, 0]]))
+
+
+@pytest.mark.parametrize("wrong", ["grup", "means", None, 3])
+def test_a_rule_that_does_not_exist_is_not_another(wrong):
+    agent = make("share_replay").learn(80)
+    asks = (
+        lambda: agent.group_policies(np.zeros((1, 4), np.float32), wrong),
+        lambda: agent.evaluate_group(1, rule=wrong),
+        lambda: agent.ship(gradient_steps=1, rule=wrong),
+    )
+    for ask in asks:
+        with pytest.raises(PolicyKDError, match=f"rule: {wrong!r} is unknown.*there are mean, greedy, best"):
+            ask()
+
+
+def test_greedy_without_critics_is_refused_with_what_works():
+    agent = DualStudent(POINT, backbone="ppo", method="mutual")
+    with pytest.raises(PolicyKDError, match='use rule="mean"'):
+        agent.evaluate_group(1, rule="greedy")
+    with pytest.raises(PolicyKDError, match='of predict: learner="group"'):
+        agent.predict(np.zeros(4), learner="greedy")
+    agent.evaluate_group(1, rule="mean"), agent.predict(np.zeros(4), learner="group")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda agent: agent.evaluate_group(0), "needs episodes from 1 and a seed from 0 up, got 0 and 0"),
+        (lambda agent: agent.evaluate_group(2.5), "got 2.5 and 0"),
+        (lambda agent: agent.evaluate_group(1, seed=None), "got 1 and None"),
+        (lambda agent: agent.evaluate("1"), "got '1' and 0"),
+        (lambda agent: agent.best_by_training(0), "episodes=0 must be at least 1"),
+        (lambda agent: agent.ship(gradient_steps=0), "gradient_steps=0 must be at least 1"),
+        (lambda agent: agent.ship(batch_size=0), "batch_size=0 must be at least 1"),
+        (lambda agent: agent.ship(dagger_steps=-1), "dagger_steps=-1 must be at least 0"),
+        (lambda agent: agent.ship(learning_rate=0.0), "learning_rate=0.0 must be positive"),
+        (lambda agent: agent.ship(net_arch=8), "net_arch=8 must be tuple"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_group_is_refused(ask, words):
+    with pytest.raises(PolicyKDError, match=words):
+        ask(make("share_replay").learn(44))
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(3, 5), (3, 40), (43, 40), (7, 1)])
+def test_a_shipped_student_acts_as_long_as_it_was_asked_to(asked, steps):
+    agent = make("share_replay").learn(44)
+    assert agent.ship(gradient_steps=steps, dagger_steps=asked).num_timesteps == asked
+
+
+def test_a_student_is_shipped_from_many_environments_too():
+    config = {"n_envs": 4, "gradient_steps": -1, "target_update_interval": 2}
+    student = make("share_replay", "sac", config).learn(160).ship(gradient_steps=1)
+    assert student.config.target_update_interval == 1
+    kept = make("share_replay", "sac", {"gradient_steps": 3, "target_update_interval": 2}).learn(44)
+    assert kept.ship(gradient_steps=1).config.target_update_interval == 2
 
 
 def test_predict_of_a_group_is_that_of_its_policy():

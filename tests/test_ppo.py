@@ -356,6 +356,22 @@ def test_the_shared_optimiser_is_that_of_ppo():
     assert (learner.critic != before[:, critic]).any()  # by PPO's momentum: why it is not the default
 
 
+def test_who_only_teaches_is_not_moved_by_the_shared_optimiser():
+    agent = make(method="one_way", peers=2, seeds=(0, 1), config={"distill_optimizer": "shared"})
+    finish, learner, seen = agent.recipe.finish, agent.learner, []
+
+    def spy(progress):
+        parts = learner.parameters, learner.adam.exp_avg, learner.adam.exp_avg_sq
+        before = [part.clone() for part in parts]
+        info = finish(progress)
+        seen.append([(part != old).any(1).tolist() for part, old in zip(parts, before, strict=True)])
+        return info
+
+    agent.recipe.finish = spy
+    agent.learn(2 * 70)
+    assert seen and all(moved == [False, True, False, True] for update in seen for moved in update)
+
+
 def test_states_of_distillation_are_the_peers_most_recent():
     rollout = Rollout(50, 2, 3, 1, 2)
     for t in range(50):

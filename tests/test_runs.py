@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor, load_results
 from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import POINT, TINY, differences, flags, logged_steps, start
+from tiny import POINT, TINY, differences, flags, logged_steps, progress, start
 
 from policykd.cli import main
 from policykd.core import checkpoint
@@ -138,6 +138,29 @@ def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
         assert rows["eval/mean_reward"].notna().sum() == 3
         events = EventAccumulator(str(folder)).Reload()
         assert set(events.Tags()["scalars"]) == set(rows.columns)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        ("td3", {"learning_starts": 21}),
+        ("td3", {"distill_freq": 7}),
+        ("sac", {"train_freq": 32, "gradient_steps": 32}),
+    ],
+)
+def test_rows_say_the_latest_updates_whichever_step_they_fall_on_and_after_a_resumption(tmp_path, backbone, changes):
+    config = {**TINY, "n_eval_episodes": 0, "log_freq": 100, **changes}
+    whole, part = (
+        DualStudent(POINT, backbone=backbone, method="dpd", config=config, compile=False, run_dir=tmp_path / name)
+        for name in ("whole", "part")
+    )
+    whole.learn(400)
+    part.learn(264)
+    DualStudent.load(tmp_path / "part").learn(400 - 264)
+    rows = progress(tmp_path / "whole")
+    assert len(rows) == 4 and progress(tmp_path / "part").equals(rows)
+    told = rows[["train/critic_loss", "train/actor_loss", "distill/loss", "peers/action_distance"]]
+    assert told.notna().all().all() and told.nunique().min() > 1
 
 
 def test_the_runs_own_log_is_the_mean_over_learners(run, learners):

@@ -6,10 +6,14 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import load_results
 from tiny_benchmark import REFERENCE, changed
 
+from policykd import PolicyKDError
 from policykd.benchmark import sb3_cell
 from policykd.benchmark.random_actions import random_returns
 from policykd.benchmark.sb3_cell import train_sb3_seeds
 from policykd.benchmark.spec_file import parse_spec
+from policykd.export import sb3
+from policykd.learners.config import TD3Config
+from policykd.learners.settings import NETWORKS
 
 STEPS = 250
 SETTINGS = {
@@ -93,6 +97,24 @@ def test_time_of_evaluations_is_taken_out(tmp_path, monkeypatch):
     monkeypatch.setattr(sb3_cell.SameEvaluation, "play", slow_play)
     monkeypatch.setattr(sb3_cell.Monitor, "step", slow_step)
     assert [row.seconds for row in run("ddpg", tmp_path)] == [125, 250, 250]
+
+
+def test_the_baseline_learns_from_as_many_steps_as_ours(made, tmp_path, monkeypatch):
+    run("td3", tmp_path, n_eval_episodes=1, n_steps=3)
+    assert made[0].n_steps == made[0].replay_buffer.n_steps == 3
+    monkeypatch.setitem(sb3.MODELS, "td3", lambda policy, env, learning_rate: None)  # of an SB3 without n_steps
+    with pytest.raises(PolicyKDError, match="n_steps=3 is unknown to this stable-baselines3"):
+        sb3.make_model("td3", TD3Config(n_steps=3, action_noise_std=0.0), None)
+
+
+@pytest.mark.parametrize(("backbone", "base"), [("ppo", "sb3"), ("sac", "sb3_double")])
+@pytest.mark.parametrize("setting", [{"layer_norm": True}, {"network": "mine"}, {"critic_network": "mine"}])
+def test_networks_that_sb3_has_not_are_refused_when_the_benchmark_is_read(backbone, base, setting, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", lambda inputs, outputs: None)
+    tasks = {"Pendulum-v1": {"backbones": [backbone], "reference": REFERENCE}}
+    settings = {"n_steps": 50, **setting} if backbone == "ppo" else setting
+    with pytest.raises(PolicyKDError, match=f"{next(iter(setting))}=.* is not for agents of SB3"):
+        _ = parse_spec(changed(tasks=tasks, settings=settings, methods=["single", base])).cells
 
 
 def test_no_noise_when_its_standard_deviation_is_zero(tmp_path, made):

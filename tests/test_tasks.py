@@ -33,3 +33,28 @@ def test_an_agent_of_a_changed_task_is_not_loaded_onto_the_unchanged_one(tmp_pat
 def test_an_agent_of_an_unchanged_instance_is_loaded_by_its_id(tmp_path):
     DualStudent(gym.make("Pendulum-v1"), config=TINY).save(tmp_path / "agent")
     assert DualStudent.load(tmp_path / "agent.safetensors").env_id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: gym.make("Pendulum-v1", max_episode_steps=7),
+        lambda: gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1, 1),
+        lambda: gym.make("Pendulum-v1").unwrapped,
+    ],
+)
+def test_an_instance_with_another_time_limit_or_wrappers_is_not_what_its_id_says(changed, tmp_path):
+    instance = changed()
+    agent = DualStudent(instance, backbone="sac", config={**TINY, "learning_starts": 4, "batch_size": 4}).learn(10)
+    agent.save(tmp_path / "agent")
+    with pytest.raises(PolicyKDError, match="give it as env="):
+        DualStudent.load(tmp_path / "agent.safetensors")
+    loaded, shipped = DualStudent.load(tmp_path / "agent.safetensors", env=instance), agent.ship(gradient_steps=1)
+    for same in (loaded, shipped):
+        assert same.factory().spec == agent.factory().spec and same.action_space == instance.action_space
+
+
+def test_a_run_on_an_unchanged_instance_goes_on_by_its_id(tmp_path):
+    config = {**TINY, "learning_starts": 4, "batch_size": 4, "n_eval_episodes": 0}
+    DualStudent(gym.make("Pendulum-v1"), config=config, run_dir=tmp_path / "run").learn(20)
+    assert DualStudent.load(tmp_path / "run").learn(20).num_timesteps == 40

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from policykd import export
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build, require
 from policykd.core.parsing import file_name
@@ -266,7 +267,7 @@ class Spec:
         require(not pooled, "method", base, "pools replays, and ppo has none: leave it out with 'without'")
         distils = base in PEER_METHODS and PEER_METHODS[base].source is not None
         require(peers > 1 or not distils, "peers", peers, f"is too few for {base}")
-        return Cell(
+        cell = Cell(
             task=task,
             method=method,
             backbone=backbone,
@@ -279,6 +280,9 @@ class Spec:
             final_episodes=self.final_episodes,
             config=snapshot.plain(config),
         )
+        if cell.by_sb3:
+            export.check_trained_by_sb3(config)
+        return cell
 
 
 def steps_at_once(config: Config, peers: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change, require
 from policykd.core.networks import MLP, Adam, Network
 from policykd.export import sb3_ppo
 from policykd.export.deployed import ACTIVATIONS
@@ -44,17 +46,60 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 """Settings that a backbone shares with its model of SB3 alone, under the same names."""
 
+VARIED = {
+    "learning_rate": "learning_rate",
+    "gamma": "gamma",
+    "tau": "tau",
+    "action_noise_std": "noise_std",
+    "target_policy_noise": "target_noise_std",
+    "target_entropy": "target_entropy",
+}
+"""Where a learner keeps a setting that peers vary, one row per learner."""
+
+PLAIN: dict[str, Any] = {"layer_norm": False, "network": None, "critic_network": None}
+"""Settings of networks as SB3's ``MlpPolicy`` has them."""
+
 
 def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = None) -> Any:
-    """A new SB3 ``BaseAlgorithm`` of a backbone with our settings, on the CPU."""
+    """A new SB3 ``BaseAlgorithm`` of a backbone with our settings, on the CPU.
+
+    Raises:
+        PolicyKDError: SB3 cannot train with these settings.
+    """
+    check_trained_by_sb3(config)
     if isinstance(config, PPOConfig):
         return SB3PPO("MlpPolicy", env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
         size = env.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
+    if config.n_steps > 1:
+        known = "n_steps" in inspect.signature(MODELS[backbone]).parameters
+        require(known, "n_steps", config.n_steps, "is unknown to this stable-baselines3: install a newer one")
+        settings["n_steps"] = config.n_steps
     policy = {"net_arch": list(config.net_arch), "activation_fn": ACTIVATIONS[config.activation_fn]}
     return MODELS[backbone]("MlpPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
+
+
+def check_trained_by_sb3(config: Config) -> None:
+    """Refuse networks that SB3's ``MlpPolicy`` does not have.
+
+    Raises:
+        PolicyKDError: names the setting.
+    """
+    for name, plain in PLAIN.items():
+        value = getattr(config, name)
+        require(value == plain, name, value, "is not for agents of SB3, whose networks are plain MLPs: leave it out")
+
+
+def own_config(agent: Exportable, k: int) -> Config:
+    """The settings of learner ``k`` alone: those that peers vary from its own rows, which may move (rebirth)."""
+    own: dict[str, Any] = {}
+    for name, values in getattr(agent.config, "vary", {}).items():
+        rows = agent.recipe.n_steps if name == "n_steps" else getattr(agent.learner, VARIED.get(name, ""), None)
+        if name != "observations":  # which is in the weights
+            own[name] = values[k % len(values)] if rows is None else rows.flatten()[k].item()
+    return change(agent.config, {**own, "vary": {}}) if own else agent.config
 
 
 def vec_env(env: VecEnv, config: Config) -> VecEnv:
@@ -74,9 +119,10 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
 
     PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
     """
-    learner, config, twin = agent.learner, agent.config, sb3_twin(agent.learner)
+    learner, twin = agent.learner, sb3_twin(agent.learner)
     if twin is None:
         raise PolicyKDError(f"export: {agent.backbone} with these networks has no twin in Stable-Baselines3")
+    config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
     env = vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)
     model = make_model(twin, config, env)
     if isinstance(learner, PPO):

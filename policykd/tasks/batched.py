@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,11 @@ class BatchedEnvs:
             header: dict[str, float | str] = {"t_start": self.begun, "env_id": self.name}
             files = [str(folder / "monitor.csv") for folder in folders]
             self.logs = [EpisodeLog(file, header=header, override_existing=not append) for file in files]
+        self.actor_in: Callable[[int], int] = lambda e: e * learners // self.num_envs
+
+    def credit(self, actor_in: Callable[[int], int]) -> None:
+        """Write every episode into the log of the learner that acted in it, which ``actor_in`` says of environments."""
+        self.actor_in = actor_in
 
     def start(self, seeds: list[int]) -> Array:
         """Begin the first episode of every environment; returns observations ``(E, O)``.
@@ -184,7 +190,7 @@ class BatchedEnvs:
         episode = {"r": round(float(self.returns[e]), 6), "l": int(self.lengths[e]), "t": taken}
         self.returns[e], self.lengths[e] = 0.0, 0
         if self.logs:
-            self.logs[e * len(self.logs) // self.num_envs].write_row(dict(episode))
+            self.logs[self.actor_in(e)].write_row(dict(episode))
         successes = infos.get("final_info", infos).get("is_success")
         if successes is not None:
             episode["is_success"] = float(successes[e])

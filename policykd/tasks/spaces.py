@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import policykd_envs
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, nearest, one_line
@@ -67,15 +69,22 @@ def find_task(env: str | gym.Env | EnvFactory) -> Task:
                 f"environment: one {type(env).__name__} cannot be made again for every learner: hand in a function "
                 "that makes it, or a registered id"
             )
-        return Task(
-            spec.id, checked(lambda: policykd_envs.make(spec), spec.id), spec.kwargs == gym.spec(spec.id).kwargs
-        )
+        make = checked(lambda: policykd_envs.make(spec, disable_env_checker=True), spec.id)
+        return Task(spec.id, make, _as_registered(spec))
     if not callable(env):
         raise PolicyKDError(f"environment: got {not_a_task(env)}")
     make = checked(env, f"the function {getattr(env, '__name__', type(env).__name__)}")
     made = make()
     made.close()
     return Task(task_name(made), make, False)
+
+
+def _as_registered(spec: EnvSpec) -> bool:
+    """Whether the id alone makes the same: time limit, wrappers and all, but for Gymnasium's checker."""
+    registered = gym.registry.get(spec.id)
+    return registered is not None and registered == dataclasses.replace(
+        spec, disable_env_checker=registered.disable_env_checker
+    )
 
 
 def short_id(env_id: str) -> str:

@@ -87,6 +87,22 @@ class LearnerEnvs(DummyVecEnv):
         self.action_scale = action_scale(action_space)
         self.observations = np.zeros((learners * n_envs, observation_space.shape[0]), np.float32)
         self.threaded: Threaded | None = None
+        self.logs: list[EpisodeLog] = []
+        self.actor_in: Callable[[int], int]
+
+    def credit(self, actor_in: Callable[[int], int]) -> None:
+        """Write every episode into the log of the learner that acted in it, which ``actor_in`` says of environments."""
+        monitors = [env for env in self.envs if isinstance(env, Monitor)]
+        self.logs = [monitor.results_writer for monitor in monitors if isinstance(monitor.results_writer, EpisodeLog)]
+        self.actor_in = actor_in
+        for monitor in monitors:
+            monitor.results_writer = None
+
+    def close(self) -> None:
+        """Close the environments and the logs."""
+        super().close()
+        for log in self.logs:
+            log.close()
 
     @contextmanager
     def in_threads(self, threads: int) -> Iterator[None]:
@@ -129,6 +145,8 @@ class LearnerEnvs(DummyVecEnv):
             for e in np.flatnonzero(dones):
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
+                if self.logs:  # here, and not where environments step in threads: rows keep their order
+                    self.logs[self.actor_in(int(e))].write_row({name: infos[e]["episode"][name] for name in "rlt"})
         return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from policykd.learners.reading import reading
 from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
+from policykd.training.arguments import check_episodes
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 
@@ -239,8 +240,7 @@ class Acting:
         if self.evaluator is None:
             self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
         episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
-        if episodes < 1 or (seed is not None and seed < 0):
-            raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes} and {seed}")
+        check_episodes(episodes, 0 if seed is None else seed)
         seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
         act = self.policies if self.network is None else self._playing(self.network, self.evaluator)
         return self.evaluator.run(act, episodes, seeds, self.num_timesteps if seed is None else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,15 +12,15 @@ from torch import Tensor
 from policykd.core.arrays import as_numpy
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import as_type, change, require
+from policykd.learners.config import OffPolicyConfig, SACConfig
 from policykd.memory import SharedReplay
 from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
+from policykd.training.arguments import check_episodes, check_whole
 from policykd.training.group import GroupDistillation, Rule, group_actions
 
 A = TypeVar("A", bound="ActingAsOne")
-DAGGER_ROUNDS = 5
-"""Rounds in which a shipped student acts, each followed by distillation."""
 
 
 class ActingAsOne(Agent):
@@ -51,7 +51,11 @@ class ActingAsOne(Agent):
             n_eval_episodes: episodes per group.
             seed: seed of the episodes' initial states, the same for all groups; those of ``evaluate`` with it.
             rule: how a group chooses.
+
+        Raises:
+            PolicyKDError: these are no episodes, seed or rule, or "greedy" lacks critics.
         """
+        check_episodes(n_eval_episodes, seed)
         evaluator = Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)
         try:
             seeds = [seed] * len(self.seeds)
@@ -65,6 +69,7 @@ class ActingAsOne(Agent):
         Args:
             episodes: how many of the latest episodes are averaged.
         """
+        episodes = check_whole("episodes", episodes)
         means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
         places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
         return places + np.arange(len(places)) * self.peers
@@ -97,13 +102,17 @@ class ActingAsOne(Agent):
                 where the student comes to; they count in the student's ``num_timesteps``.
 
         Raises:
-            PolicyKDError: the learners have no replay, or it is empty.
+            PolicyKDError: the learners have no replay, it is empty, or an argument cannot work.
         """
+        gradient_steps, batch_size = (
+            check_whole("gradient_steps", gradient_steps),
+            check_whole("batch_size", batch_size),
+        )
+        dagger_steps = check_whole("dagger_steps", dagger_steps, 0)
+        learning_rate = as_type("learning_rate", learning_rate, float)
+        require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
-        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
-        changed |= {"buffer_size": self.config.batch_size * 2, "distill_batch_size": min(64, self.config.batch_size)}
-        changed |= {} if net_arch is None else {"net_arch": tuple(net_arch)}
         kind: Any = type(self)
         student: A = kind(
             self.factory if not self.made_by_id else self.env_id,
@@ -111,33 +120,34 @@ class ActingAsOne(Agent):
             backbone=self.learner_type,
             peers=1,
             seeds=self.seeds,
-            config=change(self.config, changed),
+            config=self._config_of_one(net_arch),
             device=str(self.device),
             compile=False,
         )
         sources = self.learner, self.replay_buffer, student.learner, self.peers, rule, student.streams["replay"]
         distillation = GroupDistillation(*sources, batch_size, learning_rate, self._best(rule))
         with one_thread():
-            if dagger_steps:
-                visit = student.visits(max(1, dagger_steps // DAGGER_ROUNDS))
-                distillation.run(gradient_steps, visit, DAGGER_ROUNDS)
-            else:
-                distillation.run(gradient_steps)
+            distillation.run(gradient_steps, student.visit, dagger_steps)
         return student
 
-    def visits(self, steps: int) -> Callable[[], Tensor]:
-        """A function that lets every learner act for so many more steps, without noise, and returns where it was.
+    def _config_of_one(self, net_arch: Sequence[int] | None) -> OffPolicyConfig:
+        """The settings of a shipped student, which has one environment and no peers."""
+        config = self.config
+        assert isinstance(config, OffPolicyConfig)
+        changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
+        changed |= {"buffer_size": config.batch_size * 2, "distill_batch_size": min(64, config.batch_size)}
+        if net_arch is not None:
+            changed["net_arch"] = tuple(net_arch) if isinstance(net_arch, Iterable) else net_arch
+        if isinstance(config, SACConfig):  # gradient_steps=-1: with one environment an update has fewer of them
+            at_once = config.gradient_steps if config.gradient_steps > 0 else config.train_freq
+            changed["target_update_interval"] = min(config.target_update_interval, at_once)
+        return change(config, changed)
 
-        Returns:
-            Raw observations ``(K, steps, O)`` at each call.
-        """
+    def visit(self, steps: int) -> Tensor:
+        """Let every learner act for so many more steps, without noise; returns where it was, ``(K, steps, O)``."""
         self.get_env()
-
-        def visit() -> Tensor:
-            seen = []
-            for _ in range(steps):
-                seen.append(as_numpy(self.collector.observations))
-                self.collector.step(self.policies(seen[-1]))
-            return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)
-
-        return visit
+        seen = []
+        for _ in range(steps):
+            seen.append(as_numpy(self.collector.observations))
+            self.collector.step(self.policies(seen[-1]))
+        return torch.from_numpy(np.stack(seen, axis=1)).to(self.device)

@@ -10,7 +10,7 @@ import torch
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import as_type, change, require
 from policykd.learners.config import Config
 from policykd.native.threads import Threads, count
 
@@ -25,6 +25,20 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     if len(set(values)) < len(values):
         raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
     return tuple(int(seed) for seed in values)
+
+
+def check_whole(name: str, value: int, least: int = 1) -> int:
+    """A whole number from ``least`` up."""
+    number: int = as_type(name, value, int)
+    require(number >= least, name, value, f"must be at least {least}")
+    return number
+
+
+def check_episodes(episodes: int, seed: int) -> None:
+    """Refuse an evaluation of no episodes, or whose starts no seed says."""
+    whole = isinstance(episodes, int | np.integer) and isinstance(seed, int | np.integer)
+    if not whole or episodes < 1 or seed < 0:
+        raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes!r} and {seed!r}")
 
 
 def check_threads(threads: Threads) -> Threads:

@@ -36,10 +36,18 @@ class Collector:
         self.env_id, self.n_envs, self.run = env_id, n_envs, run
         self.actor_in: Callable[[int], int] = lambda e: e // n_envs
         """The learner that acts in environment e."""
+        self.dealt = False
+        """Whether that may be another than the one whose environment it is."""
 
     def attach(self, envs: LearnerEnvs | BatchedEnvs, observations: Array, starts: np.ndarray) -> None:
         """Take the environments, as they are after a reset or a restored checkpoint."""
         self.envs, self.observations, self.starts = envs, observations, starts
+        if self.dealt:
+            envs.credit(self.actor_in)
+
+    def deal(self, actor_in: Callable[[int], int]) -> None:
+        """From now on ``actor_in`` says who acts in an environment, and whose its episodes are."""
+        self.actor_in, self.dealt = actor_in, True
 
     def step(self, actions: Array, *, scaled: bool = True) -> Step:
         """Step every environment, count the step and the episodes that ended with it.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.peer_step import DistillationStep, nothing
@@ -20,6 +20,9 @@ from policykd.memory.replay import SharedReplay
 Rule = Literal["mean", "greedy", "best"]
 """How a group chooses: the mean of its peers' actions; the action that its critics value most (generalised policy
 improvement, Barreto et al. 2017); or what the peer does whose latest training episodes returned most."""
+
+DAGGER_ROUNDS = 5
+"""Rounds in which a student that is distilled acts, each followed by distillation."""
 
 
 def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule, best: Tensor | None = None) -> Tensor:
@@ -33,8 +36,10 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
         best: "best": the index of that learner in every group, ``(G,)``.
 
     Raises:
-        PolicyKDError: "greedy" needs critics Q(s, a).
+        PolicyKDError: the rule is unknown, or "greedy" lacks critics Q(s, a).
     """
+    if rule not in (rules := get_args(Rule)):
+        raise PolicyKDError(f"rule: {rule!r} is unknown{nearest(str(rule), rules)}; there are {', '.join(rules)}")
     everybody = observations.repeat_interleave(peers, dim=0)
     actions = learner.policy(learner.actor, everybody).unflatten(0, (-1, peers))
     if rule == "mean":
@@ -45,7 +50,8 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
         of_best: Tensor = actions.flatten(0, 1)[best]
         return of_best
     if not isinstance(learner, OffPolicyLearner):
-        raise PolicyKDError(f"learner: greedy needs critics Q(s, a), and {learner.name} has none: use group")
+        advice = 'use rule="mean" (of predict: learner="group")'
+        raise PolicyKDError(f"rule: greedy needs critics Q(s, a), and {learner.name} has none: {advice}")
     groups, _, batch, size = actions.shape
     # Every peer's critics judge the actions of all peers: (K, N * B) state-action pairs in each row.
     candidates = actions.reshape(groups, 1, peers * batch, size).expand(-1, peers, -1, -1).flatten(0, 1)
@@ -82,13 +88,13 @@ class GroupDistillation:
     best: Tensor | None = None
 
     @torch.no_grad()
-    def run(self, gradient_steps: int, visit: Callable[[], Tensor] | None = None, rounds: int = 0) -> Tensor:
+    def run(self, gradient_steps: int, visit: Callable[[int], Tensor] | None = None, dagger_steps: int = 0) -> Tensor:
         """Distil; after half of the steps, also at states that the students visit (DAgger, Ross et al. 2011).
 
         Args:
             gradient_steps: steps of Adam.
-            visit: lets all students act and returns the states where they were, ``(G, n, O)``.
-            rounds: how often to ask for such states; from then on they are half of every batch.
+            visit: lets all students act for n steps and returns the states where they were, ``(G, n, O)``.
+            dagger_steps: how many such states to ask for, in rounds; from then on they are half of every batch.
 
         Returns:
             The last batch's mean squared distance of actions ``(G,)``.
@@ -96,12 +102,15 @@ class GroupDistillation:
         student = self.student
         step = DistillationStep(None, student.config, student, divergence_of("action_mse"))
         first = gradient_steps // 2
-        asked = {first + n * (gradient_steps - first) // max(1, rounds) for n in range(rounds)}
+        rounds = min(DAGGER_ROUNDS, dagger_steps, gradient_steps - first)
+        starts = [first + n * (gradient_steps - first) // rounds for n in range(rounds)]
+        counts = [(n + 1) * dagger_steps // rounds - n * dagger_steps // rounds for n in range(rounds)]
+        asked = dict(zip(starts, counts, strict=True))
         visited: list[Tensor] = []
         info: dict[str, Tensor] = {}
         for done in range(gradient_steps):
             if visit is not None and done in asked:
-                visited.append(visit())
+                visited.append(visit(asked[done]))
             states = self._states(torch.cat(visited, dim=1) if visited else None)
             target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule, self.best))
             rate = torch.tensor(self.learning_rate * (1 - done / gradient_steps), device=states.device)

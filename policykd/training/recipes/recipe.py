@@ -21,11 +21,11 @@ class Recipe(Protocol):
         """One step of all environments into the memory."""
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The updates that are due after a step; diagnostics ``(K,)`` by log key.
+        """The updates that are due after a step; the latest diagnostics ``(K,)`` by log key.
 
         Args:
             progress: from 0 to 1 over the run, for schedules.
-            diagnose: also compute what is only logged.
+            diagnose: also compute what is only logged, now or at the next occasion.
         """
 
     def compile(self) -> None:

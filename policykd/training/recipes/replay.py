@@ -46,12 +46,16 @@ class LearnFromReplay:
         self.learner, self.config, self.replay, self.collector = learner, config, replay, collector
         self.exploration, self.sampling, self.group_size = exploration, sampling, peers
         self.n_updates = 0
+        self.info: dict[str, Tensor] = {}
+        """Diagnostics of the latest update."""
+        self.diagnosing = True
+        """Whether a gradient step shall compute what is only logged: until one of distillation has."""
         self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
             self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
-            collector.actor_in = self.allocation.actor_in
+            collector.deal(self.allocation.actor_in)
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
@@ -100,15 +104,19 @@ class LearnFromReplay:
         return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The gradient steps that are due after a step of the environments."""
+        """The gradient steps that are due after a step of the environments; returns the latest diagnostics."""
         config, info = self.config, dict[str, Tensor]()
-        steps = self.own_steps
+        steps, self.diagnosing = self.own_steps, self.diagnosing or diagnose
         if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
-            return info
+            return self.info
         self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
-            info = {**info, **self.step(progress, diagnose)}
-        return info
+            info = {**info, **self.step(progress, self.diagnosing)}
+        if self.compiled and self.learner.actor.is_cuda:  # the next call of a CUDA graph writes into what it returned
+            info = {key: value.clone() for key, value in info.items()}
+        self.diagnosing = self.diagnosing and "distill/loss" not in info
+        self.info = {**self.info, **info}
+        return self.info
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every learner; diagnostics ``(K,)``."""
@@ -122,12 +130,15 @@ class LearnFromReplay:
         return self.replay.sample(size, self.sampling, source)
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps, and who acts."""
+        """The number of gradient steps, what rows of the log say until the next, and who acts."""
         dealt = {} if self.allocation is None else {"allocation": self.allocation.state()}
-        return {"n_updates": self.n_updates, **dealt}
+        return {"n_updates": self.n_updates, "last_update": self.info, "diagnosing": self.diagnosing, **dealt}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.n_updates = state["n_updates"]
+        device = self.learner.actor.device
+        self.info = {key: value.to(device) for key, value in state.get("last_update", {}).items()}
+        self.diagnosing = bool(state.get("diagnosing", True))
         if self.allocation is not None and "allocation" in state:
             self.allocation.restore(state["allocation"])

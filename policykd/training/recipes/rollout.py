@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -256,8 +257,19 @@ class PeersOnRollouts(LearnFromRollouts):
             turn = (number + i) % len(self.peers.turns)
             source = self.peers.peer_of[turn] if self.method.states == "peer" else index
             states = self.rollout.sample_states(config.distill_batch_size, self.sampling, source, config.distill_recent)
-            info |= self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
+            with self._untaught_stay(self.peers.turns[turn][2]):
+                info |= self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
         return info
+
+    @contextmanager
+    def _untaught_stay(self, taught: Tensor) -> Iterator[None]:
+        """Put learners back who only teach: PPO's own Adam would move them on by its momentum."""
+        untaught, adam = torch.flatten(torch.nonzero(taught == 0)), self.learner.adam
+        shared = self.config.distill_optimizer == "shared" and len(untaught) > 0
+        kept = [(t, t[untaught]) for t in (self.learner.parameters, adam.exp_avg, adam.exp_avg_sq) if shared]
+        yield
+        for tensor, rows in kept:
+            tensor[untaught] = rows
 
     def state(self) -> dict[str, Any]:
         """The number of epochs, the latest diagnostics, and distillation's optimiser."""
