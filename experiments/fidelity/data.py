@@ -135,7 +135,7 @@ def main(options: Options) -> None:
         digits = load_mnist_5k(options.data)
         for seed in options.seeds:
             one_seed(rows, RECIPES[options.recipe], seed, digits.train, digits.test, options.steps)
-    table = write_report(rows, options.recipe, options.out)
+    table = write_report(rows, options.out, options.recipe)
     publish(table, options.page, f"{options.recipe} table")
     print(table)
 
@@ -193,7 +193,7 @@ def train_teacher(recipe: Recipe, few: Examples, seed: int) -> nn.Module:
     return teacher
 
 
-def write_report(rows: Measurements, name: str, out: Path) -> str:
+def write_report(rows: Measurements, out: Path, name: str = "data") -> str:
     """Table and picture; returns the table."""
     columns = (
         "test agreement",
