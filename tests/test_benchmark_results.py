@@ -223,3 +223,24 @@ def test_intervals_are_shown_with_their_value(summary):
     assert shown(estimate) == f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
     assert json.loads(json.dumps(list(estimate)))[1] <= estimate.value <= estimate.high
     assert TINY["name"] == summary.spec.name
+    with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
+        read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])
+
+
+def test_a_group_that_acts_as_one_is_whole_or_refused(spec):
+    cell = spec.cells[-1]
+    rows = simulate_cell(spec, cell).rows
+    final = {r.seed: r for r in rows if r.phase == "final"}
+    group = [Row(**{**vars(r), "phase": "group", "learner": 0}) for r in final.values()]
+    assert read_scores(cell, [*rows, *group]).as_one["group"].shape == (5,)
+    for change, said in (
+        ({"seed": 99}, "has a row of group, seed 99"),
+        ({"phase": "grup"}, "has a row of grup"),
+        ({"mean": float("inf")}, "not a number"),
+        ({"seed": 1}, "not every evaluation"),
+    ):
+        with pytest.raises(PolicyKDError, match=said):
+            read_scores(cell, [*rows, Row(**{**vars(group[0]), **change}), *group[1:]])
+    for wrong in (group[1:], [*group, group[0]]):
+        with pytest.raises(PolicyKDError, match=f"has {len(rows) + len(wrong)} rows, not {len(rows) + 5}"):
+            read_scores(cell, [*rows, *wrong])
