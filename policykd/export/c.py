@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_text
+from policykd.core.files import placing, write_text
 from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
@@ -82,9 +80,7 @@ def to_c(
     act, compiled = _act(policy)
     difference = checked(agent, k, reads(agent, inputs, act), str(path))
     size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        folder = Path(temporary) / path.name
+    with placing(path) as folder:
         folder.mkdir()
         about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
         about += [
@@ -93,7 +89,6 @@ def to_c(
         ]
         write_text(folder / "policy.h", c_code.header(policy, about))
         write_text(folder / "policy.c", c_code.source(policy))
-        shutil.move(folder, path)
     return size
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from policykd.core.files import write_text
+from policykd.core.files import placing, write_text
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
 from policykd.export.proof import require_free
@@ -49,9 +47,7 @@ def to_hub_folder(
     """
     require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        folder = Path(temporary) / path.name
+    with placing(path) as folder:
         to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)
         _write_config(folder, name)
         teacher = Teacher.load(folder, agent.factory)
@@ -62,7 +58,6 @@ def to_hub_folder(
             look = agent.view.follow()
             record(agent.env_id, lambda o: teacher.predict(look(o))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
-        shutil.move(folder, path)
     return dataclasses.replace(score, source=str(path))
 
 

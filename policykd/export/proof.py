@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
@@ -131,16 +130,13 @@ def write_compared(
         PolicyKDError: it does not, or ``path`` exists.
     """
     require_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with placing(path) as temporary:
         write(temporary)
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
         one = random_observations(agent, k)[:1]
         if act(one).shape != (1, *agent.action_scale.shape):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
-        shutil.move(temporary, path)
     return difference
 
 

@@ -97,8 +97,9 @@ class ActingAsOne(Agent):
                 where the student comes to; they count in the student's ``num_timesteps``.
 
         Raises:
-            PolicyKDError: the learners have no replay, or it is empty.
+            PolicyKDError: the learners have no replay, or it is empty; or some have diverged.
         """
+        self.check_finite("ship")
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
         changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
