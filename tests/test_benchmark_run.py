@@ -317,6 +317,16 @@ def test_two_drivers_do_not_share_a_folder(folder):
         run_matrix(file, MatrixOptions())
 
 
+def test_results_in_a_folder_above_the_work_go_on(instant):
+    file, options = write(methods=["independent"]), MatrixOptions(out=".", jobs=1)
+    cell = load_spec(file).cells[0]
+    left = Path("runs/benchmark/tiny", cell.name)
+    left.mkdir(parents=True)
+    (left / CELL).write_text(json.dumps(cell.plain()))
+    assert run_matrix(file, options) == run_matrix(file, options) == []
+    assert Results(".").done((cell,)) == {cell.name}
+
+
 def test_more_jobs_than_cores_are_refused():
     with pytest.raises(PolicyKDError, match="--jobs 1000 must be from 1 to the"):
         run_matrix(write(), MatrixOptions(jobs=1000))

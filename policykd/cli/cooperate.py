@@ -30,7 +30,7 @@ from policykd.core.lock import alone
 from policykd.training.begin import OPTIONS, check_options
 from policykd.training.run_folder import holds_nothing
 
-RESULT = "teaching.png"
+RESULT, RECEIVED = "teaching.png", "received"
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _is_finished(folder: Path, options: CooperateOptions) -> bool:
     begins = holds_nothing(folder)
     if not begins:
         check_options(folder, "cooperate", json.loads(text))
-    remove_unfinished(folder)
+    remove_unfinished(folder, folder / RECEIVED)
     if begins:
         write_text(folder / OPTIONS, text)
     return (folder / RESULT).exists()
@@ -242,12 +242,12 @@ def _is_finished(folder: Path, options: CooperateOptions) -> bool:
 
 def _write(cooperation: CooperativeDistillation, folder: Path) -> None:
     """Everything that a run leaves; the picture comes last."""
-    (folder / "received").mkdir(exist_ok=True)
+    (folder / RECEIVED).mkdir(exist_ok=True)
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))
     write_text(folder / "accuracy.csv", cooperation.accuracy_.to_csv(index=False))
     for name, table in cooperation.received_.items():
-        write_text(folder / "received" / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / RECEIVED / f"{name}.csv", table.to_csv(index=False))
     teaching_graph(cooperation.lessons_, cooperation.accuracy_, folder / RESULT)
 
 
