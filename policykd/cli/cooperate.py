@@ -97,6 +97,9 @@ def run(arguments: Sequence[str]) -> None:
         except PolicyKDError:  # nothing was computed: a run that is refused leaves nothing behind
             (folder / OPTIONS).unlink()
             raise
+        except KeyboardInterrupt:
+            say("\ninterrupted: nothing is saved before the end; --resume starts again")
+            raise
         _write(cooperation, folder)
     lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
     say(lessons.to_string(index=False))
