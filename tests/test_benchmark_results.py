@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from rliable import library, metrics
 from scipy.stats import trim_mean
 from tiny import POINT, contents
@@ -20,6 +21,7 @@ from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
 from policykd.benchmark.tables import benchmark_tables, number, shown
 from policykd.core.errors import PolicyKDError
+from policykd.training.run_folder import holds_nothing
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,32 @@ def test_results_of_another_spec_are_refused(spec, folder):
         Results(folder).begin(parse_spec(named), named)
 
 
+def test_what_a_killed_driver_left_is_removed_and_nothing_else(spec, tmp_path):
+    ours = [".spec.yaml.12.tmp", "Hopper-v5/.dpd.csv.12.tmp"]
+    theirs = [".cache.tmp", ".12.tmp", "Hopper-v5/.a.b.tmp", "mine/.notes.txt.12.tmp", "Hopper-v5/mine/.a.12.tmp"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    Results(tmp_path).begin(spec, MADE_UP)
+    assert set(contents(tmp_path)) == {"spec.yaml", *theirs}
+
+
+def test_a_folder_with_files_of_others_is_not_empty(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.12.tmp").write_text("x")
+    assert holds_nothing(tmp_path)
+    (tmp_path / "notes.tmp").write_text("x")
+    assert not holds_nothing(tmp_path)
+
+
+def test_two_drivers_do_not_write_one_file_at_once(spec, tmp_path, monkeypatch):
+    results, cell = Results(tmp_path), spec.cells[0]
+    monkeypatch.setattr("policykd.benchmark.results.HELD_SECONDS", 0)
+    with FileLock(tmp_path / ".lock"), pytest.raises(PolicyKDError, match="is in use by another process"):
+        results.save(cell, simulate_cell(spec, cell))
+    results.save(cell, simulate_cell(spec, cell))
+    assert set(contents(tmp_path)) == {f"{cell.name}.json", f"{cell.name.removesuffix('-td3')}.csv"}
+
+
 @pytest.mark.parametrize("damage", ["cut", "edited", "gone", "binary"])
 def test_a_damaged_csv_is_one_line(spec, tmp_path, damage):
     results, cell = Results(tmp_path), spec.cells[0]
@@ -195,6 +223,27 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
     bad = Row(**{**vars(rows[0]), "mean": float("nan")})
     with pytest.raises(PolicyKDError, match="not a number"):
         read_scores(cell, [bad, *rows[1:]])
+    with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
+        read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])
+
+
+def test_a_group_that_acts_as_one_is_whole_or_refused(spec):
+    cell = spec.cells[-1]
+    rows = simulate_cell(spec, cell).rows
+    final = {r.seed: r for r in rows if r.phase == "final"}
+    group = [Row(**{**vars(r), "phase": "group", "learner": 0}) for r in final.values()]
+    assert read_scores(cell, [*rows, *group]).as_one["group"].shape == (5,)
+    for change, said in (
+        ({"seed": 99}, "has a row of group, seed 99"),
+        ({"phase": "grup"}, "has a row of grup"),
+        ({"mean": float("inf")}, "not a number"),
+        ({"seed": 1}, "not every evaluation"),
+    ):
+        with pytest.raises(PolicyKDError, match=said):
+            read_scores(cell, [*rows, Row(**{**vars(group[0]), **change}), *group[1:]])
+    for wrong in (group[1:], [*group, group[0]]):
+        with pytest.raises(PolicyKDError, match=f"has {len(rows) + len(wrong)} rows, not {len(rows) + 5}"):
+            read_scores(cell, [*rows, *wrong])
 
 
 def test_results_can_live_wherever_fsspec_reaches(spec, folder, monkeypatch):

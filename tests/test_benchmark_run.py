@@ -1,5 +1,6 @@
 """Running a matrix: what is done is skipped, what was interrupted goes on, and one fault does not stop the others."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from tiny import POINT, contents, start
-from tiny_benchmark import HERE, REFERENCE, SLOW, changed, rows, write
+from tiny_benchmark import HERE, REFERENCE, SLOW, TINY, changed, rows, write
 
 from experiments.benchmark_size.simulated import simulate_cell
 from policykd.benchmark import local
@@ -316,6 +317,16 @@ def test_two_drivers_do_not_share_a_folder(folder):
         run_matrix(file, MatrixOptions())
 
 
+def test_results_in_a_folder_above_the_work_go_on(instant):
+    file, options = write(methods=["independent"]), MatrixOptions(out=".", jobs=1)
+    cell = load_spec(file).cells[0]
+    left = Path("runs/benchmark/tiny", cell.name)
+    left.mkdir(parents=True)
+    (left / CELL).write_text(json.dumps(cell.plain()))
+    assert run_matrix(file, options) == run_matrix(file, options) == []
+    assert Results(".").done((cell,)) == {cell.name}
+
+
 def test_more_jobs_than_cores_are_refused():
     with pytest.raises(PolicyKDError, match="--jobs 1000 must be from 1 to the"):
         run_matrix(write(), MatrixOptions(jobs=1000))
@@ -341,6 +352,52 @@ def test_an_interrupted_sb3_cell_keeps_the_seeds_that_are_through(monkeypatch):
     result = run_cell(cell, Path("cell"), lambda steps: None)
     assert trained == [0, "interrupted", 1]
     assert {r.seed for r in result.rows} == {0, 1}
+
+
+def test_seeds_of_sb3_count_for_the_settings_that_they_were_trained_with(monkeypatch):
+    from policykd.benchmark import sb3_cell
+
+    trained = []
+
+    def train(cell, seed, net_arch, *rest):
+        trained.append((seed, cell.settings.learning_rate))
+        return simulate_cell(spec, dataclasses.replace(cell, seeds=(seed,))).rows
+
+    monkeypatch.setattr(sb3_cell, "_train", train)
+    spec, other = (
+        parse_spec(changed(methods=["sb3"], settings={**TINY["settings"], "learning_rate": rate}))
+        for rate in (0.001, 0.1)
+    )
+    (cell,), (edited,) = spec.cells, other.cells
+    run, folder = (lambda cell: run_cell(cell, folder, lambda steps: None).rows), Path("cell")
+    rows = run(cell)
+    assert run(dataclasses.replace(cell, seeds=(1, 0))) == [*rows[3:], *rows[:3]]
+    run(edited)
+    assert trained == [(0, 0.001), (1, 0.001), (0, 0.1), (1, 0.1)]
+    for seed in cell.seeds:  # as older versions kept them
+        file = folder / f"seed_{seed}.json"
+        file.write_text(json.dumps(json.loads(file.read_text())["rows"]))
+    sb3_cell.name_cell(folder, {**edited.plain(), "seeds": [0]})
+    run(edited)
+    assert len(trained) == 4
+    run(cell)
+    assert trained[4:] == [(0, 0.001), (1, 0.001)]
+
+
+def test_the_cell_that_a_folder_was_used_for_is_noted_before_the_next_one_takes_it(monkeypatch):
+    cell = parse_spec(changed(methods=["sb3"])).cells[0]
+    Path("cell").mkdir()
+    Path("cell", CELL).write_text('{"a": 1}')
+    Path("cell", "seed_0.json").write_text("[[2]]")
+    monkeypatch.setattr(local.subprocess, "Popen", _refuse)
+    with pytest.raises(OSError, match="no process"):
+        local._Worker(cell, 1, Path("cell"), None, 1)
+    assert json.loads(Path("cell", "seed_0.json").read_text()) == {"cell": {"a": 1}, "rows": [[2]]}
+    assert json.loads(Path("cell", CELL).read_text()) == cell.plain()
+
+
+def _refuse(*arguments, **options):
+    raise OSError("no process")
 
 
 def test_the_time_left_is_estimated_from_what_steps_have_cost():

@@ -18,6 +18,7 @@ from policykd.cli.video import VideoOptions
 from policykd.core import checkpoint
 from policykd.learners.config import DDPGConfig, TD3Config
 from policykd.learners.presets import PRESETS
+from policykd.measure import video
 from policykd.training.dual_student import DualStudent
 
 
@@ -163,6 +164,30 @@ def test_video_writes_the_file(capsys):
     assert first[4:8] == b"ftyp"
     main(["video", "agent.safetensors", "--out", "replay.mp4", "--steps", "9", "--overwrite"])
     assert Path("replay.mp4").read_bytes() != first
+
+
+def test_a_video_that_cannot_be_drawn_is_one_line_and_another_status(capsys, monkeypatch, caplog):
+    monkeypatch.setattr(video, "_picture", lambda env: env.no_screen)
+    DualStudent(POINT, config=TINY).save("agent")
+    with pytest.raises(SystemExit) as error:
+        main(["video", "agent.safetensors", "--out", "new/replay.mp4", "--steps", "5"])
+    assert error.value.code == 1 and capsys.readouterr().out == ""
+    assert caplog.text.count(f"no video of {POINT}: ") == 1 and not Path("new").exists()
+
+
+def test_learners_that_diverged_are_named_and_not_shipped(capsys):
+    DualStudent(POINT, config={**TINY, "learning_starts": 10}, run_dir="run").learn(40)
+    state = checkpoint.load(Path("run/checkpoint.safetensors"))
+    state["learner"]["actor"][1] = float("nan")
+    checkpoint.save(Path("run/checkpoint.safetensors"), state)
+    for command, words in (("evaluate", []), ("ship", ["--out", "new/small"])):
+        with pytest.raises(SystemExit) as error:
+            main([command, "run", "--n-eval-episodes", "1", *words])
+        out, line = capsys.readouterr()
+        assert error.value.code == 2 and line.count("\n") == 1
+        assert f"policykd: error: {command}: learner 1 has weights that are not finite" in line
+        assert ("learner 0 (seed 0, peer 0): return" in out) == (command == "evaluate")
+    assert not Path("new").exists()
 
 
 BASE = {**TINY, "distill_recent": 10, "eval_freq": 60, "checkpoint_freq": 80, "learning_starts": 30}

@@ -13,6 +13,7 @@ from cooperating import COLOURS, clouds
 
 from policykd.cli import main
 from policykd.cli.cooperate import _encode, _read_csv
+from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.core.errors import PolicyKDError
 
 
@@ -47,6 +48,21 @@ def test_a_run(files, capsys):
     options = json.loads((files / "run" / "options.json").read_text())
     assert options["search"]["alpha"] == 0.7 and options["rounds"] == 2
     assert "policykd" in json.loads((files / "run" / "versions.json").read_text())["packages"]
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(files, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(CooperativeDistillation, "fit", interrupted)
+        with pytest.raises(SystemExit) as ended:
+            main(["cooperate", *OWN, "--run-dir", "run"])
+    assert ended.value.code == 130
+    assert "interrupted: nothing is saved before the end; --resume starts again" in capsys.readouterr().out
+    main(["cooperate", *OWN, "--run-dir", "run", "--resume"])
+    assert (files / "run" / "teaching.png").exists()
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_yes_and_no_stay_so(files):

@@ -128,12 +128,12 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
     half = student.action_scale.half_range
     monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) + 2e-5 * half)
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
-        write(student, 0, tmp_path / "out.x")
+        write(student, 0, tmp_path / "new" / "a" / "out.x")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(proof, "CHECKED", 8)
     monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) * np.nan)
     with pytest.raises(PolicyKDError, match="not written"):
-        write(student, 0, tmp_path / "out.x")
+        write(student, 0, tmp_path / "new" / "a" / "out.x")
     assert list(tmp_path.iterdir()) == []
 
 

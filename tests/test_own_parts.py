@@ -189,12 +189,32 @@ def test_a_plugin_makes_parts_known_to_a_benchmark(capsys):
 
 def test_plugins_that_cannot_be_imported_are_one_line(capsys):
     Path("broken.py").write_text("raise RuntimeError('on purpose')")
+    Path("ends.py").write_text("import sys; sys.exit()")
     for arguments, words in (
         (["--plugins", "no_such_module", "train"], "plugins: no_such_module cannot be imported"),
         (["--plugins", "broken", "train"], "plugins: broken cannot be imported: on purpose"),
+        (["--plugins=broken", "train"], "plugins: broken cannot be imported: on purpose"),
+        (["--plugins", "ends", "train"], "plugins: ends calls sys.exit"),
         (["--plugins"], "plugins: name a module"),
+        (["--plugins=", "train"], "plugins: name a module"),
+        (["--plugins", ",", "train"], "plugins: name a module"),
     ):
         with pytest.raises(SystemExit) as caught:
             policykd(arguments)
         error = capsys.readouterr().err
         assert caught.value.code == 2 and words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("first", [["--plugins", "broken"], ["--plugins=broken"], []])
+def test_help_and_version_need_no_plugin_and_no_folder(first, capsys, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    policykd([*first, "--help"])
+    policykd([*first, "--version"])
+    assert "COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        policykd(["evaluate", "run"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "policykd: error: current folder: it was deleted: change to another one\n"

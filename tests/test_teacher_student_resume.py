@@ -92,6 +92,7 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     rows = (tmp_path / "sweep" / "students.csv").read_text().splitlines()
     assert len(rows) == 5
     main([*common, str(tmp_path / "one"), "--student", "4x4"])
+    (tmp_path / "one" / ".theirs.1.tmp").write_text("of a run that is refused")
     before = contents(tmp_path / "one")
     with pytest.raises(SystemExit):
         main([*common, str(tmp_path / "one"), "--student", "4x4"])  # nothing is overwritten
@@ -99,6 +100,9 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*common, str(tmp_path / "one"), "--student", "8", "--resume"])
     assert "net_arch was [4, 4], now [8]" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*common, str(tmp_path / "one"), "--student", "4x4", "8", "--resume"])  # no sweep
+    assert "exists and is not empty" in capsys.readouterr().err
     assert contents(tmp_path / "one") == before
     longer = [*common[:-2], "160", "--run-dir"]
     main([*longer, str(tmp_path / "one"), "--student", "4x4", "--resume"])
@@ -122,6 +126,17 @@ def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
     agent = TeacherStudent.load(tmp_path / "run")
     assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 208, 128)
     assert (tmp_path / "run" / "dagger-ppo").is_dir()
+    before = contents(tmp_path / "run")
+    changes = ["--learning-rate", "0.5", "--seeds", "7", "--method", "bc"]
+    for more, said in (
+        (changes, ("learning_rate was", "now 0.5", "seeds was [0], now [7]", "method was 'dagger', now 'bc'")),
+        (["--total-timesteps", "90"], ("fine-tuning began after 80 steps",)),
+    ):
+        with pytest.raises(SystemExit):
+            main([*common, "128", "--resume", *more])
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and all(part in line for part in said)
+    assert contents(tmp_path / "run") == before
 
 
 def test_bad_input_on_the_command_line_is_one_line(capsys):

@@ -10,11 +10,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progressed, Started
 from policykd.benchmark.rows import from_json
+from policykd.benchmark.sb3_cell import name_cell
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import CELL, FAILURE, RESULT
 from policykd.core.errors import PolicyKDError
@@ -102,6 +104,8 @@ class _Worker:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, FAILURE):
             (folder / name).unlink(missing_ok=True)
+        with suppress(OSError, ValueError):
+            name_cell(folder, json.loads((folder / CELL).read_text()))
         write_text(folder / CELL, json.dumps(cell.plain()))
         with open(folder / "log.txt", "ab") as log:
             self.process = subprocess.Popen(

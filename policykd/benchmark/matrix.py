@@ -109,7 +109,7 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
             for event in _events(missing, work, options):
                 try:
                     failed += _keep(event, results, work, command)
-                except OSError as error:  # a full disk must not take the other cells with it
+                except (OSError, PolicyKDError) as error:  # a full disk must not take the other cells with it
                     unkept.append(f"{event.cell.name}: {error}")
                     display.say(f"{event.cell.name}: cannot keep its result: {error}")
                 display.see(event)

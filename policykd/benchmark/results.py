@@ -14,19 +14,23 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from policykd.benchmark.rows import CellResult, Row
-from policykd.benchmark.spec import Cell, Spec
+from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import remove_unfinished, write_bytes
+from policykd.core.lock import alone
 from policykd.core.parsing import parse_json
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
 SPEC = "spec.yaml"
 FAILED = ".failed.txt"
+HELD_SECONDS = 60
 
 
 class Store:
@@ -88,17 +92,29 @@ class Store:
             raise PolicyKDError(f"results: {path} is a link out of the folder: remove it")
         return path
 
-    def tidy(self) -> None:
-        """Remove what a driver left that was killed while it wrote."""
+    def tidy(self, folders: Iterable[str]) -> None:
+        """Remove what a driver left, here and in these folders, that was killed while it wrote."""
         if self._remote is None:
-            remove_unfinished(Path(self.place))
+            remove_unfinished(Path(self.place), *(Path(self.place, name) for name in folders))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other drivers from writing into the folder; a remote place cannot be held."""
+        if self._remote is not None:
+            yield
+            return
+        Path(self.place).mkdir(parents=True, exist_ok=True)
+        with alone(Path(self.place), timeout=HELD_SECONDS):
+            yield
 
     def names(self) -> list[str]:
-        """Every file, sorted."""
+        """Every file, and those of every folder, sorted; what is deeper, such as a benchmark's work, is not ours."""
         if self._remote is not None:
             return sorted(path.removeprefix(f"{self._root}/") for path in self._remote.find(self._root))
         root = Path(self.place)
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(root).as_posix() for path in (*root.glob("*"), *root.glob("*/*")) if path.is_file()
+        )
 
 
 class Results:
@@ -126,7 +142,7 @@ class Results:
             raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
         if before != text:
             self.store.write(SPEC, text)
-        self.store.tidy()
+        self.store.tidy(map(task_folder, spec.tasks))
 
     def spec(self) -> Spec:
         """The benchmark whose results these are.
@@ -205,15 +221,17 @@ class Results:
 
         Raises:
             OSError: it cannot be written; what was there before is untouched.
+            PolicyKDError: another process holds the folder for longer than a minute.
         """
         name = _csv(cell)
-        kept = _by_backbone(self.store.read(name) or "")
-        kept[cell.backbone] = _format(result.rows)
-        text = "\n".join([",".join(COLUMNS), *(line for key in sorted(kept) for line in kept[key])]) + "\n"
-        self.store.write(name, text)
-        provenance = {**result.provenance, "rows_sha256": _checksum(kept[cell.backbone])}
-        self.store.write(f"{cell.name}.json", json.dumps(provenance, indent=1) + "\n")
-        self.store.remove(cell.name + FAILED)
+        with self.store.held():  # another driver may add another backbone's rows
+            kept = _by_backbone(self.store.read(name) or "")
+            kept[cell.backbone] = _format(result.rows)
+            text = "\n".join([",".join(COLUMNS), *(line for key in sorted(kept) for line in kept[key])]) + "\n"
+            self.store.write(name, text)
+            provenance = {**result.provenance, "rows_sha256": _checksum(kept[cell.backbone])}
+            self.store.write(f"{cell.name}.json", json.dumps(provenance, indent=1) + "\n")
+            self.store.remove(cell.name + FAILED)
 
     def save_failure(self, cell: Cell, text: str) -> None:
         """Keep why a cell could not be made."""

@@ -13,6 +13,9 @@ from policykd.benchmark.spec import Cell
 from policykd.core.parsing import parse_json
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 
+AS_ONE = ("trained", "group", "greedy", "student")
+"""Phases that are ways of making one policy of a group."""
+
 
 @dataclass(frozen=True)
 class Row:

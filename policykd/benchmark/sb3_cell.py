@@ -6,6 +6,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
 
     Args:
         cell: a cell of ``sb3`` or ``sb3_double``.
-        folder: gets SB3's files of every seed and, once it is finished, ``seed_<n>.json``.
+        folder: gets SB3's files of every seed and, once it is finished, ``seed_<n>.json``, which names its
+            cell: a seed of other settings is trained again.
         report: told the steps so far, of all seeds together.
     """
     net_arch = _net_arch(cell)
@@ -45,13 +48,13 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
     rows: list[Row] = []
     for number, seed in enumerate(cell.seeds):
         done = folder / f"seed_{seed}.json"
-        if not done.exists():
+        if (trained := _kept(done, cell)) is None:
             shutil.rmtree(folder / f"seed_{seed}", ignore_errors=True)
             trained = _train(
                 cell, seed, net_arch, folder / f"seed_{seed}", Throttled(report, number * cell.total_timesteps)
             )
-            write_text(done, json.dumps([list(vars(r).values()) for r in trained]))
-        rows += [Row(*values) for values in json.loads(done.read_text())]
+            _keep(done, cell.plain(), [list(vars(r).values()) for r in trained])
+        rows += trained
         report((number + 1) * cell.total_timesteps)
     seconds = sum(r.seconds for r in rows if r.phase == "final")
     return rows, {
@@ -60,6 +63,39 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
         "computed_by": "stable-baselines3, torch, cpu",
         "seconds": round(seconds, 1),
     }
+
+
+def name_cell(folder: Path, fields: Any) -> None:
+    """Write into files of seeds whose they are: once that was in ``cell.json`` alone, which the next cell replaces.
+
+    Args:
+        folder: of a cell's work.
+        fields: the plain fields of the cell that was computed there so far.
+    """
+    for done in folder.glob("seed_*.json"):
+        with suppress(OSError, ValueError):
+            if isinstance(rows := json.loads(done.read_text()), list):
+                _keep(done, fields, rows)
+
+
+def _keep(done: Path, fields: dict[str, Any], rows: list[list[Any]]) -> None:
+    write_text(done, json.dumps({"cell": fields, "rows": rows}))
+
+
+def _kept(done: Path, cell: Cell) -> list[Row] | None:
+    """The rows of a seed; None where there are none, or those of a cell that differs in more than its seeds."""
+    try:
+        content = json.loads(done.read_text())
+        before = Cell.from_plain(content["cell"])
+        same = _but_seeds(before) == _but_seeds(cell)
+        return [Row(*values) for values in content["rows"]] if same else None
+    except (OSError, ValueError, KeyError, TypeError, PolicyKDError):
+        return None
+
+
+def _but_seeds(cell: Cell) -> tuple[Cell, Config]:
+    """A cell without its seeds, and its settings with the defaults of those that its version did not know."""
+    return replace(cell, seeds=(), config={}), cell.settings
 
 
 def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:

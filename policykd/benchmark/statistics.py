@@ -19,7 +19,7 @@ import numpy as np
 
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, median, optimality_gap, probability_of_improvement
 from policykd.benchmark.results import Results
-from policykd.benchmark.rows import Row
+from policykd.benchmark.rows import AS_ONE, Row
 from policykd.benchmark.spec import Cell, Reference, Spec
 from policykd.core.errors import PolicyKDError
 
@@ -124,27 +124,29 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
     """The rows of a cell as arrays.
 
     Raises:
-        PolicyKDError: a row is missing or there twice.
+        PolicyKDError: a row is missing, there twice, of nothing that the cell has, or not a number.
     """
     shape = len(cell.seeds), cell.peers
     steps = np.array([cell.eval_freq * (e + 1) for e in range(cell.evaluations)])
     curve, final = np.full((*shape, len(steps)), np.nan), np.full(shape, np.nan)
     as_one: dict[str, np.ndarray] = {}
+    numbers = {int(step): e for e, step in enumerate(steps)}
     for r in rows:
-        if r.phase not in ("curve", "final"):
-            as_one.setdefault(r.phase, np.full(len(cell.seeds), np.nan))[cell.seeds.index(r.seed)] = r.mean
-    rows = [r for r in rows if r.phase in ("curve", "final")]
-    if len(rows) != curve.size + final.size:
-        raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {curve.size + final.size}")
-    for r in rows:
-        if r.seed not in cell.seeds or not 0 <= r.learner < cell.peers or r.steps > cell.total_timesteps:
-            raise PolicyKDError(f"results: {cell.name} has a row of seed {r.seed}, learner {r.learner}, which it lacks")
-        at = cell.seeds.index(r.seed), r.learner
+        known = r.phase in ("curve", "final", *AS_ONE) and r.steps in numbers
+        if not known or r.seed not in cell.seeds or not 0 <= r.learner < cell.peers:
+            which = f"{r.phase}, seed {r.seed}, learner {r.learner}, step {r.steps}"
+            raise PolicyKDError(f"results: {cell.name} has a row of {which}, which it lacks")
+        seed = cell.seeds.index(r.seed)
         if r.phase == "final":
-            final[at] = r.mean
+            final[seed, r.learner] = r.mean
+        elif r.phase == "curve":
+            curve[seed, r.learner, numbers[r.steps]] = r.mean
         else:
-            curve[at][int(np.searchsorted(steps, r.steps))] = r.mean
-    if not (np.isfinite(curve).all() and np.isfinite(final).all()):
+            as_one.setdefault(r.phase, np.full(len(cell.seeds), np.nan))[seed] = r.mean
+    parts = [curve, final, *as_one.values()]
+    if len(rows) != (wanted := sum(part.size for part in parts)):
+        raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {wanted}")
+    if not all(np.isfinite(part).all() for part in parts):
         raise PolicyKDError(
             f"results: {cell.name} has not every evaluation of every learner, or one that is not a number"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -36,16 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``policykd``: what a user can mend ends in one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if arguments[:1] == ["--version"]:
-        print(f"policykd {metadata.version('policykd')}")
-        return
-    if os.getcwd() not in sys.path:  # last: --env my_env:MyTask-v0 finds my_env.py here, and nothing else changes
-        sys.path.append(os.getcwd())
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
-        usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
-        print(f"{usage}\n\n" + "\n".join(lines))
-        return
     guarded(lambda: _run(arguments))
 
 
@@ -74,6 +63,14 @@ def _mendable() -> tuple[type[Exception], ...]:
 def _run(arguments: list[str]) -> None:
     """Import the plugins that are named, then do what is asked for."""
     modules, rest = plugins.take(arguments)
+    if rest[:1] == ["--version"]:
+        print(f"policykd {metadata.version('policykd')}")
+        return
+    if not arguments or rest[:1] in (["-h"], ["--help"]):
+        lines = [f"  {name:10}{summary}" for name, summary in COMMANDS.items()]
+        usage = "usage: policykd [--plugins MODULE] COMMAND [options]   (policykd COMMAND --help)"
+        print(f"{usage}\n\n" + "\n".join(lines))
+        return
     plugins.load(modules)
     if not rest:
         raise PolicyKDError(f"command: say what to do: {', '.join(COMMANDS)}")

@@ -30,7 +30,7 @@ from policykd.core.lock import alone
 from policykd.training.begin import OPTIONS, check_options
 from policykd.training.run_folder import holds_nothing
 
-RESULT = "teaching.png"
+RESULT, RECEIVED = "teaching.png", "received"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ def run(arguments: Sequence[str]) -> None:
             cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
         except PolicyKDError:  # nothing was computed: a run that is refused leaves nothing behind
             (folder / OPTIONS).unlink()
+            raise
+        except KeyboardInterrupt:
+            say("\ninterrupted: nothing is saved before the end; --resume starts again")
             raise
         _write(cooperation, folder)
     lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
@@ -250,7 +253,7 @@ def _is_finished(folder: Path, options: CooperateOptions) -> bool:
     begins = holds_nothing(folder)
     if not begins:
         check_options(folder, "cooperate", json.loads(text))
-    remove_unfinished(folder)
+    remove_unfinished(folder, folder / RECEIVED)
     if begins:
         write_text(folder / OPTIONS, text)
     return (folder / RESULT).exists()
@@ -258,12 +261,12 @@ def _is_finished(folder: Path, options: CooperateOptions) -> bool:
 
 def _write(cooperation: CooperativeDistillation, folder: Path) -> None:
     """Everything that a run leaves; the picture comes last."""
-    (folder / "received").mkdir(exist_ok=True)
+    (folder / RECEIVED).mkdir(exist_ok=True)
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))
     write_text(folder / "accuracy.csv", cooperation.accuracy_.to_csv(index=False))
     for name, table in cooperation.received_.items():
-        write_text(folder / "received" / f"{name}.csv", table.to_csv(index=False))
+        write_text(folder / RECEIVED / f"{name}.csv", table.to_csv(index=False))
     teaching_graph(cooperation.lessons_, cooperation.accuracy_, folder / RESULT)
 
 

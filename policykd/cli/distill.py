@@ -17,7 +17,8 @@ from policykd.cli.options import parse, peek
 from policykd.cli.output import next_run, outcome, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require, split_linear
-from policykd.core.files import remove_unfinished, write_text
+from policykd.core.files import write_text
+from policykd.core.parsing import parse_json, read_text
 from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
@@ -26,7 +27,7 @@ from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
 from policykd.training.begin import resuming
-from policykd.training.run_folder import check_free
+from policykd.training.run_folder import CONFIG, check_free
 from policykd.training.teacher_student import TeacherStudent
 
 C = TypeVar("C")
@@ -89,18 +90,16 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError("resume: say which run with --run-dir")
     env = find_task(options.env).env_id
     folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
-    if not options.resume:
+    parts = [folder / "x".join(map(str, size)) if len(sizes) > 1 else folder for size in sizes]
+    if not (options.resume and any(part.exists() for part in parts)):
         check_free(folder)  # before the teacher is read and scored
     if options.vecnormalize is not None and len(options.teacher) > 1:
         raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
     teachers = [
         Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
     ]
-    if options.resume:
-        remove_unfinished(folder)
     rows: list[students.Row] = []
-    for size in sizes:
-        part = folder / "x".join(map(str, size)) if len(sizes) > 1 else folder
+    for size, part in zip(sizes, parts, strict=True):
         agent = _train(options, env, teachers, size, part)
         rows += students.measure(agent, episodes=options.final_episodes)
         students.write_csv(rows, folder / "students.csv")  # after each size: an interrupted sweep keeps its rows
@@ -123,14 +122,43 @@ def _train(
     with resuming(folder, asked) if options.resume else nullcontext() as saved:
         if saved:
             agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
-            if not agent.fine_tuned_steps:
-                snapshot.check_same(agent.settings, asked)
+            snapshot.check_same(_begun_with(agent, folder), asked)
+            _check_steps(agent, options)
             agent.threads = options.threads
             say(f"going on from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, env, teachers, config, folder)
         _learn(agent, options, env, size, folder)
     return agent
+
+
+def _begun_with(agent: TeacherStudent, folder: Path) -> dict[str, Any]:
+    """The settings of the distillation; fine-tuning has others, and the run's config.json keeps those.
+
+    Raises:
+        PolicyKDError: it is not there, or cannot be read.
+    """
+    if agent.tuning is None:
+        return agent.settings
+    try:
+        saved = parse_json(read_text(folder / CONFIG))
+        config = change(TAUGHT_CONFIGS[saved["backbone"]](), saved["config"])  # with what was not known then
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PolicyKDError(f"resume: cannot read {folder / CONFIG}: {error}: restore it") from None
+    return {**saved, "config": snapshot.plain(config)}
+
+
+def _check_steps(agent: TeacherStudent, options: DistillOptions[Any]) -> None:
+    """Refuse more steps of distillation where fine-tuning has begun.
+
+    Raises:
+        PolicyKDError: names both numbers.
+    """
+    if agent.tuning is not None and options.total_timesteps > agent.tuning.start:
+        raise PolicyKDError(
+            f"resume: fine-tuning began after {agent.tuning.start:,} steps: --total-timesteps "
+            f"{options.total_timesteps} is too late; more steps are --fine-tune's"
+        )
 
 
 def _begin(

@@ -119,7 +119,7 @@ def run_folder(options: Any, command: str) -> Iterator[Path]:
             write_text(folder / OPTIONS, text)
         else:
             check_options(folder, command, json.loads(text))
-        remove_unfinished(folder)
+        remove_unfinished(folder, *(part for part in folder.iterdir() if part.is_dir()))
         yield folder
 
 

@@ -34,3 +34,4 @@ def run(arguments: Sequence[str]) -> None:
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")
     say(table(agent, result.returns))
+    agent.check_finite("evaluate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class VideoOptions:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """``policykd video``."""
+    """``policykd video``; the exit status is 1 if the task cannot be drawn."""
     options = parse(VideoOptions, arguments, "video")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
@@ -53,8 +54,9 @@ def run(arguments: Sequence[str]) -> None:
         seed=options.seed,
         steps=options.steps,
     )
-    if record is not None:
-        say(f"video {record}")
+    if record is None:  # a warning has said why
+        sys.exit(1)
+    say(f"video {record}")
 
 
 def _index(text: str) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -52,10 +55,36 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what processes left below a folder that were killed while they wrote; nobody may be writing there now."""
-    for file in folder.rglob(".*.tmp"):
-        file.unlink(missing_ok=True)
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """Where to make a file or folder that moves to ``path`` when it is whole; else nothing is left, nor new parents.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    new = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder, path.name)
+            shutil.move(Path(folder, path.name), path)
+    except BaseException:
+        for parent in new:
+            with suppress(OSError):  # another process writes there, too
+                parent.rmdir()
+        raise
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file has the name that ``writing`` gives it until it is whole."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Remove what processes left in folders that were killed while they wrote; nobody may be writing there now."""
+    for file in [file for folder in folders if folder.is_dir() for file in folder.iterdir()]:
+        if is_unfinished(file):
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

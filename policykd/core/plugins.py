@@ -17,13 +17,19 @@ def load(names: Sequence[str]) -> None:
     """Import modules from the current folder or wherever Python finds them, here and in processes started later.
 
     Raises:
-        PolicyKDError: a module cannot be imported.
+        PolicyKDError: a module cannot be imported, or the current folder was deleted.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise PolicyKDError("current folder: it was deleted: change to another one") from None
+    if here not in sys.path:  # last: --env my_env:MyTask-v0 finds my_env.py here, too, and nothing else changes
+        sys.path.append(here)
     for name in names:
         try:
             importlib.import_module(name)
+        except SystemExit:  # a program that ends itself
+            raise PolicyKDError(f"plugins: {name} calls sys.exit where it is imported: it must not") from None
         except Exception as error:  # a module of the user's own may fail in any way
             raise PolicyKDError(f"plugins: {name} cannot be imported: {one_line(error)}") from None
     if names:
@@ -36,13 +42,17 @@ def load_inherited() -> None:
 
 
 def take(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Modules of a leading ``--plugins MODULE[,MODULE]``, and what follows it.
+    """Modules of a leading ``--plugins MODULE[,MODULE]`` or ``--plugins=MODULE``, and what follows it.
 
     Raises:
         PolicyKDError: no module is named.
     """
-    if not arguments or arguments[0] != "--plugins":
+    flag, separate, text = arguments[0].partition("=") if arguments else ("", "", "")
+    if flag != "--plugins":
         return [], arguments
-    if len(arguments) < 2 or arguments[1].startswith("-"):
+    rest = arguments[1:]
+    if not separate and rest and not rest[0].startswith("-"):
+        text, *rest = rest
+    if not (names := [name for name in text.split(",") if name]):
         raise PolicyKDError("plugins: name a module: policykd --plugins my_parts train ...")
-    return [name for name in arguments[1].split(",") if name], arguments[2:]
+    return names, rest

@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_text
+from policykd.core.files import placing, write_text
 from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import PlainPolicy, flatten, quantise
-from policykd.export.proof import Act, Check, Difference, check, reads, require_free, written_whole
+from policykd.export.proof import Act, Check, Difference, check, reads, require_free
 from policykd.native.build import Unavailable
 
 Precision = Literal["float32", "int8"]
@@ -80,7 +80,7 @@ def to_c(
     act, compiled = _act(policy)
     difference = checked(agent, k, reads(agent, inputs, act), str(path))
     size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
-    with written_whole(path) as folder:
+    with placing(path) as folder:
         folder.mkdir()
         about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
         about += [

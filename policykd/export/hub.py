@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from policykd.core.files import write_text
+from policykd.core.files import placing, write_text
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
-from policykd.export.proof import require_free, written_whole
+from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
 from policykd.tasks.spaces import short_id
 from policykd.teachers import Teacher, TeacherScore
@@ -47,7 +47,7 @@ def to_hub_folder(
     """
     require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
-    with written_whole(path) as folder:
+    with placing(path) as folder:
         to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)
         _write_config(folder, name)
         teacher = Teacher.load(folder, agent.factory)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
@@ -125,7 +123,7 @@ def write_compared(
         PolicyKDError: it does not, or ``path`` exists.
     """
     require_free(path)
-    with written_whole(path) as temporary:
+    with placing(path) as temporary:
         write(temporary)
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
@@ -133,16 +131,6 @@ def write_compared(
         if act(one).shape != (1, *agent.action_scale.shape):
             raise PolicyKDError(f"export: {path} takes no single observation: not written")
     return difference
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what becomes the file or folder ``path`` in the end, or vanishes where anything was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        shutil.move(temporary, path)
 
 
 def require_free(path: Path, command: str = "export") -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import placing
 from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import TOLERANCE, apart, require_free, written_whole
+from policykd.export.proof import TOLERANCE, apart, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
@@ -156,7 +157,7 @@ def write(
     """
     require_free(path)
     episodes = Episodes(agent, k, inputs)
-    with written_whole(path) as temporary:
+    with placing(path) as temporary:
         save(episodes, temporary)
         worst = episodes.check(read(temporary), str(path))
     return worst

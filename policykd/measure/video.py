@@ -18,6 +18,7 @@ import numpy as np
 import policykd_envs
 
 from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.files import placing
 
 logger = logging.getLogger(__name__)
 
@@ -161,19 +162,17 @@ def _play(
 
 def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: float) -> Path:
     """Encode beside the file's place and move it there, so that no reader ever sees half a video."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     height, width = first.shape[:2]
-    writer = imageio_ffmpeg.write_frames(
-        temporary,
-        (width, height),
-        fps=fps,
-        quality=QUALITY,
-        pix_fmt_out="yuv420p",
-        macro_block_size=1,  # even sides are enough; its default of 16 would stretch the picture
-        output_params=["-movflags", "+faststart"],
-    )
-    try:
+    with placing(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            temporary,
+            (width, height),
+            fps=fps,
+            quality=QUALITY,
+            pix_fmt_out="yuv420p",
+            macro_block_size=1,  # even sides are enough; its default of 16 would stretch the picture
+            output_params=["-movflags", "+faststart"],
+        )
         writer.send(None)
         try:
             writer.send(first)
@@ -181,7 +180,4 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
                 writer.send(picture)
         finally:
             writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

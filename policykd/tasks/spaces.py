@@ -125,7 +125,7 @@ def _registered(env_id: str) -> str:
             raise PolicyKDError(f"environment: {env_id!r} names no module before its colon: write module:id")
         try:
             importlib.import_module(module)
-        except Exception as error:  # a module of the user's own may fail in any way
+        except (Exception, SystemExit) as error:  # a module of the user's own may fail in any way
             raise PolicyKDError(f"environment: {env_id} cannot be made: {one_line(error)}") from error
     if name not in gym.registry:
         versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]

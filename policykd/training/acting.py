@@ -80,6 +80,19 @@ class Acting:
         """Length K of the learner axis."""
         return len(self.seeds) * self.peers
 
+    def check_finite(self, command: str) -> None:
+        """Refuse learners whose actors have weights that are not finite.
+
+        Raises:
+            PolicyKDError: names them.
+        """
+        if k := (~torch.isfinite(self.learner.actor).all(-1)).nonzero().flatten().tolist():
+            which = f"learner {k[0]} has" if len(k) == 1 else f"learners {', '.join(map(str, k))} have"
+            raise PolicyKDError(
+                f"{command}: {which} weights that are not finite: training diverged; take an earlier checkpoint, or "
+                "train again with a lower learning rate"
+            )
+
     @property
     def n_envs(self) -> int:
         """Training environments N of each learner."""

@@ -102,7 +102,7 @@ class ActingAsOne(Agent):
                 where the student comes to; they count in the student's ``num_timesteps``.
 
         Raises:
-            PolicyKDError: the learners have no replay, it is empty, or an argument cannot work.
+            PolicyKDError: the learners have no replay, it is empty, an argument cannot work, or some have diverged.
         """
         gradient_steps, batch_size = (
             check_whole("gradient_steps", gradient_steps),
@@ -111,6 +111,7 @@ class ActingAsOne(Agent):
         dagger_steps = check_whole("dagger_steps", dagger_steps, 0)
         learning_rate = as_type("learning_rate", learning_rate, float)
         require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")
+        self.check_finite("ship")
         if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
         kind: Any = type(self)

@@ -24,7 +24,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT, remove_unfinished, versions, write_bytes, write_text
+from policykd.core.files import CHECKPOINT, is_unfinished, remove_unfinished, versions, write_bytes, write_text
 from policykd.core.lock import LOCK, alone
 from policykd.core.normaliser import pickled_to_play
 from policykd.training import progress_csv
@@ -64,7 +64,7 @@ class RunFolder:
         check_free(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.path)
+            self._remove_unfinished()
             write_text(self.path / CONFIG, json.dumps(settings, indent=2) + "\n")
             write_text(self.path / "command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
             write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -105,7 +105,7 @@ class RunFolder:
 
     def _rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
         self._make_folders()
-        remove_unfinished(self.path)
+        self._remove_unfinished()
         for file in self._growing_logs():
             size = sizes.get(str(file.relative_to(self.path)))
             if size is None:
@@ -145,6 +145,9 @@ class RunFolder:
         for folder in self.learner_folders:
             folder.mkdir(parents=True, exist_ok=True)
 
+    def _remove_unfinished(self) -> None:
+        remove_unfinished(self.path, *self.learner_folders, *(folder / self.task for folder in self.learner_folders))
+
     def _progress(self) -> list[Path]:
         return [folder / "progress.csv" for folder in (self.path, *self.learner_folders)]
 
@@ -167,4 +170,4 @@ def check_free(path: Path) -> None:
 
 def holds_nothing(path: Path) -> bool:
     """Whether a folder holds no file, or only what a process left that was killed while it wrote its first."""
-    return not any(file.is_file() and file.name != LOCK and file.suffix != ".tmp" for file in path.rglob("*"))
+    return not any(file.is_file() and file.name != LOCK and not is_unfinished(file) for file in path.rglob("*"))
