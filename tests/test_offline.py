@@ -56,6 +56,50 @@ def test_continuous_actions_are_brought_to_the_students_units():
         student.learn(10)
 
 
+STATES = np.random.default_rng(0).uniform(-1, 1, (600, 3)).astype(np.float32)
+CLEAR = np.abs(STATES[:, 1]) > 0.3
+BANG = np.where(STATES[:, 1:2] > 0, 2.0, -2.0).astype(np.float32)  # Pendulum's bounds
+
+
+def of_sac(teacher, divergence, states, **config):
+    settings = {"net_arch": (16,), "distill_batch_size": 64, "divergence": divergence, **config}
+    student = TeacherStudent("Pendulum-v1", teacher, method="bc", backbone="sac", config=settings, compile=False)
+    return student.learn_from(states, 400)
+
+
+@pytest.mark.parametrize("divergence", ["gaussian_nll", "kl_forward"])
+def test_squashed_students_copy_logged_actions_in_their_own_units(divergence):
+    student = of_sac(None, divergence, {"observations": STATES, "actions": 0.8 * BANG}, distill_learning_rate=5e-3)
+    assert np.abs(student.predict(STATES)[0] - 0.8 * BANG)[CLEAR].mean() < 0.2
+
+
+def test_squashed_students_follow_a_gaussian_teacher_at_the_bounds():
+    def teacher(observation):
+        return np.where(observation[..., 1:2] > 0, 2.0, -2.0).astype(np.float32)
+
+    student = of_sac(teacher, "kl_forward", {"observations": STATES}, teacher_std=0.2, distill_learning_rate=5e-3)
+    for deterministic in (True, False):
+        right = np.sign(student.predict(STATES, deterministic=deterministic)[0]) == np.sign(BANG)
+        assert right[CLEAR].mean() > (0.99 if deterministic else 0.94)
+
+
+def test_students_loaded_without_their_teacher_do_not_clone_what_was_done_instead(tmp_path):
+    students().save(tmp_path / "agent.safetensors")
+    loaded = TeacherStudent.load(tmp_path / "agent.safetensors", env=Largest)
+    with pytest.raises(PolicyKDError, match=r"teacher: give the teacher .* to go on: load.path, teacher="):
+        loaded.learn_from({"observations": ROWS, "actions": CHOSEN}, 1)
+
+
+def test_student_driven_learns_from_all_logged_states():
+    drawn = []
+    student = TeacherStudent(Largest, expert, method="student_driven", config={**CONFIG, "round_steps": 10})
+    sample = student.dataset.sample
+    student.dataset.sample = lambda *options: drawn.append(options[2]) or sample(*options)
+    student.learn_from({"observations": ROWS}, 1)
+    student.recipe.step(0.0)
+    assert drawn[:2] == [None, 10]  # a round of learn() keeps to its own states
+
+
 def test_replay_buffers_of_sb3_are_data(tmp_path):
     model = DQN(
         "MlpPolicy", Largest(), learning_starts=40, buffer_size=100, policy_kwargs={"net_arch": [4]}, device="cpu"

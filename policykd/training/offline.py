@@ -20,9 +20,11 @@ from policykd.training.recipes.imitation import Imitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
+    from policykd.learners import Learner
     from policykd.memory import LabelledStates
     from policykd.tasks.views import View
     from policykd.training.run_folder import RunFolder
+    from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
@@ -51,7 +53,9 @@ def read(source: Any, task: str, size: int, most: int) -> LoggedStates:
     return logged
 
 
-def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choices, std: float | None) -> Tensor:
+def answers(
+    states: LoggedStates, panel: Panel | None, scale: ActionScale | Choices, std: float | None, squashed: bool = False
+) -> Tensor:
     """Packed answers ``(n, W)`` at logged states.
 
     Args:
@@ -59,6 +63,7 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
         panel: the teachers; None: the actions in the data are the answers.
         scale: the task's actions.
         std: of actions without a teacher.
+        squashed: whether students' Gaussians are before tanh.
 
     Raises:
         PolicyKDError: there is neither a teacher nor an action that could stand for one.
@@ -67,7 +72,7 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
         rows = torch.from_numpy(states.observations).unsqueeze(0)
         return torch.cat([panel.answer(part) for part in rows.split(CHUNK, dim=1)], dim=1).squeeze(0)
     actions = torch.from_numpy(states.as_learners_hold(scale))
-    return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std).pack()
+    return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std, squashed).pack()
 
 
 class OfflineLearning:
@@ -81,8 +86,10 @@ class OfflineLearning:
         action_scale: ActionScale | Choices
         recipe: Recipe
         computing: Any
+        learner_type: type[Learner]
         dataset: LabelledStates
         folder: RunFolder | None
+        tutor: FrozenTeacher
 
         @property
         def method_name(self) -> str: ...  # noqa: D102
@@ -116,7 +123,7 @@ class OfflineLearning:
 
         Raises:
             PolicyKDError: the method needs environments, or the states are of another task or more than
-                ``dataset_size``.
+                ``dataset_size``; or the agent was loaded without its teacher.
         """
         if not isinstance(self.recipe, Imitation):
             raise PolicyKDError(
@@ -126,8 +133,11 @@ class OfflineLearning:
             raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
         size, task = look_at(self.full_factory).observation_size, self.env_id
+        if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
+            self.tutor.check()
         logged = read(states, task, size, self.dataset.capacity)
-        given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
+        squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
+        given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
         seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
         self.recipe.take(seen, given.to(self.device).expand(self.n_learners, -1, -1))
         with self.computing():
