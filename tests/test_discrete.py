@@ -212,6 +212,15 @@ def test_several_teachers_that_choose_are_the_mean_of_their_probabilities(tmp_pa
     torch.testing.assert_close(said.softmax(-1), mean)
 
 
+def test_several_teachers_with_q_values_are_their_mean_where_these_are_copied(tmp_path):
+    models, rows = [agent("DQN", seed) for seed in (0, 1)], observations()
+    with torch.no_grad():
+        mean = torch.stack([m.policy.q_net(torch.from_numpy(rows)) for m in models]).mean(0)
+    torch.testing.assert_close(answer(TeacherStudent(Largest, models, config={"divergence": "mse"}), rows), mean)
+    said = answer(TeacherStudent(Largest, models), rows)
+    torch.testing.assert_close(said.exp().sum(-1), torch.ones(len(rows)))  # elsewhere of their policies
+
+
 def test_distances_of_mean_actions_are_those_of_probabilities(taught):
     rows = torch.from_numpy(observations()).unsqueeze(0)
     own = taught.learner.outputs(taught.learner.actor, rows)

@@ -67,7 +67,8 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
     if hasattr(source, "to_sb3"):  # an agent of policykd
         model = source.to_sb3()
         chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
-        return through(normalised(sb3.from_live(model, device), chain, device), source.view)
+        policy = through(normalised(sb3.from_live(model, device), chain, device), source.view)
+        return own_run.with_value_if_learnt(policy, source.settings)
     if isinstance(source, nn.Module) and not hasattr(source, "predict"):
         name = f"module {type(source).__name__}"
         policy = modules.from_module(modules.copied(source), name, task, device)

@@ -16,6 +16,7 @@ from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import OWN, find
+from policykd.distillation.methods import TEACHER_METHODS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
@@ -57,7 +58,7 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)
-    return through(policy, view)
+    return with_value_if_learnt(through(policy, view), settings)
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
@@ -68,6 +69,16 @@ def of_agent(agent: Any, device: torch.device) -> Policy:
     kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
     load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
     return through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
+
+
+def with_value_if_learnt(policy: Policy, settings: dict[str, Any]) -> Policy:
+    """The policy of a run with these settings, without a value where nothing has trained its critic.
+
+    That is so of students without RL, until they are fine-tuned, unless their teacher's values were distilled.
+    """
+    method = TEACHER_METHODS.get(settings["method"]) if "teacher" in settings else None
+    untrained = method is not None and method.coupling == "alone" and not settings["config"].get("distill_value_coef")
+    return policy.changed(value=None) if untrained else policy
 
 
 def _best(loaded: dict[str, Any]) -> int:
