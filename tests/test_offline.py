@@ -7,7 +7,7 @@ import torch
 from choosing import LENGTH, Largest, agent, expert, observations
 from classifiers import FAST
 from stable_baselines3 import DQN, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from tiny import POINT
 
 from policykd import Distiller, LoggedStates, PolicyKDError, TeacherStudent
@@ -114,6 +114,44 @@ def test_replay_buffers_of_sb3_are_data(tmp_path):
     assert found.scaled and found.observations.shape == (30, 4) and np.abs(found.actions).max() <= 1
 
 
+class Groups(gym.Env):
+    """Dicts of observations, and an action of two."""
+
+    action_space = gym.spaces.Box(-2, 2, (2,))
+    observation_space = gym.spaces.Dict({"mode": gym.spaces.Discrete(3, start=1), "pos": gym.spaces.Box(-9, 9, (2, 1))})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.step(None)[0], {}
+
+    def step(self, action):
+        seen = {"mode": self.np_random.integers(1, 4), "pos": self.np_random.normal(size=(2, 1)).astype(np.float32)}
+        return seen, 0.0, False, False, {}
+
+
+def test_dicts_of_observations_are_laid_out_by_the_tasks_space():
+    task = lambda: gym.wrappers.TimeLimit(Groups(), 20)  # noqa: E731
+    model = TD3("MultiInputPolicy", task(), learning_starts=99, buffer_size=30, policy_kwargs={"net_arch": [4]})
+    model.learn(20)
+    modes, places = np.array([1, 3]), np.array([[[4], [5]], [[6], [7]]], np.float32)
+    arrays = {"observations": {"pos": places, "mode": modes}, "actions": np.ones((2, 2))}
+    student = TeacherStudent(task, None, method="bc", config=CONFIG).learn_from(model, 1)
+    assert student.dataset.size == 20
+    np.testing.assert_array_equal(
+        student.dataset.storage[0, :20, :5], LoggedStates.read(model.replay_buffer, Groups.observation_space)[0]
+    )
+    kept = student.learn_from(arrays, 1).dataset.storage[0, 20:22, :5]
+    assert kept.tolist() == [[1, 0, 0, 4, 5], [0, 0, 1, 6, 7]]
+    for wrong, said in (
+        ({"mode": modes}, "lacks the group pos"),
+        ({"mode": modes, "pos": places[..., 0]}, "has shape"),
+    ):
+        with pytest.raises(PolicyKDError, match=said):
+            student.learn_from({**arrays, "observations": wrong}, 1)
+    with pytest.raises(PolicyKDError, match="a task of vectors has no place for them"):
+        students(None).learn_from(arrays, 1)
+
+
 def test_demonstrations_are_data():
     data = demonstrate(expert, Largest, 3)
     learnt = students(None).learn_from(data, 1)
@@ -173,6 +211,7 @@ def test_a_classifier_learns_from_the_same_states():
         ({"observations": ROWS, "actions": CHOSEN + 1}, "actions that are none of 0 to 2"),
         ({"observations": ROWS, "actions": ROWS}, "actions that are none of 0 to 2"),
         ([1, 2], "a list holds none"),
+        (RolloutBuffer(8, gym.spaces.Box(0, 1, (4,)), gym.spaces.Discrete(3)), "is of learning on policy"),
         (ReplayBuffer(8, gym.spaces.Box(0, 1, (2, 2)), gym.spaces.Discrete(3)), "not vectors"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy
-from policykd.export.sb3 import MODELS, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
+from policykd.export.sb3 import MODELS, make_model, no_twin, read_sb3, to_sb3, vec_env, write_sb3
 from policykd.export.zoo_settings import zoo_settings
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Policy",
     "deploy",
     "make_model",
+    "no_twin",
     "read_sb3",
-    "sb3_twin",
     "to_sb3",
     "vec_env",
     "write_sb3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,15 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
-    """The best learner of a live agent that has a recurrent network, as it is now."""
+    """The best learner of a live agent that has no twin in SB3, as it is now."""
+    config = replace(agent.config, vary={}) if getattr(agent.config, "vary", None) else agent.config  # as in a file
     learner = type(agent.learner).make(
-        *agent.sizes, agent.config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
+        *agent.sizes, config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
     )
     kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
     load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
-    return through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
+    policy = through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
+    return with_value_if_learnt(policy, agent.settings)
 
 
 def with_value_if_learnt(policy: Policy, settings: dict[str, Any]) -> Policy:

@@ -269,6 +269,6 @@ class Acting:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
 
         Raises:
-            PolicyKDError: its algorithm has no twin in SB3.
+            PolicyKDError: its algorithm has no twin in SB3, or its actions have none there.
         """
         return export.to_sb3(self, self.learner_index(learner))

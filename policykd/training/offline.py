@@ -14,7 +14,7 @@ from policykd.distillation.labels import Labels
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
-from policykd.teachers.task import look_at
+from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.recipes import Recipe
 from policykd.training.recipes.imitation import Imitation
 
@@ -33,22 +33,21 @@ STD = 0.1
 """Standard deviation that logged continuous actions are taken to have, in actions scaled to [-1, 1]."""
 
 
-def read(source: Any, task: str, size: int, most: int) -> LoggedStates:
+def read(source: Any, task: TaskSpaces, most: int) -> LoggedStates:
     """Logged states of a task.
 
     Args:
         source: whatever ``LoggedStates.read`` takes.
-        task: what the task is called.
-        size: length of its whole observation.
+        task: whose they must be.
         most: how many states can be kept.
 
     Raises:
         PolicyKDError: they cannot be read, are of another task, or are too many.
     """
-    logged = LoggedStates.read(source)
+    logged, size = LoggedStates.read(source, task.space), task.observation_size
     count, width = logged.observations.shape
     if width != size:
-        raise PolicyKDError(f"states: {logged.source} has {width} observations, and {task} has {size}")
+        raise PolicyKDError(f"states: {logged.source} has {width} observations, and {task.env_id} has {size}")
     require(count <= most, "dataset_size", most, f"keeps fewer than {count:,} states")
     return logged
 
@@ -118,7 +117,7 @@ class OfflineLearning:
 
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
-                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
+                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task, or its dicts of them.
             gradient_steps: of every student.
 
         Raises:
@@ -132,10 +131,9 @@ class OfflineLearning:
         if self.remembers:
             raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
-        size, task = look_at(self.full_factory).observation_size, self.env_id
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
-        logged = read(states, task, size, self.dataset.capacity)
+        logged = read(states, look_at(self.full_factory), self.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
         seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
