@@ -83,6 +83,10 @@ def test_demonstrations_become_every_learners_data():
     expected = np.clip(5 * observations[..., 2:].numpy(), -1, 1)
     np.testing.assert_allclose(labels.policy.actions, expected, atol=1e-6)
     assert torch.allclose(labels.policy.std, torch.tensor(0.2)) and (labels.value == 0).all()
+    data.fill(student.dataset, squashed=True)
+    observations, packed = student.dataset.sample(50, [np.random.default_rng(s) for s in (0, 1)], recent=100)
+    before_tanh = Labels.unpack(packed).policy.mean.tanh().numpy()
+    np.testing.assert_allclose(before_tanh, np.clip(5 * observations[..., 2:].numpy(), -0.999, 0.999), atol=1e-5)
 
 
 @pytest.mark.parametrize(

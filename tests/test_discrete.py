@@ -212,6 +212,34 @@ def test_several_teachers_that_choose_are_the_mean_of_their_probabilities(tmp_pa
     torch.testing.assert_close(said.softmax(-1), mean)
 
 
+def test_several_teachers_with_q_values_are_their_mean_where_these_are_copied(tmp_path):
+    models, rows = [agent("DQN", seed) for seed in (0, 1)], observations()
+    with torch.no_grad():
+        mean = torch.stack([m.policy.q_net(torch.from_numpy(rows)) for m in models]).mean(0)
+    torch.testing.assert_close(answer(TeacherStudent(Largest, models, config={"divergence": "mse"}), rows), mean)
+    said = answer(TeacherStudent(Largest, models), rows)
+    torch.testing.assert_close(said.exp().sum(-1), torch.ones(len(rows)))  # elsewhere of their policies
+
+
+def test_choices_that_begin_beyond_0_have_no_agent_of_sb3_and_leave_as_what_they_are(tmp_path, capsys):
+    gym.register("FromTwo-v0", FromTwo, max_episode_steps=LENGTH)
+    config = {"net_arch": (8,), "n_eval_episodes": 1, "eval_freq": 0, "round_steps": 40, "round_updates": 2}
+    student = TeacherStudent("FromTwo-v0", lambda o: expert(o) + 2, config=config, run_dir=tmp_path / "run").learn(40)
+    with pytest.raises(PolicyKDError, match="choices of FromTwo-v0 begin at 2, and those of Stable-Baselines3's"):
+        student.to_sb3()
+    assert not list((tmp_path / "run").rglob("*.zip")) and list((tmp_path / "run").rglob("best_model.safetensors"))
+    rows = observations()
+    for source in (student, tmp_path / "run"):
+        assert (Teacher.load(source, "FromTwo-v0").predict(rows)[0] == student.predict(rows)[0]).all()
+    pytest.importorskip("onnxruntime")
+    main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "files")])
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["FromTwo-v0.onnx", "FromTwo-v0.pt"]
+    assert "without sb3 and hub: the choices of FromTwo-v0 begin at 2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "more"), "--format", "onnx", "sb3"])
+    assert "format: no sb3: the choices" in capsys.readouterr().err and not (tmp_path / "more").exists()
+
+
 def test_distances_of_mean_actions_are_those_of_probabilities(taught):
     rows = torch.from_numpy(observations()).unsqueeze(0)
     own = taught.learner.outputs(taught.learner.actor, rows)

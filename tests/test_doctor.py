@@ -8,8 +8,9 @@ import pytest
 from sb3_agents import Lopsided, agent, normalised_agent
 from tiny import POINT
 
-from policykd import PolicyKDError, Teacher
+from policykd import PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
+from policykd.cli.doctor import _options as command_options
 from policykd.measure import doctor, doctor_fit, doctor_play
 from policykd.measure.doctor import diagnose
 from policykd.measure.doctor_fit import r2, stacked
@@ -61,7 +62,7 @@ def test_a_healthy_distillation_has_nothing_wrong():
     assert [finding.state for finding in diagnosis.findings].count("unknown") == 1  # nothing was recorded
     page = str(diagnosis)
     assert page.startswith("doctor: teacher function act on PolicyKD/PointReach-v0; student 32x32 sees all 4 obs")
-    assert page.endswith("nothing wrong was found") and len(page.splitlines()) == 14
+    assert page.endswith("nothing wrong was found") and len(page.splitlines()) == 15
 
 
 def test_two_checkups_are_the_same():
@@ -119,6 +120,31 @@ def test_actions_that_are_not_in_the_tasks_units():
     diagnosis = diagnose(controller(), wide, **TEACHER_ALONE)
     assert wrong(diagnosis) == ["action scale"] and "to the task's units" in advice(diagnosis)
     assert wrong(diagnose(lambda o: 3 * controller()(o), wide, **TEACHER_ALONE)) == []
+
+
+@pytest.mark.parametrize(("backbone", "found"), [("ppo", ["action bounds"]), ("td3", [])])
+def test_action_bounds_that_a_student_of_ppo_cannot_reach(backbone, found):
+    wide = made(lambda env: gym.wrappers.RescaleAction(env, 0.0, 1000.0))
+    diagnosis = diagnose(lambda o: 500 + 500 * controller()(o), wide, backbone=backbone, **FAST)
+    assert wrong(diagnosis) == found
+    if found:
+        assert "RescaleAction(env, -1, 1)" in advice(diagnosis)
+
+
+@pytest.mark.parametrize(("backbone", "env"), [("ppo", POINT), ("sac", POINT), ("ppo", "CartPole-v1")])
+def test_what_is_cloned_is_the_student_that_is_distilled(backbone, env):
+    config = {"net_arch": (8,)} | ({"normalize_observation": False} if backbone == "ppo" else {})
+    agent = TeacherStudent(env, None, method="bc", backbone=backbone, config=config)
+    student = doctor_fit.Student((8,), agent.config.activation_fn, 1e-3, False, backbone, None, env == "CartPole-v1")
+    learner = student.new(agent.sizes, np.random.default_rng(0))
+    assert type(learner) is type(agent.learner) and learner.actor.shape == agent.learner.actor.shape
+    generator = np.random.default_rng(1)
+    rows, done = (
+        generator.normal(size=(80, 4)).astype(np.float32),
+        np.eye(2, dtype=np.float32)[generator.integers(2, size=80)],
+    )
+    fit = doctor_fit.clone(rows, done, np.arange(80) % 4 == 3, student, 3)
+    assert np.isfinite(fit.losses).all() and (fit.gradient_norms > 0).all()
 
 
 def test_actions_that_do_not_depend_on_the_state():
@@ -295,8 +321,22 @@ def test_the_command_prints_a_page_and_exits_with_1_where_something_is_wrong(tmp
         main([*command, "--student", "8x8", "--out", str(tmp_path / "page.txt"), "--student-observations", "0", "1"])
     assert ended.value.code == 1
     page = capfd.readouterr().out
-    assert "student 8x8 sees 2 of 4 observations" in page and "wrong   return" in page and "12 wrong: " in page
+    assert "student 8x8 sees 2 of 4 observations" in page and "wrong   return" in page and "13 wrong: " in page
     assert (tmp_path / "page.txt").read_text() == page
-    with pytest.raises(SystemExit) as ended:
-        main([*command, "--student", "8y"])
-    assert ended.value.code == 2
+    for words, said in (
+        (["--student", "8y"], "'8y' is not a list of widths"),
+        (["--updatez", "3"], "nearest: --updates (policykd doctor --help)"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *words])
+        assert ended.value.code == 2
+        error = capfd.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def test_the_command_asks_for_a_normaliser_by_a_flag_and_takes_numbers_as_the_others_do():
+    asked = ["--teacher", "agent.zip", "--updates", "1e3"]
+    assert command_options(asked).normalize and command_options(asked).updates == 1000
+    assert not command_options([*asked, "--backbone", "td3"]).normalize
+    assert command_options([*asked, "--backbone", "td3", "--normalize"]).normalize
+    assert not command_options([*asked, "--no-normalize"]).normalize

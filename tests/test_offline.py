@@ -7,7 +7,7 @@ import torch
 from choosing import LENGTH, Largest, agent, expert, observations
 from classifiers import FAST
 from stable_baselines3 import DQN, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from tiny import POINT
 
 from policykd import Distiller, LoggedStates, PolicyKDError, TeacherStudent
@@ -56,6 +56,50 @@ def test_continuous_actions_are_brought_to_the_students_units():
         student.learn(10)
 
 
+STATES = np.random.default_rng(0).uniform(-1, 1, (600, 3)).astype(np.float32)
+CLEAR = np.abs(STATES[:, 1]) > 0.3
+BANG = np.where(STATES[:, 1:2] > 0, 2.0, -2.0).astype(np.float32)  # Pendulum's bounds
+
+
+def of_sac(teacher, divergence, states, **config):
+    settings = {"net_arch": (16,), "distill_batch_size": 64, "divergence": divergence, **config}
+    student = TeacherStudent("Pendulum-v1", teacher, method="bc", backbone="sac", config=settings, compile=False)
+    return student.learn_from(states, 400)
+
+
+@pytest.mark.parametrize("divergence", ["gaussian_nll", "kl_forward"])
+def test_squashed_students_copy_logged_actions_in_their_own_units(divergence):
+    student = of_sac(None, divergence, {"observations": STATES, "actions": 0.8 * BANG}, distill_learning_rate=5e-3)
+    assert np.abs(student.predict(STATES)[0] - 0.8 * BANG)[CLEAR].mean() < 0.2
+
+
+def test_squashed_students_follow_a_gaussian_teacher_at_the_bounds():
+    def teacher(observation):
+        return np.where(observation[..., 1:2] > 0, 2.0, -2.0).astype(np.float32)
+
+    student = of_sac(teacher, "kl_forward", {"observations": STATES}, teacher_std=0.2, distill_learning_rate=5e-3)
+    for deterministic in (True, False):
+        right = np.sign(student.predict(STATES, deterministic=deterministic)[0]) == np.sign(BANG)
+        assert right[CLEAR].mean() > (0.99 if deterministic else 0.94)
+
+
+def test_students_loaded_without_their_teacher_do_not_clone_what_was_done_instead(tmp_path):
+    students().save(tmp_path / "agent.safetensors")
+    loaded = TeacherStudent.load(tmp_path / "agent.safetensors", env=Largest)
+    with pytest.raises(PolicyKDError, match=r"teacher: give the teacher .* to go on: load.path, teacher="):
+        loaded.learn_from({"observations": ROWS, "actions": CHOSEN}, 1)
+
+
+def test_student_driven_learns_from_all_logged_states():
+    drawn = []
+    student = TeacherStudent(Largest, expert, method="student_driven", config={**CONFIG, "round_steps": 10})
+    sample = student.dataset.sample
+    student.dataset.sample = lambda *options: drawn.append(options[2]) or sample(*options)
+    student.learn_from({"observations": ROWS}, 1)
+    student.recipe.step(0.0)
+    assert drawn[:2] == [None, 10]  # a round of learn() keeps to its own states
+
+
 def test_replay_buffers_of_sb3_are_data(tmp_path):
     model = DQN(
         "MlpPolicy", Largest(), learning_starts=40, buffer_size=100, policy_kwargs={"net_arch": [4]}, device="cpu"
@@ -68,6 +112,44 @@ def test_replay_buffers_of_sb3_are_data(tmp_path):
     model.learn(40)
     found = LoggedStates.read(model.replay_buffer)
     assert found.scaled and found.observations.shape == (30, 4) and np.abs(found.actions).max() <= 1
+
+
+class Groups(gym.Env):
+    """Dicts of observations, and an action of two."""
+
+    action_space = gym.spaces.Box(-2, 2, (2,))
+    observation_space = gym.spaces.Dict({"mode": gym.spaces.Discrete(3, start=1), "pos": gym.spaces.Box(-9, 9, (2, 1))})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.step(None)[0], {}
+
+    def step(self, action):
+        seen = {"mode": self.np_random.integers(1, 4), "pos": self.np_random.normal(size=(2, 1)).astype(np.float32)}
+        return seen, 0.0, False, False, {}
+
+
+def test_dicts_of_observations_are_laid_out_by_the_tasks_space():
+    task = lambda: gym.wrappers.TimeLimit(Groups(), 20)  # noqa: E731
+    model = TD3("MultiInputPolicy", task(), learning_starts=99, buffer_size=30, policy_kwargs={"net_arch": [4]})
+    model.learn(20)
+    modes, places = np.array([1, 3]), np.array([[[4], [5]], [[6], [7]]], np.float32)
+    arrays = {"observations": {"pos": places, "mode": modes}, "actions": np.ones((2, 2))}
+    student = TeacherStudent(task, None, method="bc", config=CONFIG).learn_from(model, 1)
+    assert student.dataset.size == 20
+    np.testing.assert_array_equal(
+        student.dataset.storage[0, :20, :5], LoggedStates.read(model.replay_buffer, Groups.observation_space)[0]
+    )
+    kept = student.learn_from(arrays, 1).dataset.storage[0, 20:22, :5]
+    assert kept.tolist() == [[1, 0, 0, 4, 5], [0, 0, 1, 6, 7]]
+    for wrong, said in (
+        ({"mode": modes}, "lacks the group pos"),
+        ({"mode": modes, "pos": places[..., 0]}, "has shape"),
+    ):
+        with pytest.raises(PolicyKDError, match=said):
+            student.learn_from({**arrays, "observations": wrong}, 1)
+    with pytest.raises(PolicyKDError, match="a task of vectors has no place for them"):
+        students(None).learn_from(arrays, 1)
 
 
 def test_demonstrations_are_data():
@@ -129,6 +211,7 @@ def test_a_classifier_learns_from_the_same_states():
         ({"observations": ROWS, "actions": CHOSEN + 1}, "actions that are none of 0 to 2"),
         ({"observations": ROWS, "actions": ROWS}, "actions that are none of 0 to 2"),
         ([1, 2], "a list holds none"),
+        (RolloutBuffer(8, gym.spaces.Box(0, 1, (4,)), gym.spaces.Discrete(3)), "is of learning on policy"),
         (ReplayBuffer(8, gym.spaces.Box(0, 1, (2, 2)), gym.spaces.Discrete(3)), "not vectors"),
     ],
 )

@@ -217,6 +217,19 @@ def test_a_state_is_forgotten_where_an_episode_starts(recurrent):
         recurrent.predict(rows[0][:1], state)
 
 
+def test_units_beside_a_history_remember_with_either_kind_of_observation():
+    agent = TeacherStudent(POINT, expert, config={**SHORT, "history": 2})
+    rows = np.random.default_rng(0).normal(size=(5, 1, 4)).astype(np.float32)
+    state = of_stacks = None
+    for i, row in enumerate(rows):
+        action, state = agent.predict(row, state)
+        stack = np.concatenate((rows[max(i - 1, 0)], row), axis=1)  # as get_env() gives it
+        again, of_stacks = agent.predict(stack, of_stacks)
+        np.testing.assert_allclose(again, action, atol=1e-6)
+    np.testing.assert_allclose(of_stacks[-1], state[-1], atol=1e-6)
+    assert [part.shape for part in state] == [(1, 2, 4), (1, 6)] and len(of_stacks) == 1
+
+
 def test_an_evaluation_plays_what_predict_says(recurrent):
     result = recurrent.evaluate(2, seed=4)
     for k in range(2):

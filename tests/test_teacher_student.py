@@ -11,7 +11,7 @@ from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
-from policykd.teachers import TeacherScore
+from policykd.teachers import TeacherScore, own_run
 from policykd.training.loading import load_agent
 from policykd.training.recipes.fine_tune import FineTune
 
@@ -179,6 +179,23 @@ def test_without_the_tasks_reward_the_rollout_has_none():
         agent.learn(20)
     assert (with_it.rollout_buffer.rewards[:, :10] != 0).all()
     assert (without.rollout_buffer.rewards[:, :10] == 0).all()
+
+
+@pytest.mark.parametrize("backbone", ["ppo", "td3"])
+def test_the_critic_of_students_without_rl_is_no_value(tmp_path, backbone):
+    student = TeacherStudent(POINT, expert, backbone=backbone, config=COPY)
+    student.save(tmp_path / "agent.safetensors")
+    for source in (tmp_path / "agent.safetensors", student):
+        teacher = Teacher.load(source, POINT)
+        assert teacher.value(torch.zeros(2, 4)) is None
+        with pytest.raises(PolicyKDError, match="value_gated needs a teacher with a value"):
+            TeacherStudent(POINT, teacher, method="value_gated", config=ROLL)
+    policy = Teacher.load(DualStudent(POINT, backbone=backbone, config={"net_arch": (8,)}), POINT).policy
+    assert policy.value is not None
+    settings = student.settings
+    for learnt in ({"method": "fine_tune"}, {"config": {"distill_value_coef": 1.0}}, {"method": "kickstarting"}):
+        assert own_run.with_value_if_learnt(policy, {**settings, **learnt}).value is not None
+    assert own_run.with_value_if_learnt(policy, settings).value is None
 
 
 def test_several_teachers():

@@ -106,9 +106,22 @@ def test_a_squashed_teacher_in_the_units_of_actions_is_what_samples_say():
 
 
 def test_unsquashing_undoes_squashing():
-    mean, std = torch.tensor([0.3, -1.2]).double(), torch.tensor([0.2, 0.4]).double()
-    torch.testing.assert_close(unsquashed_gaussian(*squashed_gaussian(mean, std)), (mean, std))
+    mean, std = torch.tensor([0.3, -1.2]).double(), torch.tensor([0.2, 0.16]).double()
+    torch.testing.assert_close(unsquashed_gaussian(*squashed_gaussian(mean, std)), (mean, std), rtol=0.06, atol=0)
     assert torch.isfinite(torch.stack(unsquashed_gaussian(torch.tensor([1.0]), torch.tensor([0.1])))).all()
+
+
+def test_an_unsquashed_teacher_is_after_tanh_where_the_teacher_is_up_to_the_bounds():
+    means = torch.tensor([0.0, 0.5, 0.7, -0.9, 0.99, 1.0, -1.5]).double().view(-1, 1, 1)
+    stds = torch.tensor([0.02, 0.1, 0.2, 0.5, 1.0]).double().view(-1, 1)
+    torch.manual_seed(0)
+    mean, std = unsquashed_gaussian(means.expand(-1, 5, 1), stds.expand(7, -1, 1))
+    draws = (mean + std * torch.randn(20_000, dtype=torch.float64)).tanh()
+    torch.testing.assert_close(mean.tanh(), means.clamp(-0.999, 0.999).expand_as(mean))
+    assert (draws.std(-1) < 1.03 * stds.squeeze(-1)).all()
+    assert (draws * means.sign() > 0)[-3:].double().mean(-1).min() > 0.98  # at the bounds samples keep to their side
+    assert unsquashed_gaussian(torch.tensor([0.1]), torch.tensor([1e-4]))[1].item() == pytest.approx(1e-4, rel=0.02)
+    assert (draws.std(-1)[:3, :3] > 0.9 * stds.squeeze(-1)[:3]).all()  # elsewhere it is as wide as the teacher's
 
 
 def test_beta_of_dagger():

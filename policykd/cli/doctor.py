@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 import tyro
 
 from policykd.cli.distill import _widths
+from policykd.cli.options import parse, peek
 from policykd.cli.output import say
 from policykd.core.files import write_text
 from policykd.distillation.observations import PARTS
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure.doctor import diagnose
 from policykd.teachers import Teacher
 
@@ -34,8 +36,8 @@ class DoctorOptions:
     """Hidden layers of the student, such as 64x64."""
     learning_rate: float | None = None
     """The student's distill_learning_rate."""
-    normalize: bool | None = None
-    """Whether the student sees observations normalised."""
+    normalize: bool = True
+    """Whether the student sees observations normalised. Default: as the backbone's students do."""
     n_episodes: int = 20
     """Episodes of the teacher, and of random actions."""
     updates: int = 5_000
@@ -50,7 +52,7 @@ class DoctorOptions:
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd doctor``."""
-    options = tyro.cli(DoctorOptions, args=list(arguments), prog="policykd doctor")
+    options = _options(arguments)
     diagnosis = diagnose(
         Teacher.load(options.teacher, options.env, trust=options.trust),
         options.env,
@@ -68,3 +70,10 @@ def run(arguments: Sequence[str]) -> None:
         write_text(options.out, f"{diagnosis}\n")
     if diagnosis.wrong:
         sys.exit(1)
+
+
+def _options(words: Sequence[str]) -> DoctorOptions:
+    """Options of ``doctor``, with the backbone's default where one depends on it."""
+    kind = TAUGHT_CONFIGS.get(peek(words, "backbone")["backbone"] or "ppo")
+    normalizes = kind is not None and getattr(kind(), "normalize_observation", False)
+    return parse(DoctorOptions, words, "doctor", DoctorOptions(tyro.MISSING, normalize=normalizes))

@@ -20,6 +20,7 @@ from policykd.export.exportable import Inputs
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
 from policykd.export.proof import require_free
+from policykd.export.sb3 import no_twin
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video
@@ -29,6 +30,8 @@ from policykd.training.agent import Agent
 from policykd.training.loading import load_agent
 
 Format = Literal["sb3", "onnx", "torchscript", "hub", "c", "c-int8", "onnx-int8"]
+OF_SB3: tuple[Format, ...] = ("sb3", "hub")
+"""Formats that hold an agent of Stable-Baselines3."""
 FILES: dict[Format, str] = {
     "sb3": "{task}.zip",
     "onnx": "{task}.onnx",
@@ -51,7 +54,8 @@ class ExportOptions:
     """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     format: tuple[Format, ...] = ("sb3", "onnx", "torchscript", "hub")
     """sb3: a zip of Stable-Baselines3; onnx, torchscript: one file each; hub: a folder for the Hugging Face Hub; c: a
-    folder of one header and one C file; c-int8, onnx-int8: the same in int8."""
+    folder of one header and one C file; c-int8, onnx-int8: the same in int8. Default: what the learner can have of the
+    first four."""
     out: Path = Path("exported")
     """The folder to write to. Files that exist are never replaced."""
     inputs: Inputs = "own"
@@ -81,7 +85,8 @@ def run(arguments: Sequence[str]) -> None:
     own_only = [kind for kind in options.format if kind in ("sb3", "hub", "onnx-int8", "c-int8")]
     if options.inputs == "full" and own_only:
         raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
-    files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(options.format)}
+    formats = _possible(options.format, no_twin(agent))
+    files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(formats)}
     for file in files.values():  # before the first is written
         require_free(file)
     if "onnx" in files or "onnx-int8" in files:
@@ -95,6 +100,20 @@ def run(arguments: Sequence[str]) -> None:
         say(f"{kind:12} {file}   {first}")
         for line in rest:
             say(f"{'':12} {line}")
+
+
+def _possible(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ...]:
+    """The formats to write; of the default ones without those of SB3 where a ``reason`` is against these.
+
+    Raises:
+        PolicyKDError: they were asked for.
+    """
+    refused = [kind for kind in asked if reason and kind in OF_SB3]
+    if refused and asked != ExportOptions.format:
+        raise PolicyKDError(f"format: no {', '.join(refused)}: {reason}")
+    if refused:
+        say(f"without {' and '.join(refused)}: {reason}")
+    return tuple(kind for kind in asked if kind not in refused)
 
 
 def _write(

@@ -49,12 +49,16 @@ class Labels(NamedTuple):
         return Labels(PolicyOutput(actions, mean, std), value.squeeze(-1))
 
     @staticmethod
-    def of_actions(actions: Tensor, discrete: bool, std: float) -> Labels:
-        """Actions ``(..., A)`` as learners hold them, as answers of an expert of this deviation and without a value."""
+    def of_actions(actions: Tensor, discrete: bool, std: float, squashed: bool = False) -> Labels:
+        """Actions ``(..., A)`` as learners hold them, as answers of an expert of this deviation and without a value.
+
+        ``squashed`` where students' Gaussians are before tanh (SAC).
+        """
+        gaussian = actions, torch.full_like(actions, std)
         if discrete:
             policy = PolicyOutput.choosing(SURE * actions)
         else:
-            policy = PolicyOutput(actions, actions, torch.full_like(actions, std))
+            policy = PolicyOutput(actions, *(unsquashed_gaussian(*gaussian) if squashed else gaussian))
         return Labels(policy, torch.zeros_like(actions[..., 0]))
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -76,12 +80,19 @@ def squashed_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unsquashed_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation before tanh of an action ~ N(mean, std), to first order in ``std``.
+    """Mean and standard deviation before tanh of an action ~ N(mean, std).
 
-    For a student whose Gaussian is before tanh (SAC), of a teacher whose Gaussian is over actions (PPO).
+    For a student whose Gaussian is before tanh (SAC), of a teacher whose Gaussian is over actions (PPO). After tanh the
+    median is the action and the deviation at most ``std``. To first order the deviation before tanh is
+    d = std / (1 - mean^2), which grows without limit near a bound: tanh of so wide a Gaussian lies at both. There
+    1 - |tanh(u)| is log-normal, though, and its deviation can be solved for. The curvature of tanh leads from the one
+    to the other, so that the result is right to second order everywhere.
     """
     inside = mean.clamp(-INSIDE, INSIDE)
-    return inside.atanh(), std / (1 - inside.square())
+    # 1 at the bounds; below 0, in the middle, the first order errs on the safe side.
+    curvature = ((4 * inside.square() - 1) / 3).clamp_min(1e-3)
+    x = 16 * curvature * (std / (1 - inside.square())).square()
+    return inside.atanh(), ((x / (2 + 2 * (1 + x).sqrt())).log1p() / (4 * curvature)).sqrt()
 
 
 def proximal_weight(ratio: Tensor, clip_range: Tensor | float) -> Tensor:

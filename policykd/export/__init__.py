@@ -2,7 +2,7 @@
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy
-from policykd.export.sb3 import MODELS, check_trained_by_sb3, make_model, read_sb3, sb3_twin, to_sb3, vec_env, write_sb3
+from policykd.export.sb3 import MODELS, check_trained_by_sb3, make_model, no_twin, read_sb3, to_sb3, vec_env, write_sb3
 from policykd.export.zoo_settings import zoo_settings
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "check_trained_by_sb3",
     "deploy",
     "make_model",
+    "no_twin",
     "read_sb3",
-    "sb3_twin",
     "to_sb3",
     "vec_env",
     "write_sb3",

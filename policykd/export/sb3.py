@@ -23,8 +23,9 @@ from policykd.core.networks import MLP, Adam, Network
 from policykd.export import sb3_ppo
 from policykd.export.deployed import ACTIVATIONS
 from policykd.export.exportable import Exportable
-from policykd.learners import DDPG, PPO, SAC, Learner, OffPolicyLearner
+from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
+from policykd.tasks.spaces import Choices
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
 """SB3's class of every backbone."""
@@ -107,11 +108,15 @@ def vec_env(env: VecEnv, config: Config) -> VecEnv:
     return sb3_ppo.vec_env(env, config) if isinstance(config, PPOConfig) else env
 
 
-def sb3_twin(learner: Learner) -> str | None:
-    """The algorithm of SB3 that a learner can become: its twin, where its networks are plain MLPs."""
+def no_twin(agent: Exportable) -> str | None:
+    """Why an agent's learners cannot become agents of SB3; None where they can."""
+    learner, scale = agent.learner, agent.action_scale
     networks = getattr(learner, "actor_network", None), getattr(learner, "critic_network", None)
-    plain = all(isinstance(network, MLP) and not network.layer_norm for network in networks)
-    return learner.sb3 if plain else None
+    if learner.sb3 is None or not all(isinstance(network, MLP) and not network.layer_norm for network in networks):
+        return f"{agent.backbone} with these networks has no twin in Stable-Baselines3"
+    if isinstance(scale, Choices) and scale.start != 0:  # its Discrete(n, start=...) is refused by check_env, too
+        return f"the choices of {agent.env_id} begin at {scale.start}, and those of Stable-Baselines3's agents at 0"
+    return None
 
 
 def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
@@ -119,12 +124,13 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
 
     PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
     """
-    learner, twin = agent.learner, sb3_twin(agent.learner)
-    if twin is None:
-        raise PolicyKDError(f"export: {agent.backbone} with these networks has no twin in Stable-Baselines3")
+    learner = agent.learner
+    if reason := no_twin(agent):
+        raise PolicyKDError(f"export: {reason}")
+    assert learner.sb3 is not None
     config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
     env = vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)
-    model = make_model(twin, config, env)
+    model = make_model(learner.sb3, config, env)
     if isinstance(learner, PPO):
         sb3_ppo.write_sb3(learner, k, model)
     else:

@@ -111,6 +111,7 @@ def diagnose(
         return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
     findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
     if updates:
+        student = replace(student, bounds=_own_units(student, teacher), discrete=teacher.discrete)
         findings += _of_student(taught, student, columns, updates, seed)
     return Diagnosis(title, findings)
 
@@ -138,27 +139,39 @@ def _of_student(taught: Play, student: Student, columns: list[int] | None, updat
     held_out = taught.episodes % 4 == 3
     own = taught.observations if columns is None else taught.observations[:, columns]
 
+    scaled = replace(student, bounds=None)
+    """With actions in [-1, 1], for all that has nothing to do with the task's bounds."""
+
     @cache
-    def fit(net_arch: tuple[int, ...], rate: float) -> Fit:
-        return clone(
-            own, taught.actions, held_out, replace(student, net_arch=net_arch, learning_rate=rate), updates, seed
-        )
+    def fit(asked: Student) -> Fit:
+        return clone(own, taught.actions, held_out, asked, updates, seed)
 
     def reference(inputs: np.ndarray) -> Fit:
-        return clone(inputs, taught.actions, held_out, Student(WIDE, student.activation, RATE, True), updates, seed)
+        wide = replace(scaled, net_arch=WIDE, learning_rate=RATE, normalize=True)
+        return clone(inputs, taught.actions, held_out, wide, updates, seed)
 
     seen = remembered = None
     if columns is not None:
         seen, remembered = reference(own), reference(stacked(own, taught.episodes, REMEMBERED))
-    widths = sorted({student.net_arch, (64, 64), WIDE}, key=lambda widths: (sum(widths), widths))
+    sizes = sorted({student.net_arch, (64, 64), WIDE}, key=lambda widths: (sum(widths), widths))
     rates = sorted({RATE, *(student.learning_rate * factor for factor in (0.1, 1.0, 10.0))})
     return [
         checks.observations(own, student),
+        checks.action_bounds(student, fit(student), fit(scaled)),
         checks.sight(reference(taught.observations), seen, remembered, missed_columns(taught, columns)),
-        checks.capacity({net_arch: fit(net_arch, RATE) for net_arch in widths}, student),
-        checks.learning_rate({rate: fit(student.net_arch, rate) for rate in rates}, student),
-        checks.gradients(fit(student.net_arch, student.learning_rate)),
+        checks.capacity(
+            {widths: fit(replace(scaled, net_arch=widths, learning_rate=RATE)) for widths in sizes}, student
+        ),
+        checks.learning_rate({rate: fit(replace(scaled, learning_rate=rate)) for rate in rates}, student),
+        checks.gradients(fit(scaled)),
     ]
+
+
+def _own_units(student: Student, teacher: Teacher) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The task's bounds, where the student's network answers in its units and these are not [-1, 1]."""
+    if student.backbone != "ppo" or teacher.discrete or ((teacher.low == -1) & (teacher.high == 1)).all():
+        return None
+    return tuple(teacher.low.tolist()), tuple(teacher.high.tolist())
 
 
 def missed_columns(taught: Play, columns: list[int] | None) -> list[int]:
@@ -223,4 +236,5 @@ def _student(
         getattr(config, "activation_fn", "relu"),
         config.distill_learning_rate if learning_rate is None else learning_rate,
         getattr(config, "normalize_observation", False) if normalize is None else normalize,
+        backbone,
     )

@@ -159,6 +159,18 @@ def observations(seen: np.ndarray, student: Student) -> Finding:
     return Finding("observations", "ok", shown)
 
 
+def action_bounds(student: Student, own: Fit, scaled: Fit) -> Finding:
+    """Whether the student's network learns in the task's units what it learns with actions in [-1, 1]."""
+    if student.bounds is None:
+        return Finding("action bounds", "ok", "the student's network answers in -1 to 1")
+    (low, high), units = student.bounds, "its network answers in these units"
+    shown = f"{min(low):.3g} to {max(high):.3g}, {units}: R^2 {own.r2:.3f}, in -1 to 1 {scaled.r2:.3f}"
+    if _loses(own, scaled):
+        advice = "too far from -1 to 1 for ppo: wrap the task in RescaleAction(env, -1, 1), or use td3, ddpg or sac"
+        return Finding("action bounds", "wrong", shown, advice)
+    return Finding("action bounds", "ok", shown)
+
+
 def sight(full: Fit, seen: Fit | None, remembered: Fit | None, missed: list[int]) -> Finding:
     """How much of the teacher's action the student's observation explains."""
     if seen is None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from policykd.core.compute import one_thread
-from policykd.core.networks import MLP, Adam, gradient
+from policykd.core.networks import Adam, gradient
 from policykd.core.seeding import stream
+from policykd.distillation.divergences import divergence_of
+from policykd.distillation.labels import Labels
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.learners import LEARNERS, Learner
 
 BATCH = 256
 
@@ -26,6 +30,24 @@ class Student:
     learning_rate: float
     normalize: bool
     """Whether it sees observations normalised."""
+    backbone: str = "ppo"
+    bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Smallest and largest action ``(A,)`` of the task, where its network answers in these units (ppo); None where it
+    answers in [-1, 1]."""
+    discrete: bool = False
+    """Whether it chooses one of A actions."""
+
+    def new(self, sizes: tuple[int, int], generator: np.random.Generator) -> Learner:
+        """As ``policykd distill`` begins it, one learner of O inputs and A actions; it normalises nothing by itself."""
+        kind = TAUGHT_CONFIGS[self.backbone]
+        wanted: dict[str, Any] = {
+            "net_arch": self.net_arch,
+            "activation_fn": self.activation,
+            "normalize_observation": False,
+        }
+        config = kind(**{name: value for name, value in wanted.items() if name in kind.__dataclass_fields__})
+        low, high = (None, None) if self.discrete else (np.asarray(b, np.float32) for b in self.bounds or (-1.0, 1.0))
+        return LEARNERS[self.backbone].make(*sizes, config, [generator], "cpu", low, high)
 
 
 class Fit(NamedTuple):
@@ -35,7 +57,7 @@ class Fit(NamedTuple):
     """Share of the variance of the actions that is explained at states of other episodes; below 0 where it is worse
     than their mean; minus infinity where it is not a number."""
     losses: np.ndarray
-    """Mean squared distance of every step's minibatch ``(updates,)``."""
+    """Mean distance of every step's minibatch ``(updates,)``."""
     gradient_norms: np.ndarray
     """Euclidean norm of the gradient of every step ``(updates,)``."""
 
@@ -43,25 +65,25 @@ class Fit(NamedTuple):
 def clone(
     inputs: np.ndarray, actions: np.ndarray, held_out: np.ndarray, student: Student, updates: int, seed: int = 0
 ) -> Fit:
-    """Fit actions ``(n, A)`` to inputs ``(n, O)`` by Adam; measure where ``held_out (n,)``."""
+    """Fit a student to actions ``(n, A)`` at inputs ``(n, O)`` as bc does; measure where ``held_out (n,)``."""
     if student.normalize:
         inputs = normalised(inputs, ~held_out)
-    x, y = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (inputs, actions))
+    x, y = (torch.from_numpy(np.ascontiguousarray(a, np.float32)).unsqueeze(0) for a in (inputs, actions))
     train, test = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~held_out, held_out))
-    network = MLP((x.shape[1], *student.net_arch, y.shape[1]), activation=student.activation)
     generator = stream(seed, 0, "learner")
-    rows = network.initialise(generator).unsqueeze(0)
-    adam, losses, norms = Adam(rows), np.zeros(updates), np.zeros(updates)
+    learner = student.new((x.shape[2], y.shape[2]), generator)
+    adam, losses, norms = Adam(learner.actor), np.zeros(updates), np.zeros(updates)
     with one_thread():
         for i in range(updates):
             batch = train[torch.from_numpy(generator.integers(len(train), size=BATCH))]
-            found, info = gradient(_squared(network, x[batch].unsqueeze(0), y[batch].unsqueeze(0)), rows)
+            found, info = gradient(_distance(learner, x[:, batch], y[:, batch]), learner.actor)
             losses[i], norms[i] = float(info["loss"]), float(found.norm())
             with torch.no_grad():
-                adam.step(rows, found, student.learning_rate)
+                adam.step(learner.actor, found, student.learning_rate)
         with torch.no_grad():
-            predicted = network(rows, x[test].unsqueeze(0))[0].clamp(-1, 1).numpy()
-    return Fit(r2(predicted, y[test].numpy()), losses, norms)
+            said = learner.outputs(learner.actor, x[:, test])
+            predicted = said.actions.clamp(-1, 1) if said.logits is None else said.logits.softmax(-1)
+    return Fit(r2(predicted[0].numpy(), y[0, test].numpy()), losses, norms)
 
 
 def normalised(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -82,9 +104,15 @@ def stacked(observations: np.ndarray, episodes: np.ndarray, last: int) -> np.nda
     return np.concatenate([observations[np.maximum(index - back, first)] for back in range(last)], axis=1)
 
 
-def _squared(network: MLP, inputs: Tensor, actions: Tensor) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
-    def loss(rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        error = (network(rows, inputs) - actions).square().mean((1, 2))
+def _distance(
+    learner: Learner, inputs: Tensor, actions: Tensor
+) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    """What bc descends by default: squared distance of actions, or negative log-likelihood of choices."""
+    divergence = divergence_of("nll" if learner.discrete else "action_mse", taught=True)
+    target = Labels.of_actions(actions, learner.discrete, std=1.0).policy
+
+    def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        error = divergence(learner.outputs(actor, inputs), target).mean(1)
         return error, {"loss": error.detach()}
 
     return loss

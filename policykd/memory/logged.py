@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch.utils.data import TensorDataset
 
 from policykd.core.archives import Archive, read_npz
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 from policykd.core.memory import require_memory
+from policykd.tasks.groups import flatten
 from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
@@ -35,13 +37,14 @@ class LoggedStates(NamedTuple):
     """What to call it in errors."""
 
     @staticmethod
-    def read(source: Any) -> LoggedStates:
+    def read(source: Any, space: spaces.Dict | None = None) -> LoggedStates:
         """The states of whatever holds some.
 
         Args:
             source: an ``.npz`` file of ``observations`` and ``actions`` (``obs`` and ``acts``: imitation's); an HDF5
                 file as D4RL's, or Minari's (or its folder); a replay buffer of SB3, or the model that has one;
                 ``Demonstrations``; a mapping of arrays; or ``LoggedStates``.
+            space: of the task, where it gives dicts of observations: they become vectors (docs/groups.md).
 
         Raises:
             PolicyKDError: it holds no states, or cannot be read; nothing in a file is run.
@@ -52,9 +55,9 @@ class LoggedStates(NamedTuple):
             return _from_file(Path(source).expanduser()).checked()
         source = getattr(source, "replay_buffer", None) or source
         if hasattr(source, "buffer_size") and hasattr(source, "pos"):
-            return _from_sb3(source).checked()
+            return _from_sb3(source, space).checked()
         if isinstance(source, Mapping):
-            return _from_arrays(source, "a mapping").checked()
+            return _from_arrays(source, "a mapping", space).checked()
         if isinstance(getattr(source, "observations", None), np.ndarray):
             actions = getattr(source, "actions", None)
             return LoggedStates(source.observations, actions, True, f"a {type(source).__name__}").checked()
@@ -130,14 +133,15 @@ def _from_file(path: Path) -> LoggedStates:
     raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
 
 
-def _from_arrays(arrays: Mapping[str, Any], source: str) -> LoggedStates:
+def _from_arrays(arrays: Mapping[str, Any], source: str, space: spaces.Dict | None = None) -> LoggedStates:
     """States by the names that files give them."""
-    found = [
-        next((np.asarray(arrays[name]) for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
+    found, actions = [
+        next((arrays[name] for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
     ]
-    observations, actions = found
-    if observations is None:
+    if found is None:
         raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
+    observations = _laid_out(found, space, source) if isinstance(found, Mapping) else np.asarray(found)
+    actions = None if actions is None else np.asarray(actions)
     if actions is not None and "indices" in arrays and len(observations) > len(actions):
         # imitation keeps the last observation of each trajectory, too; ``indices`` are where actions of the next begin.
         ends = [*np.asarray(arrays["indices"]).tolist(), len(actions)]
@@ -174,12 +178,36 @@ def _read(file: Any, name: str) -> np.ndarray:
     return array
 
 
-def _from_sb3(buffer: Any) -> LoggedStates:
-    """The steps in a replay buffer of SB3, whose continuous actions are in [-1, 1]."""
-    count = buffer.buffer_size if buffer.full else buffer.pos
-    parts: Sequence[np.ndarray] = buffer.observations[:count], buffer.actions[:count]
-    if parts[0].ndim != 3:
-        raise PolicyKDError(f"states: a {type(buffer).__name__} of observations {parts[0].shape[2:]}, not vectors")
-    observations, actions = (part.reshape(-1, part.shape[-1]) for part in parts)
+def _laid_out(observations: Mapping[str, Any], space: spaces.Dict | None, source: str) -> np.ndarray:
+    """A dict of n observations as ``(n, O)``."""
+    if space is None:
+        raise PolicyKDError(f"states: {source} has dicts of observations, and a task of vectors has no place for them")
+    try:
+        return flatten(space, observations)
+    except ValueError as error:
+        raise PolicyKDError(f"states: {source}: {one_line(error)}") from None
+
+
+def _from_sb3(buffer: Any, space: spaces.Dict | None) -> LoggedStates:
+    """The steps in a replay buffer of SB3, whose continuous actions are in [-1, 1].
+
+    Dicts of observations are laid out as the task's space says, or the buffer's own.
+    """
+    name, count = f"a {type(buffer).__name__}", buffer.buffer_size if buffer.full else buffer.pos
+    if hasattr(buffer, "log_probs"):
+        raise PolicyKDError(
+            f"states: {name} is of learning on policy, its actions are not those that the task took: give a replay "
+            "buffer, or a mapping of observations and actions"
+        )
+    found = buffer.observations
+    if isinstance(found, Mapping):
+        own = buffer.observation_space
+        parts = {key: part[:count].reshape(-1, *own[key].shape) for key, part in found.items()}
+        observations = _laid_out(parts, space or own, name)
+    elif found.ndim != 3:
+        raise PolicyKDError(f"states: {name} of observations {found.shape[2:]}, not vectors")
+    else:
+        observations = found[:count].reshape(-1, found.shape[-1])
+    actions = buffer.actions[:count].reshape(-1, buffer.actions.shape[-1])
     discrete = type(buffer.action_space).__name__ == "Discrete"
-    return LoggedStates(observations, actions, not discrete, f"a {type(buffer).__name__}")
+    return LoggedStates(observations, actions, not discrete, name)

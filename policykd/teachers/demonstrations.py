@@ -66,16 +66,17 @@ class Demonstrations:
             None if self.successes is None else self.successes[kept],
         )
 
-    def fill(self, dataset: LabelledStates, std: float = 0.1) -> None:
+    def fill(self, dataset: LabelledStates, std: float = 0.1, squashed: bool = False) -> None:
         """Append all of it to the data of every learner.
 
         Args:
             dataset: of students that see all of the observation.
             std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
+            squashed: whether the students' Gaussians are before tanh (SAC).
         """
         actions, learners = torch.from_numpy(self.actions).unsqueeze(0), dataset.storage.shape[0]
         discrete = dataset.sections[1] == Labels.width(actions.shape[-1], discrete=True)
-        labels = Labels.of_actions(actions, discrete, std)
+        labels = Labels.of_actions(actions, discrete, std, squashed)
         states = torch.from_numpy(self.observations).expand(learners, -1, -1)
         dataset.add(states, labels.pack().expand(learners, -1, -1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import OWN, find
+from policykd.distillation.methods import TEACHER_METHODS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
@@ -57,17 +59,29 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)
-    return through(policy, view)
+    return with_value_if_learnt(through(policy, view), settings)
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
-    """The best learner of a live agent that has a recurrent network, as it is now."""
+    """The best learner of a live agent that has no twin in SB3, as it is now."""
+    config = replace(agent.config, vary={}) if getattr(agent.config, "vary", None) else agent.config  # as in a file
     learner = type(agent.learner).make(
-        *agent.sizes, agent.config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
+        *agent.sizes, config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
     )
     kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
     load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
-    return through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
+    policy = through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
+    return with_value_if_learnt(policy, agent.settings)
+
+
+def with_value_if_learnt(policy: Policy, settings: dict[str, Any]) -> Policy:
+    """The policy of a run with these settings, without a value where nothing has trained its critic.
+
+    That is so of students without RL, until they are fine-tuned, unless their teacher's values were distilled.
+    """
+    method = TEACHER_METHODS.get(settings["method"]) if "teacher" in settings else None
+    untrained = method is not None and method.coupling == "alone" and not settings["config"].get("distill_value_coef")
+    return policy.changed(value=None) if untrained else policy
 
 
 def _best(loaded: dict[str, Any]) -> int:

@@ -51,6 +51,8 @@ class Panel:
         # Any state will do to ask what they can say.
         example = torch.zeros(1, self.teachers[0].observation_size)
         self.discrete = self.teachers[0].discrete
+        self.copies_q_values = config.divergence == "mse" and all(t.policy.scores == "q_values" for t in self.teachers)
+        """Whether they say Q-values, which are copied as they are."""
         says = [
             t.policy.scores != "choice" if t.discrete else t.step(example, None, torch.ones(1))[1] is not None
             for t in self.teachers
@@ -132,7 +134,7 @@ class Panel:
         """One teacher's answer, its Gaussian in the students' units; or logits."""
         value = teacher.value(observations) if self.has_value else None
         if teacher.discrete:
-            sharpened = teacher.policy.scores == "q_values" and self.config.divergence != "mse"
+            sharpened = teacher.policy.scores == "q_values" and not self.copies_q_values
             logits = mean / self.config.q_temperature if sharpened else mean
             return Labels(PolicyOutput.choosing(logits), torch.zeros(len(mean)).to(mean) if value is None else value)
         actions, squashed = (mean.tanh() if teacher.squashed else mean.clamp(-1, 1)), teacher.squashed
@@ -150,7 +152,8 @@ class Panel:
         several = [torch.stack(parts) for parts in zip(*(said(a.policy) for a in answers), strict=True)]
         if self.config.several_teachers == "mean":
             if self.discrete:
-                return Labels(PolicyOutput.choosing(ensemble_logits(several[0])), values.mean(0))
+                mean = several[0].mean(0) if self.copies_q_values else ensemble_logits(several[0])
+                return Labels(PolicyOutput.choosing(mean), values.mean(0))
             actions, means, stds = several
             # The Gaussian of the mixture's mean and variance.
             spread = (stds.square() + means.square()).mean(0) - means.mean(0).square()

@@ -147,11 +147,12 @@ class Acting:
         array = self.view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
         starts = np.zeros(len(rows), bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
-        inputs, state = self._look(rows, state, starts)
+        inputs, stack = self._look(rows, state, starts)
         if self.network is None:
-            actions = self.actions_at(inputs, k, deterministic)
+            actions, state = self.actions_at(inputs, k, deterministic), stack or state
         else:
-            actions, state = self._recall(inputs, state, starts, k, deterministic)
+            actions, hidden = self._recall(inputs, (state or ())[len(stack) :], starts, k, deterministic)
+            state = *stack, hidden
         return actions.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def player(self, learner: LearnerChoice = "best") -> Callable[[Observation], np.ndarray]:
@@ -167,16 +168,19 @@ class Acting:
 
     def _look(
         self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """What learners read ``(n, I)`` at the task's observations ``(n, O)``, and what they keep of it."""
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """What learners read ``(n, I)`` at the task's observations ``(n, O)``, and the stack that they keep, if any.
+
+        The stack is the first part of the state, and a recurrent network's the last one.
+        """
         view = self.view
         if rows.shape[1] != view.size:
-            return rows, state  # picked and stacked already
+            return rows, ()  # picked and stacked already
         parts = view(rows)
         if view.history == 1:
-            return parts, state
+            return parts, ()
         stack = view.push(parts, state[0] if state else None, starts)
-        return stack.reshape(len(stack), -1), (stack, *(state or ())[1:])
+        return stack.reshape(len(stack), -1), (stack,)
 
     @property
     def remembers(self) -> bool:
@@ -190,19 +194,19 @@ class Acting:
         return network if isinstance(network, GRU) else None
 
     def _recall(
-        self, inputs: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray, k: int, deterministic: bool
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """As ``actions_at`` with what learner k remembers, the last part of ``state``, which is renewed."""
+        self, inputs: np.ndarray, state: tuple[np.ndarray, ...], starts: np.ndarray, k: int, deterministic: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``actions_at`` with what learner k remembers, the last part of ``state`` if any, and this renewed."""
         assert self.network is not None
-        stacks, shape = 1 if self.view.history > 1 else 0, (len(inputs), self.network.width)
-        hidden = state[stacks] if state is not None and len(state) > stacks else np.zeros(shape, np.float32)
+        shape = len(inputs), self.network.width
+        hidden = state[-1] if state else np.zeros(shape, np.float32)
         if hidden.shape != shape:
             raise PolicyKDError(f"predict: the state has shape {hidden.shape}, and {shape} is needed")
         along = Along(self.network)
         every = torch.as_tensor(hidden, device=self.device).expand(self.n_learners, *shape)
         along.place(torch.as_tensor(starts, device=self.device).expand(self.n_learners, 1, len(inputs)), every)
         actions = self.actions_at(inputs, k, deterministic, reading(self.learner, along))
-        return actions, (*(state or ())[:stacks], along.after[k].cpu().numpy())
+        return actions, along.after[k].cpu().numpy()
 
     def actions_at(
         self, inputs: np.ndarray, k: int, deterministic: bool = True, learner: Learner | None = None
@@ -278,6 +282,6 @@ class Acting:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
 
         Raises:
-            PolicyKDError: its algorithm has no twin in SB3.
+            PolicyKDError: its algorithm has no twin in SB3, or its actions have none there.
         """
         return export.to_sb3(self, self.learner_index(learner))

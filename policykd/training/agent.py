@@ -284,7 +284,7 @@ class Agent(Saving, SB3Surface):
 
     def _save_best(self, k: int) -> None:
         assert self.folder is not None
-        if export.sb3_twin(self.learner) is None:
+        if export.no_twin(self):
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
             self.folder.save_model(k, self.to_sb3(k), export.zoo_settings(self, k))

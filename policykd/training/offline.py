@@ -14,13 +14,14 @@ from policykd.distillation.labels import Labels
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
-from policykd.teachers.task import look_at
+from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.agent import Agent
 from policykd.training.recipes.imitation import Imitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
     from policykd.memory import LabelledStates
+    from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
@@ -29,27 +30,28 @@ STD = 0.1
 """Standard deviation that logged continuous actions are taken to have, in actions scaled to [-1, 1]."""
 
 
-def read(source: Any, task: str, size: int, most: int) -> LoggedStates:
+def read(source: Any, task: TaskSpaces, most: int) -> LoggedStates:
     """Logged states of a task.
 
     Args:
         source: whatever ``LoggedStates.read`` takes.
-        task: what the task is called.
-        size: length of its whole observation.
+        task: whose they must be.
         most: how many states can be kept.
 
     Raises:
         PolicyKDError: they cannot be read, are of another task, or are too many.
     """
-    logged = LoggedStates.read(source)
+    logged, size = LoggedStates.read(source, task.space), task.observation_size
     count, width = logged.observations.shape
     if width != size:
-        raise PolicyKDError(f"states: {logged.source} has {width} observations, and {task} has {size}")
+        raise PolicyKDError(f"states: {logged.source} has {width} observations, and {task.env_id} has {size}")
     require(count <= most, "dataset_size", most, f"keeps fewer than {count:,} states")
     return logged
 
 
-def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choices, std: float | None) -> Tensor:
+def answers(
+    states: LoggedStates, panel: Panel | None, scale: ActionScale | Choices, std: float | None, squashed: bool = False
+) -> Tensor:
     """Packed answers ``(n, W)`` at logged states.
 
     Args:
@@ -57,6 +59,7 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
         panel: the teachers; None: the actions in the data are the answers.
         scale: the task's actions.
         std: of actions without a teacher.
+        squashed: whether students' Gaussians are before tanh.
 
     Raises:
         PolicyKDError: there is neither a teacher nor an action that could stand for one.
@@ -65,7 +68,7 @@ def answers(states: LoggedStates, panel: Panel | None, scale: ActionScale | Choi
         rows = torch.from_numpy(states.observations).unsqueeze(0)
         return torch.cat([panel.answer(part) for part in rows.split(CHUNK, dim=1)], dim=1).squeeze(0)
     actions = torch.from_numpy(states.as_learners_hold(scale))
-    return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std).pack()
+    return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std, squashed).pack()
 
 
 class OfflineLearning(Agent):
@@ -74,6 +77,7 @@ class OfflineLearning(Agent):
     if TYPE_CHECKING:
         full_factory: EnvFactory
         dataset: LabelledStates
+        tutor: FrozenTeacher
 
         @property
         def panel(self) -> Panel | None: ...  # noqa: D102
@@ -89,12 +93,12 @@ class OfflineLearning(Agent):
 
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
-                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task.
+                SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task, or its dicts of them.
             gradient_steps: of every student.
 
         Raises:
             PolicyKDError: the method needs environments, or the states are of another task or more than
-                ``dataset_size``.
+                ``dataset_size``; or the agent was loaded without its teacher.
         """
         if not isinstance(self.recipe, Imitation):
             raise PolicyKDError(
@@ -103,9 +107,11 @@ class OfflineLearning(Agent):
         if self.remembers:
             raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
-        size, task = look_at(self.full_factory).observation_size, self.env_id
-        logged = read(states, task, size, self.dataset.capacity)
-        given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std)
+        if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
+            self.tutor.check()
+        logged = read(states, look_at(self.full_factory), self.dataset.capacity)
+        squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
+        given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
         seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
         self.recipe.take(seen, given.to(self.device).expand(self.n_learners, -1, -1))
         with self.computing():

@@ -128,26 +128,26 @@ class Imitation:
     def step(self, progress: float) -> None:
         """Learn from all states so far, or from those of the latest round only."""
         self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(progress))
+        recent = None if self.method.aggregate else self.config.round_steps
         for i in range(self.config.round_updates):
-            self._update(i == self.config.round_updates - 1)
+            self._update(i == self.config.round_updates - 1, recent)
 
     @torch.no_grad()
     def fit(self, updates: int) -> None:
-        """Gradient steps on the data as they are, in which the learning rate falls as over a run."""
+        """Gradient steps on all data, whatever the method's rounds, in which the learning rate falls as over a run."""
         for i in range(updates):
             self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
-            self._update(i == updates - 1)
+            self._update(i == updates - 1, None)
 
-    def _update(self, last: bool) -> None:
-        info = self.teach(self.learning_rate, last)
+    def _update(self, last: bool, recent: int | None) -> None:
+        info = self.teach(self.learning_rate, last, recent)
         self.n_updates += 1
         if last:
             self.info = {**self.info, **info}
 
-    def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every student; diagnostics ``(K,)``."""
+    def teach(self, learning_rate: Tensor, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
+        """One gradient step of every student, on the ``recent`` states alone or on all; diagnostics ``(K,)``."""
         assert isinstance(self.dataset, LabelledStates)
-        recent = None if self.method.aggregate else self.config.round_steps
         states, answers = self.dataset.sample(self.config.distill_batch_size, self.sampling, recent)
         return self._teach(states, answers, learning_rate, diagnose)
 

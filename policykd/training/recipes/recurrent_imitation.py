@@ -77,11 +77,10 @@ class RecurrentImitation(Imitation):
         self.hidden.advance()
         return actions
 
-    def teach(self, learning_rate: Tensor, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every student; diagnostics ``(K,)``."""
+    def teach(self, learning_rate: Tensor, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
+        """One gradient step of every student, on the ``recent`` steps alone or on all; diagnostics ``(K,)``."""
         config = self.config
         length = config.burn_in + config.bptt_steps
-        recent = None if self.method.aggregate else config.round_steps
         windows = max(1, config.distill_batch_size // config.bptt_steps)
         drawn = self.sequences.sample(windows, length, self.sampling, recent)
         self.hidden.along.place(drawn.starts, drawn.state)
