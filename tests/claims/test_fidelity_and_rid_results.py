@@ -20,14 +20,18 @@ EXPERIMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_tables_are_those_of_the_rows(name, tmp_path):
-    place, page = EXPERIMENTS[name]
+LENET = ("results/fidelity/lenet", "docs/fidelity.md")
+
+
+@pytest.mark.parametrize(("name", "place", "page"), [*((n, *e) for n, e in EXPERIMENTS.items()), ("lenet", *LENET)])
+def test_tables_are_those_of_the_rows(name, place, page, tmp_path):
     raw = ROOT / f"{place}.csv"
     if not raw.exists():
         pytest.skip(f"no {place}.csv: the experiment has not been run")
     header = raw.read_text().partition("\n")[0].split(",")
-    table = importlib.import_module(name).write_report(Measurements(raw, header, ()), tmp_path)
+    lenet = name == "lenet"
+    module = importlib.import_module("experiments.fidelity.data" if lenet else name)
+    table = module.write_report(Measurements(raw, header, ()), tmp_path, *(["lenet"] if lenet else []))
     assert table == (ROOT / f"{place}.md").read_text()
     assert (tmp_path / f"{Path(place).name}.png").exists()
     lines = [line for line in table.splitlines() if line.startswith("|")]
@@ -77,3 +81,18 @@ def test_claims_of_fidelity_in_the_rows():
 def test_pictures_of_the_pages_are_there(page):
     links = re.findall(r"!\[[^]]*]\(([^)]+)\)", (ROOT / page).read_text())
     assert links and all((ROOT / page).parent.joinpath(link).exists() for link in links)
+
+
+def test_claims_of_lenet_in_the_rows():
+    raw = ROOT / f"{LENET[0]}.csv"
+    rows = Measurements(raw, raw.read_text().partition("\n")[0].split(","), ())
+
+    def mean(name, asked, network="student"):
+        values = rows.values(name, asked=asked, network=network, split="test")
+        assert len(values) == 5
+        return values.mean()
+
+    assert mean("agreement", "200") < 0.88 < mean("agreement", "1,000") < mean("agreement", "4,000") < 0.965
+    assert mean("agreement", "4,000, mixup") > 0.97 and mean("agreement", "4,000", "control") < 0.91
+    assert mean("kl", "4,000", "control") > 6 * mean("kl", "4,000")
+    assert mean("accuracy", "200") < mean("accuracy", "labels", "teacher") < mean("accuracy", "4,000") + 0.01
