@@ -112,7 +112,7 @@ def test_without_ray_and_with_jobs_it_says_so(folder, monkeypatch):
     with pytest.raises(PolicyKDError, match="--jobs and --threads are for the local engine"):
         run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,), jobs=1))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PolicyKDError, match=r"pip install 'policykd\[ray\]'"):
+    with pytest.raises(PolicyKDError, match=r'pip install "policykd\[ray\]"'):
         run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from policykd.core.networks import adams_of, state_tensors
 from policykd.core.seeding import Generators, generator_state, set_generator_state
 from policykd.memory.replay import Batch
-from policykd.training.recipes.peers_on_replay import PeersOnReplay
+from policykd.training.recipes.peers_on_replay import PeersOnReplay, Turn
 
 
 class PeersAtOwnPace(PeersOnReplay):
@@ -54,10 +54,6 @@ class PeersAtOwnPace(PeersOnReplay):
     def _moved(self, made: np.ndarray) -> np.ndarray:
         return np.array([self.learner.actor_updates(int(number)) for number in made])
 
-    def rounds(self, count: int) -> int:
-        """Drawn by ``count``: who moves in every other round only would otherwise always meet the same peer."""
-        return random.Random(count).randrange(len(self.peers.turns)) if len(self.peers.turns) > 1 else count
-
     def flags(self, number: int) -> tuple[bool, bool]:
         """Whether any learner's actor, and any learner's targets, which follow it, are updated by the present step."""
         move = bool(self.moving.any())
@@ -68,9 +64,16 @@ class PeersAtOwnPace(PeersOnReplay):
         with _undrawn(self.sampling, ~self.due):
             return super().sample(source)
 
+    def turn(self, number: int) -> Turn:
+        """Who copies whom, drawn: who moves in every other step only would otherwise always meet the same peer."""
+        return super().turn(self._drawn(number))
+
+    def _drawn(self, number: int) -> int:
+        return random.Random(number).randrange(len(self.peers.turns))
+
     def _distil_batch(self, number: int) -> Batch:
         with _undrawn(self.sampling, ~self.moving):
-            return super()._distil_batch(number)
+            return super()._distil_batch(self._drawn(number))
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""

@@ -121,7 +121,7 @@ class PeersOnReplay(LearnFromReplay):
         batch, noise = self.sample(self.method.replay), learner.draw_noise(config.batch_size)
         moved = learner.actor_updates(number)
         due = self.distillation is not None and update_actor and moved % config.distill_freq == 0
-        first = self.rounds(moved // config.distill_freq) * config.distill_gradient_steps
+        first = moved // config.distill_freq * config.distill_gradient_steps
         turn, states = self.turn(first), None
         if due:
             states = self.states(first)
@@ -137,10 +137,6 @@ class PeersOnReplay(LearnFromReplay):
             if due and self.method.coupling == "apart":
                 info |= self.distil_more(first, diagnose)
         return info
-
-    def rounds(self, count: int) -> int:
-        """The number whose turn it is in round ``count`` of distillation."""
-        return count
 
     def flags(self, number: int) -> tuple[bool, bool]:
         """Whether gradient step ``number`` (from 1) also updates the actors, and the targets."""
