@@ -94,7 +94,6 @@ def test_only_the_others_copy_the_best(method):
 
 
 def test_peers_stay_as_near_to_the_best_as_it_moves():
-    torch.manual_seed(0)
     learner = make_learner("td3", 4)
     states = torch.randn(4, 9, 4, dtype=torch.float64)
     near = NearBest(learner, peers=2, ratio=2.0, least=0.01)
