@@ -294,7 +294,6 @@ def test_critics_are_copied_at_each_peers_own_rate(backbone):
         ({"method": "advice", "config": {"allocation": "best"}}, "all peers propose"),
         ({"method": "p3s", "config": {"least_proposal": 2}}, "least_proposal=2.0 must lie in"),
         ({"method": "mutual", "config": {"distill_freq": 0}}, "distill_freq=0 must be positive"),
-        ({"method": "mutual_joint", "config": {"distill_gradient_steps": 2}}, "distill_gradient_steps: must be 1"),
         (
             {"method": "mutual", "config": {"learning_rate": "lin_1e-3", "vary": {"learning_rate": (1e-3, 1e-4)}}},
             "is a function of what remains of the run: give a number, or leave it out of vary",

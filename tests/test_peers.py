@@ -62,7 +62,7 @@ def test_a_peer_leaves_for_sb3_with_its_own_settings():
     for k, gamma in enumerate((0.9, 0.5, 0.9, 0.7)):
         model, values = agent.to_sb3(k), {name: each[k % 2] for name, each in agent.config.vary.items()}
         for name, value in {**values, "gamma": gamma}.items():
-            assert getattr(model, name) == pytest.approx(value), name
+            assert getattr(model, name) == (value if (k, name) != (3, "gamma") else pytest.approx(value)), name
         assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(values["learning_rate"])
     varied = make(backbone="td3", config={"vary": {"action_noise_std": (0.3, 0.5), "target_policy_noise": (0.1, 0.4)}})
     model = varied.to_sb3(1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import make_peers
 from stable_baselines3 import PPO, SAC, TD3
 from tiny import POINT
 
@@ -11,7 +12,7 @@ from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
-from policykd.teachers import TeacherScore, own_run
+from policykd.teachers import TeacherScore
 from policykd.training.loading import load_agent
 from policykd.training.recipes.fine_tune import FineTune
 
@@ -182,7 +183,7 @@ def test_without_the_tasks_reward_the_rollout_has_none():
 
 
 @pytest.mark.parametrize("backbone", ["ppo", "td3"])
-def test_the_critic_of_students_without_rl_is_no_value(tmp_path, backbone):
+def test_the_critic_of_students_without_rl_is_no_value(tmp_path, critic_teacher, backbone):
     student = TeacherStudent(POINT, expert, backbone=backbone, config=COPY)
     student.save(tmp_path / "agent.safetensors")
     for source in (tmp_path / "agent.safetensors", student):
@@ -190,12 +191,24 @@ def test_the_critic_of_students_without_rl_is_no_value(tmp_path, backbone):
         assert teacher.value(torch.zeros(2, 4)) is None
         with pytest.raises(PolicyKDError, match="value_gated needs a teacher with a value"):
             TeacherStudent(POINT, teacher, method="value_gated", config=ROLL)
-    policy = Teacher.load(DualStudent(POINT, backbone=backbone, config={"net_arch": (8,)}), POINT).policy
-    assert policy.value is not None
-    settings = student.settings
-    for learnt in ({"method": "fine_tune"}, {"config": {"distill_value_coef": 1.0}}, {"method": "kickstarting"}):
-        assert own_run.with_value_if_learnt(policy, {**settings, **learnt}).value is not None
-    assert own_run.with_value_if_learnt(policy, settings).value is None
+    valued = TeacherStudent(POINT, critic_teacher, config={**COPY, "distill_value_coef": 1.0})
+    assert Teacher.load(valued, POINT).policy.value is not None
+
+
+def test_a_critic_is_a_value_once_something_has_trained_it(tmp_path):
+    peers = make_peers("share_replay", "sac", config={"rebirth_freq": 10**5}).learn(200)
+    assert Teacher.load(peers, POINT).policy.value is not None
+    peers.save(tmp_path / "peers.safetensors")
+    assert Teacher.load(tmp_path / "peers.safetensors", POINT).policy.value is not None
+    shipped = peers.ship(gradient_steps=2)
+    shipped.save(tmp_path / "shipped.safetensors")
+    for source in (shipped, tmp_path / "shipped.safetensors"):
+        assert Teacher.load(source, POINT).policy.value is None
+    normed = make_peers("share_replay", "td3", config={"layer_norm": True})  # without a twin in SB3
+    observation = np.zeros((1, 4), np.float32)
+    np.testing.assert_allclose(
+        Teacher.load(normed, POINT).predict(observation)[0], normed.predict(observation)[0], atol=1e-6
+    )
 
 
 def test_several_teachers():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -206,6 +207,10 @@ def _encode(
     return tables[: len(own)], tables[len(own) :], groups
 
 
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+"""How a number is written that may stand in a column of words."""
+
+
 def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(_word, na_action="ignore") for name in names if name in table})
 
@@ -213,10 +218,9 @@ def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def _word(value: object) -> str:
     """A value as text that is the same in every file: without spaces around it, 1 for 1.0."""
     text = str(value).strip()
-    with suppress(ValueError, OverflowError):  # no number, or not a finite one
-        number = float(text)
-        return text if abs(number) > 2**53 else str(int(number) if number == int(number) else number)
-    return text
+    if not NUMBER.fullmatch(text):  # 007 and 1e2 are names
+        return text
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _one_hot(table: pd.DataFrame, name: str, values: Sequence[str]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from policykd.cli.options import parse, peek
 from policykd.cli.output import next_run, outcome, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require, split_linear
-from policykd.core.files import write_text
+from policykd.core.files import remove_unfinished, write_text
 from policykd.core.parsing import parse_json, read_text
 from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
@@ -102,6 +102,7 @@ def run(arguments: Sequence[str]) -> None:
     for size, part in zip(sizes, parts, strict=True):
         agent = _train(options, env, teachers, size, part)
         rows += students.measure(agent, episodes=options.final_episodes)
+        remove_unfinished(folder)
         students.write_csv(rows, folder / "students.csv")  # after each size: an interrupted sweep keeps its rows
         write_text(folder / "students.md", students.table(rows) + "\n")
     say("\n" + students.table(rows))
@@ -197,6 +198,8 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
         agent.fine_tune(options.fine_tune, progress_bar=True)
     if options.fine_tune > 0:
         say(outcome(agent))
+    if not agent.evaluations:
+        return
     curves = [
         Curve(f"seed {seed}", np.array(agent.evaluation_steps), np.stack([e.returns[k] for e in agent.evaluations]))
         for k, seed in enumerate(agent.seeds)

@@ -99,7 +99,8 @@ def own_config(agent: Exportable, k: int) -> Config:
     for name, values in getattr(agent.config, "vary", {}).items():
         rows = agent.recipe.n_steps if name == "n_steps" else getattr(agent.learner, VARIED.get(name, ""), None)
         if name != "observations":  # which is in the weights
-            own[name] = values[k % len(values)] if rows is None else rows.flatten()[k].item()
+            given, row = values[k % len(values)], None if rows is None else rows.flatten()[k].item()
+            own[name] = given if row is None or np.float32(given) == np.float32(row) else row
     return change(agent.config, {**own, "vary": {}}) if own else agent.config
 
 

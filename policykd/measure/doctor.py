@@ -157,7 +157,7 @@ def _of_student(taught: Play, student: Student, columns: list[int] | None, updat
     rates = sorted({RATE, *(student.learning_rate * factor for factor in (0.1, 1.0, 10.0))})
     return [
         checks.observations(own, student),
-        checks.action_bounds(student, fit(student), fit(scaled)),
+        *([] if student.discrete else [checks.action_bounds(student, fit(student), fit(scaled))]),
         checks.sight(reference(taught.observations), seen, remembered, missed_columns(taught, columns)),
         checks.capacity(
             {widths: fit(replace(scaled, net_arch=widths, learning_rate=RATE)) for widths in sizes}, student

@@ -16,7 +16,6 @@ from torch import nn
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
-from policykd.core.recurrent import GRU
 from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.sight import of_groups, through
@@ -56,19 +55,20 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
         if isinstance(source, BaseAlgorithm) and not options.mapped:
             trained_on.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
-    if hasattr(source, "to_sb3") and _without_twin(source):
-        if options.vecnormalize is not None:
-            raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser")
-        return own_run.of_agent(source, device)
     given = statistics.read(options.vecnormalize, options.trust)
+    if hasattr(source, "to_sb3"):  # an agent of policykd
+        try:
+            model = source.to_sb3()
+        except PolicyKDError:  # it has no twin
+            if options.vecnormalize is not None:
+                raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser") from None
+            return own_run.of_agent(source, device)
+        chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
+        policy = through(normalised(sb3.from_live(model, device), chain, device), source.view)
+        return own_run.with_value_if_learnt(policy, source.learner, source.settings["config"])
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
         policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)
         return normalised(policy, given, device)
-    if hasattr(source, "to_sb3"):  # an agent of policykd
-        model = source.to_sb3()
-        chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
-        policy = through(normalised(sb3.from_live(model, device), chain, device), source.view)
-        return own_run.with_value_if_learnt(policy, source.settings)
     if isinstance(source, nn.Module) and not hasattr(source, "predict"):
         name = f"module {type(source).__name__}"
         policy = modules.from_module(modules.copied(source), name, task, device)
@@ -77,11 +77,6 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
     else:
         raise PolicyKDError(f"teacher: a {type(source).__name__} cannot act; see docs/teachers.md for what can")
     return normalised(policy, given, device)
-
-
-def _without_twin(agent: Any) -> bool:
-    """Whether a live agent of policykd cannot become one of SB3: its units remember, or its choices begin beyond 0."""
-    return isinstance(agent.network, GRU) or bool(getattr(agent.action_scale, "start", 0))
 
 
 def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:

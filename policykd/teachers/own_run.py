@@ -17,7 +17,6 @@ from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import OWN, find
-from policykd.distillation.methods import TEACHER_METHODS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
@@ -59,7 +58,7 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)
-    return with_value_if_learnt(through(policy, view), settings)
+    return with_value_if_learnt(through(policy, view), learner, settings["config"])
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
@@ -71,16 +70,17 @@ def of_agent(agent: Any, device: torch.device) -> Policy:
     kept = {name: tensor.to(device) for name, tensor in state_tensors(agent.learner).items()}
     load_state_tensors(learner, _rows(kept, state_tensors(learner), agent.learner_index("best")))
     policy = through(_policy(learner, "a live agent", agent.sizes[0], agent.action_scale), agent.view)
-    return with_value_if_learnt(policy, agent.settings)
+    return with_value_if_learnt(policy, learner, agent.settings["config"])
 
 
-def with_value_if_learnt(policy: Policy, settings: dict[str, Any]) -> Policy:
-    """The policy of a run with these settings, without a value where nothing has trained its critic.
+def with_value_if_learnt(policy: Policy, learner: Any, config: dict[str, Any]) -> Policy:
+    """The policy of a learner, without a value where nothing has trained its critic.
 
-    That is so of students without RL, until they are fine-tuned, unless their teacher's values were distilled.
+    That is so of students without RL and of shipped ones until they are fine-tuned, unless their teacher's values were
+    distilled (``distill_value_coef``).
     """
-    method = TEACHER_METHODS.get(settings["method"]) if "teacher" in settings else None
-    untrained = method is not None and method.coupling == "alone" and not settings["config"].get("distill_value_coef")
+    adam = learner.critic_adam if hasattr(learner, "critic_adam") else learner.adam
+    untrained = not adam.steps.any() and not config.get("distill_value_coef")
     return policy.changed(value=None) if untrained else policy
 
 
@@ -103,13 +103,13 @@ def _learner(
 def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
     """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is.
 
-    A policy that only acts needs no settings that differ between peers, nor how often Adam has stepped.
+    A policy that only acts needs no settings that differ between peers, and of Adam's steps whether there were any.
     """
 
     def of(kept: Tensor, one: Tensor) -> Tensor:
         if kept.shape == one.shape:
             return kept
-        return kept[k * len(one) : (k + 1) * len(one)] if one.ndim else one
+        return kept[k * len(one) : (k + 1) * len(one)] if one.ndim else kept.amax()
 
     return {name: of(kept[name], one) for name, one in own.items()}
 

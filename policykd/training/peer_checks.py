@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
@@ -10,6 +12,7 @@ from policykd.learners import Learner
 from policykd.learners.config import Config, OffPolicyConfig
 
 MOST_PEERS = 1_000
+log = logging.getLogger("policykd")
 
 
 def check_vary(config: Config, peers: int) -> None:
@@ -45,11 +48,8 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> 
     if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
         raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
     if learner.memory == "replay":
-        steps = config.distill_gradient_steps
-        if method.coupling == "joint" and steps != 1:
-            raise PolicyKDError(
-                f"distill_gradient_steps: must be 1, not {steps}: {method.name} distils in RL's own step"
-            )
+        if method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
+            log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)
         return
     if method.replay == "pooled":
         raise PolicyKDError(

@@ -73,6 +73,7 @@ class PeersOnReplay(LearnFromReplay):
             taught = adams_of(self.distillation, self.critics)
             self.rebirth = Rebirth(learner, config, replay, sampling, self.standings, taught)
         self.schedule = schedule_of(config.distill_schedule)
+        self.steps_per_round = config.distill_gradient_steps if method.coupling == "apart" else 1
         self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=self.device)
         self.distill_learning_rate = torch.zeros_like(self.distill_rates)
         self.distill_coef = torch.zeros(len(sampling), device=self.device)
@@ -121,7 +122,7 @@ class PeersOnReplay(LearnFromReplay):
         batch, noise = self.sample(self.method.replay), learner.draw_noise(config.batch_size)
         moved = learner.actor_updates(number)
         due = self.distillation is not None and update_actor and moved % config.distill_freq == 0
-        first = moved // config.distill_freq * config.distill_gradient_steps
+        first = moved // config.distill_freq * self.steps_per_round
         turn, states = self.turn(first), None
         if due:
             states = self.states(first)
