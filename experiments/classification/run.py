@@ -31,9 +31,9 @@ from policykd.classification.data.sets import Splits, load
 from policykd.classification.models import make_model, parameters
 from policykd.cli import guarded
 from policykd.cli.output import say
-from policykd.core.files import versions, write_bytes, write_text
+from policykd.core.files import versions, write_text
 from policykd.distillation.supervised.hinton import AS_PUBLISHED
-from policykd.measure.plots import COLOURS, INK
+from policykd.measure.plots import COLOURS, INK, save_figure
 
 TEACHER, STUDENT = (32, 64, 128, 280), (8, 16, 32, 64)
 LAST_MAP = {"student_features": ("blocks.2",), "teacher_features": ("blocks.2",)}
@@ -214,10 +214,7 @@ def draw(rows: pd.DataFrame, path: Path) -> Path:
         axes.tick_params(colors=INK, length=0, labelsize=9)
         axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first method on top; the panels share it
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    write_bytes(path, content.getvalue())
-    return path
+    return save_figure(figure, path, metadata={"Software": None})
 
 
 if __name__ == "__main__":

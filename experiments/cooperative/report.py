@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from matplotlib.figure import Figure
 from experiments.measurements import Measurements, interval, mean_and_half
 from policykd.benchmark.documents import publish
 from policykd.cli.output import say
-from policykd.core.files import write_bytes, write_text
-from policykd.measure.plots import COLOURS, INK
+from policykd.core.files import write_text
+from policykd.measure.plots import COLOURS, INK, save_figure
 
 UCI = (
     *("wdbc", "vehicle", "segment", "phoneme", "german", "pima", "adult", "satimage", "australian", "spambase"),
@@ -175,6 +174,4 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    write_bytes(path, content.getvalue())
+    save_figure(figure, path, metadata={"Software": None})

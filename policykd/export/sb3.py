@@ -25,6 +25,7 @@ from policykd.export.deployed import ACTIVATIONS
 from policykd.export.exportable import Exportable
 from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
+from policykd.learners.settings import VARIED_ROWS
 from policykd.tasks.spaces import Choices
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
@@ -46,16 +47,6 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
     "sac": ("ent_coef", "target_entropy", "target_update_interval"),
 }
 """Settings that a backbone shares with its model of SB3 alone, under the same names."""
-
-VARIED = {
-    "learning_rate": "learning_rate",
-    "gamma": "gamma",
-    "tau": "tau",
-    "action_noise_std": "noise_std",
-    "target_policy_noise": "target_noise_std",
-    "target_entropy": "target_entropy",
-}
-"""Where a learner keeps a setting that peers vary, one row per learner."""
 
 PLAIN: dict[str, Any] = {"layer_norm": False, "network": None, "critic_network": None}
 """Settings of networks as SB3's ``MlpPolicy`` has them."""
@@ -97,7 +88,8 @@ def own_config(agent: Exportable, k: int) -> Config:
     """The settings of learner ``k`` alone: those that peers vary from its own rows, which may move (rebirth)."""
     own: dict[str, Any] = {}
     for name, values in getattr(agent.config, "vary", {}).items():
-        rows = agent.recipe.n_steps if name == "n_steps" else getattr(agent.learner, VARIED.get(name, ""), None)
+        place = VARIED_ROWS.get(name, ("",))[0]
+        rows = agent.recipe.n_steps if name == "n_steps" else getattr(agent.learner, place, None)
         if name != "observations":  # which is in the weights
             given, row = values[k % len(values)], None if rows is None else rows.flatten()[k].item()
             own[name] = given if row is None or np.float32(given) == np.float32(row) else row

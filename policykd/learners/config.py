@@ -105,7 +105,8 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
             if name in ("n_steps", "gradient_steps"):
                 require(all(v == int(v) and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
             rule = "is a function of what remains of the run: give a number, or leave it out of vary"
-            require(not callable(getattr(self, name)), name, self.learning_rate, rule)
+            own = getattr(self, name)
+            require(not callable(own), name, own, rule)
             for value in values:
                 change(self, {name: value, "vary": {}})
 

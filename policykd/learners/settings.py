@@ -52,6 +52,17 @@ class Settings:
             self.rate.fill_(self.scheduled(1.0 - progress))
 
 
+VARIED_ROWS = {
+    "learning_rate": ("learning_rate", "critic_learning_rate"),
+    "gamma": ("gamma",),
+    "tau": ("tau", "critic_tau"),
+    "action_noise_std": ("noise_std",),
+    "target_policy_noise": ("target_noise_std",),
+    "target_entropy": ("target_entropy",),
+}
+"""Where a learner keeps a varied setting, one row per learner; then, one per critic."""
+
+
 def critic_rows(setting: float | Tensor, critics: int) -> float | Tensor:
     """A setting per learner as one per critic, ``(K * C, 1)``."""
     return setting.repeat_interleave(critics, dim=0) if isinstance(setting, Tensor) and setting.ndim > 1 else setting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.compute import one_thread
-from policykd.core.networks import Adam, gradient
+from policykd.core.networks import Adam, Loss, gradient
 from policykd.core.seeding import stream
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.labels import Labels
@@ -104,9 +103,7 @@ def stacked(observations: np.ndarray, episodes: np.ndarray, last: int) -> np.nda
     return np.concatenate([observations[np.maximum(index - back, first)] for back in range(last)], axis=1)
 
 
-def _distance(
-    learner: Learner, inputs: Tensor, actions: Tensor
-) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+def _distance(learner: Learner, inputs: Tensor, actions: Tensor) -> Loss:
     """What bc descends by default: squared distance of actions, or negative log-likelihood of choices."""
     divergence = divergence_of("nll" if learner.discrete else "action_mse", taught=True)
     target = Labels.of_actions(actions, learner.discrete, std=1.0).policy

@@ -19,21 +19,12 @@ from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import PeerStep
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
+from policykd.learners.settings import VARIED_ROWS
 from policykd.memory.replay import SharedReplay
 from policykd.training.allocation import Standings
 
 LEARNING_RATE = 1e-3
 """Of the steps that teach a fresh learner; it falls to 0 in a straight line."""
-
-ROWS = {
-    "learning_rate": ("learning_rate", "critic_learning_rate"),
-    "gamma": ("gamma",),
-    "tau": ("tau", "critic_tau"),
-    "action_noise_std": ("noise_std",),
-    "target_policy_noise": ("target_noise_std",),
-    "target_entropy": ("target_entropy",),
-}
-"""Where a learner keeps a varied setting, one row per learner or critic."""
 
 
 class Rebirth:
@@ -128,11 +119,11 @@ class Rebirth:
                 target.view(len(index), -1)[reborn] = rows
 
     def _perturb(self, reborn: np.ndarray, teacher: np.ndarray) -> None:
-        """Varied settings of ``ROWS`` become the best peer's, times the perturbation or over it; others stay."""
+        """Varied settings of ``VARIED_ROWS`` become the best peer's, times the perturbation or over it; others stay."""
         learner, factor = self.learner, self.config.rebirth_perturbation
         for name in self.config.vary:
             drawn = torch.tensor([factor if learner.generators[k].random() < 0.5 else 1 / factor for k in reborn])
-            for attribute in ROWS.get(name, ()):
+            for attribute in VARIED_ROWS.get(name, ()):
                 rows = getattr(learner, attribute).view(len(self.sampling), -1)
                 times = drawn.to(rows).unsqueeze(1)
                 best = rows[teacher]
