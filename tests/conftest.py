@@ -22,6 +22,16 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def on_the_processor(request):
+    """But for the tests of the GPU, ``device="auto"`` is the processor, here and in child processes, on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_cuda":
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Torch's own generator begins every test alike, whichever ran before it."""

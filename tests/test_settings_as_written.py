@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from tiny import POINT, TINY, flags
 
 from policykd import DualStudent, PolicyKDError
@@ -12,6 +13,7 @@ from policykd.cli import main
 from policykd.cli.train import _train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
+from policykd.training.arguments import advise_device
 
 
 @pytest.mark.parametrize(
@@ -178,3 +180,11 @@ def test_a_task_of_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         main(["train", "--env", "my_broken_env:MyTask-v0"])
     assert "my_broken_env:MyTask-v0 cannot be made: division by zero" in capsys.readouterr().err
+
+
+def test_few_learners_on_a_gpu_are_told_that_the_processor_is_faster(caplog):
+    for device, learners, steps_here in (("cpu", 2, True), ("cuda", 200, True), ("cuda", 2, False)):
+        advise_device(torch.device(device), learners, steps_here)
+    assert not caplog.text
+    advise_device(torch.device("cuda"), 2, True)
+    assert "device='cpu'" in caplog.text

@@ -12,24 +12,29 @@ from policykd.core.errors import PolicyKDError
 
 
 def require_memory(nbytes: int, what: str, setting: str, device: torch.device | str = "cpu") -> None:
-    """Refuse what the machine cannot hold.
+    """Refuse what the machine, or its GPU, cannot hold.
 
     Args:
         nbytes: bytes that it takes.
         what: what takes them, such as "2 learners x 1,000,000 transitions".
         setting: what to lower.
-        device: where; only the machine's own memory is looked at.
+        device: where; of devices that are neither the processor nor CUDA nothing is known.
 
     Raises:
-        PolicyKDError: the machine has less memory.
+        PolicyKDError: there is less memory.
     """
-    if torch.device(device).type != "cpu":
+    device = torch.device(device)
+    if device.type == "cuda":
+        there, most = "this GPU has", torch.cuda.get_device_properties(device).total_memory
+    elif device.type == "cpu":
+        machine, allowed = physical_memory(), memory_limit()
+        there, most = "this machine has" if machine <= allowed else "this job may take", min(machine, allowed)
+    else:
         return
-    machine, allowed = physical_memory(), memory_limit()
-    if nbytes > min(machine, allowed):
-        who = "this machine has" if machine <= allowed else "this job may take"
-        there = f"{who} {min(machine, allowed) / 1e9:,.1f} GB"
-        raise PolicyKDError(f"memory: {what} need {nbytes / 1e9:,.1f} GB, {there}: lower {setting}")
+    if nbytes > most:
+        raise PolicyKDError(
+            f"memory: {what} need {nbytes / 1e9:,.1f} GB, {there} {most / 1e9:,.1f} GB: lower {setting}"
+        )
 
 
 def require_disk(nbytes: int, place: Path, what: str, setting: str) -> None:

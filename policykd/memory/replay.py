@@ -94,9 +94,11 @@ class SharedReplay:
     @cached_property
     def storage(self) -> Tensor:
         """Rows ``(K, capacity, width)``, made when first needed: an agent read only to act needs none."""
-        if self.folder is None:
-            return torch.from_numpy(np.zeros(self._shape, self._dtype)).to(self.device)
-        return torch.from_numpy(on_disk(self._shape, self._dtype, self.folder()))
+        if self.folder is not None:
+            return torch.from_numpy(on_disk(self._shape, self._dtype, self.folder()))
+        if self.device.type == "cpu":  # NumPy's zeros take memory only as they are written
+            return torch.from_numpy(np.zeros(self._shape, self._dtype))
+        return torch.zeros(self._shape, dtype=getattr(torch, self._dtype.name), device=self.device)
 
     @cached_property
     def _native(self) -> bool:

@@ -67,7 +67,8 @@ class One(gym.Env):
     """
 
     def __init__(self, vector: VectorEnv, alone: bool = True) -> None:
-        self.vector, self.alone, self.tensors = vector, alone, False
+        self.vector, self.alone = vector, alone
+        self.device: torch.device | None = None
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
 
     @property
@@ -80,12 +81,12 @@ class One(gym.Env):
         if not self.alone:
             raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
         observations, _ = self.vector.reset(seed=seed)
-        self.tensors = not isinstance(observations, np.ndarray)
+        self.device = observations.device if isinstance(observations, Tensor) else None
         return as_numpy(observations)[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step; the observation is the episode's own, also where the vector has begun the next."""
-        actions = torch.from_numpy(action[None]) if self.tensors else action[None]
+        actions = action[None] if self.device is None else as_tensor(action[None], self.device)
         observations, rewards, terminated, truncated, infos = self.vector.step(actions)
         if (terminated[0] or truncated[0]) and _mode(self.vector) == AutoresetMode.SAME_STEP:
             observations = _final(infos, task_name(self.vector))

@@ -32,7 +32,7 @@ from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import check_precision, check_threads
+from policykd.training.arguments import advise_device, check_precision, check_threads
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -240,6 +240,7 @@ class Agent(Saving, SB3Surface):
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         self.get_env()
         self.collector.check()
+        advise_device(self.device, self.n_learners, isinstance(self.collector.observations, np.ndarray))
         if self.compile == "auto":
             updates = self.gradient_steps_in(total_timesteps // self.peers)
             self.compile = updates >= compiling.PAYS and compiling.can_compile(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
 from policykd.learners.config import Config
 from policykd.native.threads import Threads, count
+
+log = logging.getLogger("policykd")
 
 C = TypeVar("C", bound=Config)
 
@@ -48,6 +51,18 @@ def check_threads(threads: Threads) -> Threads:
     except ValueError as error:
         raise PolicyKDError(str(error)) from None
     return threads
+
+
+GPU_PAYS = 100
+"""Learners of 64x64 from which a GPU is faster than the processor (docs/speed.md, "On a GPU")."""
+
+
+def advise_device(device: torch.device, learners: int, steps_here: bool) -> None:
+    """Say so where a GPU may well slow the learners down: few, with environments on the processor."""
+    if device.type == "cuda" and learners < GPU_PAYS and steps_here:
+        log.warning(
+            "device: small networks of few learners (%d) train faster with device='cpu' than on a GPU", learners
+        )
 
 
 def check_precision(config: Config, device: torch.device) -> native.Precision:

@@ -49,8 +49,8 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
             os.environ[CACHE] = str(build.cache_folder() / "torchinductor")
     assert isinstance(method, types.MethodType)
     options: dict[str, Any] = {"guard_filter_fn": _guards_of_arguments}
-    if device.type == "cuda":  # CUDA graphs replay the whole step with one call
-        return _compile(method, options | {"triton.cudagraphs": True})
+    if device.type == "cuda":  # torch refuses CUDA graphs of steps that change their inputs in place, as these do
+        return _compile(method, options)
     # calls from C++ instead of Python: at these sizes a quarter of the time
     return Direct(method, options | {"cpp_wrapper": True})
 

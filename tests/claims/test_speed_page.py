@@ -85,6 +85,14 @@ def test_what_students_of_every_kind_cost():
         assert f"| {case} | {medians[case, 2]:,.0f} | {medians[case, 20]:,.0f} |" in PAGE
 
 
+def test_what_many_learners_cost_on_a_gpu():
+    medians = rows("gpu").groupby(["learners", "part", "side"]).microseconds.median()
+    for learners, part in medians.index.droplevel(2).unique():
+        of = medians[learners, part]
+        cells = [f"{of[side]:,.0f}" if side in of else "-" for side in ("cpu", "cpu compiled", "cuda", "cuda compiled")]
+        assert f"| {learners}, {part} | {' | '.join(cells)} |" in PAGE
+
+
 def test_the_tables_of_one_thread():
     for backbone in ("ddpg", "td3", "sac", "ppo"):
         ratios = rows(backbone).groupby(["width", "who"]).ratio.median()

@@ -57,10 +57,10 @@ def trained_teacher():
     return Distiller(teacher, None, method="cross_entropy", config=config, device="cpu").fit(problem(seed=1)).student
 
 
-def make(method, student, teacher, run_dir=None, **changes):
+def make(method, student, teacher, run_dir=None, device="cpu", **changes):
     """A distiller of few passes, with the settings that its method needs."""
     config = {**FAST, "epochs": 4, **CONFIGS.get(method, {}), **changes}
-    return Distiller(student, teacher, method=method, config=config, device="cpu", run_dir=run_dir)
+    return Distiller(student, teacher, method=method, config=config, device=device, run_dir=run_dir)
 
 
 def weights(module):

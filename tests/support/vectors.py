@@ -56,3 +56,33 @@ class Pendulums(VectorEnv):
 def pendulums(num_envs):
     """A function of ``num_envs``, as users hand it in."""
     return Pendulums(num_envs)
+
+
+class Points(VectorEnv):
+    """Points that are pushed to the origin, all in torch on one device: actions and all that is told are tensors there."""
+
+    def __init__(self, num_envs, device="cpu", limit=20):
+        self.num_envs, self.limit, self.device = num_envs, limit, torch.device(device)
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.single_action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.state = torch.zeros(num_envs, 3, device=device)
+        self.steps = torch.zeros(num_envs, dtype=torch.int64, device=device)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        drawn = torch.from_numpy(self.np_random.uniform(-1, 1, (self.num_envs, 3))).float().to(self.device)
+        mask = (options or {}).get("reset_mask", torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        assert mask.device.type == self.device.type
+        self.state = torch.where(mask[:, None], drawn, self.state)
+        self.steps = torch.where(mask, 0, self.steps)
+        return self.state, {}
+
+    def step(self, actions):
+        assert actions.device.type == self.device.type
+        self.state = self.state * 0.99 + 0.1 * torch.nn.functional.pad(actions, (2, 0))
+        self.steps = self.steps + 1
+        distance = self.state.norm(dim=1)
+        return self.state, -distance, distance > 2.5, self.steps >= self.limit, {}

@@ -112,8 +112,6 @@ class LearnFromReplay:
         self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, self.diagnosing)}
-        if self.compiled and self.learner.actor.is_cuda:  # the next call of a CUDA graph writes into what it returned
-            info = {key: value.clone() for key, value in info.items()}
         self.diagnosing = self.diagnosing and "distill/loss" not in info
         self.info = {**self.info, **info}
         return self.info
