@@ -1,4 +1,4 @@
-"""On a GPU: the numbers of the processor, whole runs that are saved and go on there, and nothing that leaves it unasked."""
+"""On a GPU: the numbers of the processor, runs that go on there, and simulators whose tensors stay there."""
 
 from functools import partial
 

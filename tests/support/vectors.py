@@ -59,7 +59,7 @@ def pendulums(num_envs):
 
 
 class Points(VectorEnv):
-    """Points that are pushed to the origin, all in torch on one device: actions and all that is told are tensors there."""
+    """Points to be pushed to the origin, in torch on one device: actions and observations are tensors there."""
 
     def __init__(self, num_envs, device="cpu", limit=20):
         self.num_envs, self.limit, self.device = num_envs, limit, torch.device(device)
