@@ -24,7 +24,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="module")
 def on_the_processor(request):
-    """``device="auto"`` is the processor on every machine, here and in child processes, but for the tests of the GPU."""
+    """``device="auto"`` is the processor on every machine, in child processes, too, but for the tests of the GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ != "test_cuda":
             patch.setattr(torch.cuda, "is_available", lambda: False)
