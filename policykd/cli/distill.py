@@ -46,7 +46,8 @@ class DistillOptions(Generic[C]):
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
     """What a student is: ppo Gaussian or choosing, td3 and ddpg deterministic, sac squashed Gaussian."""
     student: tuple[str, ...] = ()
-    """Hidden layers of the students, such as 64x64; several sizes are trained one after the other and compared."""
+    """Hidden layers of the students, such as 64x64 (without it --net-arch); several sizes are trained one after
+    the other and compared."""
     seeds: tuple[int, ...] = (0,)
     """One student per seed, all trained together."""
     total_timesteps: int = 100_000

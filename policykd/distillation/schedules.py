@@ -1,6 +1,7 @@
 """How strong distillation is over a run: functions of the progress from 0 (start) to 1 (end of the budget).
 
-They scale the learning rate of the distillation step, not its loss: Adam divides a constant factor out of a loss.
+They scale the learning rate of the distillation step, not its loss: Adam divides a constant factor out of a loss. Where
+distillation shares one loss with RL they scale its weight.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
+import tyro
+
 from policykd.core.fields import change, fractions, not_negative, positive, require
 from policykd.core.registry import NAME, NUMBER
 from policykd.learners.distillation_config import DistillationConfig, Function, ReplayDistillationConfig
@@ -216,6 +218,7 @@ class SACConfig(OffPolicyConfig):
 class PPOConfig(DistillationConfig, RunConfig):
     """Settings of PPO learners; defaults are those of SB3's PPO."""
 
+    pessimism: Annotated[float, tyro.conf.Suppress] = 1.0
     learning_rate: Annotated[float | Function, NUMBER] = 3e-4
     """Adam's learning rate of policy and value network; a number, or a function of what remains of the run."""
     learning_rate_schedule: typing.Literal["constant", "linear"] = "constant"

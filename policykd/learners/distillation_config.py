@@ -33,14 +33,15 @@ class DistillationConfig:
     distill_batch_size: int = 64
     """States per distillation step and learner."""
     distill_learning_rate: float = 1e-4
-    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's."""
+    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's; joint coupling has no
+    such step."""
     divergence: Annotated[str | Function, NAME] = "action_mse"
     """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
     wasserstein2, or a function (``policykd.distillation.divergences``). The last three compare Gaussians; forward is
     KL(peer || learner), reverse KL(learner || peer)."""
     distill_schedule: Annotated[str | Function, NAME] = "constant"
     """How the distillation step fades over the run: constant, linear, exponential, cosine, or a function of the
-    progress from 0 to 1. Its learning rate is multiplied by it."""
+    progress from 0 to 1. It multiplies the step's learning rate; with joint coupling, ``distill_coef``."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -69,11 +70,12 @@ class ReplayDistillationConfig(DistillationConfig):
     least_proposal: float = 0.1
     """Method "double_actor": weight of the worst action in a target; the best has the rest."""
     best_ratio: float = 2.0
-    """Method "p3s": peers stay at this many times the distance from the best peer by which it moves..."""
+    """Method "p3s": target distance of the peers from the best peer, in multiples of how far that moved since the last
+    check."""
     best_distance: float = 0.05
-    """...and at least at this one, a squared distance of actions over 2..."""
+    """Method "p3s": smallest such target, half the squared distance of actions."""
     best_freq: int = 250
-    """...which is looked at after so many updates of the actors."""
+    """Method "p3s": updates of the actors between two checks of that distance."""
     vary: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary.
     "observations" are what each peer sees: columns, a group's name such as qpos, or None for everything."""
