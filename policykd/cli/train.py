@@ -37,8 +37,8 @@ class TrainOptions(Generic[C]):
     method: str = "dpd"
     """How peers learn from one another (a row of the methods table)."""
     backbone: str = "ddpg"
-    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin. The settings shown are its own
-    (--backbone ppo --help)."""
+    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin. Settings shown are
+    those of the one that is named (--backbone ppo --help)."""
     peers: int = 2
     """Learners per group."""
     seeds: tuple[int, ...] = (0,)
