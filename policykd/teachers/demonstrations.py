@@ -101,11 +101,9 @@ def demonstrate(
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     if n_episodes < 1 or not several:
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
-    task = find_task(env)
-    made = task.make()
-    scale = action_scale(check_spaces(made)[1])
     states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
-    try:
+    with find_task(env).make() as made:
+        scale = action_scale(check_spaces(made)[1])
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
             observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
@@ -119,8 +117,6 @@ def demonstrate(
                 ended = terminated or truncated
                 said = next((bool(info[name]) for name in SUCCESS if name in info), said)
             successes.append(said)
-    finally:
-        made.close()
     known = None if any(said is None for said in successes) else np.array(successes, bool)
     return Demonstrations(np.stack(states), np.stack(actions), np.array(episodes), returns, known).keep(keep)
 

@@ -86,13 +86,10 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         PolicyKDError: it cannot be made, or its spaces are none that learners can work on.
     """
     task = find_task(env)
-    probe = task.make()
-    try:
+    with task.make() as probe:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
         groups, space = groups_of(probe), dict_space(probe)
-    finally:
-        probe.close()
     wrappers, inner = [], probe
     while isinstance(inner, gym.Wrapper):
         wrappers.append(type(inner).__name__)

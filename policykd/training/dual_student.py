@@ -103,11 +103,8 @@ class DualStudent(ActingAsOne):
         if parts is None:
             return
         assert isinstance(self.learner, OffPolicyLearner)
-        probe = self.factory()
-        try:
+        with self.factory() as probe:
             views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
-        finally:
-            probe.close()
         see_only(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:
