@@ -118,7 +118,8 @@ def demonstrate(
                 said = next((bool(info[name]) for name in SUCCESS if name in info), said)
             successes.append(said)
     known = None if any(said is None for said in successes) else np.array(successes, bool)
-    return Demonstrations(np.stack(states), np.stack(actions), np.array(episodes), returns, known).keep(keep)
+    taken = np.stack(actions).astype(np.float32)
+    return Demonstrations(np.stack(states), taken, np.array(episodes), returns, known).keep(keep)
 
 
 def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
@@ -136,9 +137,7 @@ def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], 
             name = getattr(expert, "__name__", type(expert).__name__)
             wanted = f"{scale.size} finite actions" if scale.shape else "the number of an action"
             raise PolicyKDError(f"demonstrations: {name} gave {action}, not {wanted}")
-        if isinstance(scale, Choices):
-            return scale.one_hot(action)
-        return np.clip((action - scale.middle) / scale.half_range, -1, 1)
+        return scale.from_env(action)
 
     return scaled
 
