@@ -26,7 +26,7 @@ from policykd.measure.plots import Curve, learning_curves
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
-from policykd.training.begin import resuming
+from policykd.training.begin import check_named, resuming
 from policykd.training.run_folder import CONFIG, check_free
 from policykd.training.teacher_student import TeacherStudent
 
@@ -86,8 +86,7 @@ def run(arguments: Sequence[str]) -> None:
     sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
         raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+    check_named(options.run_dir, options.resume)
     env = find_task(options.env).env_id
     folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
     parts = [folder / "x".join(map(str, size)) if len(sizes) > 1 else folder for size in sizes]
