@@ -22,7 +22,7 @@ from typing import Any
 from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import parse_spec
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, differences
 from policykd.core.files import remove_unfinished, write_bytes
 from policykd.core.lock import alone
 from policykd.core.parsing import parse_json
@@ -244,12 +244,9 @@ class Results:
 
     def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
         was, now = ({**fields, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain()))
-        changed = [
-            f"{name} was {value!r}, now {now.get(name)!r}" for name, value in was.items() if now.get(name) != value
-        ]
-        if changed:
+        if changed := differences(was, now, was):
             raise PolicyKDError(
-                f"results: {self.store.place}/{cell.name} was made by another spec: {'; '.join(changed)}; choose "
+                f"results: {self.store.place}/{cell.name} was made by another spec: {changed}; choose "
                 f"another --out, or delete {cell.name}.json to run it again"
             )
 

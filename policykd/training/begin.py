@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, differences
 from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import LOCK, alone
 from policykd.core.parsing import parse_json, read_text
@@ -136,8 +136,5 @@ def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
         saved = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
-    changed = [
-        f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
-    ]
-    if changed:
-        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+    if changed := differences(saved, now, now):
+        raise PolicyKDError(f"resume: the run was made with other settings: {changed}")

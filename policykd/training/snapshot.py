@@ -12,7 +12,7 @@ import numpy as np
 
 from policykd.core.arrays import Array
 from policykd.core.checkpoint import understood
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, differences
 from policykd.core.fields import Linear
 from policykd.core.registry import OWN, name_of
 from policykd.core.seeding import generator_state, set_generator_state
@@ -116,6 +116,5 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
         PolicyKDError: names every setting that differs, with both values.
     """
     flat_saved, flat_asked = ({**s, **s["config"], "config": None} for s in (saved, asked))
-    changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
-    if changed:
-        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+    if changed := differences(flat_saved, flat_asked, flat_asked):
+        raise PolicyKDError(f"resume: the run was made with other settings: {changed}")
