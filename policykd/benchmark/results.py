@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core.errors import PolicyKDError, differences
-from policykd.core.files import remove_unfinished, write_bytes
+from policykd.core.files import csv_text, remove_unfinished, write_bytes
 from policykd.core.lock import alone
 from policykd.core.parsing import parse_json
 
@@ -276,11 +275,8 @@ def _by_backbone(text: str) -> dict[str, list[str]]:
 
 
 def _format(rows: list[Row]) -> list[str]:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for r in rows:
-        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in vars(r).values())
-    return text.getvalue().splitlines()
+    lines = [[f"{value:.6g}" if isinstance(value, float) else value for value in vars(r).values()] for r in rows]
+    return csv_text(lines).splitlines()
 
 
 def _checksum(lines: list[str]) -> str:
