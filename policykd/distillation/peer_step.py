@@ -16,6 +16,9 @@ from policykd.distillation.methods import PeerMethod
 from policykd.distillation.weights import Comparison, Weight, effective_sample_size
 from policykd.learners.distillation_config import DistillationConfig
 
+LATEST = 256
+"""Latest states of each learner at which the logs compare peers."""
+
 
 class Student(Protocol):
     """What distillation needs of a learner."""
