@@ -63,7 +63,7 @@ class Peers:
 
 
 @runtime_checkable
-class Critical(Student, Protocol):
+class HasCritics(Student, Protocol):
     """What weights that compare actions need, too."""
 
     critic: Tensor
@@ -226,7 +226,7 @@ def _actions(
     """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
 
     def compare(own: PolicyOutput) -> Comparison:
-        assert isinstance(learner, Critical)
+        assert isinstance(learner, HasCritics)
         q_values, critic = learner.q_values, learner.critic
         mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
         theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])
