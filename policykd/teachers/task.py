@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.contract import layers
 from policykd.tasks.groups import dict_space, groups_of
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
@@ -90,13 +91,10 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
         groups, space = groups_of(probe), dict_space(probe)
-    wrappers, inner = [], probe
-    while isinstance(inner, gym.Wrapper):
-        wrappers.append(type(inner).__name__)
-        inner = inner.env
+    wrappers = tuple(type(layer).__name__ for layer in layers(probe) if isinstance(layer, gym.Wrapper))
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
-    return TaskSpaces(task.env_id, *sizes, examples, tuple(wrappers), kwargs, groups, space)
+    return TaskSpaces(task.env_id, *sizes, examples, wrappers, kwargs, groups, space)
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:

@@ -68,9 +68,8 @@ class PIDCurve:
 
     def __call__(self, distiller: Distiller) -> None:
         """Look at the student after a pass, if it was the student's and is due."""
-        done = sum(phase.trains == "student" for phase in distiller.plan[: distiller.passes])
-        if done % self.every == 0 and done not in self.estimates:
-            self.look(distiller.student, done)
+        if distiller.epochs % self.every == 0 and distiller.epochs not in self.estimates:
+            self.look(distiller.student, distiller.epochs)
 
     def look(self, student: nn.Module, epoch: int) -> PIDEstimate:
         """Decompose now, as what holds after ``epoch`` passes of the student (0: before the first)."""
