@@ -21,7 +21,7 @@ from tiny_benchmark import HERE, REFERENCE, SLOW, TINY, changed, rows, write
 from experiments.benchmark_size.simulated import simulate_cell
 from policykd.benchmark import local
 from policykd.benchmark.cell import run_cell
-from policykd.benchmark.display import Estimate, duration
+from policykd.benchmark.display import TimeLeft, duration
 from policykd.benchmark.engine import Failed, Finished, Progressed, Started
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.results import Results
@@ -403,14 +403,14 @@ def _refuse(*arguments, **options):
 def test_the_time_left_is_estimated_from_what_steps_have_cost():
     cells = parse_spec(changed(methods=["sb3", "independent", "dpd"])).cells
     sb3, independent, _ = cells  # 2 seeds x 200 steps, 200 steps, 200 steps
-    estimate = Estimate(cells, 1, {})
+    estimate = TimeLeft(cells, 1, {})
     assert estimate.left() is None
     estimate.see(Progressed(independent, 0), 100.0)
     estimate.see(Progressed(independent, 100), 110.0)
     assert estimate.left() == pytest.approx(0.1 * (100 + 200 + 400))
     estimate.see(Failed(sb3, ""), 120.0)
     assert estimate.left() == pytest.approx(0.1 * (100 + 200))
-    assert Estimate(cells, 2, {True: 1.0, False: 0.1}).left() == pytest.approx(400)  # the longest cell alone
+    assert TimeLeft(cells, 2, {True: 1.0, False: 0.1}).left() == pytest.approx(400)  # the longest cell alone
     assert (duration(5), duration(600), duration(7200)) == ("5 s", "10 min", "2.0 h")
 
 

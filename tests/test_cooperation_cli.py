@@ -124,7 +124,7 @@ def test_digits_without_any_file(tmp_path, monkeypatch, capsys):
         (["--seed", "-1"], "config: seed=-1 must not be negative"),
         (["--jobs", "0"], "config: jobs=0 must not be 0"),
         (["--run-dir", "."], "is not empty: choose another one"),
-        (["--run-dir", "held.csv/run"], "run folder: cannot make held.csv/run: Not a directory: choose another one"),
+        (["--run-dir", "held.csv/run"], "run folder: held.csv/run cannot be made: held.csv is a file"),
     ],
 )
 def test_faults_are_one_line(files, changes, message, capsys):

@@ -73,6 +73,16 @@ def test_a_teacher_demonstrates_what_it_answers():
     assert data.successes is None
 
 
+def test_the_only_value_of_an_action_that_cannot_move_is_0():
+    space = gym.spaces.Box(np.array([-1, 0.5]), np.array([1, 0.5]), dtype=np.float64)
+
+    def stuck():
+        return gym.wrappers.TransformAction(gym.make(POINT), lambda action: action.astype(np.float32), space)
+
+    data = demonstrate(lambda observation: np.array([0.25, 0.5]), stuck, 1)
+    assert data.actions.dtype == np.float32 and (data.actions == [0.25, 0]).all()
+
+
 def test_demonstrations_become_every_learners_data():
     data = demonstrate(towards, POINT, 2)
     student = TeacherStudent(POINT, towards, backbone="td3", seeds=(0, 1), config={"net_arch": (8,), "eval_freq": 0})

@@ -46,6 +46,7 @@ def test_a_choice_is_a_vector_whose_largest_entry_counts():
     choices = Choices(gym.spaces.Discrete(3, start=5))
     assert choices.to_env(np.array([[0.1, 0.0, -1.0], [0.0, 0.3, 0.7]])).tolist() == [5, 7]
     assert choices.one_hot(np.array([5, 7])).tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert choices.from_env(np.array([5, 7])).tolist() == [[1, 0, 0], [0, 0, 1]]
     votes = choices.one_hot(np.array([6, 5, 6])).mean(0)
     assert choices.to_env(votes) == 6
 

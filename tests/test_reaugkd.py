@@ -13,6 +13,7 @@ from policykd import Distiller, PolicyKDError
 from policykd.classification.data.batches import Rows
 from policykd.classification.data.sets import load
 from policykd.classification.data.text import LengthBatches
+from policykd.classification.measures.fidelity import answers
 from policykd.classification.models import make_model
 from policykd.classification.retrieval import (
     Lookup,
@@ -163,6 +164,12 @@ def test_data_without_examples_are_one_line(trained):
         build_memory(trained, nothing)
     with pytest.raises(PolicyKDError, match="evaluation data are empty"):
         with_memory(trained, build_memory(trained, problem())).evaluate(nothing)
+    with pytest.raises(PolicyKDError, match="validation data are empty"):
+        with_retrieval(trained, problem(), nothing)
+    with pytest.raises(PolicyKDError, match="prediction data are empty"):
+        trained.predict_proba(nothing)
+    with pytest.raises(PolicyKDError, match="fidelity data are empty"):
+        answers(trained.student, nothing)
 
 
 def test_beta_1_is_the_student_bit_for_bit(trained):

@@ -1,11 +1,16 @@
 """What names a task, and that a saved agent finds the same task again."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from tiny import POINT
 
 from policykd import DualStudent, PolicyKDError
+from policykd.measure.doctor_play import play
 from policykd.tasks.spaces import find_task, short_id
+from policykd.teachers.demonstrations import demonstrate
+from policykd.teachers.score import score
+from policykd.teachers.task import look_at
 
 TINY = {"net_arch": (8,), "buffer_size": 500}
 
@@ -58,3 +63,33 @@ def test_a_run_on_an_unchanged_instance_goes_on_by_its_id(tmp_path):
     config = {**TINY, "learning_starts": 4, "batch_size": 4, "n_eval_episodes": 0}
     DualStudent(gym.make("Pendulum-v1"), config=config, run_dir=tmp_path / "run").learn(20)
     assert DualStudent.load(tmp_path / "run").learn(20).num_timesteps == 40
+
+
+class Unbounded(gym.Env):
+    """A task that is refused by its actions."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-np.inf, np.inf, (1,))
+    opened = 0
+
+    def __init__(self):
+        Unbounded.opened += 1
+
+    def close(self):
+        Unbounded.opened -= 1
+
+
+def test_a_task_that_is_refused_is_closed():
+    def act(observations):
+        raise AssertionError
+
+    looks = (
+        lambda: look_at(Unbounded),
+        lambda: score("a function", Unbounded, act, 1, 0),
+        lambda: demonstrate(act, Unbounded, 1),
+        lambda: play(Unbounded, act, 1, 0),
+        lambda: DualStudent(Unbounded),
+    )
+    for look in looks:
+        with pytest.raises(PolicyKDError, match="unbounded actions"):
+            look()
+    assert Unbounded.opened == 0

@@ -19,7 +19,7 @@ from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.teachers import versions
-from policykd.teachers.task import look_at, task_name
+from policykd.teachers.task import base_name, look_at
 
 COLUMNS = (
     *("agent", "task", "outcome", "algorithm", "observations", "actions", "normalised", "observation_map"),
@@ -97,7 +97,7 @@ def _load(folder: Path, task: str, size: int) -> tuple[Teacher, str]:
         return Teacher.load(folder, task), ""
     except PolicyKDError:
         alone = Teacher.load(folder)  # without a task nothing is compared
-        advice = versions.advice(task_name(task), (alone.observation_size, size))
+        advice = versions.advice(base_name(task), (alone.observation_size, size))
         if advice is None:
             raise
         if "range" in advice:

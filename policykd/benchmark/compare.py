@@ -113,9 +113,8 @@ def compare(options: CompareOptions) -> tuple[Spec, str]:
 def _content(options: CompareOptions) -> dict[str, Any]:
     """The benchmark of both sides, as its file has it, with a reference that is yet to be measured."""
     find("method", options.method, PEER_METHODS, PeerMethod)
-    env = find_task(options.env).make()
-    actions = check_spaces(env)[1]
-    env.close()
+    with find_task(options.env).make() as env:
+        actions = check_spaces(env)[1]
     if isinstance(actions, gym.spaces.Discrete) and options.backbone != "ppo":
         raise PolicyKDError(f"backbone: {options.backbone} acts in continuous actions; for a choice of one use ppo")
     name = short_id(options.env)

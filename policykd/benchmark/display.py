@@ -16,7 +16,7 @@ QUIET_SECONDS = 60.0
 """Without a terminal, a line of progress every so many seconds."""
 
 
-class Estimate:
+class TimeLeft:
     """Seconds left, from how long a step has taken so far: one of SB3's agent costs far more than one of our axis.
 
     Args:
@@ -71,7 +71,7 @@ class Display:
         done: cells that were done before.
         missing: cells to run.
         workers: how many run at a time.
-        known: see ``Estimate``.
+        known: see ``TimeLeft``.
     """
 
     def __init__(self, total: int, done: int, missing: Sequence[Cell], workers: int, known: dict[bool, float]) -> None:
@@ -79,7 +79,7 @@ class Display:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.total, self.done, self.failed = total, done, 0
-        self.estimate = Estimate(missing, workers, known)
+        self.time_left = TimeLeft(missing, workers, known)
         self.all_steps = sum(cell.steps for cell in missing)
         self.tasks: dict[str, TaskID] = {}
         self.last = time.monotonic()
@@ -95,7 +95,7 @@ class Display:
     def see(self, event: Event) -> None:
         """Show what happened."""
         now, cell = time.monotonic(), event.cell
-        self.estimate.see(event, now)
+        self.time_left.see(event, now)
         if isinstance(event, Started):
             if cell.name not in self.tasks:
                 self.tasks[cell.name] = self.bars.add_task(f"  {cell.name}", total=cell.steps, text="starting")
@@ -110,7 +110,7 @@ class Display:
             self.failed += isinstance(event, Failed)
             said = "done" if isinstance(event, Finished) else f"FAILED: {event.text.partition(chr(10))[0]}"
             self.say(f"{cell.name}: {said}   ({self._text()})")
-        self.bars.update(self.whole, completed=sum(self.estimate.steps.values()), text=self._text())
+        self.bars.update(self.whole, completed=sum(self.time_left.steps.values()), text=self._text())
         if self.bars.disable and now - self.last > QUIET_SECONDS:
             self.say(self._text())
 
@@ -121,7 +121,7 @@ class Display:
 
     def _text(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        left = self.estimate.left()
+        left = self.time_left.left()
         time_left = f", about {duration(left)} left" if left else ""
         return f"{self.done} of {self.total} cells{failed}{time_left}"
 

@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,9 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     seconds = _seconds(run_dir)
     evaluated = list(zip(agent.evaluation_steps, agent.evaluations, strict=True))
     rows = [r for steps, e in evaluated for r in _rows(cell, "curve", steps, e, seconds.get(steps, agent.run.elapsed))]
-    evaluator = Evaluator(agent.factory, agent.n_learners, agent.action_scale.to_env)
     seeds = [seed for seed, _ in agent.learners]
-    final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
-    evaluator.close()
+    with closing(Evaluator(agent.factory, agent.n_learners, agent.action_scale.to_env)) as evaluator:
+        final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
     rows += _rows(cell, "final", cell.total_timesteps, final, agent.run.elapsed)
     rows += _as_one(cell, agent, final)
     _check_updates(cell, agent)
@@ -72,10 +72,9 @@ def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
         "student": agent.ship().policies,
     }
     found = {"trained": final.returns[chosen]}
-    evaluator = Evaluator(agent.factory, len(cell.seeds), agent.action_scale.to_env)
-    for phase, act in policies.items():
-        found[phase] = evaluator.run(act, cell.final_episodes, list(cell.seeds), fresh(cell)).returns
-    evaluator.close()
+    with closing(Evaluator(agent.factory, len(cell.seeds), agent.action_scale.to_env)) as evaluator:
+        for phase, act in policies.items():
+            found[phase] = evaluator.run(act, cell.final_episodes, list(cell.seeds), fresh(cell)).returns
     for phase, returns in found.items():
         for group, seed in enumerate(cell.seeds):
             learner = int(chosen[group]) % cell.peers if phase == "trained" else 0

@@ -14,10 +14,9 @@ def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
         n_episodes: episodes to play, each to its end.
         seed: seed of the environment and of the actions.
     """
-    env = policykd_envs.make(env_id)
-    env.action_space.seed(seed)
     returns = np.zeros(n_episodes)
-    try:
+    with policykd_envs.make(env_id) as env:
+        env.action_space.seed(seed)
         for episode in range(n_episodes):
             env.reset(seed=seed if episode == 0 else None)
             done = False
@@ -25,6 +24,4 @@ def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
                 _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
                 returns[episode] += float(reward)
                 done = terminated or truncated
-    finally:
-        env.close()
     return returns

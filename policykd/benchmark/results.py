@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from typing import Any
 from policykd.benchmark.rows import CellResult, Row
 from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import parse_spec
-from policykd.core.errors import PolicyKDError
-from policykd.core.files import remove_unfinished, write_bytes
+from policykd.core.errors import PolicyKDError, differences
+from policykd.core.files import csv_text, remove_unfinished, write_bytes
 from policykd.core.lock import alone
 from policykd.core.parsing import parse_json
 
@@ -244,12 +243,9 @@ class Results:
 
     def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
         was, now = ({**fields, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain()))
-        changed = [
-            f"{name} was {value!r}, now {now.get(name)!r}" for name, value in was.items() if now.get(name) != value
-        ]
-        if changed:
+        if changed := differences(was, now, was):
             raise PolicyKDError(
-                f"results: {self.store.place}/{cell.name} was made by another spec: {'; '.join(changed)}; choose "
+                f"results: {self.store.place}/{cell.name} was made by another spec: {changed}; choose "
                 f"another --out, or delete {cell.name}.json to run it again"
             )
 
@@ -279,11 +275,8 @@ def _by_backbone(text: str) -> dict[str, list[str]]:
 
 
 def _format(rows: list[Row]) -> list[str]:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for r in rows:
-        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in vars(r).values())
-    return text.getvalue().splitlines()
+    lines = [[f"{value:.6g}" if isinstance(value, float) else value for value in vars(r).values()] for r in rows]
+    return csv_text(lines).splitlines()
 
 
 def _checksum(lines: list[str]) -> str:

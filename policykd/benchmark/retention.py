@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import numpy as np
 
@@ -24,11 +25,8 @@ def retention(agent: TeacherStudent, student: Evaluation, seed: int) -> list[dic
     """
     score = agent.score_teacher()
     assert score is not None and agent.panel is not None
-    evaluator = Evaluator(agent.full_factory, 1, agent.action_scale.to_env)
-    try:
+    with closing(Evaluator(agent.full_factory, 1, agent.action_scale.to_env)) as evaluator:
         teacher = evaluator.run(agent.panel.player(lambda: evaluator.starts), student.returns.shape[1], [seed], 0)
-    finally:
-        evaluator.close()
     here = dataclasses.replace(score, returns=teacher.returns)
     longest = max(student.lengths.max(), teacher.lengths.max())
     return [

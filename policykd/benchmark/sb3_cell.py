@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,8 @@ def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, prog
     """One seed, evaluated at the steps and on the starts at which ours are."""
     config = change(cell.settings, {"net_arch": net_arch})
     run_dir.mkdir(parents=True)
-    env = training_env(cell.task, config, run_dir)
     evaluation = SameEvaluation(cell, seed)
-    try:
+    with closing(evaluation.evaluator), closing(training_env(cell.task, config, run_dir)) as env:
         model = export.make_model(cell.backbone, config, env, seed)
         started = time.perf_counter()
         with one_thread():
@@ -122,9 +121,6 @@ def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, prog
             final = evaluation.play(model, cell.final_episodes, fresh(cell))
         _check_updates(cell, model)
         model.save(run_dir / "model.zip")
-    finally:
-        env.close()
-        evaluation.evaluator.close()
     updates = gradient_updates(config, cell.total_timesteps)
     return [*evaluation.rows, row(cell, "final", (seed, 0), cell.total_timesteps, updates, final.returns[0], seconds)]
 
@@ -175,10 +171,9 @@ def _check_updates(cell: Cell, model: Any) -> None:
 def _net_arch(cell: Cell) -> tuple[int, ...]:
     if cell.base == "sb3":
         return cell.settings.net_arch
-    env = find_task(cell.task).make()
-    observation_space, action_space = check_spaces(env)
-    env.close()
-    return double_width(cell, observation_space, action_space)
+    with find_task(cell.task).make() as env:
+        observations, actions = check_spaces(env)
+    return double_width(cell, observations, actions)
 
 
 def double_width(cell: Cell, observations: spaces.Box, actions: ActionSpace) -> tuple[int, ...]:

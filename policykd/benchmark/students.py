@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from policykd.benchmark.retention import retention
-from policykd.core.files import write_text
+from policykd.core.files import csv_text, write_text
 from policykd.measure.fidelity import Fidelity, fidelity
 from policykd.measure.footprint import footprint
 from policykd.measure.plots import against_size
@@ -67,12 +65,8 @@ def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
     """All rows, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([rows[0], *(row.values() for row in rows)]))
     return path
 
 

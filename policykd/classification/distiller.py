@@ -14,11 +14,11 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from policykd.classification.data.augment import Augment
-from policykd.classification.data.batches import Adaptor, loader, read, split_batch
-from policykd.classification.measures.evaluation import BATCH, Evaluation
+from policykd.classification.data.batches import Adaptor, loader, split_batch
+from policykd.classification.measures.evaluation import Evaluation, examples
 from policykd.classification.models import CNN, MLP, check_names, save_pretrained
 from policykd.classification.outputs import call, evaluating
-from policykd.classification.processes import make_accelerator, on_device
+from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
 from policykd.classification.teacher import as_teacher, named_classes
@@ -198,8 +198,8 @@ class Distiller(Training):
         """The student's probabilities ``(n, C)``, on the CPU; for inputs alone, or whatever ``evaluate`` takes."""
         parts = []
         with evaluating(self.student):
-            for batch in on_device(loader(inputs, BATCH, None, "prediction"), self.device):
-                parts.append(call(self.student, self.adaptor(read(batch).content)[0]).float().softmax(1).cpu())
+            for batch, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
+                parts.append(call(self.student, batch).float().softmax(1).cpu())
         return torch.cat(parts)
 
     def predict(self, inputs: Any) -> Tensor:

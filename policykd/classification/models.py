@@ -94,7 +94,7 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if kind == "mlp":
-            return MLP(int(torch.Size(shape).numel()), widths, classes)
+            return MLP(sizes[0], widths, classes)
         if len(shape) != 3 or min(shape[1:]) < 2 ** (len(widths) - 1):
             raise PolicyKDError(f"model: a cnn of widths {list(widths)} cannot read examples of shape {tuple(shape)}")
         return CNN(shape, widths, classes)

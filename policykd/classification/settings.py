@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from policykd.core import registry
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.core.registry import name_of
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised.hinton import WEIGHTS
@@ -34,9 +34,5 @@ def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig |
 
 
 def plain(config: TrainingConfig) -> dict[str, Any]:
-    """Settings as plain values; a part of the user's own is named as one."""
-    values: dict[str, Any] = {}
-    for name, value in vars(config).items():
-        known = name_of(value, TABLES.get(name, {})) if callable(value) else value
-        values[name] = list(value) if isinstance(value, tuple) else known
-    return values
+    """Settings as plain values (``registry.plain``)."""
+    return registry.plain(config, TABLES)

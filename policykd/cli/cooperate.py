@@ -26,9 +26,9 @@ from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
-from policykd.core.files import remove_unfinished, versions, write_text
+from policykd.core.files import versions, write_text
 from policykd.core.lock import alone
-from policykd.training.begin import OPTIONS, check_options
+from policykd.training.begin import OPTIONS, command_folder, keep_options
 from policykd.training.run_folder import holds_nothing
 
 RESULT, RECEIVED = "teaching.png", "received"
@@ -87,9 +87,10 @@ def run(arguments: Sequence[str]) -> None:
         progress_bar=True,
         **dataclasses.asdict(options.search),
     )
-    folder = _folder(options)
+    folder = command_folder(options.run_dir, options.resume, next_run("cooperate"))
     with _kept_if_used(folder), alone(folder):
-        if _is_finished(folder, options):
+        keep_options(folder, "cooperate", options)
+        if (folder / RESULT).exists():
             say(f"run folder {folder}: finished already")
             return
         say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
@@ -234,33 +235,6 @@ def _one_hot(table: pd.DataFrame, name: str, values: Sequence[str]) -> pd.DataFr
 
 def _dataset(table: pd.DataFrame, label: str) -> Dataset:
     return Dataset(table.drop(columns=label), table[label].to_numpy())
-
-
-def _folder(options: CooperateOptions) -> Path:
-    """The run folder, made before anything is fitted: a path that cannot be one is found out at once."""
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
-    folder = options.run_dir or next_run("cooperate")
-    if folder.exists() and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
-        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PolicyKDError(f"run folder: cannot make {folder}: {error.strerror}: choose another one") from None
-    return folder
-
-
-def _is_finished(folder: Path, options: CooperateOptions) -> bool:
-    """Write what was asked, or see that the same was asked before, and whether the results are there."""
-    asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None}
-    text = json.dumps(asked, indent=2, default=str) + "\n"
-    begins = holds_nothing(folder)
-    if not begins:
-        check_options(folder, "cooperate", json.loads(text))
-    remove_unfinished(folder, folder / RECEIVED)
-    if begins:
-        write_text(folder / OPTIONS, text)
-    return (folder / RESULT).exists()
 
 
 def _write(cooperation: CooperativeDistillation, folder: Path) -> None:

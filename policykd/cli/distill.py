@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import numpy as np
 import tyro
 
 from policykd.benchmark import students
-from policykd.cli.options import parse, peek
+from policykd.cli.options import parse, peek, widths
 from policykd.cli.output import next_run, outcome, say
+from policykd.cli.teachers import load_teachers
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require, split_linear
 from policykd.core.files import remove_unfinished, write_text
@@ -22,11 +22,11 @@ from policykd.core.parsing import parse_json, read_text
 from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.presets import teaching_preset
-from policykd.measure.plots import Curve, learning_curves
+from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import arguments, snapshot
-from policykd.training.begin import resuming
+from policykd.training.begin import check_named, resuming
 from policykd.training.run_folder import CONFIG, check_free
 from policykd.training.teacher_student import TeacherStudent
 
@@ -84,21 +84,16 @@ def run(arguments: Sequence[str]) -> None:
     require(options.final_episodes > 0, "final_episodes", options.final_episodes, "must be positive")
     if not options.teacher:
         raise PolicyKDError("teacher: say who teaches with --teacher FILE")
-    sizes = [_widths(text) for text in options.student] or [options.config.net_arch]
+    sizes = [widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
         raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+    check_named(options.run_dir, options.resume)
     env = find_task(options.env).env_id
     folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
     parts = [folder / "x".join(map(str, size)) if len(sizes) > 1 else folder for size in sizes]
     if not (options.resume and any(part.exists() for part in parts)):
         check_free(folder)  # before the teacher is read and scored
-    if options.vecnormalize is not None and len(options.teacher) > 1:
-        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
-    teachers = [
-        Teacher.load(source, env, vecnormalize=options.vecnormalize, trust=options.trust) for source in options.teacher
-    ]
+    teachers = load_teachers(options.teacher, env, options.vecnormalize, options.trust)
     rows: list[students.Row] = []
     for size, part in zip(sizes, parts, strict=True):
         agent = _train(options, env, teachers, size, part)
@@ -201,10 +196,8 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
         say(outcome(agent))
     if not agent.evaluations:
         return
-    curves = [
-        Curve(f"seed {seed}", np.array(agent.evaluation_steps), np.stack([e.returns[k] for e in agent.evaluations]))
-        for k, seed in enumerate(agent.seeds)
-    ]
+    done = agent.evaluation_steps, agent.evaluations
+    curves = [curve_of(f"seed {seed}", k, *done) for k, seed in enumerate(agent.seeds)]
     score = agent.score_teacher()
     title = f"{agent.env_id}: {options.method}"
     learning_curves(
@@ -220,11 +213,3 @@ def _options(words: Sequence[str]) -> DistillOptions[Any]:
     config = arguments.resolve_config(known["preset"], kind, backbone, teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
     return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    """``"64x64"`` as hidden layers."""
-    parts = text.lower().split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
-    return tuple(int(part) for part in parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -17,15 +16,13 @@ from policykd.classification.distiller import Distiller
 from policykd.classification.retrieval import with_retrieval
 from policykd.cli.options import peek
 from policykd.cli.output import next_run, say
-from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
+from policykd.core.files import CHECKPOINT, write_text
 from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS, find_method
 from policykd.distillation.supervised.method import TrainingConfig
 from policykd.distillation.supervised.reaugkd import ReAugKD
-from policykd.training.begin import OPTIONS, check_options
-from policykd.training.run_folder import holds_nothing
+from policykd.training.begin import check_named, command_folder, keep_options
 
 RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
 COMMON = (
@@ -102,24 +99,14 @@ def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[Trai
 @contextmanager
 def run_folder(options: Any, command: str) -> Iterator[Path]:
     """The folder of a run of a command, new, or the one to go on with; no other process writes into it meanwhile."""
-    if options.resume and options.run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
-    folder = options.run_dir or next_run(f"{command}_{Path(options.data).stem}_{options.method}")
-    if not _is_first():
-        yield folder  # only the first process writes
+    default = next_run(f"{command}_{Path(options.data).stem}_{options.method}")
+    if not _is_first():  # only the first process writes
+        check_named(options.run_dir, options.resume)
+        yield options.run_dir or default
         return
-    there = folder.exists()
-    if there and not (folder.is_dir() and (options.resume or holds_nothing(folder))):
-        raise PolicyKDError(f"run folder: {folder} is not empty: choose another one, or go on with --resume")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = command_folder(options.run_dir, options.resume, default)
     with alone(folder):
-        asked = {**dataclasses.asdict(options), "run_dir": None, "resume": None, "device": None}
-        text = json.dumps(asked, indent=2, default=str) + "\n"
-        if holds_nothing(folder):
-            write_text(folder / OPTIONS, text)
-        else:
-            check_options(folder, command, json.loads(text))
-        remove_unfinished(folder, *(part for part in folder.iterdir() if part.is_dir()))
+        keep_options(folder, command, options, "device")
         yield folder
 
 

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from policykd.cli.distill import _widths
-from policykd.cli.options import parse, peek
+from policykd.cli.options import parse, peek, widths
 from policykd.cli.output import say
 from policykd.core.files import write_text
 from policykd.distillation.observations import PARTS
@@ -58,7 +57,7 @@ def run(arguments: Sequence[str]) -> None:
         options.env,
         student_observations=options.student_observations,
         backbone=options.backbone,
-        net_arch=None if options.student is None else _widths(options.student),
+        net_arch=None if options.student is None else widths(options.student),
         learning_rate=options.learning_rate,
         normalize=options.normalize,
         n_episodes=options.n_episodes,

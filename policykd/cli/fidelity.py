@@ -18,6 +18,7 @@ from policykd.cli.classify import read_teacher
 from policykd.cli.distillers import RESULT
 from policykd.cli.options import parse
 from policykd.cli.output import say
+from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
@@ -27,7 +28,6 @@ from policykd.measure import peers
 from policykd.measure.fidelity import TOLERANCE
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
-from policykd.teachers import Teacher
 from policykd.training.begin import OPTIONS
 from policykd.training.dual_student import DualStudent
 from policykd.training.loading import load_agent
@@ -90,10 +90,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     for source in teachers:
         if not Path(source).exists():
             raise PolicyKDError(f"fidelity: the run's teacher, {source}, was not found: name it with --teacher")
-    if options.vecnormalize is not None and len(teachers) > 1:
-        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
-    normaliser: dict[str, Any] = {"vecnormalize": options.vecnormalize, "trust": options.trust}
-    loaded = [Teacher.load(source, agent.env_id, **normaliser) for source in teachers]
+    loaded = load_teachers(teachers, agent.env_id, options.vecnormalize, options.trust)
     taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None if options.control is None else _control(options.control, options, agent)
     return policy_report(

@@ -57,6 +57,18 @@ def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
         raise PolicyKDError(f"command line: {error}") from None
 
 
+def widths(text: str) -> tuple[int, ...]:
+    """``"64x64"`` as hidden layers.
+
+    Raises:
+        PolicyKDError: it is something else.
+    """
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
+    return tuple(int(part) for part in parts)
+
+
 def _one_line(box: str, command: str) -> str:
     """What tyro says in a box, as a line."""
     lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import numpy as np
 import tyro
 
 from policykd.cli.options import parse, peek
@@ -19,7 +18,7 @@ from policykd.core.fields import change, require, split_linear
 from policykd.core.parsing import parse_json, read_text
 from policykd.core.registry import find
 from policykd.learners import LEARNERS
-from policykd.measure.plots import Curve, learning_curves
+from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.spaces import check_named, find_task, short_id
 from policykd.training import snapshot
 from policykd.training.begin import resuming
@@ -111,14 +110,8 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
     say(outcome(agent))
     if not agent.evaluations:
         return
-    curves = [
-        Curve(
-            f"seed {seed}, peer {peer}",
-            np.array(agent.evaluation_steps),
-            np.stack([e.returns[k] for e in agent.evaluations]),
-        )
-        for k, (seed, peer) in enumerate(agent.learners)
-    ]
+    done = agent.evaluation_steps, agent.evaluations
+    curves = [curve_of(f"seed {seed}, peer {peer}", k, *done) for k, (seed, peer) in enumerate(agent.learners)]
     picture = learning_curves(curves, folder / "learning_curves.png", title=f"{agent.env_id}: {agent.method_name}")
     say(f"picture {picture}")
 

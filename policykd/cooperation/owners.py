@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
 from policykd.classification.data.batches import seeded
-from policykd.cooperation.tables import Table, one_line
+from policykd.cooperation.tables import Table, flattened
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.seeding import seed_learner
 
@@ -166,7 +166,7 @@ def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
         PolicyKDError: not a list, fewer than two, two of one name, or one that is not a learner.
     """
     if not isinstance(learners, Sequence | Mapping):
-        raise PolicyKDError(f"learners: needs two or more in a list or by name, got {one_line(learners)}")
+        raise PolicyKDError(f"learners: needs two or more in a list or by name, got {flattened(learners)}")
     if isinstance(learners, Mapping) or all(isinstance(item, tuple) and len(item) == 2 for item in learners):
         named = dict(learners)
     else:
@@ -220,4 +220,4 @@ def _refusing(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # any library's learner, any network: their errors have no common kind
-        raise PolicyKDError(f"learner {name!r}: its {what} failed: {one_line(error)}") from error
+        raise PolicyKDError(f"learner {name!r}: its {what} failed: {flattened(error)}") from error

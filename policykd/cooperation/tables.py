@@ -126,7 +126,7 @@ def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str
     try:
         rows = np.asarray(features, np.float64)
     except (TypeError, ValueError) as error:
-        raise PolicyKDError(f"{who}: features must be numbers: {one_line(error)}") from None
+        raise PolicyKDError(f"{who}: features must be numbers: {flattened(error)}") from None
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise PolicyKDError(f"{who}: features must be (rows, columns), got {rows.shape}")
     bad = np.flatnonzero(~np.isfinite(rows).all(0))
@@ -154,6 +154,6 @@ def _check_names(tables: Sequence[Table], datasets: Sequence[Data], names: Seque
             raise PolicyKDError(f"{what} of {name!r}: shares no feature name with any other learner's data")
 
 
-def one_line(error: object) -> str:
+def flattened(error: object) -> str:
     """Another library's words, as the end of an error line."""
     return " ".join(str(error).split())[:200]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class PolicyKDError(ValueError):
@@ -14,6 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The names of ``known`` most like ``name``, as the end of an error line (empty if none is near)."""
     close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> str:
+    """What is no longer as it was, of ``names``, with both values; empty where all is the same."""
+    changed = (name for name in names if was.get(name) != now.get(name))
+    return "; ".join(f"{name} was {was.get(name)!r}, now {now.get(name)!r}" for name in changed)
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -55,6 +56,26 @@ def name_of(part: Any, table: Mapping[str, Any]) -> str:
         if known is part:
             return name
     return OWN + str(getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__))
+
+
+def plain(config: Any, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings as JSON reads them back; functions by the name under which they are known, or "own:" and theirs.
+
+    Args:
+        config: a dataclass.
+        tables: of the known parts, by the setting that names one.
+    """
+
+    def value_of(name: str, value: Any) -> Any:
+        if isinstance(value, Linear):
+            return str(value)  # which ``change`` reads
+        if callable(value):
+            return name_of(value, tables.get(name, {}))
+        if isinstance(value, dict):
+            return {key: value_of(name, item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 NAME = PrimitiveConstructorSpec[Any](

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
-from policykd.distillation.peer_step import Critical
+from policykd.distillation.peer_step import HasCritics
 
 
 class CriticStep:
@@ -16,7 +16,7 @@ class CriticStep:
         learner: the learners.
     """
 
-    def __init__(self, learner: Critical) -> None:
+    def __init__(self, learner: HasCritics) -> None:
         self.learner, self.adam = learner, Adam(learner.critic)
 
     def update(

@@ -16,6 +16,11 @@ from policykd.distillation.methods import PeerMethod
 from policykd.distillation.weights import Comparison, Weight, effective_sample_size
 from policykd.learners.distillation_config import DistillationConfig
 
+LATEST = 256
+"""Latest states of each learner at which the logs compare peers."""
+Compare = Callable[[PolicyOutput], Comparison]
+"""What a weight looks at, given the learners' own answers."""
+
 
 class Student(Protocol):
     """What distillation needs of a learner."""
@@ -60,7 +65,7 @@ class Peers:
 
 
 @runtime_checkable
-class Critical(Student, Protocol):
+class HasCritics(Student, Protocol):
     """What weights that compare actions need, too."""
 
     critic: Tensor
@@ -97,7 +102,7 @@ class DistillationStep:
         self,
         states: Tensor,
         target: PolicyOutput,
-        compare: Callable[[PolicyOutput], Comparison],
+        compare: Compare | None,
         taught: Tensor | None,
         learning_rate: Tensor,
         diagnose: bool,
@@ -107,7 +112,7 @@ class DistillationStep:
         Args:
             states: observations ``(K, B, O)``.
             target: the source's answers there.
-            compare: what the weight looks at, given the learners' own answers; asked only where there is a weight.
+            compare: what the weight looks at, given the learners' own answers; None where there is no weight.
             taught: 1 where a learner distils, 0 where it is left alone, ``(K,)``; None is all.
             learning_rate: a scalar tensor, so that a schedule does not recompile.
             diagnose: also compute what is only logged.
@@ -120,7 +125,7 @@ class DistillationStep:
         self,
         states: Tensor,
         target: PolicyOutput,
-        compare: Callable[[PolicyOutput], Comparison],
+        compare: Compare | None,
         taught: Tensor | None,
         diagnose: bool,
     ) -> Loss:
@@ -133,6 +138,7 @@ class DistillationStep:
                 raise ValueError(f"a divergence must return (K, B), got {tuple(weighted.shape)}")
             info = {}
             if self.weight is not None:
+                assert compare is not None
                 seen = compare(own.map(Tensor.detach))
                 weight = self.weight(seen, self.config)
                 weighted = weighted_distance(weight, weighted)
@@ -197,16 +203,8 @@ class PeerStep(DistillationStep):
             # peer's answer. This moves states and actions, never weights. Peers get no gradient.
             peer_states = states[student_of]
             peer = learner.outputs(learner.actor, peer_states)
-            compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else nothing
+            compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else None
         return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
-
-
-Compare = Callable[[PolicyOutput], Comparison]
-
-
-def nothing(own: PolicyOutput) -> Comparison:
-    """For methods without a weight."""
-    raise AssertionError("no weight asks")
 
 
 def _values(
@@ -223,7 +221,7 @@ def _actions(
     """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
 
     def compare(own: PolicyOutput) -> Comparison:
-        assert isinstance(learner, Critical)
+        assert isinstance(learner, HasCritics)
         q_values, critic = learner.q_values, learner.critic
         mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
         theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])

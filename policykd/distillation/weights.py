@@ -78,7 +78,8 @@ def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
     A learner whose peer is nowhere better in the batch has weights 0.
     """
     _check(peer_value, own_value)
-    return _gate(peer_value > own_value)
+    passes = (peer_value > own_value).float()
+    return passes / passes.mean(1, keepdim=True).clamp_min(1.0 / passes.shape[1])
 
 
 def value_gate(teacher_value: Tensor, own_value: Tensor) -> Tensor:
@@ -88,17 +89,6 @@ def value_gate(teacher_value: Tensor, own_value: Tensor) -> Tensor:
     """
     _check(teacher_value, own_value)
     return (teacher_value > own_value).to(own_value.dtype)
-
-
-def q_filter(peer_action_value: Tensor, own_action_value: Tensor) -> Tensor:
-    """Only states count where the learner's own critic prefers the peer's action, ``(K, B)``.
-
-    Args:
-        peer_action_value: Q_self(s, a_peer) ``(K, B)``.
-        own_action_value: Q_self(s, a_self) ``(K, B)``.
-    """
-    _check(peer_action_value, own_action_value)
-    return _gate(peer_action_value > own_action_value)
 
 
 def paired_advantage(advantages: Tensor, pessimism: float = 1.0) -> Tensor:
@@ -152,11 +142,6 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 def _mean_one(weights: Tensor) -> Tensor:
     return weights / weights.mean(1, keepdim=True)
-
-
-def _gate(passes: Tensor) -> Tensor:
-    open_states = passes.float()
-    return open_states / open_states.mean(1, keepdim=True).clamp_min(1.0 / passes.shape[1])
 
 
 def _check(first: Tensor, second: Tensor) -> None:

@@ -28,9 +28,8 @@ def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0
     Where one of several actions is chosen, a share ``NOISE`` of them is random.
     """
     act, scale, generator = as_act(deploy(agent, k)), agent.action_scale, stream(seed, k, "exploration")
-    env, states = agent.factory(), np.zeros((count, agent.observation_space.shape[0]), np.float32)
-    episode, ended = 0, True
-    try:
+    states, episode, ended = np.zeros((count, agent.observation_space.shape[0]), np.float32), 0, True
+    with agent.factory() as env:
         for i in range(count):
             if ended:
                 observation, _ = env.reset(seed=env_seed(seed, k, "evaluation", episode))
@@ -43,8 +42,6 @@ def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0
                 action = scale.clip(action + NOISE * scale.half_range * generator.standard_normal(scale.size))
             observation, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
-    finally:
-        env.close()
     return states
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,21 +123,20 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         raise PolicyKDError(f"export: {reason}")
     assert learner.sb3 is not None
     config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
-    env = vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)
-    model = make_model(learner.sb3, config, env)
-    if isinstance(learner, PPO):
-        sb3_ppo.write_sb3(learner, k, model)
-    else:
-        assert isinstance(learner, OffPolicyLearner)
-        write_sb3(learner, k, model)
-    model.num_timesteps = agent.num_timesteps
-    model._n_updates = agent.recipe.n_updates
-    if isinstance(learner, OffPolicyLearner) and learner.critic_adam.steps.ndim:  # peers at their own pace
-        model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
-    if model.get_vec_normalize_env() is not None:
-        # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
-        model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
-    env.close()
+    with closing(vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)) as env:
+        model = make_model(learner.sb3, config, env)
+        if isinstance(learner, PPO):
+            sb3_ppo.write_sb3(learner, k, model)
+        else:
+            assert isinstance(learner, OffPolicyLearner)
+            write_sb3(learner, k, model)
+        model.num_timesteps = agent.num_timesteps
+        model._n_updates = agent.recipe.n_updates
+        if isinstance(learner, OffPolicyLearner) and learner.critic_adam.steps.ndim:  # peers at their own pace
+            model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
+        if model.get_vec_normalize_env() is not None:
+            # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
+            model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
     return model
 
 

@@ -45,10 +45,9 @@ class Play:
 
 def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = LONGEST) -> Play:
     """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone."""
-    env = make()
-    scale = action_scale(check_spaces(env)[1])
     observations, actions, episodes, ends = [], [], [], []
-    try:
+    with make() as env:
+        scale = action_scale(check_spaces(env)[1])
         for episode in range(n_episodes):
             observation, _ = env.reset(seed=env_seed(seed, episode, "evaluation"))
             total, terminated, truncated, steps = 0.0, False, False, 0
@@ -59,8 +58,6 @@ def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = 
                 total, steps = total + float(reward), steps + 1
             episodes += [episode] * steps
             ends.append((total, terminated, truncated))
-    finally:
-        env.close()
     returns, terminations, truncations = zip(*ends, strict=True)
     return Play(
         np.stack(observations),

@@ -136,10 +136,9 @@ def visited(
     factory: Callable[[], gym.Env], act: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
 ) -> np.ndarray:
     """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1]."""
-    env = factory()
-    to_env, states = action_scale(check_spaces(env)[1]).to_env, []
-    try:
-        episode = 0
+    states, episode = [], 0
+    with factory() as env:
+        to_env = action_scale(check_spaces(env)[1]).to_env
         observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
         for _ in range(steps):
             states.append(np.asarray(observation, np.float32))
@@ -147,8 +146,6 @@ def visited(
             if terminated or truncated:
                 episode += 1
                 observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
-    finally:
-        env.close()
     return np.stack(states)
 
 

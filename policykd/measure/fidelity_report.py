@@ -6,15 +6,13 @@ KL(teacher || student) in nats, ``distance`` how far apart their choices are.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from policykd.core.files import write_text
+from policykd.core.files import csv_text, write_text
 from policykd.measure.pictures import fidelity_picture
 
 Who = Literal["student", "control", "teacher", "peers"]
@@ -47,11 +45,8 @@ def as_table(rows: Sequence[Row]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """The report as raw numbers."""
     names = list(rows[0].measures)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("split", "who", *names))
-    writer.writerows((row.split, row.who, *(f"{row.measures[name]:.6g}" for name in names)) for row in rows)
-    return text.getvalue()
+    lines = [(row.split, row.who, *(f"{row.measures[name]:.6g}" for name in names)) for row in rows]
+    return csv_text([("split", "who", *names), *lines])
 
 
 def write(rows: Sequence[Row], folder: Path, units: Mapping[str, str], reliability: Reliability | None = None) -> None:

@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_bytes
+from policykd.tasks.evaluate import Evaluation
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -56,6 +57,11 @@ class Curve:
                 f"curve {self.label!r}: needs steps (E,) and returns (E, n_episodes), neither empty; "
                 f"has {self.steps.shape} and {self.returns.shape}"
             )
+
+
+def curve_of(label: str, k: int, steps: Sequence[int], evaluations: Sequence[Evaluation]) -> Curve:
+    """The curve of an agent's learner ``k``, from its evaluations and their steps."""
+    return Curve(label, np.array(steps), np.stack([evaluation.returns[k] for evaluation in evaluations]))
 
 
 def learning_curves(

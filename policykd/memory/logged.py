@@ -91,13 +91,10 @@ class LoggedStates(NamedTuple):
             actions, last = actions.reshape(rows, -1), scale.start + scale.size - 1
             if actions.shape[1] != 1 or not np.isin(actions, np.arange(scale.start, last + 1)).all():
                 raise PolicyKDError(f"states: {self.source} has actions that are none of {scale.start} to {last}")
-            return scale.one_hot(actions[:, 0])
-        if actions.shape != (rows, scale.size):
+            actions = actions[:, 0]
+        elif actions.shape != (rows, scale.size):
             raise PolicyKDError(f"states: {self.source} has actions of shape {actions.shape}, not {(rows, scale.size)}")
-        if isinstance(scale, ActionScale) and not self.scaled:
-            half = np.where(scale.half_range > 0, scale.half_range, 1)
-            actions = np.clip((actions - scale.middle) / half, -1, 1)
-        return actions.astype(np.float32)
+        return (actions if self.scaled else scale.from_env(actions)).astype(np.float32)
 
     def dataset(self) -> TensorDataset:
         """Observations and numbers of actions, as a ``Distiller`` learns from them.

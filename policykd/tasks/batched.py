@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,8 @@ def find_vector(env: Any) -> Task | None:
         _check(made)
         return made
 
-    probe = make(1)
-    name = task_name(probe)
-    probe.close()
+    with closing(make(1)) as probe:
+        name = task_name(probe)
     return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
 
 

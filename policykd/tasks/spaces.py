@@ -247,6 +247,8 @@ class Choices:
         """Numbers of actions ``(...)`` as vectors ``(..., A)``, float32."""
         return np.eye(self.size, dtype=np.float32)[np.asarray(actions, np.int64) - self.start]
 
+    from_env = one_hot
+
 
 class ActionScale:
     """Maps actions from [-1, 1], where learners live, to the units of the environment.
@@ -273,6 +275,12 @@ class ActionScale:
             half, middle = (torch.from_numpy(part).to(actions.device) for part in (self.half_range, self.middle))
             return self.clip(actions * half + middle)
         return self.clip(actions * self.half_range + self.middle)
+
+    def from_env(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in units of the environment in [-1, 1]; the only value of one that cannot move is 0."""
+        half_range = np.where(self.half_range > 0, self.half_range, 1)
+        scaled: np.ndarray = np.clip((actions - self.middle) / half_range, -1, 1)
+        return scaled
 
     def clip(self, actions: A) -> A:
         """Actions ``(..., A)`` in units of the environment, never beyond its bounds."""

@@ -183,12 +183,10 @@ def views_of(
     make: EnvFactory, student: Choice, teacher: Choice, groups: Mapping[str, Sequence[int]], history: int
 ) -> tuple[View, View]:
     """What students see of a task, the latest ``history`` together, and what their teacher sees; as in ``view_of``."""
-    probe = make()
-    try:
+    with make() as probe:
         own = view_of("student_observations", probe, student, groups, history)
-        return own, view_of("teacher_observations", probe, teacher, groups)
-    finally:
-        probe.close()
+        taught = view_of("teacher_observations", probe, teacher, groups)
+    return own, taught
 
 
 def space_of(make: EnvFactory) -> spaces.Box:
@@ -197,11 +195,9 @@ def space_of(make: EnvFactory) -> spaces.Box:
     Raises:
         PolicyKDError: they cannot be learnt from.
     """
-    probe = make()
-    try:
-        return check_spaces(probe)[0]
-    finally:
-        probe.close()
+    with make() as probe:
+        observations, _ = check_spaces(probe)
+    return observations
 
 
 def _width(what: str, function: Part, size: int) -> int:

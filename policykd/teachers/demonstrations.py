@@ -101,11 +101,9 @@ def demonstrate(
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     if n_episodes < 1 or not several:
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
-    task = find_task(env)
-    made = task.make()
-    scale = action_scale(check_spaces(made)[1])
     states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
-    try:
+    with find_task(env).make() as made:
+        scale = action_scale(check_spaces(made)[1])
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
             observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
@@ -119,10 +117,9 @@ def demonstrate(
                 ended = terminated or truncated
                 said = next((bool(info[name]) for name in SUCCESS if name in info), said)
             successes.append(said)
-    finally:
-        made.close()
     known = None if any(said is None for said in successes) else np.array(successes, bool)
-    return Demonstrations(np.stack(states), np.stack(actions), np.array(episodes), returns, known).keep(keep)
+    taken = np.stack(actions).astype(np.float32)
+    return Demonstrations(np.stack(states), taken, np.array(episodes), returns, known).keep(keep)
 
 
 def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
@@ -140,9 +137,7 @@ def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], 
             name = getattr(expert, "__name__", type(expert).__name__)
             wanted = f"{scale.size} finite actions" if scale.shape else "the number of an action"
             raise PolicyKDError(f"demonstrations: {name} gave {action}, not {wanted}")
-        if isinstance(scale, Choices):
-            return scale.one_hot(action)
-        return np.clip((action - scale.middle) / scale.half_range, -1, 1)
+        return scale.from_env(action)
 
     return scaled
 

@@ -45,15 +45,14 @@ def read(path: Path, env: Any, device: torch.device) -> Policy:
 
 def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) -> Policy:
     settings = loaded["settings"]
-    probe = find_task(settings["env"] if env is None else env).make()
-    action_space = check_spaces(probe)[1]
     config = settings["config"]
     part, history = config.get("student_observations"), config.get("history", 1)
     if isinstance(part, str) and part.startswith(OWN):
         raise PolicyKDError(f"teacher: {path} sees its observations by a function: load the agent, and give it itself")
-    view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
-    probe.close()
-    k, size, scale = _best(loaded), view.input_size, action_scale(action_space)
+    with find_task(settings["env"] if env is None else env).make() as probe:
+        scale = action_scale(check_spaces(probe)[1])
+        view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
+    k, size = _best(loaded), view.input_size
     learner = _learner(settings, (size, scale.size), scale, device)
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path

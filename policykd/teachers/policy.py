@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -13,7 +12,6 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.tasks.spaces import Choices
 from policykd.teachers.vecnormalize import Normaliser
 
 Memory = tuple[Tensor, ...]
@@ -141,27 +139,6 @@ def freeze(network: nn.Module) -> nn.Module:
 
 Bounds = tuple[np.ndarray, np.ndarray]
 """Smallest and largest action ``(A,)``."""
-
-
-def parse_actions(space: object) -> Bounds | Choices | None:
-    """Bounds or choices of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
-    if not isinstance(space, dict):
-        return None
-    if str(space.get(":type:")).endswith(".Discrete'>"):
-        numbers = [str(space.get(name, default)) for name, default in (("n", ""), ("start", "0"))]
-        fits = all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers) and int(numbers[0]) > 0
-        return Choices(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
-    bounds = []
-    for name in ("low", "high"):
-        text = str(space.get(name, "")).replace("[", " ").replace("]", " ").replace(",", " ")
-        try:
-            values = np.array(text.split(), np.float32)
-        except ValueError:  # a long array is cut short with dots
-            return None
-        if not len(values) or not np.isfinite(values).all():
-            return None
-        bounds.append(values)
-    return (bounds[0], bounds[1]) if len(bounds[0]) == len(bounds[1]) else None
 
 
 def to_unit(low: np.ndarray, high: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:

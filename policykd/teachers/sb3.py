@@ -28,7 +28,7 @@ from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
 from policykd.tasks.spaces import Choices
 from policykd.teachers import proof, recurrent, sb3_text
-from policykd.teachers.policy import Bounds, Policy, freeze, parse_actions, to_unit
+from policykd.teachers.policy import Bounds, Policy, freeze, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
 
@@ -52,7 +52,7 @@ def from_zip(
     """
     data, state = _read(path, device, trust)
     told = sb3_text.judge(data, str(path), activation)
-    actions = parse_actions(data.get("action_space"))
+    actions = sb3_text.parse_actions(data.get("action_space"))
     return _build(state, told, data, algorithm, str(path), actions, device).changed(groups=told.groups)
 
 

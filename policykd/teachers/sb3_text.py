@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
+from gymnasium import spaces
+
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.spaces import Choices
+from policykd.teachers.policy import Bounds
 from policykd.teachers.sb3_networks import ACTIVATIONS
 
 _SB3 = "stable_baselines3.common.policies"
@@ -109,6 +114,27 @@ def trained_normalised(data: dict[str, Any]) -> bool | None:
     if data["_last_original_obs"] is not None:
         return True
     return False if data.get("num_timesteps") else None
+
+
+def parse_actions(space: object) -> Bounds | Choices | None:
+    """Bounds or choices of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
+    if not isinstance(space, dict):
+        return None
+    if str(space.get(":type:")).endswith(".Discrete'>"):
+        numbers = [str(space.get(name, default)) for name, default in (("n", ""), ("start", "0"))]
+        fits = all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers) and int(numbers[0]) > 0
+        return Choices(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
+    bounds = []
+    for name in ("low", "high"):
+        text = str(space.get(name, "")).replace("[", " ").replace("]", " ").replace(",", " ")
+        try:
+            values = np.array(text.split(), np.float32)
+        except ValueError:  # a long array is cut short with dots
+            return None
+        if not len(values) or not np.isfinite(values).all():
+            return None
+        bounds.append(values)
+    return (bounds[0], bounds[1]) if len(bounds[0]) == len(bounds[1]) else None
 
 
 def _policy(text: Any, source: str) -> str:

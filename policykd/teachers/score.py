@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -74,13 +75,9 @@ def score(
     task = find_task(env)
     starts = [env_seed(seed, episode, "evaluation") for episode in range(n_episodes)]
     generator = stream(seed, 0, "exploration")
-    probe = task.make()
-    scale = action_scale(check_spaces(probe)[1])
-    probe.close()
-    evaluator = Evaluator(task.make, n_episodes, scale.to_env)
-    try:
+    with task.make() as probe:
+        scale = action_scale(check_spaces(probe)[1])
+    with closing(Evaluator(task.make, n_episodes, scale.to_env)) as evaluator:
         returns = evaluator.run(act, 1, starts, 0).returns
         noise = evaluator.run(lambda o: generator.uniform(-1, 1, (len(o), scale.size)), 1, starts, 0).returns
-    finally:
-        evaluator.close()
     return TeacherScore(source, task.env_id, returns[:, 0], noise[:, 0])

@@ -12,7 +12,7 @@ from policykd.tasks.groups import columns_of
 from policykd.tasks.views import View
 from policykd.teachers import versions
 from policykd.teachers.policy import Memory, Policy, remembers, seen_through
-from policykd.teachers.task import TaskSpaces, task_name
+from policykd.teachers.task import TaskSpaces, base_name
 
 ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
 """Columns, names of groups, a function, or an older version of a MuJoCo task."""
@@ -59,7 +59,7 @@ def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None)
     if task is None:
         raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
     if isinstance(observation_map, str) and observation_map not in task.groups:
-        return versions.older(observation_map, task_name(task.env_id))
+        return versions.older(observation_map, base_name(task.env_id))
     return columns_of("observation_map", observation_map, task.groups)
 
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.contract import layers
 from policykd.tasks.groups import dict_space, groups_of
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
@@ -86,20 +87,14 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         PolicyKDError: it cannot be made, or its spaces are none that learners can work on.
     """
     task = find_task(env)
-    probe = task.make()
-    try:
+    with task.make() as probe:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
         groups, space = groups_of(probe), dict_space(probe)
-    finally:
-        probe.close()
-    wrappers, inner = [], probe
-    while isinstance(inner, gym.Wrapper):
-        wrappers.append(type(inner).__name__)
-        inner = inner.env
+    wrappers = tuple(type(layer).__name__ for layer in layers(probe) if isinstance(layer, gym.Wrapper))
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
-    return TaskSpaces(task.env_id, *sizes, examples, tuple(wrappers), kwargs, groups, space)
+    return TaskSpaces(task.env_id, *sizes, examples, wrappers, kwargs, groups, space)
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
@@ -118,14 +113,14 @@ def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
 
 def other_task(source: str, env_id: str) -> str | None:
     """The task that a teacher's file is named after, if it is not ``env_id`` in any version."""
-    base = task_name(env_id)
+    base = base_name(env_id)
     parts = re.findall(r"([A-Za-z0-9]+)-v\d+", source)
     names = {part for part in parts if any(known.rsplit("-v", 1)[0].split("/")[-1] == part for known in gym.registry)}
     # HalfCheetahDelayed and its like are HalfCheetah to a teacher.
     return None if not names or any(base.startswith(name) for name in names) else sorted(names)[0]
 
 
-def task_name(env_id: str) -> str:
+def base_name(env_id: str) -> str:
     """``Ant`` of ``module:Namespace/Ant-v5``."""
     return re.split(r"[:/]", env_id)[-1].rsplit("-v", 1)[0]
 
@@ -136,10 +131,10 @@ def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
         return f"; its name says that it was trained on {other}"
     if teacher[1:] != task[1:]:
         return "; it was trained on another task"
-    known_sizes = next((sizes for name, sizes in VERSIONS.items() if task_name(env_id).startswith(name)), {})
+    known_sizes = next((sizes for name, sizes in VERSIONS.items() if base_name(env_id).startswith(name)), {})
     known = [known_sizes[size] for size in (teacher[0], task[0]) if size in known_sizes]
     if known:
-        how = versions.advice(task_name(env_id), (teacher[0], task[0])) or "give observation_map"
+        how = versions.advice(base_name(env_id), (teacher[0], task[0])) or "give observation_map"
         return f"; {' and '.join(known)}: make the task as the teacher knows it, or {how}"
     if teacher[0] == task[0] + 1:
         return (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.teachers.policy import Policy, seen_through
-from policykd.teachers.task import TaskSpaces, other_task, task_name
+from policykd.teachers.task import TaskSpaces, base_name, other_task
 from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
 
 log = logging.getLogger("policykd")
@@ -49,7 +49,7 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
         )
     if task is not None:
         if training.env_id is not None and other_task(policy.source, task.env_id) is None:
-            trained, here = task_name(training.env_id), task_name(task.env_id)
+            trained, here = base_name(training.env_id), base_name(task.env_id)
             if not here.startswith(trained):
                 log.warning("teacher %s was trained on %s and is asked to teach %s", policy.source, trained, here)
         kwargs = {name: value for name, value in training.env_kwargs.items() if name != "render_mode"}
@@ -89,7 +89,7 @@ def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpa
             if bounds == (-1, 1):
                 low, high = task.bounds(policy.source)
                 return policy.changed(low=low, high=high)
-        name = task_name(training.env_id or (task.env_id if task else ""))
+        name = base_name(training.env_id or (task.env_id if task else ""))
         if wrapper.short == "MaskVelocityWrapper" and name in VELOCITIES:
             return _masked(policy, VELOCITIES[name])
     advice = ADVICE.get(wrapper.short, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,12 +57,8 @@ class ActingAsOne(Agent):
             PolicyKDError: these are no episodes, seed or rule, or "greedy" lacks critics.
         """
         check_episodes(n_eval_episodes, seed)
-        evaluator = Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)
-        try:
-            seeds = [seed] * len(self.seeds)
-            return evaluator.run(self._acting(rule), n_eval_episodes, seeds, 0)
-        finally:
-            evaluator.close()
+        with closing(Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)) as evaluator:
+            return evaluator.run(self._acting(rule), n_eval_episodes, [seed] * len(self.seeds), 0)
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.

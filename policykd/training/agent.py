@@ -70,14 +70,11 @@ class Agent(Saving, SB3Surface):
         task = find_vector(env) or find_task(env)  # type: ignore[arg-type]
         self.env_id, self.factory, self.made_by_id, self.vector, self.plays_alone = task
         self.device = find_device(device)
-        probe = self.factory()
-        try:
+        with self.factory() as probe:
             self.observation_space, self.action_space = check_spaces(probe)
             if self.plays_alone:
                 try_out(probe)
             self.view = view_of("env", probe)
-        finally:
-            probe.close()
         self.action_scale = action_scale(self.action_space)
 
     def _share_out(self) -> None:

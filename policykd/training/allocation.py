@@ -25,7 +25,7 @@ class Standings:
 
     def means(self) -> np.ndarray:
         """Mean return of every peer ``(G, N)``; NaN before it has an episode."""
-        returns = [[e["r"] for e in list(latest)[-self.episodes :]] for latest in self.run.episodes]
+        returns = [r[-self.episodes :] for r in self.run.returns()]
         return np.array([np.mean(r) if r else np.nan for r in returns]).reshape(-1, self.peers)
 
     def forget(self, learners: np.ndarray) -> None:

@@ -1,22 +1,34 @@
-"""Resuming a run: from its checkpoint, or from the start where it was killed before the first one."""
+"""How runs begin and go on: from a checkpoint, or from the start where a run was killed before the first one."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT
+from policykd.core.errors import PolicyKDError, differences
+from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
 from policykd.core.lock import LOCK, alone
 from policykd.core.parsing import parse_json, read_text
-from policykd.training.run_folder import CONFIG, holds_nothing
+from policykd.training.run_folder import CONFIG, check_free, holds_nothing
 from policykd.training.snapshot import check_same
 
 OPTIONS = "options.json"
 """What a command was asked for whose run is made of several."""
+
+
+def check_named(run_dir: Path | None, resume: bool) -> None:
+    """Refuse to go on with a run that is not named.
+
+    Raises:
+        PolicyKDError: says by which option.
+    """
+    if resume and run_dir is None:
+        raise PolicyKDError("resume: say which run with --run-dir")
 
 
 @contextmanager
@@ -34,8 +46,8 @@ def resuming(path: Path | None, asked: dict[str, Any]) -> Iterator[Path | None]:
         PolicyKDError: no folder is named, another process writes into it, it holds something else, or a run that was
             made with other settings.
     """
-    if path is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+    check_named(path, resume=True)
+    assert path is not None
     if not path.exists():
         yield None
         return
@@ -69,6 +81,51 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
             entry.unlink()
 
 
+def command_folder(run_dir: Path | None, resume: bool, default: Path) -> Path:
+    """The folder of a run of a command, made before anything is computed: a path that cannot be one is found at once.
+
+    Args:
+        run_dir: the folder that is asked for.
+        resume: whether it may hold a run to go on with.
+        default: the folder where none is asked for.
+
+    Raises:
+        PolicyKDError: it is not named, not free, or cannot be made.
+    """
+    check_named(run_dir, resume)
+    folder = run_dir or default
+    if not (resume and folder.is_dir()):
+        check_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PolicyKDError(f"run folder: cannot make {folder}: {error.strerror}: choose another one") from None
+    return folder
+
+
+def keep_options(folder: Path, command: str, options: Any, *free: str) -> None:
+    """Write what a command was asked for into a new folder, or see that the same was asked for before.
+
+    What processes left there that were killed while they wrote is removed.
+
+    Args:
+        folder: of the run; no other process writes into it.
+        command: the command.
+        options: dataclass of its options.
+        free: options that another call may change, beside the folder and ``resume``.
+
+    Raises:
+        PolicyKDError: other options were asked for, or the folder holds something else.
+    """
+    asked = {**dataclasses.asdict(options), **dict.fromkeys(("run_dir", "resume", *free))}
+    text = json.dumps(asked, indent=2, default=str) + "\n"
+    if holds_nothing(folder):
+        write_text(folder / OPTIONS, text)
+    else:
+        check_options(folder, command, json.loads(text))
+    remove_unfinished(folder, *folder.iterdir())
+
+
 def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
     """Refuse to go on with other options than the run of a command began with.
 
@@ -79,8 +136,5 @@ def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
         saved = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
         raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
-    changed = [
-        f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in now.items() if saved.get(name) != value
-    ]
-    if changed:
-        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+    if changed := differences(saved, now, now):
+        raise PolicyKDError(f"resume: the run was made with other settings: {changed}")

@@ -30,7 +30,7 @@ from policykd.training.group import Rule, group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
-from policykd.training.recipes.rollout import PeersOnRollouts
+from policykd.training.recipes.peers_on_rollouts import PeersOnRollouts
 from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 
@@ -103,11 +103,8 @@ class DualStudent(ActingAsOne):
         if parts is None:
             return
         assert isinstance(self.learner, OffPolicyLearner)
-        probe = self.factory()
-        try:
+        with self.factory() as probe:
             views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
-        finally:
-            probe.close()
         see_only(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:

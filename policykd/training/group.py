@@ -13,7 +13,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.divergences import divergence_of
-from policykd.distillation.peer_step import DistillationStep, nothing
+from policykd.distillation.peer_step import DistillationStep
 from policykd.learners import Learner, OffPolicyLearner
 from policykd.memory.replay import SharedReplay
 
@@ -114,7 +114,7 @@ class GroupDistillation:
             states = self._states(torch.cat(visited, dim=1) if visited else None)
             target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule, self.best))
             rate = torch.tensor(self.learning_rate * (1 - done / gradient_steps), device=states.device)
-            info = step.copy(states, target, nothing, None, rate, done == gradient_steps - 1)
+            info = step.copy(states, target, None, None, rate, done == gradient_steps - 1)
         return info["distill/loss"]
 
     def _states(self, visited: Tensor | None) -> Tensor:

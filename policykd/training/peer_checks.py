@@ -39,14 +39,16 @@ def check_peers(method: PeerMethod, peers: int) -> int:
 
 def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:
     """Refuse a method that a backbone cannot run, or settings that contradict it."""
-    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.replay != "pooled":
-        raise PolicyKDError(
-            f"allocation: best needs a pooled replay, and {method.name} has none: who does not act would learn nothing"
-        )
-    if isinstance(config, OffPolicyConfig) and config.allocation == "best" and method.acting == "advised":
-        raise PolicyKDError(f"allocation: best says who acts, and in {method.name} all peers propose: choose one")
-    if isinstance(config, OffPolicyConfig) and config.rebirth_freq and method.replay != "pooled":
-        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {method.name} has none to teach from")
+    if isinstance(config, OffPolicyConfig):
+        name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
+        if best and not pooled:
+            raise PolicyKDError(
+                f"allocation: best needs a pooled replay, and {name} has none: who does not act would learn nothing"
+            )
+        if best and method.acting == "advised":
+            raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
+        if config.rebirth_freq and not pooled:
+            raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from")
     if learner.memory == "replay":
         if method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
             log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)

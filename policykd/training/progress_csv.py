@@ -16,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from policykd.core.files import STEPS, naming, write_text
+from policykd.core.files import STEPS, csv_text, naming, write_text
 
 _number = itertools.count()
 """Keeps apart event files of one process."""
@@ -88,9 +88,7 @@ def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[st
 
 
 def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows] if header else [])
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([header, *rows] if header else []))
 
 
 class Events(TensorBoardOutputFormat):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import ChainMap
 from collections.abc import Mapping
@@ -10,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from policykd.core import registry
 from policykd.core.arrays import Array
 from policykd.core.checkpoint import understood
-from policykd.core.errors import PolicyKDError
-from policykd.core.fields import Linear
-from policykd.core.registry import OWN, name_of
+from policykd.core.errors import PolicyKDError, differences
+from policykd.core.registry import OWN
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
@@ -30,22 +29,18 @@ log = logging.getLogger("policykd")
 Streams = dict[str, list[np.random.Generator]]
 
 
+TABLES: dict[str, Mapping[str, Any]] = {
+    "divergence": ChainMap(TEACHER_DIVERGENCES, DIVERGENCES),
+    "distill_schedule": SCHEDULES,
+    "network": NETWORKS,
+    "critic_network": NETWORKS,
+}
+"""What settings name."""
+
+
 def plain(config: Config) -> dict[str, Any]:
-    """A config as JSON reads it back; functions by the name under which they are known, or "own:" and theirs."""
-    divergences = ChainMap(TEACHER_DIVERGENCES, DIVERGENCES)
-    tables: dict[str, Mapping[str, Any]] = {"divergence": divergences, "distill_schedule": SCHEDULES}
-    tables |= {"network": NETWORKS, "critic_network": NETWORKS}
-
-    def value_of(name: str, value: Any) -> Any:
-        if isinstance(value, Linear):
-            return str(value)  # which ``change`` reads
-        if callable(value):
-            return name_of(value, tables.get(name, {}))
-        if isinstance(value, dict):
-            return {key: value_of(name, item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    return {field.name: value_of(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)}
+    """A config as plain values (``registry.plain``)."""
+    return registry.plain(config, TABLES)
 
 
 def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> dict[str, Any]:
@@ -116,6 +111,5 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
         PolicyKDError: names every setting that differs, with both values.
     """
     flat_saved, flat_asked = ({**s, **s["config"], "config": None} for s in (saved, asked))
-    changed = [f"{n} was {flat_saved.get(n)!r}, now {v!r}" for n, v in flat_asked.items() if flat_saved.get(n) != v]
-    if changed:
-        raise PolicyKDError(f"resume: the run was made with other settings: {'; '.join(changed)}")
+    if changed := differences(flat_saved, flat_asked, flat_asked):
+        raise PolicyKDError(f"resume: the run was made with other settings: {changed}")

@@ -91,7 +91,7 @@ class Students:
             return Made(Imitation(student, method, config, dataset, self.tutor, divergence, *streams), dataset)
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
         replay = self.replay(config)
-        taught = TaughtOnReplay(learner, method, config, config, replay, dataset, self.tutor, divergence, *streams)
+        taught = TaughtOnReplay(learner, method, config, replay, dataset, self.tutor, divergence, *streams)
         return Made(taught, dataset, replay=replay)
 
     def tune(self, learner: Learner, config: Config, span: Span, known: LabelledStates | None, fresh: bool) -> Made:
@@ -116,7 +116,7 @@ class Students:
         by_teacher = config.anchor == "teacher"
         dataset = known if by_teacher and known is not None else self.dataset(learner, config)
         tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
-        return Made(FineTuneOnReplay(learner, config, config, replay, dataset, tutor, *streams), dataset, replay=replay)
+        return Made(FineTuneOnReplay(learner, config, replay, dataset, tutor, *streams), dataset, replay=replay)
 
     def rollout(self, learner: PPO, config: TaughtPPOConfig) -> Rollout:
         """Steps with room for the teacher's answers, and for the state of students that have one."""

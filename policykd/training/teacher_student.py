@@ -21,7 +21,7 @@ from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, Choices
 from policykd.tasks.views import space_of, views_of
 from policykd.teachers import TeacherScore
-from policykd.teachers.panel import Panel, TaskOf, as_teachers, check_method, choose_divergence
+from policykd.teachers.panel import Panel, TaskOf, as_teachers
 from policykd.teachers.sight import ObservationMap
 from policykd.training import arguments
 from policykd.training.acting import LearnerChoice
@@ -33,6 +33,7 @@ from policykd.training.recipes.fine_tune import Span
 from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.students import Made, Students
+from policykd.training.teacher_checks import check_method, choose_divergence
 from policykd.training.tutor import FrozenTeacher
 
 __all__ = ["LearnerChoice", "TeacherStudent"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policykd.classification.data.batches import Rows, checked_labels, loader, read
+from policykd.classification.data.batches import Adaptor, Inputs, Rows, checked_labels, loader, read
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, on_device
@@ -16,6 +17,28 @@ from policykd.core.errors import PolicyKDError
 
 BATCH = 500
 """Examples per batch where only forward passes are made."""
+
+
+def examples(
+    data: Any, adaptor: Adaptor, device: torch.device, what: str
+) -> Iterator[tuple[Inputs, Tensor | None, Tensor | None]]:
+    """Inputs, labels and rows ``(B,)`` of some data, batch by batch and in order, on a device; None where not known.
+
+    Args:
+        data: arrays, a map-style data set or a ``DataLoader``.
+        adaptor: splits a batch into inputs and labels.
+        device: where a network computes.
+        what: the data's name in errors.
+
+    Raises:
+        PolicyKDError: there are none.
+    """
+    seen = False
+    for batch in on_device(loader(data, BATCH, None, what), device):
+        seen, (content, rows) = True, read(batch)
+        yield *adaptor(content), rows
+    if not seen:
+        raise PolicyKDError(f"data: the {what} data are empty")
 
 
 class Evaluation:

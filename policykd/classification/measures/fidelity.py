@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.data.batches import Adaptor, checked_labels, loader, read, split_batch
-from policykd.classification.measures.evaluation import BATCH
+from policykd.classification.data.batches import Adaptor, checked_labels, split_batch
+from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, call, evaluating
 from policykd.classification.teacher import as_log_probabilities, as_teacher, sum_to_one
 from policykd.core.errors import PolicyKDError
-from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED
 from policykd.measure.fidelity_report import Row, Who, write
 
@@ -72,12 +71,10 @@ def answers(
     network = as_teacher(model)
     assert network is not None
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    send = needs("accelerate.utils").send_to_device
     collected: list[tuple[Tensor, ...]] = []
     with evaluating(network), FeatureReader(network, features, whose) as reader:
-        for batch in loader(data, BATCH, None, "fidelity"):
-            inputs, labels = adaptor(read(batch).content)
-            logits = call(network, send(inputs, device)).float()
+        for inputs, labels, _ in examples(data, adaptor, device, "fidelity"):
+            logits = call(network, inputs).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
     logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` takes a teacher's

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from policykd.classification.distiller import Distiller
 from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.pid import PID, PIDEstimate, estimate
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_text
+from policykd.core.files import csv_text, write_text
 from policykd.measure.pictures import Panel, Series, seed_panels
 
 PARTS = {
@@ -70,9 +68,8 @@ class PIDCurve:
 
     def __call__(self, distiller: Distiller) -> None:
         """Look at the student after a pass, if it was the student's and is due."""
-        done = sum(phase.trains == "student" for phase in distiller.plan[: distiller.passes])
-        if done % self.every == 0 and done not in self.estimates:
-            self.look(distiller.student, done)
+        if distiller.epochs % self.every == 0 and distiller.epochs not in self.estimates:
+            self.look(distiller.student, distiller.epochs)
 
     def look(self, student: nn.Module, epoch: int) -> PIDEstimate:
         """Decompose now, as what holds after ``epoch`` passes of the student (0: before the first)."""
@@ -93,12 +90,9 @@ class PIDCurve:
         """Write ``pid.csv`` and ``pid.png``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows())
-        write_text(folder / "pid.csv", text.getvalue())
         rows = self.rows()
+        lines = [[f"{value:.6g}" for value in row.values()] for row in rows]
+        write_text(folder / "pid.csv", csv_text([COLUMNS, *lines]))
         epochs = [row["epoch"] for row in rows]
         series = {label: Series(epochs, np.array([[row[part]] for row in rows])) for part, label in PARTS.items()}
         title = "Information about the label"

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.data.batches import Adaptor, checked_labels, loader, read, split_batch
+from policykd.classification.data.batches import Adaptor, checked_labels, split_batch
 from policykd.classification.distiller import Distiller
-from policykd.classification.measures.evaluation import BATCH
+from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, evaluating
-from policykd.classification.processes import on_device
 from policykd.classification.retrieval.student import Lookup, Retrieval
 from policykd.classification.state import fingerprint
 from policykd.core.errors import PolicyKDError
@@ -41,15 +40,11 @@ def build_memory(distiller: Distiller, data: Any, **options: Any) -> KnowledgeBa
     paths = distiller.config.feature_paths[1]
     keys, values, order = [], [], []
     with evaluating(teacher, method), FeatureReader(teacher, paths, "teacher") as reader:
-        for batch in on_device(loader(data, BATCH, None, "knowledge base"), distiller.device):
-            content, rows = read(batch)
-            inputs, _ = distiller.adaptor(content)
+        for inputs, _, rows in examples(data, distiller.adaptor, distiller.device, "knowledge base's"):
             logits = distiller.teacher_logits(inputs)
             keys.append(method.keys(Outputs(logits, tuple(f.float() for f in reader.take()))).cpu())
             values.append(logits.softmax(1).cpu())
             order.append(rows)
-    if not keys:
-        raise PolicyKDError("data: the knowledge base's data are empty")
     memory = KnowledgeBase(keys[0].shape[1], values[0].shape[1], memory_fingerprint(distiller), **options)
     known = [rows for rows in order if rows is not None]
     places = torch.cat(known).argsort().cpu() if len(known) == len(order) else slice(None)  # a loader may shuffle
@@ -104,8 +99,7 @@ def choose(
     """
     device, answers = next(retrieval.student.parameters()).device, []
     with evaluating(retrieval.student):
-        for batch in on_device(loader(validation, BATCH, None, "validation"), device):
-            inputs, labels = adaptor(read(batch).content)
+        for inputs, labels, _ in examples(validation, adaptor, device, "validation"):
             logits, queries = retrieval.own_answer(inputs)
             answers.append((logits, queries, checked_labels(labels, logits)))
     logits, queries, labels = (torch.cat(column) for column in zip(*answers, strict=True))

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.data.batches import Adaptor, Inputs, checked_labels, loader, read, split_batch
-from policykd.classification.measures.evaluation import BATCH
+from policykd.classification.data.batches import Adaptor, Inputs, checked_labels, split_batch
+from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, call, evaluating
-from policykd.classification.processes import on_device
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.distillation.supervised.reaugkd import as_embedding, mixed, neighbours_word
@@ -97,15 +96,11 @@ class Retrieval(nn.Module):
         device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
         parts = []
         with evaluating(self.student):
-            for batch in on_device(loader(data, BATCH, None, "evaluation"), device):
-                content, rows = read(batch)
+            for inputs, labels, rows in examples(data, adaptor, device, "evaluation"):
                 if own_rows and rows is None:
                     raise PolicyKDError("data: own_rows needs arrays or a data set, whose order is known")
-                inputs, labels = adaptor(content)
                 logits = self.answer(inputs, rows if own_rows else None)
                 parts.append((logits, checked_labels(labels, logits)))
-        if not parts:
-            raise PolicyKDError("data: the evaluation data are empty")
         logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         if own_rows and len(logits) != len(self.memory):
             raise PolicyKDError(

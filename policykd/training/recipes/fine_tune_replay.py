@@ -80,8 +80,7 @@ class FineTuneOnReplay(TaughtOnReplay):
 
     Args:
         learner: the students.
-        config: settings of the learners.
-        teaching: settings of teaching.
+        config: settings of learners and teaching.
         replay: where their transitions go.
         dataset: where states with the anchor's answers go.
         tutor: the anchor.
@@ -95,7 +94,6 @@ class FineTuneOnReplay(TaughtOnReplay):
         self,
         learner: OffPolicyLearner,
         config: OffPolicyConfig,
-        teaching: TeachingConfig,
         replay: SharedReplay,
         dataset: LabelledStates,
         tutor: Tutor,
@@ -104,14 +102,15 @@ class FineTuneOnReplay(TaughtOnReplay):
         sampling: list[np.random.Generator],
         span: Span,
     ) -> None:
-        divergence = divergence_of("action_mse" if teaching.divergence == "auto" else teaching.divergence, taught=True)
+        assert isinstance(config, TeachingConfig)
+        divergence = divergence_of("action_mse" if config.divergence == "auto" else config.divergence, taught=True)
         streams = exploration, sampling
-        super().__init__(learner, METHOD, config, teaching, replay, dataset, tutor, divergence, collector, *streams)
-        self.span, learner.learning_rate = span, teaching.fine_tune_learning_rate
-        self.leashed = teaching.distill_schedule == "auto"
+        super().__init__(learner, METHOD, config, replay, dataset, tutor, divergence, collector, *streams)
+        self.span, learner.learning_rate = span, config.fine_tune_learning_rate
+        self.leashed = config.distill_schedule == "auto"
         if self.leashed:
             self.teaching.log_coefficient.fill_(STRONGEST)
-            self.teaching.lambdas.fill_(teaching.distill_coef * math.exp(STRONGEST))
+            self.teaching.lambdas.fill_(config.distill_coef * math.exp(STRONGEST))
 
     @property
     def own_steps(self) -> int:

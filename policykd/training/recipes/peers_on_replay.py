@@ -12,7 +12,7 @@ from policykd.core.seeding import Generators
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.near_best import NearBest
-from policykd.distillation.peer_step import Peers, PeerStep, action_distance
+from policykd.distillation.peer_step import LATEST, Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
@@ -24,8 +24,6 @@ from policykd.training.compiling import compile_step
 from policykd.training.rebirth import Rebirth
 from policykd.training.recipes.replay import LearnFromReplay
 
-LATEST = 256
-"""Latest states of each learner at which the logs compare peers."""
 Turn = tuple[Tensor, Tensor, Tensor]
 """The peer of every learner, the learner who copies it, and 1 where a learner is taught: each ``(K,)``."""
 

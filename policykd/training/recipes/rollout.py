@@ -1,9 +1,8 @@
-"""Peers on policy: a rollout of the current policies, epochs of PPO on it, distillation; and afresh."""
+"""Learning on policy: a rollout of the current policies, epochs of PPO on it, and afresh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,13 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
-from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.seeding import Generators, standard_normal
-from policykd.distillation.methods import PeerMethod
-from policykd.distillation.peer_step import Peers, PeerStep, action_distance
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory.rollout import Rollout, gae
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
-
-LATEST = 256
-"""Latest states of each learner at which the logs compare peers."""
 
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
@@ -205,79 +198,3 @@ class LearnFromRollouts:
         """Go on from a saved state."""
         self.n_updates = state["n_updates"]
         self.info = {key: value.to(self.device) for key, value in state.get("last_update", {}).items()}
-
-
-class PeersOnRollouts(LearnFromRollouts):
-    """After every update of PPO some steps of distillation from a peer, at raw states of the rollout.
-
-    Args:
-        learner: the learners.
-        method: what they learn from one another.
-        config: settings.
-        rollout: where their steps go.
-        collector: their environments.
-        exploration: one generator per learner, for its noise.
-        sampling: one generator per learner, for minibatches and the states of distillation.
-        peers: learners per group.
-    """
-
-    def __init__(
-        self,
-        learner: PPO,
-        method: PeerMethod,
-        config: PPOConfig,
-        rollout: Rollout,
-        collector: Collector,
-        exploration: Generators,
-        sampling: Generators,
-        peers: int,
-    ) -> None:
-        super().__init__(learner, config, rollout, collector, exploration, sampling)
-        self.group_size = peers
-        self.method, self.peers = method, Peers(len(sampling), peers, method.source, self.device)
-        self.distillation = None
-        if method.source and peers > 1:
-            optimise = learner.step_actor if config.distill_optimizer == "shared" else None
-            self.distillation = PeerStep(method, config, learner, optimise)
-
-    def finish(self, progress: float) -> dict[str, Tensor]:
-        """Distillation steps, every ``distill_freq`` updates; diagnostics of the last."""
-        config, index = self.config, np.arange(len(self.sampling))
-        updates = self.n_updates // config.n_epochs
-        info: dict[str, Tensor] = {}
-        if self.group_size > 1:
-            latest = self.rollout.observations.flatten(1, 2)[:, -LATEST:]
-            info["peers/action_distance"] = action_distance(self.learner, latest, *self.peers.turns[0][:2])
-        if self.distillation is None or updates % config.distill_freq:
-            return info
-        strength = schedule_of(config.distill_schedule)(progress)
-        learning_rate = torch.tensor(config.distill_learning_rate * strength, device=self.device)
-        number = updates // config.distill_freq * config.distill_gradient_steps
-        for i in range(config.distill_gradient_steps):
-            turn = (number + i) % len(self.peers.turns)
-            source = self.peers.peer_of[turn] if self.method.states == "peer" else index
-            states = self.rollout.sample_states(config.distill_batch_size, self.sampling, source, config.distill_recent)
-            with self._untaught_stay(self.peers.turns[turn][2]):
-                info |= self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
-        return info
-
-    @contextmanager
-    def _untaught_stay(self, taught: Tensor) -> Iterator[None]:
-        """Put learners back who only teach: PPO's own Adam would move them on by its momentum."""
-        untaught, adam = torch.flatten(torch.nonzero(taught == 0)), self.learner.adam
-        shared = self.config.distill_optimizer == "shared" and len(untaught) > 0
-        kept = [(t, t[untaught]) for t in (self.learner.parameters, adam.exp_avg, adam.exp_avg_sq) if shared]
-        yield
-        for tensor, rows in kept:
-            tensor[untaught] = rows
-
-    def state(self) -> dict[str, Any]:
-        """The number of epochs, the latest diagnostics, and distillation's optimiser."""
-        kept = {} if self.distillation is None else {"distillation": state_tensors(self.distillation)}
-        return super().state() | kept
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        super().restore(state)
-        if self.distillation is not None and "distillation" in state:
-            load_state_tensors(self.distillation, state["distillation"])

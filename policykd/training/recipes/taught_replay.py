@@ -37,8 +37,7 @@ class TaughtOnReplay(LearnFromReplay):
     Args:
         learner: the students.
         method: how the teacher teaches.
-        config: settings of the learners.
-        teaching: settings of teaching.
+        config: settings of learners and teaching.
         replay: where their transitions go.
         dataset: where states with the teacher's answers go.
         tutor: who answers.
@@ -53,7 +52,6 @@ class TaughtOnReplay(LearnFromReplay):
         learner: OffPolicyLearner,
         method: TeacherMethod,
         config: OffPolicyConfig,
-        teaching: TeachingConfig,
         replay: SharedReplay,
         dataset: LabelledStates,
         tutor: Tutor,
@@ -63,8 +61,9 @@ class TaughtOnReplay(LearnFromReplay):
         sampling: list[np.random.Generator],
     ) -> None:
         super().__init__(learner, config, replay, collector, exploration, sampling)
+        assert isinstance(config, TeachingConfig)
         self.dataset, self.tutor = dataset, tutor
-        self.teaching = JointTeaching(method, teaching, learner.actor, divergence, 1)
+        self.teaching = JointTeaching(method, config, learner.actor, divergence, 1)
         self._teach: Callable[..., dict[str, Tensor]] = self.teach
 
     def compile(self) -> None:

@@ -1,0 +1,26 @@
+"""The teachers that a command line names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from policykd.core.errors import PolicyKDError
+from policykd.teachers import Teacher
+
+
+def load_teachers(sources: Sequence[str], env: str, vecnormalize: Path | None, trust: bool) -> list[Teacher]:
+    """Load teachers of a task.
+
+    Args:
+        sources: their files or folders.
+        env: the task.
+        vecnormalize: the ``vecnormalize.pkl`` of a single one, where it is not beside its zip.
+        trust: run what is in them.
+
+    Raises:
+        PolicyKDError: one cannot be loaded, or several share the statistics of one.
+    """
+    if vecnormalize is not None and len(sources) > 1:
+        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+    return [Teacher.load(source, env, vecnormalize=vecnormalize, trust=trust) for source in sources]

@@ -1,0 +1,101 @@
+"""What teachers and students cannot be asked for, each refused in one line."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence
+from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.learners import Learner
+from policykd.teachers.panel import Panel
+
+
+def choose_divergence(
+    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None, discrete: bool = False
+) -> str | Divergence | None:
+    """How far apart student and teacher are; None where the teacher speaks through rewards alone.
+
+    Args:
+        method: the row of the table.
+        config: settings.
+        gaussian: whether students have a mean and a standard deviation.
+        panel: the teachers, if they are there.
+        discrete: whether both sides choose one of several actions.
+
+    Raises:
+        PolicyKDError: what was asked for compares what one side has not.
+    """
+    if config.temperature != 1 and not discrete:
+        raise PolicyKDError(
+            f"temperature: {config.temperature} softens logits, and continuous actions have none: variance_scale "
+            "multiplies the teacher's variance"
+        )
+    if method.divergence is None:
+        return None
+    both = (gaussian or discrete) and (panel is None or panel.has_std)
+    asked = config.divergence
+    if not isinstance(asked, str):
+        return asked
+    if discrete:
+        return _of_choices(method.divergence if asked == "auto" else asked, both, asked == "auto")
+    name = asked if asked != "auto" else method.divergence if both else "action_mse"
+    if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (
+        both or name.startswith("action_") or (gaussian and name == "gaussian_nll")
+    ):
+        source = "" if panel is None else f" {panel.source}"
+        raise PolicyKDError(
+            f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
+            "teacher_std, or use action_mse, action_huber or gaussian_nll"
+        )
+    return name
+
+
+def _of_choices(name: str, both: bool, auto: bool) -> str:
+    """The divergence of choices; ``both``: the teacher says how likely each action is."""
+    if auto:
+        name = "nll" if not both else "kl_forward" if name == "action_mse" else name
+    if name.startswith(("gaussian_", "wasserstein")):
+        raise PolicyKDError(
+            f"divergence: {name} compares Gaussians, and this task's actions are choices: use kl_forward, kl_reverse, "
+            "nll or mse"
+        )
+    if not both and name not in ("nll", "action_mse", "action_huber"):
+        raise PolicyKDError(f"divergence: {name} needs a teacher that says how likely each action is: use nll")
+    return name
+
+
+def check_method(
+    method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool = False
+) -> None:
+    """Refuse what a method cannot do with this student and teacher.
+
+    Raises:
+        PolicyKDError: it needs another student, another teacher or another setting.
+    """
+    name = method.name
+    if method.on_policy and learner.memory != "rollout":
+        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
+    if config.gru is not None and method.coupling != "alone" and learner.memory != "rollout":
+        raise PolicyKDError(
+            f"gru: {name} beside {learner.name} trains no recurrent students: use ppo, or history= for a memory"
+        )
+    if config.gru is not None and method.confident:
+        raise PolicyKDError(f"gru: {name}'s imitator keeps no state of its own: use kickstarting, or history=")
+    if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
+        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
+    if discrete and config.collect_noise_std > 0:
+        raise PolicyKDError(
+            "collect_noise_std: is noise on continuous actions, and this task's are choices: leave it 0"
+        )
+    if panel is None:
+        return
+    if (method.weight is not None or method.reward == "value") and not panel.has_value:
+        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none")
+    if config.distill_value_coef > 0 and not panel.has_value:
+        raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
+    if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
+        wanted = "that says how likely each action is" if discrete else "with a standard deviation: set teacher_std"
+        raise PolicyKDError(f"method: {name} needs a teacher {wanted}")
+    choose_divergence(method, config, learner.gaussian, panel, discrete)
