@@ -66,7 +66,7 @@ def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
     """All rows, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, csv_text([rows[0], *(row.values() for row in rows)]))
+    write_text(path, csv_text([rows[0], *([row[name] for name in rows[0]] for row in rows)]))
     return path
 
 

@@ -91,7 +91,7 @@ class PIDCurve:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
-        lines = [[f"{value:.6g}" for value in row.values()] for row in rows]
+        lines = [[f"{row[name]:.6g}" for name in COLUMNS] for row in rows]
         write_text(folder / "pid.csv", csv_text([COLUMNS, *lines]))
         epochs = [row["epoch"] for row in rows]
         series = {label: Series(epochs, np.array([[row[part]] for row in rows])) for part, label in PARTS.items()}
