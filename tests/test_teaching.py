@@ -7,7 +7,16 @@ import torch
 from helpers import make_learner
 
 from policykd.core.networks import PolicyOutput
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, divergence_of, executed, gaussian_kl
+from policykd.distillation.divergences import (
+    TEACHER_DIVERGENCES,
+    at_temperature,
+    cross_entropy,
+    distance,
+    divergence_of,
+    executed,
+    gaussian_kl,
+    kl_forward,
+)
 from policykd.distillation.labels import (
     Labels,
     confidence,
@@ -141,6 +150,31 @@ def test_return_ratio():
 def test_held_kl_rises_above_its_target_and_falls_below():
     found = hold(torch.zeros(4), torch.tensor([0.2, 0.1, 0.05, 9.0]), target=0.1, rate=0.5)
     assert found.tolist() == pytest.approx([0.5, 0.0, -0.25, 0.5])
+
+
+def held(divergence, own, target):
+    """What held_kl compares with its target, for one learner."""
+    config, method = TaughtPPOConfig(distill_schedule="held_kl"), TEACHER_METHODS["kickstarting"]
+    teaching = JointTeaching(method, config, torch.zeros(1, 3), divergence, 1)
+    return float(teaching.losses(own, Labels(target, torch.zeros(1, 2)), lambda: None)[1]["distill/held"])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_reverse", "gaussian_nll", "nll"])
+@pytest.mark.parametrize("width", [0.05, 2.0])  # the entropy is below and above 0
+def test_held_kl_holds_what_is_0_between_equals_also_by_losses_that_are_not(name, width):
+    mean, std = gaussians(4)
+    teacher = PolicyOutput(mean, mean, width * std)
+    moved = PolicyOutput(mean + 0.1, mean + 0.1, width * std)
+    divergence = divergence_of(name, taught=True)
+    assert held(divergence, teacher, teacher) == pytest.approx(0, abs=1e-9)
+    expected = gaussian_kl(*moved[1:3], *teacher[1:3]).mean()
+    assert held(divergence, moved, teacher) == pytest.approx(float(expected))
+
+
+def test_held_kl_holds_choices_at_their_temperature():
+    own, teacher = (PolicyOutput.choosing(gaussians(seed)[0]) for seed in (0, 1))
+    softened = at_temperature(divergence_of("cross_entropy_forward", taught=True), 2.0)
+    assert held(softened, own, teacher) == pytest.approx(float(distance(own, teacher, kl_forward, 2.0).mean()))
 
 
 def test_proximal_weight_by_hand():

@@ -92,8 +92,8 @@ class TaughtOnReplay(LearnFromReplay):
         with torch.no_grad():
             info = self._teach(batch, noise, states, answers, *flags)
         delay = getattr(config, "policy_delay", 1)
-        if self.n_updates % FADE_EVERY < delay and "distill/distance" in info:  # at the actors' next update
-            teaching.adapt(info["distill/distance"])
+        if self.n_updates % FADE_EVERY < delay and "distill/held" in info:  # at the actors' next update
+            teaching.adapt(info["distill/held"])
         return info | {"distill/coefficient": teaching.lambdas}
 
     def fade(self, progress: float) -> None:
