@@ -292,6 +292,19 @@ def test_losses_of_actions_need_no_deviation_of_the_teacher(backbone, divergence
     assert agent.recipe.info["distill/loss"].isfinite().all()
 
 
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])
+def test_values_are_distilled_beside_rl_off_policy_too(critic_teacher, backbone):
+    def critics(coef):
+        changes = {"distill_value_coef": coef, "allow_weak_teacher": True}
+        agent = TeacherStudent(
+            POINT, critic_teacher, method="kickstarting", backbone=backbone, config={**REPLAY, **changes}
+        ).learn(60)
+        return agent.learner.critic, agent.recipe.info
+
+    (alone, _), (taught, info) = critics(0.0), critics(1.0)
+    assert not torch.equal(alone, taught) and info["distill/value_loss"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

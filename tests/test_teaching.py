@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from helpers import make_learner
+from helpers import make_learner, random_batch
 
-from policykd.core.networks import PolicyOutput
+from policykd.core.networks import PolicyOutput, gradient
 from policykd.distillation.divergences import (
     TEACHER_DIVERGENCES,
     at_temperature,
@@ -306,6 +307,23 @@ def test_an_off_policy_loss_beside_a_teacher_by_hand():
     alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
     assert alone.tolist() == [1.0, -15.0]
     assert nothing == {}
+
+
+def test_a_loss_beside_that_of_the_critics_is_added_to_it():
+    learner, reference = make_learner("td3", 2), make_learner("td3", 2)
+    batch, targets = random_batch(np.random.default_rng(0), 2), torch.ones(2, 1, dtype=torch.float64)
+    targets = targets.expand_as(batch.rewards)
+
+    def pull(critic):
+        return 3 * critic.view(2, -1).square().sum(1), {"seen": torch.zeros(2)}
+
+    def both(critic):
+        values = reference.q_values(critic, batch.observations, batch.actions)
+        return (values - targets.unsqueeze(1)).square().sum(1).mean(1) + pull(critic)[0], {}
+
+    assert "seen" in learner.update_critic(batch, targets, pull)
+    reference.critic_adam.step(reference.critic, gradient(both, reference.critic)[0], reference.critic_learning_rate)
+    torch.testing.assert_close(learner.critic_adam.exp_avg, reference.critic_adam.exp_avg)
 
 
 @pytest.mark.parametrize(
