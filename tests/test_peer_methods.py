@@ -9,7 +9,7 @@ from policykd import DualStudent, PolicyKDError
 from policykd.core.networks import gradient, state_tensors
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PEER_METHODS
-from policykd.distillation.near_best import NearBest
+from policykd.distillation.near_best import LEAST, MOST, NearBest
 from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.training.allocation import Standings
 from policykd.training.progress import Progress
@@ -112,6 +112,24 @@ def test_peers_stay_as_near_to_the_best_as_it_moves():
     near.update(states, best)
     assert near.strength.tolist() == expected and len(set(expected)) > 1
     assert torch.equal(near.before, learner.actor)
+
+
+def test_the_weight_that_keeps_peers_near_comes_back_from_its_bounds():
+    learner = make_learner("td3", 2)
+    states, best = torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([0])
+    learner.actor[1] = learner.actor[0]
+    near = NearBest(learner, peers=2, ratio=0.0, least=1e-6)
+    for _ in range(1100):  # doubles end at 2^-1074 and 2^1024
+        near.update(states, best)
+    assert near.strength.tolist() == [LEAST] * 2
+    learner.actor[1] += 0.5
+    for _ in range(1100):
+        near.update(states, best)
+    assert near.strength.tolist() == [MOST] * 2
+    learner.actor[1] = learner.actor[0]
+    for _ in range(7):
+        near.update(states, best)
+    assert near.strength.tolist() == [1.0] * 2
 
 
 def test_critics_move_towards_those_of_the_peer_where_taught():
