@@ -145,7 +145,7 @@ class FineTuneOnReplay(TaughtOnReplay):
         return info
 
     def hold(self, distance: Tensor) -> None:
-        """Pull harder where the squared distance of actions from the anchor, ``(K,)``, is beyond the leash, else less."""
+        """Pull harder where the squared distance of actions from the anchor, ``(K,)``, is beyond the leash."""
         teaching = self.teaching
         length = teaching.config.anchor_distance * max(self.progress, SHORTEST)
         target = self.learner.action_size * length**2
