@@ -199,6 +199,8 @@ def test_temperature_is_hintons_for_policies_too(tmp_path):
     )
     expected = distance(own, target, divergence_of("kl_forward"), 2.0)
     torch.testing.assert_close(student.recipe.distillation.divergence(own, target), expected)
+    tuned = student.fine_tune(0).recipe
+    torch.testing.assert_close(tuned.divergence(own, target), expected)
     with pytest.raises(PolicyKDError, match="continuous actions have none: variance_scale"):
         TeacherStudent("Pendulum-v1", lambda o: np.zeros(1), config={"temperature": 2.0})
 

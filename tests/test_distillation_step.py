@@ -58,6 +58,12 @@ def test_alpha_0_is_exactly_mutual_distillation():
     assert (weighted - results[0][0]).abs().max() > 1e-3
 
 
+def test_diagnostics_of_a_batch_of_one_state_are_numbers():
+    step = make_step(learner_with_spread_values())
+    info = step.update(random_states(2, 1), *turn_of([1, 0]), RATE, True)
+    assert all(value.isfinite().all() for value in info.values()) and not info["distill/xi_std"].any()
+
+
 @pytest.mark.parametrize("method", ["dpd", "dpd_hard", "mutual", "dpd_published_code"])
 def test_the_order_of_the_batch_and_its_duplication_change_nothing(method):
     states, order = random_states(2), torch.randperm(32, generator=GENERATOR.manual_seed(1))

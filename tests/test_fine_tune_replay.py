@@ -11,6 +11,7 @@ from policykd import TeacherStudent
 from policykd.cli import main
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.core.networks import PolicyOutput
 from policykd.distillation.labels import Labels
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 
@@ -104,6 +105,23 @@ def test_the_leash_lengthens_and_its_pull_keeps_students_on_it():
     assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # the bound
     recipe.fade(0.5)
     assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # no schedule meddles
+
+
+def test_the_leash_is_a_distance_of_actions_whatever_pulls():
+    agent = distilled("td3", divergence="action_huber").fine_tune(0, config={"anchor": "student"})
+    here, there = (PolicyOutput(torch.full((2, 3, 2), x)) for x in (0.1, 0.4))
+    info = agent.recipe.teaching.losses(here, Labels(there, torch.zeros(2, 3)), lambda: None)[1]
+    torch.testing.assert_close(info["distill/held"], torch.full((2,), 2 * 0.3**2))
+    torch.testing.assert_close(info["distill/distance"], torch.full((2,), 0.3**2))
+
+
+def test_a_schedule_by_returns_needs_the_teachers():
+    agent = distilled("td3", "kickstarting", distill_schedule="return_ratio")
+    with pytest.raises(PolicyKDError, match="needs a teacher as the anchor"):
+        agent.fine_tune(10, config={"anchor": "student"})
+    assert agent.method_name == "kickstarting"
+    agent.fine_tune(30, config={"critic_steps": 0})
+    assert agent.method_name == "fine_tune"
 
 
 def test_a_critic_that_rl_has_trained_is_gone_on_with():

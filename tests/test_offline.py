@@ -90,6 +90,12 @@ def test_students_loaded_without_their_teacher_do_not_clone_what_was_done_instea
         loaded.learn_from({"observations": ROWS, "actions": CHOSEN}, 1)
 
 
+def test_logged_actions_have_no_value_to_distil():
+    student = TeacherStudent("Pendulum-v1", None, config={"distill_value_coef": 1.0, "net_arch": (4,)})
+    with pytest.raises(PolicyKDError, match=r"distill_value_coef=1.0 needs a teacher with a value"):
+        student.learn_from({"observations": np.zeros((4, 3)), "actions": np.zeros((4, 1))}, gradient_steps=1)
+
+
 def test_student_driven_learns_from_all_logged_states():
     drawn = []
     student = TeacherStudent(Largest, expert, method="student_driven", config={**CONFIG, "round_steps": 10})

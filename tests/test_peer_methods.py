@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_learner, make_peers, random_batch
+from tiny import POINT
 
 from policykd import DualStudent, PolicyKDError
 from policykd.core.networks import gradient, state_tensors
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PEER_METHODS
-from policykd.distillation.near_best import NearBest
+from policykd.distillation.near_best import LEAST, MOST, NearBest
 from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.training.allocation import Standings
 from policykd.training.progress import Progress
@@ -114,6 +115,24 @@ def test_peers_stay_as_near_to_the_best_as_it_moves():
     assert torch.equal(near.before, learner.actor)
 
 
+def test_the_weight_that_keeps_peers_near_comes_back_from_its_bounds():
+    learner = make_learner("td3", 2)
+    states, best = torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([0])
+    learner.actor[1] = learner.actor[0]
+    near = NearBest(learner, peers=2, ratio=0.0, least=1e-6)
+    for _ in range(1100):  # doubles end at 2^-1074 and 2^1024
+        near.update(states, best)
+    assert near.strength.tolist() == [LEAST] * 2
+    learner.actor[1] += 0.5
+    for _ in range(1100):
+        near.update(states, best)
+    assert near.strength.tolist() == [MOST] * 2
+    learner.actor[1] = learner.actor[0]
+    for _ in range(7):
+        near.update(states, best)
+    assert near.strength.tolist() == [1.0] * 2
+
+
 def test_critics_move_towards_those_of_the_peer_where_taught():
     learner = make_learner("td3", 4)
     states, actions = torch.randn(4, 32, 4).double(), torch.rand(4, 32, 2).double() * 2 - 1
@@ -130,6 +149,40 @@ def test_critics_move_towards_those_of_the_peer_where_taught():
     assert all(now < 0.2 * then for now, then in zip(gap(), first, strict=True))
     assert info["distill/critic_loss"][[0, 2]].tolist() == [0.0, 0.0]
     assert torch.equal(learner.critic.view(4, 2, -1)[[0, 2]], before.view(4, 2, -1)[[0, 2]])
+
+
+def test_who_rests_stays_as_it_was_also_after_it_was_taught():
+    learner = make_learner("td3", 6)
+    states, actions = torch.randn(6, 8, 4).double(), torch.rand(6, 8, 2).double() * 2 - 1
+    policy, critics = PeerStep(PEER_METHODS["mutual"], learner.config, learner, rest=True), CriticStep(learner, True)
+    turns, rate = Peers(6, 3, "first", torch.device("cpu")).turns, torch.tensor(1e-3).double()
+    times = torch.zeros(6)
+    for number in (0, 0, 1, 0, 1):
+        turn = turns[number]
+        parts = {"actor": learner.actor, "critic": learner.critic, **state_tensors(policy), **state_tensors(critics)}
+        before = {name: tensor.clone() for name, tensor in parts.items()}
+        policy.update(states, *turn, rate, False)
+        critics.update(states, actions, *turn, rate)
+        for name, tensor in parts.items():
+            moved = (tensor != before[name]).view(6, -1).any(1)
+            assert torch.equal(moved, turn[2] > 0), name
+        times += turn[2]
+    assert policy.adam.steps.flatten().tolist() == times.tolist() == [0, 2, 3, 0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "peers", "rests"),
+    [
+        *(("one_way", backbone, peers, peers > 2) for backbone in ("td3", "ppo") for peers in (2, 3)),
+        ("piekd", "td3", 2, True),
+        ("mutual_shared", "td3", 3, False),
+    ],
+)
+def test_only_where_learners_rest_by_turns_are_their_steps_counted_one_by_one(method, backbone, peers, rests):
+    config = {"net_arch": (4,)}
+    recipe = DualStudent(POINT, method=method, backbone=backbone, peers=peers, config=config, compile=False).recipe
+    steps = [part.adam.steps for part in (recipe.distillation, getattr(recipe, "critics", None)) if part is not None]
+    assert [count.ndim == 2 for count in steps] == [rests] * len(steps)
 
 
 def test_advised_learners_act_by_the_proposal_that_their_own_critics_like_most():

@@ -10,6 +10,8 @@ from tiny import POINT
 
 from policykd import DualStudent, TeacherStudent
 from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TEACHER_METHODS
@@ -87,6 +89,16 @@ def test_the_actors_moments_begin_anew_when_it_thaws():
     adam.steps.fill_(5.0)
     recipe.freeze(200)
     assert float(adam.steps) == 5.0  # once
+
+
+def test_fine_tuning_distils_no_values():
+    """An anchor has none, and the critic's are to be those of rewards."""
+    agent = tuned()
+    agent.tuning, agent.config = None, change(agent.config, {"distill_value_coef": 1.0})
+    agent.fine_tune(50)
+    assert "train/value_loss" in agent.recipe.info and "distill/value_loss" not in agent.recipe.info
+    with pytest.raises(PolicyKDError, match=r"distill_value_coef=2.0 is not for fine_tune"):
+        agent.fine_tune(50, config={"distill_value_coef": 2.0})
 
 
 @pytest.mark.parametrize(("anchor_steps", "expected"), [(None, 0.25), (200, 0.5), (50, 1.0)])

@@ -286,6 +286,25 @@ def test_values_are_distilled_where_asked(critic_teacher):
         assert float(agent.recipe.info["distill/value_loss"]) < first / 2
 
 
+@pytest.mark.parametrize(("backbone", "divergence"), [("td3", "mse"), ("ppo", "mse"), ("ppo", "nll"), ("sac", "nll")])
+def test_losses_of_actions_need_no_deviation_of_the_teacher(backbone, divergence):
+    agent = TeacherStudent(POINT, expert, backbone=backbone, config={**COPY, "divergence": divergence}).learn(40)
+    assert agent.recipe.info["distill/loss"].isfinite().all()
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "td3", "sac"])
+def test_values_are_distilled_beside_rl_off_policy_too(critic_teacher, backbone):
+    def critics(coef):
+        changes = {"distill_value_coef": coef, "allow_weak_teacher": True}
+        agent = TeacherStudent(
+            POINT, critic_teacher, method="kickstarting", backbone=backbone, config={**REPLAY, **changes}
+        ).learn(60)
+        return agent.learner.critic, agent.recipe.info
+
+    (alone, _), (taught, info) = critics(0.0), critics(1.0)
+    assert not torch.equal(alone, taught) and info["distill/value_loss"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -295,6 +314,7 @@ def test_values_are_distilled_where_asked(critic_teacher):
         ({"method": "value_gated"}, "needs a teacher with a value"),
         ({"method": "entropy_regularised"}, "standard deviation: set teacher_std"),
         ({"config": {"divergence": "gaussian_kl_forward"}}, "has no standard deviation: set teacher_std"),
+        ({"config": {"divergence": "nll"}, "backbone": "td3"}, "nll compares Gaussians, and the student is determ"),
         ({"config": {"distill_value_coef": 1.0}}, "has no value to distil"),
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
         ({"config": {"scale_free": False}}, "means nothing to a teacher"),

@@ -2,12 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from helpers import make_learner
+from helpers import make_learner, random_batch
 
-from policykd.core.networks import PolicyOutput
-from policykd.distillation.divergences import TEACHER_DIVERGENCES, cross_entropy, divergence_of, executed, gaussian_kl
+from policykd.core.networks import PolicyOutput, gradient
+from policykd.distillation.divergences import (
+    TEACHER_DIVERGENCES,
+    at_temperature,
+    cross_entropy,
+    distance,
+    divergence_of,
+    executed,
+    gaussian_kl,
+    kl_forward,
+)
 from policykd.distillation.labels import (
     Labels,
     confidence,
@@ -143,6 +153,31 @@ def test_held_kl_rises_above_its_target_and_falls_below():
     assert found.tolist() == pytest.approx([0.5, 0.0, -0.25, 0.5])
 
 
+def held(divergence, own, target):
+    """What held_kl compares with its target, for one learner."""
+    config, method = TaughtPPOConfig(distill_schedule="held_kl"), TEACHER_METHODS["kickstarting"]
+    teaching = JointTeaching(method, config, torch.zeros(1, 3), divergence, 1)
+    return float(teaching.losses(own, Labels(target, torch.zeros(1, 2)), lambda: None)[1]["distill/held"])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_forward", "cross_entropy_reverse", "gaussian_nll", "nll"])
+@pytest.mark.parametrize("width", [0.05, 2.0])  # the entropy is below and above 0
+def test_held_kl_holds_what_is_0_between_equals_also_by_losses_that_are_not(name, width):
+    mean, std = gaussians(4)
+    teacher = PolicyOutput(mean, mean, width * std)
+    moved = PolicyOutput(mean + 0.1, mean + 0.1, width * std)
+    divergence = divergence_of(name, taught=True)
+    assert held(divergence, teacher, teacher) == pytest.approx(0, abs=1e-9)
+    expected = gaussian_kl(*moved[1:3], *teacher[1:3]).mean()
+    assert held(divergence, moved, teacher) == pytest.approx(float(expected))
+
+
+def test_held_kl_holds_choices_at_their_temperature():
+    own, teacher = (PolicyOutput.choosing(gaussians(seed)[0]) for seed in (0, 1))
+    softened = at_temperature(divergence_of("cross_entropy_forward", taught=True), 2.0)
+    assert held(softened, own, teacher) == pytest.approx(float(distance(own, teacher, kl_forward, 2.0).mean()))
+
+
 def test_proximal_weight_by_hand():
     ratio = torch.tensor([[0.5, 0.8, 1.0, 1.5]])
     assert proximal_weight(ratio, 0.2).tolist()[0] == pytest.approx([0.8, 0.8, 1.0, 1.5])
@@ -272,6 +307,23 @@ def test_an_off_policy_loss_beside_a_teacher_by_hand():
     alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
     assert alone.tolist() == [1.0, -15.0]
     assert nothing == {}
+
+
+def test_a_loss_beside_that_of_the_critics_is_added_to_it():
+    learner, reference = make_learner("td3", 2), make_learner("td3", 2)
+    batch, targets = random_batch(np.random.default_rng(0), 2), torch.ones(2, 1, dtype=torch.float64)
+    targets = targets.expand_as(batch.rewards)
+
+    def pull(critic):
+        return 3 * critic.view(2, -1).square().sum(1), {"seen": torch.zeros(2)}
+
+    def both(critic):
+        values = reference.q_values(critic, batch.observations, batch.actions)
+        return (values - targets.unsqueeze(1)).square().sum(1).mean(1) + pull(critic)[0], {}
+
+    assert "seen" in learner.update_critic(batch, targets, pull)
+    reference.critic_adam.step(reference.critic, gradient(both, reference.critic)[0], reference.critic_learning_rate)
+    torch.testing.assert_close(learner.critic_adam.exp_avg, reference.critic_adam.exp_avg)
 
 
 @pytest.mark.parametrize(

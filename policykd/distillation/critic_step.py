@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
-from policykd.distillation.peer_step import HasCritics
+from policykd.distillation.peer_step import HasCritics, step_of_the_taught
 
 
 class CriticStep:
@@ -14,10 +14,13 @@ class CriticStep:
 
     Args:
         learner: the learners.
+        rest: as in ``PeerStep``.
     """
 
-    def __init__(self, learner: HasCritics) -> None:
-        self.learner, self.adam = learner, Adam(learner.critic)
+    def __init__(self, learner: HasCritics, rest: bool = False) -> None:
+        self.learner, self.adam, self.rest = learner, Adam(learner.critic), rest
+        if rest:
+            self.adam.count_by_row()
 
     def update(
         self,
@@ -42,5 +45,8 @@ class CriticStep:
             return losses, {"distill/critic_loss": losses.detach()}
 
         gradients, info = gradient(loss, learner.critic)
-        self.adam.step(learner.critic, gradients, learning_rate)
+        if self.rest:
+            step_of_the_taught(self.adam, learner.critic, gradients, learning_rate, taught)
+        else:
+            self.adam.step(learner.critic, gradients, learning_rate)
         return info

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -287,8 +288,8 @@ def distance(
 
 
 def at_temperature(divergence: Divergence, temperature: float) -> Divergence:
-    """The divergence of ``distance`` as a divergence itself."""
-    return lambda own, target: distance(own, target, divergence, temperature)
+    """The divergence of ``distance`` as a divergence itself; at 1 it is the same."""
+    return divergence if temperature == 1 else partial(distance, divergence=divergence, temperature=temperature)
 
 
 def _check(*tensors: Tensor) -> None:

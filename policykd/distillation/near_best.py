@@ -7,6 +7,9 @@ from torch import Tensor
 
 from policykd.distillation.peer_step import Student
 
+LEAST, MOST = 2.0**-14, 2.0**7
+"""Bounds of the weight, about those of ``schedules.hold``: from within them it comes back."""
+
 
 class NearBest:
     """One weight of imitation per group, doubled where its peers are too far from the best, halved where too near.
@@ -43,7 +46,7 @@ class NearBest:
         spread = apart.view(-1, self.peers).sum(1) / (self.peers - 1)
         aim = (self.ratio * moved).clamp_min(self.least)
         factor = torch.where(spread > 1.5 * aim, 2.0, torch.where(spread < aim / 1.5, 0.5, 1.0))
-        self.strength.mul_(factor.repeat_interleave(self.peers).to(self.strength.dtype))
+        self.strength.mul_(factor.repeat_interleave(self.peers).to(self.strength.dtype)).clamp_(LEAST, MOST)
         self.before.copy_(self.learner.actor)
 
 

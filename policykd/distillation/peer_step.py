@@ -49,6 +49,8 @@ class Peers:
     def __init__(self, learners: int, peers: int, source: str | None, device: torch.device) -> None:
         index = np.arange(learners)
         first, place = index // peers * peers, index % peers
+        self.rest = source == "best" or (source == "first" and peers > 2)
+        """Whether a learner is taught in some turns and rests in others."""
         self.peer_of = [first + (place + 1 + shift) % peers for shift in range(max(1, peers - 1))]
         """The peer of every learner ``(K,)``, turn by turn."""
         self.turns = []
@@ -160,6 +162,7 @@ class PeerStep(DistillationStep):
         config: settings.
         learner: the learners.
         optimise: as in ``DistillationStep``.
+        rest: whether learners may be taught at one step and rest at another (``Peers.rest``); not with ``optimise``.
     """
 
     def __init__(
@@ -168,8 +171,12 @@ class PeerStep(DistillationStep):
         config: DistillationConfig,
         learner: Student,
         optimise: Callable[[Tensor, Tensor], None] | None = None,
+        rest: bool = False,
     ) -> None:
         super().__init__(method.weight, config, learner, divergence_of(config.divergence), optimise)
+        self.rest = rest and optimise is None
+        if self.rest:
+            self.adam.count_by_row()
         self.compare = _values if method.compares == "values" else _actions
 
     def update(
@@ -192,7 +199,10 @@ class PeerStep(DistillationStep):
             diagnose: also compute what is only logged.
         """
         gradients, info = gradient(self.towards(states, peer_of, student_of, taught, diagnose), self.learner.actor)
-        self.optimise(gradients, learning_rate)
+        if self.rest:
+            step_of_the_taught(self.adam, self.learner.actor, gradients, learning_rate, taught)
+        else:
+            self.optimise(gradients, learning_rate)
         return info
 
     def towards(self, states: Tensor, peer_of: Tensor, student_of: Tensor, taught: Tensor, diagnose: bool) -> Loss:
@@ -205,6 +215,26 @@ class PeerStep(DistillationStep):
             peer = learner.outputs(learner.actor, peer_states)
             compare = self.compare(learner, states, peer_states, peer, peer_of, student_of) if self.weight else None
         return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
+
+
+def step_of_the_taught(
+    adam: Adam, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor, taught: Tensor
+) -> None:
+    """A step of Adam, which counts by row, for learners that are taught; by its moments the others would move on, too.
+
+    Args:
+        adam: the optimiser.
+        rows: parameters ``(R, P)``, as many rows for each learner.
+        gradients: theirs.
+        learning_rate: as in ``Adam.step``.
+        taught: 1 for learners that move, 0 for those that stay, moments and counts included, ``(K,)``.
+    """
+    parts = rows, adam.exp_avg, adam.exp_avg_sq, adam.steps
+    before = [part.clone() for part in parts]
+    adam.step(rows, gradients, learning_rate)
+    moves = taught.repeat_interleave(len(rows) // len(taught)).unsqueeze(1) != 0
+    for part, was in zip(parts, before, strict=True):
+        part.copy_(torch.where(moves, part, was))
 
 
 def _values(
@@ -239,7 +269,7 @@ def _diagnose(seen: Comparison, weight: Tensor) -> dict[str, Tensor]:
         "distill/weight_ess": effective_sample_size(weight),
         "distill/weight_max": weight.amax(1),
         "distill/xi_mean": xi.mean(1),
-        "distill/xi_std": xi.std(1),
+        "distill/xi_std": xi.std(1, correction=0),
     }
 
 

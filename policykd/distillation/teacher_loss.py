@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
-from policykd.distillation.divergences import Divergence, kl_forward, mse
+from policykd.distillation.divergences import (
+    TEACHER_DIVERGENCES,
+    Divergence,
+    distance,
+    kl_forward,
+    kl_reverse,
+    mse,
+    nll,
+)
 from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.peer_step import EMPTY
@@ -34,6 +43,26 @@ class Score(Protocol):
         """Of random actions."""
 
 
+def kl_of_mean(own: PolicyOutput, target: PolicyOutput) -> Tensor:
+    """KL from the target's choice, or from a Gaussian around its mean that is as wide as ``own`` is: ``(K, B)``."""
+    return kl_forward(own, target._replace(std=own.std)) if own.logits is None else nll(own, target)
+
+
+KL_OF = (
+    (TEACHER_DIVERGENCES["cross_entropy_forward"], kl_forward),
+    (TEACHER_DIVERGENCES["cross_entropy_reverse"], kl_reverse),
+    (TEACHER_DIVERGENCES["gaussian_nll"], kl_of_mean),
+    (nll, kl_of_mean),
+)
+
+
+def zero_between_equals(divergence: Divergence) -> Divergence:
+    """The KL divergence of a cross-entropy or likelihood, which differ from it by an entropy; others as they are."""
+    if isinstance(divergence, partial) and divergence.func is distance:  # at a temperature
+        return partial(divergence, divergence=zero_between_equals(divergence.keywords["divergence"]))
+    return next((kl for known, kl in KL_OF if known is divergence), divergence)
+
+
 class JointTeaching:
     """The teacher's weight, and what a method must remember beside its students.
 
@@ -50,6 +79,8 @@ class JointTeaching:
     ) -> None:
         self.method, self.config, self.divergence = method, config, divergence
         self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
+        self.held = zero_between_equals(divergence) if divergence and self.schedule == "held_kl" else None
+        """What the weight holds at a bound, if anything: a distance ``(K, B)``, also where the loss is none."""
         self.log_coefficient = torch.zeros(len(actor), device=actor.device)
         self.lambdas = torch.zeros(len(actor), device=actor.device)
         """The teacher's weight beside RL at the moment, of each student, ``(K,)``."""
@@ -101,6 +132,8 @@ class JointTeaching:
         info = {"distill/distance": distance.detach().mean(1)}
         gap = (own.actions.detach() - labels.policy.actions).square().sum(-1).sqrt()
         info["distill/action_gap"] = gap.mean(1)
+        if self.held is not None:
+            info["distill/held"] = self.held(own, labels.policy).detach().mean(1)
         if self.method.weight is not None:
             seen = Comparison(labels.value, own_value().detach(), EMPTY)
             weight = self.method.weight(seen, self.config)

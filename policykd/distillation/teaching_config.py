@@ -62,11 +62,12 @@ class TeachingConfig:
     """How the teacher fades: constant, linear, exponential, cosine, return_ratio, held_kl, or a function of the
     progress from 0 to 1; "auto" is the method's own. Without RL it scales the learning rate. return_ratio is
     1 - (student - random) / (teacher - random) of returns, within 0 and 1; held_kl adapts lambda so that the
-    divergence stays near kl_target."""
+    divergence stays near kl_target; a cross-entropy or likelihood counts as the KL divergence it comes from."""
     kl_target: float = 0.1
     """Divergence per state at which held_kl aims."""
     distill_value_coef: float = 0.0
-    """Weight of the squared distance of the student's value from the teacher's; 0: values are not distilled."""
+    """Weight of the squared distance of the student's value from the teacher's; 0: values are not distilled.
+    fine_tune distils none."""
     environment_reward: bool | None = None
     """Whether the task's reward counts, in methods with RL; None is the method's own choice."""
     teacher_reward_coef: float = 1.0

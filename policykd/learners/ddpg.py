@@ -47,9 +47,10 @@ class DDPG(OffPolicyLearner):
         update_actor: bool,
         update_targets: bool,
         teacher: Loss | None = None,
+        values: Loss | None = None,
     ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
-        info = self.update_critic(batch, self.target_values(batch, noise))
+        info = self.update_critic(batch, self.target_values(batch, noise), values)
         if update_actor:
             info |= self.update_actor(batch, teacher)
         if update_targets:

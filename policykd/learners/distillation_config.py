@@ -95,7 +95,8 @@ class ReplayDistillationConfig(DistillationConfig):
     rebirth_gradient_steps: int = 1_000
     """Steps of distillation by which it is taught, at states of the whole replay."""
     rebirth_perturbation: float = 1.25
-    """Varied settings of the reborn are the best peer's, each times this number or over it (1: as they are)."""
+    """Varied settings of the reborn are the best peer's, each times this number or over it (1: as they are); a
+    discount by its horizon 1/(1 - gamma)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

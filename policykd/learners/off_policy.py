@@ -169,21 +169,24 @@ class OffPolicyLearner:
         update_actor: bool,
         update_targets: bool,
         teacher: Loss | None = None,
+        values: Loss | None = None,
     ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``.
 
-        ``teacher`` is added to the actors' loss, which is then divided by mean |Q| (``beside_teacher``).
+        ``teacher`` is added to the actors' loss, which is then divided by mean |Q| (``beside_teacher``); ``values`` to
+        that of the critics.
         """
         raise NotImplementedError
 
-    def update_critic(self, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        """Descend the squared error of the critics, averaged over the batch and summed over critics."""
+    def update_critic(self, batch: Batch, targets: Tensor, beside: Loss | None = None) -> dict[str, Tensor]:
+        """Descend the squared error of the critics, averaged over the batch and summed over critics, and ``beside``."""
         scale = self.critic_loss_scale / targets.shape[1]
 
         def loss(critic: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             errors = self.q_values(critic, batch.observations, batch.actions) - targets.unsqueeze(1)
             losses = errors.square().sum((1, 2)) * scale
-            return losses, {"train/critic_loss": losses.detach()}
+            more, info = (0.0, {}) if beside is None else beside(critic)
+            return losses + more, info | {"train/critic_loss": losses.detach()}
 
         gradients, info = gradient(loss, self.critic)
         self.critic_adam.step(self.critic, gradients, self.critic_learning_rate)

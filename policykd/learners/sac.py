@@ -132,13 +132,14 @@ class SAC(OffPolicyLearner):
         update_actor: bool,
         update_targets: bool,
         teacher: Loss | None = None,
+        values: Loss | None = None,
     ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``."""
         assert noise is not None
         # As in SB3, critics and actors see the temperature from before its own step. That step needs the actors'
         # log-probabilities from before theirs, which the actors' loss computes anyway: so it comes last.
         temperature = self.temperature()
-        info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature))
+        info = self.update_critic(batch, self.target_values(batch, noise[:, 1], temperature), values)
         if update_actor:
             info |= self.update_actor(batch, noise[:, 0], temperature, teacher)
             if self.learns_ent_coef:

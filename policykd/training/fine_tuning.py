@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import change, require
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
@@ -66,6 +66,8 @@ class FineTuning(Agent):
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
+        values = changed.get("distill_value_coef", 0.0)
+        require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
         span = Span(self.num_timesteps, total_timesteps)
         self._tune(change(self.config, {**changed, **chosen}), span, fresh=True)

@@ -98,7 +98,7 @@ class OfflineLearning(Agent):
 
         Raises:
             PolicyKDError: the method needs environments, or the states are of another task or more than
-                ``dataset_size``; or the agent was loaded without its teacher.
+                ``dataset_size``; or the agent was loaded without its teacher, or should copy values without one.
         """
         if not isinstance(self.recipe, Imitation):
             raise PolicyKDError(
@@ -109,6 +109,8 @@ class OfflineLearning(Agent):
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
+        values = 0.0 if self.panel is not None else self.teaching.distill_value_coef
+        require(values == 0, "distill_value_coef", values, "needs a teacher with a value: logged actions have none")
         logged = read(states, look_at(self.full_factory), self.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)

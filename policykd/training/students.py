@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from policykd.core.fields import require
+from policykd.core.fields import change, require
 from policykd.core.recurrent import GRU
 from policykd.core.seeding import Generators
 from policykd.distillation.divergences import Divergence
@@ -106,6 +106,10 @@ class Students:
         """
         streams = self.collector, self.exploration, self.sampling, span
         assert isinstance(config, TeachingConfig)
+        config = change(config, {"distill_value_coef": 0.0})  # no anchor's value is what RL's critic learns
+        by_teacher = config.anchor == "teacher"
+        known_return = by_teacher or config.distill_schedule != "return_ratio"
+        require(known_return, "distill_schedule", "return_ratio", "needs a teacher as the anchor: use auto, or linear")
         if isinstance(learner, PPO):
             require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
             assert isinstance(config, TaughtPPOConfig)
@@ -113,7 +117,6 @@ class Students:
             fine_tune = RecurrentFineTune if isinstance(learner.actor_network, GRU) else FineTune
             return Made(fine_tune(learner, config, rollout, *streams, fresh), rollout=rollout)
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
-        by_teacher = config.anchor == "teacher"
         dataset = known if by_teacher and known is not None else self.dataset(learner, config)
         tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
         return Made(FineTuneOnReplay(learner, config, replay, dataset, tutor, *streams), dataset, replay=replay)

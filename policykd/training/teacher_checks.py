@@ -41,13 +41,17 @@ def choose_divergence(
     if discrete:
         return _of_choices(method.divergence if asked == "auto" else asked, both, asked == "auto")
     name = asked if asked != "auto" else method.divergence if both else "action_mse"
-    if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (
-        both or name.startswith("action_") or (gaussian and name == "gaussian_nll")
-    ):
+    free = name in ("mse", "action_mse", "action_huber") or (gaussian and name in ("nll", "gaussian_nll"))
+    if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (both or free):
+        if not gaussian:
+            raise PolicyKDError(
+                f"divergence: {name} compares Gaussians, and the student is deterministic: use action_mse, "
+                "action_huber or mse, or the backbone ppo or sac"
+            )
         source = "" if panel is None else f" {panel.source}"
         raise PolicyKDError(
             f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
-            "teacher_std, or use action_mse, action_huber or gaussian_nll"
+            "teacher_std, or use action_mse, action_huber, mse, nll or gaussian_nll"
         )
     return name
 

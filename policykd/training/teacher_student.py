@@ -144,9 +144,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
         discrete = self.learner.discrete
         name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
-        divergence = None if name is None else divergence_of(name, taught=True)
-        if divergence is not None and teaching.temperature != 1:
-            divergence = at_temperature(divergence, teaching.temperature)
+        divergence = None if name is None else at_temperature(divergence_of(name, taught=True), teaching.temperature)
         self._take(self._students.learn(self.learner, self.method, teaching, divergence))
 
     @property

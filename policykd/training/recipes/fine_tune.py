@@ -15,7 +15,7 @@ from torch import Tensor
 
 from policykd.core.arrays import as_tensor
 from policykd.core.networks import Adam, PolicyOutput
-from policykd.distillation.divergences import divergence_of
+from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teaching_config import TaughtPPOConfig
@@ -105,7 +105,7 @@ class FineTune(TaughtOnRollouts):
         anchor = self.anchors(learner, collector)
         name = config.divergence if config.divergence != "auto" else METHOD.divergence
         assert name is not None
-        divergence = divergence_of(name, taught=True)
+        divergence = at_temperature(divergence_of(name, taught=True), config.temperature)
         super().__init__(learner, METHOD, config, rollout, anchor, divergence, collector, exploration, sampling)
         self.anchor, self.span = anchor, span
         self.mask = torch.ones(learner.parameters.shape[1], device=self.device)

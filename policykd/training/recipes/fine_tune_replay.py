@@ -109,6 +109,7 @@ class FineTuneOnReplay(TaughtOnReplay):
         self.span, learner.learning_rate = span, config.fine_tune_learning_rate
         self.leashed = config.distill_schedule == "auto"
         if self.leashed:
+            self.teaching.held = divergence_of("action_mse", taught=True)  # whatever pulls, the leash is of actions
             self.teaching.log_coefficient.fill_(STRONGEST)
             self.teaching.lambdas.fill_(config.distill_coef * math.exp(STRONGEST))
 
@@ -138,12 +139,12 @@ class FineTuneOnReplay(TaughtOnReplay):
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every student; the anchor lets go by steps of its own."""
         info = super().step(progress, diagnose)
-        if self.leashed and "distill/distance" in info:
-            self.hold(info["distill/distance"])
+        if self.leashed and "distill/held" in info:
+            self.hold(info["distill/held"])
         return info
 
     def hold(self, distance: Tensor) -> None:
-        """Pull harder where students are further from the anchor, ``(K,)``, than the leash is long, else less."""
+        """Pull harder where the squared distance of actions from the anchor, ``(K,)``, is beyond the leash."""
         teaching = self.teaching
         length = teaching.config.anchor_distance * max(self.progress, SHORTEST)
         target = self.learner.action_size * length**2

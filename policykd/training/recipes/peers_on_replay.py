@@ -58,8 +58,9 @@ class PeersOnReplay(LearnFromReplay):
         self.peers = Peers(len(sampling), peers, method.source, self.device)
         self.standings = Standings(collector.run, peers, config.allocation_episodes)
         distils = method.source is not None and peers > 1
-        self.distillation = PeerStep(method, config, learner) if distils else None
-        self.critics = CriticStep(learner) if distils and method.copies == "policy and critics" else None
+        rest = self.peers.rest
+        self.distillation = PeerStep(method, config, learner, rest=rest) if distils else None
+        self.critics = CriticStep(learner, rest) if distils and method.copies == "policy and critics" else None
         if self.distillation is not None:
             self.distillation.adam.mask = learner.actor_adam.mask
         if self.critics is not None:

@@ -53,7 +53,7 @@ class PeersOnRollouts(LearnFromRollouts):
         self.distillation = None
         if method.source and peers > 1:
             optimise = learner.step_actor if config.distill_optimizer == "shared" else None
-            self.distillation = PeerStep(method, config, learner, optimise)
+            self.distillation = PeerStep(method, config, learner, optimise, self.peers.rest)
 
     def finish(self, progress: float) -> dict[str, Tensor]:
         """Distillation steps, every ``distill_freq`` updates; diagnostics of the last."""

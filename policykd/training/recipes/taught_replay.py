@@ -16,6 +16,7 @@ from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.teacher_loss import JointTeaching
 from policykd.distillation.teaching_config import TeachingConfig
+from policykd.distillation.teaching_step import value_error
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.memory import Batch, LabelledStates, SharedReplay
@@ -32,7 +33,8 @@ class TaughtOnReplay(LearnFromReplay):
     """One gradient step of every student on its RL loss and, in the actor's, the teacher's.
 
     L = L_RL / mean |Q| + lambda E_s [w(s) D(teacher(s), student(s))]: brought to one scale as in TD3+BC (Fujimoto &
-    Gu 2021, equation 5), so that one lambda suits every scale of rewards.
+    Gu 2021, equation 5), so that one lambda suits every scale of rewards. ``distill_value_coef`` adds the squared
+    distance of Q from the teacher's value to the critics' loss.
 
     Args:
         learner: the students.
@@ -91,8 +93,8 @@ class TaughtOnReplay(LearnFromReplay):
         with torch.no_grad():
             info = self._teach(batch, noise, states, answers, *flags)
         delay = getattr(config, "policy_delay", 1)
-        if self.n_updates % FADE_EVERY < delay and "distill/distance" in info:  # at the actors' next update
-            teaching.adapt(info["distill/distance"])
+        if self.n_updates % FADE_EVERY < delay and "distill/held" in info:  # at the actors' next update
+            teaching.adapt(info["distill/held"])
         return info | {"distill/coefficient": teaching.lambdas}
 
     def fade(self, progress: float) -> None:
@@ -120,7 +122,13 @@ class TaughtOnReplay(LearnFromReplay):
             weighted, info = teaching.losses(own, labels, lambda: learner.value(states, own.map(Tensor.detach)))
             return teaching.lambdas * weighted.mean(1), info
 
-        return learner.update(batch, noise, update_actor, update_targets, teacher)
+        def values(critic: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            errors = value_error(learner, critic, states, labels).mean(1)
+            return value_coef * errors, {"distill/value_loss": errors.detach()}
+
+        value_coef = teaching.config.distill_value_coef
+        more = {"values": values} if value_coef > 0 else {}
+        return learner.update(batch, noise, update_actor, update_targets, teacher, **more)
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, and what the teacher's weight remembers."""

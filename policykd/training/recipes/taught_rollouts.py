@@ -179,8 +179,8 @@ class TaughtOnRollouts(LearnFromRollouts):
 
     def finish(self, progress: float) -> dict[str, Tensor]:
         """Adapt the teacher's weight, where it holds a distance."""
-        if "distill/distance" in self.last:
-            self.teaching.adapt(self.last["distill/distance"])
+        if "distill/held" in self.last:
+            self.teaching.adapt(self.last["distill/held"])
         return {}
 
     def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
