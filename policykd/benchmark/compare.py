@@ -124,6 +124,8 @@ def _content(options: CompareOptions) -> dict[str, Any]:
     if options.random_steps is not None:
         budget = {"random_steps": options.random_steps}
         settings.pop("learning_starts", None)
+    if options.updates is not None:  # of ours; SB3's are its default, which is what presets have
+        settings.pop("gradient_steps", None)
     at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
     whole = math.lcm(rollout, at_once * options.evaluations) or 1
     return {
