@@ -106,7 +106,8 @@ def demonstrate(
     task = find_task(env)
     made = task.make()
     scale, limit, name = action_scale(check_spaces(made)[1]), episode_limit(made), task_name(made)
-    states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
+    states: list[np.ndarray] = []
+    actions, episodes, returns, successes = [], [], np.zeros(n_episodes), []
     try:
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
