@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy import stats
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import versions, write_text
+from policykd.core.registry import find
 
 
 class Measurements:
@@ -42,6 +44,10 @@ class Measurements:
         """Whether there are rows whose columns are these."""
         return any(all(row[name] == _text(value) for name, value in key.items()) for row in self.rows)
 
+    def missing(self, seeds: Iterable[int], **key: object) -> tuple[int, ...]:
+        """The seeds without rows whose other columns are these."""
+        return tuple(seed for seed in seeds if not self.has(seed=seed, **key))
+
     def add(self, *rows: Mapping[str, object]) -> None:
         """Add the rows of one run, all of them or none."""
         self.rows += [{name: _text(row[name]) for name in self.columns} for row in rows]
@@ -63,6 +69,16 @@ class Measurements:
         """One column of the rows whose columns are these ``(n,)``, in the order of their seeds."""
         frame = self.where(**key)
         return frame.sort_values("seed")[name].to_numpy(float)
+
+
+def check_names(option: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    """Refuse names that an option does not know, before anything runs.
+
+    Raises:
+        PolicyKDError: names the nearest.
+    """
+    for name in names:
+        find(option, name, known)
 
 
 def mean_std(values: np.ndarray, digits: int = 3) -> str:

@@ -12,7 +12,7 @@ import tyro
 import yaml
 
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
-from policykd.benchmark.random_actions import random_returns
+from policykd.benchmark.random_actions import measured_reference
 from policykd.benchmark.report import write_page
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
@@ -23,7 +23,7 @@ def main(
     steps: int = 10_000,
     seeds: int = 3,
     methods: tuple[str, ...] = ("sb3", "independent", "dpd"),
-    high: float = 1_000.0,
+    high: float | None = None,  # the return that counts as 1; left out: the task's reward threshold, if it has one
     out: Path = Path("runs/benchmark"),
 ) -> None:
     spec: dict[str, Any] = {
@@ -38,8 +38,9 @@ def main(
         "tasks": {},
     }
     for task in tasks:  # scores: 0 is a random policy, 1 is a return of `high`
-        low = float(random_returns(task, 20, seed=0).mean())
-        reference = {"low": low, "high": high, "source": "20 episodes of random actions; the task's own maximum"}
+        reference = measured_reference(task, 20, seed=0)
+        if high is not None:
+            reference |= {"high": high, "source": "random actions; given by --high"}
         spec["tasks"][task] = {"backbones": ["td3"], "reference": reference}
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

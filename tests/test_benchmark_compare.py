@@ -4,15 +4,16 @@ from functools import partialmethod
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny import POINT, contents
 
 from experiments.benchmark_size.simulated import simulate_cell
 from policykd.benchmark import local
 from policykd.benchmark.cell import run_cell
-from policykd.benchmark.compare import CompareOptions, compare
+from policykd.benchmark.compare import CompareOptions, _content, compare
 from policykd.benchmark.engine import Failed, Finished
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec_file import load_spec
+from policykd.benchmark.spec_file import load_spec, parse_spec
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.training.dual_student import DualStudent
@@ -90,6 +91,9 @@ def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
     assert ours.settings.vary == {"learning_rate": list(rates)} and ours.settings.allocation == "best"
     assert (ours.settings.gradient_steps, ours.settings.learning_starts) == (2 * 3, 200)
     assert sb3.settings.vary == {} and (sb3.settings.gradient_steps, sb3.settings.learning_starts) == (1, 600)
+    zoo = _content(CompareOptions(env="Pendulum-v1", backbone="td3", preset="zoo", updates=2))
+    ours, sb3 = parse_spec(yaml.safe_dump(zoo)).cells  # this preset says gradient_steps itself
+    assert (ours.settings.gradient_steps, sb3.settings.gradient_steps) == (2 * 2, 1)
     with pytest.raises(PolicyKDError, match=r"learning_rates=.* must be one of each of 2 peers"):
         compare(CompareOptions(env=POINT, learning_rates=rates, out=Path("other")))
 

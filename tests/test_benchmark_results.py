@@ -123,6 +123,22 @@ def test_intervals_are_the_same_at_every_call_and_leave_numpys_generator_alone()
     assert first.low < first.value < first.high
 
 
+def test_one_run_on_either_side_gives_no_interval():
+    one, many = np.array([[3.0]]), np.arange(4.0)[:, None]
+    assert shown(interval(one, lambda x: np.mean(x), 20)) == "3.00 [-]"
+    better = interval([many, one], lambda x, y: np.atleast_1d(probability_of_improvement(x, y)), 20)
+    assert better.value == 0.125 and np.isnan([better.low, better.high]).all()
+
+
+def test_failures_of_cells_that_the_spec_no_longer_has_are_not_told(tmp_path):
+    results, fewer = Results(tmp_path), changed(methods=["single"])
+    results.begin(both := parse_spec(changed(methods=["single", "dpd"])), "")
+    for cell in both.cells:
+        results.save_failure(cell, f"RuntimeError: {cell.method}")
+    results.store.write("spec.yaml", fewer)
+    assert list(summarise(results).failures.values()) == ["RuntimeError: single"]
+
+
 def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):
     single = summary.backbones["td3"]["single"]
     assert single.aggregate is None and single.curve is None and set(single.tasks) == {POINT, "HalfCheetah-v5"}

@@ -23,7 +23,7 @@ from policykd.benchmark import local
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.display import TimeLeft, duration
 from policykd.benchmark.engine import Failed, Finished, Progressed, Started
-from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.matrix import MatrixOptions, _command, run_matrix
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import gradient_updates, to_json
 from policykd.benchmark.sb3_cell import double_width, parameters
@@ -384,6 +384,15 @@ def test_seeds_of_sb3_count_for_the_settings_that_they_were_trained_with(monkeyp
     assert trained[4:] == [(0, 0.001), (1, 0.001)]
 
 
+def test_an_unfinished_cell_of_ours_begins_anew_once_its_spec_was_edited():
+    edited = {**TINY["settings"], "learning_rate": 0.1}
+    (cell,), (other,) = (parse_spec(changed(methods=["single"], **c)).cells for c in ({}, {"settings": edited}))
+    run_cell(cell, Path("cell"), lambda steps: None)  # leaves its checkpoint
+    found = run_cell(other, Path("cell"), lambda steps: None)
+    assert found.provenance["cell"]["config"]["learning_rate"] == 0.1
+    assert json.loads(Path("cell", "run", "config.json").read_text())["config"]["learning_rate"] == 0.1
+
+
 def test_the_cell_that_a_folder_was_used_for_is_noted_before_the_next_one_takes_it(monkeypatch):
     cell = parse_spec(changed(methods=["sb3"])).cells[0]
     Path("cell").mkdir()
@@ -414,12 +423,14 @@ def test_the_time_left_is_estimated_from_what_steps_have_cost():
     assert (duration(5), duration(600), duration(7200)) == ("5 s", "10 min", "2.0 h")
 
 
-def test_commands_do_not_tell_where_this_machine_keeps_things(instant, folder):
+def test_commands_do_not_tell_where_this_machine_keeps_things_but_name_plugins(instant, folder, monkeypatch):
+    monkeypatch.setenv("POLICYKD_PLUGINS", "my_parts,more")
     file = write(methods=["independent"]).absolute()
     out = folder / "elsewhere"
     run_matrix(file, MatrixOptions(out=str(out), jobs=1))
     text = (out / "PolicyKD-PointReach-v0" / "independent-td3.json").read_text()
     assert str(folder) not in text
+    assert _command(file, load_spec(file), MatrixOptions()) == "policykd --plugins my_parts,more benchmark spec.yaml"
     assert yaml.safe_load((out / "spec.yaml").read_text())["name"] == "tiny"
 
 

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import POINT
 from tiny_benchmark import REFERENCE, TINY, changed
 
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.spec_file import load_spec, parse_spec
 from policykd.core.errors import PolicyKDError
@@ -68,6 +70,16 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"total_timesteps": 202}, "must be a multiple of 2"),
         ({"peers": 1}, "peers=1 is too few for dpd"),
         ({"seeds": 0}, "seeds=0 must be positive"),
+        ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),
+        ({"utd": 0}, "utd=0 must be positive"),
+        ({"methods": {"dpd": {"utd": 0}}}, "utd=0 must be positive"),
+        ({"methods": {"dpd": {"peers": 0}}}, "peers=0 must be positive"),
+        ({"methods": {"dpd": {"peers": 1_001}}}, "peers=1001 must be at most 1,000"),
+        ({"methods": {"single": {"peers": 4}}}, "peers=4 is too many for single"),
+        (
+            {"tasks": {POINT: {"backbones": ["td3"], "reference": {**REFERENCE, "low": -np.inf}}}},
+            "low=-inf must be finite",
+        ),
         ({"name": "../up"}, "name: '../up' cannot name a file"),
     ],
 )
@@ -78,6 +90,27 @@ def test_a_wrong_spec_is_one_line(tmp_path, changes, says):
         load_spec(file)
     assert says in str(error.value)
     assert str(error.value).startswith(f"benchmark: {file}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pace", [{}, {"train_freq": 4}, {"n_envs": 2}, {"train_freq": 2, "n_envs": 2}])
+def test_utd_is_updates_per_environment_step_of_a_group_however_often_updates_come(pace):
+    settings = {"net_arch": [8, 8], "batch_size": 8, **pace}
+    text = changed(utd=2, random_steps=96, total_timesteps=800, settings=settings, methods=["single", "dpd"])
+    assert [group_updates(cell, 800) / cell.peers for cell in parse_spec(text).cells] == [2 * (800 - 96)] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"learning_starts": 30}, "learning_starts=30 follows from random_steps"),
+        ({"gradient_steps": 7}, "gradient_steps=7 follows from random_steps and utd"),
+        ({"vary": {"gradient_steps": [1, 3]}}, "utd=1 is one number"),
+    ],
+)
+def test_budgets_do_not_override_a_tasks_own_settings(settings, says):
+    tasks = {POINT: {**TINY["tasks"][POINT], "settings": settings}}
+    with pytest.raises(PolicyKDError, match=says):
+        parse_spec(changed(tasks=tasks, utd=1, random_steps=20, settings={}, methods=["dpd"]))
 
 
 def test_a_file_that_is_no_spec(tmp_path):

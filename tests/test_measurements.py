@@ -1,5 +1,9 @@
 """Raw rows of experiments that go on where they stopped, and the digits that experiments use."""
 
+import importlib
+from types import SimpleNamespace
+from typing import ClassVar
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,3 +112,83 @@ def test_rows_of_the_comparison_are_appended_and_resumed(tmp_path):
         run._append(rows, {"variant": "hinton", "seed": seed, "accuracy": 0.5})
     assert run._done(rows) == {("hinton", 0), ("hinton", 1)}
     assert len(rows.read_text().splitlines()) == 3
+
+
+# Programs of experiments go on, and refuse what they do not know
+
+
+@pytest.mark.parametrize(
+    ("module", "start", "changes", "says"),
+    [
+        ("ppd.run", "run", {"ways": ("pdp",)}, "ways: 'pdp' is unknown; nearest: ppd"),
+        ("fine_tune.run", "main", {"tasks": ("Hoper-v5",)}, "tasks: 'Hoper-v5' is unknown; nearest: Hopper-v5"),
+        ("memory_students.run", "run", {"students": ("gru",)}, "students: 'gru' is unknown"),
+        ("state_students.run", "run", {"tasks": ("Hoper-v5",)}, "tasks: 'Hoper-v5' is unknown; nearest: Hopper-v5"),
+        ("discrete.run", "run", {"only": ("pp",)}, "only: 'pp' is unknown; nearest: ppo"),
+        ("teacher_student.zoo", "run", {"cases": ("Hopper",)}, "cases: 'Hopper' is unknown"),
+        ("teacher_student.methods", "run", {"methods": ("dager",)}, "methods: 'dager' is unknown; nearest: dagger"),
+    ],
+)
+def test_an_unknown_name_is_one_line_before_anything_runs(module, start, changes, says, tmp_path):
+    program = importlib.import_module(f"experiments.{module}")
+    with pytest.raises(PolicyKDError) as error:
+        getattr(program, start)(program.Options(out=tmp_path, **changes))
+    assert str(error.value).startswith(says) and not list(tmp_path.iterdir())
+
+
+class Trained:
+    """Stands in for students of a program: remembers whose seeds were asked for."""
+
+    asked: ClassVar[list[tuple[int, ...]]] = []
+    run = SimpleNamespace(elapsed=1.0)
+
+    def __init__(self, *arguments, seeds, **settings):
+        self.asked.append(seeds)
+        self.seeds = seeds
+
+    def learn(self, *arguments, **settings):
+        return self
+
+    def score_teacher(self):
+        return "a score"
+
+
+def measured(values):
+    return lambda agent, **settings: [{**dict.fromkeys(values, 1.0), "seed": seed} for seed in agent.seeds]
+
+
+def test_the_zoo_and_teachers_that_choose_train_the_seeds_that_are_missing(tmp_path, monkeypatch):
+    from experiments.discrete import run as discrete
+    from experiments.teacher_student import zoo
+
+    monkeypatch.setattr(Trained, "asked", [])
+    monkeypatch.setattr(zoo, "TeacherStudent", Trained)
+    monkeypatch.setattr(zoo.students, "measure", measured((*zoo.VALUES, *discrete.VALUES)))
+    for folder in ("sac/HalfCheetah-v3_1", "ppo/HalfCheetah-v3_1"):
+        (tmp_path / folder).mkdir(parents=True)
+    options = {"teachers": tmp_path, "out": tmp_path}
+    for case, seeds in (("SAC HalfCheetah", (0,)), ("PPO HalfCheetah", (0,)), ("SAC HalfCheetah", (0, 1))):
+        zoo.run(zoo.Options(**options, cases=(case,), seeds=seeds))
+    assert Trained.asked == [(0,), (0,), (1,)]
+    assert len((tmp_path / "zoo.csv").read_text().splitlines()) == 1 + 3
+    assert (tmp_path / "zoo.md").read_text().count("## ") == 2
+
+    monkeypatch.setattr(discrete, "TeacherStudent", Trained)
+    for seeds in ((0, 1), (0, 1, 2)):
+        discrete.run(discrete.Options(**options, only=("lander",), seeds=seeds))
+    assert Trained.asked[3:] == [(0, 1)] * 4 + [(2,)] * 4
+
+
+def test_answers_leave_a_task_out_until_both_sides_have_all_their_seeds():
+    from experiments.peers.answers import _compared
+
+    sides, counts = (("four_mutual", "trained"), ("optuna", "final")), {"A": (4, 4), "B": (4, 2)}
+    rows = [
+        {"task": task, "method": method, "phase": phase, "seed": seed, "return": float(seed)}
+        for task, seeds in counts.items()
+        for (method, phase), count in zip(sides, seeds, strict=True)
+        for seed in range(count)
+    ]
+    (answer,) = _compared("Q2", pd.DataFrame(rows), [sides])
+    assert answer.tasks == ("A",) and answer.seeds == (4, 4) and answer.better.value == 0.5
+    assert not list(_compared("Q2", pd.DataFrame([row for row in rows if row["seed"] == 0]), [sides]))

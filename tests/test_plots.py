@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 
 from policykd.core.errors import PolicyKDError
-from policykd.measure.plots import LABEL_GAP, Curve, _spread, _standard_error, learning_curves
+from policykd.measure.plots import LABEL_GAP, Curve, _look, _spread, _standard_error, comparison_grid, learning_curves
 
 
 def curve(label: str, evaluations: int = 5, episodes: int = 3, level: float = 0.0) -> Curve:
@@ -64,6 +64,13 @@ def test_labels_keep_their_order_and_a_gap():
 def test_refuses_shapes_that_do_not_fit(steps, returns):
     with pytest.raises(PolicyKDError, match=r"'peer 1'.*neither empty"):
         Curve("peer 1", steps, returns)
+
+
+def test_a_comparison_of_more_sides_than_colours(tmp_path):
+    sides = {f"peer {k}": (np.arange(3), np.zeros((3, 1))) for k in range(9)}
+    assert comparison_grid([("task", sides)], tmp_path / "grid.png", title="x", columns=1).exists()
+    looks = [_look(index) for index in range(9)]
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == 9
 
 
 def test_refuses_no_curves(tmp_path):

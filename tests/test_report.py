@@ -13,7 +13,7 @@ from tiny_benchmark import MADE_UP, by_hand, changed
 from experiments.benchmark_size.run import spec_text
 from experiments.benchmark_size.simulated import simulate
 from policykd.benchmark import statistics
-from policykd.benchmark.report import VIDEO_BYTES, write_page
+from policykd.benchmark.report import VIDEO_BYTES, page_data, write_page
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import summarise
@@ -94,6 +94,17 @@ def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path):
     simulate(spec, results)
     write_page(summarise(results), results, tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 10e6
+
+
+def test_a_page_of_one_seed_has_no_intervals_and_names_every_size_of_a_group(tmp_path):
+    text = changed(seeds=1, methods={"sb3": {}, "dpd": {}, "four": {"method": "dpd", "peers": 4}})
+    spec, results = parse_spec(text), Results(tmp_path)
+    results.begin(spec, text)
+    simulate(spec, results)
+    page = page_data(summarise(results), results, tmp_path / "report.html")
+    assert "NaN" not in json.dumps(page) and page["facts"][1] == "2 or 4 learners per group of peers"
+    (found,) = page["backbones"]["td3"]["methods"]["four"]["tasks"].values()
+    assert found["iqm"]["mean"]["at"][1:] == [None, None] and found["iqm"]["mean"]["text"].endswith(" [-]")
 
 
 def test_nothing_to_show_is_one_line(tmp_path):

@@ -24,6 +24,7 @@ from policykd.cli import main
 from policykd.core import checkpoint
 from policykd.tasks import Evaluation
 from policykd.training.dual_student import DualStudent
+from policykd.training.progress import Progress
 
 COMMAND = ["train", "--env", POINT, "--backbone", "td3", "--seeds", "0", "1", "--total-timesteps", "300"]
 SETTINGS = {"eval_freq": 100, "n_eval_episodes": 2, "buffer_size": 10_000}
@@ -170,6 +171,20 @@ def test_the_runs_own_log_is_the_mean_over_learners(run, learners):
         values = np.stack([rows[key] for rows in each])
         assert np.nanmax(values.std(axis=0)) > 0
         np.testing.assert_allclose(values.mean(0), mean[key], rtol=1e-6)
+
+
+def test_episodes_are_counted_by_group_as_steps_are(run, learners):
+    played = np.array([len(load_results(str(folder))) for folder in learners]).reshape(2, 2).sum(1)
+    told = [pd.read_csv(folder / "progress.csv")["time/episodes"].dropna().iloc[-1] for folder in (run, *learners)]
+    assert played.min() > 0 and told == [played.mean(), *played.repeat(2)]
+
+
+def test_an_older_checkpoint_counts_the_episodes_of_all_groups_alike():
+    old, new = (Progress([(0, 0), (0, 1), (1, 0), (1, 1)], 2) for _ in range(2))
+    state = {**old.state(), "n_episodes": 10}
+    del state["ended"]
+    new.restore(state)
+    assert (new.n_episodes, sum(new.ended), new.ended[0] + new.ended[1]) == (10, 10, 4)
 
 
 @pytest.mark.parametrize(("backbone", "kind"), [("ddpg", DDPG), ("td3", TD3)])

@@ -8,7 +8,7 @@ from tiny_benchmark import REFERENCE, changed
 
 from policykd import PolicyKDError
 from policykd.benchmark import sb3_cell
-from policykd.benchmark.random_actions import random_returns
+from policykd.benchmark.random_actions import measured_reference, random_returns
 from policykd.benchmark.sb3_cell import train_sb3_seeds
 from policykd.benchmark.spec_file import parse_spec
 from policykd.export import sb3
@@ -81,6 +81,20 @@ def test_one_seed_gives_one_curve_and_evaluating_does_not_change_training(tmp_pa
         assert value.equal(weights[2][name]), name
 
 
+@pytest.mark.parametrize(
+    ("backbone", "settings", "updates"),
+    [
+        ("td3", {**SETTINGS, "train_freq": 1}, [125 - 1 - 50, 250 - 1 - 50, 250 - 50]),  # before the step's own update
+        ("ppo", {"n_steps": 125, "batch_size": 25, "n_epochs": 2}, [0, 2 * 5, 2 * 2 * 5]),  # before the rollout's
+    ],
+)
+def test_rows_count_the_updates_that_were_made_before_each_evaluation(backbone, settings, updates, tmp_path):
+    tasks = {"Pendulum-v1": {"backbones": [backbone], "reference": REFERENCE}}
+    few = {"seeds": 1, "total_timesteps": STEPS, "n_eval_episodes": 1, "final_episodes": 1}
+    (cell,) = parse_spec(changed(tasks=tasks, settings=settings, methods=["sb3"], **few)).cells
+    assert [row.updates for row in train_sb3_seeds(cell, tmp_path, lambda steps: None)[0]] == updates
+
+
 def test_time_of_evaluations_is_taken_out(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(sb3_cell.time, "perf_counter", lambda: clock[0])
@@ -120,6 +134,13 @@ def test_networks_that_sb3_has_not_are_refused_when_the_benchmark_is_read(backbo
 def test_no_noise_when_its_standard_deviation_is_zero(tmp_path, made):
     run("ddpg", tmp_path, n_eval_episodes=1, action_noise_std=0.0)
     assert made[0].action_noise is None
+
+
+def test_references_are_random_actions_and_the_tasks_own_threshold():
+    reference = measured_reference("Reacher-v5", 2, seed=0)  # no return there is above 0
+    assert reference["high"] == -3.75 and "reward threshold" in reference["source"]
+    reference = measured_reference("Pendulum-v1", 2, seed=0)
+    assert reference["high"] == reference["low"] + 1 and "one more" in reference["source"]
 
 
 def test_random_actions():

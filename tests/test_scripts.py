@@ -64,6 +64,7 @@ def test_a_benchmark_leaves_a_page(monkeypatch):
         monkeypatch.setattr(f"policykd.benchmark.statistics.{name}", 20)
     script("benchmark")((POINT,), steps=60, seeds=2, methods=("single",), high=-5.2)
     assert Path("runs/benchmark/report.html").stat().st_size > 10_000
+    assert "given by --high" in Path("runs/benchmark/spec.yaml").read_text()
 
 
 def test_a_classifier_is_distilled_beside_one_that_learns_from_labels(capsys):

@@ -15,9 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny import POINT, TINY, differences
 
 from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
+from policykd.benchmark.random_actions import random_returns
 from policykd.export import deploy
 from policykd.tasks import evaluate
 from policykd.tasks.spaces import ActionScale
+from policykd.teachers.demonstrations import demonstrate
 
 PPO = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 8, "n_epochs": 1, "distill_batch_size": 8, "n_eval_episodes": 1}
 SMALL = {"ppo": {**PPO, "eval_freq": 0}, "td3": {**TINY, "eval_freq": 0}}
@@ -73,6 +75,13 @@ def test_an_endless_episode_counts_up_to_a_limit_and_says_so_once(short_limit, c
     assert (agent.evaluations[-1].lengths == 30).all()
     agent.evaluate(2)
     assert caplog.text.count("an episode of Endless did not end within 30 steps") == 1
+
+
+def test_random_actions_and_demonstrations_of_an_endless_task_end(short_limit, caplog):
+    gym.register("EndlessPendulum-v0", Endless)
+    assert np.isfinite(random_returns("EndlessPendulum-v0", 2, seed=0)).all() and "did not end" in caplog.text
+    shown = demonstrate(lambda observation: np.zeros(1), Endless, 2)
+    assert np.bincount(shown.episodes).tolist() == [30, 30]
 
 
 def test_a_teacher_of_an_endless_task_is_scored(short_limit, caplog):

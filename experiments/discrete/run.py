@@ -12,8 +12,8 @@ from typing import Any
 
 import tyro
 
-from experiments.discrete.teachers import CARTPOLE, LUNAR, lander, trained
-from experiments.measurements import Measurements
+from experiments.discrete.teachers import CARTPOLE, LUNAR, MAKE, lander, trained
+from experiments.measurements import Measurements, check_names
 from policykd import TeacherStudent
 from policykd.benchmark import students
 from policykd.cli import guarded
@@ -55,15 +55,16 @@ def cases(name: str, options: Options) -> tuple[str, Any, int, list[tuple[str, s
 
 
 def run(options: Options) -> None:
+    check_names("only", options.only, {"lander": lander, **MAKE})
     for name in options.only:
         env, teacher, steps, runs = cases(name, options)
         found = Measurements(options.out / f"{name}.csv", KEYS, VALUES)
         for part, divergence, size in runs:
             key = {"part": part, "teacher": name, "divergence": divergence, "student": "x".join(map(str, size))}
-            if found.has(**key):
+            if not (seeds := found.missing(options.seeds, **key)):
                 continue
             config = {"net_arch": size, "divergence": divergence, "eval_freq": 0, "n_eval_episodes": 1}
-            agent = TeacherStudent(env, teacher, seeds=options.seeds, config=config)
+            agent = TeacherStudent(env, teacher, seeds=seeds, config=config)
             agent.learn(steps)
             rows = students.measure(agent, episodes=options.episodes, latency_calls=20)
             found.add(*({**row, **key, "episodes": options.episodes} for row in rows))

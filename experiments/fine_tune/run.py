@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
 
 from experiments.fine_tune.report import AS_IT_WAS, KEYS, VALUES, write
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, check_names
 from policykd import TeacherStudent
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
+from policykd.learners import SAC, TD3
 from policykd.tasks import Evaluation
 
 
@@ -132,16 +133,19 @@ def rows_of(
 
 
 def main(options: Options) -> None:
+    check_names("tasks", options.tasks, TASKS)
+    check_names("backbones", options.backbones, {"td3": TD3, "sac": SAC})
+    check_names("ways", options.ways, WAYS)
     measured = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for env in () if options.report else options.tasks:
         for backbone in options.backbones:
             for way in (AS_IT_WAS, *options.ways):
-                if measured.has(env=env, backbone=backbone, way=way, seed=options.seeds[0]):
+                if not (seeds := measured.missing(options.seeds, env=env, backbone=backbone, way=way)):
                     continue
                 if way == AS_IT_WAS:
-                    alone(options, measured, env, backbone)
+                    alone(replace(options, seeds=seeds), measured, env, backbone)
                 else:
-                    tuned(options, measured, env, backbone, way)
+                    tuned(replace(options, seeds=seeds), measured, env, backbone, way)
                 write(measured, options.out)
     write(measured, options.out)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import pandas as pd
 
+from experiments.measurements import Measurements
 from policykd import Teacher
 from policykd.core.files import write_text
 from policykd.export import deploy
@@ -16,6 +16,9 @@ from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.plain import flatten, quantise
 from policykd.training.teacher_student import TeacherStudent
+
+KEYS, VALUES = ("student", "seed", "precision"), ("worst", "mean_difference", "return", "std")
+SEEDS = (0, 1, 2)
 
 
 def play(act: CompiledPolicy, env_id: str, episodes: int, seed: int) -> np.ndarray:
@@ -41,15 +44,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("results/latency"))
     options = parser.parse_args()
-    rows = []
+    rows = Measurements(options.out / "returns.csv", KEYS, VALUES)
     for backbone in options.backbones:
+        if not (seeds := rows.missing(SEEDS, student=backbone)):
+            continue
         agent = TeacherStudent(
             options.env,
             Teacher.load(options.teacher, options.env),
             backbone=backbone,
-            seeds=(0, 1, 2),
+            seeds=seeds,
             config={"net_arch": (64, 64), "eval_freq": 0, "teacher_episodes": 3},
         ).learn(options.total_timesteps)
+        found = []
         for k, seed in enumerate(agent.seeds):
             plain = flatten(deploy(agent, k))
             calibrated, measured = split(agent, k, None)
@@ -58,11 +64,10 @@ def main() -> None:
             for name, policy in (("float32", plain), ("int8", small)):
                 returns = play(CompiledPolicy(policy), options.env, options.episodes, seed=5_000_000)
                 worst, mean = (0.0, 0.0) if name == "float32" else difference[:2]
-                rows.append((backbone, seed, name, worst, mean, returns.mean(), returns.std(ddof=1)))
-    names = ["student", "seed", "precision", "worst", "mean_difference", "return", "std"]
-    frame = pd.DataFrame(rows, columns=names).round(5)
-    options.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(options.out / "returns.csv", index=False)
+                row = (backbone, seed, name, worst, mean, float(returns.mean()), float(returns.std(ddof=1)))
+                found.append(dict(zip((*KEYS, *VALUES), row, strict=True)))
+        rows.add(*found)
+    frame = rows.where()
     lines = ["| student | seed | float32 | int8 | mean and largest distance of int8 |", "|---|---|---|---|---|"]
     for (student, seed), pair in frame.groupby(["student", "seed"], sort=False):
         one = pair.set_index("precision")

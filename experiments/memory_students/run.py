@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, check_names
 from experiments.memory_students.spec import PROTOCOLS, SEEDS, SETTINGS, STUDENTS, TEACHERS
 from policykd import TeacherStudent
 from policykd.benchmark.retention import retention
@@ -48,6 +48,8 @@ class Options:
 
 
 def run(options: Options) -> None:
+    check_names("tasks", options.tasks, TEACHERS)
+    check_names("students", options.students, STUDENTS)
     rows = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for task in options.tasks:
         source = options.teachers / TEACHERS[task]

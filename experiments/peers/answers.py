@@ -139,8 +139,9 @@ def optuna_rows() -> pd.DataFrame:
 def _compared(name: str, table: pd.DataFrame, pairs: Sequence[Any]) -> Iterator[Answer]:
     for ours, theirs in pairs:
         sides = [_scores(table, *side) for side in (ours, theirs)]
-        tasks = tuple(task for task in sides[0] if task in sides[1])
-        if not tasks:
+        whole = [_whole(side) for side in sides]
+        tasks = tuple(task for task in whole[0] if task in whole[1])
+        if not tasks or min(len(side[task]) for side in sides for task in tasks) < 2:  # one run tells no interval
             continue
         pair = [np.stack([side[task] for task in tasks], axis=1) for side in sides]
         chances = interval(pair, lambda x, y: np.atleast_1d(probability_of_improvement(x, y)), RESAMPLES)
@@ -154,6 +155,12 @@ def _compared(name: str, table: pd.DataFrame, pairs: Sequence[Any]) -> Iterator[
             Estimate(*(float(np.ravel(part)[0]) for part in chances)),
             _p(pair),
         )
+
+
+def _whole(side: Mapping[str, np.ndarray]) -> list[str]:
+    """The tasks of a side that have all its seeds; Optuna's are added one by one."""
+    most = max(map(len, side.values()), default=0)
+    return [task for task, returns in side.items() if len(returns) == most]
 
 
 def hindsight() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, check_names
 from policykd import TeacherStudent
 from policykd.benchmark.retention import retention
 from policykd.cli import guarded
@@ -70,6 +70,8 @@ class Options:
 
 
 def run(options: Options) -> None:
+    check_names("protocols", options.protocols, PROTOCOLS)
+    check_names("ways", options.ways, WAYS)
     rows = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for protocol in options.protocols:
         for way in options.ways:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, check_names
 from experiments.state_students.lab import Lab
 from experiments.state_students.spec import CELLS, TEACHERS, Protocol
 from policykd.cli import guarded
@@ -44,6 +44,7 @@ class Options:
 
 
 def run(options: Options) -> None:
+    check_names("tasks", options.tasks, TEACHERS)
     rows = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for task in options.tasks:
         source = options.teachers / TEACHERS[task]
@@ -54,11 +55,11 @@ def run(options: Options) -> None:
 
 
 def measure(task: str, teacher: Teacher, rows: Measurements, options: Options) -> None:
-    """Add the cells of a task that are not there yet."""
-    missing = [cell for cell in CELLS if not rows.has(task=task, method=cell[0], width=cell[1])]
-    if missing:
-        lab = Lab(task, teacher, options.seeds, options.protocol)
-        for method, width in missing:
+    """Add the cells of a task that are not there yet, or lack a seed."""
+    missing = {cell: rows.missing(options.seeds, task=task, method=cell[0], width=cell[1]) for cell in CELLS}
+    for seeds in dict.fromkeys(filter(None, missing.values())):
+        lab = Lab(task, teacher, seeds, options.protocol)
+        for method, width in [cell for cell in CELLS if missing[cell] == seeds]:
             rows.add(*lab.rows(task, method, width))
 
 

@@ -4,7 +4,6 @@ A student of the zoo's TQC Hopper learns for a short while with DAgger. Then it 
 as it is (its standard deviation, no warm-up of the critic, no anchor), or by fine_tune().
 """
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments.measurements import Measurements
+from policykd import Teacher
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
@@ -48,32 +49,30 @@ def run(options: Options) -> None:
     teacher = options.teachers / options.teacher
     if not teacher.exists():
         raise PolicyKDError(f"teachers: there is no {teacher}; say where the zoo's agents are with --teachers")
-    rows, curves = [], []
+    rows = Measurements(options.out / "fine_tune.csv", ("way", "seed", "steps"), ("return",))
     for way, changes in WAYS.items():
+        if not (seeds := rows.missing(options.seeds, way=way)):
+            continue
         settings = {"eval_freq": 10_000, "n_eval_episodes": 5, "checkpoint_freq": 0}
-        agent = TeacherStudent(options.env, teacher, seeds=options.seeds, config=settings).learn(options.distill_steps)
+        agent = TeacherStudent(options.env, teacher, seeds=seeds, config=settings).learn(options.distill_steps)
         first = len(agent.evaluations) - 1
         agent.fine_tune(options.tune_steps, config=changes, progress_bar=True)
         steps = np.array(agent.evaluation_steps[first:]) - options.distill_steps
         returns = np.stack([evaluation.returns.mean(1) for evaluation in agent.evaluations[first:]])
-        curves.append(Curve(way, steps, returns))
-        for step, values in zip(steps, returns, strict=True):
-            rows += [
+        rows.add(
+            *(
                 {"way": way, "seed": seed, "steps": int(step), "return": float(value)}
-                for seed, value in zip(options.seeds, values, strict=True)
-            ]
+                for step, values in zip(steps, returns, strict=True)
+                for seed, value in zip(seeds, values, strict=True)
+            )
+        )
         say(f"{way}: {returns[0].round(0)} -> lowest {returns.min(0).round(0)} -> {returns[-1].round(0)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    with open(options.out / "fine_tune.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    score = agent.score_teacher()
-    assert score is not None
+    tables = {way: rows.where(way=way).pivot(index="steps", columns="seed", values="return") for way in WAYS}
+    score = Teacher.load(teacher, options.env).score(options.env)
     learning_curves(
-        curves,
+        [Curve(way, table.index.to_numpy(), table.to_numpy()) for way, table in tables.items()],
         options.out / "fine_tune.png",
-        title=f"{options.env}: PPO after DAgger (mean of {len(options.seeds)} seeds)",
+        title=f"{options.env}: PPO after DAgger (mean of {tables['naive'].shape[1]} seeds)",
         threshold=score.mean,
     )
 

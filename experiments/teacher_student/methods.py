@@ -8,7 +8,7 @@ policykd[benchmark]).
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 import tyro
 from policykd_envs.wrappers import velocity_indices
 
-from experiments.measurements import Measurements
+from experiments.measurements import Measurements, check_names
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
@@ -126,13 +126,17 @@ class Options:
 
 
 def run(options: Options) -> None:
+    check_names("methods", options.methods, dict.fromkeys(METHODS))
+    check_names("conditions", options.conditions, CONDITIONS)
+    check_names("tasks", options.tasks, TASKS)
     rows = Measurements(options.out / "methods.csv", KEYS, VALUES)
     if options.report:
         report(rows.where(), options.out / "methods.md")
         return
     budget = {"steps": options.total_timesteps}
     every = product(options.conditions, options.methods, options.tasks)
-    cells = [(c, t, m) for c, m, t in every if not rows.has(task=t, condition=c, method=m, **budget)]
+    missing = {(c, t, m): rows.missing(options.seeds, task=t, condition=c, method=m, **budget) for c, m, t in every}
+    cells = [cell for cell, seeds in missing.items() if seeds]
     intact: dict[str, float] = {}
     for number, (condition, task, method) in enumerate(cells[: options.max_cells]):
         source = options.teachers / TASKS[task]
@@ -140,7 +144,7 @@ def run(options: Options) -> None:
             raise PolicyKDError(f"teachers: {source} is no folder; say where the zoo's agents are with --teachers")
         if task not in intact:
             intact[task] = Teacher.load(source, task).score(task, 10, seed=0).mean
-        found = cell(options, condition, task, method)
+        found = cell(replace(options, seeds=missing[condition, task, method]), condition, task, method)
         rows.add(*({**row, "intact_return": intact[task], **budget} for row in found))
         returns = ", ".join(f"{row['return']:.0f}" for row in found)
         say(f"{number + 1}/{len(cells)} {task}, {condition}, {method}: {returns} of {found[0]['teacher_return']:.0f}")

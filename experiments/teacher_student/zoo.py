@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tyro
 
+from experiments.measurements import Measurements, check_names
 from policykd.benchmark import students
 from policykd.cli import guarded
 from policykd.cli.output import say
@@ -22,6 +23,17 @@ CASES = {
     "TQC Hopper": ("Hopper-v5", "tqc/Hopper-v3_1"),
 }
 """Task and the agent's folder."""
+
+
+KEYS = ("teacher", "seed")
+VALUES = (
+    *("student", "method", "backbone", "parameters", "bytes", "flops", "latency_p50", "latency_p99", "return"),
+    *("return_ratio", "teacher_return", "random_return", "retention", "teacher_return_here", "return_min"),
+    *("teacher_return_min", "falls", "teacher_falls"),
+    *(f"{what}_{where}_states" for where in ("student", "teacher") for what in ("distance", "agreement", "kl")),
+    *(f"{what}_to_{level:.0%}" for level in students.LEVELS for what in ("steps", "seconds")),
+    *("env_steps", "seconds", "cpu_seconds_with_evaluations"),
+)
 
 
 @dataclass
@@ -45,31 +57,33 @@ class Options:
 
 
 def run(options: Options) -> None:
-    rows: list[students.Row] = []
+    check_names("cases", options.cases, CASES)
+    rows = Measurements(options.out / "zoo.csv", KEYS, VALUES)
     for case in options.cases:
+        if not (seeds := rows.missing(options.seeds, teacher=case)):
+            continue
         env, folder = CASES[case]
         if not (options.teachers / folder).is_dir():
             raise PolicyKDError(f"teachers: {options.teachers / folder} is no folder; say where the zoo's agents are")
         settings = {"eval_freq": options.eval_freq, "checkpoint_freq": 0}
-        agent = TeacherStudent(env, options.teachers / folder, seeds=options.seeds, config=settings)
+        agent = TeacherStudent(env, options.teachers / folder, seeds=seeds, config=settings)
         say(str(agent.score_teacher()))
         started = time.process_time()
         agent.learn(options.total_timesteps, progress_bar=True)
         cpu = round(time.process_time() - started, 1)
         measured = students.measure(agent, episodes=options.episodes)
-        rows += [{"teacher": case, **row, "cpu_seconds_with_evaluations": cpu} for row in measured]
-        students.write_csv(rows, options.out / "zoo.csv")
-        say(f"{case}: {agent.run.elapsed:.0f} s for {len(options.seeds)} students together, {cpu:.0f} s of one core")
+        rows.add(*({"teacher": case, **row, "cpu_seconds_with_evaluations": cpu} for row in measured))
+        say(f"{case}: {agent.run.elapsed:.0f} s for {len(seeds)} students together, {cpu:.0f} s of one core")
     text = [
         "# DAgger students of rl-baselines3-zoo's agents",
         "",
-        f"64x64 Gaussian students, {options.total_timesteps:,} environment steps each, seeds {options.seeds}, default",
+        f"64x64 Gaussian students, {options.total_timesteps:,} environment steps each, default",
         "settings; returns are means over "
         f"{options.episodes} episodes on starts of their own. Seconds are those of all seeds together, on one thread.",
         "",
     ]
-    for case in options.cases:
-        own = [{**row, "student": row["student"]} for row in rows if row["teacher"] == case]
+    for case in [case for case in CASES if rows.has(teacher=case)]:
+        own = rows.where(teacher=case).to_dict("records")
         ratios = ", ".join(f"{row['return_ratio']:.3f}" for row in own)
         text += [f"## {case}", "", f"Teacher {own[0]['teacher_return']:,.0f}; ratio by seed {ratios}; "]
         text[-1] += f"{own[0]['seconds']:.0f} s on a busy machine; with all evaluations "

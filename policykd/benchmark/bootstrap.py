@@ -13,7 +13,7 @@ from policykd.core.extras import needs
 
 
 class Estimate(NamedTuple):
-    """A statistic and its 95 % interval; numbers, or arrays of one shape."""
+    """A statistic and its 95 % interval, NaN where there is none; numbers, or arrays of one shape."""
 
     value: Any
     low: Any
@@ -23,11 +23,17 @@ class Estimate(NamedTuple):
 def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int) -> Estimate:
     """A statistic with its 95 % percentile interval by rliable's stratified bootstrap, the same at every call.
 
+    A single run, on either side, tells nothing of how runs vary: then there is no interval.
+
     Args:
         scores: ``(runs, tasks, ...)``, or several of them, to be resampled apart.
         function: from what ``scores`` holds to a number or an array of one axis.
         resamples: bootstrap resamples.
     """
+    sides = [scores] if isinstance(scores, np.ndarray) else scores
+    if min(map(len, sides)) < 2:
+        value = np.asarray(function(*sides), float)
+        return Estimate(value if value.ndim else float(value), *[value * np.nan] * 2)
     library = needs("rliable.library", "benchmark")
     data = {"x": scores}
     with _seeded():

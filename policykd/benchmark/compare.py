@@ -12,7 +12,7 @@ import yaml
 
 from policykd.benchmark import local
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
-from policykd.benchmark.random_actions import random_returns
+from policykd.benchmark.random_actions import measured_reference
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import OWN, Cell, Spec, steps_at_once
 from policykd.benchmark.spec_file import parse_spec
@@ -91,7 +91,7 @@ def compare(options: CompareOptions) -> tuple[Spec, str]:
         raise PolicyKDError(in_use)
     content = _content(options)
     parse_spec(yaml.safe_dump(content))  # what cannot work ends here
-    content["tasks"][options.env]["reference"] = _reference(options)
+    content["tasks"][options.env]["reference"] = measured_reference(options.env, options.final_episodes, options.seed)
     text = yaml.safe_dump(content, sort_keys=False)
     if file.is_file() and file.read_text() != text:
         raise PolicyKDError(in_use)
@@ -123,6 +123,8 @@ def _content(options: CompareOptions) -> dict[str, Any]:
     if options.random_steps is not None:
         budget = {"random_steps": options.random_steps}
         settings.pop("learning_starts", None)
+    if options.updates is not None:  # of ours; SB3's are its default, which is what presets have
+        settings.pop("gradient_steps", None)
     at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
     whole = math.lcm(rollout, at_once * options.evaluations) or 1
     return {
@@ -151,15 +153,6 @@ def _ours(options: CompareOptions) -> dict[str, Any]:
         )
         ours["settings"] = {"allocation": "best", "vary": {"learning_rate": list(options.learning_rates)}}
     return ours
-
-
-def _reference(options: CompareOptions) -> dict[str, Any]:
-    """Returns that count as 0 and 1 on the page of the results."""
-    low = float(random_returns(options.env, options.final_episodes, options.seed).mean())
-    threshold = gym.spec(short_id(options.env)).reward_threshold
-    if threshold is not None and threshold > low:
-        return {"low": low, "high": threshold, "source": "random actions; the task's reward threshold"}
-    return {"low": low, "high": low + 1, "source": "random actions; one more: scores are returns above random actions"}
 
 
 def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]]) -> str:

@@ -6,7 +6,7 @@ import csv
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,12 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
     asked = {"method": method, "backbone": cell.backbone, "peers": cell.peers, "seeds": list(cell.seeds)}
     if (run_dir / CHECKPOINT).exists():
         agent = DualStudent.load(run_dir, cell.task, device="cpu")
-        snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
-        return agent
-    if run_dir.exists():  # killed before its first checkpoint: there is nothing to go on from
+        with suppress(PolicyKDError):
+            snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
+            return agent
+    if (
+        run_dir.exists()
+    ):  # of a spec that was edited since, or killed before its first checkpoint: nothing to go on from
         shutil.rmtree(run_dir)
     # Not compiled: the same arithmetic for every cell, whatever its length and the machine's compiler.
     return DualStudent(cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir)  # type: ignore[arg-type]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import policykd_envs
+
+from policykd.tasks.evaluate import episode_limit, too_long
+from policykd.tasks.spaces import short_id
 
 
 def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
@@ -11,17 +17,31 @@ def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
 
     Args:
         env_id: a registered environment.
-        n_episodes: episodes to play, each to its end.
+        n_episodes: episodes to play, each to its end, or to ``EPISODE_LIMIT`` where the task has no time limit.
         seed: seed of the environment and of the actions.
     """
     returns = np.zeros(n_episodes)
     with policykd_envs.make(env_id) as env:
         env.action_space.seed(seed)
+        limit = episode_limit(env)
         for episode in range(n_episodes):
             env.reset(seed=seed if episode == 0 else None)
-            done = False
+            done, steps = False, 0
             while not done:
                 _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
                 returns[episode] += float(reward)
-                done = terminated or truncated
+                steps += 1
+                done = terminated or truncated or too_long(env_id, steps, limit)
     return returns
+
+
+def measured_reference(env_id: str, n_episodes: int, seed: int) -> dict[str, Any]:
+    """Returns that count as 0 and 1, as a spec has them: that of random actions, and the task's reward threshold.
+
+    Where the task has none above random actions, 1 is one more than 0. Arguments are those of ``random_returns``.
+    """
+    low = float(random_returns(env_id, n_episodes, seed).mean())
+    threshold = gym.spec(short_id(env_id)).reward_threshold
+    if threshold is not None and threshold > low:
+        return {"low": low, "high": threshold, "source": "random actions; the task's reward threshold"}
+    return {"low": low, "high": low + 1, "source": "random actions; one more: scores are returns above random actions"}

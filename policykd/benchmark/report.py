@@ -90,9 +90,10 @@ def page_data(summary: Summary, results: Results, out: Path) -> dict[str, Any]:
 
 
 def _facts(spec: Spec) -> list[str]:
+    groups = [str(n) for n in sorted({cell.peers for cell in spec.cells if cell.base not in BASELINES})]
     return [
         f"{spec.total_timesteps:,} environment steps per group, all of its learners together",
-        f"{spec.peers} learners per group of peers",
+        *([f"{' or '.join(groups)} learners per group of peers"] if groups else []),
         f"{spec.seeds} seeds, unless a table says otherwise",
         f"{spec.evaluations} evaluations of {spec.n_eval_episodes} episodes on the way, a final one of "
         f"{spec.final_episodes} episodes from new initial states",
@@ -180,13 +181,13 @@ def _estimates(estimates: dict[str, Estimate]) -> dict[str, Any]:
     return {name: _estimate(found) for name, found in estimates.items()}
 
 
-def _band(estimate: Estimate) -> list[list[float]]:
+def _band(estimate: Estimate) -> list[list[float | None]]:
     return [_numbers(part) for part in estimate]
 
 
-def _numbers(values: np.ndarray) -> list[float]:
-    """Five digits, which no eye can tell from more."""
-    return [float(f"{value:.5g}") for value in np.asarray(values).ravel()]
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Five digits, which no eye can tell from more; None for NaN, which JSON has not."""
+    return [None if np.isnan(value) else float(f"{value:.5g}") for value in np.asarray(values).ravel()]
 
 
 def _part(name: str) -> str:

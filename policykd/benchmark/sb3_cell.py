@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -119,9 +120,9 @@ def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, prog
             model.learn(cell.total_timesteps, callback=CallbackList([progress, evaluation]))
             seconds = time.perf_counter() - started - evaluation.seconds
             final = evaluation.play(model, cell.final_episodes, fresh(cell))
-        _check_updates(cell, model)
+        updates = _updates(cell, model)
+        _check_updates(cell, updates)
         model.save(run_dir / "model.zip")
-    updates = gradient_updates(config, cell.total_timesteps)
     return [*evaluation.rows, row(cell, "final", (seed, 0), cell.total_timesteps, updates, final.returns[0], seconds)]
 
 
@@ -155,17 +156,23 @@ class SameEvaluation(BaseCallback):
             began = time.perf_counter()
             training = began - self._started - self.seconds
             evaluation = self.play(self.model, self.cell.n_eval_episodes, steps)
-            updates = gradient_updates(self.cell.settings, steps)
+            updates = _updates(self.cell, self.model)  # SB3 asks its callbacks before the updates of the step
             self.rows.append(row(self.cell, "curve", (self.seed, 0), steps, updates, evaluation.returns[0], training))
             self.seconds += time.perf_counter() - began
         return True
 
 
-def _check_updates(cell: Cell, model: Any) -> None:
-    """As for ours: the reported gradient updates are those that were made."""
-    said = gradient_updates(cell.settings, cell.total_timesteps)
-    if not isinstance(cell.settings, PPOConfig) and model._n_updates != said:
-        raise PolicyKDError(f"benchmark: {cell.name} made {model._n_updates} gradient updates, not {said}")
+def _updates(cell: Cell, model: Any) -> int:
+    """Gradient updates that a model has made; SB3's PPO counts epochs."""
+    config = cell.settings
+    each = math.ceil(config.n_steps * config.n_envs / config.batch_size) if isinstance(config, PPOConfig) else 1
+    return int(model._n_updates) * each
+
+
+def _check_updates(cell: Cell, made: int) -> None:
+    """As for ours: a trained agent has made the gradient updates that were declared."""
+    if made != (said := gradient_updates(cell.settings, cell.total_timesteps)):
+        raise PolicyKDError(f"benchmark: {cell.name} made {made} gradient updates, not {said}")
 
 
 def _net_arch(cell: Cell) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ cell is also what a worker gets and what its results are checked against.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from policykd import export
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import build, require
+from policykd.core.fields import build, change, not_negative, require
 from policykd.core.parsing import file_name
 from policykd.core.registry import find
 from policykd.distillation.methods import PEER_METHODS
@@ -53,6 +54,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         """Refuse references that normalise nothing."""
+        require(math.isfinite(self.high - self.low), "high", self.high, f"and low={self.low!r} must be finite")
         require(self.high > self.low, "high", self.high, f"must be above low={self.low!r}")
 
 
@@ -86,8 +88,8 @@ class Entry:
     """Settings of this method alone, e.g. its alpha."""
 
     def __post_init__(self) -> None:
-        """Refuse a number of seeds that cannot work."""
-        require(self.seeds is None or 1 <= self.seeds <= MOST["seeds"], "seeds", self.seeds, "must be positive")
+        """Refuse numbers that cannot work."""
+        _counts(self, "seeds", "peers", "utd")
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
-        for name in ("total_timesteps", "seeds", "evaluations", "n_eval_episodes", "final_episodes", "peers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be positive")
-        for name, most in MOST.items():
-            require(getattr(self, name) <= most, name, getattr(self, name), f"must be at most {most:,}")
-        require(self.first_seed >= 0, "first_seed", self.first_seed, "must be at least 0")
+        _counts(self, "total_timesteps", *MOST, "utd")
+        not_negative(self, "first_seed")
         file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
@@ -220,22 +219,17 @@ class Spec:
             raise PolicyKDError(f"config: two cells would be kept as {twice}: rename a task or a method")
         return cells
 
-    def _budgets(self, entry: Entry, peers: int) -> dict[str, int]:
+    def _budgets(self, given: dict[str, Any], utd: int | None, peers: int, backbone: str) -> dict[str, int]:
         """Budgets of a group as settings of each of its learners, which count own steps."""
         budgets: dict[str, int] = {}
         if self.random_steps is not None:
             whole = self.random_steps % peers == 0
             require(whole, "random_steps", self.random_steps, f"must be a multiple of {peers} peers")
             budgets["learning_starts"] = self.random_steps // peers
-        given = {**self.settings, **entry.settings}
-        if (utd := entry.utd or self.utd) is not None:
-            budgets["gradient_steps"] = utd * peers
-            require(
-                "gradient_steps" not in given.get("vary", {}),
-                "utd",
-                utd,
-                "is one number: leave out what varies, or utd",
-            )
+        if utd is not None:
+            require("gradient_steps" not in given.get("vary", {}), "utd", utd, "is one number: leave out what varies")
+            pace = {name: given[name] for name in ("train_freq", "n_envs") if name in given} | {"gradient_steps": -1}
+            budgets["gradient_steps"] = utd * peers * change(LEARNERS[backbone].config_type(), pace).updates_at_once
         for name in budgets:
             require(name not in given, name, given.get(name), "follows from random_steps and utd: leave it out")
         return budgets
@@ -244,8 +238,11 @@ class Spec:
         entry = self.methods[method]
         base = entry.method or method
         find("method", base, {**BASELINES, **PEER_METHODS})
-        peers = 1 if base in BASELINES else entry.peers or self.peers
-        settings = {**self.settings, **self.tasks[task].settings, **entry.settings, **self._budgets(entry, peers)}
+        alone = base in BASELINES
+        require(not alone or entry.peers in (None, 1), "peers", entry.peers, f"is too many for {base}: leave it out")
+        peers = 1 if alone else entry.peers or self.peers
+        settings = {**self.settings, **self.tasks[task].settings, **entry.settings}
+        settings |= self._budgets(settings, entry.utd or self.utd, peers, backbone)
         for name in OWN:
             require(name not in settings, name, settings.get(name), "follows from the spec's evaluations: leave it out")
         eval_freq = self.total_timesteps // self.evaluations
@@ -257,9 +254,8 @@ class Spec:
         }
         config = resolve_config(settings, backbone, short_id(task))
         at_once, rollout = steps_at_once(config, peers)
-        require(
-            eval_freq % at_once == 0, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}"
-        )
+        fits = eval_freq % at_once == 0
+        require(fits, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
         # SB3 finishes the rollout it is in, which would be more steps than the others get.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
@@ -283,6 +279,14 @@ class Spec:
         if cell.by_sb3:
             export.check_trained_by_sb3(config)
         return cell
+
+
+def _counts(settings: Spec | Entry, *names: str) -> None:
+    """Refuse numbers below 1, and those that are a slip; None says nothing."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None:
+            require(value >= 1, name, value, "must be positive")
+            require(value <= MOST.get(name, math.inf), name, value, f"must be at most {MOST.get(name, 0):,}")
 
 
 def steps_at_once(config: Config, peers: int) -> tuple[int, int]:

@@ -117,7 +117,9 @@ def summarise(results: Results) -> Summary:
         table = _by_method(spec, backbone, scores)
         if table:
             backbones[backbone] = {m: _summarise_method(spec, backbone, m, table, taus) for m in table}
-    return Summary(spec, backbones, [c.name for c in spec.cells if c.name not in done], results.failures(), taus)
+    names = [cell.name for cell in spec.cells]
+    failures = {name: text for name, text in results.failures().items() if name in names}  # not of earlier specs
+    return Summary(spec, backbones, [name for name in names if name not in done], failures, taus)
 
 
 def read_scores(cell: Cell, rows: list[Row]) -> Scores:

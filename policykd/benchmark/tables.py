@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from policykd.benchmark.bootstrap import Estimate
 from policykd.benchmark.statistics import METRICS, REFERENCES, MethodSummary, Summary
 
@@ -72,8 +74,9 @@ def references(summary: Summary) -> str:
 
 
 def shown(estimate: Estimate) -> str:
-    """An estimate as ``value [low, high]``."""
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    """An estimate as ``value [low, high]``, or ``value [-]`` where one run gives no interval."""
+    limits = EMPTY if math.isnan(estimate.low) else f"{number(estimate.low)}, {number(estimate.high)}"
+    return f"{number(estimate.value)} [{limits}]"
 
 
 def number(value: float) -> str:

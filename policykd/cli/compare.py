@@ -15,4 +15,5 @@ def run(arguments: Sequence[str]) -> None:
     _, text = compare(options)
     say(f"\n{text}")
     say(f"picture {options.out / 'learning_curves.png'}")
-    say(f"with intervals: policykd report {options.out / 'results'} --out {options.out / 'report.html'}")
+    intervals = "with intervals" if options.seeds > 1 else "page"  # one seed has none
+    say(f"{intervals}: policykd report {options.out / 'results'} --out {options.out / 'report.html'}")

@@ -103,13 +103,17 @@ def learning_curves(
 def _draw(axes: Axes, curve: Curve, index: int) -> End:
     mean = curve.returns.mean(axis=1)
     error = _standard_error(curve.returns)
-    colour = COLOURS[index % len(COLOURS)]
-    style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
-    axes.fill_between(curve.steps, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0)
-    (line,) = axes.plot(curve.steps, mean, color=colour, linewidth=1.9, linestyle=style, label=curve.label)
+    (line,) = axes.plot(curve.steps, mean, **_look(index), linewidth=1.9, label=curve.label)
+    axes.fill_between(curve.steps, mean - error, mean + error, color=line.get_color(), alpha=0.18, linewidth=0)
     if len(curve.steps) == 1:
         line.set(marker="o", markersize=5, clip_on=False)
     return line, float(curve.steps[-1]), float(mean[-1])
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Colour of a line, and from the eighth on also its dashes."""
+    style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": style}
 
 
 def _standard_error(returns: np.ndarray) -> np.ndarray:
@@ -228,7 +232,7 @@ def comparison_grid(
     for axes, (name, sides) in zip(grid, panels, strict=False):
         for index, (label, (steps, scores)) in enumerate(sides.items()):
             low, middle, high = np.percentile(scores, (25, 50, 75), axis=1)
-            (line,) = axes.plot(steps, middle, color=COLOURS[index], linewidth=1.8, label=label)
+            (line,) = axes.plot(steps, middle, **_look(index), linewidth=1.8, label=label)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         axes.set_title(name, fontsize=9, color=INK)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

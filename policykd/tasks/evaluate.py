@@ -45,8 +45,7 @@ class Evaluator:
         """Whether each learner's observation is the first of an episode, whenever ``act`` is called, ``(K,)``."""
         self.to_env = to_env
         self.name = task_name(self.envs[0])
-        timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(self.envs[0]))
-        self.limit = None if timed else EPISODE_LIMIT
+        self.limit = episode_limit(self.envs[0])
 
     def run(
         self, act: Callable[[np.ndarray], np.ndarray], n_episodes: int, seeds: list[int], number: int
@@ -77,10 +76,7 @@ class Evaluator:
                 observations[k], reward, ended = self._step(int(k), actions[k])
                 returns[k, episode[k]] += reward
                 lengths[k, episode[k]] += 1
-                if not ended and lengths[k, episode[k]] == self.limit:
-                    _warn_endless(self.name, EPISODE_LIMIT)
-                    ended = True
-                if ended:
+                if ended or too_long(self.name, lengths[k, episode[k]], self.limit):
                     episode[k] += 1
                     if episode[k] < n_episodes:
                         observations[k], self.starts[k] = self._reset(int(k), starts[k][episode[k]]), True
@@ -104,6 +100,20 @@ class Evaluator:
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
         return observation, float(reward), terminated or truncated
+
+
+def episode_limit(env: gym.Env) -> int | None:
+    """Steps after which an episode counts as it is; None where the task has a time limit of its own."""
+    timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(env))
+    return None if timed else EPISODE_LIMIT
+
+
+def too_long(name: str, steps: int, limit: int | None) -> bool:
+    """Whether an episode that does not end counts as it is after so many steps; it is said once per task."""
+    if limit is None or steps < limit:
+        return False
+    _warn_endless(name, limit)
+    return True
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed
 from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
+from policykd.tasks.contract import task_name
+from policykd.tasks.evaluate import episode_limit, too_long
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers.teacher import Teacher
 
@@ -101,21 +103,22 @@ def demonstrate(
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     if n_episodes < 1 or not several:
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
-    states, actions, episodes, returns, successes = [], [], [], np.zeros(n_episodes), []
+    states: list[np.ndarray] = []
+    actions, episodes, returns, successes = [], [], np.zeros(n_episodes), []
     with find_task(env).make() as made:
-        scale = action_scale(check_spaces(made)[1])
+        scale, limit, name = action_scale(check_spaces(made)[1]), episode_limit(made), task_name(made)
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
             observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
-            ended, said = False, None
+            ended, said, begun = False, None, len(states)
             while not ended:
                 states.append(np.asarray(observation, np.float32))
                 actions.append(act(states[-1]))
                 episodes.append(episode)
                 observation, reward, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
                 returns[episode] += float(reward)
-                ended = terminated or truncated
-                said = next((bool(info[name]) for name in SUCCESS if name in info), said)
+                ended = terminated or truncated or too_long(name, len(states) - begun, limit)
+                said = next((bool(info[key]) for key in SUCCESS if key in info), said)
             successes.append(said)
     known = None if any(said is None for said in successes) else np.array(successes, bool)
     taken = np.stack(actions).astype(np.float32)

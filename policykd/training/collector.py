@@ -65,8 +65,7 @@ class Collector:
         except TaskError as error:
             raise self._failed(str(error), error.env or 0) from error.__cause__
         for e in np.flatnonzero(step.dones):
-            run.episodes[self.actor_in(int(e))].append(step.infos[e]["episode"])
-            run.n_episodes += 1
+            run.episode_ended(self.actor_in(int(e)), step.infos[e]["episode"])
         seen = (
             (step.next_observations,)
             if step.next_observations is step.observations

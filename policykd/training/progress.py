@@ -32,6 +32,9 @@ class Progress:
     episodes: list[deque[dict[str, float]]] = field(default_factory=list)
     """The latest training episodes of every learner, as Monitor describes them: r, l, t."""
     n_episodes: int = 0
+    """Episodes that ended, of all groups together."""
+    ended: list[int] = field(default_factory=list)
+    """The same of every learner that acted in them."""
     evaluation_steps: list[int] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     evaluation_seconds: list[float] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Progress:
     def __post_init__(self) -> None:
         """Begin without episodes."""
         self.episodes = self.episodes or [deque(maxlen=KEPT_EPISODES) for _ in self.learners]
+        self.ended = self.ended or [0 for _ in self.learners]
 
     @property
     def fraction(self) -> float:
@@ -60,6 +64,12 @@ class Progress:
         """Whether the learners were evaluated after the last step."""
         return self.evaluation_steps[-1:] == [self.num_timesteps]
 
+    def episode_ended(self, learner: int, episode: dict[str, float]) -> None:
+        """Note a training episode of a learner, as Monitor describes it."""
+        self.episodes[learner].append(episode)
+        self.n_episodes += 1
+        self.ended[learner] += 1
+
     def returns(self) -> list[list[float]]:
         """Returns of the latest training episodes of every learner, the latest last."""
         return [[episode["r"] for episode in episodes] for episodes in self.episodes]
@@ -74,6 +84,7 @@ class Progress:
             "evaluations": [{"returns": e.returns, "lengths": e.lengths} for e in self.evaluations],
             "episodes": [list(episodes) for episodes in self.episodes],
             "n_episodes": self.n_episodes,
+            "ended": self.ended,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -85,4 +96,7 @@ class Progress:
         for episodes, saved in zip(self.episodes, state["episodes"], strict=True):
             episodes.extend(saved)
         self.n_episodes = state["n_episodes"]
+        learners = len(self.learners)  # older checkpoints do not say whose episodes ended: as many of each
+        alike = [(self.n_episodes + k) // learners for k in range(learners)]
+        self.ended = list(state.get("ended", alike))
         self.span = tuple(state.get("span", self.span))

@@ -40,8 +40,10 @@ class Records:
         """Write one row of progress per learner, and their means into the run's own log."""
         run, values = self.run, {key: tensor.detach().cpu().numpy() for key, tensor in info.items()}
         rows = []
+        of_group = np.reshape(run.ended, (self.groups, -1)).sum(1)
         for k, episodes in enumerate(run.episodes):
             row = {key: float(value[k]) for key, value in values.items()}
+            row["time/episodes"] = int(of_group[k * self.groups // len(run.ended)])
             if episodes:
                 row["rollout/ep_rew_mean"] = float(np.mean([episode["r"] for episode in episodes]))
                 row["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in episodes]))
@@ -49,7 +51,6 @@ class Records:
         common = {
             "time/fps": int(run.num_timesteps * self.groups / max(run.elapsed, 1e-9)),
             "time/time_elapsed": int(run.elapsed),
-            "time/episodes": run.n_episodes,
             "train/n_updates": n_updates,
         }
         self.write(rows, common)

@@ -62,12 +62,13 @@ function draw(id, traces, changes, nothing) {
   Plotly.react(place, traces, layout(changes), { responsive: true, displayModeBar: false });
 }
 
-// A line, and its interval as a band below it that hovering ignores.
+// A line, and its interval as a band below it that hovering ignores; one run has no interval.
 function lineWithBand(name, x, [middle, low, high], unit) {
   const line = lineColour(name);
-  const band = { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", mode: "lines",
+  const none = low[0] === null;
+  const band = { x: none ? [] : [...x, ...[...x].reverse()], y: none ? [] : [...high, ...[...low].reverse()], fill: "toself", mode: "lines",
     fillcolor: translucent(line, visible().length > 5 ? 0.07 : 0.16), line: { width: 0 }, hoverinfo: "skip", name: `${name} band` };
-  const text = low.map((value, at) => `${format(value)} to ${format(high[at])}`);
+  const text = low.map((value, at) => none ? "no interval" : `${format(value)} to ${format(high[at])}`);
   const curve = { x, y: middle, text, name, mode: "lines", line: { color: line, width: 2.2, dash: data.methods[name].dash },
     hovertemplate: `<b>${name}</b><br>%{x:,}${unit}<br>%{y:,.4~g}  (%{text})<extra></extra>` };
   return [band, curve];
@@ -104,7 +105,7 @@ function drawRows(id, rows, changes, nothing = "No method has results for this y
     const [value, low, high] = row.estimate.at, line = lineColour(row.name);
     traces.push({ x: [value], y: [row.name], xaxis: row.panel || "x", mode: "markers", type: "scatter", name: row.name,
       marker: { color: line, size: 11, symbol: "diamond", line: { color: colour("--card"), width: 1.5 } },
-      error_x: { type: "data", symmetric: false, array: [high - value], arrayminus: [value - low], thickness: 2.2, width: 5,
+      error_x: low === null ? {} : { type: "data", symmetric: false, array: [high - value], arrayminus: [value - low], thickness: 2.2, width: 5,
         color: line },
       text: [row.estimate.text], hovertemplate: `<b>${row.name}</b>${row.over || ""}<br>%{text}<extra></extra>` });
   }
