@@ -65,7 +65,7 @@ class Endless(PendulumEnv):
 @pytest.fixture
 def short_limit(monkeypatch):
     monkeypatch.setattr(evaluate, "EPISODE_LIMIT", 30)
-    evaluate._warn_endless.cache_clear()
+    evaluate.warn_endless.cache_clear()
 
 
 def test_an_endless_episode_counts_up_to_a_limit_and_says_so_once(short_limit, caplog):

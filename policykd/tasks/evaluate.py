@@ -45,8 +45,7 @@ class Evaluator:
         """Whether each learner's observation is the first of an episode, whenever ``act`` is called, ``(K,)``."""
         self.to_env = to_env
         self.name = task_name(self.envs[0])
-        timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(self.envs[0]))
-        self.limit = None if timed else EPISODE_LIMIT
+        self.limit = step_limit(self.envs[0])
 
     def run(
         self, act: Callable[[np.ndarray], np.ndarray], n_episodes: int, seeds: list[int], number: int
@@ -78,7 +77,7 @@ class Evaluator:
                 returns[k, episode[k]] += reward
                 lengths[k, episode[k]] += 1
                 if not ended and lengths[k, episode[k]] == self.limit:
-                    _warn_endless(self.name, EPISODE_LIMIT)
+                    warn_endless(self.name, EPISODE_LIMIT)
                     ended = True
                 if ended:
                     episode[k] += 1
@@ -106,8 +105,14 @@ class Evaluator:
         return observation, float(reward), terminated or truncated
 
 
+def step_limit(env: gym.Env) -> int | None:
+    """Steps after which an episode is counted as it is; None where a ``TimeLimit`` ends it."""
+    timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(env))
+    return None if timed else EPISODE_LIMIT
+
+
 @functools.cache
-def _warn_endless(name: str, limit: int) -> None:
+def warn_endless(name: str, limit: int) -> None:
     """Say once per task that its episodes do not end."""
     log.warning(
         "environment: an episode of %s did not end within %s steps and counts as it is up to there: give the task a "
