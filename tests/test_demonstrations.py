@@ -4,10 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from tiny import POINT
 
 from policykd import PolicyKDError, Teacher, TeacherStudent
+from policykd.benchmark import random_actions
 from policykd.distillation.labels import Labels
+from policykd.tasks import evaluate
 from policykd.teachers.demonstrations import demonstrate
 
 
@@ -113,3 +116,27 @@ def test_demonstrations_become_every_learners_data():
 def test_what_cannot_be_demonstrated_is_one_line(ask, said):
     with pytest.raises(PolicyKDError, match=said):
         ask()
+
+
+def test_what_a_teacher_is_loaded_from_demonstrates(tmp_path):
+    config = {"net_arch": (8,), "student_observations": (2, 3), "history": 2, "eval_freq": 0}
+    student = TeacherStudent(POINT, towards, config=config)
+    student.save(tmp_path / "student.safetensors")
+    wanted = demonstrate(Teacher.load(student, POINT), POINT, 1).actions
+    for expert in (student, str(tmp_path / "student.safetensors")):
+        np.testing.assert_allclose(demonstrate(expert, POINT, 1).actions, wanted, atol=1e-5)
+    module = torch.nn.Linear(4, 2)
+    np.testing.assert_allclose(
+        demonstrate(module, POINT, 1).actions, demonstrate(Teacher.load(module, POINT), POINT, 1).actions
+    )
+    with pytest.raises(PolicyKDError, match="demonstrations: a int is no expert"):
+        demonstrate(3, POINT, 1)
+
+
+def test_episodes_without_an_end_count_as_far_as_an_evaluation(monkeypatch, caplog):
+    monkeypatch.setattr(evaluate, "EPISODE_LIMIT", 30)
+    evaluate._warn_endless.cache_clear()
+    data = demonstrate(lambda observation: np.zeros(1), PendulumEnv, 2)
+    assert np.bincount(data.episodes).tolist() == [30, 30] and "did not end within 30 steps" in caplog.text
+    monkeypatch.setattr(random_actions.policykd_envs, "make", lambda env_id: PendulumEnv())
+    assert (random_actions.random_returns("Endless", 2, 0) > 30 * -17).all()

@@ -260,9 +260,9 @@ def test_a_recurrent_student_remembers_the_start_of_its_episode():
 
 
 SEES = {
-    "columns": {"student_observations": (3, 1)},
+    "columns": {"student_observations": (3, 1, 3)},
     "history": {"student_observations": (2, 3), "history": 2},
-    "units": {"gru": 5, "bptt_steps": 5, "n_envs": 2},
+    "units": {"student_observations": (3, 2, 1, 0), "gru": 5, "bptt_steps": 5, "n_envs": 2},
     "units of a history": {"student_observations": (2, 3), "gru": 5, "history": 2, "bptt_steps": 5, "n_envs": 2},
 }
 

@@ -228,6 +228,17 @@ def test_several_teachers():
         actions(several_teachers="by_task")
     with pytest.raises(PolicyKDError, match="teachers with a value"):
         actions(several_teachers="best_value")
+    with pytest.raises(PolicyKDError, match='task_of: is not asked with several_teachers="mean"'):
+        actions(task_of=lambda o: o[:, 0] > 0.5)
+    for told, message in (
+        (lambda o: o[:, 0].long() - 1, "numbered from 0 to 1, got -1"),
+        (lambda o: o[:, 0] + 1, "numbered from 0 to 1, got 2.0"),
+        (lambda o: o[:, 0] / 2, "numbered from 0 to 1, got 0.5"),
+        (lambda o: o[:, :1].long(), r"must make a tensor \(2,\) of 2 observations, got \(2, 1\)"),
+        (lambda o: 0, "of 2 observations, got int"),
+    ):
+        with pytest.raises(PolicyKDError, match=f"task_of: .*{message}"):
+            actions(several_teachers="by_task", task_of=told)
 
 
 def test_the_best_value_decides_state_by_state(critic_teacher, monkeypatch):

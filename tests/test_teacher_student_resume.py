@@ -1,5 +1,9 @@
 """A student that was saved goes on exactly as if nothing had happened, bit by bit."""
 
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from test_teacher_student import COPY, REPLAY, ROLL, expert
@@ -162,3 +166,31 @@ def test_a_checkpoint_of_a_student_says_which_teacher_it_had(tmp_path):
     assert loaded.score_teacher().mean == agent.score_teacher().mean
     with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
         loaded.learn(10)
+
+
+class Held(gym.Env):
+    """Keeps its position where no checkpoint looks, in an object that it makes as late as in reset."""
+
+    observation_space, action_space = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.simulator = SimpleNamespace(x=self.np_random.uniform(3, 4, 1))
+        return self.simulator.x.astype(np.float32), {}
+
+    def step(self, action):
+        self.simulator.x = self.simulator.x * 0.9
+        return self.simulator.x.astype(np.float32), 0.0, False, bool(self.simulator.x < 0.03), {}
+
+
+def test_a_task_with_a_simulator_of_its_own_begins_a_new_episode(tmp_path, caplog):
+    config = {**COPY, "n_eval_episodes": 0, "teacher_episodes": 1, "n_envs": 1, "allow_weak_teacher": True}
+    teacher = {"teacher": lambda observation: np.zeros(1)}
+    first = TeacherStudent(Held, **teacher, config=config).learn(60)
+    assert first.collector.observations.max() < 2
+    first.save(tmp_path / "held", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "held.safetensors", env=Held, **teacher)
+    again.get_env()
+    assert "Held.simulator): new episodes begin" in caplog.text
+    assert again.collector.observations.min() >= 3 and again.collector.starts.all()
+    assert again.learn(20).num_timesteps == 80

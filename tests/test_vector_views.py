@@ -12,7 +12,10 @@ from vectors import Pendulums
 
 from policykd import TeacherStudent
 from policykd.core.networks import state_tensors
+from policykd.tasks.batched import find_vector
+from policykd.tasks.groups import groups_of
 from policykd.tasks.partial import PartialEnvs
+from policykd.tasks.views import view_of
 
 CONFIG = {"round_steps": 40, "round_updates": 5, "net_arch": (8,), "n_eval_episodes": 2, "eval_freq": 0}
 CONFIG |= {"allow_weak_teacher": True, "teacher_episodes": 2, "distill_batch_size": 16}
@@ -82,3 +85,29 @@ def test_a_run_with_views_on_a_vector_goes_on_exactly(tmp_path, method):
     again.learn(160 - again.num_timesteps)
     found = unlike(tmp_path, whole, again)
     assert [path for path in found if "_space/generator" not in path] == []  # spaces draw nothing, from no seed
+
+
+def test_a_vector_has_the_groups_that_it_names_or_its_copies_have():
+    class Named(Pendulums):
+        @property
+        def observation_groups(self):
+            return {"angle": [0, 1], "speed": [2]}
+
+    class Flat(gym.ObservationWrapper):
+        observation_groups = {"way": (2, 3)}  # noqa: RUF012
+
+        def observation(self, observation):
+            return observation
+
+    copies = [partial(SyncVectorEnv, [lambda: Flat(point())] * n) for n in (1, 2)]
+    for env, name, columns in (
+        (lambda num_envs: Named(num_envs), "angle", (0, 1)),
+        (lambda num_envs: copies[num_envs - 1](), "way", (2, 3)),
+        (lambda num_envs: gym.make_vec("Hopper-v5", num_envs), "qpos", (0, 1, 2, 3, 4)),
+    ):
+        task = find_vector(env)
+        assert view_of("student_observations", task.make(), name).columns == columns
+    wider = gym.wrappers.vector.TransformObservation
+    grown = gym.spaces.Box(-2, 2, (5,))
+    task = find_vector(lambda num_envs: wider(copies[num_envs - 1](), lambda o: o, single_observation_space=grown))
+    assert groups_of(task.make()) == {}  # not those of what it is made of

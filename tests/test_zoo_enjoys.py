@@ -9,6 +9,7 @@ import torch
 from sb3_agents import Lopsided
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from test_groups import Goal
 from tiny import POINT
 
 from policykd import DualStudent, Teacher, TeacherStudent
@@ -128,3 +129,25 @@ def test_an_instances_own_arguments_are_told(tmp_path):
 def test_the_hubs_folder_has_them_where_the_zoo_looks(normalised, tmp_path):
     to_hub_folder(normalised, 0, tmp_path / "hub", n_eval_episodes=1)
     assert {"config.yml", "args.yml", "vec_normalize.pkl"} <= {path.name for path in (tmp_path / "hub").iterdir()}
+
+
+@pytest.mark.parametrize("task", [POINT, "PolicyKD/dicts-v0"])
+def test_the_code_on_the_hubs_card_plays_what_sees_a_part_or_a_history(tmp_path, monkeypatch, task):
+    gym.register("PolicyKD/dicts-v0", lambda: gym.wrappers.TimeLimit(Goal(), 9))
+    try:
+        seen = {"student_observations": (2, 3), "history": 2, "n_eval_episodes": 1, "teacher_episodes": 1}
+        config = {**PPO, **seen, "normalize_observation": True, "allow_weak_teacher": True}
+        student = TeacherStudent(task, lambda o: np.clip(10 * o[..., 2:], -1, 1), method="kickstarting", config=config)
+        student.learn(64)
+        to_hub_folder(student, 0, tmp_path / "hub", n_eval_episodes=1)
+        card = (tmp_path / "hub" / "README.md").read_text()
+        assert "| observations | columns 2, 3 of 4, the latest 2 together, normalised;" in card
+        monkeypatch.chdir(tmp_path / "hub")
+        names = {"Teacher": Teacher}
+        exec(card.split("```python\n")[1].split("```")[0], names)
+        raw = names["env"].unnormalize_obs(names["observation"])
+        np.testing.assert_allclose(names["action"], student.predict(raw)[0], atol=1e-5)
+        loaded = eval(card.split("from the files: `")[1].split("`")[0].replace("path/of/this/folder", "."), names)
+        np.testing.assert_allclose(loaded.predict(raw)[0], student.predict(raw)[0], atol=1e-5)
+    finally:
+        gym.registry.pop("PolicyKD/dicts-v0")

@@ -20,7 +20,9 @@ from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
 from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
+from policykd.export.zoo_settings import WRAPPERS, untold
 from policykd.tasks.spaces import short_id
+from policykd.tasks.views import View
 from policykd.teachers import Teacher, TeacherScore
 
 STATISTICS = "vec_normalize.pkl"
@@ -130,13 +132,14 @@ The results are those of the files in this folder, read back and played.
 {usage}
 ```
 
-With policykd, which runs no code from the files: `Teacher.load("path/of/this/folder", env="{task}")`.
+With policykd, which runs no code from the files: `Teacher.load("path/of/this/folder", env=make)`.
 """
 USAGE = """import gymnasium as gym
 from stable_baselines3 import {algorithm}
 from stable_baselines3.common.vec_env import DummyVecEnv{imports}
 
-env = DummyVecEnv([lambda: gym.make("{task}")]){wrap}
+{note}make = lambda: {made}
+env = DummyVecEnv([make]){wrap}
 model = {algorithm}.load("{name}.zip")
 observation = env.reset()
 action, _ = model.predict(observation, deterministic=True)"""
@@ -151,8 +154,9 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
     usage = USAGE.format(
         algorithm=algorithm,
         name=name,
-        task=task,
-        imports=", VecNormalize" if normalised else "",
+        imports=(", VecNormalize" if normalised else "") + _wrappers(agent.view),
+        note=untold(agent),
+        made=_made(agent),
         wrap=WRAP if normalised else "",
     )
     packages = ("policykd", "stable-baselines3", "gymnasium", "mujoco", "torch")
@@ -169,8 +173,34 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
         steps=agent.num_timesteps,
         parameters=sum(parameter.numel() for parameter in deploy(agent, k).parameters()),
         layers=" x ".join(map(str, agent.config.net_arch)),
-        observations=f"normalised; statistics in `{STATISTICS}`" if normalised else "as the task gives them",
+        observations=_seen(agent.view)
+        + (f", normalised; statistics in `{STATISTICS}`" if normalised else ", as the task gives them"),
         versions=", ".join(f"{package} {metadata.version(package)}" for package in packages),
         usage=usage,
     )
     write_text(folder / "README.md", card)
+
+
+def _made(agent: Exportable) -> str:
+    """Code that makes the task as the policy sees it."""
+    view, module = agent.view, "policykd_envs:" if agent.env_id.startswith("PolicyKD/") else ""
+    made = f'gym.make("{module}{agent.env_id}")'
+    if view.space is not None:
+        made = f"gym.wrappers.FlattenObservation({made})"
+    if view.columns is not None:
+        made = f"SelectObservation({made}, {view.columns})"
+    return f"StackObservation({made}, {view.history})" if view.history > 1 else made
+
+
+def _wrappers(view: View) -> str:
+    """The line that imports the wrappers of such code, if there are any."""
+    needed = ["SelectObservation"] * (view.columns is not None) + ["StackObservation"] * (view.history > 1)
+    return f"\nfrom {WRAPPERS} import {', '.join(needed)}" if needed else ""
+
+
+def _seen(view: View) -> str:
+    """What the policy sees of the task's observation, in words."""
+    seen = "all" if view.whole else "a function"
+    if view.columns is not None:
+        seen = f"columns {', '.join(map(str, view.columns))}"
+    return f"{seen} of {view.size}" + (f", the latest {view.history} together" if view.history > 1 else "")

@@ -95,6 +95,8 @@ def random_observations(agent: Exportable, k: int) -> np.ndarray:
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
     spread *= 10 ** generator.uniform(-2, 1.5, (CHECKED, 1))
+    if agent.view.columns is not None and agent.view.history == 1:  # a column that is seen twice says the same
+        spread = spread[:, [agent.view.columns.index(column) for column in agent.view.columns]]
     if isinstance(learner, PPO) and learner.config.normalize_observation:
         mean, std = learner.observation_stats.mean[k].cpu().numpy(), learner.observation_stats.std[k].cpu().numpy()
         spread = mean + std * spread

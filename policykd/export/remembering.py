@@ -76,7 +76,7 @@ class Episodes:
         assert isinstance(learner, OffPolicyLearner | PPO)
         if view.function is not None and inputs == "full":
             raise PolicyKDError("export: this student sees a function of the observation: use inputs=own")
-        self.agent, self.k = agent, k
+        self.agent, self.k, self.inputs = agent, k, inputs
         self.picks = inputs == "full" and view.columns is not None
         self.size = view.size if inputs == "full" else view.part_size
         row, statistics, units = learner.actor[k], normaliser(learner, k), None
@@ -116,7 +116,7 @@ class Episodes:
         for step in range(STEPS):
             starts = np.ones(BATCH) if step == 0 else generator.random(BATCH) < 0.2
             whole = generator.standard_normal((BATCH, agent.view.size)).astype(np.float32)
-            asked = whole if self.size == agent.view.size else agent.view(whole)
+            asked = whole if self.inputs == "full" else agent.view(whole)
             actions, *rest = play(asked, starts.astype(np.float32), *state)
             state = tuple(rest)
             wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)

@@ -45,10 +45,16 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
         "n_timesteps": agent.num_timesteps,
         "seed": agent.learners[k][0],
     }
-    note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
-    if view.function is not None:
-        note += "# sees its observations by a function, which is not told here\n"
+    note = untold(agent)
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
+
+
+def untold(agent: Exportable) -> str:
+    """Comments on what an id and wrappers cannot say of how the agent's task is made; empty where they say all."""
+    note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
+    if agent.view.function is not None:
+        note += "# sees its observations by a function, which is not told here\n"
+    return note
 
 
 def _env_kwargs(agent: Exportable) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, checked, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.groups import Groups, groups_of, refuse_dicts
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
 
@@ -75,6 +76,11 @@ class One(gym.Env):
     def unwrapped(self) -> Any:
         """The vector, which has the task's name."""
         return self.vector.unwrapped
+
+    @property
+    def observation_groups(self) -> Groups:
+        """Named columns of the observation."""
+        return groups_of(self.vector)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Begin an episode."""
@@ -269,12 +275,13 @@ def _mode(vector: VectorEnv) -> AutoresetMode | None:
 
 
 def _check(vector: VectorEnv) -> None:
-    """Refuse vectors with a moving scale, or whose steps are not all transitions of an episode.
+    """Refuse vectors with a moving scale or of dicts, or whose steps are not all transitions of an episode.
 
     Raises:
-        PolicyKDError: names the wrapper, or the modes that can be learnt from.
+        PolicyKDError: names the wrapper, to take away or to put on, or the modes that can be learnt from.
     """
     refuse_moving_scales(vector, task_name(vector))
+    refuse_dicts(vector, task_name(vector))
     mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
         raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')

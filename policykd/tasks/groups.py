@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from policykd.core.errors import PolicyKDError, nearest
 
@@ -118,6 +119,15 @@ class FlatObservation(gym.ObservationWrapper):
         return flatten(self.env.observation_space, observation)
 
 
+def refuse_dicts(vector: VectorEnv, name: str) -> None:
+    """Refuse a vector of dicts of observations, which policykd lays out flat for single environments alone."""
+    if isinstance(vector.single_observation_space, spaces.Dict):
+        raise PolicyKDError(
+            f"environment: {name} holds environments with dicts of observations: in the vector, wrap each of them in "
+            "`FlattenObservation(env)`"
+        )
+
+
 def dict_space(env: gym.Env) -> spaces.Dict | None:
     """The space of a task's own dicts of observations; None where it gives vectors."""
     while isinstance(env, gym.Wrapper):
@@ -128,21 +138,27 @@ def dict_space(env: gym.Env) -> spaces.Dict | None:
     return None
 
 
-def groups_of(env: gym.Env) -> Groups:
+def groups_of(env: gym.Env | VectorEnv) -> Groups:
     """The groups that a task itself tells: those of its dict, an attribute ``observation_groups``, MuJoCo's parts.
 
-    MuJoCo's v5 tasks have ``qpos``, ``qvel`` and others (``observation_structure``).
+    MuJoCo's v5 tasks have ``qpos``, ``qvel`` and others (``observation_structure``). A vector that names none has the
+    groups of the environments that it copies.
     """
-    size, layer = env.observation_space.shape, env
+    size = getattr(env, "single_observation_space", env.observation_space).shape
+    layer: Any = env
     while True:
         if isinstance(layer, FlatObservation):
             return dict(layer.groups)
-        own = vars(layer).get("observation_groups", getattr(type(layer), "observation_groups", None))
+        own = getattr(layer, "observation_groups", None)
         if isinstance(own, Mapping):
             return {str(name): tuple(int(column) for column in columns) for name, columns in own.items()}
-        if not isinstance(layer, gym.Wrapper):
+        if not isinstance(layer, gym.Wrapper | VectorWrapper):
             break
         layer = layer.env
+    if isinstance(layer, SyncVectorEnv | AsyncVectorEnv):
+        copy = layer.env_fns[0]()
+        copy.close()
+        return groups_of(copy) if copy.observation_space.shape == size else {}
     parts = {name: n for name, n in getattr(layer, "observation_structure", {}).items() if name != "skipped_qpos"}
     return _in_turn(parts) if size == (sum(parts.values()),) else {}
 

@@ -1,8 +1,12 @@
-"""Signs that a teacher is not what was trained: statistics, action bounds and returns that do not fit the task."""
+"""Signs that a teacher is not what was trained: statistics, action bounds and returns that do not fit the task.
+
+And what a user's function says of several teachers.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -81,6 +85,21 @@ def check_recorded(policy: Policy, score: TeacherScore) -> None:
         "teacher %s returns %s on %s, and %s recorded %s: most likely %s",
         *(policy.source, f"{score.mean:,.1f}", score.env_id, recorded.file, f"{recorded.mean:,.1f}", cause),
     )
+
+
+def as_numbers(told: Any, count: int, teachers: int) -> Tensor:
+    """Which teacher is right at each of ``count`` observations ``(B,)``, int64, as a user's ``task_of`` told it.
+
+    Raises:
+        PolicyKDError: it told something else than the number of a teacher at each.
+    """
+    if not isinstance(told, Tensor) or told.shape != (count,):
+        got = tuple(told.shape) if isinstance(told, Tensor) else type(told).__name__
+        raise PolicyKDError(f"task_of: must make a tensor ({count},) of {count} observations, got {got}")
+    numbers = told.long()
+    if wrong := told[(numbers != told) | (numbers < 0) | (numbers >= teachers)].tolist():
+        raise PolicyKDError(f"task_of: teachers are numbered from 0 to {teachers - 1}, got {wrong[0]}")
+    return numbers
 
 
 def _text(bounds: np.ndarray) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed
@@ -89,20 +91,21 @@ def demonstrate(
     """Play episodes without noise.
 
     Args:
-        experts: a ``Teacher``, or a controller: a function ``observation (O,) -> action (A,)`` in the task's units, or
-            an object that is called so and has ``reset()``, which begins each episode. Of a list, expert i plays
-            episodes i, i + len, ...
+        experts: a ``Teacher``, or what ``Teacher.load`` makes one of (a path, an agent, a module); or a controller: a
+            function ``observation (O,) -> action (A,)`` in the task's units, or an object that is called so and has
+            ``reset()``, which begins each episode. Of a list, expert i plays episodes i, i + len, ...
         env: the task.
         n_episodes: how many are played; ``keep`` may leave fewer.
         seed: of the initial states.
         keep: which of them count.
 
     Raises:
-        PolicyKDError: an action is not finite or of another size, or ``keep`` leaves nothing.
+        PolicyKDError: an expert cannot act, an action is not finite or of another size, or ``keep`` leaves nothing.
     """
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     if n_episodes < 1 or not several:
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
+    several = [_loaded(expert, env) for expert in several]
     states: list[np.ndarray] = []
     actions, episodes, returns, successes = [], [], np.zeros(n_episodes), []
     with find_task(env).make() as made:
@@ -123,6 +126,18 @@ def demonstrate(
     known = None if any(said is None for said in successes) else np.array(successes, bool)
     taken = np.stack(actions).astype(np.float32)
     return Demonstrations(np.stack(states), taken, np.array(episodes), returns, known).keep(keep)
+
+
+def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:
+    """An expert that can be asked: what ``Teacher.load`` knows as a ``Teacher``, a controller as it is."""
+    if isinstance(expert, Teacher) or (callable(expert) and not isinstance(expert, nn.Module)):
+        return expert
+    if isinstance(expert, str | Path | nn.Module) or hasattr(expert, "predict"):
+        return Teacher.load(expert, env)
+    raise PolicyKDError(
+        f"demonstrations: a {type(expert).__name__} is no expert: give what Teacher.load takes, or a function "
+        "observation (O,) -> action (A,)"
+    )
 
 
 def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:

@@ -16,13 +16,14 @@ from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_g
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
+from policykd.teachers.checks import as_numbers
 from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
 from policykd.teachers.sight import ObservationMap
 from policykd.teachers.task import check_fits, look_at
 
 TaskOf = Callable[[Tensor], Tensor]
-"""Which teacher is right: observations ``(B, O)`` to indices ``(B,)``."""
+"""Which teacher is right: observations ``(B, O)`` to numbers ``(B,)``, from 0."""
 Memories = list[Memory | None]
 """What each teacher remembers of the episodes."""
 
@@ -37,7 +38,7 @@ class Panel:
         task_of: for ``several_teachers="by_task"``.
 
     Raises:
-        PolicyKDError: what decides among several teachers is missing.
+        PolicyKDError: what decides among several teachers is missing, or would not be asked.
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class Panel:
         if len(self.teachers) > 1 and config.several_teachers == "by_task" and task_of is None:
             raise PolicyKDError(
                 "several_teachers: by_task needs task_of=, observations (B, O) to teachers' numbers (B,)"
+            )
+        if task_of is not None and config.several_teachers != "by_task":
+            raise PolicyKDError(
+                f'task_of: is not asked with several_teachers="{config.several_teachers}": say "by_task"'
             )
 
     @property
@@ -158,7 +163,7 @@ class Panel:
             best = values.argmax(0)
         else:
             assert self.task_of is not None
-            best = self.task_of(observations).long()
+            best = as_numbers(self.task_of(observations), len(observations), len(several[0]))
         rows = torch.arange(len(best), device=best.device)
         chosen = [part[best, rows] for part in several]
         policy = PolicyOutput.choosing(*chosen) if self.discrete else PolicyOutput(*chosen)

@@ -80,14 +80,17 @@ def restore_envs(
 ) -> tuple[Array, bool]:
     """Put the environments back where the checkpoint left them; returns their observations ``(E, O)``, and if new ones.
 
-    A vector of the user's that keeps state elsewhere begins new episodes, from ``seeds``.
+    Environments that keep state elsewhere begin new episodes, from ``seeds``.
     """
+    first = envs.start(seeds)  # before the question what they keep: some make their simulator in reset
     unsaved = envs.unsaved() if isinstance(envs, BatchedEnvs) else unsaved_state(envs.envs[0])
     if unsaved:
-        log.warning("not exact: %s keeps state that cannot be saved (%s)", env_id, ", ".join(unsaved))
+        log.warning(
+            "not exact: %s keeps state that cannot be saved (%s): new episodes begin", env_id, ", ".join(unsaved)
+        )
+        return first, True
     if isinstance(envs, BatchedEnvs):
-        first = envs.start(seeds)
-        return (first, True) if unsaved else (envs.restore(saved, observations), False)
+        return envs.restore(saved, observations), False
     with understood(f"the state of {env_id}"):
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
