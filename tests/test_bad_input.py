@@ -225,7 +225,7 @@ def test_to_resume_needs_to_know_which_run(refused):
         (["compare", "--env", POINT, "--total-timesteps", "0"], "total_timesteps=0 must be positive"),
         (["compare", "--env", "HalfCheeta-v5"], "nearest: HalfCheetah-v5"),
         (["compare", "--env", POINT, "--preset", "quik"], "nearest: quick"),
-        (["compare", "--env", POINT, "--seed", "-1"], "first_seed=-1 must be at least 0"),
+        (["compare", "--env", POINT, "--seed", "-1"], "first_seed=-1 must not be negative"),
     ],
 )
 def test_other_commands_say_why_they_cannot_work(refused, tmp_path, finished, command, said):
