@@ -58,3 +58,16 @@ def test_what_a_step_of_the_group_costs():
     ratio = (by_round["four_mutual_2", 1] / by_round["sb3", 1]).median()
     for page in ("BENCHMARK.md", "README.md"):
         assert f"in {ratio:.2f} of its" in " ".join((ROOT / page).read_text().split())
+
+
+def test_what_is_said_of_sb3_at_equal_steps():
+    ours = {answer.ours: answer for answer in answers() if answer.question == "Q1" and answer.theirs == "sb3"}
+    trained, student = (ours[f"four_mutual_2, {way}"] for way in ("best in training", "student"))
+    chances = [f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (trained, student)]
+    pairs = " and ".join(f"{group:,.0f} to {sb3:,.0f}" for group, sb3 in trained.iqms)
+    shipped = " and ".join(f"{group:,.0f}" for group, _ in student.iqms)
+    page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("BENCHMARK.md", "README.md"))
+    assert trained.tasks == student.tasks == ("HalfCheetah-v5", "Hopper-v5")
+    assert f"({pairs}, P {chances[0]})" in page and f"{pairs}, P(better) {chances[0]}" in readme
+    assert f"({shipped}, P {chances[1]})" in page and student.better.low < 0.5
+    assert chances[0] in (ROOT / "docs/peers.md").read_text()
