@@ -20,7 +20,7 @@ from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
 from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
-from policykd.export.zoo_settings import WRAPPERS, untold
+from policykd.export.zoo_settings import untold, wrappers_of
 from policykd.tasks.spaces import short_id
 from policykd.tasks.views import View
 from policykd.teachers import Teacher, TeacherScore
@@ -154,7 +154,7 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
     usage = USAGE.format(
         algorithm=algorithm,
         name=name,
-        imports=(", VecNormalize" if normalised else "") + _wrappers(agent.view),
+        imports=(", VecNormalize" if normalised else "") + _imports(agent.view),
         note=untold(agent),
         made=_made(agent),
         wrap=WRAP if normalised else "",
@@ -183,19 +183,18 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
 
 def _made(agent: Exportable) -> str:
     """Code that makes the task as the policy sees it."""
-    view, module = agent.view, "policykd_envs:" if agent.env_id.startswith("PolicyKD/") else ""
+    module = "policykd_envs:" if agent.env_id.startswith("PolicyKD/") else ""
     made = f'gym.make("{module}{agent.env_id}")'
-    if view.space is not None:
-        made = f"gym.wrappers.FlattenObservation({made})"
-    if view.columns is not None:
-        made = f"SelectObservation({made}, {view.columns})"
-    return f"StackObservation({made}, {view.history})" if view.history > 1 else made
+    for wrapper, given in wrappers_of(agent.view).items():
+        arguments = ", ".join([made, *(f"{name}={value!r}" for name, value in given.items())])
+        made = f"{wrapper.rpartition('.')[2]}({arguments})"
+    return made
 
 
-def _wrappers(view: View) -> str:
-    """The line that imports the wrappers of such code, if there are any."""
-    needed = ["SelectObservation"] * (view.columns is not None) + ["StackObservation"] * (view.history > 1)
-    return f"\nfrom {WRAPPERS} import {', '.join(needed)}" if needed else ""
+def _imports(view: View) -> str:
+    """The lines that import the wrappers of such code."""
+    places = [wrapper.rpartition(".") for wrapper in wrappers_of(view)]
+    return "".join(f"\nfrom {module} import {name}" for module, _, name in places)
 
 
 def _seen(view: View) -> str:

@@ -10,6 +10,7 @@ import gymnasium as gym
 from policykd.export.exportable import Exportable
 from policykd.learners.config import PPOConfig
 from policykd.tasks.spaces import short_id
+from policykd.tasks.views import View
 
 WRAPPERS = "policykd_envs.wrappers"
 """Where the wrappers of students are that see a part of the observation, or the latest few."""
@@ -28,15 +29,8 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
         scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
         settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
-    wrappers: list[dict[str, Any]] = []
-    if view.space is not None:
-        wrappers.append({"gymnasium.wrappers.FlattenObservation": {}})
-    if view.columns is not None:
-        wrappers.append({f"{WRAPPERS}.SelectObservation": {"columns": list(view.columns)}})
-    if view.history > 1:
-        wrappers.append({f"{WRAPPERS}.StackObservation": {"n": view.history}})
-    if wrappers:
-        settings["env_wrapper"] = wrappers
+    if wrappers := wrappers_of(view):
+        settings["env_wrapper"] = [{wrapper: given} for wrapper, given in wrappers.items()]
     arguments = {
         "algo": agent.backbone,
         "env": short_id(agent.env_id),
@@ -47,6 +41,18 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     }
     note = untold(agent)
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
+
+
+def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
+    """The wrappers, innermost first, and their arguments, in which a task shows what a policy sees of it."""
+    wrappers: dict[str, dict[str, Any]] = {}
+    if view.space is not None:
+        wrappers["gymnasium.wrappers.FlattenObservation"] = {}
+    if view.columns is not None:
+        wrappers[f"{WRAPPERS}.SelectObservation"] = {"columns": list(view.columns)}
+    if view.history > 1:
+        wrappers[f"{WRAPPERS}.StackObservation"] = {"n": view.history}
+    return wrappers
 
 
 def untold(agent: Exportable) -> str:
