@@ -59,7 +59,9 @@ KL_OF = (
 def zero_between_equals(divergence: Divergence) -> Divergence:
     """The KL divergence of a cross-entropy or likelihood, which differ from it by an entropy; others as they are."""
     if isinstance(divergence, partial) and divergence.func is distance:  # at a temperature
-        return partial(divergence, divergence=zero_between_equals(divergence.keywords["divergence"]))
+        inner = divergence.keywords["divergence"]
+        exact = zero_between_equals(inner)
+        return divergence if exact is inner else partial(divergence, divergence=exact)
     return next((kl for known, kl in KL_OF if known is divergence), divergence)
 
 
@@ -133,7 +135,8 @@ class JointTeaching:
         gap = (own.actions.detach() - labels.policy.actions).square().sum(-1).sqrt()
         info["distill/action_gap"] = gap.mean(1)
         if self.held is not None:
-            info["distill/held"] = self.held(own, labels.policy).detach().mean(1)
+            held = distance if self.held is self.divergence else self.held(own, labels.policy)
+            info["distill/held"] = held.detach().mean(1)
         if self.method.weight is not None:
             seen = Comparison(labels.value, own_value().detach(), EMPTY)
             weight = self.method.weight(seen, self.config)
