@@ -90,9 +90,7 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
         with suppress(PolicyKDError):
             snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
             return agent
-    if (
-        run_dir.exists()
-    ):  # of a spec that was edited since, or killed before its first checkpoint: nothing to go on from
+    if run_dir.exists():  # killed before its first checkpoint, or the spec was edited since: nothing to go on from
         shutil.rmtree(run_dir)
     # Not compiled: the same arithmetic for every cell, whatever its length and the machine's compiler.
     return DualStudent(cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir)  # type: ignore[arg-type]
