@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format docs wheel benchmark guard clean
+.PHONY: help setup demo test test-slow check format docs wheel benchmark guard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ demo: $(STAMP) ## train a small group of learners from start to finish
 
 test: $(STAMP) ## run the tests (more options: PYTEST_ARGS="-k sac -x")
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+test-slow: $(STAMP) ## run the tests that take over 5 seconds each: kills, compiled updates, whole benchmarks
+	$(MAKE) test PYTEST_ARGS="-m 'slow and not nightly'"
 
 check: $(STAMP) ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -8,11 +8,6 @@ import torch
 from policykd import native
 
 
-def pytest_collection_modifyitems(items):
-    """The slow ones first: a long test that begins last leaves the other cores idle."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(autouse=True)
 def one_thread():
     """Torch on one thread, as in training: the native kernels serve float32 networks then, and tests are faster."""

@@ -434,7 +434,7 @@ def test_commands_do_not_tell_where_this_machine_keeps_things_but_name_plugins(i
     assert yaml.safe_load((out / "spec.yaml").read_text())["name"] == "tiny"
 
 
-@pytest.mark.parametrize("backbone", ["ddpg", "sac", "ppo"])
+@pytest.mark.parametrize("backbone", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("ddpg", "sac")), "ppo"])
 def test_every_backbone_runs_on_both_sides(backbone, monkeypatch):
     monkeypatch.setattr(DualStudent, "ship", partialmethod(DualStudent.ship, gradient_steps=20))
     settings = {"net_arch": [8, 8], "batch_size": 8}

@@ -10,7 +10,7 @@ import torch
 from policykd import TeacherStudent
 
 pytest.importorskip("brax", reason="brax is not installed")
-pytestmark = [pytest.mark.nightly, pytest.mark.slow]  # JAX compiles the physics
+pytestmark = pytest.mark.nightly  # JAX compiles the physics
 EXAMPLE = Path(__file__).parents[1] / "examples" / "brax_env.py"
 
 

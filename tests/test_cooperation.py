@@ -268,7 +268,6 @@ def test_different_learners_and_features():
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_half_expert_improves(seed):
     learners, own, held = digit_experts(seed)

@@ -12,7 +12,6 @@ from policykd.classification.data.mnist_5k import find_mnist_5k
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 def test_experiments_run_and_go_on_where_they_stopped(tmp_path):
     """Every experiment with one seed and hardly any training; a second call finds all runs done."""
     if find_mnist_5k(os.environ.get("POLICYKD_DATA")) is None:

@@ -31,9 +31,9 @@ def test_both_modes_speak_one_language():
 
 
 def test_report_with_a_control(tmp_path):
-    config = {**COPY, "round_updates": 200, "distill_learning_rate": 3e-3}
+    config = {**COPY, "round_updates": 100, "distill_learning_rate": 3e-3}
     student, control = (
-        TeacherStudent(POINT, teacher, config={**config, "allow_weak_teacher": True}).learn(600)
+        TeacherStudent(POINT, teacher, config={**config, "allow_weak_teacher": True}).learn(400)
         for teacher in (expert, opposite)
     )
     rows = report(student, 0, control=control, steps=200, tolerance=0.2, out=tmp_path)

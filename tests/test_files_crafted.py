@@ -12,10 +12,8 @@ from crafted_files import FINE
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes(folder):
     """What came of each file, all loaded in a process of their own."""
-    folder = tmp_path_factory.mktemp("crafted")
     script = [sys.executable, str(HERE / "crafted_files.py"), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(HERE.parent)])}
     done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
@@ -27,21 +25,12 @@ def outcomes(tmp_path_factory):
     return found
 
 
-def test_there_are_hundreds_of_them_over_all_loaders(outcomes):
-    assert len(outcomes) >= 400
-    loaders = {one["case"].partition(":")[0] for one in outcomes}
-    assert len(loaders) >= 15
-
-
-def test_nothing_in_a_file_is_run(outcomes):
-    assert [one["case"] for one in outcomes if one["marked"]] == []
-
-
-def test_nothing_beyond_a_file_is_read_or_written_and_nothing_is_started(outcomes):
-    assert [(one["case"], one["seen"]) for one in outcomes if one["seen"]] == []
-
-
-def test_each_is_refused_in_one_line(outcomes):
-    assert [one for one in outcomes if one["outcome"] not in ("refused", "loaded")] == []
-    assert [one for one in outcomes if "\n" in one["text"]] == []
-    assert {one["case"] for one in outcomes if one["outcome"] == "loaded"} <= FINE
+@pytest.mark.slow
+def test_hundreds_of_files_over_all_loaders_do_no_harm_and_each_is_one_line(tmp_path):
+    found = outcomes(tmp_path)
+    assert len(found) >= 400 and len({one["case"].partition(":")[0] for one in found}) >= 15
+    assert [one["case"] for one in found if one["marked"]] == []  # nothing in a file is run
+    assert [(one["case"], one["seen"]) for one in found if one["seen"]] == []  # nothing beyond it is read or written
+    assert [one for one in found if one["outcome"] not in ("refused", "loaded")] == []
+    assert [one for one in found if "\n" in one["text"]] == []
+    assert {one["case"] for one in found if one["outcome"] == "loaded"} <= FINE

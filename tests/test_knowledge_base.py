@@ -206,7 +206,6 @@ def recall(exact, other, queries):
 
 
 @pytest.mark.nightly
-@pytest.mark.slow
 @FAISS
 def test_hnsw_finds_what_exact_search_finds_among_100_000():
     centres = random(200, 128, seed=7)  # classes, as embeddings have them

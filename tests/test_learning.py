@@ -15,7 +15,9 @@ def mean_returns(agent, episodes):
     return agent.evaluate(episodes, seed=10**6).returns.mean(1)
 
 
-@pytest.mark.parametrize("backbone", ["ddpg", pytest.param("td3", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "backbone", [pytest.param("ddpg", marks=pytest.mark.slow), pytest.param("td3", marks=pytest.mark.nightly)]
+)
 def test_both_peers_solve_point_reach(backbone):
     # The preset as it is. At this length all 12 learners of the seeds 0 to 5 were above -11, DDPG's and TD3's.
     agent = DualStudent(POINT, method="dpd", backbone=backbone, seeds=(0,), config="quick")

@@ -374,6 +374,7 @@ def test_threads_survive_a_fork_and_callers_on_several_threads():
 
 
 @needs_kernels
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_inside_compiled_functions(backend):
     if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):

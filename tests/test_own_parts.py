@@ -173,6 +173,7 @@ def test_peers_with_settings_of_their_own_on_the_command_line(capsys):
         assert caught.value.code == 2 and not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_a_plugin_makes_parts_known_to_a_benchmark(capsys):
     Path("spec.yaml").write_text(
         "{name: own, total_timesteps: 200, seeds: 1, evaluations: 1, n_eval_episodes: 1, final_episodes: 1,"

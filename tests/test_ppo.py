@@ -501,6 +501,7 @@ def test_resumption_is_exact(tmp_path, stop):
     assert torch.equal(*(one.recipe.info["train/loss"] for one in agents))
 
 
+@pytest.mark.slow
 def test_both_peers_learn():
     # At these settings all 8 learners of four seeds were at 0.17 of the first return after 16,384 steps.
     config = {"n_steps": 256, "batch_size": 64, "n_epochs": 5, "gamma": 0.95, "n_eval_episodes": 20, **NORMAL}

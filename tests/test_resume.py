@@ -27,7 +27,7 @@ EPISODES = {"HalfCheetah-v5": 1, POINT: 40}
 TOTAL, SAVED, KILLED = 1000, 600, 750
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=[pytest.param("HalfCheetah-v5", marks=pytest.mark.slow), POINT])
 def runs(request, tmp_path_factory):
     """(a run of 1,000 steps, the same run killed after its checkpoint of 600 and resumed), and what the kill left."""
     folder, task = tmp_path_factory.mktemp("resume"), request.param

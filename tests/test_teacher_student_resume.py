@@ -78,6 +78,7 @@ def test_fine_tuning_goes_on_exactly_and_without_the_teacher(tmp_path, memory):
         assert torch.equal(again.rollout_buffer.hidden, whole.rollout_buffer.hidden)
 
 
+@pytest.mark.slow
 def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     TeacherStudent(POINT, expert, config={**COPY, "round_updates": 100}).learn(400).save(tmp_path / "teacher")
     flags = [

@@ -26,7 +26,6 @@ def test_a_student_comes_nearer_to_its_teacher(folder):
 
 @needs_zoo
 @pytest.mark.nightly
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "folder", "least"),
     [
