@@ -1,5 +1,7 @@
 """Raw rows on disk: whole or refused; statistics: those of rliable, from exactly these rows."""
 
+import fnmatch
+import itertools
 import json
 
 import numpy as np
@@ -19,7 +21,7 @@ from policykd.benchmark.results import COLUMNS, Results
 from policykd.benchmark.rows import CellResult, Row, from_json, to_json
 from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
-from policykd.benchmark.tables import benchmark_tables, number, shown
+from policykd.benchmark.tables import benchmark_tables, number, patterns, shown
 from policykd.core.errors import PolicyKDError
 from policykd.training.run_folder import holds_nothing
 
@@ -158,7 +160,18 @@ def test_done_cells_are_skipped_and_a_cell_without_provenance_is_not_done(spec, 
     assert len(planned.missing) == len(spec.cells) - 2
     assert not plan(spec, Results(folder)).missing
     partial = summarise(results)
-    assert "Not run yet: `PolicyKD-PointReach-v0/single-td3`" in benchmark_tables(partial)
+    assert ", `PolicyKD-PointReach-v0/single-td3`, " in benchmark_tables(partial).partition("Not run yet: ")[2]
+
+
+def test_what_is_missing_is_named_by_patterns_that_fit_it_and_nothing_else(spec, tmp_path):
+    names = [cell.name for cell in spec.cells]
+    generator = np.random.default_rng(0)
+    for share in (0.3, 0.9, 1.0):
+        missing = [name for name in names if generator.random() < share]
+        fits = [fnmatch.filter(names, pattern) for pattern in patterns(spec, missing)]
+        assert sorted(itertools.chain(*fits)) == sorted(missing)
+    tasks = {name.partition("/")[0] for name in names}
+    assert sorted(patterns(spec, names)) == sorted(f"{task}/*" for task in tasks)
 
 
 def test_results_of_another_spec_are_refused(spec, folder):

@@ -15,7 +15,16 @@ from policykd.core.errors import PolicyKDError
 pytest.importorskip("cvxpy")
 pytest.importorskip("sklearn")
 
-from policykd.classification.measures.pid import PID, decompose, discretise, estimate, histogram, mutual_information
+from policykd.classification.measures import pid
+from policykd.classification.measures.pid import (
+    PID,
+    decompose,
+    discretise,
+    estimate,
+    histogram,
+    least_informative,
+    mutual_information,
+)
 from policykd.classification.measures.pid_curve import PIDCurve
 
 
@@ -44,6 +53,32 @@ TEXTBOOK = {
 def test_textbook_values(name):
     table, expected = TEXTBOOK[name]
     assert decompose(table) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("concentration", [0.1, 1.0])
+def test_a_general_table_is_solved_to_a_bound_that_the_dual_proves(concentration):
+    """No admissible Q beats the bound, and the optimum reaches it."""
+    generator = np.random.default_rng(1)
+    table = generator.dirichlet(np.full(60, concentration)).reshape(3, 4, 5)
+    optimum, gap = least_informative(table)
+    assert -1e-8 < gap < 1e-6
+    for axis in (1, 2):
+        np.testing.assert_allclose(optimum.sum(axis), table.sum(axis), atol=1e-7)
+    least = mutual_information(optimum.reshape(3, -1))
+    for _ in range(200):  # the solver's optimum, moved along directions that keep both pairs
+        y = generator.integers(3)
+        (t, t2), (s, s2) = (generator.choice(n, 2, replace=False) for n in table.shape[1:])
+        moved = optimum.copy()
+        step = min(optimum[y, t, s], optimum[y, t2, s2]) * generator.random()
+        moved[y, [t, t2], [s, s2]] -= step
+        moved[y, [t, t2], [s2, s]] += step
+        assert mutual_information(moved.reshape(3, -1)) >= least - 1e-6
+
+
+def test_an_optimum_that_is_not_proven_is_refused(monkeypatch):
+    monkeypatch.setattr(pid, "TOLERANCE", -1.0)
+    with pytest.raises(PolicyKDError, match="bits only: try fewer clusters"):
+        decompose(TEXTBOOK["and"][0])
 
 
 def test_examples_of_the_rid_paper():

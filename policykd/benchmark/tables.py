@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from policykd.benchmark.bootstrap import Estimate
+from policykd.benchmark.spec import Spec
 from policykd.benchmark.statistics import METRICS, REFERENCES, MethodSummary, Summary
 
 EMPTY = "-"
@@ -24,8 +26,25 @@ def benchmark_tables(summary: Summary) -> str:
         parts.append("Failed:\n\n" + "\n".join(failed) + "\n")
     missing = [name for name in summary.missing if name not in summary.failures]
     if missing:
-        parts.append(f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+        parts.append(f"Not run yet: {', '.join(f'`{pattern}`' for pattern in patterns(spec, missing))}.\n")
     return "\n".join(parts)
+
+
+def patterns(spec: Spec, names: Collection[str]) -> list[str]:
+    """Cells as the fewest patterns of ``--only``: all of a task, all of a backbone on a task, or one by one."""
+    left, found = set(names), list[str]()
+    for task in spec.tasks:
+        cells = [cell for cell in spec.cells if cell.task == task]
+        backbones = {cell.backbone: [c.name for c in cells if c.backbone == cell.backbone] for cell in cells}
+        place = cells[0].name.partition("/")[0]
+        whole = {f"{place}/*": [cell.name for cell in cells]}
+        whole |= {f"{place}/*-{backbone}": of_backbone for backbone, of_backbone in backbones.items()}
+        for pattern, fits in whole.items():
+            if len(fits) > 1 and left.issuperset(fits):
+                found.append(pattern)
+                left.difference_update(fits)
+        found += [cell.name for cell in cells if cell.name in left]
+    return found
 
 
 def task_table(methods: dict[str, MethodSummary], task: str) -> str:

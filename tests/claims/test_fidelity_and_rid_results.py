@@ -38,8 +38,31 @@ def test_tables_are_those_of_the_rows(name, place, page, tmp_path):
     assert all(line in (ROOT / page).read_text() for line in lines), f"{page} shows an older table"
 
 
+TABLES = {
+    "experiments.rid.precision": ("results/rid/precision", "docs/pid.md"),
+    "experiments.rid.sweep": ("results/rid/sweep", "docs/rid_teachers.md"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_without_a_picture_are_those_of_the_rows(name):
+    place, page = TABLES[name]
+    if not (ROOT / f"{place}.csv").exists():
+        pytest.skip(f"no {place}.csv: the experiment has not been run")
+    rows, module = measured(name)
+    text = module.table(rows)
+    assert text == (ROOT / f"{place}.md").read_text()
+    assert text.strip() in (ROOT / page).read_text(), f"{page} shows an older table"
+
+
+def test_general_tables_are_decomposed_to_less_than_a_millionth_of_a_bit():
+    rows, module = measured("experiments.rid.precision")
+    assert len(rows.rows) == 20 * len(module.KINDS) * len(module.SIZES)
+    assert rows.values("bits").max() < 1e-6
+
+
 def measured(name):
-    raw = ROOT / f"{EXPERIMENTS[name][0]}.csv"
+    raw = ROOT / f"{(EXPERIMENTS | TABLES)[name][0]}.csv"
     header = raw.read_text().partition("\n")[0].split(",")
     return Measurements(raw, header, ()), importlib.import_module(name)
 

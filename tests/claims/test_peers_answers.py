@@ -71,3 +71,11 @@ def test_what_is_said_of_sb3_at_equal_steps():
     assert f"({pairs}, P {chances[0]})" in page and f"{pairs}, P(better) {chances[0]}" in readme
     assert f"({shipped}, P {chances[1]})" in page and student.better.low < 0.5
     assert chances[0] in (ROOT / "docs/peers.md").read_text()
+
+
+def test_what_is_said_of_one_agent_with_two_updates():
+    (answer,) = (answer for answer in answers() if answer.theirs == "single_2")
+    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    returns = " and ".join(f"{theirs:,.0f}" for _, theirs in answer.iqms)
+    chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
+    assert f"({returns}; the group is better with P {chance})" in page

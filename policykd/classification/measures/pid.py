@@ -22,6 +22,9 @@ import numpy as np
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 
+TOLERANCE = 1e-5
+"""How many bits an optimum may be off."""
+
 
 class PID(NamedTuple):
     """The four parts of I(Y; T, S), in bits."""
@@ -56,7 +59,8 @@ def decompose(joint: np.ndarray) -> PID:
         joint: probabilities or counts ``(|Y|, |T|, |S|)``; they are brought to sum 1.
 
     Raises:
-        PolicyKDError: it is not a distribution over three variables, or the convex programme found no optimum.
+        PolicyKDError: it is not a distribution over three variables, or the convex programme found no optimum, or one
+            that its dual does not prove to ``TOLERANCE``.
     """
     joint = np.asarray(joint, np.float64)
     if joint.ndim != 3 or not np.isfinite(joint).all() or joint.min(initial=0) < 0 or not joint.sum() > 0:
@@ -67,7 +71,10 @@ def decompose(joint: np.ndarray) -> PID:
     with_teacher = mutual_information(joint.sum(2))
     with_student = mutual_information(joint.sum(1))
     with_both = mutual_information(joint.reshape(len(joint), -1))
-    least = mutual_information(_least_informative(joint).reshape(len(joint), -1))
+    optimum, gap = least_informative(joint)
+    if gap > TOLERANCE:
+        raise PolicyKDError(f"pid: the optimum is known to {gap:.1g} bits only: try fewer clusters")
+    least = mutual_information(optimum.reshape(len(joint), -1))
     # Exact optima satisfy max(I(Y;T), I(Y;S)) <= least <= I(Y;T,S); the solver's meets it up to its tolerance.
     least = min(max(least, with_teacher, with_student), with_both)
     return PID(
@@ -78,8 +85,13 @@ def decompose(joint: np.ndarray) -> PID:
     )
 
 
-def _least_informative(joint: np.ndarray) -> np.ndarray:
-    """The Q that minimises I_Q(Y; T, S), that is maximises H_Q(Y | T, S), with the pairs (Y,T) and (Y,S) of P."""
+def least_informative(joint: np.ndarray) -> tuple[np.ndarray, float]:
+    """The Q that minimises I_Q(Y; T, S), that is maximises H_Q(Y | T, S), with the pairs (Y,T) and (Y,S) of P.
+
+    Returns:
+        Q, and how many bits H_Q(Y | T, S) may be below its maximum. By duality no Q has more than the sum of
+        P(y,t) m(y,t) and P(y,s) n(y,s), whatever m and n with sum_y exp(-m(y,t) - n(y,s)) <= 1 for all t and s.
+    """
     cp, sparse = needs("cvxpy", "pid"), needs("scipy.sparse", "pid")
     label_teacher, label_student = joint.sum(2), joint.sum(1)
     # Where a pair has probability 0, Q must be 0: such cells are not variables.
@@ -92,23 +104,24 @@ def _least_informative(joint: np.ndarray) -> np.ndarray:
         return sparse.csr_array((np.ones(len(cells)), (rows, cells)))
 
     same_pair = sums(t * joint.shape[2] + s)
+    pairs = sparse.vstack([sums(y * joint.shape[1] + t), sums(y * joint.shape[2] + s)])
+    given = np.concatenate([label_teacher[label_teacher > 0], label_student[label_student > 0]])
     q = cp.Variable(len(cells), nonneg=True)
-    problem = cp.Problem(
-        cp.Minimize(cp.sum(cp.rel_entr(q, same_pair.T @ (same_pair @ q)))),
-        [
-            sums(y * joint.shape[1] + t) @ q == label_teacher[label_teacher > 0],
-            sums(y * joint.shape[2] + s) @ q == label_student[label_student > 0],
-        ],
-    )
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.rel_entr(q, same_pair.T @ (same_pair @ q)))), [pairs @ q == given])
     try:
         problem.solve(solver=cp.CLARABEL)
     except cp.error.SolverError as error:
         raise PolicyKDError(f"pid: the convex programme failed ({error}): try fewer clusters") from None
     if problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
         raise PolicyKDError(f"pid: the convex programme ended as {problem.status}: try fewer clusters")
+    found = np.maximum(q.value, 0) / np.maximum(q.value, 0).sum()
     optimum = np.zeros_like(joint)
-    optimum[y, t, s] = np.maximum(q.value, 0)
-    return optimum / optimum.sum()
+    optimum[y, t, s] = found
+    inside, whole = found > 0, same_pair.T @ (same_pair @ found)
+    entropy = -found[inside] @ np.log(found[inside] / whole[inside])
+    multipliers = problem.constraints[0].dual_value
+    beyond = np.log(same_pair @ np.exp(-(pairs.T @ multipliers))).max()  # makes the multipliers feasible
+    return optimum, float(given @ multipliers + beyond - entropy) / np.log(2)
 
 
 def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10, seed: int = 0) -> np.ndarray:
