@@ -79,3 +79,4 @@ def test_what_is_said_of_one_agent_with_two_updates():
     returns = " and ".join(f"{theirs:,.0f}" for _, theirs in answer.iqms)
     chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
     assert f"({returns}; the group is better with P {chance})" in page
+    assert f"two updates: {returns} |" in (ROOT / "README.md").read_text()
