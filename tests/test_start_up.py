@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+LOOKS = "--help", "--hlep"
 HEAVY = "torch", "stable_baselines3", "gymnasium", "matplotlib", "pandas", "tyro"
 
 
@@ -18,6 +19,12 @@ def imported(code, names):
 @pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["--version"], ["tran"], ["--env", "Hopper-v5"]])
 def test_the_command_answers_without_importing_torch(words):
     assert not imported(f"from policykd.cli import main; main({words})", HEAVY)
+
+
+def test_commands_whose_settings_need_no_torch_tell_them_and_refuse_wrong_ones_without_it():
+    words = [[name, word] for name in ("evaluate", "ship", "video", "report", "benchmark", "compare") for word in LOOKS]
+    calls = f"from policykd.cli import main\n    for words in {words}:\n        with contextlib.suppress(SystemExit):"
+    assert not imported(f"{calls}\n            main(words)", ["torch", "stable_baselines3", "gymnasium", "pandas"])
 
 
 def test_the_package_is_imported_without_torch_until_a_name_is_asked_for():

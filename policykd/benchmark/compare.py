@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import yaml
 
 from policykd.benchmark import local
-from policykd.benchmark.matrix import MatrixOptions, run_matrix
+from policykd.benchmark.matrix import run_matrix
+from policykd.benchmark.options import CompareOptions as CompareOptions
+from policykd.benchmark.options import MatrixOptions
 from policykd.benchmark.random_actions import measured_reference
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import OWN, Cell, Spec, steps_at_once
@@ -35,44 +36,6 @@ WAYS = {
     "student": "one student of all peers",
 }
 """Ways of making one policy of a group (``Row.phase``)."""
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Train peers and one SB3 agent on the same number of environment steps, and show both."""
-
-    env: str = "HalfCheetah-v5"
-    """Task: a registered environment, with continuous actions or a choice of one."""
-    method: str = "dpd"
-    """How the peers learn from one another (a row of the methods table)."""
-    backbone: Literal["ddpg", "td3", "sac", "ppo"] = "ddpg"
-    """Algorithm on both sides."""
-    peers: int = 2
-    """Learners per group; the budget counts all of them."""
-    seed: int = 0
-    """First seed of both sides."""
-    seeds: int = 1
-    """Repetitions, with the seeds from --seed on."""
-    total_timesteps: int = 40_000
-    """Environment steps: of all peers of a group together, and of SB3's agent. Rounded up to whole rollouts."""
-    learning_rates: tuple[float, ...] = ()
-    """A learning rate of each peer; environment steps then go to those that do best. SB3's agent has the preset's."""
-    updates: int | None = None
-    """Gradient steps of each peer per environment step of its group. Left out: as the preset says, per own step."""
-    random_steps: int | None = None
-    """Environment steps with random actions at first, of a group and of SB3's agent. Left out: as the preset says."""
-    preset: str = "quick"
-    """Settings by task, the same for both sides."""
-    evaluations: int = 8
-    """Evaluations over the run, the last at its end."""
-    n_eval_episodes: int = 5
-    """Episodes per evaluation and learner."""
-    final_episodes: int = 20
-    """Episodes of the final evaluation, from initial states that no other evaluation had: these are compared."""
-    jobs: int | None = None
-    """Processes at a time. Default: the number of cores."""
-    out: Path = Path("runs/compare")
-    """Folder for picture, table, raw results and both runs; the same command goes on where it stopped."""
 
 
 def compare(options: CompareOptions) -> tuple[Spec, str]:

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from policykd.benchmark import local
 from policykd.benchmark.cell import tidy
 from policykd.benchmark.display import Display
 from policykd.benchmark.engine import Event, Failed, Finished
+from policykd.benchmark.options import MatrixOptions as MatrixOptions
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import CellResult, from_json
 from policykd.benchmark.spec import Cell, Spec
@@ -23,28 +23,6 @@ from policykd.benchmark.worker import CELL, RESULT
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.lock import alone
 from policykd.core.plugins import VARIABLE as PLUGINS
-
-
-@dataclass(frozen=True)
-class MatrixOptions:
-    """How to run a benchmark."""
-
-    engine: Literal["local", "ray"] = "local"
-    """local: processes on this machine; ray: a cluster (needs policykd[ray])."""
-    address: str | None = None
-    """Ray's cluster, e.g. auto or ray://head:10001. Default: one of its own on this machine."""
-    out: str | None = None
-    """Where results go: a folder, or any place that fsspec reaches. Default: results/NAME."""
-    work: Path | None = None
-    """Folder of logs and checkpoints. Default: runs/benchmark/NAME."""
-    jobs: int | None = None
-    """Processes at a time of the local engine. Default: as many as there are cores for."""
-    threads: int = 1
-    """Threads of each process of the local engine, for the kernels of our own learners. No result depends on it."""
-    env: tuple[str, ...] = ()
-    """Tasks of modules that the spec names, such as my_tasks:Task-v0; these modules are imported."""
-    only: tuple[str, ...] = ()
-    """Only cells whose name fits one of these patterns, e.g. 'HalfCheetah-v5/*' '*/dpd-td3'."""
 
 
 @dataclass(frozen=True)

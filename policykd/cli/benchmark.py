@@ -10,9 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from policykd.benchmark.matrix import MatrixOptions, plan, run_matrix
-from policykd.benchmark.results import Results
-from policykd.benchmark.spec_file import load_spec
+from policykd.benchmark.options import MatrixOptions
 from policykd.cli.options import parse
 from policykd.cli.output import say
 
@@ -31,6 +29,10 @@ class BenchmarkOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd benchmark``; the exit status is 1 if a cell failed."""
     options = parse(BenchmarkOptions, arguments, "benchmark")
+    from policykd.benchmark.matrix import plan, run_matrix  # brings torch
+    from policykd.benchmark.results import Results
+    from policykd.benchmark.spec_file import load_spec
+
     spec = load_spec(options.spec, options.matrix.env)
     out = options.matrix.out or f"results/{spec.name}"
     if options.plan:

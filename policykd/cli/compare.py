@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policykd.benchmark.compare import CompareOptions, compare
+from policykd.benchmark.options import CompareOptions
 from policykd.cli.options import parse
 from policykd.cli.output import say
 
@@ -12,6 +12,8 @@ from policykd.cli.output import say
 def run(arguments: Sequence[str]) -> None:
     """``policykd compare``."""
     options = parse(CompareOptions, arguments, "compare")
+    from policykd.benchmark.compare import compare  # brings torch
+
     _, text = compare(options)
     say(f"\n{text}")
     say(f"picture {options.out / 'learning_curves.png'}")

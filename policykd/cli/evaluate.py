@@ -10,7 +10,6 @@ import tyro
 
 from policykd.cli.options import parse
 from policykd.cli.output import say, table
-from policykd.training.loading import load_agent
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class EvaluateOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd evaluate``."""
     options = parse(EvaluateOptions, arguments, "evaluate")
+    from policykd.training.loading import load_agent  # brings torch
+
     agent = load_agent(options.path, options.env)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
     say(f"{agent.env_id}, {options.n_eval_episodes} episodes without noise, seed {options.seed}")

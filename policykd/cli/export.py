@@ -25,8 +25,8 @@ from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
-from policykd.training.acting import LearnerChoice
 from policykd.training.agent import Agent
+from policykd.training.choices import LearnerChoice
 from policykd.training.loading import load_agent
 
 Format = Literal["sb3", "onnx", "torchscript", "hub", "c", "c-int8", "onnx-int8"]

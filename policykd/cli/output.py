@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from policykd.training.agent import Agent
+if TYPE_CHECKING:
+    from policykd.training.agent import Agent
 
 
 def say(text: str) -> None:

@@ -9,9 +9,6 @@ from pathlib import Path
 import tyro
 
 from policykd.benchmark.documents import read_document, with_part
-from policykd.benchmark.results import Results
-from policykd.benchmark.statistics import summarise
-from policykd.benchmark.tables import benchmark_tables
 from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
@@ -41,6 +38,10 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError(f"report: {options.out} is a folder: name the page, such as {options.out / 'report.html'}")
     if options.tables is not None and not options.tables.is_file():
         raise PolicyKDError(f"report: there is no document {options.tables}")
+    from policykd.benchmark.results import Results  # brings torch
+    from policykd.benchmark.statistics import summarise
+    from policykd.benchmark.tables import benchmark_tables
+
     document = "" if options.tables is None else read_document(options.tables)
     results = Results(options.results)
     with_part(document, results.spec().name, "")  # before the numbers, which take a while

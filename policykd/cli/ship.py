@@ -12,10 +12,7 @@ from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.export.proof import require_free
-from policykd.training.dual_student import DualStudent
-from policykd.training.group import Rule
-from policykd.training.loading import load_agent
+from policykd.training.choices import Rule
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,10 @@ def run(arguments: Sequence[str]) -> None:
         require(getattr(options, name) > 0, name, getattr(options, name), "must be positive")
     for name in ("dagger_steps", "seed"):
         require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
+    from policykd.export.proof import require_free  # brings torch
+    from policykd.training.dual_student import DualStudent
+    from policykd.training.loading import load_agent
+
     out = options.out if options.out.suffix else options.out.with_suffix(".safetensors")
     require_free(out, "ship")
     agent = load_agent(options.path, options.env)

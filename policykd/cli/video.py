@@ -13,9 +13,7 @@ from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.measure.video import record_video
-from policykd.training.acting import LearnerChoice
-from policykd.training.loading import load_agent
+from policykd.training.choices import LearnerChoice
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,9 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    from policykd.measure.video import record_video  # brings torch
+    from policykd.training.loading import load_agent
+
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
     record = record_video(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,10 +21,10 @@ from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 from policykd.training.arguments import check_episodes
+from policykd.training.choices import LearnerChoice
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 
-LearnerChoice = int | Literal["best", "group", "greedy"]
 Observation = np.ndarray | Mapping[str, Any]
 """One observation of a task or several, as the task gives them."""
 

@@ -19,7 +19,8 @@ from policykd.memory import SharedReplay
 from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_episodes, check_whole
-from policykd.training.group import GroupDistillation, Rule, group_actions
+from policykd.training.choices import Rule
+from policykd.training.group import GroupDistillation, group_actions
 
 A = TypeVar("A", bound="ActingAsOne")
 

@@ -24,9 +24,10 @@ from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, short_id
 from policykd.tasks.views import view_of
 from policykd.training import arguments
-from policykd.training.acting import LearnerChoice, Observation
+from policykd.training.acting import Observation
 from policykd.training.acting_as_one import ActingAsOne
-from policykd.training.group import Rule, group_actions
+from policykd.training.choices import LearnerChoice, Rule
+from policykd.training.group import group_actions
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from policykd.distillation.divergences import divergence_of
 from policykd.distillation.peer_step import DistillationStep
 from policykd.learners import Learner, OffPolicyLearner
 from policykd.memory.replay import SharedReplay
-
-Rule = Literal["mean", "greedy", "best"]
-"""How a group chooses: the mean of its peers' actions; the action that its critics value most (generalised policy
-improvement, Barreto et al. 2017); or what the peer does whose latest training episodes returned most."""
+from policykd.training.choices import Rule
 
 DAGGER_ROUNDS = 5
 """Rounds in which a student that is distilled acts, each followed by distillation."""

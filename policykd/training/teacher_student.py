@@ -24,8 +24,8 @@ from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers
 from policykd.teachers.sight import ObservationMap
 from policykd.training import arguments
-from policykd.training.acting import LearnerChoice
 from policykd.training.arguments import check_seeds, check_threads
+from policykd.training.choices import LearnerChoice
 from policykd.training.fine_tuning import FineTuning
 from policykd.training.offline import OfflineLearning
 from policykd.training.recipes import fine_tune
