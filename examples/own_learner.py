@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from policykd import DualStudent
-from policykd.core.networks import gradient
+from policykd.core.networks import Loss, gradient
 from policykd.learners import LEARNERS, TD3
 from policykd.learners.config import TD3Config
+from policykd.learners.off_policy import beside_teacher
 from policykd.memory.replay import Batch
 
 
@@ -36,12 +37,13 @@ class MeanTD3(TD3):
     sb3 = None  # Stable-Baselines3 has no such algorithm: best models are written in policykd's own format
     config: MeanTD3Config
 
-    def update_actor(self, batch: Batch, teacher: object = None) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, teacher: Loss | None = None) -> dict[str, Tensor]:
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             actions = self.policy(actor, batch.observations)
             values = self.q_values(self.critic, batch.observations, actions).mean(1)
-            losses = self.config.action_cost * actions.square().sum(-1).mean(1) - values.mean(1)
-            return losses, {"train/actor_loss": losses.detach()}
+            costs = self.config.action_cost * actions.square().sum(-1).mean(1)
+            losses, info = beside_teacher(costs - values.mean(1), values, actor, teacher)  # of methods with one loss
+            return losses, {"train/actor_loss": losses.detach(), **info}
 
         gradients, info = gradient(loss, self.actor)
         self.actor_adam.step(self.actor, gradients, self.learning_rate)

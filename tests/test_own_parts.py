@@ -127,6 +127,27 @@ def test_a_teacher_method_and_a_divergence_of_ones_own(tmp_path):
     assert torch.equal(again.learner.actor, students.learner.actor) and again.method_name == "own:watch"
 
 
+def page_learner():
+    """The class on the page about learners of one's own."""
+    page = (Path(__file__).parents[1] / "docs" / "extending" / "learner.md").read_text()
+    scope = {"DualStudent": None}
+    exec(page.partition("```python\n")[2].partition("\n\n\nagent")[0], scope)
+    return scope["MeanTD3"]
+
+
+@pytest.mark.parametrize("learner", [page_learner, lambda: parts()[1]], ids=["page", "example"])
+def test_the_learner_that_is_shown_distils_in_one_loss_and_follows_every_peers_rate(learner):
+    backbone = learner()
+
+    def actor(config, method="mutual_joint"):
+        return DualStudent(POINT, backbone=backbone, method=method, config={**SMALL, **config}).learn(120).learner.actor
+
+    assert not torch.equal(actor({"distill_coef": 100.0}), actor({"distill_coef": 0.0}))
+    start = DualStudent(POINT, backbone=backbone, config=SMALL).learner.actor
+    slow, fast = (actor({"vary": {"learning_rate": (1e-30, 1e-2)}}, "independent") - start).abs().amax(1)
+    assert slow < 1e-6 < 1e-3 < fast
+
+
 def test_tables_are_views_and_take_rows():
     PEER_METHODS["mine"] = PEER_METHODS["dpd"]
     assert METHODS["mine"] is PEER_METHODS["dpd"]
