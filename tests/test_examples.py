@@ -38,6 +38,13 @@ def test_own_teacher_is_better_than_random_and_has_students(capsys):
     assert Path("student.safetensors").exists()
 
 
+def test_good_episodes_of_a_controller_and_experts_of_a_task_each_have_students(capsys):
+    copied, taught = example("experts")["main"](episodes=9, gradient_steps=20, steps=300)
+    assert copied.num_timesteps == 0 and taught.num_timesteps == 300
+    said = capsys.readouterr().out
+    assert "6 episodes kept of 9" in said and "student of both experts: -" in said
+
+
 def test_students_learn_from_a_log(capsys):
     students = example("offline")["main"](teacher_steps=256, episodes=2, gradient_steps=20)
     assert students.num_timesteps == 0
