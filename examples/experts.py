@@ -2,7 +2,7 @@
 
     python examples/experts.py
 
-The controller integrates its error, so that what it does depends on its past: students copy what it did in its episodes.
+The controller integrates its error, so what it does depends on its past: students copy what it did in its episodes.
 The two experts of the second part each know half of the goals, and the student learns all of them.
 """
 
