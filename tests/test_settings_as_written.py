@@ -10,7 +10,7 @@ from tiny import POINT, TINY, flags
 
 from policykd import DualStudent, PolicyKDError
 from policykd.cli import main
-from policykd.cli.train import _train_options
+from policykd.cli.train_options import train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.training.arguments import advise_device
@@ -126,24 +126,24 @@ def test_budgets_may_be_written_as_floats():
 
 def test_flags_are_written_as_the_zoo_writes_numbers(tmp_path):
     words = ["--buffer-size", "1e6", "--total-timesteps=2e4", "--seeds", "1e1", "3", "--net-arch", "1e1", "8"]
-    options = _train_options(["--backbone", "sac", *words])
+    options = train_options(["--backbone", "sac", *words])
     assert (options.config.buffer_size, options.total_timesteps, options.seeds) == (1_000_000, 20_000, (10, 3))
     assert options.config.net_arch == (10, 8)
-    options = _train_options(["--backbone", "ppo", "--learning-rate", "lin_3e-4", "--clip-range=lin_0.2"])
+    options = train_options(["--backbone", "ppo", "--learning-rate", "lin_3e-4", "--clip-range=lin_0.2"])
     assert (options.config.learning_rate, options.config.learning_rate_schedule) == (3e-4, "linear")
     assert (options.config.clip_range, options.config.clip_range_schedule) == (0.2, "linear")
-    assert _train_options(["--backbone", "td3", "--learning-rate", "lin_1e-3"]).config.learning_rate == Linear("1e-3")
+    assert train_options(["--backbone", "td3", "--learning-rate", "lin_1e-3"]).config.learning_rate == Linear("1e-3")
 
 
 def test_a_flag_that_is_no_whole_number_is_refused():
     with pytest.raises(PolicyKDError, match="--buffer-size"):
-        _train_options(["--buffer-size", "1.5"])
+        train_options(["--buffer-size", "1.5"])
 
 
 def test_a_json_file_is_written_as_the_zoo_writes_numbers(tmp_path):
     content = {"backbone": "ppo", "total_timesteps": 1e4, "config": {"learning_rate": "lin_3e-4", "n_steps": 1e2}}
     (tmp_path / "file.json").write_text(json.dumps(content))
-    options = _train_options(["--config-file", str(tmp_path / "file.json")])
+    options = train_options(["--config-file", str(tmp_path / "file.json")])
     assert (options.total_timesteps, options.config.n_steps) == (10_000, 100)
     assert options.config.learning_rate_schedule == "linear"
 

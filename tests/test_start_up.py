@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+LIGHT = "train", "distill", "compare", "benchmark", "report", "ship", "evaluate", "video"
 LOOKS = "--help", "--hlep"
 HEAVY = "torch", "stable_baselines3", "gymnasium", "matplotlib", "pandas", "tyro"
 
@@ -13,7 +14,7 @@ def imported(code, names):
     """Which of the named modules a new interpreter has imported after the code."""
     script = f"import contextlib, sys\nwith contextlib.suppress(SystemExit):\n    {code}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(names) & set(done.stdout.split())
+    return set(names) & set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["--version"], ["tran"], ["--env", "Hopper-v5"]])
@@ -22,7 +23,7 @@ def test_the_command_answers_without_importing_torch(words):
 
 
 def test_commands_whose_settings_need_no_torch_tell_them_and_refuse_wrong_ones_without_it():
-    words = [[name, word] for name in ("evaluate", "ship", "video", "report", "benchmark", "compare") for word in LOOKS]
+    words = [[name, word] for name in LIGHT for word in LOOKS]
     calls = f"from policykd.cli import main\n    for words in {words}:\n        with contextlib.suppress(SystemExit):"
     assert not imported(f"{calls}\n            main(words)", ["torch", "stable_baselines3", "gymnasium", "pandas"])
 
@@ -44,3 +45,10 @@ def test_every_public_name_can_be_imported():
     assert set(policykd.__all__) <= set(dir(policykd))
     with pytest.raises(AttributeError, match="no attribute 'DualStudnet'"):
         policykd.DualStudnet  # noqa: B018
+
+
+def test_the_command_line_knows_the_settings_of_every_backbone():
+    from policykd.learners import LEARNERS
+    from policykd.learners.config import CONFIGS
+
+    assert {name: LEARNERS[name].config_type for name in CONFIGS} == CONFIGS

@@ -194,6 +194,7 @@ def test_a_wrapper_between_agent_and_environment_is_named(caplog):
 
 def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
     from policykd.cli import distill
+    from policykd.teachers import Teacher
 
     seen = {}
 
@@ -201,7 +202,7 @@ def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
         seen.update(options)
         raise PolicyKDError("enough")
 
-    monkeypatch.setattr(distill.Teacher, "load", load)
+    monkeypatch.setattr(Teacher, "load", load)
     words = ["--teacher", "a.zip", "--env", "Pendulum-v1", "--vecnormalize", str(tmp_path / "v.pkl")]
     with pytest.raises(PolicyKDError, match="enough"):
         distill.run(words)

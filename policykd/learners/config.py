@@ -294,3 +294,5 @@ class PPOConfig(DistillationConfig, RunConfig):
 
 Config = OffPolicyConfig | PPOConfig
 """What every backbone's config is."""
+CONFIGS: dict[str, type[Config]] = {"ddpg": DDPGConfig, "td3": TD3Config, "sac": SACConfig, "ppo": PPOConfig}
+"""Those of the backbones that are here; ``LEARNERS`` also knows others."""
