@@ -143,10 +143,19 @@ def open_results(out: Path) -> Results:
 def read_task(options: Options, name: str) -> Task:
     """The task's texts as tokens."""
     tokenizer = load_tokenizer(_folder(options.model, "model", "POLICYKD_MODEL"))
-    known, test = read_texts(_folder(options.glue, "glue", "POLICYKD_GLUE") / name)
+    known, test = read_texts(glue_folder(options.glue) / name)
     train, validation = split(known, min(LIMIT, len(known.labels)), 0.1, 0)
     train_tokens, validation_tokens, test_tokens = (tokenise(tokenizer, part) for part in (train, validation, test))
     return Task(name, train_tokens, validation_tokens, test_tokens, tokenizer.pad_token_id)
+
+
+def glue_folder(given: Path | None) -> Path:
+    """The folder of GLUE's tasks.
+
+    Raises:
+        PolicyKDError: none is given.
+    """
+    return _folder(given, "glue", "POLICYKD_GLUE")
 
 
 def _folder(given: Path | None, option: str, variable: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from experiments.measurements import Measurements, interval
-from experiments.reaugkd import cost, digits, glue, larger
+from experiments.reaugkd import cost, digits, glue, glue_neighbours, larger
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results/reaugkd"
@@ -56,6 +56,18 @@ def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
     assert f"nearest neighbours alone ({mean[3000, 'neighbours_pca_all']:.3f})" in text
     assert f"trains the student on them ({mean[3000, 'reaugkd_student']:.3f} without" in text
     assert f"it is below ({mean[3000, 'own']:.3f} beside {mean[3000, 'neighbours_pca_own']:.3f})" in text
+
+
+def test_neighbours_by_words_beside_the_students():
+    rows_of("glue_neighbours")
+    rows = Measurements(RESULTS / "glue_neighbours.csv", ("task", "keys", "seed"), ())
+    text = (RESULTS / "glue_neighbours.md").read_text()
+    assert glue_neighbours.table(rows) == text == published("glue neighbours")
+    of_students = rows_of("glue").query("row != 'teacher'").groupby(["task", "row"]).mean(numeric_only=True)
+    students = {task: of_students.loc[task][measure].max() for task, measure in glue.TASKS.items()}
+    words = {task: rows.values("test", task=task, keys="words").item() for task in glue.TASKS}
+    assert abs(words["MRPC"] - students["MRPC"]) < 0.005 and words["CoLA"] > students["CoLA"]
+    assert words["SST-2"] < students["SST-2"] - 0.1
 
 
 def test_glue_table_is_that_of_the_rows(tmp_path):
