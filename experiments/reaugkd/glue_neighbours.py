@@ -45,7 +45,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure what is missing, then write the table."""
-    rows = Measurements(options.out / "glue_neighbours.csv", ("task", "keys", "seed"), ("k", "validation", "test"))
+    rows = open_rows(options.out)
     for name in () if options.report else TASKS:
         if not all(rows.has(task=name, keys=keys) for keys in TITLES):
             known, test = read_texts(glue_folder(options.glue) / name)
@@ -54,6 +54,11 @@ def main(options: Options) -> None:
     write_text(options.out / "glue_neighbours.md", text)
     publish(text, options.page, "glue neighbours table")
     print(text)
+
+
+def open_rows(out: Path) -> Measurements:
+    """What has been measured, in a folder."""
+    return Measurements(out / "glue_neighbours.csv", ("task", "keys", "seed"), ("k", "validation", "test"))
 
 
 def one_task(name: str, train: Texts, validation: Texts, test: Texts) -> list[dict[str, object]]:

@@ -60,7 +60,7 @@ def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
 
 def test_neighbours_by_words_beside_the_students():
     rows_of("glue_neighbours")
-    rows = Measurements(RESULTS / "glue_neighbours.csv", ("task", "keys", "seed"), ())
+    rows = glue_neighbours.open_rows(RESULTS)
     text = (RESULTS / "glue_neighbours.md").read_text()
     assert glue_neighbours.table(rows) == text == published("glue neighbours")
     of_students = rows_of("glue").query("row != 'teacher'").groupby(["task", "row"]).mean(numeric_only=True)
