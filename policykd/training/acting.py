@@ -235,7 +235,7 @@ class Acting:
     def learner_index(self, learner: LearnerChoice) -> int:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
         if learner == "best":
-            return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
+            return int(self.evaluations[-1].means.argmax()) if self.evaluations else 0
         if not isinstance(learner, int | np.integer) or not 0 <= learner < self.n_learners:
             raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
         return learner
