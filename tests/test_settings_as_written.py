@@ -12,8 +12,11 @@ from policykd import DualStudent, PolicyKDError
 from policykd.cli import main
 from policykd.cli.train import _train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
+from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
+from policykd.learners.settings import Settings
 from policykd.training.arguments import advise_device
+from policykd.training.recipes.rollout import at
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,27 @@ def test_a_linear_schedule_is_understood_where_there_is_one():
 def test_a_linear_schedule_elsewhere_is_refused(name, value, said):
     with pytest.raises(PolicyKDError, match=said):
         change(TD3Config(), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("start", "said"), [("-1e-3", "must be positive"), ("0", "must be positive"), ("inf", "must be finite")]
+)
+@pytest.mark.parametrize("kind", [TD3Config, PPOConfig])
+def test_a_linear_learning_rate_starts_where_a_number_may_be(kind, start, said):
+    with pytest.raises(PolicyKDError, match=f"learning_rate=.* {said}"):
+        change(kind(), {"learning_rate": f"lin_{start}"})
+
+
+@pytest.mark.parametrize("given", [-1, np.nan, np.inf, "1e-3", None])
+def test_what_a_function_gives_for_a_setting_is_a_number_from_0_up(given):
+    for name, ask in (
+        ("learning_rate", lambda function: at(function, 0.5)),
+        ("learning_rate", lambda function: Settings(TD3Config(learning_rate=function), 1, "cpu").advance(0.5)),
+        ("distill_schedule", lambda function: schedule_of(function)(0.5)),
+    ):
+        with pytest.raises(PolicyKDError, match=rf"config: {name}\(0.5\) gives {given!r}, and must give a finite"):
+            ask(lambda point: given)
+    assert at(lambda remaining: np.float32(remaining), 0.25) == 0.75
 
 
 @pytest.mark.parametrize("backbone", ["td3", "sac", "ppo"])
