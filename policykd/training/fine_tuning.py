@@ -16,6 +16,7 @@ from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
+from policykd.training.sb3_surface import explains_arguments
 
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
@@ -45,6 +46,7 @@ class FineTuning(Agent):
         """Environment steps since fine-tuning began; 0 before."""
         return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
 
+    @explains_arguments
     def fine_tune(
         self: S,
         total_timesteps: int,
