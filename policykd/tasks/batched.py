@@ -284,9 +284,11 @@ def _check(vector: VectorEnv) -> None:
     if mode is None:
         raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')
     if mode == AutoresetMode.NEXT_STEP and not isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+        spec = vector.spec  # of the class that make_vec takes where it is not told to make copies
+        told = 'vectorization_mode="sync"' if spec and spec.entry_point and spec.vector_entry_point else known
         raise PolicyKDError(
             f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
-            f"make it with {known}"
+            f"make it with {told}"
         )
 
 
