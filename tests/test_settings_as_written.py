@@ -1,6 +1,7 @@
 """Numbers and names of settings as SB3, its zoo and NumPy write them; and on the command line."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 import torch
 from tiny import POINT, TINY, flags
 
-from policykd import DualStudent, PolicyKDError
+from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.cli import main
 from policykd.cli.train import _train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
+from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.learners.settings import Settings
-from policykd.training.arguments import advise_device
+from policykd.measure.fidelity import visited
+from policykd.training.arguments import advise_device, check_episodes, check_seeds, check_threads
+from policykd.training.peer_checks import check_peers
 from policykd.training.recipes.rollout import at
 
 
@@ -143,6 +147,35 @@ def test_budgets_may_be_written_as_floats():
     assert agent.learn(4e1).num_timesteps == 40 and type(agent.run.span[1]) is int
     with pytest.raises(PolicyKDError, match="total_timesteps='many' must be int"):
         agent.learn("many")
+
+
+def test_counts_may_be_written_as_floats():
+    agent = DualStudent(POINT, peers=2.0, seeds=np.array([0.0, 1e0]), threads=1.0, config=TINY)
+    assert (agent.peers, agent.seeds, agent.n_learners) == (2, (0, 1), 4)
+    assert agent.evaluate(1e0, seed=np.float64(3)).returns.shape == (4, 1)
+    assert agent.evaluate_group(2e0).returns.shape == (2, 2) and agent.learner_index(3.0) == 3
+    student = TeacherStudent(POINT, None, config={"net_arch": (4,)})
+    student.learn_from({"observations": np.zeros((4, 4)), "actions": np.zeros((4, 2))}, 2e0)
+    assert visited(agent.factory, lambda o: np.zeros((1, 2)), 3e0, 0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("count", [1.5, True, "2", None, np.nan, np.inf])
+def test_a_count_that_is_none_is_not_taken_for_one_that_is_too_small(count):
+    for ask, said in (
+        (lambda: check_peers(PEER_METHODS["dpd"], count), f"got {count!r}, which is no whole number"),
+        (lambda: check_episodes(count, 0), f"got {count!r} and 0; both are whole numbers"),
+        (lambda: check_seeds((0, count)), "seeds: need one or more whole numbers from 0 up"),
+        (lambda: check_threads(count), f"threads={count!r} must be a positive number"),
+    ):
+        with pytest.raises(PolicyKDError, match=re.escape(said)):
+            ask()
+
+
+def test_a_budget_of_fine_tuning_that_is_none_leaves_the_students_as_they_were():
+    student = TeacherStudent(POINT, None, config={"net_arch": (4,)})
+    with pytest.raises(PolicyKDError, match="total_timesteps='many' must be int"):
+        student.fine_tune("many")
+    assert student.tuning is None
 
 
 # The command line

@@ -81,6 +81,13 @@ def whole_number(text: str) -> int:
         return int(value)
 
 
+def as_whole(value: object) -> int | None:
+    """The whole number that a value is, be it written 2, 2.0 or 2e0, NumPy's or Python's; None where it is none."""
+    with contextlib.suppress(PolicyKDError):
+        return int(as_type("value", value, int))
+    return None
+
+
 class Linear:
     """A function of what remains of a run, from 1 to 0, that falls linearly from ``start`` to 0.
 
