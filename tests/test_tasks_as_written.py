@@ -89,6 +89,7 @@ def test_random_actions_and_demonstrations_of_an_endless_task_end(short_limit, c
 def test_a_teacher_of_an_endless_task_is_scored(short_limit, caplog):
     score = Teacher.load(lambda o: np.zeros(1), env=Endless).score(Endless, 2, 0)
     assert np.isfinite(score.returns).all() and "did not end" in caplog.text
+    assert "n_eval_episodes=0" in caplog.text and "a teacher plays teacher_episodes, at least 1" in caplog.text
 
 
 def test_a_task_with_a_time_limit_has_no_other(short_limit, caplog):
