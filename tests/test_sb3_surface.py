@@ -194,6 +194,17 @@ def test_agents_teachers_and_distillers_say_what_they_are():
         (lambda: DualStudent(POINT, tensorboard_log="x"), "run_dir= is an argument of the agent"),
         (lambda: DualStudent(POINT, verbose=1), "learn(progress_bar=True) shows progress"),
         (lambda: DualStudent(POINT, methd="dpd"), "unknown argument 'methd'; nearest: method"),
+        (
+            lambda: dual().learn(40, log_interval=4),
+            "DualStudent.learn: unknown argument 'log_interval'; it is called",
+        ),
+        (lambda: taught().learn(40, tb_log_name="x"), "TeacherStudent.learn: unknown argument 'tb_log_name'; run_dir="),
+        (lambda: dual().learn(40, reset_num_timesteps=False), "learn() goes on counting; a new agent begins anew"),
+        (lambda: dual().learn(total_timestep=40), "unknown argument 'total_timestep'; nearest: total_timesteps"),
+        (lambda: dual().learn(), "DualStudent.learn: missing a required argument: 'total_timesteps'"),
+        (lambda: taught().fine_tune(40, log_interval=4), "TeacherStudent.fine_tune: unknown argument 'log_interval'"),
+        (lambda: DualStudent.load("x", custom_objects={}), "DualStudent.load: unknown argument 'custom_objects'"),
+        (lambda: dual().save("x", exclude=["env"]), "DualStudent.save: unknown argument 'exclude'; all of an agent"),
     ],
 )
 def test_a_misplaced_argument_is_told_where_it_goes(call, said):

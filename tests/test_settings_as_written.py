@@ -1,6 +1,7 @@
 """Numbers and names of settings as SB3, its zoo and NumPy write them; and on the command line."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -8,12 +9,18 @@ import pytest
 import torch
 from tiny import POINT, TINY, flags
 
-from policykd import DualStudent, PolicyKDError
+from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.cli import main
 from policykd.cli.train_options import train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
+from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
-from policykd.training.arguments import advise_device
+from policykd.learners.settings import Settings
+from policykd.measure.fidelity import visited
+from policykd.training.arguments import advise_device, check_episodes, check_seeds, check_threads
+from policykd.training.peer_checks import check_peers
+from policykd.training.recipes.rollout import at
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,27 @@ def test_a_linear_schedule_elsewhere_is_refused(name, value, said):
         change(TD3Config(), {name: value})
 
 
+@pytest.mark.parametrize(
+    ("start", "said"), [("-1e-3", "must be positive"), ("0", "must be positive"), ("inf", "must be finite")]
+)
+@pytest.mark.parametrize("kind", [TD3Config, PPOConfig])
+def test_a_linear_learning_rate_starts_where_a_number_may_be(kind, start, said):
+    with pytest.raises(PolicyKDError, match=f"learning_rate=.* {said}"):
+        change(kind(), {"learning_rate": f"lin_{start}"})
+
+
+@pytest.mark.parametrize("given", [-1, np.nan, np.inf, "1e-3", None])
+def test_what_a_function_gives_for_a_setting_is_a_number_from_0_up(given):
+    for name, ask in (
+        ("learning_rate", lambda function: at(function, 0.5)),
+        ("learning_rate", lambda function: Settings(TD3Config(learning_rate=function), 1, "cpu").advance(0.5)),
+        ("distill_schedule", lambda function: schedule_of(function)(0.5)),
+    ):
+        with pytest.raises(PolicyKDError, match=rf"config: {name}\(0.5\) gives {given!r}, and must give a finite"):
+            ask(lambda point: given)
+    assert at(lambda remaining: np.float32(remaining), 0.25) == 0.75
+
+
 @pytest.mark.parametrize("backbone", ["td3", "sac", "ppo"])
 def test_a_linear_learning_rate_falls_is_saved_and_comes_back(tmp_path, backbone):
     tiny = {"net_arch": (8,), "n_steps": 16, "batch_size": 8} if backbone == "ppo" else TINY
@@ -119,6 +147,35 @@ def test_budgets_may_be_written_as_floats():
     assert agent.learn(4e1).num_timesteps == 40 and type(agent.run.span[1]) is int
     with pytest.raises(PolicyKDError, match="total_timesteps='many' must be int"):
         agent.learn("many")
+
+
+def test_counts_may_be_written_as_floats():
+    agent = DualStudent(POINT, peers=2.0, seeds=np.array([0.0, 1e0]), threads=1.0, config=TINY)
+    assert (agent.peers, agent.seeds, agent.n_learners) == (2, (0, 1), 4)
+    assert agent.evaluate(1e0, seed=np.float64(3)).returns.shape == (4, 1)
+    assert agent.evaluate_group(2e0).returns.shape == (2, 2) and agent.learner_index(3.0) == 3
+    student = TeacherStudent(POINT, None, config={"net_arch": (4,)})
+    student.learn_from({"observations": np.zeros((4, 4)), "actions": np.zeros((4, 2))}, 2e0)
+    assert visited(agent.factory, lambda o: np.zeros((1, 2)), 3e0, 0).shape == (3, 4)
+
+
+@pytest.mark.parametrize("count", [1.5, True, "2", None, np.nan, np.inf])
+def test_a_count_that_is_none_is_not_taken_for_one_that_is_too_small(count):
+    for ask, said in (
+        (lambda: check_peers(PEER_METHODS["dpd"], count), f"got {count!r}, which is no whole number"),
+        (lambda: check_episodes(count, 0), f"got {count!r} and 0; both are whole numbers"),
+        (lambda: check_seeds((0, count)), "seeds: need one or more whole numbers from 0 up"),
+        (lambda: check_threads(count), f"threads={count!r} must be a positive number"),
+    ):
+        with pytest.raises(PolicyKDError, match=re.escape(said)):
+            ask()
+
+
+def test_a_budget_of_fine_tuning_that_is_none_leaves_the_students_as_they_were():
+    student = TeacherStudent(POINT, None, config={"net_arch": (4,)})
+    with pytest.raises(PolicyKDError, match="total_timesteps='many' must be int"):
+        student.fine_tune("many")
+    assert student.tuning is None
 
 
 # The command line

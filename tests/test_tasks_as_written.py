@@ -6,6 +6,7 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from gymnasium.spaces import Box
@@ -18,6 +19,7 @@ from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.benchmark.random_actions import random_returns
 from policykd.export import deploy
 from policykd.tasks import evaluate
+from policykd.tasks.contract import note_success
 from policykd.tasks.spaces import ActionScale
 from policykd.teachers.demonstrations import demonstrate
 
@@ -87,6 +89,7 @@ def test_random_actions_and_demonstrations_of_an_endless_task_end(short_limit, c
 def test_a_teacher_of_an_endless_task_is_scored(short_limit, caplog):
     score = Teacher.load(lambda o: np.zeros(1), env=Endless).score(Endless, 2, 0)
     assert np.isfinite(score.returns).all() and "did not end" in caplog.text
+    assert "n_eval_episodes=0" in caplog.text and "a teacher plays teacher_episodes, at least 1" in caplog.text
 
 
 def test_a_task_with_a_time_limit_has_no_other(short_limit, caplog):
@@ -330,6 +333,7 @@ class Odd(Ten):
         lambda o, r, e, t, i: (o, r, e, t, None),
         lambda o, r, e, t, i: (o.tolist(), 1, np.bool_(e), np.array(t), i),
         lambda o, r, e, t, i: (o, np.array([1.0]), e, t, i),
+        lambda o, r, e, t, i: (o, torch.tensor(1.0), [e], int(t), {"is_success": None}),
         lambda o, r, e, t, i: (o.astype(np.float64), np.float32(1), t, t, i),
     ],
 )
@@ -353,7 +357,12 @@ def test_what_means_the_same_is_understood(step):
         (lambda o, r, e, t, i: ({"a": o}, r, e, t, i), "a dict as observation"),
         (lambda o, r, e, t, i: (o, None, e, t, i), "one number as reward"),
         (lambda o, r, e, t, i: (o, np.zeros(2), e, t, i), "one number as reward"),
+        (lambda o, r, e, t, i: (o, "1.0", e, t, i), "one number as reward"),
         (lambda o, r, e, t, i: (o, r, np.zeros(2), t, i), "one bool each"),
+        (lambda o, r, e, t, i: (o, r, "False", t, i), "one bool each"),
+        (lambda o, r, e, t, i: (o, r, [], t, i), "one bool each"),
+        (lambda o, r, e, t, i: (o, r, e, np.nan, i), "one bool each"),
+        (lambda o, r, e, t, i: (o, r, e, None, i), "one bool each"),
         (lambda o, r, e, t, i: (o, r, e, t, [1]), "a dict as info"),
     ],
 )
@@ -366,6 +375,19 @@ def test_a_step_that_is_none_is_refused_before_a_run_begins(tmp_path, step, said
 @pytest.mark.parametrize("reset", [lambda o, i: o, lambda o, i: (o, i, 3), lambda o, i: (np.zeros(3), i)])
 def test_a_reset_that_is_none_is_refused(reset):
     assert "environment: Odd: reset" in refusal(lambda: Odd(reset=reset))
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"), [(True, 1.0), (np.array([0.0]), 0.0), (None, None), ("yes", None), (np.nan, None)]
+)
+def test_only_a_success_that_is_a_number_is_noted(given, noted):
+    one, first, second = {}, {}, {}
+    note_success(one, {"is_success": given})
+    note_success(first, {"is_success": np.array([given, 1.0], object)}, 0)
+    assert one.get("is_success") == first.get("is_success") == noted
+    for told in ({}, {"is_success": 1.0}, np.array([{}, {"is_success": 1.0}]), None):  # of no vector
+        note_success(second, told, 1)
+    assert second == {}
 
 
 def test_a_reset_without_a_seed_says_what_gymnasiums_looks_like():
@@ -395,6 +417,8 @@ class Falls(Ten):
         if (self.number, self.steps) == (Falls.fails, 25):
             if self.how == "raises":
                 raise RuntimeError("the simulator\nfell over")
+            if self.how == "inf":
+                return result[0], np.inf, *result[2:]
             return (np.full(2, np.nan), *result[1:]) if self.how == "nan" else result[:4]
         return result
 
@@ -432,11 +456,34 @@ def test_a_run_whose_task_fails_says_whose_it_was_and_keeps_the_learners(tmp_pat
     assert resumed.learn(120 - 40).num_timesteps == 120
 
 
-def test_a_task_that_fails_in_evaluation_says_whose_it_was(tmp_path, falls):
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raises", ": step raised RuntimeError: the simulator"),
+        ("nan", " returned an observation that is not finite at step 5 of an episode"),
+        ("inf", " returned a reward that is not finite at step 5 of an episode"),
+    ],
+)
+def test_a_task_that_fails_in_evaluation_says_whose_it_was(falls, how, said):
     Falls.fails = 6  # of the evaluator of learner 1
-    agent = DualStudent(falls("raises"), backbone="td3", config={**SMALL["td3"], "n_eval_episodes": 4})
-    with pytest.raises(PolicyKDError, match=r"step raised RuntimeError.*in the evaluation of learner 1\)"):
+    agent = DualStudent(falls(how), backbone="td3", config={**SMALL["td3"], "n_eval_episodes": 4})
+    with pytest.raises(PolicyKDError) as error:
         agent.learn(40)
+    assert str(error.value) == f"environment: Falls{said} (in the evaluation of learner 1)"
+    assert agent.evaluations == []
+
+
+def test_a_learner_that_has_diverged_is_not_taken_for_a_broken_task():
+    agent = learn("Pendulum-v1", steps=0)
+    agent.learner.actor[1] = np.nan
+    with pytest.raises(PolicyKDError, match=r"step 1 of an episode, asked for an action that is not \(.*learner 1\)"):
+        agent.evaluate(1)
+
+
+def test_a_return_that_is_not_a_number_is_never_the_best():
+    agent = learn(Ten, steps=0)
+    agent.evaluations.append(evaluate.Evaluation(np.array([[np.nan, 1.0], [-20.0, -20.0]]), np.ones((2, 2), int)))
+    assert agent.learner_index("best") == 1
 
 
 def test_a_warning_is_for_the_log_of_policykd(short_limit):

@@ -172,6 +172,13 @@ def test_gymnasiums_own_make_is_evaluated_on_one_of_its_copies():
         DualStudent(gym.wrappers.vector.NormalizeObservation(gym.make_vec("Pendulum-v1", 2)))
 
 
+def test_gymnasiums_own_vector_class_is_refused_with_a_word_that_make_vec_takes():
+    with pytest.raises(PolicyKDError, match=r'NEXT_STEP.*: make it with vectorization_mode="sync"$'):
+        DualStudent(gym.make_vec("CartPole-v1", 2), backbone="ppo")
+    agent = DualStudent(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"), backbone="ppo")
+    assert (agent.env_id, agent.n_envs) == ("CartPole-v1", 1)
+
+
 class Broken(Pendulums):
     """Says nothing of the last observation."""
 

@@ -24,6 +24,7 @@ from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, sum_to_one
 from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import number_at
 from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
@@ -284,7 +285,7 @@ class Trainer:
 
 def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], float]:
     """What the learning rate is multiplied by at every step."""
-    return lambda step: schedule(step / max(1, steps))
+    return lambda step: number_at("learning_rate_schedule", schedule, step / max(1, steps))
 
 
 def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:

@@ -26,9 +26,9 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not above 0; a function of the progress passes."""
+    """Refuse settings that are not above 0; ``number_at`` checks what a user's function gives."""
     for name in names:
-        value = getattr(settings, name)
+        value = start_of(getattr(settings, name))
         require(callable(value) or value > 0, name, value, "must be positive")
 
 
@@ -81,6 +81,13 @@ def whole_number(text: str) -> int:
         return int(value)
 
 
+def as_whole(value: object) -> int | None:
+    """The whole number that a value is, be it written 2, 2.0 or 2e0, NumPy's or Python's; None where it is none."""
+    with contextlib.suppress(PolicyKDError):
+        return int(as_type("value", value, int))
+    return None
+
+
 class Linear:
     """A function of what remains of a run, from 1 to 0, that falls linearly from ``start`` to 0.
 
@@ -106,6 +113,27 @@ class Linear:
 
     def __hash__(self) -> int:
         return hash(self.start)
+
+
+def start_of(value: Any) -> Any:
+    """What a setting is at first, where it falls linearly; else the setting."""
+    return value.start if isinstance(value, Linear) else value
+
+
+def number_at(name: str, function: Callable[[float], Any], point: float) -> float:
+    """What a user's function for setting ``name`` gives at a point of the run.
+
+    Raises:
+        PolicyKDError: that is no finite number from 0 up.
+    """
+    given = function(point)
+    try:
+        value = math.nan if isinstance(given, str) else float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not -1e-12 <= value < math.inf:  # what falls to 0 may end a rounding below
+        raise PolicyKDError(f"config: {name}({point:g}) gives {given!r}, and must give a finite number from 0 up")
+    return max(0.0, value)
 
 
 def split_linear(words: Sequence[str], kind: type) -> list[str]:

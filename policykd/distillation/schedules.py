@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from policykd.core.fields import number_at
 from policykd.core.registry import find
 
 
@@ -44,12 +46,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
-    """The schedule of a name in ``SCHEDULES``, or a function of the progress itself.
+    """The schedule of a name in ``SCHEDULES``, or a function of the progress itself, held to numbers from 0 up.
 
     Raises:
         PolicyKDError: the name is unknown, or it is not a function.
     """
-    return find("distill_schedule", schedule, SCHEDULES)
+    found = find("distill_schedule", schedule, SCHEDULES)
+    return found if isinstance(schedule, str) else partial(number_at, "distill_schedule", found)
 
 
 def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:

@@ -96,7 +96,7 @@ class TeachingConfig:
     burn_in: int = 4
     """gru: without RL, steps before them that only renew what the student remembers."""
     teacher_episodes: int = 10
-    """Episodes on which the teacher is scored before training."""
+    """Episodes on which the teacher is scored before training, and random actions beside it; at least 1."""
     allow_weak_teacher: bool = False
     """Learn also from a teacher that is no better than random actions."""
     n_envs: int = 1

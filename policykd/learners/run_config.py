@@ -6,7 +6,7 @@ import math
 import typing
 from dataclasses import dataclass
 
-from policykd.core.fields import not_negative, positive, require
+from policykd.core.fields import not_negative, positive, require, start_of
 from policykd.learners import elsewhere
 
 
@@ -34,5 +34,6 @@ class RunConfig:
         positive(self, "log_freq")
         not_negative(self, "checkpoint_freq")
         for name, value in vars(self).items():
+            number = start_of(value)
             unbounded = name == "weight_ratio"  # infinity: no bound
-            require(unbounded or not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
+            require(unbounded or not isinstance(number, float) or math.isfinite(number), name, value, "must be finite")

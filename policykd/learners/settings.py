@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policykd.core.fields import require
+from policykd.core.fields import number_at, require
 from policykd.core.memory import require_memory
 from policykd.core.networks import MLP, Network
 from policykd.core.recurrent import GRU
@@ -49,7 +49,7 @@ class Settings:
     def advance(self, progress: float) -> None:
         """Set a scheduled learning rate, which is a function of what remains, as SB3's."""
         if self.scheduled is not None and self.rate is not None:
-            self.rate.fill_(self.scheduled(1.0 - progress))
+            self.rate.fill_(number_at("learning_rate", self.scheduled, 1.0 - progress))
 
 
 VARIED_ROWS = {

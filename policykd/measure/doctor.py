@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type
 from policykd.core.registry import find
 from policykd.core.seeding import stream
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
@@ -96,6 +97,8 @@ def diagnose(
         raise PolicyKDError(
             f"doctor: teacher {teacher.source} remembers its episode: it cannot be asked at single states"
         )
+    asked = {"n_episodes": n_episodes, "updates": updates, "seed": seed}
+    n_episodes, updates, seed = (as_type(name, number, int) for name, number in asked.items())
     if n_episodes < 4 or updates < 0 or seed < 0:
         raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
     columns = _columns(student_observations, env, teacher.observation_size)

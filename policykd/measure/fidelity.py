@@ -21,6 +21,7 @@ from policykd.distillation.divergences import kl_forward
 from policykd.distillation.labels import Labels
 from policykd.measure.fidelity_report import Row, write
 from policykd.tasks.spaces import action_scale, check_spaces
+from policykd.training.arguments import check_whole
 from policykd.training.teacher_student import TeacherStudent
 
 TOLERANCE = 0.1
@@ -136,6 +137,7 @@ def visited(
     factory: Callable[[], gym.Env], act: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
 ) -> np.ndarray:
     """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1]."""
+    steps, seed = check_whole("steps", steps), check_whole("seed", seed, 0)
     states, episode = [], 0
     with factory() as env:
         to_env = action_scale(check_spaces(env)[1]).to_env

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.tasks.contract import TaskError, checked, task_name
+from policykd.tasks.contract import TaskError, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import Groups, groups_of, refuse_dicts
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
@@ -198,9 +198,7 @@ class BatchedEnvs:
         self.returns[e], self.lengths[e] = 0.0, 0
         if self.logs:
             self.logs[self.actor_in(e)].write_row(dict(episode))
-        successes = infos.get("final_info", infos).get("is_success")
-        if successes is not None:
-            episode["is_success"] = float(successes[e])
+        note_success(episode, infos.get("final_info", infos), e)
         return {"episode": episode, "TimeLimit.truncated": cut, "terminal_observation": as_numpy(last[e])}
 
     def _kept(self, observations: Any) -> Array:
@@ -286,9 +284,11 @@ def _check(vector: VectorEnv) -> None:
     if mode is None:
         raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')
     if mode == AutoresetMode.NEXT_STEP and not isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+        spec = vector.spec  # of the class that make_vec takes where it is not told to make copies
+        told = 'vectorization_mode="sync"' if spec and spec.entry_point and spec.vector_entry_point else known
         raise PolicyKDError(
             f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
-            f"make it with {known}"
+            f"make it with {told}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -74,17 +75,15 @@ class CheckedTask(gym.Wrapper):
                 f"{_kind(result)}; {SHIMMY}"
             )
         observation, reward, terminated, truncated, info = result
-        try:
-            if type(reward) is not float:
-                reward = float(np.asarray(reward).item())
-            ended, cut = bool(terminated), bool(truncated)
-        except (TypeError, ValueError):
+        number = reward if type(reward) is float else as_number(reward)
+        ended, cut = (flag if type(flag) is bool else as_number(flag) for flag in (terminated, truncated))
+        if number is None or ended not in (0, 1) or cut not in (0, 1):
             raise TaskError(
                 f"{self._says('step')} must return one number as reward and one bool each as terminated and truncated, "
                 f"not {_kind(reward)}, {_kind(terminated)} and {_kind(truncated)}"
-            ) from None
+            )
         copied = dict(info) if type(info) is dict else self._info(info, "step")
-        return self._observation(observation, "step"), reward, ended, cut, copied
+        return self._observation(observation, "step"), number, bool(ended), bool(cut), copied
 
     def _observation(self, observation: Any, what: str) -> np.ndarray:
         try:
@@ -107,6 +106,25 @@ class CheckedTask(gym.Wrapper):
 
     def _says(self, what: str) -> str:
         return f"environment: {self.name}: {what}"
+
+
+def as_number(value: Any) -> float | None:
+    """One number as a float, also out of an array or tensor; None where it is something else, as text is."""
+    try:
+        number = (value if hasattr(value, "item") else np.asarray(value)).item()
+        return None if isinstance(number, str | bytes) else float(number)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def note_success(episode: dict[str, Any], info: Any, e: int | None = None) -> None:
+    """Note a task's ``is_success`` in what is told of an episode, where it is a number; ``e``: where in a vector."""
+    try:
+        number = as_number(info["is_success"] if e is None else info["is_success"][e])
+    except (KeyError, IndexError, TypeError):
+        return
+    if number is not None and math.isfinite(number):
+        episode["is_success"] = number
 
 
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:

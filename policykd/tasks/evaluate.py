@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ class Evaluation(NamedTuple):
 
     returns: np.ndarray
     lengths: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean return of every learner ``(K,)``; -inf, never the best, for the NaN that older checkpoints may hold."""
+        means = self.returns.mean(1)
+        return np.where(np.isnan(means), -np.inf, means)
 
 
 class Evaluator:
@@ -59,7 +66,7 @@ class Evaluator:
             number: which evaluation this is; another number gives other starts.
 
         Raises:
-            TaskError: the task raised or broke the interface.
+            TaskError: the task raised or broke the interface, or a number is not finite.
         """
         starts: list[list[int]] = [
             [env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds
@@ -73,7 +80,7 @@ class Evaluator:
             actions = self.to_env(act(observations))
             self.starts[:] = False
             for k in playing:
-                observations[k], reward, ended = self._step(int(k), actions[k])
+                observations[k], reward, ended = self._step(int(k), actions[k], int(lengths[k, episode[k]]) + 1)
                 returns[k, episode[k]] += reward
                 lengths[k, episode[k]] += 1
                 if ended or too_long(self.name, lengths[k, episode[k]], self.limit):
@@ -89,17 +96,28 @@ class Evaluator:
 
     def _reset(self, k: int, seed: int) -> np.ndarray:
         try:
-            return self.envs[k].reset(seed=seed)[0].astype(np.float32)
+            observation = self.envs[k].reset(seed=seed)[0].astype(np.float32)
+            self._refuse_unless_finite("reset", 0.0, observation)
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
+        return observation
 
-    def _step(self, k: int, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
-        """Learner k's next observation ``(O,)``, its reward, and whether the episode ended."""
+    def _step(self, k: int, action: np.ndarray, number: int) -> tuple[np.ndarray, float, bool]:
+        """Learner k's next observation ``(O,)``, its reward, and whether the episode ended with its step ``number``."""
         try:
             observation, reward, terminated, truncated, _ = self.envs[k].step(action)
+            observation, reward = observation.astype(np.float32), float(reward)
+            asked = "" if np.isfinite(action).all() else ", asked for an action that is not"
+            self._refuse_unless_finite(f"step {number} of an episode{asked}", reward, observation)
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
-        return observation, float(reward), terminated or truncated
+        return observation, reward, terminated or truncated
+
+    def _refuse_unless_finite(self, when: str, reward: float, observation: np.ndarray) -> None:
+        """Stop before a NaN or infinity is taken for a return or reaches a policy."""
+        if not (math.isfinite(reward) and np.isfinite(observation).all()):
+            what = "an observation" if math.isfinite(reward) else "a reward"
+            raise TaskError(f"environment: {self.name} returned {what} that is not finite at {when}")
 
 
 def episode_limit(env: gym.Env) -> int | None:
@@ -121,7 +139,7 @@ def _warn_endless(name: str, limit: int) -> None:
     """Say once per task that its episodes do not end."""
     log.warning(
         "environment: an episode of %s did not end within %s steps and counts as it is up to there: give the task a "
-        "TimeLimit, or n_eval_episodes=0 to train without evaluation",
+        "TimeLimit, or n_eval_episodes=0 to train without evaluation (a teacher plays teacher_episodes, at least 1)",
         name,
         f"{limit:,}",
     )

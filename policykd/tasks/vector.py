@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policykd.core.arrays import Array, as_numpy
 from policykd.core.files import naming
-from policykd.tasks.contract import TaskError
+from policykd.tasks.contract import TaskError, note_success
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 from policykd.tasks.stepping import Threaded, independent
 
@@ -182,8 +182,7 @@ class LearnerEnvs(DummyVecEnv):
         """Begin environment e's next episode, the last one's ``info`` completed; returns the observation ``(O,)``."""
         env = self.envs[e]
         assert isinstance(env, Monitor)
-        if "is_success" in info:
-            info["episode"]["is_success"] = float(info["is_success"])
+        note_success(info["episode"], info)
         for history in (env.episode_returns, env.episode_lengths, env.episode_times):
             del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
         observation, self.reset_infos[e] = env.reset()

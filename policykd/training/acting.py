@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policykd import export
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_whole
 from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import name_of
 from policykd.learners import LEARNERS, Learner
@@ -235,10 +236,11 @@ class Acting:
     def learner_index(self, learner: LearnerChoice) -> int:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
         if learner == "best":
-            return int(self.evaluations[-1].returns.mean(1).argmax()) if self.evaluations else 0
-        if not isinstance(learner, int | np.integer) or not 0 <= learner < self.n_learners:
+            return int(self.evaluations[-1].means.argmax()) if self.evaluations else 0
+        k = as_whole(learner)
+        if k is None or not 0 <= k < self.n_learners:
             raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
-        return learner
+        return k
 
     def policies(self, observations: np.ndarray) -> np.ndarray:
         """Every learner's deterministic action ``(K, A)``, in [-1, 1] or a choice, at its row of ``(K, O)``."""
@@ -256,9 +258,9 @@ class Acting:
         """
         if self.evaluator is None:
             self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
-        episodes = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
-        check_episodes(episodes, 0 if seed is None else seed)
-        seeds = [group_seed if seed is None else seed for group_seed, _ in self.learners]
+        asked = self.config.n_eval_episodes if n_eval_episodes is None else n_eval_episodes
+        episodes, start = check_episodes(asked, 0 if seed is None else seed)
+        seeds = [group_seed if seed is None else start for group_seed, _ in self.learners]
         act = self.policies if self.network is None else self._playing(self.network, self.evaluator)
         return self.evaluator.run(act, episodes, seeds, self.num_timesteps if seed is None else 0)
 

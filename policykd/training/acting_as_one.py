@@ -57,7 +57,7 @@ class ActingAsOne(Agent):
         Raises:
             PolicyKDError: these are no episodes, seed or rule, or "greedy" lacks critics.
         """
-        check_episodes(n_eval_episodes, seed)
+        n_eval_episodes, seed = check_episodes(n_eval_episodes, seed)
         with closing(Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)) as evaluator:
             return evaluator.run(self._acting(rule), n_eval_episodes, [seed] * len(self.seeds), 0)
 

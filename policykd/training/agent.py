@@ -42,7 +42,7 @@ from policykd.training.recipes import Recipe
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
 from policykd.training.saving import Memory, Saving
-from policykd.training.sb3_surface import SB3Surface
+from policykd.training.sb3_surface import SB3Surface, explains_arguments
 
 A = TypeVar("A", bound="Agent")
 
@@ -183,6 +183,7 @@ class Agent(Saving, SB3Surface):
             return PartialEnvs(vector, self.view, self.n_learners, folders, append)
         return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
 
+    @explains_arguments
     def learn(self: A, total_timesteps: int, callback: MaybeCallback = None, progress_bar: bool = False) -> A:
         """Train for ``total_timesteps`` more environment steps per group, all of its peers counted together.
 

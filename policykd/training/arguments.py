@@ -11,7 +11,7 @@ import torch
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type, change, require
+from policykd.core.fields import as_type, as_whole, change, require
 from policykd.learners.config import Config
 from policykd.native.threads import Threads, count
 
@@ -22,12 +22,13 @@ C = TypeVar("C", bound=Config)
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """One whole number from 0 up per group, each of its own."""
-    values = tuple(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else (seeds,)
-    if not values or not all(isinstance(seed, int | np.integer) and seed >= 0 for seed in values):
+    several = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str)
+    values = [seed for seed in map(as_whole, seeds if several else (seeds,)) if seed is not None and seed >= 0]
+    if not values or len(values) < (len(seeds) if several else 1):
         raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
     if len(set(values)) < len(values):
-        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {list(values)}")
-    return tuple(int(seed) for seed in values)
+        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {values}")
+    return tuple(values)
 
 
 def check_whole(name: str, value: int, least: int = 1) -> int:
@@ -37,15 +38,21 @@ def check_whole(name: str, value: int, least: int = 1) -> int:
     return number
 
 
-def check_episodes(episodes: int, seed: int) -> None:
-    """Refuse an evaluation of no episodes, or whose starts no seed says."""
-    whole = isinstance(episodes, int | np.integer) and isinstance(seed, int | np.integer)
-    if not whole or episodes < 1 or seed < 0:
-        raise PolicyKDError(f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes!r} and {seed!r}")
+def check_episodes(episodes: int, seed: int) -> tuple[int, int]:
+    """The episodes and the seed of an evaluation: some, and from 0 up."""
+    number, start = as_whole(episodes), as_whole(seed)
+    if number is None or start is None or number < 1 or start < 0:
+        broken = "; both are whole numbers" if number is None or start is None else ""
+        raise PolicyKDError(
+            f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes!r} and {seed!r}{broken}"
+        )
+    return number, start
 
 
 def check_threads(threads: Threads) -> Threads:
     """A positive number, or "auto"."""
+    whole = as_whole(threads)
+    threads = threads if whole is None else whole
     try:
         count(threads)
     except ValueError as error:

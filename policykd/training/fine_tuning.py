@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change, require
+from policykd.core.fields import as_type, change, require
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
@@ -16,6 +16,7 @@ from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
+from policykd.training.sb3_surface import explains_arguments
 
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
@@ -45,6 +46,7 @@ class FineTuning(Agent):
         """Environment steps since fine-tuning began; 0 before."""
         return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
 
+    @explains_arguments
     def fine_tune(
         self: S,
         total_timesteps: int,
@@ -65,6 +67,7 @@ class FineTuning(Agent):
         Raises:
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
+        total_timesteps = as_type("total_timesteps", total_timesteps, int)
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")

@@ -16,6 +16,7 @@ from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
 from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.agent import Agent
+from policykd.training.arguments import check_whole
 from policykd.training.recipes.imitation import Imitation
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class OfflineLearning(Agent):
             )
         if self.remembers:
             raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
-        require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
+        gradient_steps = check_whole("gradient_steps", gradient_steps)
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
         values = 0.0 if self.panel is not None else self.teaching.distill_value_coef

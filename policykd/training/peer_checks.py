@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_whole
 from policykd.distillation.methods import PeerMethod
 from policykd.learners import Learner
 from policykd.learners.config import Config, OffPolicyConfig
@@ -29,12 +28,13 @@ def check_vary(config: Config, peers: int) -> None:
 def check_peers(method: PeerMethod, peers: int) -> int:
     """The number of learners per group, where the method can work with so many."""
     least = 2 if method.source is not None else 1
-    peers = peers.item() if isinstance(peers, np.integer) else peers
-    if isinstance(peers, bool) or not isinstance(peers, int) or peers < least:
-        raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}")
-    if peers > MOST_PEERS:
-        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {peers:,}")
-    return peers
+    number = as_whole(peers)
+    if number is None or number < least:
+        broken = ", which is no whole number" if number is None else ""
+        raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}{broken}")
+    if number > MOST_PEERS:
+        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {number:,}")
+    return number
 
 
 def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:

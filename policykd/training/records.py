@@ -57,11 +57,11 @@ class Records:
 
     def evaluated(self, result: Evaluation, save_model: Callable[[int], None]) -> None:
         """Keep an evaluation, and the model of every learner that did better than ever before."""
-        run, before = self.run, [e.returns.mean(1) for e in self.run.evaluations]
+        run, before = self.run, [e.means for e in self.run.evaluations]
         run.evaluation_steps.append(run.num_timesteps)
         run.evaluation_seconds.append(run.elapsed)
         run.evaluations.append(result)
-        means = result.returns.mean(1)
+        means = result.means
         shown = {"eval/mean_reward": means, "eval/min_reward": result.returns.min(1)}
         shown["eval/mean_ep_length"] = result.lengths.mean(1)
         if self.teacher is not None and self.teacher.mean > self.teacher.random_mean:  # else there is nothing to keep

@@ -19,6 +19,7 @@ from policykd.learners import Learner
 from policykd.memory import SharedReplay
 from policykd.training import snapshot
 from policykd.training.acting import Acting
+from policykd.training.sb3_surface import explains_arguments
 
 if TYPE_CHECKING:
     from policykd.tasks.batched import BatchedEnvs
@@ -105,6 +106,7 @@ class Saving(Acting):
             self.folder.check()
             self.save(self.folder.checkpoint, include_replay=True)
 
+    @explains_arguments
     def save(self, path: str | Path, include_replay: bool = False) -> None:
         """Write the agent to ``path`` (``.safetensors`` if it has no ending), whole or not at all.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from policykd.memory import SharedReplay
     from policykd.training.run_folder import RunFolder
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., Any])
 REPLAY = "replay"
 """The memory that SB3 calls ``replay_buffer``."""
 
@@ -125,14 +125,15 @@ class SB3Surface(Acting):
         return replay
 
 
-def explains_arguments(init: F) -> F:
-    """An agent's ``__init__`` that says in one line where an argument goes that it does not have."""
-    signature = inspect.signature(init)
+def explains_arguments(method: F) -> F:
+    """A method of an agent, or of its class, that says in one line where an argument goes that it does not have."""
+    signature, own = inspect.signature(method), method.__name__
 
-    @functools.wraps(init)
-    def explained(self: object, *given: Any, **named: Any) -> None:
-        name = type(self).__name__
-        if given and isinstance(given[0], str) and given[0].endswith("Policy"):
+    @functools.wraps(method)
+    def explained(self: object, *given: Any, **named: Any) -> Any:
+        kind = self if isinstance(self, type) else type(self)
+        name = kind.__name__ if own == "__init__" else f"{kind.__name__}.{own}"
+        if own == "__init__" and given and isinstance(given[0], str) and given[0].endswith("Policy"):
             raise PolicyKDError(f"{name}: {given[0]!r} is SB3's first argument; here the task comes first: {name}(env)")
         for argument in named:
             if argument not in signature.parameters:
@@ -141,7 +142,7 @@ def explains_arguments(init: F) -> F:
             signature.bind(self, *given, **named)
         except TypeError as error:
             raise PolicyKDError(f"{name}: {error}; all but the first arguments are given by name") from None
-        init(self, *given, **named)
+        return method(self, *given, **named)
 
     return explained  # type: ignore[return-value]
 

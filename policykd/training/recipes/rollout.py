@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import Array, as_tensor
+from policykd.core.fields import number_at
 from policykd.core.seeding import Generators, standard_normal
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
@@ -21,7 +22,7 @@ from policykd.training.compiling import compile_step
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
     """A learning rate at this point of the run: a number, or a function of what remains, as SB3's."""
-    return rate(1.0 - progress) if callable(rate) else rate
+    return number_at("learning_rate", rate, 1.0 - progress) if callable(rate) else rate
 
 
 class LearnFromRollouts:
