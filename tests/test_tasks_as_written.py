@@ -476,8 +476,8 @@ def test_a_task_that_fails_in_evaluation_says_whose_it_was(falls, how, said):
 def test_a_learner_that_has_diverged_is_not_taken_for_a_broken_task():
     agent = learn("Pendulum-v1", steps=0)
     agent.learner.actor[1] = np.nan
-    with pytest.raises(PolicyKDError, match=r"step 1 of an episode, asked for an action that is not \(.*learner 1\)"):
-        agent.evaluate(1)
+    returns = agent.evaluate(2).returns
+    assert np.isfinite(returns[0]).all() and np.isnan(returns[1]).all()
 
 
 def test_a_return_that_is_not_a_number_is_never_the_best():

@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
     @property
     def means(self) -> np.ndarray:
-        """Mean return of every learner ``(K,)``; -inf, never the best, for the NaN that older checkpoints may hold."""
+        """Mean return of every learner ``(K,)``; -inf, never the best, for the NaN of one that has diverged."""
         means = self.returns.mean(1)
         return np.where(np.isnan(means), -np.inf, means)
 
@@ -65,6 +65,9 @@ class Evaluator:
             seeds: the seed of every learner's group ``(K,)``.
             number: which evaluation this is; another number gives other starts.
 
+        Returns:
+            returns and lengths; the returns of a learner whose actions are not finite are NaN.
+
         Raises:
             TaskError: the task raised or broke the interface, or a number is not finite.
         """
@@ -79,7 +82,11 @@ class Evaluator:
         while (playing := np.flatnonzero(episode < n_episodes)).size:
             actions = self.to_env(act(observations))
             self.starts[:] = False
+            diverged = ~np.isfinite(actions).reshape(learners, -1).all(1)
             for k in playing:
+                if diverged[k]:  # its other learners are measured all the same
+                    returns[k, episode[k] :], episode[k] = np.nan, n_episodes
+                    continue
                 observations[k], reward, ended = self._step(int(k), actions[k], int(lengths[k, episode[k]]) + 1)
                 returns[k, episode[k]] += reward
                 lengths[k, episode[k]] += 1
@@ -107,8 +114,7 @@ class Evaluator:
         try:
             observation, reward, terminated, truncated, _ = self.envs[k].step(action)
             observation, reward = observation.astype(np.float32), float(reward)
-            asked = "" if np.isfinite(action).all() else ", asked for an action that is not"
-            self._refuse_unless_finite(f"step {number} of an episode{asked}", reward, observation)
+            self._refuse_unless_finite(f"step {number} of an episode", reward, observation)
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
         return observation, reward, terminated or truncated
