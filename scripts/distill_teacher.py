@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from policykd import Teacher, TeacherStudent
+from policykd.export.zoo import to_zip
 
 
 def main(
@@ -38,7 +39,8 @@ def main(
         returns = students.evaluate(20, seed=1_000_000).returns.mean(1)  # per student
         parameters = students.learner.actor.shape[1]
         print(f"{size}x{size}, {parameters:,} parameters: {returns.mean():,.1f} of the teacher's {score.mean:,.1f}")
-        students.to_sb3().save(out / f"student_{size}x{size}.zip")
+        best = students.learner_index("best")
+        to_zip(students, best, out / f"student_{size}x{size}.zip")  # for plain SB3; its normaliser lies beside it
 
 
 if __name__ == "__main__":

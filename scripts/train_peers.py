@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from policykd import DualStudent
+from policykd.export.zoo import to_zip
 
 
 def main(
@@ -40,7 +41,7 @@ def main(
     for seed in seeds:
         pair = [learner for learner, (own, _) in enumerate(agent.learners) if own == seed]
         best = max(pair, key=lambda learner: agent.evaluations[-1].returns[learner].mean())
-        agent.to_sb3(best).save(out / f"seed_{seed}.zip")  # loads in plain SB3
+        to_zip(agent, best, out / f"seed_{seed}.zip")  # loads in plain SB3; PPO's normaliser lies beside it
     print(f"models in {out}; curves: tensorboard --logdir {out}")
 
 

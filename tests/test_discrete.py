@@ -203,6 +203,11 @@ def test_temperature_is_hintons_for_policies_too(tmp_path):
     torch.testing.assert_close(tuned.divergence(own, target), expected)
     with pytest.raises(PolicyKDError, match="continuous actions have none: variance_scale"):
         TeacherStudent("Pendulum-v1", lambda o: np.zeros(1), config={"temperature": 2.0})
+    peers = DualStudent(Largest, method="mutual", backbone="ppo", config={**PPO, "divergence": "nll", "temperature": 2})
+    expected = distance(own, target, divergence_of("nll"), 2.0)
+    torch.testing.assert_close(peers.recipe.distillation.divergence(own, target), expected)
+    with pytest.raises(PolicyKDError, match=r"temperature: 2\.0 softens logits, and continuous actions have none"):
+        DualStudent("Pendulum-v1", config={"temperature": 2.0})
 
 
 def test_several_teachers_that_choose_are_the_mean_of_their_probabilities(tmp_path):

@@ -119,16 +119,19 @@ def test_peers_are_compared_at_own_states_and_at_each_others(monkeypatch):
     order = iter(range(4))
     monkeypatch.setattr(peers, "visited", lambda *arguments: by_learner[next(order)])
     found = peers.fidelity(agent, tolerance=0.05)
-    for name, own in (("own_states", True), ("peer_states", False)):
+    for name, at in (("own_states_0", 0), ("peer_states_0", 1), ("own_states_1", 1), ("peer_states_1", 0)):
         gaps = []
-        for k, peer in ((0, 1), (1, 0), (2, 3), (3, 2)):
-            state = torch.from_numpy(by_learner[k if own else peer])
+        for k, peer in ((0, 1), (2, 3)):
+            state = torch.from_numpy(by_learner[k + at])
             actions = agent.learner.policy(agent.learner.actor, state.expand(4, -1, -1))
             gaps.append((actions[k] - actions[peer]).detach())
         distance = float(np.mean([gap.norm(dim=-1).mean() for gap in gaps]))
         agreement = float(np.mean([(gap.abs() <= 0.05).all(-1).float().mean() for gap in gaps]))
         assert found[name].distance == pytest.approx(distance, rel=1e-5) and found[name].agreement == agreement
         assert np.isnan(found[name].kl)
+    assert found["own_states_0"].distance != found["peer_states_0"].distance
+    with pytest.raises(PolicyKDError, match="the control has groups of 3, the run of 2"):
+        peers.report(agent, control=DualStudent(POINT, config=TINY, method="independent", peers=3))
     with pytest.raises(PolicyKDError, match="have no peers"):
         peers.fidelity(DualStudent(POINT, config=TINY, method="independent", peers=1))
 
@@ -141,8 +144,9 @@ def test_did_peers_become_one_policy(tmp_path, capsys):
     control = ["--control", str(tmp_path / "independent")]
     main(["fidelity", str(tmp_path / "mutual"), *control, "--steps", "60", "--out", str(tmp_path / "out")])
     rows = read(tmp_path / "out")
-    assert set(rows) == {(split, who) for split in ("own_states", "peer_states") for who in ("peers", "control")}
-    for split in ("own_states", "peer_states"):
+    splits = [f"{states}_{learner}" for learner in (0, 1) for states in ("own_states", "peer_states")]
+    assert list(rows) == [(split, who) for split in splits for who in ("peers", "control")]
+    for split in splits:
         assert float(rows[split, "peers"]["distance"]) < 0.5 * float(rows[split, "control"]["distance"])
     assert (tmp_path / "out" / "fidelity_over_training.png").stat().st_size > 10_000
     assert "over training" in capsys.readouterr().out

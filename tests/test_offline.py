@@ -212,6 +212,7 @@ def test_a_classifier_learns_from_the_same_states():
         ({"observations": ROWS[:, :2]}, "has 2 observations, and "),
         ({"observations": ROWS[:, 0]}, "of shape .1200,., not .n, O."),
         ({"observations": ROWS * np.nan}, "not finite"),
+        ({"observations": ROWS, "actions": CHOSEN.astype(str)}, "has actions of type <U"),
         ({"observations": ROWS, "actions": CHOSEN[:5]}, "not one finite action for each of 1,200"),
         ({"observations": ROWS}, "has no actions to copy: give a teacher"),
         ({"observations": ROWS, "actions": CHOSEN + 1}, "actions that are none of 0 to 2"),

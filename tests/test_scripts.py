@@ -49,7 +49,7 @@ def test_students_of_several_sizes_are_distilled(capsys):
     main(Path("teacher.zip"), POINT, sizes=(4, 8), steps=300, seeds=(0, 1), out=Path("students"))
     text = capsys.readouterr().out
     assert "4x4, " in text and "8x8, " in text
-    assert PPO.load("students/student_8x8.zip")
+    assert PPO.load("students/student_8x8.zip") and Path("students/student_8x8/vecnormalize.pkl").exists()
 
 
 def test_a_comparison_with_sb3_measures_both_on_the_same_episodes(capsys):

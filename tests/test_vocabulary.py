@@ -14,7 +14,7 @@ from policykd.distillation import weights as weighting
 from policykd.distillation.divergences import DIVERGENCES, distance, divergence_of, kl_forward, mse, nll, softened
 from policykd.distillation.peer_step import DistillationStep
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.hinton import Hinton, HintonConfig, hinton_loss, likelihood
+from policykd.distillation.supervised.hinton import WEIGHTS, Hinton, HintonConfig, hinton_loss, likelihood
 from policykd.distillation.supervised.method import Outputs, Step
 from policykd.learners.config import DDPGConfig
 
@@ -45,6 +45,21 @@ def test_hintons_loss_is_one_function_of_a_policys_logits_and_a_classifiers():
     assert loss.item() == terms["kd_loss"].item() == pytest.approx((first + second) / 2)
 
 
+def test_every_divergence_of_choices_is_one_of_classifiers():
+    """Cross-entropies by hand, and mean actions, which are probabilities."""
+    second = -(0.9 * math.log(0.5) + 0.1 * math.log(0.5)), -(0.5 * math.log(0.9) + 0.5 * math.log(0.1))
+    expected = {
+        "cross_entropy_forward": [-(0.5 * math.log(0.2) + 0.5 * math.log(0.8)), second[0]],
+        "cross_entropy_reverse": [math.log(2), second[1]],
+        "action_mse": [2 * 0.3**2, 2 * 0.4**2],
+        "action_huber": [0.3**2, 0.4**2],
+    }
+    for name, values in expected.items():
+        assert DIVERGENCES[name](Outputs(OWN), Outputs(TARGET)).tolist() == pytest.approx(values), name
+        assert DIVERGENCES[name](policies(OWN), policies(TARGET))[0].tolist() == pytest.approx(values), name
+        Hinton(HintonConfig(divergence=name), Outputs(OWN), Outputs(TARGET))  # which asks it
+
+
 def test_rusus_three_losses_by_hand():
     """Policy Distillation (2015), equations 1 to 3, of classifiers and policies."""
     for own, target in ((Outputs(OWN), Outputs(TARGET)), (policies(OWN), policies(TARGET))):
@@ -73,7 +88,7 @@ def test_gaussians_and_actions_are_compared_by_the_same_names():
     assert torch.equal(mse(own, target), divergences.action_mse(own.actions, target.actions))
     actions = PolicyOutput(own.actions), PolicyOutput(target.actions)
     assert torch.equal(mse(*actions), mse(own, target))
-    with pytest.raises(PolicyKDError, match="needs logits, or a mean"):
+    with pytest.raises(PolicyKDError, match="not both answers have a mean and a standard deviation: use kl_forward of"):
         kl_forward(*actions)
     with pytest.raises(PolicyKDError, match="one of two answers has logits"):
         kl_forward(own, policies(TARGET))
@@ -111,9 +126,7 @@ def test_what_is_no_divergence_is_one_line():
     with pytest.raises(PolicyKDError, match="or a function, not 3"):
         divergence_of(3)
     assert divergence_of(l1) is l1 and divergence_of("mse") is mse
-    with pytest.raises(PolicyKDError, match="divergence: action_mse cannot compare logits"):
-        Distiller(net(8), net(16), config={**FAST, "divergence": "action_mse"}).fit(problem())
-    with pytest.raises(PolicyKDError, match="divergence: needs logits, or a mean"):
+    with pytest.raises(PolicyKDError, match="divergence: compares Gaussians, and"):
         Distiller(net(8), net(16), config={**FAST, "divergence": "wasserstein2"}).fit(problem())
     with pytest.raises(ValueError, match=r"divergence needs one number for each of \(2,\), got \(2, 2\)"):
         distance(Outputs(OWN), Outputs(TARGET), lambda own, target: own.logits)
@@ -131,6 +144,7 @@ def test_weights_and_schedules_of_policies_are_those_of_classifiers():
     assert expected[0].tolist() == pytest.approx([2 * 0.625 / 2.425, 2 * 1.8 / 2.425])
     gate = weighting.hard_gate(*values)
     assert gate.tolist() == [[0.0, 2.0]]  # the teacher finds only the second label likelier
+    assert WEIGHTS["value_gate"](*values).tolist() == [[0.0, 1.0]]
     _, second = at_temperature_2()
     loss, _ = hinton_loss(OWN, TARGET, labels, 1.0, 2.0, weight=gate[0])
     assert loss.item() == pytest.approx(second)

@@ -26,29 +26,26 @@ Direction = Literal["forward", "reverse"]
 
 
 def action_mse(actions: Tensor, target_actions: Tensor) -> Tensor:
-    """Squared Euclidean distance of two actions, the D of DPD (Lai et al. 2020, section 3.2).
+    """Squared Euclidean distance of two actions, the D of DPD (Lai et al. 2020, section 3.2): ``(K, B)`` or ``(B,)``.
 
     Args:
-        actions: the student's actions ``(K, B, A)``.
-        target_actions: the actions to copy ``(K, B, A)``.
-
-    Returns:
-        ``(K, B)``.
+        actions: the student's actions ``(K, B, A)``, or probabilities of classifiers ``(B, C)``.
+        target_actions: those to copy.
 
     Raises:
-        ValueError: the shapes differ or are not ``(K, B, A)``.
+        ValueError: the shapes differ or are others.
     """
-    _check(actions, target_actions)
+    _check(actions, target_actions, least=2)
     return (actions - target_actions).square().sum(-1)
 
 
 def action_huber(actions: Tensor, target_actions: Tensor, delta: float = 1.0) -> Tensor:
-    """Huber distance (quadratic up to ``delta``, linear beyond), summed over action dimensions: ``(K, B)``.
+    """Huber distance (quadratic up to ``delta``, linear beyond), summed over dimensions; shapes as ``action_mse``.
 
     Raises:
-        ValueError: the shapes differ or are not ``(K, B, A)``.
+        ValueError: the shapes differ or are others.
     """
-    _check(actions, target_actions)
+    _check(actions, target_actions, least=2)
     return torch.nn.functional.huber_loss(actions, target_actions, reduction="none", delta=delta).sum(-1)
 
 
@@ -203,7 +200,10 @@ def _gaussians(own: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     mean, std, target_mean, target_std = (getattr(x, name, None) for x in (own, target) for name in ("mean", "std"))
     if mean is None or std is None or target_mean is None or target_std is None:
-        raise PolicyKDError("divergence: needs logits, or a mean and a standard deviation, of both answers: use mse")
+        raise PolicyKDError(
+            "divergence: compares Gaussians, and not both answers have a mean and a standard deviation: use kl_forward "
+            "of logits, mse of actions"
+        )
     return mean, std, target_mean, target_std
 
 
@@ -220,15 +220,15 @@ DIVERGENCES: dict[str, Divergence] = {
     "kl_reverse": kl_reverse,
     "nll": nll,
     "mse": mse,
+    "cross_entropy_forward": cross_entropy_forward,
+    "cross_entropy_reverse": cross_entropy_reverse,
 }
-"""What the setting ``divergence`` names: distance ``(K, B)`` of a learner's policy from its target's."""
+"""What the setting ``divergence`` names, for policies ``(K, B)`` and classifiers ``(B,)``."""
 
 TEACHER_DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(*_executed(own, target)),
     "action_huber": lambda own, target: action_huber(*_executed(own, target)),
     "gaussian_nll": lambda own, target: gaussian_nll(*_gaussians(own, target)[:3]),
-    "cross_entropy_forward": cross_entropy_forward,
-    "cross_entropy_reverse": cross_entropy_reverse,
 }
 """What a student of a teacher can choose from, before those of ``DIVERGENCES``;
 the negative log-likelihood is that of the teacher's mean."""
@@ -292,8 +292,8 @@ def at_temperature(divergence: Divergence, temperature: float) -> Divergence:
     return divergence if temperature == 1 else partial(distance, divergence=divergence, temperature=temperature)
 
 
-def _check(*tensors: Tensor) -> None:
-    """Refuse shapes that broadcasting would quietly accept."""
-    if tensors[0].ndim != 3 or [tensor.shape for tensor in tensors] != [tensors[0].shape] * len(tensors):
+def _check(*tensors: Tensor, least: int = 3) -> None:
+    """Refuse shapes that broadcasting would quietly accept; with ``least=2`` the learner axis may be missing."""
+    if not least <= tensors[0].ndim <= 3 or [tensor.shape for tensor in tensors] != [tensors[0].shape] * len(tensors):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"a divergence needs tensors of one shape (K, B, A), got {shapes}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
-from policykd.distillation.divergences import Divergence, divergence_of
+from policykd.distillation.divergences import Divergence, at_temperature, divergence_of
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.weights import Comparison, Weight, effective_sample_size
 from policykd.learners.distillation_config import DistillationConfig
@@ -173,7 +173,8 @@ class PeerStep(DistillationStep):
         optimise: Callable[[Tensor, Tensor], None] | None = None,
         rest: bool = False,
     ) -> None:
-        super().__init__(method.weight, config, learner, divergence_of(config.divergence), optimise)
+        divergence = at_temperature(divergence_of(config.divergence), config.temperature)
+        super().__init__(method.weight, config, learner, divergence, optimise)
         self.rest = rest and optimise is None
         if self.rest:
             self.adam.count_by_row()

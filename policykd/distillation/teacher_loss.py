@@ -14,6 +14,8 @@ from policykd.core.normaliser import RunningMeanStd
 from policykd.distillation.divergences import (
     TEACHER_DIVERGENCES,
     Divergence,
+    cross_entropy_forward,
+    cross_entropy_reverse,
     distance,
     kl_forward,
     kl_reverse,
@@ -49,8 +51,8 @@ def kl_of_mean(own: PolicyOutput, target: PolicyOutput) -> Tensor:
 
 
 KL_OF = (
-    (TEACHER_DIVERGENCES["cross_entropy_forward"], kl_forward),
-    (TEACHER_DIVERGENCES["cross_entropy_reverse"], kl_reverse),
+    (cross_entropy_forward, kl_forward),
+    (cross_entropy_reverse, kl_reverse),
     (TEACHER_DIVERGENCES["gaussian_nll"], kl_of_mean),
     (nll, kl_of_mean),
 )

@@ -2,7 +2,17 @@
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy
-from policykd.export.sb3 import MODELS, check_trained_by_sb3, make_model, no_twin, read_sb3, to_sb3, vec_env, write_sb3
+from policykd.export.sb3 import (
+    MODELS,
+    check_trained_by_sb3,
+    make_model,
+    no_twin,
+    read_sb3,
+    to_sb3,
+    vec_env,
+    warn_of_normaliser,
+    write_sb3,
+)
 from policykd.export.zoo_settings import zoo_settings
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "read_sb3",
     "to_sb3",
     "vec_env",
+    "warn_of_normaliser",
     "write_sb3",
     "zoo_settings",
 ]

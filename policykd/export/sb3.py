@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
 from policykd.learners.settings import VARIED_ROWS
 from policykd.tasks.spaces import Choices
+
+log = logging.getLogger("policykd")
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
 """SB3's class of every backbone."""
@@ -138,6 +141,16 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
             # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
             model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
     return model
+
+
+def warn_of_normaliser(model: BaseAlgorithm) -> None:
+    """Log that a model acts at normalised observations, where it does: its zip will not hold what normalises them."""
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and normalizer.norm_obs:
+        log.warning(
+            "to_sb3: this agent needs normalised observations, and its zip does not hold the normaliser: write both "
+            "with policykd.export.zoo.to_zip, or keep get_vec_normalize_env()"
+        )
 
 
 def write_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:

@@ -37,8 +37,12 @@ class DistillationConfig:
     such step."""
     divergence: Annotated[str | Function, NAME] = "action_mse"
     """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
-    wasserstein2, or a function (``policykd.distillation.divergences``). The last three compare Gaussians; forward is
-    KL(peer || learner), reverse KL(learner || peer)."""
+    wasserstein2, kl_forward, kl_reverse, nll, mse, cross_entropy_forward, cross_entropy_reverse, or a function
+    (``policykd.distillation.divergences``). gaussian_... and wasserstein2 compare Gaussians, those after them but mse
+    Gaussians or choices; forward is KL(peer || learner), reverse KL(learner || peer)."""
+    temperature: float = 1.0
+    """Of choices: both logits are divided by this, and the divergence is multiplied by its square, as for classifiers
+    and students of teachers."""
     distill_schedule: Annotated[str | Function, NAME] = "constant"
     """How the distillation step fades over the run: constant, linear, exponential, cosine, or a function of the
     progress from 0 to 1. It multiplies the step's learning rate; with joint coupling, ``distill_coef``."""
@@ -54,7 +58,7 @@ class DistillationConfig:
             self.distill_recent,
             "must be positive, or None for the whole replay",
         )
-        positive(self, "distill_batch_size", "distill_learning_rate")
+        positive(self, "distill_batch_size", "distill_learning_rate", "temperature")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ APART = "peers/action_distance"
 def fidelity(
     agent: DualStudent, *, steps: int = 1_000, seed: int = 2_000_000, tolerance: float = TOLERANCE
 ) -> dict[str, Fidelity]:
-    """How alike a learner and its peer act, averaged over all ordered pairs of all groups.
+    """How alike each learner of a group and its peers act, averaged over its peers and over the groups.
+
+    Not over the learners: of a distance of two, what is the learner's own states to one of them are the peer's to the
+    other, so that the mean over both would be one number for either.
 
     Args:
         agent: peers, at least two per group.
@@ -40,8 +43,8 @@ def fidelity(
         tolerance: see ``TOLERANCE``.
 
     Returns:
-        "own_states": the learner beside its peer at its own states; "peer_states": at the peer's. The KL is
-        KL(peer || learner).
+        For learner i of every group "own_states_i": beside its peers at its own states; "peer_states_i": at the
+        peer's. The KL is KL(peer || learner).
 
     Raises:
         PolicyKDError: the learners have no peers.
@@ -52,13 +55,14 @@ def fidelity(
     def policy(learner: int) -> Callable[[np.ndarray], np.ndarray]:
         return lambda observations: _outputs(agent, observations).actions[learner].clamp(-1, 1).numpy()
 
-    found: dict[str, list[tuple[float, ...]]] = {"own_states": [], "peer_states": []}
+    found: dict[str, list[tuple[float, ...]]] = {}
     states = [visited(agent.factory, policy(k), steps, seed) for k in range(agent.n_learners)]
     answers = [_outputs(agent, each) for each in states]
     for first in range(0, agent.n_learners, agent.peers):
         for k, peer in permutations(range(first, first + agent.peers), 2):
             for name, at in (("own_states", answers[k]), ("peer_states", answers[peer])):
-                found[name].append(astuple(compare(_of(at, k), _of(at, peer), tolerance)))
+                here = found.setdefault(f"{name}_{k - first}", [])
+                here.append(astuple(compare(_of(at, k), _of(at, peer), tolerance)))
     return {name: Fidelity(*np.mean(values, axis=0)) for name, values in found.items()}
 
 
@@ -82,17 +86,15 @@ def report(
         out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
 
     Raises:
-        PolicyKDError: the learners have no peers, or the control is of another task.
+        PolicyKDError: the learners have no peers, or the control is of another task or of other groups.
     """
     if control is not None and control.env_id != agent.env_id:
         raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the peers of {agent.env_id}")
+    if control is not None and control.peers != agent.peers:
+        raise PolicyKDError(f"fidelity: the control has groups of {control.peers}, the run of {agent.peers}: as many")
     asked: dict[Who, DualStudent | None] = {"peers": agent, "control": control}
     measured = {who: fidelity(each, steps=steps, seed=seed, tolerance=tolerance) for who, each in asked.items() if each}
-    rows = [
-        Row(split, who, vars(by_split[split]))
-        for split in ("own_states", "peer_states")
-        for who, by_split in measured.items()
-    ]
+    rows = [Row(split, who, vars(by_split[split])) for split in measured["peers"] for who, by_split in measured.items()]
     if out is not None:
         write(rows, Path(out), UNITS)
     return rows

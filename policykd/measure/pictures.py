@@ -83,7 +83,8 @@ def fidelity_picture(
     values = {name: [[by[who][name] for by in measures.values()] for who in whose] for name in units}
     drawn = [name for name in units if not np.isnan(values[name]).all()]
     count = len(drawn) + (reliability is not None)
-    figure = Figure(figsize=(3.75 * count, 4.0), dpi=150, facecolor="white", layout="constrained")
+    width = max(3.75, 1.1 * len(measures))
+    figure = Figure(figsize=(width * count, 4.0), dpi=150, facecolor="white", layout="constrained")
     title = "peers beside one another" if "peers" in whose else f"{' and '.join(whose)} beside the teacher"
     figure.suptitle(f"Fidelity: {title}", fontweight="bold", color=INK)
     panels = figure.subplots(1, count, squeeze=False)[0]

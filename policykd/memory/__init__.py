@@ -2,8 +2,18 @@
 
 from policykd.memory.knowledge_base import KnowledgeBase, Neighbours
 from policykd.memory.labelled import LabelledStates
+from policykd.memory.logged import LoggedStates
 from policykd.memory.nearest import NearestStates
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.memory.rollout import Rollout
 
-__all__ = ["Batch", "KnowledgeBase", "LabelledStates", "NearestStates", "Neighbours", "Rollout", "SharedReplay"]
+__all__ = [
+    "Batch",
+    "KnowledgeBase",
+    "LabelledStates",
+    "LoggedStates",
+    "NearestStates",
+    "Neighbours",
+    "Rollout",
+    "SharedReplay",
+]

@@ -67,11 +67,14 @@ class LoggedStates(NamedTuple):
         """The same with observations as float32.
 
         Raises:
-            PolicyKDError: they are no vectors, not finite, or not as many as actions.
+            PolicyKDError: they are no vectors, not finite, or not as many as actions; or these are no finite numbers.
         """
         observations, count = np.asarray(self.observations), len(self.observations)
         if observations.ndim != 2 or not observations.size or observations.dtype.kind not in "fiub":
             raise PolicyKDError(f"states: {self.source} has observations of shape {observations.shape}, not (n, O)")
+        if self.actions is not None and np.asarray(self.actions).dtype.kind not in "fiub":
+            kind = np.asarray(self.actions).dtype
+            raise PolicyKDError(f"states: {self.source} has actions of type {kind}: give numbers")
         if self.actions is not None and (len(self.actions) != count or not np.isfinite(self.actions).all()):
             raise PolicyKDError(f"states: {self.source} has not one finite action for each of {count:,} observations")
         if not np.isfinite(observations).all():
@@ -100,15 +103,16 @@ class LoggedStates(NamedTuple):
         """Observations and numbers of actions, as a ``Distiller`` learns from them.
 
         Raises:
-            PolicyKDError: actions are no choices.
+            PolicyKDError: actions are no choices, or as in ``checked``.
         """
-        actions = None if self.actions is None else np.asarray(self.actions)
+        observations, actions, *_ = self.checked()
+        actions = None if actions is None else np.asarray(actions)
         if actions is not None and self.scaled and actions.ndim == 2:
             actions = actions.argmax(1)
         if actions is None or actions.size != len(self.observations) or (actions != actions.round()).any():
             raise PolicyKDError(f"states: {self.source} has no choices, which a classifier could learn")
         labels = torch.from_numpy(actions.reshape(-1).astype(np.int64))
-        return TensorDataset(torch.from_numpy(self.observations), labels)
+        return TensorDataset(torch.from_numpy(observations), labels)
 
 
 def _from_file(path: Path) -> LoggedStates:

@@ -58,7 +58,7 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
     given = statistics.read(options.vecnormalize, options.trust)
     if hasattr(source, "to_sb3"):  # an agent of policykd
         try:
-            model = source.to_sb3()
+            model = source.twin()
         except PolicyKDError:  # it has no twin
             if options.vecnormalize is not None:
                 raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser") from None

@@ -283,7 +283,16 @@ class Acting:
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
 
+        It acts alike at what its ``get_vec_normalize_env()`` makes of an observation, where it has one (PPO's
+        ``normalize_observation``). SB3 keeps that outside its zip: ``policykd.export.zoo.to_zip`` writes both.
+
         Raises:
             PolicyKDError: its algorithm has no twin in SB3, or its actions have none there.
         """
+        model = self.twin(learner)
+        export.warn_of_normaliser(model)
+        return model
+
+    def twin(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
+        """As ``to_sb3``, for who asks for the normaliser anyway: says nothing of it."""
         return export.to_sb3(self, self.learner_index(learner))

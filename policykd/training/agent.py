@@ -286,7 +286,7 @@ class Agent(Saving, SB3Surface):
         if export.no_twin(self):
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
-            self.folder.save_model(k, self.to_sb3(k), export.zoo_settings(self, k))
+            self.folder.save_model(k, self.twin(k), export.zoo_settings(self, k))
 
 
 def _callbacks(callback: MaybeCallback) -> BaseCallback:

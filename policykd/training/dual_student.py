@@ -21,7 +21,7 @@ from policykd.learners.partial_view import see_only
 from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import AnyEnv, short_id
+from policykd.tasks.spaces import AnyEnv, Choices, short_id
 from policykd.tasks.views import view_of
 from policykd.training import arguments
 from policykd.training.acting import Observation
@@ -84,7 +84,7 @@ class DualStudent(ActingAsOne):
         self.peers, self.seeds = check_peers(self.method, peers), arguments.check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        check_method(self.method, learner_type, self.config)
+        check_method(self.method, learner_type, self.config, isinstance(self.action_scale, Choices))
         check_vary(self.config, self.peers)
         self.compile, self.threads = compile, arguments.check_threads(threads)
         self._share_out()

@@ -37,8 +37,10 @@ def check_peers(method: PeerMethod, peers: int) -> int:
     return number
 
 
-def check_method(method: PeerMethod, learner: type[Learner], config: Config) -> None:
-    """Refuse a method that a backbone cannot run, or settings that contradict it."""
+def check_method(method: PeerMethod, learner: type[Learner], config: Config, discrete: bool = False) -> None:
+    """Refuse a method that a backbone cannot run, or settings that contradict it or the actions."""
+    if config.temperature != 1 and not discrete:
+        raise PolicyKDError(f"temperature: {config.temperature} softens logits, and continuous actions have none")
     if isinstance(config, OffPolicyConfig):
         name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
         if best and not pooled:

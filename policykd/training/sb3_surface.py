@@ -71,7 +71,7 @@ class SB3Surface(Acting):
 
     @property
     def policy(self) -> Any:
-        """A copy of the best learner's policy, as SB3's policy class."""
+        """A copy of the best learner's policy, as SB3's policy class; ``to_sb3`` says what it needs beside it."""
         return self.to_sb3().policy
 
     def set_logger(self, logger: Logger) -> None:

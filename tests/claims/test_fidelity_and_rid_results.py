@@ -78,6 +78,17 @@ def test_claim_of_rid_in_the_rows():
     assert (rid - none).mean() >= -0.06 and (rid - vid).mean() >= 0.3
 
 
+def test_with_a_trained_teacher_vid_is_the_better_choice_at_width_32_alone():
+    rows, module = measured("experiments.rid.teachers")
+
+    def mean(width, method, teacher="trained"):
+        return module.accuracy(rows, width, module.Arm(method, teacher)).mean()
+
+    assert mean(32, "vid_mean") > mean(32, "rid") + 0.01
+    assert mean(8, "vid_mean") < mean(8, *module.BASELINE) - 0.07
+    assert abs(mean(8, "rid") - mean(8, *module.BASELINE)) < 0.005
+
+
 def test_claims_of_fidelity_in_the_rows():
     rows, module = measured("experiments.fidelity.data")
 

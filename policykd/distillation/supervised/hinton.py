@@ -28,6 +28,7 @@ WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "uniform": weights.uniform,
     "disadvantage": lambda teacher, own: weights.disadvantage(teacher, own, 1.0),
     "hard_gate": weights.hard_gate,
+    "value_gate": weights.value_gate,
 }
 """Weights of policies, of the teacher's value and the student's own."""
 AS_PUBLISHED = {"alpha": 0.9, "alpha_schedule": "constant", "temperature": 4.0}
@@ -46,12 +47,13 @@ class HintonConfig(TrainingConfig):
     temperature: float = 1.0
     """Both logits are divided by it, and the term is multiplied by its square."""
     divergence: Annotated[str | Function, NAME] = "kl_forward"
-    """How far apart teacher and student are: kl_forward, which is KL(teacher || student), kl_reverse, nll, mse, or a
-    function of two answers that have logits (``policykd.distillation.divergences``)."""
+    """How far apart teacher and student are: kl_forward, which is KL(teacher || student), kl_reverse, nll, mse,
+    cross_entropy_forward, cross_entropy_reverse; action_mse and action_huber, of probabilities; or a function of two
+    answers that have logits (``policykd.distillation.divergences``)."""
     example_weight: Annotated[str | Function, NAME] = "uniform"
-    """How much the teacher's loss counts at each example, of mean 1 over the batch: uniform; disadvantage, by how much
-    likelier the teacher finds the label than the student does; hard_gate, only where it does; or a function of both
-    log-likelihoods ``(1, B)`` (``policykd.distillation.weights``)."""
+    """How much the teacher's loss counts at each example: uniform; disadvantage, by how much likelier the teacher finds
+    the label than the student does; hard_gate, only where it does (all of mean 1 over the batch); value_gate, 1 where
+    it does and 0 elsewhere; or a function of both log-likelihoods ``(1, B)`` (``policykd.distillation.weights``)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
