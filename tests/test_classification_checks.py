@@ -1,6 +1,7 @@
 """Data and networks that do not fit are right or one line, before anything is trained; nothing teaches wrongly."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.cross_entropy import CrossEntropy
 
 INPUTS, LABELS = problem(97)
+NAMES = np.array(["a", "b", "c"])
 
 
 def distiller(student=None, teacher=None, **changes):
@@ -229,6 +231,11 @@ def test_words_gaps_and_whole_fractions_are_classes_with_names(tmp_path):
         ({"train_inputs": np.full((97, 6), np.nan)}, "are not all finite numbers"),
         ({"train_inputs": np.full((97, 6), "x")}, "are not all finite numbers"),
         ({"test_labels": LABELS.numpy()[:5]}, r"inputs \(97, 6\) and labels \(5,\)"),
+        (
+            {"train_labels": NAMES[LABELS.numpy()]},
+            r"the test part of .* has a class '0' that its training part has not",
+        ),
+        ({"test_labels": LABELS.numpy() + 1}, "has a class '3' that its training part has not"),
         ({"train_labels": LABELS.numpy()[:, None]}, r"inputs \(97, 6\) and labels \(97, 1\)"),
     ],
 )
@@ -251,6 +258,50 @@ def test_class_names_must_agree():
         Distiller(net(8), teacher, classes=["a", "b", "c"])
     with pytest.raises(PolicyKDError, match="'a' for the data and 'b' for member 1 of the teacher"):
         Distiller(net(8), [net(16), teacher], classes=["a", "b", "c"])
+
+
+class Foreign(nn.Linear):
+    """Carries and writes names as Hugging Face's models do."""
+
+    def __init__(self):
+        super().__init__(SIZE, CLASSES)
+        self.config = SimpleNamespace(id2label={n: f"LABEL_{n}" for n in range(CLASSES)}, num_labels=CLASSES)
+
+    def save_pretrained(self, folder):
+        (folder / "config.json").write_text(json.dumps(vars(self.config)))
+
+
+@pytest.mark.parametrize("make", [lambda: make_model("mlp", (8,), (SIZE,), CLASSES, 0), Foreign])
+def test_a_student_carries_the_names_of_its_classes(make, tmp_path):
+    """In the process and in its folder: as a teacher of classes in another order it would teach wrongly."""
+    student, untrained = make(), make()
+    made = Distiller(student, None, method="cross_entropy", config={**FAST, "epochs": 1}, classes=NAMES, device="cpu")
+    made.fit((INPUTS, LABELS))
+    Distiller(untrained, None, method="cross_entropy", classes=NAMES).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"a": 0, "b": 1, "c": 2}
+    assert Distiller(net(8), student, classes=NAMES).classes == [*NAMES]
+    for network in (student, untrained):
+        with pytest.raises(PolicyKDError, match="class 0 is 'c' for the data and 'a' for the teacher"):
+            Distiller(net(8), network, classes=NAMES[::-1])
+
+
+def test_a_teacher_of_a_folder_carries_the_names_beside_it(tmp_path):
+    def new():
+        return make_model("mlp", (8,), (SIZE,), CLASSES, 0)
+
+    Distiller(new(), None, method="cross_entropy", classes=NAMES).save_pretrained(tmp_path)
+    weights_of = tmp_path / "model.safetensors"
+    read_teacher([new()], [weights_of], NAMES)
+    with pytest.raises(PolicyKDError, match=r"class 0 is 'a' for the teacher of .* and 'c' for the data"):
+        read_teacher([new()], [weights_of], NAMES[::-1])
+    teacher, _ = from_pretrained(tmp_path)
+    with pytest.raises(PolicyKDError, match="class 0 is 'c' for the data and 'a' for the teacher"):
+        Distiller(new(), teacher, classes=NAMES[::-1])
+    Distiller(teacher, None, method="cross_entropy").save_pretrained(tmp_path / "again")
+    assert from_pretrained(tmp_path / "again")[1] == ("a", "b", "c")
+    Distiller(new(), None, method="cross_entropy").save_pretrained(tmp_path / "unnamed")
+    assert Distiller(new(), from_pretrained(tmp_path / "unnamed")[0], classes=NAMES).classes == [*NAMES]
+    read_teacher([new()], [tmp_path / "unnamed" / "model.safetensors"], NAMES)
 
 
 COMMAND = ["classify", "--epochs", "2", "--teacher-epochs", "2", "--teacher-widths", "8", "--device", "cpu"]
@@ -338,7 +389,8 @@ def test_predictions_and_folders_of_the_student(tmp_path):
     Distiller(image, None, method="cross_entropy").save_pretrained(tmp_path / "image")
     again, names = from_pretrained(tmp_path / "image")
     assert names == tuple("0123456789") and same(weights(again), weights(image))
-    few = Distiller(student, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
+    few = make_model("mlp", (8,), (SIZE,), CLASSES, 0)
+    few = Distiller(few, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
     with pytest.raises(PolicyKDError, match=r"classes: 2 names, but the student answers \(16, 3\)"):
         few.fit((INPUTS, LABELS))
     with pytest.raises(PolicyKDError, match="classes: 2 names for a network of 3 outputs"):

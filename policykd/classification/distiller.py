@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
-from policykd.classification.models import CNN, MLP, check_names, save_pretrained
+from policykd.classification.models import check_names, name_classes, save_pretrained
 from policykd.classification.outputs import call, evaluating
 from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
@@ -158,6 +158,8 @@ class Distiller(Training):
             closing(Trainer(self, batches, augment, self.logger)) as trainer,
             self._told() as interrupts,
         ):
+            if self.classes is not None:
+                name_classes(self.student, self.classes)
             if judge is not None and self.passes == 0:
                 judge.measure()  # data that do not fit are told before anything is trained
             trainer.run(judge, after_pass, interrupts, progress_bar)
@@ -222,15 +224,7 @@ class Distiller(Training):
         Raises:
             PolicyKDError: the student is neither.
         """
-        if isinstance(self.student, MLP | CNN):
-            save_pretrained(self.student, folder, self.classes or ())
-        elif hasattr(self.student, "save_pretrained"):
-            self.student.save_pretrained(folder)  # type: ignore[operator]
-        else:
-            raise PolicyKDError(
-                f"save_pretrained: a {type(self.student).__name__} has none: keep its state_dict, or use MLP and CNN "
-                "of policykd.classification.models"
-            )
+        save_pretrained(self.student, folder, self.classes)
 
     def save(self, path: str | Path) -> None:
         """Write everything to ``path`` (``.safetensors`` if it has no ending), whole or not at all."""
