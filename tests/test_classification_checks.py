@@ -25,8 +25,8 @@ INPUTS, LABELS = problem(97)
 NAMES = np.array(["a", "b", "c"])
 
 
-def distiller(student=None, teacher=None, **changes):
-    given = {"student": student or net(8), "teacher": teacher or net(16, seed=1)}
+def distiller(student=None, teacher=None, method="hinton", **changes):
+    given = {"student": student or net(8), "teacher": teacher or net(16, seed=1), "method": method}
     return Distiller(**given, config={**FAST, "epochs": 1, **changes}, device="cpu")
 
 
@@ -68,6 +68,13 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
 
 
 def test_a_last_batch_of_one_joins_the_one_before():
+    student = Ending(net(8), nn.Sigmoid())
+    with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its sigmoid out"):
+        distiller(student).fit((INPUTS, LABELS))
+    logits = nn.Linear(SIZE, CLASSES)
+    nn.init.zeros_(logits.weight)
+    nn.init.constant_(logits.bias, 0.2)
+    assert distiller(logits).fit((INPUTS, LABELS)).n_updates == 6  # in [0, 1] before it has learned
     """97 examples in batches of 16 or 32: batch normalisation cannot learn from a single one."""
     made = list(Batches(Shuffled(97, 0), 16, processes=1))
     assert [len(batch) for batch in made] == [16] * 5 + [17] and sorted(row for batch in made for row in batch) == list(
@@ -107,6 +114,67 @@ def test_pixels_and_float64_are_read_in_the_networks_precision():
 BEFORE_TRAINING = {
     "words": ((INPUTS, np.array(["cat", "dog"])[LABELS.numpy() % 2]), "labels: 'cat' is a word: number the classes"),
     "one class": ((INPUTS, torch.zeros_like(LABELS)), "labels: all examples are of class 0: there is nothing to tell"),
+def test_float64_and_float16_are_computed_with_in_the_networks_precision():
+    for kind in (torch.float64, torch.float16, torch.float32):
+        for student in (net(8), net(8).double()):
+            made = distiller(student, net(16), epochs=1).fit((INPUTS.to(kind), LABELS))
+            assert made.n_updates == 6 and made.predict(INPUTS.to(kind).numpy()).shape == (97,)
+
+
+LATE = torch.cat((LABELS[:-1], torch.tensor([7])))
+IN_A_LOADER = {
+    "words": ([(row, "cat") for row in INPUTS], "labels: 'cat' is a word: number the classes"),
+    "mappings": ([(row, {"a": 1}) for row in INPUTS], "labels: need one whole number per example, (16,)"),
+    "one class": (TensorDataset(INPUTS, 0 * LABELS), "labels: all examples are of class 0: there is nothing to tell"),
+    "late": (TensorDataset(INPUTS, LATE), "labels: 7 is out of range for 3 classes"),
+}
+
+
+@pytest.mark.parametrize("case", IN_A_LOADER)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_labels_of_a_loader_are_refused_before_anything_is_trained(case, shuffle):
+    data, line = IN_A_LOADER[case]
+    for made in (distiller(), distiller(method="cross_entropy")):
+        with pytest.raises(PolicyKDError, match=re.escape(line)):
+            made.fit(DataLoader(data, 16, shuffle=shuffle))
+        with pytest.raises(PolicyKDError, match=re.escape(line)):
+            made.check(data)
+        assert made.n_updates == 0
+
+
+def test_words_as_validation_labels_of_a_data_set_are_one_line():
+    with pytest.raises(PolicyKDError, match="labels: 'cat' is a word"):
+        distiller().fit((INPUTS, LABELS), IN_A_LOADER["words"][0])
+
+
+def test_labels_that_a_users_sampler_leaves_out_may_be_anything():
+    left = DataLoader(TensorDataset(INPUTS, LATE), 16, sampler=SubsetRandomSampler(range(96)))
+    assert distiller().fit(left).n_updates == 6
+
+
+def test_predictions_take_what_training_takes_and_refuse_the_rest_in_one_line():
+    data = (pd.DataFrame(INPUTS.numpy().astype(float)), pd.Series(LABELS.numpy(), index=range(97, 0, -1)))
+    made, same_made = distiller().fit(data), distiller().fit((INPUTS, LABELS))
+    expected = same_made.predict_proba(INPUTS)
+    for inputs in (data[0], INPUTS.tolist(), INPUTS.numpy(), data):
+        assert torch.equal(made.predict_proba(inputs), expected)
+    assert made.score(*data) == same_made.score(INPUTS, LABELS)
+    for line, inputs in {
+        "(97, 3) torch.float32": INPUTS[:, :3],
+        "(97, 6) torch.int64": (10 * INPUTS).long(),
+        "(6,) torch.float32": INPUTS[0],
+    }.items():
+        with pytest.raises(PolicyKDError) as error:
+            made.predict(inputs)
+        assert str(error.value).startswith(f"prediction data: Net cannot read inputs {line}")
+        assert "\n" not in str(error.value)
+    for nothing in ([], ()):
+        with pytest.raises(PolicyKDError, match="data: the prediction data are empty"):
+            made.predict(nothing)
+    with pytest.raises(PolicyKDError, match=r"fidelity data: Net cannot read inputs \(97, 3\)"):
+        answers(made.student, INPUTS[:, :3])
+
+
     "from 1": ((INPUTS, LABELS + 1), "labels: 3 is out of range for 3 classes"),
     "late": ((INPUTS, torch.cat((LABELS[:-1], torch.tensor([7])))), "labels: 7 is out of range"),
     "fractions": ((INPUTS, LABELS + 0.5), "labels: need one whole number per example"),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from policykd.classification.data.batches import Inputs
 from policykd.classification.models import class_names
 from policykd.classification.outputs import call
 from policykd.core.errors import PolicyKDError
@@ -78,7 +79,7 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
         return gives == "probabilities"
     if sum_to_one(answers):
         return True
-    if bool(((answers >= 0) & (answers <= 1)).all()) and answers.numel() >= FEW and float(answers.max()) > 0:
+    if in_unit_interval(answers) and answers.numel() >= FEW and float(answers.max()) > 0:
         raise PolicyKDError(
             "teacher: its outputs lie in [0, 1] and do not sum to 1, as of a sigmoid: give logits, or probabilities of "
             'classes that exclude one another; where they are logits, say teacher_outputs="logits"'
@@ -88,8 +89,12 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
 
 def sum_to_one(answers: Tensor) -> bool:
     """Whether every row of ``(B, C)`` is a distribution."""
-    inside = bool(((answers >= 0) & (answers <= 1)).all())
-    return inside and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
+    return in_unit_interval(answers) and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
+
+
+def in_unit_interval(answers: Tensor) -> bool:
+    """Whether all of them lie in [0, 1]."""
+    return bool(((answers >= 0) & (answers <= 1)).all())
 
 
 def as_log_probabilities(probabilities: Tensor) -> Tensor:
@@ -115,6 +120,22 @@ class OutputCache:
             if not self.columns:
                 row_bytes = sum(member[0].numel() * member.element_size() for member in members)
                 if row_bytes * self.rows > limit:
+def check_logits(student: nn.Module, inputs: Inputs, logits: Tensor) -> None:
+    """Refuse a student that ends in a softmax or a sigmoid, after which the losses would take another softmax.
+
+    A sigmoid is known by its operation: logits of a student that has not learned may all lie in [0, 1] by chance.
+
+    Raises:
+        PolicyKDError: it ends in one.
+    """
+    layer = "softmax" if sum_to_one(logits) else ""
+    if not layer and in_unit_interval(logits):
+        with torch.enable_grad():
+            layer = "sigmoid" if "Sigmoid" in type(call(student, inputs).grad_fn).__name__ else ""
+    if layer:
+        raise PolicyKDError(f"student: its outputs are probabilities: leave its {layer} out, losses need logits")
+
+
                     return False
                 self.columns = [member.new_empty((self.rows, *member.shape[1:])) for member in members]
             for column, member in zip(self.columns, members, strict=True):

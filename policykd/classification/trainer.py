@@ -21,7 +21,7 @@ from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.state import Training
-from policykd.classification.teacher import OutputCache, sum_to_one
+from policykd.classification.teacher import OutputCache, check_logits
 from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.interrupts import Interrupts
@@ -201,8 +201,7 @@ class Trainer:
                 teacher = self._teacher_outputs(inputs)
             taught = student if training.teacher is None else teacher
             check_classes(student.logits, taught.logits, training.classes)
-            if sum_to_one(student.logits):
-                raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
+            check_logits(training.student, inputs, student.logits)
             method = training.kind(config, student, teacher).to(training.device)
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
