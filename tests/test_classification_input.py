@@ -95,7 +95,10 @@ WRONG = {
     "mixup with labels": (lambda: fit(mixup=1.0), "mixup: only the teacher can label a mixture"),
     "mixup with a warm-up": (lambda: fit(mixup=1.0, alpha=1.0, warm_up_epochs=1), "mixup: only the teacher"),
     "no teacher": (lambda: Distiller(net(4), None), "teacher: hinton needs one"),
-    "a teacher that is none": (lambda: Distiller(net(4), "resnet"), "expected a torch module, a list of them or None"),
+    "a teacher that is none": (
+        lambda: Distiller(net(4), "resnet"),
+        "a torch module, a Teacher, a list of them or None",
+    ),
     "empty ensemble": (lambda: Distiller(net(4), []), "an ensemble needs at least one network"),
     "unknown method": (lambda: fit(method="hintn"), "method: 'hintn' is unknown; nearest: hinton"),
     "unknown setting": (lambda: fit(temprature=2.0), "unknown key 'temprature' for HintonConfig; nearest: temperature"),

@@ -21,7 +21,7 @@ from policykd.classification.outputs import call, evaluating
 from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
-from policykd.classification.teacher import as_teacher, named_classes
+from policykd.classification.teacher import Teachers, as_teacher, named_classes
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
@@ -43,8 +43,8 @@ class Distiller(Training):
 
     Args:
         student: the network to train; it is trained in place and returns logits ``(B, C)``, alone or as ``.logits``.
-        teacher: a network of the same classes, several (the mean of their probabilities teaches), or None where the
-            method learns from labels alone.
+        teacher: a network of the same classes, a ``Teacher`` that chooses as many actions, several (the mean of their
+            probabilities teaches), or None where the method learns from labels alone.
         method: a name in ``policykd.distillation.supervised.METHODS``, or a method of your own: a subclass of
             ``policykd.distillation.supervised.method.Method``.
         config: the method's dataclass of settings, or changed fields as a dict; where a setting has a name, it takes a
@@ -61,7 +61,7 @@ class Distiller(Training):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | Sequence[nn.Module] | None,
+        teacher: Teachers | None,
         *,
         method: str | type[Method] = "hinton",
         config: dict[str, Any] | TrainingConfig | None = None,
@@ -247,7 +247,7 @@ class Distiller(Training):
         cls,
         path: str | Path,
         student: nn.Module,
-        teacher: nn.Module | Sequence[nn.Module] | None = None,
+        teacher: Teachers | None = None,
         device: str = "auto",
         adaptor: Adaptor = split_batch,
         *,
