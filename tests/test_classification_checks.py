@@ -1,19 +1,22 @@
 """Data and networks that do not fit are right or one line, before anything is trained; nothing teaches wrongly."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from classifiers import CLASSES, FAST, SIZE, net, problem, same, weights
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from policykd import Distiller, PolicyKDError
 from policykd.classification import state
 from policykd.classification.data import sets
 from policykd.classification.data.batches import Batches, Shuffled, loader
+from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.models import check_names, from_pretrained, make_model
 from policykd.cli import main
@@ -65,9 +68,6 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
     assert distiller(teacher=teacher, teacher_outputs="logits").fit((INPUTS, LABELS)).probabilities is False
     with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its softmax out"):
         distiller(Ending(net(8), nn.Softmax(1))).fit((INPUTS, LABELS))
-
-
-def test_a_last_batch_of_one_joins_the_one_before():
     student = Ending(net(8), nn.Sigmoid())
     with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its sigmoid out"):
         distiller(student).fit((INPUTS, LABELS))
@@ -75,6 +75,9 @@ def test_a_last_batch_of_one_joins_the_one_before():
     nn.init.zeros_(logits.weight)
     nn.init.constant_(logits.bias, 0.2)
     assert distiller(logits).fit((INPUTS, LABELS)).n_updates == 6  # in [0, 1] before it has learned
+
+
+def test_a_last_batch_of_one_joins_the_one_before():
     """97 examples in batches of 16 or 32: batch normalisation cannot learn from a single one."""
     made = list(Batches(Shuffled(97, 0), 16, processes=1))
     assert [len(batch) for batch in made] == [16] * 5 + [17] and sorted(row for batch in made for row in batch) == list(
@@ -111,9 +114,6 @@ def test_pixels_and_float64_are_read_in_the_networks_precision():
     assert same(weights(students[0]), weights(students[1]))
 
 
-BEFORE_TRAINING = {
-    "words": ((INPUTS, np.array(["cat", "dog"])[LABELS.numpy() % 2]), "labels: 'cat' is a word: number the classes"),
-    "one class": ((INPUTS, torch.zeros_like(LABELS)), "labels: all examples are of class 0: there is nothing to tell"),
 def test_float64_and_float16_are_computed_with_in_the_networks_precision():
     for kind in (torch.float64, torch.float16, torch.float32):
         for student in (net(8), net(8).double()):
@@ -175,6 +175,9 @@ def test_predictions_take_what_training_takes_and_refuse_the_rest_in_one_line():
         answers(made.student, INPUTS[:, :3])
 
 
+BEFORE_TRAINING = {
+    "words": ((INPUTS, np.array(["cat", "dog"])[LABELS.numpy() % 2]), "labels: 'cat' is a word: number the classes"),
+    "one class": ((INPUTS, torch.zeros_like(LABELS)), "labels: all examples are of class 0: there is nothing to tell"),
     "from 1": ((INPUTS, LABELS + 1), "labels: 3 is out of range for 3 classes"),
     "late": ((INPUTS, torch.cat((LABELS[:-1], torch.tensor([7])))), "labels: 7 is out of range"),
     "fractions": ((INPUTS, LABELS + 0.5), "labels: need one whole number per example"),

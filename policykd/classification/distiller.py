@@ -17,7 +17,7 @@ from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
 from policykd.classification.models import check_names, name_classes, save_pretrained
-from policykd.classification.outputs import call, evaluating
+from policykd.classification.outputs import call, evaluating, first_look
 from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
@@ -131,7 +131,7 @@ class Distiller(Training):
         """Train the student; end with the one that was best on the validation data (``keep_best``).
 
         Args:
-            train: arrays (inputs, labels), a map-style data set or a ``DataLoader``.
+            train: arrays or data frames (inputs, labels), ``LoggedStates``, a map-style data set or a ``DataLoader``.
             validation: the same kinds; None keeps the last student.
             augment: changes the training inputs of every batch; the teacher sees what the student sees.
             callback: called after every pass, of the student or of a method's helpers, with this distiller.
@@ -201,7 +201,8 @@ class Distiller(Training):
         parts = []
         with evaluating(self.student):
             for batch, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
-                parts.append(call(self.student, batch).float().softmax(1).cpu())
+                with first_look("prediction data", self.student, batch):
+                    parts.append(call(self.student, batch).float().softmax(1).cpu())
         return torch.cat(parts)
 
     def predict(self, inputs: Any) -> Tensor:

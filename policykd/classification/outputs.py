@@ -59,7 +59,9 @@ def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, TypeError, IndexError) as error:
+    except PolicyKDError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
         parts = (
             inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
         )

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from policykd.classification.data.augment import Augment, augmented
-from policykd.classification.data.batches import Batch, Inputs, Rows, check_batches, checked_labels, read, seeded
+from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, seeded
+from policykd.classification.data.checks import check_batches
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
@@ -214,7 +215,8 @@ class Trainer:
                 f"labels: the training data have none, and this {name} looks at them: "
                 "use hinton with alpha=1 and no warm_up_epochs"
             )
-        check_batches(batches, training.adaptor, student.logits, nn.ModuleList([training.student, method]), looks)
+        learning = nn.ModuleList([training.student, method])
+        check_batches(batches, training.adaptor, labels, student.logits, learning, looks)
         share_state(self.accelerator, training.student, method)
         return method
 

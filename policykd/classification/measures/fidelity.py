@@ -74,7 +74,8 @@ def answers(
     collected: list[tuple[Tensor, ...]] = []
     with evaluating(network), FeatureReader(network, features, whose) as reader:
         for inputs, labels, _ in examples(data, adaptor, device, "fidelity"):
-            logits = call(network, inputs).float()
+            with first_look("fidelity data", network, inputs):
+                logits = call(network, inputs).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
     logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` takes a teacher's
