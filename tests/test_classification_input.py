@@ -82,6 +82,9 @@ WRONG = {
     "empty validation": (lambda: fit(validation=(INPUTS[:0], LABELS[:0])), "data: the validation data are empty"),
     "lengths": (lambda: fit((INPUTS, LABELS[:-1])), "inputs and labels differ in length: [96, 95]"),
     "no data": (lambda: fit(3), "data: a int is neither arrays (inputs, labels), a Dataset nor a DataLoader"),
+    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is neither arrays"),
+    "examples without labels": (lambda: fit([(row, None) for row in INPUTS]), "data: examples do not make a batch"),
+    "examples of many sizes": (lambda: fit([(row[: n % 6], 0) for n, row in enumerate(INPUTS)]), "do not make a batch"),
     "strange batch": (lambda: fit(DataLoader(["a", "b"], 2, collate_fn=str)), "a batch is a str"),
     "no logits": (
         lambda: fit(student=nn.Flatten(0)),

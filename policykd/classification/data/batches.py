@@ -53,7 +53,8 @@ class Rows(Dataset):
             source = source.tensors
         self.arrays = _arrays(source) if _is_arrays(source) else None
         self.source = source
-        if self.arrays is None and not (isinstance(source, Sized) and hasattr(source, "__getitem__")):
+        by_row = isinstance(source, Sized) and hasattr(source, "__getitem__") and not isinstance(source, Mapping)
+        if self.arrays is None and not by_row:
             raise PolicyKDError(
                 f"data: a {type(source).__name__} is neither arrays (inputs, labels), a Dataset nor a DataLoader"
             )
@@ -64,9 +65,15 @@ class Rows(Dataset):
     def __getitems__(self, rows: list[int]) -> Batch:
         """The batch of these rows."""
         index = torch.tensor(rows)
-        if self.arrays is None:
-            return Batch(default_collate([self.source[row] for row in rows]), index)
-        return Batch(tuple(array[index] for array in self.arrays), index)
+        if self.arrays is not None:
+            return Batch(tuple(array[index] for array in self.arrays), index)
+        examples = [self.source[row] for row in rows]
+        try:
+            return Batch(default_collate(examples), index)
+        except (TypeError, RuntimeError) as error:
+            raise PolicyKDError(
+                f"data: examples do not make a batch, give a DataLoader with a collate_fn: {one_line(error)}"
+            ) from None
 
 
 class Shuffled(Sampler[int]):
