@@ -1,18 +1,22 @@
 """Data and networks that do not fit are right or one line, before anything is trained; nothing teaches wrongly."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from classifiers import CLASSES, FAST, SIZE, net, problem, same, weights
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from policykd import Distiller, PolicyKDError
 from policykd.classification import state
 from policykd.classification.data import sets
 from policykd.classification.data.batches import Batches, Shuffled, loader
+from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.models import check_names, from_pretrained, make_model
 from policykd.cli import main
@@ -21,10 +25,11 @@ from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.cross_entropy import CrossEntropy
 
 INPUTS, LABELS = problem(97)
+NAMES = np.array(["a", "b", "c"])
 
 
-def distiller(student=None, teacher=None, **changes):
-    given = {"student": student or net(8), "teacher": teacher or net(16, seed=1)}
+def distiller(student=None, teacher=None, method="hinton", **changes):
+    given = {"student": student or net(8), "teacher": teacher or net(16, seed=1), "method": method}
     return Distiller(**given, config={**FAST, "epochs": 1, **changes}, device="cpu")
 
 
@@ -63,6 +68,13 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
     assert distiller(teacher=teacher, teacher_outputs="logits").fit((INPUTS, LABELS)).probabilities is False
     with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its softmax out"):
         distiller(Ending(net(8), nn.Softmax(1))).fit((INPUTS, LABELS))
+    student = Ending(net(8), nn.Sigmoid())
+    with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its sigmoid out"):
+        distiller(student).fit((INPUTS, LABELS))
+    logits = nn.Linear(SIZE, CLASSES)
+    nn.init.zeros_(logits.weight)
+    nn.init.constant_(logits.bias, 0.2)
+    assert distiller(logits).fit((INPUTS, LABELS)).n_updates == 6  # in [0, 1] before it has learned
 
 
 def test_a_last_batch_of_one_joins_the_one_before():
@@ -100,6 +112,67 @@ def test_pixels_and_float64_are_read_in_the_networks_precision():
         distiller(student).fit(DataLoader(TensorDataset(inputs, LABELS), 97))
     assert same(results[0], results[1]) and same(results[0], results[2])
     assert same(weights(students[0]), weights(students[1]))
+
+
+def test_float64_and_float16_are_computed_with_in_the_networks_precision():
+    for kind in (torch.float64, torch.float16, torch.float32):
+        for student in (net(8), net(8).double()):
+            made = distiller(student, net(16), epochs=1).fit((INPUTS.to(kind), LABELS))
+            assert made.n_updates == 6 and made.predict(INPUTS.to(kind).numpy()).shape == (97,)
+
+
+LATE = torch.cat((LABELS[:-1], torch.tensor([7])))
+IN_A_LOADER = {
+    "words": ([(row, "cat") for row in INPUTS], "labels: 'cat' is a word: number the classes"),
+    "mappings": ([(row, {"a": 1}) for row in INPUTS], "labels: need one whole number per example, (16,)"),
+    "one class": (TensorDataset(INPUTS, 0 * LABELS), "labels: all examples are of class 0: there is nothing to tell"),
+    "late": (TensorDataset(INPUTS, LATE), "labels: 7 is out of range for 3 classes"),
+}
+
+
+@pytest.mark.parametrize("case", IN_A_LOADER)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_labels_of_a_loader_are_refused_before_anything_is_trained(case, shuffle):
+    data, line = IN_A_LOADER[case]
+    for made in (distiller(), distiller(method="cross_entropy")):
+        with pytest.raises(PolicyKDError, match=re.escape(line)):
+            made.fit(DataLoader(data, 16, shuffle=shuffle))
+        with pytest.raises(PolicyKDError, match=re.escape(line)):
+            made.check(data)
+        assert made.n_updates == 0
+
+
+def test_words_as_validation_labels_of_a_data_set_are_one_line():
+    with pytest.raises(PolicyKDError, match="labels: 'cat' is a word"):
+        distiller().fit((INPUTS, LABELS), IN_A_LOADER["words"][0])
+
+
+def test_labels_that_a_users_sampler_leaves_out_may_be_anything():
+    left = DataLoader(TensorDataset(INPUTS, LATE), 16, sampler=SubsetRandomSampler(range(96)))
+    assert distiller().fit(left).n_updates == 6
+
+
+def test_predictions_take_what_training_takes_and_refuse_the_rest_in_one_line():
+    data = (pd.DataFrame(INPUTS.numpy().astype(float)), pd.Series(LABELS.numpy(), index=range(97, 0, -1)))
+    made, same_made = distiller().fit(data), distiller().fit((INPUTS, LABELS))
+    expected = same_made.predict_proba(INPUTS)
+    for inputs in (data[0], INPUTS.tolist(), INPUTS.numpy(), data):
+        assert torch.equal(made.predict_proba(inputs), expected)
+    assert made.score(*data) == same_made.score(INPUTS, LABELS)
+    for line, inputs in {
+        "(97, 3) torch.float32": INPUTS[:, :3],
+        "(97, 6) torch.int64": (10 * INPUTS).long(),
+        "(6,) torch.float32": INPUTS[0],
+    }.items():
+        with pytest.raises(PolicyKDError) as error:
+            made.predict(inputs)
+        assert str(error.value).startswith(f"prediction data: Net cannot read inputs {line}")
+        assert "\n" not in str(error.value)
+    for nothing in ([], ()):
+        with pytest.raises(PolicyKDError, match="data: the prediction data are empty"):
+            made.predict(nothing)
+    with pytest.raises(PolicyKDError, match=r"fidelity data: Net cannot read inputs \(97, 3\)"):
+        answers(made.student, INPUTS[:, :3])
 
 
 BEFORE_TRAINING = {
@@ -229,6 +302,11 @@ def test_words_gaps_and_whole_fractions_are_classes_with_names(tmp_path):
         ({"train_inputs": np.full((97, 6), np.nan)}, "are not all finite numbers"),
         ({"train_inputs": np.full((97, 6), "x")}, "are not all finite numbers"),
         ({"test_labels": LABELS.numpy()[:5]}, r"inputs \(97, 6\) and labels \(5,\)"),
+        (
+            {"train_labels": NAMES[LABELS.numpy()]},
+            r"the test part of .* has a class '0' that its training part has not",
+        ),
+        ({"test_labels": LABELS.numpy() + 1}, "has a class '3' that its training part has not"),
         ({"train_labels": LABELS.numpy()[:, None]}, r"inputs \(97, 6\) and labels \(97, 1\)"),
     ],
 )
@@ -251,6 +329,50 @@ def test_class_names_must_agree():
         Distiller(net(8), teacher, classes=["a", "b", "c"])
     with pytest.raises(PolicyKDError, match="'a' for the data and 'b' for member 1 of the teacher"):
         Distiller(net(8), [net(16), teacher], classes=["a", "b", "c"])
+
+
+class Foreign(nn.Linear):
+    """Carries and writes names as Hugging Face's models do."""
+
+    def __init__(self):
+        super().__init__(SIZE, CLASSES)
+        self.config = SimpleNamespace(id2label={n: f"LABEL_{n}" for n in range(CLASSES)}, num_labels=CLASSES)
+
+    def save_pretrained(self, folder):
+        (folder / "config.json").write_text(json.dumps(vars(self.config)))
+
+
+@pytest.mark.parametrize("make", [lambda: make_model("mlp", (8,), (SIZE,), CLASSES, 0), Foreign])
+def test_a_student_carries_the_names_of_its_classes(make, tmp_path):
+    """In the process and in its folder: as a teacher of classes in another order it would teach wrongly."""
+    student, untrained = make(), make()
+    made = Distiller(student, None, method="cross_entropy", config={**FAST, "epochs": 1}, classes=NAMES, device="cpu")
+    made.fit((INPUTS, LABELS))
+    Distiller(untrained, None, method="cross_entropy", classes=NAMES).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"a": 0, "b": 1, "c": 2}
+    assert Distiller(net(8), student, classes=NAMES).classes == [*NAMES]
+    for network in (student, untrained):
+        with pytest.raises(PolicyKDError, match="class 0 is 'c' for the data and 'a' for the teacher"):
+            Distiller(net(8), network, classes=NAMES[::-1])
+
+
+def test_a_teacher_of_a_folder_carries_the_names_beside_it(tmp_path):
+    def new():
+        return make_model("mlp", (8,), (SIZE,), CLASSES, 0)
+
+    Distiller(new(), None, method="cross_entropy", classes=NAMES).save_pretrained(tmp_path)
+    weights_of = tmp_path / "model.safetensors"
+    read_teacher([new()], [weights_of], NAMES)
+    with pytest.raises(PolicyKDError, match=r"class 0 is 'a' for the teacher of .* and 'c' for the data"):
+        read_teacher([new()], [weights_of], NAMES[::-1])
+    teacher, _ = from_pretrained(tmp_path)
+    with pytest.raises(PolicyKDError, match="class 0 is 'c' for the data and 'a' for the teacher"):
+        Distiller(new(), teacher, classes=NAMES[::-1])
+    Distiller(teacher, None, method="cross_entropy").save_pretrained(tmp_path / "again")
+    assert from_pretrained(tmp_path / "again")[1] == ("a", "b", "c")
+    Distiller(new(), None, method="cross_entropy").save_pretrained(tmp_path / "unnamed")
+    assert Distiller(new(), from_pretrained(tmp_path / "unnamed")[0], classes=NAMES).classes == [*NAMES]
+    read_teacher([new()], [tmp_path / "unnamed" / "model.safetensors"], NAMES)
 
 
 COMMAND = ["classify", "--epochs", "2", "--teacher-epochs", "2", "--teacher-widths", "8", "--device", "cpu"]
@@ -338,7 +460,8 @@ def test_predictions_and_folders_of_the_student(tmp_path):
     Distiller(image, None, method="cross_entropy").save_pretrained(tmp_path / "image")
     again, names = from_pretrained(tmp_path / "image")
     assert names == tuple("0123456789") and same(weights(again), weights(image))
-    few = Distiller(student, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
+    few = make_model("mlp", (8,), (SIZE,), CLASSES, 0)
+    few = Distiller(few, teacher, config={**FAST, "epochs": 2}, classes=["a", "b"], device="cpu")
     with pytest.raises(PolicyKDError, match=r"classes: 2 names, but the student answers \(16, 3\)"):
         few.fit((INPUTS, LABELS))
     with pytest.raises(PolicyKDError, match="classes: 2 names for a network of 3 outputs"):

@@ -82,6 +82,9 @@ WRONG = {
     "empty validation": (lambda: fit(validation=(INPUTS[:0], LABELS[:0])), "data: the validation data are empty"),
     "lengths": (lambda: fit((INPUTS, LABELS[:-1])), "inputs and labels differ in length: [96, 95]"),
     "no data": (lambda: fit(3), "data: a int is neither arrays (inputs, labels), a Dataset nor a DataLoader"),
+    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is neither arrays"),
+    "examples without labels": (lambda: fit([(row, None) for row in INPUTS]), "data: examples do not make a batch"),
+    "examples of many sizes": (lambda: fit([(row[: n % 6], 0) for n, row in enumerate(INPUTS)]), "do not make a batch"),
     "strange batch": (lambda: fit(DataLoader(["a", "b"], 2, collate_fn=str)), "a batch is a str"),
     "no logits": (
         lambda: fit(student=nn.Flatten(0)),
@@ -95,7 +98,10 @@ WRONG = {
     "mixup with labels": (lambda: fit(mixup=1.0), "mixup: only the teacher can label a mixture"),
     "mixup with a warm-up": (lambda: fit(mixup=1.0, alpha=1.0, warm_up_epochs=1), "mixup: only the teacher"),
     "no teacher": (lambda: Distiller(net(4), None), "teacher: hinton needs one"),
-    "a teacher that is none": (lambda: Distiller(net(4), "resnet"), "expected a torch module, a list of them or None"),
+    "a teacher that is none": (
+        lambda: Distiller(net(4), "resnet"),
+        "a torch module, a Teacher, a list of them or None",
+    ),
     "empty ensemble": (lambda: Distiller(net(4), []), "an ensemble needs at least one network"),
     "unknown method": (lambda: fit(method="hintn"), "method: 'hintn' is unknown; nearest: hinton"),
     "unknown setting": (lambda: fit(temprature=2.0), "unknown key 'temprature' for HintonConfig; nearest: temperature"),
@@ -211,7 +217,7 @@ def test_npz_and_folders_of_images(tmp_path):
     splits = data.load(str(tmp_path / "images"))
     assert splits.shape == (3, 6, 5) and splits.classes == 2 and len(splits.test.labels) == 8
     (tmp_path / "images" / "test" / "cats").mkdir()
-    with pytest.raises(PolicyKDError, match=r"test/cats is of a class that .*train has not; nearest: cat"):
+    with pytest.raises(PolicyKDError, match=r"the test part of .*images has a class 'cats' .* not; nearest: cat"):
         data.load(str(tmp_path / "images"))
     (tmp_path / "images" / "test" / "cats").rmdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "train" / "cat" / "9.png")

@@ -10,7 +10,7 @@ from stable_baselines3 import DQN, TD3
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from tiny import POINT
 
-from policykd import Distiller, LoggedStates, PolicyKDError, TeacherStudent
+from policykd import Distiller, LoggedStates, PolicyKDError, Teacher, TeacherStudent
 from policykd.distillation.labels import Labels
 from policykd.teachers.demonstrations import demonstrate
 
@@ -195,12 +195,44 @@ def test_files_of_d4rl_and_minari_are_data(tmp_path):
         LoggedStates.read(tmp_path / "link.hdf5")
 
 
+def classifier():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+
+
 def test_a_classifier_learns_from_the_same_states():
-    data = LoggedStates(ROWS, CHOSEN).dataset()
-    student = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    states, student = LoggedStates(ROWS, CHOSEN), classifier()
     distiller = Distiller(student, None, method="cross_entropy", config={**FAST, "epochs": 6}, device="cpu")
-    distiller.fit(data)
+    distiller.fit(states, states.dataset())
+    assert torch.equal(distiller.predict(states), distiller.predict(ROWS))
     assert (student(torch.from_numpy(ROWS)).argmax(1).numpy() == CHOSEN).mean() > 0.7
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_policy_that_chooses_teaches_a_classifier(count, tmp_path):
+    """Of states alone; Q-values as students that act learn them. Another policy is refused on resumption."""
+    model = DQN("MlpPolicy", Largest(), buffer_size=10, seed=0, device="cpu")
+    teacher, q_values = Teacher.load(model, Largest), model.q_net
+    config = {**FAST, "epochs": 1, "alpha": 1.0}
+    students = [classifier(), classifier()]
+    scaled = torch.nn.Linear(3, 3, bias=False)
+    torch.nn.init.eye_(scaled.weight).data.mul_(100)
+    network = torch.nn.Sequential(q_values, scaled).requires_grad_(False)
+    for student, given in zip(students, (teacher, network), strict=True):
+        given = given if count == 1 else [given] * count
+        Distiller(student, given, config=config, device="cpu").fit(LoggedStates(ROWS[:64]))
+    for mine, other in zip(*(student.parameters() for student in students), strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
+    made = Distiller(classifier(), Teacher.load(expert, Largest), config=config, device="cpu")
+    assert made.evaluate(LoggedStates(ROWS, CHOSEN))["teacher_accuracy"] == 1
+    Distiller(classifier(), teacher, config=config, device="cpu").save(tmp_path / "saved")
+    other = Teacher.load(DQN("MlpPolicy", Largest(), buffer_size=10, seed=1, device="cpu"), Largest)
+    assert Distiller.load(tmp_path / "saved.safetensors", classifier(), teacher, device="cpu").passes == 0
+    with pytest.raises(PolicyKDError, match="resume: the teacher is not the one"):
+        Distiller.load(tmp_path / "saved.safetensors", classifier(), other, device="cpu")
+    with pytest.raises(PolicyKDError, match=r"teacher: .* chooses no action of several"):
+        Distiller(classifier(), Teacher.load(TD3("MlpPolicy", POINT, buffer_size=10, device="cpu"), POINT))
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,18 @@ def test_data_without_examples_are_one_line(trained):
         answers(trained.student, nothing)
 
 
+def test_data_that_a_network_cannot_read_are_one_line(trained):
+    inputs, labels = problem()
+    narrow, retrieval = (inputs[:, :3], labels), with_memory(trained, build_memory(trained, (inputs, labels)))
+    for line, ask in {
+        "knowledge base's": lambda: build_memory(trained, narrow),
+        "evaluation": lambda: retrieval.evaluate(narrow),
+        "validation": lambda: choose(retrieval, narrow),
+    }.items():
+        with pytest.raises(PolicyKDError, match=rf"{line} data: .* cannot read inputs \(96, 3\)"):
+            ask()
+
+
 def test_beta_1_is_the_student_bit_for_bit(trained):
     inputs = problem(50, seed=3)[0]
     student = trained.student.eval()

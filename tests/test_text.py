@@ -115,6 +115,9 @@ def test_faults_of_files(tmp_path):
     for number, (line, content) in enumerate(broken.items()):
         with pytest.raises(PolicyKDError, match=line):
             read_texts(write(tmp_path / str(number), content, content))
+    train, dev = (f"sentence\tlabel\nx\tbad\ny\t{other}\n" for other in ("good", "1"))
+    with pytest.raises(PolicyKDError, match=r"the test part of .* has a class '1' that its training part has not"):
+        read_texts(write(tmp_path / "other", train, dev))
     with pytest.raises(PolicyKDError, match="examples=11 of 10 texts"):
         split(reviews(10, 0), 11, 0.1, 0)
 

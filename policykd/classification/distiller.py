@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
-from policykd.classification.models import CNN, MLP, check_names, save_pretrained
-from policykd.classification.outputs import call, evaluating
+from policykd.classification.models import check_names, name_classes, save_pretrained
+from policykd.classification.outputs import call, evaluating, first_look
 from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
-from policykd.classification.teacher import as_teacher, named_classes
+from policykd.classification.teacher import Teachers, as_teacher, named_classes
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
@@ -43,8 +43,8 @@ class Distiller(Training):
 
     Args:
         student: the network to train; it is trained in place and returns logits ``(B, C)``, alone or as ``.logits``.
-        teacher: a network of the same classes, several (the mean of their probabilities teaches), or None where the
-            method learns from labels alone.
+        teacher: a network of the same classes, a ``Teacher`` that chooses as many actions, several (the mean of their
+            probabilities teaches), or None where the method learns from labels alone.
         method: a name in ``policykd.distillation.supervised.METHODS``, or a method of your own: a subclass of
             ``policykd.distillation.supervised.method.Method``.
         config: the method's dataclass of settings, or changed fields as a dict; where a setting has a name, it takes a
@@ -61,7 +61,7 @@ class Distiller(Training):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | Sequence[nn.Module] | None,
+        teacher: Teachers | None,
         *,
         method: str | type[Method] = "hinton",
         config: dict[str, Any] | TrainingConfig | None = None,
@@ -131,7 +131,7 @@ class Distiller(Training):
         """Train the student; end with the one that was best on the validation data (``keep_best``).
 
         Args:
-            train: arrays (inputs, labels), a map-style data set or a ``DataLoader``.
+            train: arrays or data frames (inputs, labels), ``LoggedStates``, a map-style data set or a ``DataLoader``.
             validation: the same kinds; None keeps the last student.
             augment: changes the training inputs of every batch; the teacher sees what the student sees.
             callback: called after every pass, of the student or of a method's helpers, with this distiller.
@@ -158,6 +158,8 @@ class Distiller(Training):
             closing(Trainer(self, batches, augment, self.logger)) as trainer,
             self._told() as interrupts,
         ):
+            if self.classes is not None:
+                name_classes(self.student, self.classes)
             if judge is not None and self.passes == 0:
                 judge.measure()  # data that do not fit are told before anything is trained
             trainer.run(judge, after_pass, interrupts, progress_bar)
@@ -199,7 +201,8 @@ class Distiller(Training):
         parts = []
         with evaluating(self.student):
             for batch, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
-                parts.append(call(self.student, batch).float().softmax(1).cpu())
+                with first_look("prediction data", self.student, batch):
+                    parts.append(call(self.student, batch).float().softmax(1).cpu())
         return torch.cat(parts)
 
     def predict(self, inputs: Any) -> Tensor:
@@ -222,15 +225,7 @@ class Distiller(Training):
         Raises:
             PolicyKDError: the student is neither.
         """
-        if isinstance(self.student, MLP | CNN):
-            save_pretrained(self.student, folder, self.classes or ())
-        elif hasattr(self.student, "save_pretrained"):
-            self.student.save_pretrained(folder)  # type: ignore[operator]
-        else:
-            raise PolicyKDError(
-                f"save_pretrained: a {type(self.student).__name__} has none: keep its state_dict, or use MLP and CNN "
-                "of policykd.classification.models"
-            )
+        save_pretrained(self.student, folder, self.classes)
 
     def save(self, path: str | Path) -> None:
         """Write everything to ``path`` (``.safetensors`` if it has no ending), whole or not at all."""
@@ -253,7 +248,7 @@ class Distiller(Training):
         cls,
         path: str | Path,
         student: nn.Module,
-        teacher: nn.Module | Sequence[nn.Module] | None = None,
+        teacher: Teachers | None = None,
         device: str = "auto",
         adaptor: Adaptor = split_batch,
         *,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import safetensors.torch
@@ -19,6 +20,8 @@ from policykd.core.files import write_bytes, write_text
 from policykd.core.memory import require_memory
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+UNNAMED = "LABEL_"
+"""What Hugging Face calls classes without names, before their numbers."""
 
 
 class MLP(nn.Module):
@@ -33,6 +36,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.shape, self.widths, self.classes = (inputs,), tuple(widths), classes
+        self.config = SimpleNamespace(id2label=None)
         sizes = [inputs, *widths]
         self.hidden = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)])
         self.classifier = nn.Linear(sizes[-1], classes)
@@ -56,6 +60,7 @@ class CNN(nn.Module):
     def __init__(self, shape: Sequence[int], widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.shape, self.widths, self.classes = tuple(shape), tuple(widths), classes
+        self.config = SimpleNamespace(id2label=None)
         *channels, hidden = widths
         sizes = [shape[0], *channels]
         self.blocks = nn.Sequential(
@@ -105,24 +110,30 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_pretrained(network: MLP | CNN, folder: str | Path, classes: Sequence[str] = ()) -> None:
+def save_pretrained(network: nn.Module, folder: str | Path, classes: Sequence[str] | None = None) -> None:
     """Write a network as Hugging Face's models are: ``config.json`` and ``model.safetensors``.
 
     Args:
-        network: one of this file's.
+        network: one of this file's, or of Hugging Face's.
         folder: is made where it is not.
-        classes: names of the classes, in order.
+        classes: names of the classes, in order; None keeps those that the network has.
 
     Raises:
-        PolicyKDError: there are more or fewer names than outputs.
+        PolicyKDError: it is of another kind, or there are more or fewer names than outputs.
     """
-    if classes and len(classes) != network.classes:
+    if not isinstance(network, MLP | CNN) and not hasattr(network, "save_pretrained"):
         raise PolicyKDError(
-            f"classes: {len(classes)} names for a network of {network.classes} outputs: give one for each"
+            f"save_pretrained: a {type(network).__name__} has none: keep its state_dict, or use MLP and CNN of "
+            "policykd.classification.models"
         )
+    if classes:
+        name_classes(network, classes)
+    if not isinstance(network, MLP | CNN):
+        network.save_pretrained(folder)  # type: ignore[operator]
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = dict(enumerate(classes or map(str, range(network.classes))))
+    names = dict(enumerate(class_names(network) or (f"{UNNAMED}{number}" for number in range(network.classes))))
     content = {
         "model_type": type(network).__name__.lower(),
         "shape": network.shape,
@@ -138,27 +149,57 @@ def save_pretrained(network: MLP | CNN, folder: str | Path, classes: Sequence[st
 def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     """The network that ``save_pretrained`` wrote, and the names of its classes; nothing in the files is run.
 
+    Classes without names are named by their numbers.
+
     Raises:
         PolicyKDError: the folder holds no such network.
     """
     try:
         content = json.loads((Path(folder) / CONFIG).read_text())
-        names = tuple(content["id2label"][str(number)] for number in range(len(content["id2label"])))
-        network = make_model(content["model_type"], content["widths"], content["shape"], len(names), 0)
+        count, names = len(content["id2label"]), names_in(content)
+        network = make_model(content["model_type"], content["widths"], content["shape"], count, 0)
         network.load_state_dict(safetensors.torch.load_file(Path(folder) / WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise PolicyKDError(f"model: {folder} holds no network of policykd: {why}") from None
-    return network, names
+    if names is not None:
+        name_classes(network, names)
+    return network, names or tuple(map(str, range(count)))
+
+
+def name_classes(network: nn.Module, names: Sequence[str]) -> None:
+    """Let a network say from now on what its classes are called, where Hugging Face's do: in ``config.id2label``.
+
+    Networks that have no place for names, which are neither Hugging Face's nor of this file, stay as they are.
+
+    Raises:
+        PolicyKDError: there are more or fewer names than outputs.
+    """
+    config = _config(network)
+    if not hasattr(config, "id2label"):
+        return
+    outputs = getattr(network, "classes", None) or getattr(config, "num_labels", len(names))
+    if len(names) != outputs:
+        raise PolicyKDError(f"classes: {len(names)} names for a network of {outputs} outputs: give one for each")
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
 
 
 def class_names(network: Any) -> tuple[str, ...] | None:
     """The names of a network's classes, as Hugging Face's ``config.id2label`` has them; None where it has none."""
-    config = getattr(network, "config", None) or getattr(getattr(network, "model", None), "config", None)
-    names = getattr(config, "id2label", None)
-    if not isinstance(names, Mapping) or all(str(name).startswith("LABEL_") for name in names.values()):
+    return names_in({"id2label": getattr(_config(network), "id2label", None)})
+
+
+def names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the classes, in order, in what a ``config.json`` holds; None where it has none, or only numbers."""
+    names = config.get("id2label")
+    if not isinstance(names, Mapping) or all(str(name).startswith(UNNAMED) for name in names.values()):
         return None
     return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+def _config(network: Any) -> Any:
+    return getattr(network, "config", None) or getattr(getattr(network, "model", None), "config", None)
 
 
 def check_names(names: Mapping[str, Sequence[str] | None]) -> None:

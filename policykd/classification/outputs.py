@@ -19,7 +19,7 @@ from policykd.core.errors import PolicyKDError, nearest
 
 
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The model's logits ``(B, C)`` for some inputs; float64 and uint8 inputs come in the model's own precision.
+    """The model's logits ``(B, C)`` for some inputs; floats and uint8 come in the model's own precision.
 
     Raises:
         PolicyKDError: the output holds no logits ``(B, C)``.
@@ -45,8 +45,9 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def _readable(part: Any, kind: torch.dtype) -> Any:
-    """Pixels and float64 as numbers that the model computes with; token ids and all else as they are."""
-    return part.to(kind) if isinstance(part, Tensor) and part.dtype in (torch.uint8, torch.float64) else part
+    """Pixels and floats as numbers that the model computes with; token ids and all else as they are."""
+    numbers = isinstance(part, Tensor) and (part.dtype == torch.uint8 or part.is_floating_point())
+    return part.to(kind) if numbers else part
 
 
 @contextmanager
@@ -58,7 +59,9 @@ def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, TypeError, IndexError) as error:
+    except PolicyKDError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
         parts = (
             inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
         )

@@ -8,13 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from policykd.classification.data.batches import Inputs
 from policykd.classification.models import class_names
 from policykd.classification.outputs import call
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import ensemble_logits
 from policykd.distillation.supervised.method import Outputs
+from policykd.distillation.teaching_config import TeachingConfig
+from policykd.teachers.teacher import Teacher
 
 Gives = Literal["auto", "logits", "probabilities"]
+Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher]
 FEW = 20
 """Logits so few may all lie in [0, 1] by chance."""
 
@@ -47,13 +51,39 @@ class Ensemble(nn.Module):
         return ensemble_logits(torch.stack(logits))
 
 
-def as_teacher(teacher: nn.Module | Sequence[nn.Module] | None, gives: Gives = "auto") -> nn.Module | None:
-    """One network from what a user may give: a network, several, or none."""
+class Chooser(nn.Module):
+    """A policy that chooses one of C actions, as a network of C classes.
+
+    One of Q-values is softmax(Q / 0.01), the default of students that act (docs/discrete.md).
+    """
+
+    def __init__(self, policy: Teacher) -> None:
+        super().__init__()
+        if not policy.discrete:
+            raise PolicyKDError(f"teacher: {policy.source} chooses no action of several, as a classifier its class")
+        self.policy = policy
+        for number, weights in enumerate(policy.parameters()):  # by which a resumed run knows it again
+            self.register_buffer(f"weights_{number}", weights.detach())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Log-probabilities ``(B, C)`` at raw observations ``(B, O)``."""
+        says, answers = self.policy.policy.scores, self.policy.distribution(observations)[0].to(observations.device)
+        if says == "choice":
+            return as_log_probabilities(answers)
+        return (answers / (TeachingConfig.q_temperature if says == "q_values" else 1)).log_softmax(1)
+
+
+def as_teacher(teacher: Teachers | None, gives: Gives = "auto") -> nn.Module | None:
+    """One network from what a user may give: a network, a policy that chooses, several, or none."""
+    if isinstance(teacher, Teacher):
+        return Chooser(teacher)
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
-    if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module) for member in teacher):
-        return Ensemble(teacher, gives)
-    raise PolicyKDError(f"teacher: expected a torch module, a list of them or None, got {type(teacher).__name__}")
+    if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module | Teacher) for member in teacher):
+        return Ensemble([Chooser(member) if isinstance(member, Teacher) else member for member in teacher], gives)
+    raise PolicyKDError(
+        f"teacher: expected a torch module, a Teacher, a list of them or None, got {type(teacher).__name__}"
+    )
 
 
 def named_classes(student: nn.Module, teacher: nn.Module | None) -> dict[str, tuple[str, ...] | None]:
@@ -78,7 +108,7 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
         return gives == "probabilities"
     if sum_to_one(answers):
         return True
-    if bool(((answers >= 0) & (answers <= 1)).all()) and answers.numel() >= FEW and float(answers.max()) > 0:
+    if in_unit_interval(answers) and answers.numel() >= FEW and float(answers.max()) > 0:
         raise PolicyKDError(
             "teacher: its outputs lie in [0, 1] and do not sum to 1, as of a sigmoid: give logits, or probabilities of "
             'classes that exclude one another; where they are logits, say teacher_outputs="logits"'
@@ -86,10 +116,30 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
     return False
 
 
+def check_logits(student: nn.Module, inputs: Inputs, logits: Tensor) -> None:
+    """Refuse a student that ends in a softmax or a sigmoid, after which the losses would take another softmax.
+
+    A sigmoid is known by its operation: logits of a student that has not learned may all lie in [0, 1] by chance.
+
+    Raises:
+        PolicyKDError: it ends in one.
+    """
+    layer = "softmax" if sum_to_one(logits) else ""
+    if not layer and in_unit_interval(logits):
+        with torch.enable_grad():
+            layer = "sigmoid" if "Sigmoid" in type(call(student, inputs).grad_fn).__name__ else ""
+    if layer:
+        raise PolicyKDError(f"student: its outputs are probabilities: leave its {layer} out, losses need logits")
+
+
 def sum_to_one(answers: Tensor) -> bool:
     """Whether every row of ``(B, C)`` is a distribution."""
-    inside = bool(((answers >= 0) & (answers <= 1)).all())
-    return inside and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
+    return in_unit_interval(answers) and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
+
+
+def in_unit_interval(answers: Tensor) -> bool:
+    """Whether all of them lie in [0, 1]."""
+    return bool(((answers >= 0) & (answers <= 1)).all())
 
 
 def as_log_probabilities(probabilities: Tensor) -> Tensor:

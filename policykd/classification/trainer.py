@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from policykd.classification.data.augment import Augment, augmented
-from policykd.classification.data.batches import Batch, Inputs, Rows, check_batches, checked_labels, read, seeded
+from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, seeded
+from policykd.classification.data.checks import check_batches
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state
 from policykd.classification.state import Training
-from policykd.classification.teacher import OutputCache, sum_to_one
+from policykd.classification.teacher import OutputCache, check_logits
 from policykd.core.checkpoint import understood
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import number_at
@@ -202,8 +203,7 @@ class Trainer:
                 teacher = self._teacher_outputs(inputs)
             taught = student if training.teacher is None else teacher
             check_classes(student.logits, taught.logits, training.classes)
-            if sum_to_one(student.logits):
-                raise PolicyKDError("student: its outputs are probabilities: leave its softmax out, losses need logits")
+            check_logits(training.student, inputs, student.logits)
             method = training.kind(config, student, teacher).to(training.device)
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
@@ -216,7 +216,8 @@ class Trainer:
                 f"labels: the training data have none, and this {name} looks at them: "
                 "use hinton with alpha=1 and no warm_up_epochs"
             )
-        check_batches(batches, training.adaptor, student.logits, nn.ModuleList([training.student, method]), looks)
+        learning = nn.ModuleList([training.student, method])
+        check_batches(batches, training.adaptor, labels, student.logits, learning, looks)
         share_state(self.accelerator, training.student, method)
         return method
 

@@ -7,13 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from policykd.classification.models import class_names
+from policykd.classification.models import names_in
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
@@ -143,8 +142,7 @@ def load_classifier(
 def model_classes(folder: str | Path) -> tuple[str, ...] | None:
     """The names of the classes of a model in a folder, in order; None where it only numbers them."""
     try:
-        names = json.loads((_checked(folder) / "config.json").read_text()).get("id2label")
-        return class_names(SimpleNamespace(config=SimpleNamespace(id2label=names)))
+        return names_in(json.loads((_checked(folder) / "config.json").read_text()))
     except (ValueError, AttributeError) as error:
         raise PolicyKDError(f"model: cannot read {folder}/config.json: {error}") from None
 

@@ -14,7 +14,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from policykd.classification.data.sets import Splits, load
-from policykd.classification.models import CNN, MLP, check_names, make_model, parameters, save_pretrained
+from policykd.classification.models import (
+    CNN,
+    CONFIG,
+    MLP,
+    check_names,
+    make_model,
+    names_in,
+    parameters,
+    save_pretrained,
+)
 from policykd.classification.processes import check_device
 from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
@@ -149,13 +158,20 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
     for member, path in zip(members, files, strict=True):
         try:
             load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
-            with safe_open(path, "pt") as file:
-                known = json.loads((file.metadata() or {}).get("classes", "null"))
-        except (OSError, ValueError, SafetensorError) as error:
+            known = _named_by(path)
+        except (OSError, ValueError, AttributeError, SafetensorError) as error:
             raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
         if names is not None and known is not None:
             check_names({f"the teacher of {path}": known, "the data": names})
     return Ensemble(members) if len(members) > 1 else members[0]
+
+
+def _named_by(path: str | Path) -> Sequence[str] | None:
+    """The names of the classes of some weights: in the file, as runs keep them, or in the ``config.json`` beside it."""
+    with safe_open(path, "pt") as file:
+        known = json.loads((file.metadata() or {}).get("classes", "null"))
+    beside = Path(path).parent / CONFIG
+    return names_in(json.loads(beside.read_text())) if known is None and beside.is_file() else known
 
 
 def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:

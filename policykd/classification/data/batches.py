@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -24,8 +24,9 @@ from torch.utils.data import (
     default_collate,
 )
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 from policykd.distillation.categorical import UNLABELLED
+from policykd.memory.logged import LoggedStates
 
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 Inputs = Any
@@ -45,11 +46,15 @@ class Rows(Dataset):
     """A data set that is read a batch at a time; arrays are indexed, other sets are collated."""
 
     def __init__(self, source: Any) -> None:
+        if isinstance(source, LoggedStates):
+            states = source.checked()
+            source = (states.observations,) if states.actions is None else states.dataset()
         if isinstance(source, TensorDataset):
             source = source.tensors
         self.arrays = _arrays(source) if _is_arrays(source) else None
         self.source = source
-        if self.arrays is None and not (isinstance(source, Sized) and hasattr(source, "__getitem__")):
+        by_row = isinstance(source, Sized) and hasattr(source, "__getitem__") and not isinstance(source, Mapping)
+        if self.arrays is None and not by_row:
             raise PolicyKDError(
                 f"data: a {type(source).__name__} is neither arrays (inputs, labels), a Dataset nor a DataLoader"
             )
@@ -60,9 +65,15 @@ class Rows(Dataset):
     def __getitems__(self, rows: list[int]) -> Batch:
         """The batch of these rows."""
         index = torch.tensor(rows)
-        if self.arrays is None:
-            return Batch(default_collate([self.source[row] for row in rows]), index)
-        return Batch(tuple(array[index] for array in self.arrays), index)
+        if self.arrays is not None:
+            return Batch(tuple(array[index] for array in self.arrays), index)
+        examples = [self.source[row] for row in rows]
+        try:
+            return Batch(default_collate(examples), index)
+        except (TypeError, RuntimeError) as error:
+            raise PolicyKDError(
+                f"data: examples do not make a batch, give a DataLoader with a collate_fn: {one_line(error)}"
+            ) from None
 
 
 class Shuffled(Sampler[int]):
@@ -119,8 +130,8 @@ def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: i
     """Batches of some data.
 
     Args:
-        data: a tuple of arrays or tensors (inputs, labels), a map-style data set, or a ``DataLoader``, which is used
-            as it is.
+        data: a tuple of arrays, tensors or data frames (inputs, labels), or inputs alone, also as lists of numbers;
+            ``LoggedStates``; a map-style data set; or a ``DataLoader``, which is used as it is.
         batch_size: examples per batch.
         seed: of the order; None keeps the order.
         what: the data's name in errors.
@@ -178,7 +189,11 @@ def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
     """Labels as ``checked_labels`` gives them, for so many examples and classes."""
     if labels is None:
         return torch.full((examples,), UNLABELLED)
-    labels = torch.as_tensor(labels)
+    _refuse_words(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PolicyKDError(f"labels: need one whole number per example, ({examples},): {one_line(error)}") from None
     if labels.is_floating_point() or labels.is_complex() or labels.shape != (examples,):
         raise PolicyKDError(
             f"labels: need one whole number per example, ({examples},), got {labels.dtype} {tuple(labels.shape)}"
@@ -191,42 +206,6 @@ def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
             "for no label"
         )
     return labels
-
-
-def check_batches(batches: DataLoader, adaptor: Adaptor, logits: Tensor, learning: nn.Module, labelled: bool) -> None:
-    """Refuse training data that would only fail, or teach nothing, later.
-
-    Args:
-        batches: the training data; the labels of arrays are looked at as a whole.
-        adaptor: splits a batch into inputs and labels.
-        logits: of the student for the first batch.
-        learning: all modules that learn.
-        labelled: whether the loss looks at labels.
-
-    Raises:
-        PolicyKDError: labels are not classes, or all of one; or a batch of one example meets batch normalisation.
-    """
-    rows = batches.dataset
-    if isinstance(rows, Rows) and rows.arrays is not None and adaptor is split_batch:
-        labels = split_batch(rows.arrays)[1]
-        known = whole_labels(labels, len(rows), logits.shape[1])
-        present = known[known != UNLABELLED].unique()
-        if labelled and labels is not None and len(present) == 1:
-            raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
-    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())
-    if normalised and _has_batch_of_one(batches):
-        raise PolicyKDError(
-            "batch_size: the last batch is one example, which batch normalisation cannot learn from: choose another "
-            "batch_size, or drop_last=True in the DataLoader"
-        )
-
-
-def _has_batch_of_one(batches: DataLoader) -> bool:
-    sampler = batches.batch_sampler
-    if not isinstance(sampler, BatchSampler) or not isinstance(sampler.sampler, Sized):
-        return False
-    joins = isinstance(sampler, Batches) and sampler.joins
-    return sampler.batch_size == 1 or (len(sampler.sampler) % sampler.batch_size == 1 and not joins | sampler.drop_last)
 
 
 @contextmanager
@@ -246,30 +225,46 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def _is_arrays(source: Any) -> bool:
-    """Whether this is arrays; a list of anything else is a data set of examples."""
+    """Whether this is arrays, data frames or numbers; a list of anything else is a data set of examples."""
     if isinstance(source, list):
-        return all(isinstance(member, Tensor | np.ndarray) for member in source)
-    return isinstance(source, tuple | Tensor | np.ndarray)
+        return all(isinstance(member, Tensor | np.ndarray) for member in source) or _are_numbers(source)
+    return isinstance(source, tuple) or hasattr(source, "__array__")
+
+
+def _are_numbers(source: Any) -> bool:
+    """Whether a list holds numbers alone, however deep."""
+    return isinstance(source, int | float) or (isinstance(source, list) and all(map(_are_numbers, source)))
 
 
 def _arrays(source: Any) -> tuple[Tensor, ...]:
-    """Arrays as tensors of one length; floats as float32, whole numbers as they are."""
-    members = tuple(source) if isinstance(source, tuple | list) else (source,)
+    """Arrays as tensors of one length; float64 as float32, whole numbers as they are."""
+    several = isinstance(source, tuple | list) and source and not _are_numbers(source)
+    members = tuple(source) if several else (source,)
     for member in members[1:]:
-        words = np.asarray(member).ravel()[:1] if not isinstance(member, Tensor) else np.empty(0)
-        if words.dtype.kind in "OUS" and len(words):
-            raise PolicyKDError(
-                f"labels: {str(words[0])!r} is a word: number the classes in the order of the networks' outputs, as "
-                "numpy.unique(labels, return_inverse=True)[1] does in that of the alphabet"
-            )
+        _refuse_words(member)
     try:
-        tensors = tuple(torch.as_tensor(member) for member in members)
+        tensors = tuple(_tensor(member) for member in members)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PolicyKDError(f"data: expected arrays (inputs, labels): {error}") from None
+        raise PolicyKDError(f"data: expected arrays (inputs, labels): {one_line(error)}") from None
     lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors]
     if len(set(lengths)) > 1:
         raise PolicyKDError(f"data: inputs and labels differ in length: {lengths}")
     return tuple(tensor.float() if tensor.dtype == torch.float64 else tensor for tensor in tensors)
+
+
+def _tensor(member: Any) -> Tensor:
+    """An array as it lies in memory, a data frame as a copy, which may be written to."""
+    frame = hasattr(member, "__array__") and not isinstance(member, Tensor | np.ndarray)
+    return torch.as_tensor(np.array(member) if frame else member)
+
+
+def _refuse_words(labels: Any) -> None:
+    first = None if isinstance(labels, Tensor) else next(iter(np.asarray(labels).ravel()[:1]), None)
+    if isinstance(first, str | bytes):
+        raise PolicyKDError(
+            f"labels: {str(first)!r} is a word: number the classes in the order of the networks' outputs, as "
+            "numpy.unique(labels, return_inverse=True)[1] does in that of the alphabet"
+        )
 
 
 def as_it_is(batch: Any) -> Any:

@@ -11,7 +11,7 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,8 @@ def load(
 
     Raises:
         PolicyKDError: an unknown name, missing or damaged files, too few examples, inputs that are not finite numbers,
-            labels that are fractions or all the same, or test data of another width.
+            labels that are fractions or all the same, or test data of another width or of classes that no training
+            example has.
     """
     train, test, folders = _read(name, folder)
     _check(name, train, test)
@@ -98,6 +99,7 @@ def load(
         raise PolicyKDError(f"data: {name} has {len(words):,} classes, more than {MOST_CLASSES:,}: are these labels?")
     names = tuple(folders[word] if folders else str(word) for word in words)
     train, test = Arrays(train.inputs, codes[: len(train.labels)]), Arrays(test.inputs, codes[len(train.labels) :])
+    check_tested({names[code] for code in train.labels}, {names[code] for code in test.labels}, name)
     n = len(train.labels) if examples is None else examples
     if not 2 <= n <= len(train.labels) or not 0 < validation < 1:
         raise PolicyKDError(
@@ -111,6 +113,19 @@ def load(
     parts = (chosen.take(np.arange(held, n)), chosen.take(np.arange(held)), test)
     a, b, c = (Arrays(scale(part.inputs), part.labels.astype(np.int64)) for part in parts)
     return Splits(a, b, c, names)
+
+
+def check_tested(trained: Collection[str], tested: Collection[str], where: str | Path) -> None:
+    """Refuse names of classes that occur in test data alone: nothing could learn them.
+
+    Raises:
+        PolicyKDError: there is one; the nearest that is trained is named.
+    """
+    for name in sorted({*tested} - {*trained}):
+        raise PolicyKDError(
+            f"data: the test part of {where} has a class {name!r} that its training part has not"
+            f"{nearest(name, trained)}: name it as there, or take it out"
+        )
 
 
 def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -234,12 +249,7 @@ def _image_folders(folder: Path) -> Parts:
     names, tested = (sorted(p.name for p in (folder / split).glob("*") if p.is_dir()) for split in ("train", "test"))
     if not names:
         raise PolicyKDError(f"data: {folder} has no folders of images train/CLASS")
-    for name in tested:
-        if name not in names:
-            raise PolicyKDError(
-                f"data: {folder / 'test' / name} is of a class that {folder / 'train'} has not{nearest(name, names)}: "
-                "name it as there, or take it out"
-            )
+    check_tested(names, tested, folder)
     train, test = (_one_folder(folder / split, names) for split in ("train", "test"))
     if train.inputs.dtype != test.inputs.dtype:
         kinds = f"{train.inputs.dtype} and {test.inputs.dtype}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from policykd.classification.data.batches import Rows, as_it_is
+from policykd.classification.data.sets import check_tested
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
@@ -67,7 +68,8 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
             so. Case does not count.
 
     Raises:
-        PolicyKDError: there is no such folder, a file is of another structure, or labels are fractions.
+        PolicyKDError: there is no such folder, a file is of another structure, labels are fractions, or a class has
+            test texts alone.
     """
     folder = Path(folder)
     if (folder / "dataset_dict.json").is_file():
@@ -84,7 +86,9 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
     else:
         named = []
         columns = [_read_tsv(folder / f"{split}.tsv") for split in ("train", "dev")]
-    ordered = _class_order({str(label) for part in columns for label in part[2]}, named, order or (), folder)
+    trained, tested = ({str(label) for label in labels} for *_, labels in columns)
+    ordered = _class_order(trained | tested, named, order or (), folder)
+    check_tested(trained, tested, folder)
     numbers = {name: number for number, name in enumerate(ordered)}
     train, test = (Texts(a, b, np.array([numbers[str(x)] for x in labels]), tuple(ordered)) for a, b, labels in columns)
     return train, test

@@ -7,7 +7,7 @@ recipe: only what lies above the control has been learned from this teacher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from policykd.classification.data.batches import Adaptor, checked_labels, split_batch
 from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.outputs import FeatureReader, call, evaluating
-from policykd.classification.teacher import as_log_probabilities, as_teacher, sum_to_one
+from policykd.classification.outputs import FeatureReader, call, evaluating, first_look
+from policykd.classification.teacher import Teachers, as_log_probabilities, as_teacher, sum_to_one
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
 from policykd.measure.fidelity_report import Row, Who, write
@@ -49,7 +49,7 @@ class Answers(NamedTuple):
 
 @torch.no_grad()
 def answers(
-    model: nn.Module | Sequence[nn.Module],
+    model: Teachers,
     data: Any,
     features: tuple[str, ...] = (),
     *,
@@ -59,7 +59,7 @@ def answers(
     """Everything a network says of some data, in eval mode; its mode of before comes back.
 
     Args:
-        model: returns logits or probabilities, alone or as ``.logits``; several are an ensemble.
+        model: returns logits or probabilities, alone or as ``.logits``, or chooses; several are an ensemble.
         data: arrays (inputs, labels), a map-style data set or a ``DataLoader`` in fixed order.
         features: paths of modules whose outputs to keep.
         adaptor: splits a batch of another structure into inputs and labels.
@@ -74,7 +74,8 @@ def answers(
     collected: list[tuple[Tensor, ...]] = []
     with evaluating(network), FeatureReader(network, features, whose) as reader:
         for inputs, labels, _ in examples(data, adaptor, device, "fidelity"):
-            logits = call(network, inputs).float()
+            with first_look("fidelity data", network, inputs):
+                logits = call(network, inputs).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
     logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` takes a teacher's
@@ -123,7 +124,7 @@ def compare(student: Answers, teacher: Answers) -> dict[str, float]:
 
 def report(
     student: nn.Module,
-    teacher: nn.Module | Sequence[nn.Module],
+    teacher: Teachers,
     splits: Mapping[str, Any],
     *,
     control: nn.Module | None = None,

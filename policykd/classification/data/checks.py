@@ -1,0 +1,63 @@
+"""Training data that would only fail, or teach nothing, later are refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
+
+from policykd.classification.data.batches import Adaptor, Batches, Rows, split_batch, whole_labels
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.categorical import UNLABELLED
+
+
+def check_batches(
+    batches: DataLoader, adaptor: Adaptor, labels: Any, logits: Tensor, learning: nn.Module, labelled: bool
+) -> None:
+    """Refuse training data that would only fail, or teach nothing, later.
+
+    Args:
+        batches: the training data; labels that lie in memory are looked at as a whole.
+        adaptor: splits a batch into inputs and labels.
+        labels: of the first batch, which stand for all where these must be read one by one.
+        logits: of the student for the first batch.
+        learning: all modules that learn.
+        labelled: whether the loss looks at labels.
+
+    Raises:
+        PolicyKDError: labels are not classes, or all of one; or a batch of one example meets batch normalisation.
+    """
+    arrays = _in_memory(batches) if adaptor is split_batch else None
+    if arrays is None:
+        whole_labels(labels, *logits.shape)
+    else:
+        labels = split_batch(arrays)[1]
+        known = whole_labels(labels, len(arrays[0]), logits.shape[1])
+        present = known[known != UNLABELLED].unique()
+        if labelled and labels is not None and len(present) == 1:
+            raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())
+    if normalised and _has_batch_of_one(batches):
+        raise PolicyKDError(
+            "batch_size: the last batch is one example, which batch normalisation cannot learn from: choose another "
+            "batch_size, or drop_last=True in the DataLoader"
+        )
+
+
+def _in_memory(batches: DataLoader) -> tuple[Tensor, ...] | None:
+    """All the arrays of which a loader makes its batches; None where a sampler or a function of the user's decides."""
+    rows, order = batches.dataset, batches.batch_sampler
+    if isinstance(rows, Rows):
+        return rows.arrays
+    plain = type(order) is BatchSampler and isinstance(order.sampler, RandomSampler | SequentialSampler)
+    return rows.tensors if isinstance(rows, TensorDataset) and plain and batches.collate_fn is default_collate else None
+
+
+def _has_batch_of_one(batches: DataLoader) -> bool:
+    sampler = batches.batch_sampler
+    if not isinstance(sampler, BatchSampler) or not isinstance(sampler.sampler, Sized):
+        return False
+    joins = isinstance(sampler, Batches) and sampler.joins
+    return sampler.batch_size == 1 or (len(sampler.sampler) % sampler.batch_size == 1 and not joins | sampler.drop_last)
