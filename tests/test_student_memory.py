@@ -21,7 +21,7 @@ from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.core.seeding import env_seed
 from policykd.export.c import to_c
-from policykd.export.onnx import to_onnx
+from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.remembering import Episodes
 from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
@@ -296,6 +296,8 @@ def test_onnx_carries_the_state(tmp_path, sees):
     pytest.importorskip("onnxruntime")
     agent = TeacherStudent(POINT, expert, config={**COPY, **SEES[sees]}).learn(80)
     assert to_onnx(agent, 0, tmp_path / "policy.onnx", "full") < 1e-5
+    if sees == "columns":
+        assert to_onnx_int8(agent, 0, tmp_path / "int8.onnx", None, "full").mean < 0.1
 
 
 def test_the_command_line_distils_and_exports_what_remembers(tmp_path, capsys):

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError
 from policykd.core.files import placing, write_text
 from policykd.export import c_code
 from policykd.export.calibration import check_int8, split
@@ -63,19 +62,18 @@ def to_c(
         k: which one.
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
-        states: raw observations ``(n, O)`` for int8: each second one calibrates, the others measure; None plays.
+        states: observations ``(n, O)`` for int8, as ``inputs`` says: each second one calibrates, the others measure;
+            None plays.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Raises:
         PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
     """
     require_free(path)
-    policy = flatten(deploy(agent, k, inputs))
+    policy = flatten(deploy(agent, k, inputs), agent.view.size)
     checked: Check = check
     if precision == "int8":
-        if inputs == "full":
-            raise PolicyKDError("export: int8 is calibrated on what the student reads: use inputs=own")
-        calibrated, measured = split(agent, k, states)
+        calibrated, measured = split(agent, k, states, inputs)
         policy, checked = quantise(policy, calibrated), check_int8(measured)
     act, compiled = _act(policy)
     difference = checked(agent, k, reads(agent, inputs, act), str(path))

@@ -84,7 +84,9 @@ static int8_t level(float x)
 def header(policy: PlainPolicy, about: list[str]) -> str:
     """The text of ``policy.h``; ``about`` is its opening comment."""
     comment = "/* " + "\n * ".join(line.replace("*/", "* /") for line in about) + "\n */"
-    return HEADER.format(about=comment, observations=policy.sizes[0], actions=policy.sizes[-1], signature=SIGNATURE)
+    return HEADER.format(
+        about=comment, observations=policy.observation_size, actions=policy.sizes[-1], signature=SIGNATURE
+    )
 
 
 def source(policy: PlainPolicy) -> str:
@@ -109,6 +111,8 @@ def buffer_bytes(policy: PlainPolicy) -> int:
 def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
     """The constants by their names in C."""
     arrays = {"action_low": policy.low, "action_high": policy.high}
+    if policy.columns is not None:
+        arrays["column"] = policy.columns
     if policy.squash:
         arrays |= {"middle": (policy.high + policy.low) / 2, "half_range": (policy.high - policy.low) / 2}
     if policy.normaliser is not None:
@@ -124,8 +128,8 @@ def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, values: np.ndarray) -> str:
-    kind, per_line = ("int8_t", 24) if values.dtype == np.int8 else ("float", 8)
-    words = [str(value) if kind == "int8_t" else number(value) for value in values.reshape(-1)]
+    kind, per_line = {"int8": ("int8_t", 24), "int16": ("short", 24)}.get(values.dtype.name, ("float", 8))
+    words = [number(value) if kind == "float" else str(value) for value in values.reshape(-1)]
     lines = [", ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
     return f"static const {kind} {name}[{len(words)}] = {{\n    " + ",\n    ".join(lines) + "\n};\n"
 
@@ -149,9 +153,9 @@ def _tanh() -> str:
 
 def _act(policy: PlainPolicy) -> str:
     sizes, widest = policy.sizes, max(policy.sizes)
-    observe = "observation[i]"
+    observe = "observation[i]" if policy.columns is None else "observation[column[i]]"
     if policy.normaliser is not None:  # the order of the subtractions matters: no -ffast-math
-        observe = f"clip((observation[i] - mean[i] - mean_rest[i]) * inverse_std[i], -{number(CLIP)}, {number(CLIP)})"
+        observe = f"clip(({observe} - mean[i] - mean_rest[i]) * inverse_std[i], -{number(CLIP)}, {number(CLIP)})"
     target, inputs, outputs = "a", "a", "b"
     lines = [f"float a[{widest}], b[{widest}];"]
     if policy.quantised:

@@ -34,7 +34,7 @@ class CompiledPolicy:
         flags = [*FLAGS, *(["-march=native"] if platform.machine() in ("x86_64", "AMD64") else [])]
         with tempfile.TemporaryDirectory() as folder:
             library = _load(_compile(policy, Path(folder), flags, "policy.so"))
-        self._observation = np.zeros(policy.sizes[0], np.float32)
+        self._observation = np.zeros(policy.observation_size, np.float32)
         self._action = np.zeros(policy.sizes[-1], np.float32)
         self._act = library.policy_act
         self._act.restype = None

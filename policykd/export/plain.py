@@ -57,14 +57,23 @@ class PlainPolicy:
     high: np.ndarray
     """Largest action ``(A,)``."""
     normaliser: np.ndarray | None = None
-    """``(3, O)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
+    """``(3, I)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
     input_scale: np.ndarray | None = None
-    """``(O,)``: int8 levels per unit of each (normalised) observation; None in float32."""
+    """``(I,)``: int8 levels per unit of each (normalised) input; None in float32."""
+    columns: np.ndarray | None = None
+    """What it reads of an observation ``(I,)``, int16; None reads all of it."""
+    size: int = 0
+    """Length O of an observation, where it reads some columns of it."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Widths from observation to action."""
+        """Widths from what is read to the action."""
         return (self.layers[0].weight.shape[0], *(layer.weight.shape[1] for layer in self.layers))
+
+    @property
+    def observation_size(self) -> int:
+        """Length O of an observation."""
+        return self.sizes[0] if self.columns is None else self.size
 
     @property
     def quantised(self) -> bool:
@@ -73,7 +82,7 @@ class PlainPolicy:
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``."""
-        hidden = self.inputs(observations)
+        hidden = self.normalise(self.read(observations))
         if self.input_scale is not None:
             hidden = self._to_levels(hidden * self.input_scale)
         for layer in self.layers[:-1]:
@@ -85,13 +94,17 @@ class PlainPolicy:
             actions = np.tanh(actions) * ((self.high - self.low) / 2) + (self.high + self.low) / 2
         return np.clip(actions, self.low, self.high)
 
-    def inputs(self, observations: np.ndarray) -> np.ndarray:
-        """What the network sees ``(..., O)`` of raw observations."""
+    def read(self, observations: np.ndarray) -> np.ndarray:
+        """What is read ``(..., I)`` of raw observations ``(..., O)``."""
         observations = np.asarray(observations, np.float32)
+        return observations if self.columns is None else observations[..., self.columns]
+
+    def normalise(self, inputs: np.ndarray) -> np.ndarray:
+        """What is read ``(..., I)`` as the network sees it."""
         if self.normaliser is None:
-            return observations
+            return inputs
         mean, rest, inverse = self.normaliser
-        return np.clip((observations - mean - rest) * inverse, np.float32(-CLIP), np.float32(CLIP))
+        return np.clip((inputs - mean - rest) * inverse, np.float32(-CLIP), np.float32(CLIP))
 
     def activate(self, hidden: np.ndarray) -> np.ndarray:
         """The activation between layers."""
@@ -103,8 +116,12 @@ class PlainPolicy:
         return np.trunc(np.clip(values, -LEVELS, LEVELS) + np.copysign(np.float32(0.5), values))
 
 
-def flatten(policy: DeployedPolicy) -> PlainPolicy:
+def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
     """The arrays of a deployed policy, float32.
+
+    Args:
+        policy: the module.
+        size: length of an observation, where the policy picks some columns of it.
 
     Raises:
         PolicyKDError: it is no MLP with ReLU or tanh, or chooses one of several actions.
@@ -124,17 +141,19 @@ def flatten(policy: DeployedPolicy) -> PlainPolicy:
         mean = policy.observation_mean.numpy()
         rounded = mean.astype(np.float32)  # with what it lost, a mean far from 0 costs no accuracy, and no double
         normaliser = np.stack((rounded, mean - rounded, 1 / policy.observation_std.numpy())).astype(np.float32)
-    return PlainPolicy(layers, nn.Tanh in between, policy.squash, policy.low.numpy(), policy.high.numpy(), normaliser)
+    columns = None if policy.columns is None else np.array(policy.columns, np.int16)
+    bounds = policy.low.numpy(), policy.high.numpy()
+    return PlainPolicy(layers, nn.Tanh in between, policy.squash, *bounds, normaliser, columns=columns, size=size)
 
 
 def quantise(policy: PlainPolicy, states: np.ndarray) -> PlainPolicy:
-    """The policy in int8, its ranges those met at raw observations ``states (n, O)``.
+    """The policy in int8, its ranges those met where it reads ``states (n, I)``.
 
     Raises:
         PolicyKDError: there are no states, or they do not fit.
     """
     states = check_states(states, policy.sizes[0])
-    hidden = policy.inputs(states)
+    hidden = policy.normalise(states)
     steps = input_steps = _steps(hidden)
     layers = []
     for number, layer in enumerate(policy.layers):

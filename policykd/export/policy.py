@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,8 @@ class Policy:
         computed_by: Computed = "auto",
     ) -> None:
         plain = flatten(deploy(agent, agent.learner_index(learner)))
-        self.observation_size, self.action_size = plain.sizes[0], plain.sizes[-1]
+        self._view, self.observation_size, self.action_size = agent.view, agent.view.size, plain.sizes[-1]
+        self._reads_all = agent.view.whole and agent.view.history == 1
         self._act: Callable[[np.ndarray], np.ndarray] = plain
         self.computed_by = "numpy"
         if computed_by == "numpy":
@@ -54,26 +55,30 @@ class Policy:
                 raise PolicyKDError(f"policy: cannot be compiled here ({unavailable}): use computed_by=numpy") from None
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """The action ``(A,)`` at one raw observation ``(O,)``."""
-        return self._act(observation)
+        """The action ``(A,)`` at one raw observation ``(O,)``, of the task or as the student sees it."""
+        return self._act(observation if self._reads_all else self._see(observation))
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | Mapping[str, Any],
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
         """Actions at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol; always without noise.
 
+        They are the task's, dicts where it gives dicts, or as the student sees them, as in agents' ``predict``.
+
         Raises:
             PolicyKDError: they have another size.
         """
-        observations = np.asarray(observation)
-        if observations.ndim not in (1, 2) or observations.shape[-1] != self.observation_size:
-            raise PolicyKDError(
-                f"policy: reads {self.observation_size} observations, got an array of shape {observations.shape}"
-            )
-        if observations.ndim == 1:
-            return self._act(observations), state
-        return np.stack([self._act(one) for one in observations]), state
+        seen = self._see(observation)
+        actions = np.zeros((*seen.shape[:-1], self.action_size), np.float32)
+        for at in np.ndindex(seen.shape[:-1]):
+            actions[at] = self._act(seen[at])
+        return actions, state
+
+    def _see(self, observation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
+        """What the policy reads ``(..., I)`` of observations; of these that it reads already as they are."""
+        array = self._view.flat(observation)
+        return self._view(array) if array.shape[-1] == self._view.size else array
