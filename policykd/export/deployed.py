@@ -117,14 +117,18 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     learner, view = agent.learner, agent.view
     network = getattr(learner, "actor_network", None)
     if isinstance(network, GRU):
-        raise PolicyKDError("export: students with gru leave as onnx and torchscript, which carry their state")
+        raise PolicyKDError(
+            "export: students with gru leave as onnx, torchscript and c in float32, which carry their state"
+        )
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
     picks = inputs == "full" and not (view.whole and view.history == 1)
     if picks and (view.columns is None or view.history > 1):
         what = "a history" if view.history > 1 else "a function of the observation"
-        raise PolicyKDError(f"export: this student sees {what}: use inputs=own, or onnx or torchscript for a history")
+        raise PolicyKDError(
+            f"export: this student sees {what}: use inputs=own, or onnx, torchscript or c for a history"
+        )
     columns = view.columns if picks else None
     policy = DeployedPolicy(network, row, agent.action_scale, squashes(learner), statistics, columns)
     check(agent, k, reads(agent, inputs, as_act(policy)), "the torch module")
