@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from tiny import POINT, TINY, contents
 
-from policykd import DualStudent, PolicyKDError, Teacher
+from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
 from policykd.export import Policy, c_code, compiled, deploy
 from policykd.export.c import to_c
@@ -160,7 +160,7 @@ def test_the_fast_policy_is_the_learner(student):
     np.testing.assert_allclose(first, expected[0], atol=2e-5)
     np.testing.assert_allclose(policy(inputs[0].astype(np.float64)), expected[0], atol=2e-5)
     assert (policy.observation_size, policy.action_size) == (5, 2)
-    with pytest.raises(PolicyKDError, match=r"reads 5 observations, got an array of shape \(3,\)"):
+    with pytest.raises(PolicyKDError, match=r"have 5 numbers, got an array of shape \(3,\)"):
         policy.predict(np.zeros(3, np.float32))
 
 
@@ -174,6 +174,40 @@ def test_the_fast_policy_is_read_from_a_run_and_evaluates_as_sb3s_do(tmp_path):
     assert np.isclose(*returns, atol=1e-3)
     with pytest.raises(PolicyKDError, match="learner 9 does not exist"):
         load_policy(tmp_path / "run", learner=9)
+
+
+@pytest.fixture(scope="module")
+def partial():
+    """It sees its goal in turned columns, one of them twice."""
+    config = {**ROLLOUTS, "student_observations": (3, 1, 3), "normalize_observation": True}
+    return TeacherStudent(POINT, lambda o: np.clip(5 * o[..., 2:], -1, 1), config=config)
+
+
+def test_the_fast_policy_takes_the_tasks_observation_and_the_students_part(partial):
+    policy, whole = Policy(partial, 0), np.random.default_rng(0).normal(size=(6, 2, 4)).astype(np.float32)
+    expected = partial.predict(whole)[0]
+    for seen in (whole, partial.view(whole)):
+        np.testing.assert_allclose(policy.predict(seen)[0], expected, atol=2e-5)
+        np.testing.assert_allclose(policy(seen[0, 0]), expected[0, 0], atol=2e-5)
+    assert evaluate_policy(policy, Monitor(gym.make(POINT)), n_eval_episodes=1, warn=False)[0] < 0
+    with pytest.raises(PolicyKDError, match=r"have 4 numbers \(or 3 that the policy reads\), got an array of shape"):
+        policy.predict(np.zeros(5, np.float32))
+
+
+def test_int8_picks_what_the_student_sees(partial, tmp_path, capsys):
+    """Exactly as it acts on what is picked by hand, and nothing else of an observation matters."""
+    compiler()
+    whole = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    to_c(partial, 0, tmp_path / "own", "int8", partial.view(whole))
+    partial.save(tmp_path / "student")
+    np.save(tmp_path / "states.npy", whole)
+    flags = ["--format", "c-int8", "--inputs", "full", "--states", str(tmp_path / "states.npy")]
+    main(["export", str(tmp_path / "student.safetensors"), *flags, "--out", str(tmp_path / "out")])
+    assert "differs by at most" in capsys.readouterr().out
+    full = tmp_path / "out" / "PolicyKD-PointReach-v0_c_int8"
+    expected = act_in_c(tmp_path / "own", 2, partial.view(whole))
+    whole[:, (0, 2)] = np.nan
+    np.testing.assert_array_equal(act_in_c(full, 2, whole), expected)
 
 
 class OneLearner:

@@ -15,7 +15,6 @@ from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.export.c import Precision, to_c
-from policykd.export.calibration import visited_states
 from policykd.export.exportable import Inputs
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
@@ -60,13 +59,14 @@ class ExportOptions:
     """The folder to write to. Files that exist are never replaced."""
     inputs: Inputs = "own"
     """What files read of a student that sees a part of the observation: its own part, or the full one of the task
-    (onnx, torchscript, c)."""
+    (onnx, torchscript and c, also in int8)."""
     learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     n_eval_episodes: int = 20
     """Episodes for the Hub's model card."""
     states: Path | None = None
-    """int8: a .npy file of raw observations (n, O) to calibrate on. Default: the learner plays its task."""
+    """int8: a .npy file of observations (n, O), such as the file reads, to calibrate on. Default: the learner plays its
+    task."""
     seed: int = 1_000_000
     """Seed of these episodes' initial states, and of the replay."""
     video: bool = True
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
-    own_only = [kind for kind in options.format if kind in ("sb3", "hub", "onnx-int8", "c-int8")]
+    own_only = [kind for kind in options.format if kind in OF_SB3]
     if options.inputs == "full" and own_only:
         raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
     formats = _possible(options.format, no_twin(agent))
@@ -93,8 +93,6 @@ def run(arguments: Sequence[str]) -> None:
         require_packages()
     say(f"learner {k} of {options.path} ({agent.env_id})")
     states = None if options.states is None else _read_states(options.states)
-    if states is None and any(kind.endswith("int8") for kind in files):
-        states = visited_states(agent, k)
     for kind, file in files.items():
         first, *rest = _write(kind, agent, k, file, states, options)
         say(f"{kind:12} {file}   {first}")
@@ -130,7 +128,7 @@ def _write(
         precision: Precision = "int8" if kind == "c-int8" else "float32"
         return ["policy.h, policy.c", *to_c(agent, k, file, precision, states, options.inputs).lines()]
     if kind == "onnx-int8":
-        worst, mean, count = to_onnx_int8(agent, k, file, states)
+        worst, mean, count = to_onnx_int8(agent, k, file, states, options.inputs)
         difference = f"{worst:.1e}, on average {mean:.1e} ({count:,} observations)"
     else:
         difference = f"{_one_file(kind, agent, k, file, options):.1e}"

@@ -17,7 +17,8 @@ from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import PlainPolicy, flatten, quantise
-from policykd.export.proof import Act, Check, Difference, check, reads, require_free
+from policykd.export.proof import Act, Check, Difference, check, reads, require_free, whole
+from policykd.export.remembering import Episodes, needs_state, stepping
 from policykd.native.build import Unavailable
 
 Precision = Literal["float32", "int8"]
@@ -33,6 +34,8 @@ class CSize(NamedTuple):
     """Bytes of flash for instructions, compiled for this machine with -Os; None where nothing could tell."""
     buffers: int
     """Bytes of RAM, all on the stack of one call."""
+    state: int
+    """Bytes of RAM for what it remembers of one episode."""
     compiled: bool
     """Whether the difference is that of the compiled C; else of the same arithmetic in NumPy."""
 
@@ -40,10 +43,11 @@ class CSize(NamedTuple):
         """In words, for the header and the command line."""
         code = "code not measured" if self.code is None else f"about {self.code:,} of code (-Os, {platform.machine()})"
         how = "compiled" if self.compiled else "its arithmetic in NumPy: nothing compiles here"
+        kept = f", and a state of {self.state:,} bytes for each episode" if self.state else ""
         worst, mean, count = self.difference
         return [
             f"flash: {self.constants:,} bytes of constants, {code}",
-            f"RAM: buffers of {self.buffers:,} bytes on the stack",
+            f"RAM: buffers of {self.buffers:,} bytes on the stack{kept}",
             f"differs by at most {worst:.1e}, on average {mean:.1e} ({count:,} observations; {how})",
         ]
 
@@ -58,28 +62,42 @@ def to_c(
 ) -> CSize:
     """Write learner ``k`` as a folder of one header and one C file.
 
+    One that remembers its episode takes and renews a state, a few floats that the caller keeps.
+
     Args:
         agent: whose learner.
         k: which one.
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
-        states: raw observations ``(n, O)`` for int8: each second one calibrates, the others measure; None plays.
+        states: observations ``(n, O)`` for int8, as ``inputs`` says: each second one calibrates, the others measure;
+            None plays.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Raises:
-        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
+        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written); or units in int8.
     """
     require_free(path)
-    policy = flatten(deploy(agent, k, inputs))
+    episodes = Episodes(agent, k, inputs) if needs_state(agent, inputs) else None
+    policy = flatten(deploy(agent, k, inputs), agent.view.size) if episodes is None else episodes.plain()
     checked: Check = check
     if precision == "int8":
-        if inputs == "full":
-            raise PolicyKDError("export: int8 is calibrated on what the student reads: use inputs=own")
-        calibrated, measured = split(agent, k, states)
+        if policy.units is not None:
+            raise PolicyKDError("export: gru is float32 alone: use c in place of c-int8")
+        calibrated, measured = split(agent, k, states, inputs)
         policy, checked = quantise(policy, calibrated), check_int8(measured)
-    act, compiled = _act(policy)
-    difference = checked(agent, k, reads(agent, inputs, act), str(path))
-    size = CSize(difference, c_code.constant_bytes(policy), code_bytes(policy), c_code.buffer_bytes(policy), compiled)
+    one = _computed(policy)
+    if episodes is not None and not policy.quantised:
+        difference = episodes.check(stepping(one.step), str(path))
+    else:
+        difference = checked(agent, k, _act(agent, inputs, policy, one), str(path))
+    size = CSize(
+        difference,
+        c_code.constant_bytes(policy),
+        code_bytes(policy),
+        c_code.buffer_bytes(policy),
+        4 * policy.state_size,
+        one is not policy,
+    )
     with placing(path) as folder:
         folder.mkdir()
         about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
@@ -92,10 +110,22 @@ def to_c(
     return size
 
 
-def _act(policy: PlainPolicy) -> tuple[Act, bool]:
-    """The compiled policy over several observations, or where nothing compiles that of NumPy."""
+def _computed(policy: PlainPolicy) -> PlainPolicy | CompiledPolicy:
+    """The policy compiled, or where nothing compiles as it is."""
     try:
-        one = CompiledPolicy(policy)
+        return CompiledPolicy(policy)
     except Unavailable:
-        return policy, False
-    return lambda observations: np.stack([one(observation) for observation in observations]), True
+        return policy
+
+
+def _act(agent: Exportable, inputs: Inputs, policy: PlainPolicy, one: PlainPolicy | CompiledPolicy) -> Act:
+    """``one``, the policy as it is computed, as a function of what the learner reads."""
+    if not policy.state_size:
+        return reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))
+
+    def act(histories: np.ndarray) -> np.ndarray:
+        parts, states = policy.placed(histories, np.zeros_like(histories))
+        observations = whole(agent, inputs, parts)
+        return np.stack([one.step(seen, False, state)[0] for seen, state in zip(observations, states, strict=True)])
+
+    return act

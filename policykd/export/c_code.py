@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from policykd.core.normaliser import CLIP
+from policykd.export import c_memory
 from policykd.export.plain import LEVELS, TANH_EVEN, TANH_LIMIT, TANH_ODD, TANH_TINY, PlainPolicy
 
 SIGNATURE = "void policy_act(const float observation[POLICY_OBSERVATIONS], float action[POLICY_ACTIONS])"
+ABOUT = "/* One raw observation to its action in the task's units. Deterministic, reentrant, no state. */"
 HEADER = """\
 {about}
 #ifndef POLICY_H
@@ -17,12 +19,12 @@ HEADER = """\
 
 #define POLICY_OBSERVATIONS {observations}
 #define POLICY_ACTIONS {actions}
-
+{state}
 #ifdef __cplusplus
 extern "C" {{
 #endif
 
-/* One raw observation to its action in the task's units. Deterministic, reentrant, no state. */
+{what}
 {signature};
 
 #ifdef __cplusplus
@@ -84,16 +86,23 @@ static int8_t level(float x)
 def header(policy: PlainPolicy, about: list[str]) -> str:
     """The text of ``policy.h``; ``about`` is its opening comment."""
     comment = "/* " + "\n * ".join(line.replace("*/", "* /") for line in about) + "\n */"
-    return HEADER.format(about=comment, observations=policy.sizes[0], actions=policy.sizes[-1], signature=SIGNATURE)
+    return HEADER.format(
+        about=comment,
+        observations=policy.observation_size,
+        actions=policy.sizes[-1],
+        state=f"#define POLICY_STATE {policy.state_size}\n" if policy.state_size else "",
+        what=c_memory.ABOUT if policy.state_size else ABOUT,
+        signature=_signature(policy),
+    )
 
 
 def source(policy: PlainPolicy) -> str:
     """The text of ``policy.c``."""
     includes = ['#include "policy.h"', *(["#include <stdint.h>"] if policy.quantised else [])]
     constants = [_array(name, values) for name, values in _arrays(policy).items()]
-    helpers = [CLIP_OF, *([_tanh()] if policy.tanh or policy.squash else [])]
+    helpers = [CLIP_OF, *([_tanh()] if policy.tanh or policy.squash or policy.width else [])]
     layer = INT8_LAYER if policy.quantised else FLOAT_LAYER
-    return "\n".join(["\n".join(includes), "", *constants, *helpers, layer, _act(policy)])
+    return "\n".join(["\n".join(includes), "", *constants, *helpers, layer, *c_memory.units(policy), _act(policy)])
 
 
 def constant_bytes(policy: PlainPolicy) -> int:
@@ -102,13 +111,22 @@ def constant_bytes(policy: PlainPolicy) -> int:
 
 
 def buffer_bytes(policy: PlainPolicy) -> int:
-    """RAM that the buffers take, on the stack: the widest layer twice, once of them in int8 where it is int8."""
-    return max(policy.sizes) * (4 + (1 if policy.quantised else 4))
+    """RAM that the buffers take, on the stack: the widest layer twice, once of them in int8 where it is int8.
+
+    And six numbers for each unit: what its input and the state say to it.
+    """
+    return max(policy.sizes) * (4 + (1 if policy.quantised else 4)) + 2 * 3 * policy.width * 4
+
+
+def _signature(policy: PlainPolicy) -> str:
+    return c_memory.SIGNATURE if policy.state_size else SIGNATURE
 
 
 def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
     """The constants by their names in C."""
-    arrays = {"action_low": policy.low, "action_high": policy.high}
+    arrays = {"action_low": policy.low, "action_high": policy.high, **c_memory.arrays(policy)}
+    if policy.columns is not None:
+        arrays["column"] = policy.columns
     if policy.squash:
         arrays |= {"middle": (policy.high + policy.low) / 2, "half_range": (policy.high - policy.low) / 2}
     if policy.normaliser is not None:
@@ -124,8 +142,8 @@ def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, values: np.ndarray) -> str:
-    kind, per_line = ("int8_t", 24) if values.dtype == np.int8 else ("float", 8)
-    words = [str(value) if kind == "int8_t" else number(value) for value in values.reshape(-1)]
+    kind, per_line = {"int8": ("int8_t", 24), "int16": ("short", 24)}.get(values.dtype.name, ("float", 8))
+    words = [number(value) if kind == "float" else str(value) for value in values.reshape(-1)]
     lines = [", ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
     return f"static const {kind} {name}[{len(words)}] = {{\n    " + ",\n    ".join(lines) + "\n};\n"
 
@@ -149,16 +167,19 @@ def _tanh() -> str:
 
 def _act(policy: PlainPolicy) -> str:
     sizes, widest = policy.sizes, max(policy.sizes)
-    observe = "observation[i]"
+    observe, pushed = "observation[i]" if policy.columns is None else "observation[column[i]]", []
+    if policy.history > 1:
+        observe, pushed = "state[i]", c_memory.push(policy, observe)
     if policy.normaliser is not None:  # the order of the subtractions matters: no -ffast-math
-        observe = f"clip((observation[i] - mean[i] - mean_rest[i]) * inverse_std[i], -{number(CLIP)}, {number(CLIP)})"
-    target, inputs, outputs = "a", "a", "b"
+        observe = f"clip(({observe} - mean[i] - mean_rest[i]) * inverse_std[i], -{number(CLIP)}, {number(CLIP)})"
+    target, inputs, outputs = f"a[i + {policy.width}]" if policy.width else "a[i]", "a", "b"
     lines = [f"float a[{widest}], b[{widest}];"]
     if policy.quantised:
         observe = f"level({observe} * input_scale[i])"
-        target, inputs, outputs = "q", "q", "b"
+        target, inputs, outputs = "q[i]", "q", "b"
         lines = [f"int8_t q[{widest}];", f"float b[{widest}];"]
-    lines += ["int i;", f"for (i = 0; i < {sizes[0]}; i++) {target}[i] = {observe};"]
+    lines += ["int i;", *pushed, f"for (i = 0; i < {policy.input_size}; i++) {target} = {observe};"]
+    lines += c_memory.recall(policy) if policy.width else []
     for layer, (rows, columns) in enumerate(pairwise(sizes)):
         scale = f"scale_{layer}, " if policy.quantised else ""
         lines.append(f"layer(weight_{layer}, {scale}bias_{layer}, {inputs}, {rows}, {outputs}, {columns});")
@@ -174,4 +195,4 @@ def _act(policy: PlainPolicy) -> str:
     value = f"tanh_of({outputs}[i]) * half_range[i] + middle[i]" if policy.squash else f"{outputs}[i]"
     lines.append(f"for (i = 0; i < {sizes[-1]}; i++) action[i] = clip({value}, action_low[i], action_high[i]);")
     body = "\n".join(f"    {line}" for line in lines)
-    return f"{SIGNATURE}\n{{\n{body}\n}}\n"
+    return f"{_signature(policy)}\n{{\n{body}\n}}\n"

@@ -8,7 +8,7 @@ import torch
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed, stream
 from policykd.export.deployed import deploy
-from policykd.export.exportable import Exportable
+from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import check_states
 from policykd.export.proof import Act, Check, Difference, as_act, compare
 from policykd.tasks.spaces import Choices
@@ -23,7 +23,7 @@ TOLERANCE = 0.1
 
 @torch.no_grad()
 def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
-    """Raw observations ``(count, O)`` that learner ``k`` meets on its task, acting with some noise.
+    """What learner ``k`` reads ``(count, I)`` of the observations that it meets on its task, acting with some noise.
 
     Where one of several actions is chosen, a share ``NOISE`` of them is random.
     """
@@ -45,13 +45,24 @@ def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0
     return states
 
 
-def split(agent: Exportable, k: int, states: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """States to calibrate on and, apart from them, states to measure at; None plays the task.
+def split(
+    agent: Exportable, k: int, states: np.ndarray | None, inputs: Inputs = "own"
+) -> tuple[np.ndarray, np.ndarray]:
+    """What learner ``k`` reads to calibrate on and, apart from it, to measure at, ``(n, I)`` each.
+
+    Args:
+        agent: whose learner.
+        k: which one.
+        states: observations ``(2n, O)``; None plays the task.
+        inputs: whether these are the student's own part, or all of the task's; of a history, what it reads.
 
     Raises:
         PolicyKDError: they do not fit the learner.
     """
-    states = visited_states(agent, k) if states is None else states
+    if states is None:
+        states = visited_states(agent, k)
+    elif inputs == "full" and agent.view.history == 1:  # else they are histories already
+        states = agent.view(check_states(states, agent.view.size))
     states = check_states(states, agent.observation_space.shape[0])
     return states[::2], states[1::2]
 

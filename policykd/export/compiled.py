@@ -34,18 +34,27 @@ class CompiledPolicy:
         flags = [*FLAGS, *(["-march=native"] if platform.machine() in ("x86_64", "AMD64") else [])]
         with tempfile.TemporaryDirectory() as folder:
             library = _load(_compile(policy, Path(folder), flags, "policy.so"))
-        self._observation = np.zeros(policy.sizes[0], np.float32)
+        self._observation = np.zeros(policy.observation_size, np.float32)
         self._action = np.zeros(policy.sizes[-1], np.float32)
+        self._state = np.zeros(policy.state_size, np.float32)
         self._act = library.policy_act
         self._act.restype = None
         buffers = self._observation, self._action
         self._pointers = tuple(ctypes.c_void_p(buffer.ctypes.data) for buffer in buffers)
+        self._memory = ctypes.c_void_p(self._state.ctypes.data)
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """The action ``(A,)`` in the task's units at one raw observation ``(O,)``."""
         self._observation[:] = observation
         self._act(*self._pointers)
         return self._action.copy()
+
+    def step(self, observation: np.ndarray, start: bool, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a policy that remembers, as ``PlainPolicy.step`` of one episode."""
+        self._observation[:], self._state[:] = observation, state
+        seen, action = self._pointers
+        self._act(seen, int(start), self._memory, action)
+        return self._action.copy(), self._state.copy()
 
 
 def code_bytes(policy: PlainPolicy) -> int | None:

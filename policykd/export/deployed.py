@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import as_act, check, picked
+from policykd.export.proof import as_act, check, reads
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.tasks.spaces import ActionScale, Choices
 
@@ -34,7 +32,8 @@ class DeployedPolicy(nn.Module):
         row: its parameters ``(P,)``.
         actions: the task's.
         squash: whether actions are tanh of the network, scaled to the task's bounds; else it acts in the task's units.
-        statistics: mean and standard deviation ``(O,)`` of observations in float64, where they are normalised.
+        statistics: mean and standard deviation ``(I,)`` of what it reads in float64, where that is normalised.
+        columns: what it picks of an observation; None reads all of it.
     """
 
     low: Tensor
@@ -50,9 +49,11 @@ class DeployedPolicy(nn.Module):
         row: Tensor,
         actions: ActionScale | Choices,
         squash: bool,
-        statistics: tuple[Tensor, Tensor] | None = None,
+        statistics: Statistics | None = None,
+        columns: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.columns = None if columns is None else list(columns)
         self.choices = actions if isinstance(actions, Choices) else None
         layers: list[nn.Module] = []
         for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
@@ -83,13 +84,14 @@ class DeployedPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Deterministic actions ``(B, A)``, or their numbers ``(B,)``, at raw observations ``(B, O)``."""
-        return self.act(self.network(self.normalise(observations)))
+        inputs = observations if self.columns is None else observations[:, self.columns]
+        return self.act(self.network(self.normalise(inputs)))
 
-    def normalise(self, observations: Tensor) -> Tensor:
-        """Raw observations ``(B, O)`` as the network sees them."""
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """What is read of observations ``(B, I)`` as the network sees it."""
         if not self.normalises:
-            return observations
-        deviations = (observations.double() - self.observation_mean) / self.observation_std  # as in training
+            return inputs
+        deviations = (inputs.double() - self.observation_mean) / self.observation_std  # as in training
         return deviations.clamp(-CLIP, CLIP).float()
 
     def act(self, outputs: Tensor) -> Tensor:
@@ -115,20 +117,21 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     learner, view = agent.learner, agent.view
     network = getattr(learner, "actor_network", None)
     if isinstance(network, GRU):
-        raise PolicyKDError("export: students with gru leave as onnx and torchscript, which carry their state")
+        raise PolicyKDError(
+            "export: students with gru leave as onnx, torchscript and c in float32, which carry their state"
+        )
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
-    if inputs == "own" or (view.whole and view.history == 1):
-        policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
-        check(agent, k, as_act(policy), "the torch module")
-        return policy
-    if view.columns is None or view.history > 1:
+    picks = inputs == "full" and not (view.whole and view.history == 1)
+    if picks and (view.columns is None or view.history > 1):
         what = "a history" if view.history > 1 else "a function of the observation"
-        raise PolicyKDError(f"export: this student sees {what}: use inputs=own, or onnx or torchscript for a history")
-    network, row, statistics = widened(network, row, statistics, view.columns, view.size)
-    policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
-    check(agent, k, picked(as_act(policy), view), "the torch module")
+        raise PolicyKDError(
+            f"export: this student sees {what}: use inputs=own, or onnx, torchscript or c for a history"
+        )
+    columns = view.columns if picks else None
+    policy = DeployedPolicy(network, row, agent.action_scale, squashes(learner), statistics, columns)
+    check(agent, k, reads(agent, inputs, as_act(policy)), "the torch module")
     return policy
 
 
@@ -142,21 +145,6 @@ def normaliser(learner: Learner, k: int) -> Statistics | None:
     if not isinstance(learner, PPO) or not learner.config.normalize_observation:
         return None
     return learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
-
-
-def widened(
-    network: MLP, row: Tensor, statistics: Statistics | None, columns: Sequence[int], size: int
-) -> tuple[MLP, Tensor, Statistics | None]:
-    """A policy of some columns as one of all ``size`` numbers of an observation: the others weigh nothing."""
-    places, (inputs, outputs) = torch.tensor(columns), network.sizes[:2]
-    first = row[: inputs * outputs].view(inputs, outputs).cpu()
-    weight = torch.zeros(size, outputs).index_add_(0, places, first)
-    row = torch.cat((weight.flatten(), row[inputs * outputs :].cpu()))
-    if statistics is not None:
-        mean, std = torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
-        mean[places], std[places] = statistics
-        statistics = mean, std
-    return replace(network, sizes=(size, *network.sizes[1:])), row, statistics
 
 
 def description(agent: Exportable, inputs: Inputs = "own") -> str:

@@ -16,7 +16,7 @@ from policykd.export import remembering
 from policykd.export.calibration import check_int8, split
 from policykd.export.deployed import deploy, description, input_size
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import Act, Difference, reads, require_free, write_compared
+from policykd.export.proof import Act, Difference, reads, require_free, whole, write_compared
 from policykd.teachers.programs import METADATA, onnx_session
 
 
@@ -56,14 +56,18 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
     ).worst
 
 
-def to_onnx_int8(agent: Exportable, k: int, path: Path, states: np.ndarray | None = None) -> Difference:
+def to_onnx_int8(
+    agent: Exportable, k: int, path: Path, states: np.ndarray | None = None, inputs: Inputs = "own"
+) -> Difference:
     """Write learner ``k`` as ONNX with int8 weights and activations (onnxruntime's static quantisation).
 
     Args:
         agent: whose learner.
         k: which one.
         path: the file.
-        states: raw observations ``(n, O)``: each second one calibrates, the others measure; None plays the task.
+        states: observations ``(n, O)``, as ``inputs`` says: each second one calibrates, the others measure; None plays
+            the task.
+        inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Returns:
         How far it is from the learner at states that it was not calibrated on.
@@ -73,14 +77,14 @@ def to_onnx_int8(agent: Exportable, k: int, path: Path, states: np.ndarray | Non
     """
     require_packages()
     require_free(path)
-    calibrated, measured = split(agent, k, states)
+    calibrated, measured = split(agent, k, states, inputs)
 
     def write(temporary: Path) -> None:
-        whole = temporary.with_name("float32.onnx")
-        _export(agent, k, whole)
-        quantise(whole, temporary, calibrated)
+        float32 = temporary.with_name("float32.onnx")
+        _export(agent, k, float32, inputs)
+        quantise(float32, temporary, whole(agent, inputs, calibrated))
 
-    return write_compared(agent, k, path, write, _read, check_int8(measured))
+    return write_compared(agent, k, path, write, lambda file: reads(agent, inputs, _read(file)), check_int8(measured))
 
 
 def quantise(source: Path, target: Path, states: np.ndarray) -> None:

@@ -8,9 +8,10 @@ own, folded into the weights of the next layer, so one wide observation does not
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.normaliser import CLIP
@@ -43,6 +44,23 @@ class Layer:
     """``(out,)`` float32: what a sum of int8 products is multiplied by; None in float32."""
 
 
+class Units(NamedTuple):
+    """Gated recurrent units, as torch computes them: reset, update and candidate side by side."""
+
+    seen: Layer
+    """What the input says to them, ``(I, 3H)``."""
+    heard: Layer
+    """What their state says to them, ``(H, 3H)``."""
+
+    def __call__(self, inputs: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """The state ``(..., H)`` after inputs ``(..., I)``."""
+        seen = np.split(_linear(self.seen, inputs), 3, axis=-1)
+        heard = np.split(_linear(self.heard, hidden), 3, axis=-1)
+        reset, update = (0.5 * np.tanh(0.5 * (x + h)) + 0.5 for x, h in zip(seen[:2], heard[:2], strict=True))
+        candidate = np.tanh(seen[2] + reset * heard[2])
+        return candidate + update * (hidden - candidate)
+
+
 @dataclass(frozen=True)
 class PlainPolicy:
     """Raw observations to actions in the task's units, in float32 arithmetic."""
@@ -57,14 +75,47 @@ class PlainPolicy:
     high: np.ndarray
     """Largest action ``(A,)``."""
     normaliser: np.ndarray | None = None
-    """``(3, O)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
+    """``(3, I)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
     input_scale: np.ndarray | None = None
-    """``(O,)``: int8 levels per unit of each (normalised) observation; None in float32."""
+    """``(I,)``: int8 levels per unit of each (normalised) input; None in float32."""
+    columns: np.ndarray | None = None
+    """What it reads of an observation ``(I,)``, int16; None reads all of it."""
+    size: int = 0
+    """Length O of an observation, where it reads some columns of it."""
+    history: int = 1
+    """Parts of observations that are read together; the earlier ones come from the state."""
+    units: Units | None = None
+    """What the layers read beside the input; None is nothing."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Widths from observation to action."""
+        """Widths of the layers, from what they read to the action."""
         return (self.layers[0].weight.shape[0], *(layer.weight.shape[1] for layer in self.layers))
+
+    @property
+    def observation_size(self) -> int:
+        """Length O of an observation."""
+        return self.part_size if self.columns is None else self.size
+
+    @property
+    def width(self) -> int:
+        """Number H of units."""
+        return 0 if self.units is None else self.units.heard.weight.shape[0]
+
+    @property
+    def input_size(self) -> int:
+        """Length I of what is read at a step: ``history`` parts."""
+        return self.sizes[0] - self.width
+
+    @property
+    def part_size(self) -> int:
+        """Length P of what is read of one observation."""
+        return self.input_size // self.history
+
+    @property
+    def state_size(self) -> int:
+        """Length S of what it remembers: the latest parts where it reads several, oldest first, and the units."""
+        return (self.input_size if self.history > 1 else 0) + self.width
 
     @property
     def quantised(self) -> bool:
@@ -72,8 +123,38 @@ class PlainPolicy:
         return self.input_scale is not None
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``."""
-        hidden = self.inputs(observations)
+        """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``, of a policy without a state."""
+        return self.act(self.normalise(self.read(observations)))
+
+    def step(
+        self, observations: np.ndarray, starts: np.ndarray | bool, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same along episodes, and the state ``(..., S)`` after it.
+
+        Args:
+            observations: ``(..., O)``.
+            starts: whether they are the first of their episodes ``(...)``.
+            state: after the step before ``(..., S)``; where an episode starts, anything.
+        """
+        starts, inputs = np.asarray(starts, bool)[..., None], self.read(observations)
+        kept, hidden = np.split(state, [self.state_size - self.width], axis=-1)
+        if self.history > 1:
+            later = np.concatenate((kept[..., self.part_size :], inputs), axis=-1)
+            inputs = kept = np.where(starts, np.tile(inputs, self.history), later)
+        seen = self.normalise(inputs)
+        if self.units is not None:
+            hidden = self.units(seen, np.where(starts, np.float32(0), hidden))
+            seen = np.concatenate((hidden, seen), axis=-1)
+        return self.act(seen), np.concatenate((kept, hidden), axis=-1)
+
+    def placed(self, histories: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The parts ``(n, P)``, and the state ``(n, S)`` before them, of a step that reads ``histories (n, I)``."""
+        state, part = state.copy(), self.part_size
+        state[:, part : self.input_size] = histories[:, :-part]
+        return histories[:, -part:], state
+
+    def act(self, hidden: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` of what the layers read."""
         if self.input_scale is not None:
             hidden = self._to_levels(hidden * self.input_scale)
         for layer in self.layers[:-1]:
@@ -85,13 +166,17 @@ class PlainPolicy:
             actions = np.tanh(actions) * ((self.high - self.low) / 2) + (self.high + self.low) / 2
         return np.clip(actions, self.low, self.high)
 
-    def inputs(self, observations: np.ndarray) -> np.ndarray:
-        """What the network sees ``(..., O)`` of raw observations."""
+    def read(self, observations: np.ndarray) -> np.ndarray:
+        """What is read ``(..., I)`` of raw observations ``(..., O)``."""
         observations = np.asarray(observations, np.float32)
+        return observations if self.columns is None else observations[..., self.columns]
+
+    def normalise(self, inputs: np.ndarray) -> np.ndarray:
+        """What is read ``(..., I)`` as the network sees it."""
         if self.normaliser is None:
-            return observations
+            return inputs
         mean, rest, inverse = self.normaliser
-        return np.clip((observations - mean - rest) * inverse, np.float32(-CLIP), np.float32(CLIP))
+        return np.clip((inputs - mean - rest) * inverse, np.float32(-CLIP), np.float32(CLIP))
 
     def activate(self, hidden: np.ndarray) -> np.ndarray:
         """The activation between layers."""
@@ -103,8 +188,12 @@ class PlainPolicy:
         return np.trunc(np.clip(values, -LEVELS, LEVELS) + np.copysign(np.float32(0.5), values))
 
 
-def flatten(policy: DeployedPolicy) -> PlainPolicy:
+def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
     """The arrays of a deployed policy, float32.
+
+    Args:
+        policy: the module.
+        size: length of an observation, where the policy picks some columns of it.
 
     Raises:
         PolicyKDError: it is no MLP with ReLU or tanh, or chooses one of several actions.
@@ -116,25 +205,30 @@ def flatten(policy: DeployedPolicy) -> PlainPolicy:
     if not between <= {nn.ReLU} and not between <= {nn.Tanh}:
         names = ", ".join(sorted(kind.__name__ for kind in between))
         raise PolicyKDError(f"export: C and NumPy know layers with ReLU or with tanh, not {names}: use onnx")
-    layers = tuple(
-        Layer(np.ascontiguousarray(linear.weight.numpy().T), linear.bias.numpy().copy()) for linear in linears
-    )
+    layers = tuple(as_layer(linear.weight, linear.bias) for linear in linears)
     normaliser = None
     if policy.normalises:
         mean = policy.observation_mean.numpy()
         rounded = mean.astype(np.float32)  # with what it lost, a mean far from 0 costs no accuracy, and no double
         normaliser = np.stack((rounded, mean - rounded, 1 / policy.observation_std.numpy())).astype(np.float32)
-    return PlainPolicy(layers, nn.Tanh in between, policy.squash, policy.low.numpy(), policy.high.numpy(), normaliser)
+    columns = None if policy.columns is None else np.array(policy.columns, np.int16)
+    bounds = policy.low.numpy(), policy.high.numpy()
+    return PlainPolicy(layers, nn.Tanh in between, policy.squash, *bounds, normaliser, columns=columns, size=size)
+
+
+def as_layer(weight: Tensor, bias: Tensor) -> Layer:
+    """The layer of torch's weights ``(out, in)`` and biases."""
+    return Layer(np.ascontiguousarray(weight.numpy().T), bias.numpy().copy())
 
 
 def quantise(policy: PlainPolicy, states: np.ndarray) -> PlainPolicy:
-    """The policy in int8, its ranges those met at raw observations ``states (n, O)``.
+    """The policy in int8, its ranges those met where it reads ``states (n, I)``.
 
     Raises:
         PolicyKDError: there are no states, or they do not fit.
     """
     states = check_states(states, policy.sizes[0])
-    hidden = policy.inputs(states)
+    hidden = policy.normalise(states)
     steps = input_steps = _steps(hidden)
     layers = []
     for number, layer in enumerate(policy.layers):

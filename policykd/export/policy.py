@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,8 @@ from policykd.core.errors import PolicyKDError
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
-from policykd.export.plain import flatten
+from policykd.export.plain import PlainPolicy, flatten
+from policykd.export.remembering import Episodes, needs_state, stepping
 from policykd.native.build import Unavailable
 
 Computed = Literal["auto", "c", "numpy"]
@@ -41,39 +42,84 @@ class Policy:
         learner: int | Literal["best", "group", "greedy"] = "best",
         computed_by: Computed = "auto",
     ) -> None:
-        plain = flatten(deploy(agent, agent.learner_index(learner)))
-        self.observation_size, self.action_size = plain.sizes[0], plain.sizes[-1]
-        self._act: Callable[[np.ndarray], np.ndarray] = plain
-        self.computed_by = "numpy"
-        if computed_by == "numpy":
-            return
-        try:
-            self._act, self.computed_by = CompiledPolicy(plain), "c"
-        except Unavailable as unavailable:
-            if computed_by == "c":
-                raise PolicyKDError(f"policy: cannot be compiled here ({unavailable}): use computed_by=numpy") from None
+        k, self._view = agent.learner_index(learner), agent.view
+        episodes = Episodes(agent, k, "own") if needs_state(agent, "full") else None
+        self._plain = flatten(deploy(agent, k)) if episodes is None else episodes.plain()
+        self.observation_size, self.action_size = agent.view.size, self._plain.sizes[-1]
+        self._act, self.computed_by = _computed(self._plain, computed_by)
+        self._as_it_is = agent.view.whole and episodes is None
+        if episodes is not None:
+            episodes.check(stepping(self._act.step), "the fast policy")
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """The action ``(A,)`` at one raw observation ``(O,)``."""
-        return self._act(observation)
+        """The action ``(A,)`` at one raw observation ``(O,)``, of the task or as the student sees it.
+
+        Raises:
+            PolicyKDError: it depends on what was before.
+        """
+        if self._as_it_is:
+            return self._act(observation)
+        array = self._view.flat(observation)
+        if self._plain.width or (self._plain.state_size and array.shape[-1] == self._view.size):
+            raise PolicyKDError("policy: remembers its episode: use predict(observation, state, episode_start)")
+        return self.predict(array)[0]
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | Mapping[str, Any],
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
         """Actions at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol; always without noise.
 
+        They are the task's, dicts where it gives dicts, or as the student reads them, as in agents' ``predict``. Where
+        the policy remembers its episodes, the state goes in and out: None at first. Else it is passed through.
+
         Raises:
-            PolicyKDError: they have another size.
+            PolicyKDError: they have another size, or the state has.
         """
-        observations = np.asarray(observation)
-        if observations.ndim not in (1, 2) or observations.shape[-1] != self.observation_size:
-            raise PolicyKDError(
-                f"policy: reads {self.observation_size} observations, got an array of shape {observations.shape}"
-            )
-        if observations.ndim == 1:
-            return self._act(observations), state
-        return np.stack([self._act(one) for one in observations]), state
+        array = self._view.flat(observation)
+        rows = array.reshape(-1, array.shape[-1])
+        actions = np.zeros((len(rows), self.action_size), np.float32)
+        if self._plain.state_size:
+            state = (self._recall(rows, state, episode_start, actions),)
+        else:
+            for row, action in zip(self._pick(rows), actions, strict=True):
+                action[:] = self._act(row)
+        return actions.reshape(*array.shape[:-1], self.action_size), state
+
+    def _pick(self, rows: np.ndarray) -> np.ndarray:
+        """What the student sees ``(n, P)`` of the task's observations ``(n, O)``; what it reads already as it is."""
+        return self._view(rows) if rows.shape[1] == self._view.size else rows
+
+    def _recall(
+        self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray | None, actions: np.ndarray
+    ) -> np.ndarray:
+        """Write the actions at observations of n episodes into ``actions (n, A)``; the state ``(n, S)`` after them."""
+        shape = len(rows), self._plain.state_size
+        after = np.zeros(shape, np.float32) if state is None else state[0].copy()
+        if after.shape != shape:
+            raise PolicyKDError(f"predict: the state has shape {after.shape}, and {shape} is needed")
+        begun = np.full(len(rows), state is None)
+        if state is not None and starts is not None:
+            begun[:] = np.asarray(starts, bool).reshape(-1)
+        parts = self._pick(rows)
+        if parts.shape[1] != self._plain.part_size:  # histories, stacked by hand
+            after[begun], begun = 0, np.zeros_like(begun)
+            parts, after = self._plain.placed(parts, after)
+        for i, part in enumerate(parts):
+            actions[i], after[i] = self._act.step(part, begun[i], after[i])
+        return after
+
+
+def _computed(policy: PlainPolicy, by: Computed) -> tuple[PlainPolicy | CompiledPolicy, Literal["c", "numpy"]]:
+    """The policy as ``by`` says, and what computes it."""
+    if by == "numpy":
+        return policy, "numpy"
+    try:
+        return CompiledPolicy(policy), "c"
+    except Unavailable as unavailable:
+        if by == "c":
+            raise PolicyKDError(f"policy: cannot be compiled here ({unavailable}): use computed_by=numpy") from None
+        return policy, "numpy"

@@ -15,7 +15,6 @@ from policykd.core.files import placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
-from policykd.tasks.views import View
 
 TOLERANCE = 1e-5
 """How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
@@ -41,19 +40,17 @@ Check = Callable[[Exportable, int, Act, str], Difference]
 
 def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
     """A written file as a function of what the learner reads."""
-    return picked(act, agent.view) if inputs == "full" and agent.view.columns is not None else act
+    return (lambda parts: act(whole(agent, inputs, parts))) if inputs == "full" else act
 
 
-def picked(act: Act, view: View) -> Act:
-    """A function of whole observations as one of what a student reads: whatever the rest of them is."""
-    generator = np.random.default_rng(1)
-
-    def act_on_part(inputs: np.ndarray) -> np.ndarray:
-        whole = generator.standard_normal((len(inputs), view.size)).astype(np.float32)
-        whole[:, list(view.columns or ())] = inputs
-        return act(whole)
-
-    return act_on_part
+def whole(agent: Exportable, inputs: Inputs, parts: np.ndarray) -> np.ndarray:
+    """What a file is handed ``(n, O)`` where a student sees ``parts (n, P)``: whatever the rest of it is."""
+    view = agent.view
+    if inputs == "own" or view.columns is None:
+        return parts
+    observations = np.random.default_rng(1).standard_normal((len(parts), view.size)).astype(np.float32)
+    observations[:, list(view.columns)] = parts
+    return observations
 
 
 def as_act(policy: Callable[[Tensor], Tensor]) -> Act:

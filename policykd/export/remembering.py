@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import TOLERANCE, apart, require_free
+from policykd.export.plain import PlainPolicy, Units, as_layer, flatten
+from policykd.export.proof import TOLERANCE, Difference, apart, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
@@ -73,13 +75,12 @@ class Episodes:
 
     def __init__(self, agent: Exportable, k: int, inputs: Inputs) -> None:
         learner, view, network = agent.learner, agent.view, getattr(agent.learner, "actor_network", None)
-        assert isinstance(learner, OffPolicyLearner | PPO)
         if view.function is not None and inputs == "full":
             raise PolicyKDError("export: this student sees a function of the observation: use inputs=own")
         self.agent, self.k, self.inputs = agent, k, inputs
         self.picks = inputs == "full" and view.columns is not None
         self.size = view.size if inputs == "full" else view.part_size
-        row, statistics, units = learner.actor[k], normaliser(learner, k), None
+        row, units = learner.actor[k], None
         shapes: list[tuple[str, tuple[int, ...]]] = []
         if view.history > 1:
             shapes.append(("history", (view.history, view.part_size)))
@@ -90,9 +91,9 @@ class Episodes:
                 own.data.copy_(part if own.ndim == 1 else part.view(own.shape[::-1]).t())
             shapes.append(("hidden", (network.width,)))
             network = network.head
-        if not isinstance(network, MLP):
+        if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
             raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-        row = row[: network.parameter_count]
+        row, statistics = row[: network.parameter_count], normaliser(learner, k)
         policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
         self.module = RememberingPolicy(policy, view.columns if self.picks else None, view.history, units)
         self.names = [name for name, _ in shapes]
@@ -103,8 +104,25 @@ class Episodes:
         """Inputs of zeros."""
         return torch.zeros(batch, self.size), torch.zeros(batch), *(torch.zeros(batch, *s) for s in self.shapes)
 
-    def check(self, play: Play, what: str) -> float:
-        """How far ``play`` is from the learner over some steps, in actions scaled to [-1, 1].
+    def plain(self) -> PlainPolicy:
+        """The same as arrays.
+
+        Raises:
+            PolicyKDError: as ``flatten``.
+        """
+        cell, columns = self.module.units, self.module.columns
+        units = None
+        if cell is not None:
+            units = Units(as_layer(cell.weight_ih, cell.bias_ih), as_layer(cell.weight_hh, cell.bias_hh))
+        return replace(
+            flatten(self.module.policy, self.size),
+            columns=None if columns is None else np.array(columns, np.int16),
+            history=self.module.history,
+            units=units,
+        )
+
+    def check(self, play: Play, what: str) -> Difference:
+        """How far ``play`` is from the learner over some steps.
 
         Raises:
             PolicyKDError: by more than ``TOLERANCE``.
@@ -112,20 +130,42 @@ class Episodes:
         agent, generator = self.agent, np.random.default_rng(0)
         state: tuple[np.ndarray, ...] = tuple(np.zeros((BATCH, *shape), np.float32) for shape in self.shapes)
         own: Any = None
-        worst = 0.0
+        distances = []
         for step in range(STEPS):
             starts = np.ones(BATCH) if step == 0 else generator.random(BATCH) < 0.2
-            whole = generator.standard_normal((BATCH, agent.view.size)).astype(np.float32)
+            whole = self._observations(generator)
             asked = whole if self.inputs == "full" else agent.view(whole)
             actions, *rest = play(asked, starts.astype(np.float32), *state)
             state = tuple(rest)
             wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)
-            worst = max(worst, float(apart(agent, actions, wanted).max()))
+            distances.append(apart(agent, actions, wanted))
+        worst, mean = float(np.max(distances)), float(np.mean(distances))
         if not worst <= TOLERANCE:
             raise PolicyKDError(
                 f"export: {what} is up to {worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
             )
-        return worst
+        return Difference(worst, mean, STEPS * BATCH)
+
+    def _observations(self, generator: np.random.Generator) -> np.ndarray:
+        """Observations of the task ``(B, O)``, as the learner has met them where it normalises."""
+        view, statistics = self.agent.view, normaliser(self.agent.learner, self.k)
+        whole = generator.standard_normal((BATCH, view.size))
+        if statistics is not None and view.function is None:
+            columns = list(view.columns or range(view.size))
+            mean, std = (part[-view.part_size :].numpy() for part in statistics)
+            whole[:, columns] = mean + std * whole[:, columns]
+        return whole.astype(np.float32)
+
+
+def stepping(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
+    """One step of one episode, its state an array ``(S,)``, as steps of several."""
+
+    def play(observations: np.ndarray, starts: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
+        flat = np.concatenate([part.reshape(len(part), -1) for part in state], axis=1)
+        answers = [step(*one) for one in zip(observations, starts, flat, strict=True)]
+        return tuple(np.stack(part) for part in zip(*answers, strict=True))
+
+    return play
 
 
 def needs_state(agent: Exportable, inputs: Inputs) -> bool:
@@ -159,5 +199,5 @@ def write(
     episodes = Episodes(agent, k, inputs)
     with placing(path) as temporary:
         save(episodes, temporary)
-        worst = episodes.check(read(temporary), str(path))
-    return worst
+        difference = episodes.check(read(temporary), str(path))
+    return difference.worst
