@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from policykd_envs.wrappers import SelectObservation
 from sb3_agents import Lopsided, agent
 from stable_baselines3 import PPO, SAC
 
@@ -115,12 +116,17 @@ def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
     assert "was trained in FrameSkip(skip=8), and the task's FrameSkip has skip=4" in refused(folder, task())
     assert "the task's RescaleAction has min_action=-1" in refused(folder, task(-1, skip=8))
 
+    config = folder / "Pendulum-v1" / "config.yml"
+    text = config.read_text()
+    config.write_text(text.replace(zoos, "[{policykd_envs.wrappers.SelectObservation: {columns: [2, 0, 1]}}]"))
+    Teacher.load(folder, lambda: SelectObservation(gym.make("Pendulum-v1"), (2, 0, 1)))
+    assert "which it does not say" not in caplog.text
+
     class Own(FrameSkip):
         def __init__(self, env, number):
             super().__init__(env, number)
 
-    text = (folder / "Pendulum-v1" / "config.yml").read_text()
-    (folder / "Pendulum-v1" / "config.yml").write_text(text.replace(zoos, "[{my_mod.Own: {number: 8}}]"))
+    config.write_text(text.replace(zoos, "[{my_mod.Own: {number: 8}}]"))
     Teacher.load(folder, lambda: Own(gym.make("Pendulum-v1"), 8))
     assert "was trained in Own(number=8): see that the task's has the same number, which it does not say" in caplog.text
 

@@ -98,9 +98,10 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
 
 
 def _plain(layer: gym.Wrapper) -> dict[str, Any]:
-    """The numbers and words that a wrapper holds, or was made with where Gymnasium keeps that."""
+    """The numbers, words and lists that a wrapper holds, or was made with where Gymnasium keeps that."""
     held = {name.lstrip("_"): value for name, value in vars(layer).items()} | getattr(layer, "_saved_kwargs", {})
-    return {name: value for name, value in held.items() if isinstance(value, bool | int | float | str)}
+    held |= {name: list(value) for name, value in held.items() if isinstance(value, tuple)}  # as YAML has it
+    return {name: value for name, value in held.items() if isinstance(value, bool | int | float | str | list)}
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
