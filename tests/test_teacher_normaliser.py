@@ -207,6 +207,22 @@ def test_two_normalisers_on_one_another_are_both_applied_live_and_refused_from_a
         Teacher.load(tmp_path / "agent.zip", task)
 
 
+@pytest.mark.parametrize(("scale", "warned"), [(20.0, True), (1.0, False)])
+def test_statistics_of_what_was_normalised_already_are_named(tmp_path, caplog, scale, warned):
+    """Starts that are far for them, and not so far as to refuse them."""
+
+    class Around0(Lopsided):
+        def _observe(self):
+            return self.np_random.uniform(-scale, scale, 5).astype(np.float32)
+
+    env = VecNormalize(DummyVecEnv([Around0]))
+    env.obs_rms.mean, env.obs_rms.var = np.full(5, 0.03), np.linspace(0.94, 1.03, 5)
+    agent("PPO").save(tmp_path / "agent.zip")
+    env.save(tmp_path / "agent_vecnormalize.pkl")
+    Teacher.load(tmp_path / "agent.zip", Around0)
+    assert ("it was around another VecNormalize, which is missing" in caplog.text) == warned
+
+
 def test_a_wrapper_between_agent_and_environment_is_named(caplog):
     class Shifted(VecEnvWrapper):
         def reset(self):
