@@ -90,6 +90,21 @@ def test_live_modules_of_other_libraries_act(kind):
     same(Teacher.load(module, Lopsided), getattr(module, act)(torch.from_numpy(INPUTS)))
 
 
+@pytest.mark.parametrize("kind", ["scripted", "loaded", "traced", "inside"])
+def test_live_torchscript_modules_are_copied_and_frozen(tmp_path, kind):
+    module, inputs = mlp(OBSERVATIONS, 8, ACTIONS), torch.from_numpy(INPUTS)
+    program = torch.jit.trace(module, inputs) if kind == "traced" else torch.jit.script(module)
+    if kind == "loaded":
+        program.save(tmp_path / "program.pt")
+        program = torch.jit.load(tmp_path / "program.pt")
+    source = nn.Sequential(program, nn.Identity()) if kind == "inside" else program
+    wanted, teacher = module(inputs).detach(), Teacher.load(source, Lopsided)
+    for parameter in source.parameters():
+        parameter.data.add_(1.0)
+    same(teacher, wanted)
+    assert teacher.parameters() and not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
 def test_a_module_of_double_precision_is_asked_in_it():
     module = mlp(OBSERVATIONS, 8, ACTIONS).double()
     same(Teacher.load(module, Lopsided), module(torch.from_numpy(INPUTS).double()))

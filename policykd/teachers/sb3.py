@@ -8,7 +8,6 @@ then proven against its own ``predict`` (``proof``); where that fails, a copy of
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import zipfile
@@ -27,7 +26,7 @@ from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
 from policykd.tasks.spaces import Choices
-from policykd.teachers import proof, recurrent, sb3_text
+from policykd.teachers import modules, proof, recurrent, sb3_text
 from policykd.teachers.policy import Bounds, Policy, freeze, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
@@ -160,7 +159,7 @@ def _by_predict(
     if recurrent.is_recurrent(live.state_dict()):
         raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
     try:
-        copied = copy.deepcopy(live)
+        copied = modules.copied(live)
         again = proof.Asked(copied.predict, live.observation_space)
         expected = asked(asked.examples, deterministic=True)[0]
         same = np.allclose(again(asked.examples, deterministic=True)[0], expected, equal_nan=True)
