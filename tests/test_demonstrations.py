@@ -110,12 +110,21 @@ def test_demonstrations_become_every_learners_data():
         (lambda: demonstrate(towards, POINT, 2, keep=1.5), "1.5 must be all, success or a quantile"),
         (lambda: demonstrate(lambda o: np.full(2, np.nan), POINT, 1), "not 2 finite actions"),
         (lambda: demonstrate(lambda o: np.zeros(3), POINT, 1), "not 2 finite actions"),
+        (lambda: demonstrate(towards, POINT, 1.5), "n_episodes=1.5 must be int"),
         (lambda: demonstrate([], POINT, 1), "need an expert and an episode, got 0 and 1"),
     ],
 )
 def test_what_cannot_be_demonstrated_is_one_line(ask, said):
     with pytest.raises(PolicyKDError, match=said):
         ask()
+
+
+def test_numbers_of_episodes_are_whole_however_they_are_written():
+    assert len(demonstrate(towards, POINT, 2e0, seed=np.int64(1)).returns) == 2
+    teacher = Teacher.load(towards, POINT)
+    assert len(teacher.score(POINT, 2e0, seed=np.float64(1)).returns) == 2
+    with pytest.raises(PolicyKDError, match=r"n_episodes=1.5 must be int"):
+        teacher.score(POINT, 1.5)
 
 
 def test_what_a_teacher_is_loaded_from_demonstrates(tmp_path):

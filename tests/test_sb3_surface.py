@@ -193,6 +193,7 @@ def test_agents_teachers_and_distillers_say_what_they_are():
         (lambda: DualStudent(POINT, policy_kwargs={}), "unknown argument 'policy_kwargs'; its entries are settings"),
         (lambda: DualStudent(POINT, tensorboard_log="x"), "run_dir= is an argument of the agent"),
         (lambda: DualStudent(POINT, verbose=1), "learn(progress_bar=True) shows progress"),
+        (lambda: TeacherStudent(POINT, 1, vecnormalize="v"), "is of the teacher: Teacher.load(..., vecnormalize=...)"),
         (lambda: DualStudent(POINT, methd="dpd"), "unknown argument 'methd'; nearest: method"),
         (
             lambda: dual().learn(40, log_interval=4),

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -256,6 +257,16 @@ def test_functions_and_modules_give_actions_in_the_tasks_units(source):
     mean, std = teacher.distribution(torch.from_numpy(inputs))
     assert std is None and torch.equal(mean, teacher.actions(torch.from_numpy(inputs)))
     assert teacher.value(torch.from_numpy(inputs)) is None
+
+
+def test_actions_are_within_bounds_of_double_precision():
+    """0.3 in float32 is more than 0.3."""
+
+    class Double(Lopsided):
+        action_space = gym.spaces.Box(-0.1, 0.3, (2,), np.float64)
+
+    action, _ = Teacher.load(lambda o: np.full(2, 0.4), Double).predict(observations(1)[0])
+    assert Double.action_space.contains(action) and np.array_equal(action, [0.3, 0.3])
 
 
 def test_a_policy_of_sb3_acts_by_its_predict():

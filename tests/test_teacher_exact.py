@@ -3,6 +3,7 @@
 import functools
 import zipfile
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import sb3_contrib
@@ -18,6 +19,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from policykd import PolicyKDError, Teacher
+from policykd.teachers import proof
 
 
 class ELU(nn.Module):
@@ -71,6 +73,24 @@ class Flipped(SACPolicy):
 
 class Same(ActorCriticPolicy):
     """A class of its own that changes nothing."""
+
+
+class FarExtractor(FlattenExtractor):
+    """Like SB3's own but far out."""
+
+    def forward(self, observations):
+        return super().forward(observations).clamp(-50, 50)
+
+
+class FarPolicy(ActorCriticPolicy):
+    def _predict(self, observation, deterministic=False):
+        actions = super()._predict(observation, deterministic)
+        return torch.where(observation[:, :1] > 60, torch.zeros_like(actions), actions)
+
+
+class FarPPO(PPO):
+    def predict(self, observation, *arguments, **options):
+        return super().predict(np.clip(observation, -50, 50), *arguments, **options)
 
 
 def leaky():
@@ -211,8 +231,41 @@ def test_an_own_policy_class_is_refused_in_a_zip_and_exact_live(tmp_path, algori
     assert check(model, tmp_path / "agent.zip") == 2
     said = refused(tmp_path / "agent.zip")
     assert "a policy class of its own (a class of test_teacher_exact)" in said
-    has_std = Teacher.load(model, Lopsided).distribution(torch.from_numpy(observations()))[1] is not None
-    assert has_std == (policy is Same)  # what is proven to be SB3's keeps its distribution
+    # That it acts alike at some observations, as Same does at all, is no proof.
+    assert Teacher.load(model, Lopsided).distribution(torch.from_numpy(observations()))[1] is None
+
+
+def far_agents():
+    """Agents that are SB3's own at usual observations, and not at 60."""
+    settings = {"seed": 0, "device": "cpu"}
+    for kind in (PPO, SAC, stable_baselines3.TD3):
+        options = {"net_arch": [4], "features_extractor_class": FarExtractor}
+        buffer = {} if kind is PPO else {"buffer_size": 9}
+        yield kind("MlpPolicy", Lopsided(), policy_kwargs=options, **buffer, **settings)
+    yield PPO(FarPolicy, Lopsided(), policy_kwargs={"net_arch": [4]}, **settings)
+    replaced, hooked = (PPO("MlpPolicy", Lopsided(), policy_kwargs={"net_arch": [4]}, **settings) for _ in range(2))
+    original = replaced.policy._predict
+    replaced.policy._predict = lambda o, deterministic=False: original(o.clamp(-50, 50), deterministic)
+    hooked.policy.action_net.register_forward_hook(lambda _, inputs, outputs: outputs.clamp(-0.1, 0.1))
+    yield from (replaced, hooked)
+
+
+def test_what_differs_from_sb3s_own_far_out_alone_acts_by_its_own_code():
+    """No number of questions shows that: the code must be known."""
+    inputs = observations(200) * np.random.default_rng(2).uniform(0, 100, (200, 1)).astype(np.float32)
+    for model in far_agents():
+        wanted = model.predict(inputs, deterministic=True)[0]
+        for source in (model, model.policy):
+            teacher = Teacher.load(source, Lopsided, vecnormalize=False)
+            np.testing.assert_allclose(teacher.predict(inputs)[0], wanted, atol=1e-5)
+    assert "has a predict that is not its policy's" in refused(FarPPO("MlpPolicy", Lopsided(), device="cpu"))
+
+
+def test_observations_to_ask_at_fill_a_bounded_space_and_go_far_in_another():
+    low, high = np.array([-np.inf, 2.0, -1e38], np.float32), np.array([np.inf, 3.0, 300.0], np.float32)
+    wide = proof.inputs(gym.spaces.Box(low, high))[proof.USUAL :]
+    least, most = wide.min(0), wide.max(0)
+    assert least[0] < -500 and most[0] > 500 and 2 <= least[1] < most[1] <= 3 and least[2] < -500 and most[2] <= 300
 
 
 def test_settings_that_are_not_known_are_refused(tmp_path):

@@ -48,6 +48,7 @@ RAW = 100 * observations()
         ("Far-v0.zip", "Far-v0/vecnormalize.pkl"),
         ("best_model.zip", "Far-v0/vecnormalize.pkl"),
         ("rl_model_8_steps.zip", "Far-v0/vecnormalize.pkl"),
+        ("rl_model_8_steps.zip", "rl_model_vecnormalize.pkl"),
     ],
 )
 def test_a_normaliser_is_found_under_every_name(tmp_path, caplog, agent_file, statistics):
@@ -59,7 +60,9 @@ def test_a_normaliser_is_found_under_every_name(tmp_path, caplog, agent_file, st
     teacher = Teacher.load(folder / agent_file, task)
     np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
     assert not teacher.missing_normaliser
-    assert ("those of its run's end are taken" in caplog.text) == (agent_file[:8] == "rl_model" and "/" in statistics)
+    assert ("those of its run's end are taken" in caplog.text) == (
+        agent_file[:8] == "rl_model" and "8" not in statistics
+    )
 
 
 def test_each_checkpoint_takes_its_own(tmp_path, caplog):
@@ -103,6 +106,32 @@ def test_whose_a_normaliser_is_is_not_guessed(tmp_path):
     np.testing.assert_allclose(given.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
     none = Teacher.load(tmp_path / "b.zip", task, vecnormalize=False)
     np.testing.assert_allclose(none.predict(RAW)[0], model.predict(RAW, deterministic=True)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "statistics", "owner"),
+    [
+        ("best_model", "rl_model_vecnormalize_200_steps", None),
+        ("model", "rl_model_vecnormalize_200_steps", None),
+        ("final_model", "model_vecnormalize", None),
+        ("best_model", "rl_model_vecnormalize_200_steps", "rl_model_200_steps"),
+    ],
+)
+def test_statistics_that_may_be_an_off_policy_agents_are_not_passed_over(tmp_path, name, statistics, owner):
+    """Its zip does not tell whether it was normalised; a file named after an agent of another run is not its own."""
+    _, env, task = trained()
+    off = agent("SAC")
+    for stem in [name] if owner is None else [name, owner]:
+        off.start_time = 3
+        off.save(tmp_path / f"{stem}.zip")
+    env.save(tmp_path / f"{statistics}.pkl")
+    with pytest.raises(PolicyKDError, match=rf"{statistics}.pkl may hold the statistics of {name}.zip: say vecnorm"):
+        Teacher.load(tmp_path / f"{name}.zip", task)
+    assert not Teacher.load(tmp_path / f"{name}.zip", task, vecnormalize=False).missing_normaliser
+    if owner is not None:
+        off.start_time = 4
+        off.save(tmp_path / f"{owner}.zip")
+        assert not Teacher.load(tmp_path / f"{name}.zip", task).policy.normalisers
 
 
 def test_checkpoints_of_one_run_share_its_normaliser(tmp_path):
@@ -176,6 +205,22 @@ def test_two_normalisers_on_one_another_are_both_applied_live_and_refused_from_a
     outer.save(tmp_path / "vecnormalize.pkl")  # SB3 saves the outer one alone
     with pytest.raises(PolicyKDError, match="VecNormalize that never saw such observations"):
         Teacher.load(tmp_path / "agent.zip", task)
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(20.0, True), (1.0, False)])
+def test_statistics_of_what_was_normalised_already_are_named(tmp_path, caplog, scale, warned):
+    """Starts that are far for them, and not so far as to refuse them."""
+
+    class Around0(Lopsided):
+        def _observe(self):
+            return self.np_random.uniform(-scale, scale, 5).astype(np.float32)
+
+    env = VecNormalize(DummyVecEnv([Around0]))
+    env.obs_rms.mean, env.obs_rms.var = np.full(5, 0.03), np.linspace(0.94, 1.03, 5)
+    agent("PPO").save(tmp_path / "agent.zip")
+    env.save(tmp_path / "agent_vecnormalize.pkl")
+    Teacher.load(tmp_path / "agent.zip", Around0)
+    assert ("it was around another VecNormalize, which is missing" in caplog.text) == warned
 
 
 def test_a_wrapper_between_agent_and_environment_is_named(caplog):

@@ -65,6 +65,7 @@ class RslRl(nn.Module):
             self.actor_obs_normalizer = nn.Module()
             for name, value in (("_mean", 3.0), ("_var", 4.0), ("_std", 2.0)):
                 self.actor_obs_normalizer.register_buffer(name, torch.full((1, OBSERVATIONS), value))
+            self.actor_obs_normalizer.register_buffer("count", torch.tensor(9))
 
     def act_inference(self, x):
         return self.actor(x)
@@ -87,6 +88,21 @@ def test_live_modules_of_other_libraries_act(kind):
     module = kind()
     act = {PPOAgent: "actor_mean", TD3Actor: "forward", RslRl: "act_inference"}[kind]
     same(Teacher.load(module, Lopsided), getattr(module, act)(torch.from_numpy(INPUTS)))
+
+
+@pytest.mark.parametrize("kind", ["scripted", "loaded", "traced", "inside"])
+def test_live_torchscript_modules_are_copied_and_frozen(tmp_path, kind):
+    module, inputs = mlp(OBSERVATIONS, 8, ACTIONS), torch.from_numpy(INPUTS)
+    program = torch.jit.trace(module, inputs) if kind == "traced" else torch.jit.script(module)
+    if kind == "loaded":
+        program.save(tmp_path / "program.pt")
+        program = torch.jit.load(tmp_path / "program.pt")
+    source = nn.Sequential(program, nn.Identity()) if kind == "inside" else program
+    wanted, teacher = module(inputs).detach(), Teacher.load(source, Lopsided)
+    for parameter in source.parameters():
+        parameter.data.add_(1.0)
+    same(teacher, wanted)
+    assert teacher.parameters() and not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_a_module_of_double_precision_is_asked_in_it():
@@ -199,6 +215,30 @@ def test_rsl_rls_file_is_read_with_its_normaliser(tmp_path, place):
     inputs = torch.from_numpy(INPUTS)
     same(teacher, network.actor(inputs if place is None else (inputs - 3.0) / (2.0 + 1e-2)))
     np.testing.assert_allclose(teacher.distribution(inputs)[1][0], [0.3 * 2 / 2.5, 0.6 * 2 / 4.0], rtol=1e-5)
+
+
+def without(state, *names):
+    return {name: tensor for name, tensor in state.items() if not name.startswith(names)}
+
+
+def test_files_of_actors_with_parts_that_are_not_known_are_refused(tmp_path):
+    """A part with tensors of its own, a part without between two layers, memory, statistics."""
+    sac, ppo, rsl, more = SACActor().state_dict(), PPOAgent().state_dict(), RslRl().state_dict(), torch.ones(8)
+    gaps = {"actor.0.weight": rsl["actor.0.weight"], "actor.3.weight": rsl["actor.2.weight"], "std": rsl["std"]}
+    third = {**without(sac, "fc2"), "fc3.weight": sac["fc2.weight"], "fc3.bias": sac["fc2.bias"]}
+    for content, part in (
+        ((sac | {"ln1.weight": more, "ln1.bias": more}, {}), "ln1.weight, ln1.bias"),
+        ((third, {}), "fc1, fc3"),
+        ({"actor": sac, "obs_rms": {"mean": more, "var": more}}, "mean, var"),
+        (ppo | {"obs_rms.mean": more, "obs_rms.var": more}, "obs_rms.mean, obs_rms.var"),
+        (ppo | {"encoder.weight": torch.eye(OBSERVATIONS)}, "encoder.weight"),
+        ({"model_state_dict": rsl | {"memory_a.rnn.bias_hh_l0": more}}, "memory_a.rnn.bias_hh_l0"),
+        ({"model_state_dict": gaps}, "actor.0, actor.3"),
+        ({"model_state_dict": rsl | {"actor.1.weight": more}}, "actor.0, actor.1, actor.2"),
+    ):
+        torch.save(content, tmp_path / "file.pt")
+        said = refused(tmp_path / "file.pt", activation="ELU")
+        assert f"has parts ({part})" in said and "network=MyNetwork()" in said
 
 
 def test_skrls_file_needs_its_network_and_brings_its_normaliser(tmp_path):

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from policykd_envs.wrappers import SelectObservation
 from sb3_agents import Lopsided, agent
 from stable_baselines3 import PPO, SAC
 
@@ -63,13 +64,71 @@ def test_the_zoos_mask_of_velocities_is_applied(tmp_path, name):
         ("rl_zoo3.wrappers.HistoryWrapper", "HistoryWrapper(gym.make(...))"),
         ("sb3_contrib.common.wrappers.TimeFeatureWrapper", "the wrapper's test_mode"),
         ("my_package.MaskVelocityWrapper", "only the task can apply it"),
-        ("[{rl_zoo3.wrappers.FrameSkip: {skip: 2}}]", "was trained in FrameSkip(skip=2)"),
-        ("[1]", "has an env_wrapper that is no name: 1"),
+        ("[{rl_zoo3.wrappers.FrameSkip: {skip: 2}}]", "env=lambda: FrameSkip(gym.make(...), skip=2); or"),
+        ("[1]", "has no name in its env_wrapper: 1"),
     ],
 )
 def test_a_wrapper_that_only_the_task_can_apply_is_refused_with_advice(tmp_path, wrapper, said):
     folder, _ = pendulum_agent(tmp_path, [("env_wrapper", wrapper)])
     assert said in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"vec_env_wrapper": "[{my_mod.ScaleObs: {k: 3}}]"}, "in ScaleObs(k=3) (my_mod.ScaleObs), and only the task"),
+        ({"vec_env_wrapper": "stable_baselines3.common.vec_env.VecMonitor"}, None),
+        ({"vec_env_wrapper": "[{stable_baselines3.common.vec_env.VecFrameStack: {n_stack: 4}}]"}, "on 4 stacked"),
+        ({"frame_stack": "'4'"}, "was trained on 4 stacked observations"),
+        ({"frame_stack": "four"}, "config.yml has a frame_stack that is no number: 'four'"),
+    ],
+)
+def test_what_wraps_the_vector_of_environments_counts(tmp_path, caplog, config, said):
+    stacks = "stacked" in (said or "")
+    folder, _ = pendulum_agent(tmp_path, config.items(), wrap=lambda env: stacked(4) if stacks else env)
+    if said is None:
+        Teacher.load(folder, "Pendulum-v1")
+        assert not caplog.text
+    else:
+        assert said in refused(folder)
+
+
+def test_env_kwargs_that_are_a_text_are_one_line(tmp_path):
+    folder, _ = pendulum_agent(tmp_path, [], [("env_kwargs", "\"{'g': 5.0}\"")], wrap=lambda env: env)
+    assert "args.yml has env_kwargs that are no settings: \"{'g': 5.0}\"" in refused(folder)
+
+
+class FrameSkip(gym.Wrapper):
+    def __init__(self, env, skip=4):
+        super().__init__(env)
+        self._skip = skip
+
+
+def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
+    zoos = "[{rl_zoo3.wrappers.FrameSkip: {skip: 8}}, {gymnasium.wrappers.RescaleAction: {min_action: -0.5}}]"
+    folder, _ = pendulum_agent(tmp_path, [("env_wrapper", zoos)], wrap=lambda env: env)
+
+    def task(least=-0.5, **options):
+        return lambda: gym.wrappers.RescaleAction(FrameSkip(gym.make("Pendulum-v1"), **options), least, 1)
+
+    Teacher.load(folder, task(skip=8))
+    assert "which it does not say" not in caplog.text
+    assert "was trained in FrameSkip(skip=8), and the task's FrameSkip has skip=4" in refused(folder, task())
+    assert "the task's RescaleAction has min_action=-1" in refused(folder, task(-1, skip=8))
+
+    config = folder / "Pendulum-v1" / "config.yml"
+    text = config.read_text()
+    config.write_text(text.replace(zoos, "[{policykd_envs.wrappers.SelectObservation: {columns: [2, 0, 1]}}]"))
+    Teacher.load(folder, lambda: SelectObservation(gym.make("Pendulum-v1"), (2, 0, 1)))
+    assert "which it does not say" not in caplog.text
+
+    class Own(FrameSkip):
+        def __init__(self, env, number):
+            super().__init__(env, number)
+
+    config.write_text(text.replace(zoos, "[{my_mod.Own: {number: 8}}]"))
+    Teacher.load(folder, lambda: Own(gym.make("Pendulum-v1"), 8))
+    assert "was trained in Own(number=8): see that the task's has the same number, which it does not say" in caplog.text
 
 
 def test_a_task_in_the_same_wrapper_or_an_observation_map_is_accepted(tmp_path):
@@ -98,10 +157,11 @@ def test_wrappers_that_change_nothing_here_are_silent(tmp_path, caplog, wrapper)
     assert not caplog.text
 
 
-def test_stacked_observations_are_refused_where_the_task_does_not_stack(tmp_path):
-    def stacked():
-        return gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(gym.make("Pendulum-v1"), 2))
+def stacked(n=2):
+    return gym.wrappers.FlattenObservation(gym.wrappers.FrameStackObservation(gym.make("Pendulum-v1"), n))
 
+
+def test_stacked_observations_are_refused_where_the_task_does_not_stack(tmp_path):
     folder, _ = pendulum_agent(tmp_path, [("frame_stack", 2)], wrap=lambda env: stacked())
     assert "was trained on 2 stacked observations (frame_stack): wrap the task" in refused(folder)
     Teacher.load(folder, stacked)
@@ -160,6 +220,20 @@ def test_a_live_agent_that_was_trained_in_wrappers_which_the_task_lacks_is_named
     assert "a live PPO was trained in MaskVelocityWrapper, which the task given by env= is not in" in caplog.text
 
 
+def test_a_live_agent_that_was_trained_in_a_wrapper_of_whatever_base_is_named(caplog):
+    """What a plain ``gym.Wrapper`` does, only its code tells; one of rewards changes no policy."""
+
+    class Twice(gym.RewardWrapper):
+        def reward(self, reward):
+            return 2 * reward
+
+    model = PPO("MlpPolicy", Twice(FrameSkip(gym.make("Pendulum-v1"))), policy_kwargs={"net_arch": [4]}, device="cpu")
+    Teacher.load(model, lambda: FrameSkip(gym.make("Pendulum-v1")))
+    assert not caplog.text
+    Teacher.load(model, "Pendulum-v1")
+    assert "a live PPO was trained in FrameSkip, which the task given by env= is not in" in caplog.text
+
+
 def test_a_folder_that_names_another_task_inside_is_named(tmp_path, caplog):
     folder, _ = pendulum_agent(tmp_path, [], [("env", "Acrobat-v1")], wrap=lambda env: env)
     renamed = folder.rename(tmp_path / "agent")
@@ -180,10 +254,13 @@ def test_an_older_versions_observations_are_made_of_version_5(task):
         action = old.action_space.sample()
         pairs.append((old.step(action)[0], new.step(action)[0]))
     before, after = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
-    torch.testing.assert_close(older("v4", task)(after), before, rtol=0, atol=1e-9)
+    for own in (after, before.clone()):  # an older version's own observations are not made anew of themselves
+        torch.testing.assert_close(older("v4", task, own.shape[1])(own), before, rtol=0, atol=1e-9)
+    without = before.clone()
     if forces := CONTACT_FORCES.get(task):
-        before[:, -forces:] = 0.0
-    torch.testing.assert_close(older("v3", task)(after), before, rtol=0, atol=1e-9)
+        without[:, -forces:] = 0.0
+    for own in (after, before):
+        torch.testing.assert_close(older("v3", task, own.shape[1])(own), without, rtol=0, atol=1e-9)
 
 
 def test_the_error_gives_the_map_that_works():
@@ -198,3 +275,5 @@ def test_the_error_gives_the_map_that_works():
     old = np.concatenate([raw[:, :27], np.zeros((4, 84), np.float32)], 1)
     np.testing.assert_allclose(teacher.predict(raw)[0], model.predict(old, deterministic=True)[0], atol=1e-5)
     assert "observation_map: 'v9' of Ant is not known" in refused(model, "Ant-v5", observation_map="v9")
+    said = "'v3' makes 111 observations of Ant-v5's 105, and the task has 27: make Ant-v5"
+    assert said in refused(model, "Ant-v4", vecnormalize=False, observation_map="v3")

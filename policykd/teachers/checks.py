@@ -20,12 +20,16 @@ log = logging.getLogger("policykd")
 DEVIATIONS = 32.0
 """What is 32 standard deviations away at the start of every episode of 1,000 steps was in no episode of training: it
 alone would have made the deviation larger."""
+SEVERAL = 5.0
+"""Deviations: on average of a task's first observations hardly any feature of a standard Gaussian lies so far away."""
+STANDARD = 0.1
+"""How far means are from 0 and deviations from 1, at most, in statistics of observations normalised already."""
 FAR_BELOW = 0.5
 """A teacher that keeps less than this of its recorded return, counted from random actions, is not what was trained."""
 
 
 def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
-    """Refuse a normaliser that never saw such observations.
+    """Refuse a normaliser that never saw such observations; warn of one that saw them normalised already, as it seems.
 
     Args:
         policy: with its normalisers.
@@ -46,6 +50,15 @@ def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
             f"teacher: {policy.source} has a VecNormalize that never saw such observations ({far}): was it around "
             "another VecNormalize, or of another task? Give the live model with its environment, or the right "
             "vecnormalize="
+        )
+    standard = first.mean.abs().max() < STANDARD and (first.std - 1).abs().max() < STANDARD
+    away = ((examples.double() - first.mean) / first.std).abs().mean(0)
+    if standard and away.max() > SEVERAL:
+        log.warning(
+            "teacher %s has a VecNormalize whose means are about 0 and deviations about 1, and %s starts %s deviations "
+            "away: it was around another VecNormalize, which is missing, or saw nothing: give the live model with its "
+            "environment, or the right vecnormalize=",
+            *(policy.source, env_id, f"{float(away.max()):,.0f}"),
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type
 from policykd.core.seeding import env_seed
 from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
@@ -103,6 +104,7 @@ def demonstrate(
         PolicyKDError: an expert cannot act, an action is not finite or of another size, or ``keep`` leaves nothing.
     """
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
+    n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
     if n_episodes < 1 or not several:
         raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
     several = [_loaded(expert, env) for expert in several]

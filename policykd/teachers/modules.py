@@ -7,7 +7,9 @@ They give actions in the task's units, as a policy is deployed; of a choice the 
 from __future__ import annotations
 
 import copy
+import io
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,12 +114,24 @@ def copied(module: nn.Module) -> nn.Module:
         PolicyKDError: it cannot be copied.
     """
     try:
-        return copy.deepcopy(module)
+        programs = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
+        return copy.deepcopy(module, {id(part): _program_again(part) for part in programs})
     except Exception as error:  # modules may hold anything, such as tensors of a graph
         raise PolicyKDError(
             f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({kind_and_line(error)}); "
             "give a function observation -> action"
         ) from None
+
+
+def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A copy of a TorchScript module; those that ``deepcopy`` makes have parameters that cannot be frozen."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(program, file)
+        file.seek(0)
+        again: torch.jit.ScriptModule = torch.jit.load(file)
+    return again
 
 
 def shape(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.groups import flatten, unflatten
@@ -17,6 +18,13 @@ from policykd.teachers.policy import Policy, to_unit
 TOLERANCE = 1e-5
 ROWS = 32
 """Observations of each size that are asked."""
+SIZES = (0.1, 1.0, 10.0)
+USUAL = 1 + len(SIZES) * ROWS
+"""How many of the observations are of usual size: zeros first, then ``ROWS`` of each of ``SIZES``."""
+WIDE = 1000.0
+"""How far the others go, within the space's bounds."""
+LIBRARIES = ("torch.nn.", "stable_baselines3.", "sb3_contrib.")
+"""Modules whose code is known."""
 STEPS = 4
 """Steps of an episode that a policy with memory is asked."""
 
@@ -40,7 +48,7 @@ class Asked:
 
     def __init__(self, predict: Any, space: gym.Space) -> None:
         self.predict, self.space = predict, space if isinstance(space, gym.spaces.Dict) else None
-        self.examples = inputs(gym.spaces.flatdim(space))
+        self.examples = inputs(space)
         """Observations to ask at, ``(n, O)``."""
         if self.space is not None:
             self.examples = flatten(self.space, unflatten(self.space, self.examples))  # one-hot where it must be
@@ -54,25 +62,51 @@ class Asked:
         return self.predict(self.as_read(observations), **options)
 
 
-def inputs(size: int) -> np.ndarray:
-    """Observations ``(n, O)`` to ask at: zeros, small, usual and large ones."""
-    generator = np.random.default_rng(0)
-    rows = [np.zeros((1, size))] + [scale * generator.standard_normal((ROWS, size)) for scale in (0.1, 1.0, 10.0)]
+def inputs(space: gym.Space) -> np.ndarray:
+    """Observations ``(n, O)`` to ask at: ``USUAL`` ones, and as many as ``ROWS`` from all of the space."""
+    size, generator = gym.spaces.flatdim(space), np.random.default_rng(0)
+    flat = gym.spaces.flatten_space(space)
+    assert isinstance(flat, gym.spaces.Box)
+    low, high = (np.clip(bound.astype(np.float64), -WIDE, WIDE) for bound in (flat.low, flat.high))
+    rows = [np.zeros((1, size))] + [scale * generator.standard_normal((ROWS, size)) for scale in SIZES]
+    rows.append(low + generator.random((ROWS, size)) * (high - low))
     return np.concatenate(rows).astype(np.float32)
 
 
+def own_code(live: nn.Module) -> str | None:
+    """The first part of a live policy that acts by code of no library, None where there is none.
+
+    What such code does to some observations can show that a rebuilt policy is another, and not that it is the same.
+    """
+    for part in live.modules():
+        kind = type(part)
+        replaced = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
+        if not is_known(kind) or replaced or part._forward_hooks or part._forward_pre_hooks:
+            return kind.__name__
+    return None
+
+
+def is_known(code: Any) -> bool:
+    """Whether a class or function is of a library."""
+    return str(getattr(code, "__module__", "")).startswith(LIBRARIES)
+
+
 @torch.no_grad()
-def acts_alike(policy: Policy, predict: Any, examples: np.ndarray, device: torch.device) -> bool:
+def acts_alike(policy: Policy, asked: Asked, device: torch.device) -> bool:
     """Whether a policy's deterministic actions are those of SB3's ``predict``, in the task's units."""
     half = 0.0 if policy.low is None or policy.high is None else (policy.high - policy.low) / 2
+    examples = asked.examples
     if policy.step is None:
         mine = _actions(policy, policy.gaussian(torch.from_numpy(examples).to(device))[0])
-        return bool((np.abs(mine - predict(examples, deterministic=True)[0]) <= TOLERANCE * half).all())
-    memory, state, starts = None, None, np.ones(len(examples), bool)
+        size = np.abs(examples).max(1).clip(SIZES[-1])[:, None] / SIZES[-1]  # with which rounding grows
+        apart = np.abs(mine - asked(examples, deterministic=True)[0])
+        return bool((apart <= (TOLERANCE * half * size if policy.scores is None else 0)).all())
+    memory, state, examples = None, None, examples[:USUAL]
+    starts = np.ones(len(examples), bool)
     for _ in range(STEPS):
-        asked = torch.from_numpy(examples).to(device), memory, torch.from_numpy(starts).to(device)
-        mean, _, memory = policy.step(*asked)
-        theirs, state = predict(examples, state=state, episode_start=starts, deterministic=True)
+        inputs = torch.from_numpy(examples).to(device), memory, torch.from_numpy(starts).to(device)
+        mean, _, memory = policy.step(*inputs)
+        theirs, state = asked(examples, state=state, episode_start=starts, deterministic=True)
         if not (np.abs(_actions(policy, mean) - theirs) <= TOLERANCE * half).all():
             return False
         starts, examples = np.arange(len(examples)) % 5 == 0, examples[::-1].copy()
@@ -84,8 +118,9 @@ def says_alike(policy: Policy, live: Any, asking: Asked, device: torch.device) -
     """Whether the distribution and the value, where the live policy has some, are the same, too."""
     if policy.step is not None:
         return True  # actions at several steps are all that it says
-    asked = torch.from_numpy(asking.examples).to(device)
-    truth = _truth(live, obs_as_tensor(asking.as_read(asking.examples), live.device))
+    examples = asking.examples[:USUAL]
+    asked = torch.from_numpy(examples).to(device)
+    truth = _truth(live, obs_as_tensor(asking.as_read(examples), live.device))
     if truth is None:
         return False
     mean, std = policy.gaussian(asked)

@@ -8,7 +8,6 @@ then proven against its own ``predict`` (``proof``); where that fails, a copy of
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import zipfile
@@ -27,7 +26,7 @@ from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
 from policykd.tasks.spaces import Choices
-from policykd.teachers import proof, recurrent, sb3_text
+from policykd.teachers import modules, proof, recurrent, sb3_text
 from policykd.teachers.policy import Bounds, Policy, freeze, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
@@ -35,6 +34,9 @@ from policykd.teachers.weights import read_tensors
 log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
 """The part of a zip by which it is known as an agent of SB3."""
+OWN_PREDICT = (
+    "has a predict that is not its policy's: give a function, lambda o: model.predict(o, deterministic=True)[0]"
+)
 
 
 def from_zip(
@@ -59,8 +61,8 @@ def from_zip(
 def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
     """The policy of a live model, or of a live policy alone, as it is now; the original may go on learning.
 
-    It is rebuilt from its tensors and proven against its own ``predict``. A policy of its own is copied and acts by
-    its ``predict``, without standard deviation and value.
+    It is rebuilt from its tensors, where all its code is known, and proven against its own ``predict``. A policy with
+    code of its own is copied and acts by its ``predict``, without standard deviation and value.
 
     Raises:
         PolicyKDError: its actions or observations are not vectors, it samples, or it cannot be copied.
@@ -68,6 +70,8 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     model = source if isinstance(source, BaseAlgorithm) else None
     live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
     name = f"a live {type(source).__name__}"
+    if model is not None and not proof.is_known(model.predict):
+        raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     actions = _check_spaces(live, name)
     space = live.observation_space if isinstance(live.observation_space, spaces.Dict) else None
     asked = proof.Asked(source.predict, live.observation_space)
@@ -85,7 +89,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
                 raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
         except PolicyKDError as error:
             return _by_predict(asked, live, name, str(error), actions, device).changed(**named)
-        if not proof.acts_alike(policy, asked, examples, device):
+        if not proof.acts_alike(policy, asked, device):
             reason = f"{name} does not act as {told.policy}'s networks do"
         elif not proof.says_alike(policy, live, asked, device):
             reason = f"{name} has a distribution or value of its own"
@@ -128,10 +132,10 @@ def _build(
 
 def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
     """What a live policy says about itself; ``proof`` finds out whether it is so."""
-    named = ((base.__module__, base.__name__) for base in type(live).__mro__)
-    known = [sb3_text.POLICIES[name] for name in named if name in sb3_text.POLICIES]
-    if not known:
-        raise PolicyKDError(f"teacher: {type(live).__name__} is no policy that is known")
+    known = sb3_text.POLICIES.get((type(live).__module__, type(live).__name__))
+    own = proof.own_code(live)
+    if known is None or own is not None:
+        raise PolicyKDError(f"teacher: {own or type(live).__name__} has code that is not known")
     if activation is None:
         used = getattr(live, "activation_fn", None)
         names = [key for key, kind in ACTIVATIONS.items() if kind is used]
@@ -145,7 +149,7 @@ def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
     renorms = [module.eps for module in live.modules() if type(module).__name__ == "BatchRenorm1d"]
     if renorms:
         options["batch_norm_eps"] = renorms[0]
-    return sb3_text.Told(known[0], activation, options)
+    return sb3_text.Told(known, activation, options)
 
 
 def _by_predict(
@@ -155,7 +159,7 @@ def _by_predict(
     if recurrent.is_recurrent(live.state_dict()):
         raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
     try:
-        copied = copy.deepcopy(live)
+        copied = modules.copied(live)
         again = proof.Asked(copied.predict, live.observation_space)
         expected = asked(asked.examples, deterministic=True)[0]
         same = np.allclose(again(asked.examples, deterministic=True)[0], expected, equal_nan=True)
@@ -167,10 +171,7 @@ def _by_predict(
     if not np.isfinite(expected).all():
         raise PolicyKDError(f"teacher: {name} gives actions that are not finite")
     if not same:
-        raise PolicyKDError(
-            f"teacher: {name} has a predict that is not its policy's: give a function, "
-            "lambda o: model.predict(o, deterministic=True)[0]"
-        )
+        raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     freeze(copied.to(device))
     log.info("teacher %s acts by its own predict, without standard deviation and value (%s)", name, reason)
     if isinstance(actions, Choices):

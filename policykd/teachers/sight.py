@@ -59,7 +59,7 @@ def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None)
     if task is None:
         raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
     if isinstance(observation_map, str) and observation_map not in task.groups:
-        return versions.older(observation_map, base_name(task.env_id))
+        return versions.older(observation_map, base_name(task.env_id), task.observation_size)
     return columns_of("observation_map", observation_map, task.groups)
 
 

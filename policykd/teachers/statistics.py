@@ -100,13 +100,19 @@ def find(path: Path, normalised_by_config: bool) -> Found:
         normalised_by_config: whether the zoo's settings beside it say that it was normalised.
 
     Raises:
-        PolicyKDError: there is one that may be another agent's.
+        PolicyKDError: there is one that may be its own or another agent's, and nothing tells.
     """
     trained = trained_normalised(sb3.read_text(path))
-    file = _own(path) or _of_run(path) or _shared(path, trained)
+    file = _own(path) or _of_run(path, trained) or _shared(path, trained)
     checkpoint = CHECKPOINT.fullmatch(path.stem)
     siblings = checkpoint and any(path.parent.glob(f"{checkpoint[1]}_vecnormalize_*_steps.pkl"))
-    return Found(file, file is None and bool(trained or normalised_by_config or siblings))
+    missing = file is None and bool(trained or normalised_by_config or siblings)
+    if file is None and trained is None and not missing and (unclear := _unclear(path)) is not None:
+        raise PolicyKDError(
+            f"teacher: {unclear} may hold the statistics of {path.name}: say vecnormalize=FILE, or vecnormalize=False "
+            "if it never had any"
+        )
+    return Found(file, missing)
 
 
 def _own(path: Path) -> Path | None:
@@ -121,18 +127,33 @@ def _own(path: Path) -> Path | None:
     return next((path.parent / name for name in names if (path.parent / name).is_file()), None)
 
 
-def _of_run(path: Path) -> Path | None:
-    """The file of a zoo's run folder, where the agent is one of the run's checkpoints."""
-    if path.stem != "best_model" and not CHECKPOINT.fullmatch(path.stem):
+def _of_run(path: Path, trained: bool | None) -> Path | None:
+    """The file of a run's end, in the zoo's folder or named after the run, for one of its checkpoints."""
+    checkpoint = CHECKPOINT.fullmatch(path.stem)
+    if path.stem != "best_model" and not checkpoint:
         return None
     task = re.sub(r"_\d+$", "", path.parent.name)
     folders = [
         f for f in sorted(path.parent.iterdir()) if f.is_dir() and (f.name == task or (f / "config.yml").is_file())
     ]
-    file = next((folder / name for folder in folders for name in NAMES if (folder / name).is_file()), None)
-    if file is not None and CHECKPOINT.fullmatch(path.stem):
+    files = [folder / name for folder in folders for name in NAMES]
+    if checkpoint and trained is not False:
+        files += [path.parent / f"{checkpoint[1]}_{name}" for name in NAMES]
+    file = next((file for file in files if file.is_file()), None)
+    if file is not None and checkpoint:
         log.warning("teacher %s has no statistics of its own moment: those of its run's end are taken, %s", path, file)
     return file
+
+
+def _unclear(path: Path) -> Path | None:
+    """A file of statistics beside a zip that is named after no agent there, or after another one of its run."""
+    start = sb3.read_text(path).get("start_time")
+    owners = {_own(other): other for other in path.parent.glob("*.zip") if other != path}
+    for file in sorted(path.parent.glob("*vec*normalize*.pkl")):
+        same_run = file in owners and start and sb3.read_text(owners[file]).get("start_time") == start
+        if file.name not in NAMES and (file not in owners or same_run):
+            return file
+    return None
 
 
 def _shared(path: Path, trained: bool | None) -> Path | None:

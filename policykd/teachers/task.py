@@ -44,8 +44,8 @@ class TaskSpaces(NamedTuple):
     actions: ActionScale | Choices
     examples: np.ndarray
     """First observations of some episodes ``(n, O)``, float32."""
-    wrappers: tuple[str, ...] = ()
-    """Names of the classes that the environment is wrapped in."""
+    wrappers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """What the environment is wrapped in: names of classes, and each one's plain attributes by their public names."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
     """What it was made with."""
     groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
@@ -91,10 +91,17 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
         groups, space = groups_of(probe), dict_space(probe)
-    wrappers = tuple(type(layer).__name__ for layer in layers(probe) if isinstance(layer, gym.Wrapper))
+    wrappers = {type(layer).__name__: _plain(layer) for layer in layers(probe) if isinstance(layer, gym.Wrapper)}
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
     return TaskSpaces(task.env_id, *sizes, examples, wrappers, kwargs, groups, space)
+
+
+def _plain(layer: gym.Wrapper) -> dict[str, Any]:
+    """The numbers, words and lists that a wrapper holds, or was made with where Gymnasium keeps that."""
+    held = {name.lstrip("_"): value for name, value in vars(layer).items()} | getattr(layer, "_saved_kwargs", {})
+    held |= {name: list(value) for name, value in held.items() if isinstance(value, tuple)}  # as YAML has it
+    return {name: value for name, value in held.items() if isinstance(value, bool | int | float | str | list)}
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import as_type
 from policykd.core.networks import one_hot
 from policykd.tasks.groups import flatten
-from policykd.tasks.spaces import Choices, EnvFactory
+from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers import loading
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
 from policykd.teachers.policy import Memory, Policy
@@ -56,6 +57,8 @@ class Teacher:
             raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
         if low is not None and high is not None:
             self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+            here = None if task is None or isinstance(task.actions, Choices) else task.actions
+            self.scale = here or ActionScale(gym.spaces.Box(self.low, self.high))
         if observation_map is not None and task is None:
             raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs the task: give env=")
         if task is None:
@@ -167,8 +170,7 @@ class Teacher:
             return self.first + chosen.cpu().numpy().reshape(np.shape(observation)[:-1]), kept
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
-        scaled = self._act(mean).cpu().numpy()
-        actions = np.clip((self.high + self.low) / 2 + scaled * (self.high - self.low) / 2, self.low, self.high)
+        actions = self.scale.to_env(self._act(mean).cpu().numpy())
         return actions.reshape(*np.shape(observation)[:-1], -1), kept
 
     def _flatten(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -227,6 +229,7 @@ class Teacher:
         Raises:
             PolicyKDError: ``n_episodes`` or ``seed`` make no sense, or the task has other sizes.
         """
+        n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
         if n_episodes < 1 or seed < 0:
             raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
         task = look_at(env_id_or_factory)

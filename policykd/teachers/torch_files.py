@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ RSL_EPSILON = 1e-2
 """Added by rsl_rl's EmpiricalNormalization to the standard deviation."""
 SKRL_EPSILON, SKRL_CLIP = 1e-8, 5.0
 """Of skrl's RunningStandardScaler."""
+BESIDE = (
+    *("critic", "qf", "std", "log_std", "actor_logstd", "action_scale", "action_bias"),
+    *("actor_obs_normalizer._", "actor_obs_normalizer.count"),
+)
+"""How names of tensors begin that are no layers of an actor: read apart, or of no use for it."""
+STATISTICS = re.compile(r"(.*[._])?(running_)?(mean|var|variance)")
+"""Names of statistics of observations, which files of CleanRL's do not have."""
 
 
 def load(
@@ -60,11 +67,13 @@ def load(
         if {"fc1.weight", "action_scale", "action_bias"} <= set(state) and {"fc_mu.weight", "fc_mean.weight"} & set(
             state
         ):
+            _refuse(path, [name for part in states for name in part if STATISTICS.fullmatch(name)])
             return _cleanrl(state, path, activation, device), ()
         if "actor_logstd" in state and any(name.startswith("actor_mean.") for name in state):
+            _refuse(path, [name for part in states for name in part if STATISTICS.fullmatch(name)])
+            policy = _mlp(state, "actor_mean", activation or "Tanh", state["actor_logstd"].exp(), path, task, device)
             said = f"CleanRL's ppo_continuous_action, {activation or 'Tanh'} between its layers"
             log.warning("teacher %s is taken for %s", path, said)
-            policy = _mlp(state, "actor_mean", activation or "Tanh", state["actor_logstd"].exp(), path, task, device)
             # CleanRL normalises observations in the environment, and its file does not hold the statistics.
             return policy.changed(missing_normaliser=True), ()
         if any(re.fullmatch(r"actor\.\d+\.weight", name) for name in state) and {"std", "log_std"} & set(state):
@@ -140,16 +149,48 @@ def _linear(state: State, name: str) -> nn.Linear:
     return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"it has no linear layer {name}")
 
 
+def _layers(
+    state: State, prefix: str, places: Sequence[int], heads: Sequence[str], activation: str, path: Path
+) -> list[nn.Module]:
+    """Linear layers, each with an activation after it.
+
+    Args:
+        state: the actor's tensors.
+        prefix: of the layers' names, before their numbers.
+        places: the numbers, of as many layers as there may be.
+        heads: names of the actor's other layers.
+        activation: the name of torch's.
+        path: where they are from.
+
+    Raises:
+        PolicyKDError: the actor has other parts, too, or numbers between which a part without tensors may lie.
+    """
+    found = (re.fullmatch(rf"{re.escape(prefix)}(\d+)\.weight", name) for name in state)
+    numbers = sorted(int(name[1]) for name in found if name)
+    names = [f"{prefix}{number}" for number in numbers]
+    tensors = {f"{name}.{part}" for name in (*names, *heads) for part in ("weight", "bias")}
+    _refuse(path, [name for name in state if name not in tensors and not name.startswith(BESIDE)])
+    if numbers != list(places[: len(numbers)]):
+        _refuse(path, names)
+    return [part for name in names for part in (_linear(state, name), find("activation", activation, ACTIVATIONS)())]
+
+
+def _refuse(path: Path, names: Sequence[str]) -> None:
+    """Refuse what has parts of these names, if any, as another network than is known by its other names."""
+    if names:
+        parts = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        raise PolicyKDError(
+            f"teacher: {path} has parts ({parts}) that make it no network of known layers; {_lines(path)}"
+        )
+
+
 def _mlp(
     state: State, prefix: str, activation: str, std: Tensor, path: Path, task: TaskSpaces | None, device: torch.device
 ) -> Policy:
     """A Gaussian policy whose mean is an MLP in the task's units."""
     if task is None:
         raise PolicyKDError(f"teacher: {path} does not say its action bounds: give env=")
-    found = (re.fullmatch(rf"{prefix}\.(\d+)\.weight", name) for name in state)
-    layers: list[nn.Module] = []
-    for number in sorted(int(name[1]) for name in found if name):
-        layers += [_linear(state, f"{prefix}.{number}"), find("activation", activation, ACTIVATIONS)()]
+    layers = _layers(state, f"{prefix}.", range(0, 2 * len(state), 2), (), activation, path)
     network = freeze(nn.Sequential(*layers[:-1]).to(device))
     low, high = task.bounds(str(path))
     middle, half = to_unit(low, high, device)
@@ -169,10 +210,8 @@ def _mlp(
 def _cleanrl(state: State, path: Path, activation: str | None, device: torch.device) -> Policy:
     """CleanRL's actors of DDPG, TD3 and SAC, which know their action bounds."""
     squashed = "fc_mean.weight" in state
-    numbers = sorted(int(name[2:-7]) for name in state if re.fullmatch(r"fc\d+\.weight", name))
-    layers: list[nn.Module] = []
-    for number in numbers:
-        layers += [_linear(state, f"fc{number}"), find("activation", activation or "ReLU", ACTIVATIONS)()]
+    heads = ("fc_mean", "fc_logstd") if squashed else ("fc_mu",)
+    layers = _layers(state, "fc", range(1, len(state)), heads, activation or "ReLU", path)
     features = nn.Sequential(*layers)
     mean = _linear(state, "fc_mean" if squashed else "fc_mu")
     log_std = _linear(state, "fc_logstd") if squashed else None

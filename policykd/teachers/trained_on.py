@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -21,6 +23,7 @@ ALIKE = {
     *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
     *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
     *("DelayedRewardWrapper", "TruncatedOnSuccessWrapper", "DoneOnSuccessWrapper", "ActionNoiseWrapper", "Autoreset"),
+    *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder"),
 }
 """Wrappers that leave a vector of observations and its best action as they are."""
 ADVICE = {
@@ -42,6 +45,8 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
     for wrapper in reversed(training.wrappers):  # the last one is nearest to the agent
         if task is None or wrapper.short not in task.wrappers:
             policy = _through(policy, wrapper, training, task)
+        else:
+            _check_options(policy.source, wrapper, task.wrappers[wrapper.short])
     if training.frame_stack > 1 and not (task and task.observation_size == policy.observation_size):
         raise PolicyKDError(
             f"teacher: {policy.source} was trained on {training.frame_stack} stacked observations (frame_stack): wrap "
@@ -65,18 +70,31 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
 
 
 def warn_wrappers(model: BaseAlgorithm, source: str, task: TaskSpaces | None) -> None:
-    """Name the wrappers of a live agent's environment that change observations or actions and that the task lacks."""
+    """Name the wrappers of a live agent's environment that may change more than rewards and that the task lacks."""
     env = model.get_env()
     inner = None if env is None or task is None else getattr(env.unwrapped, "envs", [None])[0]
     lacking = []
     while isinstance(inner, gym.Wrapper):
-        changes = isinstance(inner, gym.ObservationWrapper | gym.ActionWrapper)
-        if changes and type(inner).__name__ not in ALIKE | {"RescaleAction", *(task.wrappers if task else ())}:
+        known = ALIKE | {"RescaleAction", *(task.wrappers if task else ())}
+        if not isinstance(inner, gym.RewardWrapper) and type(inner).__name__ not in known:
             lacking.append(type(inner).__name__)
         inner = inner.env
     if lacking:
         said = ", ".join(lacking)
         log.warning("teacher %s was trained in %s, which the task given by env= is not in", source, said)
+
+
+def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> None:
+    """Refuse a task whose wrapper has other options than the training's; warn where it does not say them."""
+    differing = {name: here[name] for name, value in wrapper.options.items() if name in here and here[name] != value}
+    if differing:
+        said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+        raise PolicyKDError(f"teacher: {source} was trained in {wrapper}, and the task's {wrapper.short} has {said}")
+    if unsaid := ", ".join(name for name in wrapper.options if name not in here):
+        log.warning(
+            "teacher %s was trained in %s: see that the task's has the same %s, which it does not say",
+            *(source, wrapper, unsaid),
+        )
 
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:
@@ -95,7 +113,7 @@ def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpa
     advice = ADVICE.get(wrapper.short, "")
     raise PolicyKDError(
         f"teacher: {policy.source} was trained in {wrapper} ({wrapper.name}), and only the task can apply it: "
-        f"env=lambda: {wrapper.short}(gym.make(...)){advice}; or give observation_map, then all that is applied"
+        f"env=lambda: {wrapper.of('gym.make(...)')}{advice}; or give observation_map, then all that is applied"
     )
 
 

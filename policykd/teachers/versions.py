@@ -27,15 +27,16 @@ CONTACT_FORCES = {"Ant": 78, "Humanoid": 78, "HumanoidStandup": 78}
 NAMES = ("v2", "v3", "v4")
 
 
-def older(version: str, task: str) -> Callable[[Tensor], Tensor]:
-    """From version 5's observations ``(B, O)`` to an older version's.
+def older(version: str, task: str, size: int) -> Callable[[Tensor], Tensor]:
+    """From version 5's observations ``(B, O)``, or those of an older version itself, to an older version's.
 
     Args:
         version: "v4" as Gymnasium makes it; "v2" and "v3" with contact forces of 0, as mujoco-py 2 made them.
         task: the task's name without version, such as "Ant".
+        size: length O of the task's observations.
 
     Raises:
-        PolicyKDError: no such version is known of the task.
+        PolicyKDError: no such version is known of the task, or its observations are of neither version.
     """
     if version not in NAMES or task not in LAYOUTS:
         known = f"{', '.join(NAMES)} of {', '.join(LAYOUTS)}"
@@ -43,10 +44,18 @@ def older(version: str, task: str) -> Callable[[Tensor], Tensor]:
             f"observation_map: {version!r} of {task} is not known; there are {known}, columns, functions"
         )
     forces = CONTACT_FORCES.get(task, 0) if version != "v4" else 0
+    old, new = sizes(task)
+    if size not in (old, new):
+        raise PolicyKDError(
+            f"observation_map: {version!r} makes {old} observations of {task}-v5's {new}, and the task has {size}: "
+            f"make {task}-v5, or give columns or a function"
+        )
 
     def look(observations: Tensor) -> Tensor:
         if forces:
             observations = torch.cat((observations[:, :-forces], torch.zeros_like(observations[:, -forces:])), 1)
+        if size == old:
+            return observations
         parts, start = [], 0
         for count in LAYOUTS[task]:
             if count < 0:
@@ -59,12 +68,17 @@ def older(version: str, task: str) -> Callable[[Tensor], Tensor]:
     return look
 
 
-def advice(task: str, sizes: tuple[int, int]) -> str | None:
-    """The ``observation_map`` that makes a teacher's ``sizes[0]`` observations of the task's ``sizes[1]``."""
-    if sizes == (27, 105) and task == "Ant":
-        return "give observation_map=range(27)"
+def sizes(task: str) -> tuple[int, int]:
+    """How many observations the older versions of a task have, and version 5."""
     layout = LAYOUTS.get(task, ())
-    if sizes != (sum(map(abs, layout)), sum(count for count in layout if count > 0)):
+    return sum(map(abs, layout)), sum(count for count in layout if count > 0)
+
+
+def advice(task: str, needed: tuple[int, int]) -> str | None:
+    """The ``observation_map`` that makes a teacher's ``needed[0]`` observations of the task's ``needed[1]``."""
+    if needed == (27, 105) and task == "Ant":
+        return "give observation_map=range(27)"
+    if needed != sizes(task):
         return None
     if task not in CONTACT_FORCES:
         return 'give observation_map="v4"'

@@ -28,6 +28,9 @@ VELOCITIES = {
 }
 """Columns that the zoo's ``MaskVelocityWrapper`` sets to 0, by task."""
 
+APPLIED = re.compile(r"stable_baselines3\..+\.(VecFrameStack|VecNormalize)")
+"""Wrappers of vectors of environments that are known as ``frame_stack`` and ``normalize``."""
+
 
 class Wrapper(NamedTuple):
     """A wrapper of the environment that an agent was trained in."""
@@ -41,8 +44,12 @@ class Wrapper(NamedTuple):
         """Its class."""
         return self.name.rpartition(".")[2]
 
+    def of(self, *inner: str) -> str:
+        """The call that makes it, around ``inner``."""
+        return f"{self.short}({', '.join([*inner, *(f'{key}={value!r}' for key, value in self.options.items())])})"
+
     def __str__(self) -> str:
-        return f"{self.short}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
+        return self.of()
 
 
 class Training(NamedTuple):
@@ -79,14 +86,22 @@ def training(path: Path) -> Training:
     if folder is None:
         return Training()
     config, arguments, env_kwargs = (_read(folder / f"{name}.yml") for name in ("config", "args", "env_kwargs"))
-    stack = config.get("frame_stack") or 1
-    kwargs = {**(arguments.get("env_kwargs") or {}), **env_kwargs}
+    given = arguments.get("env_kwargs") or {}
+    if not isinstance(given, dict):
+        raise PolicyKDError(f"teacher: {folder}/args.yml has env_kwargs that are no settings: {given!r:.80}")
+    around = _wrappers(config, "vec_env_wrapper", folder)
+    applied = {wrapper.short: wrapper.options for wrapper in around if APPLIED.fullmatch(wrapper.name)}
+    stack = applied.get("VecFrameStack", {}).get("n_stack") or config.get("frame_stack") or 1
+    if not re.fullmatch(r"\d{1,9}(\.0)?", str(stack)):
+        raise PolicyKDError(f"teacher: {folder}/config.yml has a frame_stack that is no number: {stack!r:.80}")
     env_id = arguments.get("env")
     return Training(
-        _normalises(config.get("normalize")),
-        _wrappers(config.get("env_wrapper"), folder),
-        int(stack) if isinstance(stack, int | float) else 1,
-        kwargs,
+        _normalises(config.get("normalize")) or "VecNormalize" in applied,
+        # Those of a vector of environments are nearer to the agent.
+        _wrappers(config, "env_wrapper", folder)
+        + tuple(wrapper for wrapper in around if not APPLIED.fullmatch(wrapper.name)),
+        int(float(stack)),
+        {**given, **env_kwargs},
         env_id if isinstance(env_id, str) else None,
     )
 
@@ -140,12 +155,12 @@ def _normalises(value: Any) -> bool:
     return value.get("norm_obs", True) is not False if isinstance(value, dict) else bool(value)
 
 
-def _wrappers(value: Any, folder: Path) -> tuple[Wrapper, ...]:
-    """The zoo's ``env_wrapper``: a name, a dict of one name and its options, or a list of these."""
-    found = []
+def _wrappers(config: Mapping[str, Any], key: str, folder: Path) -> tuple[Wrapper, ...]:
+    """The zoo's ``env_wrapper`` or ``vec_env_wrapper``: a name, a dict of one name and its options, or their list."""
+    found, value = [], config.get(key)
     for one in value if isinstance(value, list) else [] if value in (None, "None", "") else [value]:
         name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, {})
         if not isinstance(name, str) or not isinstance(options or {}, dict):
-            raise PolicyKDError(f"teacher: {folder}/config.yml has an env_wrapper that is no name: {one!r:.80}")
+            raise PolicyKDError(f"teacher: {folder}/config.yml has no name in its {key}: {one!r:.80}")
         found.append(Wrapper(name, options or {}))
     return tuple(found)

@@ -20,6 +20,7 @@ from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
 from policykd.learners.elsewhere import ELSEWHERE
+from policykd.teachers import Teacher
 from policykd.training.acting import Acting
 
 if TYPE_CHECKING:
@@ -154,4 +155,6 @@ def _place(argument: str, signature: inspect.Signature) -> str:
     kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
     if any(argument in kind.__dataclass_fields__ for kind in kinds):
         return f"; it is a setting: config={{{argument!r}: ...}}"
+    if "teacher" in signature.parameters and argument in inspect.signature(Teacher.load).parameters:
+        return f"; it is of the teacher: Teacher.load(..., {argument}=...)"
     return nearest(argument, signature.parameters)
