@@ -120,6 +120,26 @@ def test_what_cannot_vary_is_refused(vary, words):
         make(config={"vary": vary})
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("council", "council makes targets by the critics of the whole group"),
+        ("piekd", "piekd copies critics"),
+        ("dpd", "dpd compares the values of two learners"),
+        ("dpd_pooled", "dpd_pooled compares the values of two learners"),
+    ],
+)
+def test_a_value_of_one_discount_is_not_taken_for_one_of_another(method, words):
+    with pytest.raises(PolicyKDError, match=f"vary.gamma: {words}, and of unequal discounts"):
+        make(method, config={"vary": {"gamma": (0.5, 0.95)}})
+    make(method, config={"vary": {"n_steps": (1, 3)}})
+
+
+@pytest.mark.parametrize("method", ["mutual_shared", "paired", "advice", "double_actor", "p3s", "share_replay"])
+def test_discounts_may_differ_where_every_critic_judges_by_its_own(method):
+    make(method, config={"vary": {"gamma": (0.5, 0.95)}})
+
+
 def test_a_learning_rate_may_be_a_function_of_what_remains():
     def falling(remaining):
         return 1e-3 * remaining
