@@ -194,12 +194,29 @@ def test_agents_teachers_and_distillers_say_what_they_are():
         (lambda: DualStudent(POINT, tensorboard_log="x"), "run_dir= is an argument of the agent"),
         (lambda: DualStudent(POINT, verbose=1), "learn(progress_bar=True) shows progress"),
         (lambda: DualStudent(POINT, methd="dpd"), "unknown argument 'methd'; nearest: method"),
+        (
+            lambda: DualStudent.load("x", custom_objects={}),
+            "load: unknown argument 'custom_objects'; a file of",
+        ),
+        (lambda: TeacherStudent.load("x", print_system_info=True), "says what it was computed by; leave it out"),
+        (lambda: DualStudent.load("x", learning_rate=1e-3), "an agent keeps the settings that it was made with"),
+        (lambda: DualStudent.load("x", teecher=1, env=POINT), "unknown argument 'teecher'"),
+        (lambda: DualStudent.load(), "missing a required argument: 'path'"),
+        (lambda: DualStudent.load("MlpPolicy"), "checkpoint: there is no file MlpPolicy"),
     ],
 )
 def test_a_misplaced_argument_is_told_where_it_goes(call, said):
     with pytest.raises(PolicyKDError) as error:
         call()
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_saved_agent_is_found_without_its_ending_as_in_sb3(tmp_path):
+    agent = dual()
+    for name in ("zipped.zip", "ours.safetensors", "steps_1.5_steps.zip"):
+        agent.save(tmp_path / name)
+        found = DualStudent.load(tmp_path / name.rpartition(".")[0])
+        assert torch.equal(found.learner.actor, agent.learner.actor)
 
 
 # Progress where there is no terminal

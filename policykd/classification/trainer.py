@@ -212,8 +212,8 @@ class Trainer:
             )
         if labels is None and looks:
             raise PolicyKDError(
-                f"labels: the training data have none, and this {name} looks at them: "
-                "use hinton with alpha=1 and no warm_up_epochs"
+                f"labels: the training data have none, and this {name} looks at them: give fit((inputs, labels)), "
+                "or use hinton with alpha=1 and no warm_up_epochs"
             )
         check_batches(batches, training.adaptor, student.logits, nn.ModuleList([training.student, method]), looks)
         share_state(self.accelerator, training.student, method)

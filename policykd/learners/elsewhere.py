@@ -30,3 +30,10 @@ ELSEWHERE = {
     "callback": "callback= is an argument of learn()",
 }
 """Ends of error lines by the name of the setting."""
+
+OF_LOAD = {
+    "custom_objects": "a file of policykd holds no objects; own parts are handed in as method=, backbone= and config=",
+    "print_system_info": "a checkpoint says what it was computed by; leave it out",
+    "force_reset": "a run goes on from where it stopped; leave it out",
+}
+"""The same for arguments of SB3's ``load``."""

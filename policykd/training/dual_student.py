@@ -151,6 +151,7 @@ class DualStudent(ActingAsOne):
         return scaled.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     @classmethod
+    @explains_arguments
     def load(
         cls,
         path: str | Path,

@@ -19,14 +19,14 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
-from policykd.learners.elsewhere import ELSEWHERE
+from policykd.learners.elsewhere import ELSEWHERE, OF_LOAD
 from policykd.training.acting import Acting
 
 if TYPE_CHECKING:
     from policykd.memory import SharedReplay
     from policykd.training.run_folder import RunFolder
 
-F = TypeVar("F", bound=Callable[..., None])
+F = TypeVar("F", bound=Callable[..., Any])
 REPLAY = "replay"
 """The memory that SB3 calls ``replay_buffer``."""
 
@@ -125,23 +125,24 @@ class SB3Surface(Acting):
         return replay
 
 
-def explains_arguments(init: F) -> F:
-    """An agent's ``__init__`` that says in one line where an argument goes that it does not have."""
-    signature = inspect.signature(init)
+def explains_arguments(function: F) -> F:
+    """An agent's ``__init__`` or ``load`` that says in one line where an argument goes that it does not have."""
+    signature, makes = inspect.signature(function), function.__name__ == "__init__"
 
-    @functools.wraps(init)
-    def explained(self: object, *given: Any, **named: Any) -> None:
-        name = type(self).__name__
-        if given and isinstance(given[0], str) and given[0].endswith("Policy"):
+    @functools.wraps(function)
+    def explained(self: Any, *given: Any, **named: Any) -> Any:
+        name = type(self).__name__ if makes else f"{self.__name__}.{function.__name__}"
+        if makes and given and isinstance(given[0], str) and given[0].endswith("Policy"):
             raise PolicyKDError(f"{name}: {given[0]!r} is SB3's first argument; here the task comes first: {name}(env)")
         for argument in named:
             if argument not in signature.parameters:
-                raise PolicyKDError(f"{name}: unknown argument {argument!r}{_place(argument, signature)}")
+                place = _place(argument, signature) if makes else _kept(argument, signature)
+                raise PolicyKDError(f"{name}: unknown argument {argument!r}{place}")
         try:
             signature.bind(self, *given, **named)
         except TypeError as error:
             raise PolicyKDError(f"{name}: {error}; all but the first arguments are given by name") from None
-        init(self, *given, **named)
+        return function(self, *given, **named)
 
     return explained  # type: ignore[return-value]
 
@@ -150,7 +151,20 @@ def _place(argument: str, signature: inspect.Signature) -> str:
     """Where an unknown argument belongs, as the end of an error line."""
     if argument in ELSEWHERE:
         return f"; {ELSEWHERE[argument]}"
-    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
-    if any(argument in kind.__dataclass_fields__ for kind in kinds):
+    if _is_setting(argument):
         return f"; it is a setting: config={{{argument!r}: ...}}"
     return nearest(argument, signature.parameters)
+
+
+def _kept(argument: str, signature: inspect.Signature) -> str:
+    """Why ``load`` has no such argument, likewise."""
+    if argument in OF_LOAD:
+        return f"; {OF_LOAD[argument]}"
+    if argument in ELSEWHERE or _is_setting(argument):
+        return "; an agent keeps the settings that it was made with"
+    return nearest(argument, signature.parameters)
+
+
+def _is_setting(argument: str) -> bool:
+    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
+    return any(argument in kind.__dataclass_fields__ for kind in kinds)

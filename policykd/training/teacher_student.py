@@ -197,6 +197,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         return state | ({"memories": self.tutor.memories()} if self.panel and self.panel.remembers else {})
 
     @classmethod
+    @explains_arguments
     def load(
         cls,
         path: str | Path,
