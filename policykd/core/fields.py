@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, kind_and_line, nearest
 
 D = typing.TypeVar("D")
 LINEAR = "lin_"
@@ -26,10 +26,23 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not above 0; a function of the progress passes."""
+    """Refuse settings that are not above 0; a function of a run's progress is tried once."""
     for name in names:
         value = getattr(settings, name)
+        check_schedule(name, value, 1.0)
         require(callable(value) or value > 0, name, value, "must be positive")
+
+
+def check_schedule(name: str, schedule: Any, start: float) -> None:
+    """Refuse a function of a run's progress that gives no number at its start; what is no function passes."""
+    if not callable(schedule):
+        return
+    try:
+        answer = schedule(start)
+        fits, found = not isinstance(answer, str) and math.isfinite(float(answer)), f"gave {answer!r}"
+    except Exception as error:  # a function of the user's own may fail in any way
+        fits, found = False, f"raised {kind_and_line(error)}"
+    require(fits, name, schedule, f"must give a number for {start}, and {found}")
 
 
 def not_negative(settings: object, *names: str) -> None:
