@@ -289,6 +289,18 @@ def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_pa
     assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))
 
 
+def test_a_run_that_diverged_is_not_blamed_on_its_task():
+    agent = DualStudent(POINT, backbone="td3")
+    agent.get_env()
+    actions = np.zeros((2, agent.action_space.shape[0]), np.float32)
+    actions[1] = np.nan
+    said = (
+        r"learn: actions are not finite at step 1 of learner 1 \(seed 0, peer 1\): training diverged; take an earlier"
+    )
+    with pytest.raises(PolicyKDError, match=said):
+        agent.collector.step(actions)
+
+
 def test_a_reset_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken):
     said = refused(*_train("--env", broken("reset"), "--checkpoint-freq", "100", "--total-timesteps", "400"))
     assert "observation that is not finite" in said

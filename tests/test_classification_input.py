@@ -75,7 +75,7 @@ WRONG = {
     "negative label": (lambda: fit((INPUTS, LABELS - 1)), "labels: -1 is out of range"),
     "labels of another kind": (lambda: fit((INPUTS, LABELS.float())), "one whole number per example, (96,), got"),
     "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (96, 3)"),
-    "no labels": (lambda: fit((INPUTS,)), "the training data have none, and this hinton looks at them"),
+    "no labels": (lambda: fit((INPUTS,)), "have none, and this hinton looks at them: give fit((inputs, labels))"),
     "wrong validation labels": (lambda: fit(validation=(INPUTS, LABELS + 1)), "labels: 3 is out of range"),
     "empty arrays": (lambda: fit((INPUTS[:0], LABELS[:0])), "data: the training data are empty"),
     "empty loader": (lambda: fit(DataLoader(TensorDataset(INPUTS[:0]), 4)), "data: the training data are empty"),

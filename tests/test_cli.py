@@ -224,7 +224,7 @@ CHANGES = {
         "target_noise_clip": 0.1,
         "activation_fn": "tanh",
         "layer_norm": True,
-        "vary": {"gamma": (0.9, 0.99)},
+        "vary": {"tau": (0.005, 0.1)},
     },
 }
 

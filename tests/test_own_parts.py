@@ -1,5 +1,6 @@
 """Parts of a user's own, handed in as objects or named by a plugin: the installed package stays as it is."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -7,14 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import make_learner, make_peers
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.cli import main as policykd
 from policykd.core import plugins
-from policykd.distillation.divergences import DIVERGENCES
-from policykd.distillation.methods import METHODS, PEER_METHODS, TEACHER_METHODS, TeacherMethod
+from policykd.core.networks import MLP
+from policykd.distillation.divergences import DIVERGENCES, mse
+from policykd.distillation.methods import METHODS, PEER_METHODS, TEACHER_METHODS, PeerMethod, TeacherMethod
+from policykd.distillation.teaching_config import TaughtPPOConfig
+from policykd.distillation.weights import (
+    WEIGHTS,
+    Comparison,
+    disadvantage,
+    hard_gate,
+    paired_advantage,
+    value_gate,
+)
 from policykd.learners import LEARNERS
 from policykd.learners.settings import NETWORKS
+from policykd.training.teacher_checks import choose_divergence
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 POINT = "PolicyKD/PointReach-v0"
@@ -95,9 +108,14 @@ def test_loading_without_an_own_part_says_which(tmp_path, missing, words):
     [
         ({"method": 5}, "method: takes one of dpd, .* or a PeerMethod, not 5"),
         ({"method": TEACHER_METHODS["bc"]}, "or a PeerMethod, not TeacherMethod"),
+        ({"method": PeerMethod}, "or a PeerMethod, not <class '.*PeerMethod'>"),
         ({"backbone": dict}, "backbone: takes one of ddpg, .*, not <class 'dict'>"),
+        (
+            {"backbone": make_learner("td3", 1)},
+            "backbone: takes one of ddpg, .* or a class made from .*, not <.*TD3 obj",
+        ),
         ({"config": {"divergence": 5}}, "divergence=5 must be"),
-        ({"config": {"network": "mine"}}, "network: 'mine' is unknown"),
+        ({"config": {"network": "mine"}}, "network: 'mine' is unknown; there is none by name: hand in an object"),
         ({"config": {"learning_rate": "fast"}}, "learning_rate='fast' must be"),
         ({"config": {"divergence": "action_mes"}}, "did you mean action_mse|action_mse"),
     ],
@@ -106,6 +124,125 @@ def test_wrong_parts_are_one_line(arguments, words):
     with pytest.raises(PolicyKDError, match=words) as caught:
         DualStudent(POINT, **arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "value", "words"),
+    [
+        (PeerMethod, "source", "frist", r"nearest: first\b.*; there are peer, first, best, None"),
+        (PeerMethod, "states", "poled", r"nearest: pooled\b.*; there are own, peer, pooled"),
+        (PeerMethod, "weight", "disadvantag", r"nearest: disadvantage\b.*; there are disadvantage, hard_gate"),
+        (PeerMethod, "compares", "x", "there are values, actions"),
+        (PeerMethod, "coupling", "jiont", r"nearest: joint\b.*; there are apart, joint"),
+        (PeerMethod, "copies", "critic", r"nearest: policy and critics\b.*; there are"),
+        (PeerMethod, "replay", "polled", r"nearest: pooled\b.*; there are own, pooled"),
+        (PeerMethod, "target", "grp", r"nearest: group\b.*; there are own, group, actors"),
+        (PeerMethod, "acting", "x", "there are own, advised"),
+        (TeacherMethod, "states", "x", "there are own, teacher, mixed"),
+        (TeacherMethod, "weight", "value", r"nearest: value_gate\b.*; there are"),
+        (TeacherMethod, "coupling", "jiont", r"nearest: joint\b.*; there are alone, joint, proximal"),
+        (TeacherMethod, "divergence", "nope", "there are action_mse"),
+        (TeacherMethod, "schedule", "lineer", r"nearest: linear\b.*; there are constant, .*, held_kl"),
+        (TeacherMethod, "reward", "x", "there are log_prob, next_distance, next_log_prob, value, None"),
+    ],
+)
+def test_a_mistyped_column_of_an_own_method_is_not_another_choice(kind, column, value, words):
+    with pytest.raises(PolicyKDError, match=words) as caught:
+        kind("mine", "", **{column: value})
+    assert column in str(caught.value) and repr(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_flags_and_names_of_an_own_method_are_flags_and_names():
+    for wrong in ({"aggregate": 3}, {"name": 5}, {"weight": 5}, {"divergence": 5}):
+        with pytest.raises(PolicyKDError):
+            TeacherMethod(**{"name": "mine", "summary": "", **wrong})
+
+
+OWN_NETWORKS = [
+    (torch.nn.Linear, "network: made a Linear, which has no parameter_count, initialise: docs/extending/network"),
+    (lambda inputs: None, "network: of .4, 2. raised TypeError"),
+    (lambda i, o: MLP((i, 4, o + 1)), r"on inputs .1, 2, 4. must return .1, 2, 2., and returned .1, 2, 3."),
+    (lambda i, o: MLP((i + 1, 4, o)), r"network: on inputs .1, 2, 4. raised ValueError"),
+]
+
+
+@pytest.mark.parametrize(("maker", "words"), OWN_NETWORKS)
+def test_a_network_of_ones_own_is_tried_once(maker, words):
+    for name in ("network", "critic_network"):
+        with pytest.raises(PolicyKDError) as caught:
+            DualStudent(POINT, backbone="td3", config=SMALL | {name: maker})
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+        assert name == "critic_network" or re.search(words, str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"divergence": torch.nn.MSELoss()}, "divergence: raised AttributeError: .*: docs/extending/functions.md has"),
+        (
+            {"divergence": lambda a, b: (a.actions - b.actions).sum()},
+            r"one number per state, .K, B. = .2, 16., and ret",
+        ),
+        ({"divergence": lambda a, b: 0.0}, "and returned float: docs"),
+        (
+            {"divergence": lambda a, b: (a.actions - b.actions).sum(-1) / 0},
+            "divergence: returned numbers that are not fin",
+        ),
+        ({"distill_schedule": lambda progress: "x"}, r"distill_schedule\(0\) gives 'x', and must give"),
+        ({"distill_schedule": lambda: 1.0}, "fails at 0 .TypeError"),
+        ({"distill_schedule": lambda progress: np.nan}, "gives nan, and must give a finite"),
+        ({"learning_rate": lambda remaining: "x"}, r"learning_rate\(1\) gives 'x', and must give"),
+        ({"learning_rate": lambda: 1}, "fails at 1 .TypeError"),
+    ],
+)
+@pytest.mark.parametrize("backbone", ["td3", "ppo"])
+def test_a_function_of_ones_own_is_tried_once(backbone, config, words):
+    small = SMALL if backbone == "td3" else {"net_arch": (8,), "distill_batch_size": 16}
+    with pytest.raises(PolicyKDError, match=words) as caught:
+        DualStudent(POINT, backbone=backbone, method="mutual", config=small | config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"weight": lambda seen, config: seen.own_value.unsqueeze(-1)}, r"weight: must return .* returned .2, 16, 1."),
+        ({"weight": lambda seen: 1}, "weight: raised TypeError"),
+        ({"weight": lambda seen, config: seen.own_value * np.nan}, "weight: returned numbers that are not finite"),
+        ({"weight": "paired_advantage"}, "weight: raised ValueError: paired advantages must be"),
+        ({"weight": "hard_gate", "compares": "actions"}, "weight: raised ValueError: weights need two tensors"),
+    ],
+)
+def test_a_weight_of_ones_own_is_tried_once(columns, words):
+    with pytest.raises(PolicyKDError, match=words):
+        DualStudent(POINT, backbone="td3", method=PeerMethod("mine", "", **columns), config=SMALL)
+
+
+def test_a_function_of_a_teachers_student_is_tried_once():
+    config = {"net_arch": (8,), "divergence": lambda own, target: own.actions - target.actions}
+    with pytest.raises(PolicyKDError, match=r"divergence: must return one number per state, .K, B. = .1, 256., and"):
+        TeacherStudent(POINT, lambda observation: np.zeros(2), config=config)
+    with pytest.raises(PolicyKDError, match=r"schedule\(0\) gives 'x', and must give"):
+        TeacherMethod("mine", "", schedule=lambda progress: "x")
+
+
+def test_weights_have_names():
+    config, advantages = LEARNERS["td3"].config_type(), torch.randn(2, 4, 9)
+    seen = Comparison(torch.randn(2, 9), torch.randn(2, 9), advantages)
+    values = seen.source_value, seen.own_value
+    torch.testing.assert_close(WEIGHTS["disadvantage"](seen, config), disadvantage(*values, 1.0, scale_free=True))
+    assert torch.equal(WEIGHTS["hard_gate"](seen, config), hard_gate(*values))
+    assert torch.equal(WEIGHTS["value_gate"](seen, config), value_gate(*values))
+    assert torch.equal(WEIGHTS["paired_advantage"](seen, config), paired_advantage(advantages))
+    named, function = (PeerMethod("mine", "", weight=weight) for weight in ("hard_gate", WEIGHTS["hard_gate"]))
+    agents = [make_peers(method, "td3").learn(100) for method in (named, function)]
+    assert torch.equal(agents[0].learner.actor, agents[1].learner.actor)
+
+
+def test_the_divergence_of_an_own_method_may_be_a_function():
+    method = TeacherMethod("mine", "", divergence=mse)
+    for gaussian, discrete in ((True, False), (False, False), (False, True)):
+        assert choose_divergence(method, TaughtPPOConfig(), gaussian, None, discrete) is mse
 
 
 def test_a_teacher_method_and_a_divergence_of_ones_own(tmp_path):

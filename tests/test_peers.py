@@ -1,7 +1,9 @@
 """What only peers can do: settings of their own, steps that go to the best, targets and actions of a whole group."""
 
 import dataclasses
+import itertools
 from functools import partialmethod
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +15,7 @@ from helpers import make_peers as make
 from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, Teacher
+from policykd.benchmark import own_cell
 from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec_file import parse_spec
@@ -118,6 +121,26 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
 def test_what_cannot_vary_is_refused(vary, words):
     with pytest.raises(PolicyKDError, match=words):
         make(config={"vary": vary})
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("council", "council makes targets by the critics of the whole group"),
+        ("piekd", "piekd copies critics"),
+        ("dpd", "dpd compares the values of two learners"),
+        ("dpd_pooled", "dpd_pooled compares the values of two learners"),
+    ],
+)
+def test_a_value_of_one_discount_is_not_taken_for_one_of_another(method, words):
+    with pytest.raises(PolicyKDError, match=f"vary.gamma: {words}, and of unequal discounts"):
+        make(method, config={"vary": {"gamma": (0.5, 0.95)}})
+    make(method, config={"vary": {"n_steps": (1, 3)}})
+
+
+@pytest.mark.parametrize("method", ["mutual_shared", "paired", "advice", "double_actor", "p3s", "share_replay"])
+def test_discounts_may_differ_where_every_critic_judges_by_its_own(method):
+    make(method, config={"vary": {"gamma": (0.5, 0.95)}})
 
 
 def test_a_learning_rate_may_be_a_function_of_what_remains():
@@ -486,6 +509,7 @@ def test_a_shipped_student_may_act_and_ask_its_group_where_it_came_to(monkeypatc
 
 def test_budgets_of_a_benchmark_count_the_group(tmp_path, monkeypatch):
     monkeypatch.setattr(DualStudent, "ship", partialmethod(DualStudent.ship, gradient_steps=20))
+    monkeypatch.setattr(own_cell, "time", SimpleNamespace(perf_counter=itertools.count(0, 1_000).__next__))
     text = """
 name: tiny
 total_timesteps: 400
@@ -516,6 +540,8 @@ methods:
     chosen = [row for row in rows if row.phase == "trained"]
     final = {(row.seed, row.learner): row.mean for row in rows if row.phase == "final"}
     assert all(row.mean == final[row.seed, row.learner] for row in chosen)
+    seconds = {row.phase: row.seconds for row in rows}
+    assert seconds["student"] == seconds["trained"] + 1_000, "it took a tick of the clock to ship"
 
 
 def test_budgets_and_settings_that_contradict_are_refused():

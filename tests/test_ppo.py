@@ -15,7 +15,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import METHODS, PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
-from policykd.distillation.weights import Comparison
+from policykd.distillation.weights import Comparison, weight_of
 from policykd.export import sb3_ppo
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
@@ -334,7 +334,7 @@ def test_the_released_code_weighs_the_wrong_way_round_and_less():
     states = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     seen = learner.value(states, learner.outputs(learner.actor, states))
     own, peer = seen, learner.value(states[[1, 0]], learner.outputs(learner.actor, states[[1, 0]]))[[1, 0]]
-    weight = METHODS["dpd_published_code"].weight(Comparison(peer, own, None), learner.config)
+    weight = weight_of(METHODS["dpd_published_code"].weight)(Comparison(peer, own, None), learner.config)
     expected = torch.exp(0.5 * (own - peer)).clamp(0.01, 100)
     torch.testing.assert_close(weight, expected / expected.sum(1, keepdim=True))
     ahead = own - peer

@@ -204,14 +204,30 @@ def test_agents_teachers_and_distillers_say_what_they_are():
         (lambda: dual().learn(total_timestep=40), "unknown argument 'total_timestep'; nearest: total_timesteps"),
         (lambda: dual().learn(), "DualStudent.learn: missing a required argument: 'total_timesteps'"),
         (lambda: taught().fine_tune(40, log_interval=4), "TeacherStudent.fine_tune: unknown argument 'log_interval'"),
-        (lambda: DualStudent.load("x", custom_objects={}), "DualStudent.load: unknown argument 'custom_objects'"),
         (lambda: dual().save("x", exclude=["env"]), "DualStudent.save: unknown argument 'exclude'; all of an agent"),
+        (
+            lambda: DualStudent.load("x", custom_objects={}),
+            "DualStudent.load: unknown argument 'custom_objects'; a file of",
+        ),
+        (lambda: TeacherStudent.load("x", print_system_info=True), "says what it was computed by; leave it out"),
+        (lambda: DualStudent.load("x", learning_rate=1e-3), "an agent keeps the settings that it was made with"),
+        (lambda: DualStudent.load("x", teecher=1, env=POINT), "unknown argument 'teecher'"),
+        (lambda: DualStudent.load(), "missing a required argument: 'path'"),
+        (lambda: DualStudent.load("MlpPolicy"), "checkpoint: there is no file MlpPolicy"),
     ],
 )
 def test_a_misplaced_argument_is_told_where_it_goes(call, said):
     with pytest.raises(PolicyKDError) as error:
         call()
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_saved_agent_is_found_without_its_ending_as_in_sb3(tmp_path):
+    agent = dual()
+    for name in ("zipped.zip", "ours.safetensors", "steps_1.5_steps.zip"):
+        agent.save(tmp_path / name)
+        found = DualStudent.load(tmp_path / name.rpartition(".")[0])
+        assert torch.equal(found.learner.actor, agent.learner.actor)
 
 
 # Progress where there is no terminal

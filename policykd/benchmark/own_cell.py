@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -60,25 +61,29 @@ def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
     """A row per group and way of making one policy of its peers, on the initial states of the final evaluation.
 
     ``trained``: the peer whose training episodes returned most; ``group``, ``greedy``: the peers acting together;
-    ``student``: what they were distilled into, without a step.
+    ``student``: what they were distilled into, without a step; its seconds are also those of that.
     """
     if cell.peers == 1 or agent.learner_type.memory != "replay":
         return
     updates = group_updates(cell, cell.total_timesteps)
     chosen = agent.best_by_training()
+    begun = time.perf_counter()
+    student = agent.ship()
+    shipping = time.perf_counter() - begun
     policies = {
         "group": lambda observations: agent.group_policies(observations, "mean"),
         "greedy": lambda observations: agent.group_policies(observations, "greedy"),
-        "student": agent.ship().policies,
+        "student": student.policies,
     }
     found = {"trained": final.returns[chosen]}
     with closing(Evaluator(agent.factory, len(cell.seeds), agent.action_scale.to_env)) as evaluator:
         for phase, act in policies.items():
             found[phase] = evaluator.run(act, cell.final_episodes, list(cell.seeds), fresh(cell)).returns
     for phase, returns in found.items():
+        seconds = agent.run.elapsed + (shipping if phase == "student" else 0.0)
         for group, seed in enumerate(cell.seeds):
             learner = int(chosen[group]) % cell.peers if phase == "trained" else 0
-            yield row(cell, phase, (seed, learner), cell.total_timesteps, updates, returns[group], agent.run.elapsed)
+            yield row(cell, phase, (seed, learner), cell.total_timesteps, updates, returns[group], seconds)
 
 
 def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:

@@ -213,8 +213,8 @@ class Trainer:
             )
         if labels is None and looks:
             raise PolicyKDError(
-                f"labels: the training data have none, and this {name} looks at them: "
-                "use hinton with alpha=1 and no warm_up_epochs"
+                f"labels: the training data have none, and this {name} looks at them: give fit((inputs, labels)), "
+                "or use hinton with alpha=1 and no warm_up_epochs"
             )
         learning = nn.ModuleList([training.student, method])
         check_batches(batches, training.adaptor, labels, student.logits, learning, looks)

@@ -100,13 +100,14 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 def load(path: Path) -> dict[str, Any]:
     """Read back what ``save`` wrote; tensors come as CPU tensors, arrays as numpy arrays.
 
-    A file without its ending ``.safetensors`` is found, as agents' ``save`` adds it.
+    A file is also found without its ending: ``.safetensors``, which agents' ``save`` adds, or ``.zip``, as in SB3.
 
     Raises:
         PolicyKDError: there is no such file, it is cut short, or it is no checkpoint of policykd.
     """
-    completed = path.with_name(f"{path.name}.safetensors")
-    path = completed if completed.is_file() and not path.exists() else path
+    endings = ("", ".safetensors", ".zip")
+    found = (path.with_name(path.name + ending) for ending in endings if path.name)
+    path = next((file for file in found if file.is_file()), path)
     if not path.is_file():
         raise PolicyKDError(f"checkpoint: there is no file {path}")
     try:

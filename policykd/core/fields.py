@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, kind_and_line, nearest
 
 D = typing.TypeVar("D")
 LINEAR = "lin_"
@@ -26,10 +26,27 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not above 0; ``number_at`` checks what a user's function gives."""
+    """Refuse settings that are not above 0; a function of a run's progress is tried once."""
     for name in names:
         value = start_of(getattr(settings, name))
         require(callable(value) or value > 0, name, value, "must be positive")
+        check_schedule(name, value, 1.0)
+
+
+def check_schedule(name: str, schedule: Any, start: float) -> None:
+    """Try a function of a run's progress once, at its start; what is no function passes.
+
+    Raises:
+        PolicyKDError: it fails, or gives no number from 0 up.
+    """
+    if not callable(schedule):
+        return
+    try:
+        number_at(name, schedule, start)
+    except PolicyKDError:
+        raise
+    except Exception as error:  # a function of the user's own may fail in any way
+        raise PolicyKDError(f"config: {name}={schedule!r} fails at {start:g} ({kind_and_line(error)})") from error
 
 
 def not_negative(settings: object, *names: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from policykd.core.errors import PolicyKDError, nearest
-from policykd.core.fields import LINEAR, Linear
+from policykd.core.fields import LINEAR, Linear, as_type
 
 T = TypeVar("T")
 OWN = "own:"
@@ -23,7 +24,8 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
         what: the setting, for errors.
         part: a key of ``table``, or an object like its values.
         table: the known parts.
-        kind: what such an object must be an instance (or, for classes, a subclass) of; None is anything callable.
+        kind: what such an object must be an instance of or, where the table has classes, a subclass; None is anything
+            callable.
 
     Raises:
         PolicyKDError: the name is unknown, or the object is of another kind.
@@ -32,15 +34,36 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
         if part.startswith(OWN):
             raise PolicyKDError(f"{what}: this is an own part, {part.removeprefix(OWN)}: hand it in as {what}=")
         if part not in table:
-            raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; there are {', '.join(table)}")
+            known = f"there are {', '.join(table)}" if table else "there is none by name: hand in an object"
+            raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; {known}")
         return table[part]
     if kind is None:
         fits = callable(part)
+    elif _of_classes(table):
+        fits = isinstance(part, type) and issubclass(part, kind)
     else:
-        fits = isinstance(part, kind) or (isinstance(part, type) and issubclass(part, kind))
+        fits = isinstance(part, kind)
     if not fits:
-        raise PolicyKDError(f"{what}: takes one of {', '.join(table)} or {_shown(kind)}, not {part!r}")
+        raise PolicyKDError(f"{what}: takes one of {', '.join(table)} or {_shown(kind, table)}, not {part!r}")
     return part
+
+
+def check_row(row: Any) -> None:
+    """Refuse a row of a table (a dataclass) that has in a column none of its choices.
+
+    Raises:
+        PolicyKDError: names the row, the column, what it may be and what is nearest.
+    """
+    for column, hint in typing.get_type_hints(type(row)).items():
+        value, kinds = getattr(row, column), (hint, *typing.get_args(hint))
+        if hint in (bool, str):
+            as_type(column, value, hint)
+        for literal in (kind for kind in kinds if typing.get_origin(kind) is typing.Literal):
+            choices = [*typing.get_args(literal), *((None,) if type(None) in kinds else ())]
+            if value not in choices:
+                known = [str(choice) for choice in choices]
+                close = f"{nearest(str(value), known)}; there are {', '.join(known)}"
+                raise PolicyKDError(f"method {row.name}: {column}={value!r} is unknown{close}")
 
 
 def rows(*parts: Any) -> dict[str, Any]:
@@ -97,8 +120,14 @@ NUMBER = PrimitiveConstructorSpec[Any](
 """For a command line: a setting that takes a number there, and a function too in Python."""
 
 
-def _shown(kind: type | tuple[type, ...] | None) -> str:
+def _of_classes(table: Mapping[str, Any]) -> bool:
+    return any(isinstance(part, type) for part in table.values())
+
+
+def _shown(kind: type | tuple[type, ...] | None, table: Mapping[str, Any]) -> str:
     if kind is None:
         return "a function"
     kinds = kind if isinstance(kind, tuple) else (kind,)
+    if _of_classes(table):
+        return f"a class made from {' or '.join(one.__name__ for one in kinds)}"
     return " or ".join(f"a {one.__name__}" for one in kinds)

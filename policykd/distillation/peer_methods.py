@@ -29,13 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
-from policykd.core.registry import rows
-from policykd.distillation import weights
-from policykd.distillation.weights import Comparison, Weight
-from policykd.learners.config import PPOConfig
-from policykd.learners.distillation_config import DistillationConfig
+from policykd.core.registry import check_row, rows
+from policykd.distillation.weights import Weight, weight_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,9 @@ class PeerMethod:
     episodes returned most; or nobody."""
     states: Literal["own", "peer", "pooled"] = "peer"
     """At whose states: the learner's own, its peer's, or those of its whole group."""
-    weight: Weight | None = None
-    """How much each state counts. None: all alike, and nothing is compared."""
+    weight: str | Weight | None = None
+    """How much each state counts: a name in ``weights.WEIGHTS``, or a function. None: all alike, and nothing is
+    compared."""
     compares: Literal["values", "actions"] = "values"
     """What a weight looks at: the values of both policies, each by its own critics; or what the critics of both say of
     both actions."""
@@ -71,47 +67,33 @@ class PeerMethod:
     """What a learner does in its environment: what it chose; or that of all peers' proposals which its own critics
     value most."""
 
-
-def _disadvantage(seen: Comparison, config: DistillationConfig) -> Tensor:
-    return weights.disadvantage(
-        seen.source_value, seen.own_value, config.alpha, scale_free=config.scale_free, weight_ratio=config.weight_ratio
-    )
-
-
-def _hard_gate(seen: Comparison, config: DistillationConfig) -> Tensor:
-    return weights.hard_gate(seen.source_value, seen.own_value)
-
-
-def _published_code(seen: Comparison, config: DistillationConfig) -> Tensor:
-    released = weights.published_code_ppo if isinstance(config, PPOConfig) else weights.published_code
-    return released(seen.source_value, seen.own_value, config.alpha)
-
-
-def _paired(seen: Comparison, config: DistillationConfig) -> Tensor:
-    return weights.paired_advantage(seen.advantages, config.pessimism)
+    def __post_init__(self) -> None:
+        """Refuse what is none of a column's choices, in one line."""
+        check_row(self)
+        weight_of(self.weight)
 
 
 PEER_METHODS: dict[str, PeerMethod] = rows(
-    PeerMethod("dpd", "Dual Policy Distillation: copy the peer, more where it is better", weight=_disadvantage),
+    PeerMethod("dpd", "Dual Policy Distillation: copy the peer, more where it is better", weight="disadvantage"),
     PeerMethod(
-        "dpd_hard", "DPD with the hard gate of equation 9: copy the peer only where it is better", weight=_hard_gate
+        "dpd_hard", "DPD with the hard gate of equation 9: copy the peer only where it is better", weight="hard_gate"
     ),
     PeerMethod("mutual", "Unweighted mutual distillation: copy the peer everywhere"),
     PeerMethod(
-        "one_way", "DPD in one direction: the others copy the first learner", source="first", weight=_disadvantage
+        "one_way", "DPD in one direction: the others copy the first learner", source="first", weight="disadvantage"
     ),
-    PeerMethod("dpd_shared", "DPD on top of one pooled replay", weight=_disadvantage, replay="pooled"),
+    PeerMethod("dpd_shared", "DPD on top of one pooled replay", weight="disadvantage", replay="pooled"),
     PeerMethod(
         "mutual_shared", "Mutual distillation at the states of one pooled replay", states="pooled", replay="pooled"
     ),
     PeerMethod(
-        "dpd_pooled", "DPD at the states of one pooled replay", states="pooled", weight=_disadvantage, replay="pooled"
+        "dpd_pooled", "DPD at the states of one pooled replay", states="pooled", weight="disadvantage", replay="pooled"
     ),
     PeerMethod(
         "paired",
         "Copy where the critics of both agree that the peer's action is better, on one pooled replay",
         states="pooled",
-        weight=_paired,
+        weight="paired_advantage",
         compares="actions",
         replay="pooled",
     ),
@@ -148,7 +130,7 @@ PEER_METHODS: dict[str, PeerMethod] = rows(
         "paired_joint",
         "The paired advantage inside the actor's loss, on one pooled replay",
         states="pooled",
-        weight=_paired,
+        weight="paired_advantage",
         compares="actions",
         coupling="joint",
         replay="pooled",
@@ -174,7 +156,7 @@ PEER_METHODS: dict[str, PeerMethod] = rows(
     PeerMethod(
         "dpd_published_code",
         "The released DPD code: its weights cancel, with PPO their sign is reversed (ablation)",
-        weight=_published_code,
+        weight="published_code",
     ),
 )
 """Methods of ``DualStudent``."""

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
 from policykd.distillation.divergences import Divergence, at_temperature, divergence_of
 from policykd.distillation.methods import PeerMethod
-from policykd.distillation.weights import Comparison, Weight, effective_sample_size
+from policykd.distillation.weights import Comparison, Weight, effective_sample_size, weight_of
 from policykd.learners.distillation_config import DistillationConfig
 
 LATEST = 256
@@ -137,7 +138,7 @@ class DistillationStep:
             own = self.learner.outputs(actor, states)
             weighted = self.divergence(own, target)
             if weighted.shape != states.shape[:2]:  # also where no weight would notice
-                raise ValueError(f"a divergence must return (K, B), got {tuple(weighted.shape)}")
+                raise PolicyKDError(f"divergence: must return (K, B), got {tuple(weighted.shape)}")
             info = {}
             if self.weight is not None:
                 assert compare is not None
@@ -174,7 +175,7 @@ class PeerStep(DistillationStep):
         rest: bool = False,
     ) -> None:
         divergence = at_temperature(divergence_of(config.divergence), config.temperature)
-        super().__init__(method.weight, config, learner, divergence, optimise)
+        super().__init__(weight_of(method.weight), config, learner, divergence, optimise)
         self.rest = rest and optimise is None
         if self.rest:
             self.adam.count_by_row()
@@ -278,11 +279,11 @@ def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
     """Weight times distance per state, ``(K, B)``; any other shape is refused.
 
     Raises:
-        ValueError: the two are not of one shape ``(K, B)``. The released DPD code lost its weights to (B, 1) * (B,).
+        PolicyKDError: the two are not of one shape ``(K, B)``. The released DPD code lost its weights to (B, 1) * (B,).
     """
     if weight.ndim != 2 or weight.shape != distance.shape:
-        raise ValueError(
-            f"weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
+        raise PolicyKDError(
+            f"weight: weights and distances must both be (K, B), got {tuple(weight.shape)} and {tuple(distance.shape)}"
         )
     return weight * distance
 

@@ -45,6 +45,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+BY_STUDENT = ("return_ratio", "held_kl")
+"""Beside RL, schedules of a teacher that follow its students, not the progress."""
+
+
 def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
     """The schedule of a name in ``SCHEDULES``, or a function of the progress itself, held to numbers from 0 up.
 

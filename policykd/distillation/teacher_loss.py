@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
 from policykd.distillation.divergences import (
@@ -27,7 +28,7 @@ from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.peer_step import EMPTY
 from policykd.distillation.schedules import hold, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.distillation.weights import Comparison
+from policykd.distillation.weights import Comparison, weight_of
 
 RECENT = 10
 """Episodes over which a student's return is averaged for the return ratio."""
@@ -82,6 +83,7 @@ class JointTeaching:
         self, method: TeacherMethod, config: TeachingConfig, actor: Tensor, divergence: Divergence | None, n_envs: int
     ) -> None:
         self.method, self.config, self.divergence = method, config, divergence
+        self.weight = weight_of(method.weight)
         self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
         self.held = zero_between_equals(divergence) if divergence and self.schedule == "held_kl" else None
         """What the weight holds at a bound, if anything: a distance ``(K, B)``, also where the loss is none."""
@@ -139,13 +141,13 @@ class JointTeaching:
         if self.held is not None:
             held = distance if self.held is self.divergence else self.held(own, labels.policy)
             info["distill/held"] = held.detach().mean(1)
-        if self.method.weight is not None:
+        if self.weight is not None:
             seen = Comparison(labels.value, own_value().detach(), EMPTY)
-            weight = self.method.weight(seen, self.config)
+            weight = self.weight(seen, self.config)
         if weight is None:
             return distance, info
         if weight.shape != distance.shape:
-            raise ValueError(f"weights must be (K, B), got {tuple(weight.shape)} beside {tuple(distance.shape)}")
+            raise PolicyKDError(f"weight: must be (K, B), got {tuple(weight.shape)} beside {tuple(distance.shape)}")
         return weight * distance, info | {"distill/weight_mean": weight.detach().mean(1)}
 
     def imitate(self, outputs: Callable[[Tensor], PolicyOutput], labels: Labels, learning_rate: Tensor) -> Tensor:

@@ -27,15 +27,15 @@ teacher's default where both sides are Gaussian. Of choices (Discrete), KL(T || 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
-from policykd.core.registry import rows
-from policykd.distillation import weights
-from policykd.distillation.weights import Comparison, Weight
-from policykd.learners.distillation_config import DistillationConfig
+from policykd.core.fields import check_schedule
+from policykd.core.registry import check_row, find, rows
+from policykd.distillation.divergences import Divergence, divergence_of
+from policykd.distillation.schedules import BY_STUDENT, SCHEDULES
+from policykd.distillation.weights import Weight, weight_of
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,18 @@ class TeacherMethod:
     summary: str
     states: Literal["own", "teacher", "mixed"] = "own"
     """At whose states: the student's, the teacher's, or those of both acting in turn (DAgger)."""
-    weight: Weight | None = None
-    """How much each state counts. None: all alike, and values are not computed."""
+    weight: str | Weight | None = None
+    """How much each state counts: a name in ``weights.WEIGHTS``, or a function. None: all alike, and values are not
+    computed."""
     coupling: Literal["alone", "joint", "proximal"] = "joint"
     """How distillation meets RL: without RL; in one loss; in one loss, multiplied by PPO's ratio (PPD)."""
     aggregate: bool = False
     """Without RL: whether all states so far are learnt from, or those of the latest round only."""
-    divergence: str | None = "action_mse"
-    """Where the setting is "auto" and both sides are Gaussian, or choose (then KL for action_mse); None: the teacher
-    speaks through rewards alone."""
-    schedule: str = "constant"
-    """How the teacher fades, where the setting is "auto"."""
+    divergence: str | Divergence | None = "action_mse"
+    """Where the setting is "auto": a name, where both sides are Gaussian or choose (then KL for action_mse); or a
+    function, of any two. None: the teacher speaks through rewards alone."""
+    schedule: str | Callable[[float], float] = "constant"
+    """How the teacher fades, where the setting is "auto"; a name, or a function of the progress."""
     reward: Literal["log_prob", "next_distance", "next_log_prob", "value"] | None = None
     """What the teacher pays (Czarnecki et al. 2019, table 1)."""
     environment_reward: bool = False
@@ -64,15 +65,20 @@ class TeacherMethod:
     confident: bool = False
     """Weigh imitation against RL, state by state, by how well an imitator of the teacher does (ADVISOR)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is none of a column's choices, in one line."""
+        check_row(self)
+        weight_of(self.weight)
+        if self.divergence is not None:
+            divergence_of(self.divergence, taught=True)
+        find("schedule", self.schedule, {**SCHEDULES, **dict.fromkeys(BY_STUDENT)})
+        check_schedule("schedule", self.schedule, 0.0)
+
     @property
     def on_policy(self) -> bool:
         """Whether it needs a backbone that learns on policy."""
         plain = self.coupling == "joint" and self.environment_reward and self.divergence is not None
         return self.coupling != "alone" and not (plain and not self.confident)
-
-
-def _value_gate(seen: Comparison, config: DistillationConfig) -> Tensor:
-    return weights.value_gate(seen.source_value, seen.own_value)
 
 
 TEACHER_METHODS: dict[str, TeacherMethod] = rows(
@@ -151,7 +157,7 @@ TEACHER_METHODS: dict[str, TeacherMethod] = rows(
     TeacherMethod(
         "value_gated",
         "Value gated (Czarnecki et al. 2019): copy only where the teacher's value is higher",
-        weight=_value_gate,
+        weight="value_gate",
         divergence="cross_entropy_forward",
         environment_reward=True,
     ),

@@ -10,7 +10,7 @@ from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.peer_step import EMPTY, DistillationStep
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.distillation.weights import Comparison
+from policykd.distillation.weights import Comparison, weight_of
 from policykd.learners import PPO, OffPolicyLearner
 
 
@@ -27,7 +27,7 @@ class TeachingStep(DistillationStep):
     def __init__(
         self, method: TeacherMethod, config: TeachingConfig, learner: OffPolicyLearner | PPO, divergence: Divergence
     ) -> None:
-        super().__init__(method.weight, config, learner, divergence)  # type: ignore[arg-type]
+        super().__init__(weight_of(method.weight), config, learner, divergence)  # type: ignore[arg-type]
         self.student = learner
         self.value_coef = config.distill_value_coef
         if self.value_coef > 0:

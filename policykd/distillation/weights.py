@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from policykd.core.registry import find
+from policykd.learners.config import PPOConfig
+
 
 class Comparison(NamedTuple):
     """What is known of a source and a learner at B states, without gradient; what a row does not ask for is empty."""
@@ -138,6 +141,36 @@ def published_code_ppo(peer_value: Tensor, own_value: Tensor, alpha: float) -> T
 def effective_sample_size(weights: Tensor) -> Tensor:
     """How many of the B states the weights ``(K, B)`` amount to: (sum w)^2 / sum w^2, ``(K,)``, from 1 to B."""
     return weights.sum(1).square() / weights.square().sum(1).clamp_min(1e-12)
+
+
+def _by_disadvantage(seen: Comparison, config: Any) -> Tensor:
+    return disadvantage(
+        seen.source_value, seen.own_value, config.alpha, scale_free=config.scale_free, weight_ratio=config.weight_ratio
+    )
+
+
+def _as_released(seen: Comparison, config: Any) -> Tensor:
+    released = published_code_ppo if isinstance(config, PPOConfig) else published_code
+    return released(seen.source_value, seen.own_value, config.alpha)
+
+
+WEIGHTS: dict[str, Weight] = {
+    "disadvantage": _by_disadvantage,
+    "hard_gate": lambda seen, config: hard_gate(seen.source_value, seen.own_value),
+    "value_gate": lambda seen, config: value_gate(seen.source_value, seen.own_value),
+    "paired_advantage": lambda seen, config: paired_advantage(seen.advantages, config.pessimism),
+    "published_code": _as_released,
+}
+"""What the column ``weight`` of a method names; "paired_advantage" needs ``compares="actions"``, the others values."""
+
+
+def weight_of(weight: str | Weight | None) -> Weight | None:
+    """The weight of a name in ``WEIGHTS``, or a function itself; None: all states alike.
+
+    Raises:
+        PolicyKDError: the name is unknown, or it is not a function.
+    """
+    return None if weight is None else find("weight", weight, WEIGHTS)
 
 
 def _mean_one(weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from policykd.core.fields import fractions, not_negative, positive, require
+from policykd.core.fields import check_schedule, fractions, not_negative, positive, require
 from policykd.core.registry import NAME
 
 Function = Callable[..., Any]
@@ -59,6 +59,7 @@ class DistillationConfig:
             "must be positive, or None for the whole replay",
         )
         positive(self, "distill_batch_size", "distill_learning_rate", "temperature")
+        check_schedule("distill_schedule", self.distill_schedule, 0.0)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,14 @@ ELSEWHERE = {
     "log_interval": "it is called log_freq, a setting in environment steps",
     "tb_log_name": "run_dir= is an argument of the agent, and TensorBoard's files are written there",
     "reset_num_timesteps": "learn() goes on counting; a new agent begins anew",
-    "custom_objects": "an agent comes back with its settings; leave it out",
-    "print_system_info": "versions.json of a run folder says with what it was made; leave it out",
-    "force_reset": "an agent goes on in the middle of an episode; leave it out",
     "include": "all of an agent is saved; leave it out",
     "exclude": "all of an agent is saved; leave it out",
 }
 """Ends of error lines by the name of the setting."""
+
+OF_LOAD = {
+    "custom_objects": "a file of policykd holds no objects; own parts are handed in as method=, backbone= and config=",
+    "print_system_info": "a checkpoint says what it was computed by; leave it out",
+    "force_reset": "a run goes on from where it stopped; leave it out",
+}
+"""The same for arguments of SB3's ``load``."""

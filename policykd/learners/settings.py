@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.core.fields import number_at, require
 from policykd.core.memory import require_memory
 from policykd.core.networks import MLP, Network
@@ -95,7 +97,7 @@ def make_networks(
         device: where they will live.
 
     Raises:
-        PolicyKDError: they cannot be trained in this machine's memory.
+        PolicyKDError: they cannot be trained in this machine's memory, or an own maker makes something else.
     """
     inputs, outputs, critic_inputs = sizes
 
@@ -104,11 +106,48 @@ def make_networks(
 
     actor: Callable[[int, int], Network] = mlp if config.network is None else find("network", config.network, NETWORKS)
     critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
-    first, judge = actor(inputs, outputs), critic(critic_inputs, 1)
+    first, judge = _made("network", actor, inputs, outputs), _made("critic_network", critic, critic_inputs, 1)
     if (width := getattr(config, "gru", None)) is not None:
         require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
         first = GRU(inputs, width, mlp(width + inputs, outputs))
     numbers = learners * (first.parameter_count + critics * judge.parameter_count)
     what = f"networks of {learners} learners with hidden layers {' x '.join(map(str, config.net_arch))}"
     require_memory(4 * COPIES * numbers, what, "net_arch, or train fewer seeds at once", device)
+    if config.network is not None:
+        _try_out("network", first, inputs, outputs, device)
+    if config.network is not None or config.critic_network is not None:
+        _try_out("critic_network", judge, critic_inputs, 1, device)
     return first, judge
+
+
+PARTS = "parameter_count", "initialise", "__call__"
+"""What a network has."""
+SEE = "docs/extending/network.md has an example"
+
+
+def _made(what: str, maker: Callable[[int, int], Network], inputs: int, outputs: int) -> Network:
+    """A network of a maker, which may be a user's own."""
+    try:
+        network = maker(inputs, outputs)
+    except PolicyKDError:
+        raise
+    except Exception as error:  # a function of the user's own may fail in any way
+        raise PolicyKDError(f"{what}: of ({inputs}, {outputs}) raised {kind_and_line(error)}: {SEE}") from error
+    if missing := [part for part in PARTS if not hasattr(network, part)]:
+        raise PolicyKDError(f"{what}: made a {type(network).__name__}, which has no {', '.join(missing)}: {SEE}")
+    return network
+
+
+def _try_out(what: str, network: Network, inputs: int, outputs: int, device: torch.device | str) -> None:
+    """Initialise and ask a user's own network once: what it answers must have the right shape."""
+    try:
+        row = network.initialise(np.random.default_rng(0)).to(device)
+        with torch.no_grad():
+            answer = network(row.unsqueeze(0), torch.zeros(1, 2, inputs, device=device))
+        shapes = tuple(row.shape), tuple(answer.shape)
+    except Exception as error:  # as above
+        raise PolicyKDError(f"{what}: on inputs (1, 2, {inputs}) raised {kind_and_line(error)}: {SEE}") from error
+    wanted = (network.parameter_count,), (1, 2, outputs)
+    for call, shape, right in zip(("initialise", f"on inputs (1, 2, {inputs})"), shapes, wanted, strict=True):
+        if shape != right:
+            raise PolicyKDError(f"{what}: {call} must return {right}, and returned {shape}: {SEE}")

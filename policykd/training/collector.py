@@ -57,13 +57,14 @@ class Collector:
             scaled: whether they are in [-1, 1]; else in the task's units, and clipped to its bounds.
 
         Raises:
-            PolicyKDError: the task raised or broke Gymnasium's interface, or a number is not finite.
+            PolicyKDError: the task raised or broke Gymnasium's interface, or a number is not finite; where that began
+                with actions that are not, the line says that training diverged.
         """
         run = self.run
         try:
             step = self.envs.advance(actions, scaled)
         except TaskError as error:
-            raise self._failed(str(error), error.env or 0) from error.__cause__
+            raise self._failed(str(error), error.env or 0, actions) from error.__cause__
         for e in np.flatnonzero(step.dones):
             run.episode_ended(self.actor_in(int(e)), step.infos[e]["episode"])
         seen = (
@@ -72,7 +73,7 @@ class Collector:
             else (step.next_observations, step.observations)
         )
         if not _finite(step.rewards, *seen):
-            self._refuse(step.rewards, step.next_observations, step.observations)
+            self._refuse(actions, step.rewards, step.next_observations, step.observations)
         self.observations, self.starts = step.observations, step.dones
         run.num_timesteps += run.steps_at_once
         return step
@@ -80,22 +81,28 @@ class Collector:
     def check(self) -> None:
         """Refuse first observations that are not finite."""
         if not _finite(self.observations):
-            self._refuse(np.zeros(len(self.observations)), self.observations)
+            self._refuse(None, np.zeros(len(self.observations)), self.observations)
 
-    def _refuse(self, given: Array, *shown: Array) -> None:
+    def _refuse(self, actions: Array | None, given: Array, *shown: Array) -> None:
         """Stop before a NaN or infinity is remembered or reaches a policy, and say whose it was."""
         rewards, observations = as_numpy(given), [as_numpy(array) for array in shown]
         bad = ~np.isfinite(rewards) | ~np.logical_and.reduce([np.isfinite(o).all(1) for o in observations])
         e = int(np.flatnonzero(bad)[0])
         what = "an observation" if np.isfinite(rewards[e]) else "a reward"
-        raise self._failed(f"environment: {self.env_id} returned {what} that is not finite", e)
+        raise self._failed(f"environment: {self.env_id} returned {what} that is not finite", e, actions)
 
-    def _failed(self, text: str, e: int) -> PolicyKDError:
-        """What environment ``e`` did wrong, with when and for whom."""
+    def _failed(self, text: str, e: int, actions: Array | None) -> PolicyKDError:
+        """What environment ``e`` did wrong, with when and for whom; or who sent it actions that are no numbers."""
+        advice = ""
+        if actions is not None:
+            sent = as_numpy(actions).reshape(len(actions), -1)
+            if len(diverged := np.flatnonzero(~np.isfinite(sent).all(1))):
+                e, text = int(diverged[0]), "learn: actions are not finite"
+                advice = ": training diverged; take an earlier checkpoint, or train again with a lower learning rate"
         run, k = self.run, self.actor_in(e)
         seed, peer = run.learners[k]
         step = run.num_timesteps // run.steps_at_once + 1
-        return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer})")
+        return PolicyKDError(f"{text} at step {step} of learner {k} (seed {seed}, peer {peer}){advice}")
 
 
 def _finite(*arrays: Array) -> bool:

@@ -14,7 +14,9 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.core.registry import find, name_of
+from policykd.distillation.divergences import divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMethod
+from policykd.distillation.weights import weight_of
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.partial_view import see_only
@@ -28,6 +30,7 @@ from policykd.training.acting import Observation
 from policykd.training.acting_as_one import ActingAsOne
 from policykd.training.choices import LearnerChoice, Rule
 from policykd.training.group import group_actions
+from policykd.training.own_parts import try_divergence, try_weight
 from policykd.training.peer_checks import check_method, check_peers, check_vary
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
@@ -125,6 +128,9 @@ class DualStudent(ActingAsOne):
             self.memories = {"replay": self.replay_buffer}
             kind = PeersAtOwnPace if "gradient_steps" in config.vary else PeersOnReplay
             self.recipe = kind(learner, self.method, config, self.replay_buffer, *common)
+        if self.peers > 1:
+            try_divergence(divergence_of(config.divergence), learner, self.n_learners, learner.gaussian)
+            try_weight(weight_of(self.method.weight), learner, self.n_learners, self.method.compares)
 
     def predict(
         self,

@@ -51,6 +51,8 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config, dis
             raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
         if config.rebirth_freq and not pooled:
             raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from")
+        if "gamma" in config.vary:
+            _check_discounts(method)
     if learner.memory == "replay":
         if method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
             log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)
@@ -63,3 +65,22 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config, dis
         raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
     if method.coupling == "joint" or method.source == "best":
         raise PolicyKDError(f"method: {method.name} learns from a replay, and {learner.name} from rollouts")
+
+
+def _check_discounts(method: PeerMethod) -> None:
+    """Refuse methods that take a value of one discount for one of another, where peers vary in gamma.
+
+    A reward of 1 for ever is worth 2 at gamma 0.5 and 20 at 0.95. Actions may be compared ("paired", "advice",
+    "greedy"): every critic then judges both by its own discount, and what it says of the state cancels.
+    """
+    if method.target == "group":
+        what = "makes targets by the critics of the whole group"
+    elif method.copies == "policy and critics":
+        what = "copies critics"
+    elif method.source is not None and method.weight is not None and method.compares == "values":
+        what = "compares the values of two learners"
+    else:
+        return
+    reason = "of unequal discounts they differ even where both are right"
+    advice = "vary another setting, or use mutual_shared or share_replay"
+    raise PolicyKDError(f"vary.gamma: {method.name} {what}, and {reason}: {advice}")

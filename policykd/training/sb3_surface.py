@@ -19,7 +19,7 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
-from policykd.learners.elsewhere import ELSEWHERE
+from policykd.learners.elsewhere import ELSEWHERE, OF_LOAD
 from policykd.teachers import Teacher
 from policykd.training.acting import Acting
 
@@ -138,7 +138,8 @@ def explains_arguments(method: F) -> F:
             raise PolicyKDError(f"{name}: {given[0]!r} is SB3's first argument; here the task comes first: {name}(env)")
         for argument in named:
             if argument not in signature.parameters:
-                raise PolicyKDError(f"{name}: unknown argument {argument!r}{_place(argument, signature)}")
+                place = _kept(argument, signature) if own == "load" else _place(argument, signature)
+                raise PolicyKDError(f"{name}: unknown argument {argument!r}{place}")
         try:
             signature.bind(self, *given, **named)
         except TypeError as error:
@@ -152,9 +153,22 @@ def _place(argument: str, signature: inspect.Signature) -> str:
     """Where an unknown argument belongs, as the end of an error line."""
     if argument in ELSEWHERE:
         return f"; {ELSEWHERE[argument]}"
-    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
-    if any(argument in kind.__dataclass_fields__ for kind in kinds):
+    if _is_setting(argument):
         return f"; it is a setting: config={{{argument!r}: ...}}"
     if "teacher" in signature.parameters and argument in inspect.signature(Teacher.load).parameters:
         return f"; it is of the teacher: Teacher.load(..., {argument}=...)"
     return nearest(argument, signature.parameters)
+
+
+def _kept(argument: str, signature: inspect.Signature) -> str:
+    """Why ``load`` has no such argument, likewise."""
+    if argument in OF_LOAD:
+        return f"; {OF_LOAD[argument]}"
+    if argument in ELSEWHERE or _is_setting(argument):
+        return "; an agent keeps the settings that it was made with"
+    return nearest(argument, signature.parameters)
+
+
+def _is_setting(argument: str) -> bool:
+    kinds = [*(learner.config_type for learner in LEARNERS.values()), *TAUGHT_CONFIGS.values()]
+    return any(argument in kind.__dataclass_fields__ for kind in kinds)

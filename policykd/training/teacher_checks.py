@@ -7,6 +7,7 @@ from collections import ChainMap
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence
 from policykd.distillation.methods import TeacherMethod
+from policykd.distillation.schedules import BY_STUDENT
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import Learner
 from policykd.teachers.panel import Panel
@@ -35,12 +36,13 @@ def choose_divergence(
     if method.divergence is None:
         return None
     both = (gaussian or discrete) and (panel is None or panel.has_std)
-    asked = config.divergence
+    auto = config.divergence == "auto"
+    asked = method.divergence if auto else config.divergence
     if not isinstance(asked, str):
         return asked
     if discrete:
-        return _of_choices(method.divergence if asked == "auto" else asked, both, asked == "auto")
-    name = asked if asked != "auto" else method.divergence if both else "action_mse"
+        return _of_choices(asked, both, auto)
+    name = asked if both or not auto else "action_mse"
     free = name in ("mse", "action_mse", "action_huber") or (gaussian and name in ("nll", "gaussian_nll"))
     if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (both or free):
         if not gaussian:
@@ -87,7 +89,7 @@ def check_method(
         )
     if config.gru is not None and method.confident:
         raise PolicyKDError(f"gru: {name}'s imitator keeps no state of its own: use kickstarting, or history=")
-    if method.coupling == "alone" and config.distill_schedule in ("return_ratio", "held_kl"):
+    if method.coupling == "alone" and config.distill_schedule in BY_STUDENT:
         raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
     if discrete and config.collect_noise_std > 0:
         raise PolicyKDError(

@@ -13,6 +13,7 @@ from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TeachingConfig
+from policykd.distillation.weights import weight_of
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
 from policykd.learners.config import Config
 from policykd.learners.presets import teaching_preset
@@ -28,6 +29,7 @@ from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.choices import LearnerChoice
 from policykd.training.fine_tuning import FineTuning
 from policykd.training.offline import OfflineLearning
+from policykd.training.own_parts import try_divergence, try_weight
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.saving import OwnParts
@@ -145,6 +147,9 @@ class TeacherStudent(OfflineLearning, FineTuning):
         discrete = self.learner.discrete
         name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
         divergence = None if name is None else at_temperature(divergence_of(name, taught=True), teaching.temperature)
+        if divergence is not None and not isinstance(name, str):
+            try_divergence(divergence, self.learner, learners, target_std=True)
+        try_weight(weight_of(self.method.weight), self.learner, learners)
         self._take(self._students.learn(self.learner, self.method, teaching, divergence))
 
     @property

@@ -1,0 +1,78 @@
+"""Divergences and weights, which may be a user's own, tried once before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.networks import PolicyOutput
+from policykd.distillation.divergences import Divergence
+from policykd.distillation.peer_step import EMPTY
+from policykd.distillation.weights import Comparison, Weight
+from policykd.learners import Learner
+
+SEE = "docs/extending/functions.md has examples"
+
+
+def try_divergence(divergence: Divergence, learner: Learner, learners: int, target_std: bool) -> None:
+    """Refuse a divergence that gives no finite number for each state of drawn answers.
+
+    Args:
+        divergence: of a learner from its target.
+        learner: who answers.
+        learners: number of learners K.
+        target_std: whether Gaussian targets have a standard deviation.
+
+    Raises:
+        PolicyKDError: says what it did.
+    """
+    shape = learners, learner.config.distill_batch_size, learner.action_size
+    own, target = (_answer(learner, shape, seed, std) for seed, std in enumerate((learner.gaussian, target_std)))
+    _check("divergence", lambda: divergence(own, target), shape[:2])
+
+
+def try_weight(
+    weight: Weight | None, learner: Learner, learners: int, compares: Literal["values", "actions"] = "values"
+) -> None:
+    """Refuse a weight that gives no finite number for each state where drawn values or actions are compared.
+
+    Raises:
+        PolicyKDError: says what it did.
+    """
+    if weight is None:
+        return
+    shape = learners, learner.config.distill_batch_size
+    values = _drawn((4, *shape), 0, learner)
+    by_critics = values.transpose(0, 1)
+    seen = Comparison(EMPTY, EMPTY, by_critics) if compares == "actions" else Comparison(values[0], values[1], EMPTY)
+    _check("weight", lambda: weight(seen, learner.config), shape)
+
+
+def _answer(learner: Learner, shape: tuple[int, ...], seed: int, std: bool) -> PolicyOutput:
+    drawn = _drawn(shape, seed, learner)
+    if learner.discrete:
+        return PolicyOutput.choosing(drawn)
+    return PolicyOutput(drawn.tanh(), drawn, torch.ones_like(drawn)) if std else PolicyOutput(drawn.tanh())
+
+
+def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(learner.actor.device)
+
+
+@torch.no_grad()
+def _check(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> None:
+    try:
+        answer = ask()
+    except PolicyKDError:
+        raise
+    except Exception as error:  # a function of the user's own may fail in any way
+        raise PolicyKDError(f"{what}: raised {kind_and_line(error)}: {SEE}") from error
+    found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if found != shape:
+        raise PolicyKDError(f"{what}: must return one number per state, (K, B) = {shape}, and returned {found}: {SEE}")
+    if not answer.isfinite().all():
+        raise PolicyKDError(f"{what}: returned numbers that are not finite for ordinary answers: {SEE}")
