@@ -84,6 +84,22 @@ class Panel:
         """Whether what some teacher says depends on what it saw before in the episode."""
         return any(teacher.remembers for teacher in self.teachers)
 
+    def keep(self, memories: Memories | None) -> list[Any] | None:
+        """What teachers remember, for a checkpoint; ``renew`` makes it of that again."""
+        if memories is None:
+            return None
+        return [
+            memory if memory is None or teacher.policy.keep is None else teacher.policy.keep(memory)
+            for teacher, memory in zip(self.teachers, memories, strict=True)
+        ]
+
+    def renew(self, saved: list[Any] | None) -> Memories | None:
+        """What teachers remembered when a checkpoint was written."""
+        if saved is None:
+            return None
+        renewals = [teacher.policy.renew or tuple for teacher in self.teachers]
+        return [None if kept is None else renew(kept) for renew, kept in zip(renewals, saved, strict=True)]
+
     def player(self, starts: Callable[[], np.ndarray] | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """Raw observations ``(B, O)`` of B episodes, step after step, to actions ``(B, A)`` in [-1, 1], without noise.
 

@@ -102,15 +102,14 @@ class FrozenTeacher:
             self._asked_for = latest
         return self._answers
 
-    def memories(self) -> Memories | None:
+    def memories(self) -> list[Any] | None:
         """What the teachers remember of the episodes before the latest states, for a checkpoint."""
         asked = self._asked_for is not None and self._asked_for is self.collector.observations
-        return self._before if asked else self._memories
+        return self.check().keep(self._before if asked else self._memories)
 
-    def restore(self, memories: Memories | None) -> None:
+    def restore(self, memories: list[Any] | None) -> None:
         """Go on with saved memories."""
-        if memories is not None:
-            self._memories = [None if memory is None else tuple(memory) for memory in memories]
+        self._memories = None if self.panel is None else self.panel.renew(memories)
 
     def value_at_end(self, info: dict[str, Any]) -> float:
         """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
