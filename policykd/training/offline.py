@@ -18,10 +18,10 @@ from policykd.teachers.panel import Panel
 from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.agent import Agent
 from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
-    from policykd.memory import LabelledStates
     from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="OfflineLearning")
@@ -94,7 +94,6 @@ class OfflineLearning(Agent):
 
     if TYPE_CHECKING:
         full_factory: EnvFactory
-        dataset: LabelledStates
         tutor: FrozenTeacher
 
         @property
@@ -112,7 +111,7 @@ class OfflineLearning(Agent):
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
                 SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task, or its dicts of them.
-                Students with a history, and teachers that remember, need those that know their episodes.
+                Students with a memory, and teachers that remember, need those that know their episodes.
             gradient_steps: of every student.
 
         Raises:
@@ -123,22 +122,21 @@ class OfflineLearning(Agent):
             raise PolicyKDError(
                 f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
             )
-        if self.network is not None:
-            raise PolicyKDError(
-                "learn_from: students with gru learn from the states that they had themselves: use learn(), or history="
-            )
         require(gradient_steps >= 1, "gradient_steps", gradient_steps, "must be positive")
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
         values = 0.0 if self.panel is not None else self.teaching.distill_value_coef
         require(values == 0, "distill_value_coef", values, "needs a teacher with a value: logged actions have none")
-        logged = read(states, look_at(self.full_factory), self.dataset.capacity)
+        logged = read(states, look_at(self.full_factory), self.recipe.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
-        starts = logged.starts() if self.view.history > 1 else np.ones(len(logged.observations), bool)
+        starts = logged.starts() if self.remembers else np.ones(len(logged.observations), bool)
         inputs = torch.from_numpy(self.view.along(logged.observations, starts))
-        seen = inputs.to(self.device).expand(self.n_learners, -1, -1)
-        self.recipe.take(seen, given.to(self.device).expand(self.n_learners, -1, -1))
+        seen, given = (part.to(self.device).expand(self.n_learners, -1, -1) for part in (inputs, given))
+        if isinstance(self.recipe, RecurrentImitation):
+            self.recipe.take_episodes(seen, given, torch.from_numpy(starts).to(self.device, torch.float32))
+        else:
+            self.recipe.take(seen, given)
         with self.computing():
             self.recipe.fit(gradient_steps)
         if self.folder is not None:
