@@ -128,16 +128,17 @@ def test_a_recurrent_teacher_labels_no_single_states():
 
 
 class Integrator:
-    """A controller: it pushes by the sum of what it saw, times a gain that its user may turn."""
+    """A controller: it pushes by the sum of what it saw, times a gain that its user may turn, and by its change."""
 
     def __init__(self, gain=0.4):
-        self.gain, self.clock = gain, 7.0
+        self.gain, self.clock, self.last = gain, 7.0, None
 
     def reset(self):
-        self.clock = 0.0
+        self.clock, self.last = 0.0, np.zeros(1)
 
     def __call__(self, observation):
-        self.clock += self.gain * float(observation[0] + 0.1)
+        self.clock += self.gain * float(observation[0] + 0.1) + 0.1 * float(observation[0] - self.last[0])
+        self.last = observation  # as it was, whatever the environment writes there
         return np.array([np.clip(self.clock, -2, 1)])
 
 
@@ -184,11 +185,12 @@ def test_a_controller_acts_and_is_scored_from_the_start_of_every_episode():
     starts, state = np.arange(12).reshape(6, 2) % 5 == 0, None
     starts[0] = True
     wanted = along(observations, starts, own)
+    buffer = np.zeros((2, 1), np.float32)  # which an environment may write into
     for t in range(6):
-        before = state
-        actions, state = teacher.predict(observations[t], state=before, episode_start=starts[t])
+        before, buffer[:] = state, observations[t]
+        actions, state = teacher.predict(buffer, state=before, episode_start=starts[t])
         np.testing.assert_allclose(actions[:, 0], wanted[t], atol=1e-5)
-        again, _ = teacher.predict(observations[t], state=before, episode_start=starts[t])
+        again, _ = teacher.predict(buffer, state=before, episode_start=starts[t])
         np.testing.assert_array_equal(again, actions)  # the state that was handed in is as it was
     one, two = (demonstrate(source, Remember, 3) for source in (teacher, Integrator()))
     np.testing.assert_allclose(one.actions, two.actions, atol=1e-6)
@@ -200,6 +202,9 @@ class Nested(Integrator):
     def __init__(self):
         super().__init__()
         self.inner = Integrator()
+
+    def reset(self):
+        self.inner.reset()
 
     def __call__(self, observation):
         return self.inner(observation)

@@ -93,9 +93,9 @@ def _answer(controller: Any, observation: np.ndarray, name: str) -> Tensor:
     """The action of one controller, in the task's units, float32."""
     try:
         if hasattr(controller, "predict"):
-            given = controller.predict(observation, deterministic=True)[0]
+            given = controller.predict(observation.copy(), deterministic=True)[0]
         else:
-            given = controller(observation)
+            given = controller(observation.copy())  # which it may keep, and the environment overwrite
         return torch.as_tensor(given).detach().to("cpu", torch.float32)
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(
