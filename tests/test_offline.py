@@ -169,11 +169,33 @@ def test_demonstrations_are_data():
     assert torch.equal(beside.dataset.storage[0, : 3 * LENGTH], learnt.dataset.storage[0, : 3 * LENGTH])
 
 
+@pytest.mark.parametrize("part", [None, (3, 0)])
+def test_a_history_is_that_of_the_episodes_that_were_logged(part):
+    data = demonstrate(expert, Largest, 3)
+    config = {**CONFIG, "history": 3, "student_observations": part}
+    student = TeacherStudent(Largest, None, config=config).learn_from(data, 1)
+    look, wanted = None, []
+    for i, observation in enumerate(data.observations):
+        look = student.view.follow() if i == 0 or data.episodes[i] != data.episodes[i - 1] else look
+        wanted.append(look(observation))
+    kept = student.dataset.storage[0, : len(wanted), : student.view.input_size]
+    np.testing.assert_array_equal(kept, np.stack(wanted))
+    logged = {"observations": data.observations, "actions": CHOSEN[: len(wanted)], "episodes": data.episodes}
+    again = student.learn_from(logged, 1).dataset.storage[0, len(wanted) : 2 * len(wanted), : kept.shape[1]]
+    np.testing.assert_array_equal(again, kept)
+    with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
+        student.learn_from({**logged, "episodes": None}, 1)
+    with pytest.raises(PolicyKDError, match="not one number of an episode for each of"):
+        student.learn_from({**logged, "episodes": data.episodes[1:]}, 1)
+
+
 def test_the_last_observation_of_a_trajectory_of_imitation_has_no_action(tmp_path):
     ends = [3, 5]  # three trajectories of 3, 2 and 4 actions, each with one more observation
     observed = np.arange(12.0)[:, None].repeat(4, 1)
     np.savez(tmp_path / "final.npz", obs=observed, acts=np.zeros(9, int), indices=np.array(ends), terminal=np.ones(3))
-    assert LoggedStates.read(tmp_path / "final.npz").observations[:, 0].tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
+    found = LoggedStates.read(tmp_path / "final.npz")
+    assert found.observations[:, 0].tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
+    assert found.episodes.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
 
 
 def test_files_of_d4rl_and_minari_are_data(tmp_path):
@@ -189,6 +211,7 @@ def test_files_of_d4rl_and_minari_are_data(tmp_path):
             file[f"episode_{number}/actions"] = np.full(3, number % 3)
     found = LoggedStates.read(tmp_path / "minari")
     assert found.observations[:, 0].tolist() == [0, 0, 0, 2, 2, 2, 10, 10, 10]
+    assert found.starts().tolist() == [True, False, False] * 3
     with h5py.File(tmp_path / "link.hdf5", "w") as file:
         file["observations"] = h5py.ExternalLink(str(tmp_path / "d4rl.hdf5"), "/observations")
     with pytest.raises(PolicyKDError, match="a link to another file"):

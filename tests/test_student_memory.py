@@ -217,6 +217,48 @@ def test_a_state_is_forgotten_where_an_episode_starts(recurrent):
         recurrent.predict(rows[0][:1], state)
 
 
+def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
+    """The cue of an episode's first observation is what must be done in all of it, as an expert did."""
+    generator = np.random.default_rng(0)
+    cues, episodes = generator.choice([-1.0, 1.0], 41), np.repeat(np.arange(41), 6)
+    seen = np.where(np.arange(246) % 6 == 0, cues[episodes], 0.0)
+    rows = np.stack((seen, cues[episodes]), 1)
+    config = {**SHORT, "gru": 16, "net_arch": (16,), "bptt_steps": 6, "burn_in": 2, "student_observations": (0,)}
+    config |= {"n_envs": 4, "distill_batch_size": 96, "distill_learning_rate": 5e-3, "round_updates": 50, "history": 1}
+    student = TeacherStudent(Cue, lambda o: o[..., 1:], seeds=(0, 3), config={**config, "eval_freq": 0})
+    student.learn_from({"observations": rows, "episodes": episodes}, 150)
+    memory = student.recipe.sequences
+    assert memory.size == 248  # four pieces of 62, the first two states once more
+    kept = memory.storage[0, :62, :, 0].T.flatten()
+    np.testing.assert_array_equal(kept, np.append(seen, seen[:2]).astype(np.float32))
+    for cue in (-1.0, 1.0):
+        state, start = None, np.ones(1, bool)
+        for t in range(6):
+            action, state = student.predict(np.array([[cue * (t == 0)]]), state, start, learner=1)
+            start = np.zeros(1, bool)
+        assert abs(action[0, 0] - cue) < 0.3
+    assert student.learn(8).recipe.sequences.size == 256  # its own steps follow
+    with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
+        student.learn_from({"observations": rows}, 1)
+
+
+def test_states_are_renewed_along_the_steps_that_are_kept(recurrent):
+    recipe = recurrent.recipe
+    before = recipe.sequences.storage.clone()
+    with torch.no_grad():
+        recipe.renew()
+    steps, h = recipe.sequences.storage, recurrent.network.width
+    assert torch.equal(steps[..., :-h], before[..., :-h]) and not torch.equal(steps, before)
+    first = recipe.sequences.position - recipe.sequences.filled
+    state = None if steps[0, first, 0, -h - 1] else (steps[0, first, :, -h:].numpy(),)
+    for t in range(first, first + 9):
+        if t > first:
+            np.testing.assert_allclose(state[0], steps[0, t, :, -h:], atol=1e-6)
+        rows, starts = steps[0, t, :, :2].numpy(), steps[0, t, :, -h - 1].numpy().astype(bool)
+        _, state = recurrent.predict(rows, state, starts, learner=0)
+    recipe.sequences.storage.copy_(before)
+
+
 def test_units_beside_a_history_remember_with_either_kind_of_observation():
     agent = TeacherStudent(POINT, expert, config={**SHORT, "history": 2})
     rows = np.random.default_rng(0).normal(size=(5, 1, 4)).astype(np.float32)

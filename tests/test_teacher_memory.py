@@ -7,6 +7,8 @@ import torch
 from sb3_contrib import RecurrentPPO
 
 from policykd import PolicyKDError, Teacher, TeacherStudent
+from policykd.distillation.labels import Labels
+from policykd.teachers.demonstrations import demonstrate
 
 
 class Remember(gym.Env):
@@ -123,6 +125,143 @@ def test_a_recurrent_teacher_labels_no_single_states():
     agent = TeacherStudent(Remember, recurrent(), config=TEACHING)
     with pytest.raises(PolicyKDError, match="remembers its episode"):
         agent.panel.answer(torch.zeros(1, 2, 1))
+
+
+class Integrator:
+    """A controller: it pushes by the sum of what it saw, times a gain that its user may turn, and by its change."""
+
+    def __init__(self, gain=0.4):
+        self.gain, self.clock, self.last = gain, 7.0, None
+
+    def reset(self):
+        self.clock, self.last = 0.0, np.zeros(1)
+
+    def __call__(self, observation):
+        self.clock += self.gain * float(observation[0] + 0.1) + 0.1 * float(observation[0] - self.last[0])
+        self.last = observation  # as it was, whatever the environment writes there
+        return np.array([np.clip(self.clock, -2, 1)])
+
+
+def along(observations, starts, own):
+    """What one integrator per environment does, begun anew where an episode starts."""
+    actions = []
+    for seen, begun in zip(observations, starts, strict=True):
+        for e in np.flatnonzero(begun):
+            own[e].reset()
+        actions.append([own[e](row)[0] for e, row in enumerate(seen)])
+    return np.array(actions)
+
+
+@pytest.mark.parametrize("method", ["dagger", "kickstarting"])
+def test_a_controller_teaches_what_it_does_in_each_episode(method):
+    """Every environment has an integrator of its own; the user's is neither asked nor turned back."""
+    extra = {} if method == "dagger" else {"n_steps": 25, "n_epochs": 1, "batch_size": 25}
+    controller = Integrator()
+    agent = TeacherStudent(Remember, controller, method=method, seeds=(0, 4), config={**TEACHING, **extra})
+    controller.gain = 100.0
+    asked, seen, starts, said, answers = [], [], [], [], agent.tutor.answers
+
+    def noted():
+        packed = answers()
+        full = [env.get_wrapper_attr("full_observation") for env in agent.envs.envs]
+        if not asked or asked[-1] is not agent.collector.observations:
+            asked.append(agent.collector.observations)
+            seen.append(np.stack(full))
+            starts.append(agent.collector.starts.copy())
+            said.append(packed.clone().view(4, -1)[:, 0].clamp(-1, 1).numpy() * 1.5 - 0.5)
+        return packed
+
+    agent.tutor.answers = noted
+    agent.learn(100)
+    wanted = along(seen, starts, [Integrator() for _ in range(4)])
+    np.testing.assert_allclose(said, wanted, atol=1e-5)
+    assert np.sum(starts) > 8 and controller.clock == 7.0
+
+
+def test_a_controller_acts_and_is_scored_from_the_start_of_every_episode():
+    teacher, own = Teacher.load(Integrator(), Remember), [Integrator(), Integrator()]
+    assert teacher.remembers
+    observations = np.random.default_rng(0).uniform(-1, 1, (6, 2, 1)).astype(np.float32)
+    starts, state = np.arange(12).reshape(6, 2) % 5 == 0, None
+    starts[0] = True
+    wanted = along(observations, starts, own)
+    buffer = np.zeros((2, 1), np.float32)  # which an environment may write into
+    for t in range(6):
+        before, buffer[:] = state, observations[t]
+        actions, state = teacher.predict(buffer, state=before, episode_start=starts[t])
+        np.testing.assert_allclose(actions[:, 0], wanted[t], atol=1e-5)
+        again, _ = teacher.predict(buffer, state=before, episode_start=starts[t])
+        np.testing.assert_array_equal(again, actions)  # the state that was handed in is as it was
+    one, two = (demonstrate(source, Remember, 3) for source in (teacher, Integrator()))
+    np.testing.assert_allclose(one.actions, two.actions, atol=1e-6)
+
+
+class Nested(Integrator):
+    """Its state lies in an object of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Integrator()
+
+    def reset(self):
+        self.inner.reset()
+
+    def __call__(self, observation):
+        return self.inner(observation)
+
+
+def test_a_student_of_a_controller_goes_on_exactly_where_its_state_is_plain(tmp_path, caplog):
+    def agent(controller):
+        return TeacherStudent(Remember, controller, seeds=(0, 4), config=TEACHING)
+
+    whole, half = agent(Integrator()).learn(80), agent(Integrator())
+    half.learn(80, callback=lambda local_variables, _: half.num_timesteps < 46)
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half.safetensors", Remember, teacher=Integrator())
+    again.learn(80 - again.num_timesteps)
+    assert torch.equal(again.learner.parameters, whole.learner.parameters)
+    assert torch.equal(again.dataset.storage, whole.dataset.storage)
+    assert "keeps state that cannot be saved" not in caplog.text
+    agent(Nested()).learn(20).save(tmp_path / "nested", include_replay=True)
+    TeacherStudent.load(tmp_path / "nested.safetensors", Remember, teacher=Nested())
+    assert "controller Nested keeps state that cannot be saved" in caplog.text
+
+
+def test_learning_from_logged_episodes_asks_whoever_remembers_along_them():
+    data = demonstrate(Integrator(), Remember, 3)
+    learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(data, 1)
+    labels = Labels.unpack(learnt.dataset.storage[:, :30, TEACHING["history"] :])
+    np.testing.assert_allclose(labels.policy.actions[0], data.actions, atol=1e-6)
+    with pytest.raises(PolicyKDError, match="a mapping does not say which of them are of one episode"):
+        learnt.learn_from({"observations": data.observations}, 1)
+
+
+class Needs(Integrator):
+    """Its reset needs to be told something."""
+
+    def reset(self, goal):
+        self.goal = goal
+
+
+def waiting(observation):
+    return np.zeros(1)
+
+
+waiting.reset = lambda: None
+
+
+@pytest.mark.parametrize(
+    ("controller", "said"),
+    [
+        (Needs(), "controller Needs cannot begin an episode .TypeError"),
+        (waiting, "controller waiting is a function or class, whose copies share their state"),
+        (Integrator, "controller Integrator is a function or class"),
+    ],
+)
+def test_what_cannot_be_begun_for_every_environment_is_one_line(controller, said):
+    with pytest.raises(PolicyKDError, match=said) as caught:
+        Teacher.load(controller, Remember)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unusual_lstm_is_refused():

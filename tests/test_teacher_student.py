@@ -241,6 +241,41 @@ def test_several_teachers():
             actions(several_teachers="by_task", task_of=told)
 
 
+@pytest.mark.parametrize("method", ["dagger", "kickstarting"])
+def test_every_environment_has_its_teacher(method):
+    far = [lambda o, side=side: np.array([side, side / 2], np.float32) for side in (-1.0, 0.0, 1.0)]
+    config = {**(COPY if method == "dagger" else ROLL), "several_teachers": "by_environment", "n_envs": 4}
+    config |= {"teacher_episodes": 3, "allow_weak_teacher": True}
+    agent = TeacherStudent(POINT, far, method=method, seeds=(0, 1), config=config)
+    score = agent.panel.score(agent.full_factory, 4, 0)
+    agent.get_env()
+    labels = Labels.unpack(agent.tutor.answers()).policy.actions
+    assert labels[..., 0].tolist() == [[-1.0, 0.0, 1.0, -1.0]] * 2 and torch.equal(labels[..., 1], labels[..., 0] / 2)
+    if method == "dagger":
+        agent.learn(40)
+        kept = Labels.unpack(agent.dataset.storage[:, :40, 4:]).policy.actions[..., 0]
+        assert kept.tolist() == [[-1.0, 0.0, 1.0, -1.0] * 10] * 2
+    alone = [Teacher.load(one, POINT).score(POINT, 4, 0).returns for one in far]
+    np.testing.assert_allclose(score.returns, [alone[e % 3][e] for e in range(4)], atol=1e-3)
+    with pytest.raises(PolicyKDError, match="by_environment needs environments, and these states are of none"):
+        agent.panel.answer(torch.zeros(1, 2, 4))
+    for few in ({"n_envs": 2}, {"teacher_episodes": 2}):
+        with pytest.raises(PolicyKDError, match="must be 3 or more, that each of 3 teachers by_environment is asked"):
+            TeacherStudent(POINT, far, config={**config, **few})
+
+
+def test_a_value_at_the_end_is_that_of_the_environments_teacher(critic_teacher, monkeypatch):
+    other = Teacher(critic_teacher.policy, None, None, torch.device("cpu"))
+    monkeypatch.setattr(critic_teacher, "value", lambda o: o[:, 0])
+    monkeypatch.setattr(other, "value", lambda o: -o[:, 0])
+    config = {**COPY, "several_teachers": "by_environment", "n_envs": 2}
+    agent = TeacherStudent(POINT, [critic_teacher, other], seeds=(0, 1), config=config)
+    last = {"terminal_observation": np.array([3.0, 0, 0, 0])}
+    assert [agent.tutor.value_at_end(last, e) for e in range(4)] == [3.0, -3.0, 3.0, -3.0]
+    with pytest.raises(PolicyKDError, match="by_environment needs environments"):
+        agent.learn_from({"observations": np.zeros((3, 4))}, 1)
+
+
 def test_the_best_value_decides_state_by_state(critic_teacher, monkeypatch):
     other = Teacher(critic_teacher.policy, None, None, torch.device("cpu"))
     monkeypatch.setattr(critic_teacher, "value", lambda o: o[:, 0])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from test_groups import Goal
 from test_many_envs import QUIET
 from tiny import POINT, unlike
 from vectors import Pendulums, pendulums
@@ -194,8 +193,6 @@ class Broken(Pendulums):
         (lambda: partial(Pendulums, mode=AutoresetMode.NEXT_STEP), "NEXT_STEP, whose step after an end"),
         (lambda: partial(Pendulums, mode=None), r'must say metadata\["autoreset_mode"\]'),
         (lambda: lambda num_envs: Pendulums(1 + num_envs), "must make a gymnasium VectorEnv of 1"),
-        (lambda: lambda num_envs: SyncVectorEnv([Goal] * num_envs), "wrap each of them in `FlattenObservation"),
-        (lambda: SyncVectorEnv([Goal] * 2), "SyncVectorEnv holds environments with dicts of observations"),
         (lambda: lambda num_envs: 1 / 0, "cannot be made: division by zero"),
     ],
 )

@@ -56,9 +56,9 @@ def measure(
 
 
 def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
-    """How alike student and teacher act; not measured where one of them remembers its episode."""
+    """How alike student and teacher act; not measured where one of them needs more than a state."""
     assert agent.panel is not None
-    if agent.remembers or agent.panel.remembers:
+    if agent.remembers or not agent.panel.at_single_states:
         return dict.fromkeys(("student_states", "teacher_states"), Fidelity(math.nan, math.nan, math.nan))
     return fidelity(agent, k)
 

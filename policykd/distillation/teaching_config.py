@@ -74,9 +74,9 @@ class TeachingConfig:
     """Weight of the teacher's reward, in methods where it pays one."""
     alpha: float = 1.0
     """ADVISOR: imitation weighs exp(-alpha * D(imitator, teacher)) at a state, RL the rest."""
-    several_teachers: typing.Literal["mean", "best_value", "by_task"] = "mean"
+    several_teachers: typing.Literal["mean", "best_value", "by_task", "by_environment"] = "mean"
     """Who is right where there are several teachers: their mean; the one of the highest value at each state; the one
-    that the function task_of names."""
+    that the function task_of names; or by_environment, of T teachers number e % T in each student's environment e."""
     student_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
     """What of the task's observation the student sees: names of groups, columns, or a function of ``(B, O)`` that makes
     ``(B, P)``; None is all."""

@@ -21,11 +21,11 @@ from policykd.tasks.groups import flatten
 from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
-"""What files call them."""
+"""What files call them, and which episode each state is of is called ``episodes``."""
 
 
 class LoggedStates(NamedTuple):
-    """States in any order, and the actions that were taken there."""
+    """States, and the actions that were taken there: in any order, or episode after episode."""
 
     observations: np.ndarray
     """Raw ``(n, O)``, float32."""
@@ -35,6 +35,9 @@ class LoggedStates(NamedTuple):
     """Whether actions are in [-1, 1], or vectors of 1 at the choice; else they are in the task's units."""
     source: str = "the data"
     """What to call it in errors."""
+    episodes: np.ndarray | None = None
+    """Which episode a state is of ``(n,)``, those of one together, in the order in which they were met; None where
+    nobody says."""
 
     @staticmethod
     def read(source: Any, space: spaces.Dict | None = None) -> LoggedStates:
@@ -59,8 +62,8 @@ class LoggedStates(NamedTuple):
         if isinstance(source, Mapping):
             return _from_arrays(source, "a mapping", space).checked()
         if isinstance(getattr(source, "observations", None), np.ndarray):
-            actions = getattr(source, "actions", None)
-            return LoggedStates(source.observations, actions, True, f"a {type(source).__name__}").checked()
+            actions, name = getattr(source, "actions", None), f"a {type(source).__name__}"
+            return LoggedStates(source.observations, actions, True, name, getattr(source, "episodes", None)).checked()
         raise PolicyKDError(f"states: a {type(source).__name__} holds none; see docs/offline.md for what does")
 
     def checked(self) -> LoggedStates:
@@ -79,7 +82,22 @@ class LoggedStates(NamedTuple):
             raise PolicyKDError(f"states: {self.source} has not one finite action for each of {count:,} observations")
         if not np.isfinite(observations).all():
             raise PolicyKDError(f"states: {self.source} has observations that are not finite")
+        if self.episodes is not None and np.shape(self.episodes) != (count,):
+            raise PolicyKDError(f"states: {self.source} has not one number of an episode for each of {count:,} states")
         return self._replace(observations=np.array(observations, np.float32))
+
+    def starts(self) -> np.ndarray:
+        """Whether a state is the first of its episode ``(n,)``.
+
+        Raises:
+            PolicyKDError: which states are of one episode is not known.
+        """
+        if self.episodes is None:
+            raise PolicyKDError(
+                f"states: {self.source} does not say which of them are of one episode, which whoever remembers must "
+                "know: give Demonstrations, or their episodes (n,) beside observations"
+            )
+        return np.append(True, self.episodes[1:] != self.episodes[:-1])
 
     def as_learners_hold(self, scale: ActionScale | Choices) -> np.ndarray:
         """Actions ``(n, A)`` in [-1, 1], or vectors of 1 at the choice, float32.
@@ -124,7 +142,7 @@ def _from_file(path: Path) -> LoggedStates:
         if path.suffix == ".npz":
             with Archive(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.names]
-            kept = [name for name in (*OBSERVATIONS, *ACTIONS, "indices") if name in names]
+            kept = [name for name in (*OBSERVATIONS, *ACTIONS, "indices", "episodes") if name in names]
             return _from_arrays(dict(zip(kept, read_npz(path, kept), strict=True)), str(path))
         if path.suffix in (".hdf5", ".h5"):
             return _from_hdf5(path)
@@ -142,12 +160,14 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: spaces.Dict | No
     if found is None:
         raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
     observations = _laid_out(found, space, source) if isinstance(found, Mapping) else np.asarray(found)
-    actions = None if actions is None else np.asarray(actions)
+    actions, episodes = None if actions is None else np.asarray(actions), arrays.get("episodes")
     if actions is not None and "indices" in arrays and len(observations) > len(actions):
         # imitation keeps the last observation of each trajectory, too; ``indices`` are where actions of the next begin.
-        ends = [*np.asarray(arrays["indices"]).tolist(), len(actions)]
+        begins = np.asarray(arrays["indices"])
+        ends = [*begins.tolist(), len(actions)]
         observations = np.delete(observations, [end + number for number, end in enumerate(ends)], axis=0)
-    return LoggedStates(observations, actions, source=source)
+        episodes = np.searchsorted(begins, np.arange(len(actions)), side="right")
+    return LoggedStates(observations, actions, source=source, episodes=None if episodes is None else np.array(episodes))
 
 
 def _from_hdf5(path: Path) -> LoggedStates:
@@ -161,7 +181,8 @@ def _from_hdf5(path: Path) -> LoggedStates:
             raise PolicyKDError(f"states: {path} has neither observations nor episodes of Minari")
         actions = [_read(file, f"{name}/actions") for name in episodes]
         states = [_read(file, f"{name}/observations")[: len(a)] for name, a in zip(episodes, actions, strict=True)]
-    return LoggedStates(np.concatenate(states), np.concatenate(actions), source=str(path))
+    numbers = np.repeat(np.arange(len(states)), [len(part) for part in states])
+    return LoggedStates(np.concatenate(states), np.concatenate(actions), source=str(path), episodes=numbers)
 
 
 def _read(file: Any, name: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +72,21 @@ class LabelledSequences:
         self.position = (self.position + 1) % self.steps
         self.filled = min(self.filled + 1, self.steps)
         self.total += self.envs
+
+    def follow(self, say: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        """Make states those of a student as it is now.
+
+        Args:
+            say: of every step, the oldest first, its observations ``(K, N, O)``, starts ``(K, N)`` and the state before
+                it ``(K, N, H)`` to the state after it.
+        """
+        state: Tensor | None = None
+        for place in range(self.position - self.filled, self.position):
+            step = self.storage[:, place % self.steps]
+            observations, _, starts, before = step.split(self.sections, dim=-1)
+            if state is not None:
+                before.copy_(state)
+            state = say(observations, starts.squeeze(-1), before)
 
     def sample(
         self, windows: int, length: int, generators: Sequence[np.random.Generator], recent: int | None = None

@@ -19,7 +19,7 @@ from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.groups import Groups, groups_of, refuse_dicts
+from policykd.tasks.groups import FlatVector, Groups, groups_of
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
 
@@ -34,11 +34,11 @@ def find_vector(env: Any) -> Task | None:
         PolicyKDError: the function makes something else, or its episodes end in a way that cannot be learnt from.
     """
     if isinstance(env, VectorEnv):
-        _check(env)
-        vector = Vector(lambda count: env, env.num_envs)
+        flat = _checked(env)
+        vector = Vector(lambda count: flat, env.num_envs)
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # what it copies can be played alone
             return find_task(env.env_fns[0])._replace(vector=vector)
-        return Task(task_name(env), checked(lambda: One(env, alone=False), task_name(env)), False, vector, False)
+        return Task(task_name(env), checked(lambda: One(flat, alone=False), task_name(env)), False, vector, False)
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
 
@@ -51,8 +51,7 @@ def find_vector(env: Any) -> Task | None:
             raise PolicyKDError(f"environment: {called}({count}) cannot be made: {one_line(error)}") from error
         if not isinstance(made, VectorEnv) or made.num_envs != count:
             raise PolicyKDError(f"environment: {called}({count}) must make a gymnasium VectorEnv of {count}")
-        _check(made)
-        return made
+        return _checked(made)
 
     with closing(make(1)) as probe:
         name = task_name(probe)
@@ -272,14 +271,14 @@ def _mode(vector: VectorEnv) -> AutoresetMode | None:
     return next((known for known in AutoresetMode if mode in (known, known.value, known.name)), None)
 
 
-def _check(vector: VectorEnv) -> None:
-    """Refuse vectors with a moving scale or of dicts, or whose steps are not all transitions of an episode.
+def _checked(vector: VectorEnv) -> VectorEnv:
+    """The vector, its dicts of observations laid out flat.
 
     Raises:
-        PolicyKDError: names the wrapper, to take away or to put on, or the modes that can be learnt from.
+        PolicyKDError: it has a moving scale, or steps that are no transitions: names the wrapper to take away, or the
+            modes that can be learnt from.
     """
     refuse_moving_scales(vector, task_name(vector))
-    refuse_dicts(vector, task_name(vector))
     mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
         raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')
@@ -290,6 +289,7 @@ def _check(vector: VectorEnv) -> None:
             f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
             f"make it with {told}"
         )
+    return FlatVector(vector) if isinstance(vector.single_observation_space, gym.spaces.Dict) else vector
 
 
 def _final(infos: dict[str, Any], name: str) -> Any:

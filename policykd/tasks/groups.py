@@ -14,9 +14,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
 
+from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, nearest
 
 Groups = dict[str, tuple[int, ...]]
@@ -42,38 +46,62 @@ def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]
             )
 
 
-def flatten(space: spaces.Dict, observation: Mapping[str, Any], path: str = "") -> np.ndarray:
+def flatten(space: spaces.Dict, observation: Mapping[str, Any]) -> np.ndarray:
+    """``laid_out`` in NumPy."""
+    return as_numpy(laid_out(space, observation))
+
+
+def laid_out(space: spaces.Dict, observation: Mapping[str, Any], path: str = "") -> Array:
     """A dict of one observation as a vector ``(O,)``, or of n observations as ``(n, O)``, float32.
+
+    Tensors stay on their device.
 
     Raises:
         ValueError: a group is missing, or has another shape than its space.
     """
-    parts = []
+    parts: list[Array] = []
     for key, part in space.spaces.items():
         name = f"{path}{key}"
         if not isinstance(observation, Mapping) or key not in observation:
             raise ValueError(f"the observation lacks the group {name} of its space")
         if isinstance(part, spaces.Dict):
-            parts.append(flatten(part, observation[key], f"{name}/"))
+            parts.append(laid_out(part, observation[key], f"{name}/"))
         else:
-            parts.append(_rows(name, part, np.asarray(observation[key])))
-    return np.concatenate(parts, axis=-1).astype(np.float32)
+            value = observation[key]
+            parts.append(_rows(name, part, value if isinstance(value, Tensor) else np.asarray(value)))
+    joined = _joined(parts)
+    return joined.to(torch.float32) if isinstance(joined, Tensor) else joined.astype(np.float32)
 
 
-def _rows(name: str, space: gym.Space, value: np.ndarray) -> np.ndarray:
+def _joined(parts: Sequence[Array]) -> Array:
+    """Parts side by side; where one is a tensor, on its device."""
+    device = next((part.device for part in parts if isinstance(part, Tensor)), None)
+    if device is None:
+        return np.concatenate(parts, axis=-1)
+    return torch.cat([as_tensor(part, device) for part in parts], dim=-1)
+
+
+def _rows(name: str, space: gym.Space, value: Array) -> Array:
     """One group ``(*shape)`` as ``(o,)``, or n of it as ``(n, o)``."""
     shape = space.shape or ()
     lead = value.ndim - len(shape)
     if lead not in (0, 1) or value.shape[lead:] != shape:
         raise ValueError(f"the observation's group {name} has shape {value.shape}, and its space {shape}")
     if isinstance(space, spaces.Discrete):
-        hot: np.ndarray = np.arange(space.n) == (value - space.start)[..., None]
-        return hot
+        return _hot(space.n, value - int(space.start))
     rows = value.reshape(*value.shape[:lead], -1)
     if isinstance(space, spaces.MultiDiscrete):
-        chosen = rows - space.start.ravel()
-        return np.concatenate([np.arange(n) == chosen[..., i, None] for i, n in enumerate(space.nvec.ravel())], -1)
+        ranges = enumerate(zip(space.nvec.ravel().tolist(), space.start.ravel().tolist(), strict=True))
+        return _joined([_hot(n, rows[..., i] - start) for i, (n, start) in ranges])
     return rows
+
+
+def _hot(count: int, places: Array) -> Array:
+    """Places ``(...)`` as ``(..., count)``, true there alone."""
+    if isinstance(places, Tensor):
+        return torch.arange(count, device=places.device) == places[..., None]
+    hot: np.ndarray = np.arange(count) == places[..., None]
+    return hot
 
 
 def unflatten(space: spaces.Dict, rows: np.ndarray) -> dict[str, Any]:
@@ -102,11 +130,13 @@ class FlatObservation(gym.ObservationWrapper):
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Dict)
-        self.groups = _in_turn({name: spaces.flatdim(part) for name, part in leaves(env.observation_space)})
-        flat = spaces.flatten_space(env.observation_space)
-        assert isinstance(flat, spaces.Box)
-        with np.errstate(over="ignore"):
-            self.observation_space = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
+        self.groups, self.observation_space = _flat(env.observation_space)
+
+    @property
+    def dicts(self) -> spaces.Dict:
+        """The space of the task's own observations."""
+        assert isinstance(self.env.observation_space, spaces.Dict)
+        return self.env.observation_space
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
@@ -115,27 +145,71 @@ class FlatObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> np.ndarray:
         """The dict as a vector ``(O,)``."""
-        assert isinstance(self.env.observation_space, spaces.Dict)
-        return flatten(self.env.observation_space, observation)
+        return flatten(self.dicts, observation)
 
 
-def refuse_dicts(vector: VectorEnv, name: str) -> None:
-    """Refuse a vector of dicts of observations, which policykd lays out flat for single environments alone."""
-    if isinstance(vector.single_observation_space, spaces.Dict):
-        raise PolicyKDError(
-            f"environment: {name} holds environments with dicts of observations: in the vector, wrap each of them in "
-            "`FlattenObservation(env)`"
-        )
+class FlatVector(VectorWrapper):
+    """A vector of environments with dicts of observations, as ``FlatObservation`` lays them out; tensors stay so."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        assert isinstance(env.single_observation_space, spaces.Dict)
+        self.groups, self.single_observation_space = _flat(env.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    @property
+    def dicts(self) -> spaces.Dict:
+        """The space of one environment's own observations."""
+        assert isinstance(self.env.single_observation_space, spaces.Dict)
+        return self.env.single_observation_space
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes; observations ``(E, O)``."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._laid_out(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take a step; ``final_obs`` is laid out, too."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            infos = {**infos, "final_obs": self._last(infos["final_obs"])}
+        return self._laid_out(observations), rewards, terminated, truncated, infos
+
+    def _last(self, final: Any) -> Any:
+        """Last observations as an array ``(E, O)``, or each where there is one."""
+        if isinstance(final, Mapping):
+            return self._laid_out(final)
+        rows = np.full(self.num_envs, None, object)
+        for e, last in enumerate(final):
+            rows[e] = None if last is None else flatten(self.dicts, last)
+        return rows
+
+    def _laid_out(self, observations: Any) -> Any:
+        first = observations
+        while isinstance(first, Mapping):
+            first = next(iter(first.values()))
+        if not isinstance(first, np.ndarray | Tensor):
+            return first  # of another library: whoever steps the vector says what to do
+        return laid_out(self.dicts, observations)
+
+
+def _flat(space: spaces.Dict) -> tuple[Groups, spaces.Box]:
+    """Where the groups of a dict lie, and the space of its vectors."""
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box)
+    with np.errstate(over="ignore"):
+        box = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
+    return _in_turn({name: spaces.flatdim(part) for name, part in leaves(space)}), box
 
 
 def dict_space(env: gym.Env) -> spaces.Dict | None:
     """The space of a task's own dicts of observations; None where it gives vectors."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, FlatObservation):
-            assert isinstance(env.env.observation_space, spaces.Dict)
-            return env.env.observation_space
-        env = env.env
-    return None
+    layer: Any = env
+    while not isinstance(layer, FlatObservation | FlatVector):
+        if not isinstance(layer, gym.Wrapper | VectorWrapper) and not hasattr(layer, "vector"):
+            return None
+        layer = layer.env if isinstance(layer, gym.Wrapper | VectorWrapper) else layer.vector
+    return layer.dicts
 
 
 def groups_of(env: gym.Env | VectorEnv) -> Groups:
@@ -147,7 +221,7 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
     size = getattr(env, "single_observation_space", env.observation_space).shape
     layer: Any = env
     while True:
-        if isinstance(layer, FlatObservation):
+        if isinstance(layer, FlatObservation | FlatVector):
             return dict(layer.groups)
         own = getattr(layer, "observation_groups", None)
         if isinstance(own, Mapping):

@@ -88,6 +88,13 @@ class View:
             )
         return array
 
+    def along(self, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Inputs ``(n, I)`` at observations ``(n, O)`` of one episode after the other; ``starts (n,)`` says where."""
+        places = np.arange(len(observations))
+        first = np.maximum.accumulate(np.where(starts, places, 0))
+        latest = np.maximum(places[:, None] - np.arange(self.history)[::-1], first[:, None])
+        return self(observations)[latest].reshape(len(observations), -1)
+
     def push(self, parts: np.ndarray, stack: np.ndarray | None, starts: np.ndarray) -> np.ndarray:
         """The latest parts of n episodes ``(n, history, P)`` after one more each ``(n, P)``, where some start anew."""
         first = np.repeat(parts[:, None], self.history, axis=1)

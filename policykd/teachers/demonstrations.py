@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from policykd.memory import LabelledStates
 from policykd.tasks.contract import task_name
 from policykd.tasks.evaluate import episode_limit, too_long
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
+from policykd.teachers.controllers import begun
 from policykd.teachers.teacher import Teacher
 
 SUCCESS = ("is_success", "success")
@@ -148,8 +148,7 @@ def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], 
     if isinstance(expert, Teacher):
         act = _remembering(expert)
     elif hasattr(expert, "reset"):
-        act = copy.deepcopy(expert)  # the user's own stays as it was
-        act.reset()
+        act = begun(expert)
 
     def scaled(observation: np.ndarray) -> np.ndarray:
         action = np.asarray(act(observation), np.float32)

@@ -16,7 +16,7 @@ from torch import nn
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
-from policykd.teachers import modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
+from policykd.teachers import controllers, modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
@@ -72,6 +72,8 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
     if isinstance(source, nn.Module) and not hasattr(source, "predict"):
         name = f"module {type(source).__name__}"
         policy = modules.from_module(modules.copied(source), name, task, device)
+    elif controllers.is_controller(source):
+        policy = controllers.from_controller(source, task, device)
     elif callable(source) or hasattr(source, "predict"):
         policy = modules.from_callable(source, task, device)
     else:

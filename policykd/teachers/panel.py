@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.categorical import ensemble_logits
 from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_gaussian
@@ -63,10 +64,25 @@ class Panel:
             raise PolicyKDError(
                 "several_teachers: by_task needs task_of=, observations (B, O) to teachers' numbers (B,)"
             )
+        if self.by_environment:
+            least = len(self.teachers)
+            rule = f"must be {least} or more, that each of {least} teachers by_environment is asked"
+            for name in ("n_envs", "teacher_episodes"):
+                require(getattr(config, name) >= least, name, getattr(config, name), rule)
         if task_of is not None and config.several_teachers != "by_task":
             raise PolicyKDError(
                 f'task_of: is not asked with several_teachers="{config.several_teachers}": say "by_task"'
             )
+
+    @property
+    def by_environment(self) -> bool:
+        """Whether the environment says which of several teachers is right."""
+        return len(self.teachers) > 1 and self.config.several_teachers == "by_environment"
+
+    @property
+    def at_single_states(self) -> bool:
+        """Whether they answer at a state of which nothing else is known."""
+        return not (self.remembers or self.by_environment)
 
     @property
     def source(self) -> str:
@@ -84,6 +100,22 @@ class Panel:
         """Whether what some teacher says depends on what it saw before in the episode."""
         return any(teacher.remembers for teacher in self.teachers)
 
+    def keep(self, memories: Memories | None) -> list[Any] | None:
+        """What teachers remember, for a checkpoint; ``renew`` makes it of that again."""
+        if memories is None:
+            return None
+        return [
+            memory if memory is None or teacher.policy.keep is None else teacher.policy.keep(memory)
+            for teacher, memory in zip(self.teachers, memories, strict=True)
+        ]
+
+    def renew(self, saved: list[Any] | None) -> Memories | None:
+        """What teachers remembered when a checkpoint was written."""
+        if saved is None:
+            return None
+        renewals = [teacher.policy.renew or tuple for teacher in self.teachers]
+        return [None if kept is None else renew(kept) for renew, kept in zip(renewals, saved, strict=True)]
+
     def player(self, starts: Callable[[], np.ndarray] | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """Raw observations ``(B, O)`` of B episodes, step after step, to actions ``(B, A)`` in [-1, 1], without noise.
 
@@ -95,39 +127,49 @@ class Panel:
         def act(observations: np.ndarray) -> np.ndarray:
             nonlocal memories
             begun = np.zeros(len(observations)) if starts is None else starts().astype(np.float32)
-            rows = torch.from_numpy(observations).unsqueeze(0)
-            packed, memories = self.recall(rows, memories, torch.from_numpy(begun).unsqueeze(0))
+            rows, envs = torch.from_numpy(observations).unsqueeze(0), torch.arange(len(observations))
+            packed, memories = self.recall(rows, memories, torch.from_numpy(begun).unsqueeze(0), envs)
             return Labels.unpack(packed, self.discrete).policy.actions[0].numpy()
 
         return act
 
-    def answer(self, observations: Tensor) -> Tensor:
+    def answer(self, observations: Tensor, envs: Tensor | None = None) -> Tensor:
         """What they say at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
 
         Raises:
-            PolicyKDError: one of them remembers its episode, and single states tell it nothing.
+            PolicyKDError: one of them remembers its episode, and single states tell it nothing; or as of ``recall``.
         """
         for teacher in self.teachers:
             if teacher.remembers:
                 teacher.distribution(observations[0, :1])  # which refuses
-        return self.recall(observations, None, torch.ones(observations.shape[:-1]))[0]
+        return self.recall(observations, None, torch.ones(observations.shape[:-1]), envs)[0]
 
     @torch.no_grad()
-    def recall(self, observations: Tensor, memories: Memories | None, starts: Tensor) -> tuple[Tensor, Memories]:
+    def recall(
+        self, observations: Tensor, memories: Memories | None, starts: Tensor, envs: Tensor | None = None
+    ) -> tuple[Tensor, Memories]:
         """What they say at the next observations ``(K, B, O)`` of K x B episodes, packed, and what they remember.
 
         Args:
             observations: raw observations.
             memories: what the last call returned; None at first.
             starts: 1 where an episode starts ``(K, B)``.
+            envs: the environments ``(B,)`` that they are of, by their number among those of one student; None: of none.
+
+        Raises:
+            PolicyKDError: the environment says who is right, and there is none.
         """
+        if self.by_environment and envs is None:
+            raise PolicyKDError(
+                "several_teachers: by_environment needs environments, and these states are of none: use mean or by_task"
+            )
         flat, begun = observations.reshape(-1, observations.shape[-1]), starts.reshape(-1)
         answers, kept = [], []
         for teacher, memory in zip(self.teachers, memories or [None] * len(self.teachers), strict=True):
             mean, std, memory = teacher.step(flat, memory, begun)
             kept.append(memory)
             answers.append(self._in_students_units(teacher, flat, mean, std))
-        policy, value = answers[0] if len(answers) == 1 else self._decide(answers, flat)
+        policy, value = answers[0] if len(answers) == 1 else self._decide(answers, flat, envs)
         labels = Labels(policy, value).pack()
         return labels.view(*observations.shape[:-1], -1).to(observations.device), kept
 
@@ -148,7 +190,7 @@ class Panel:
             mean, std = unsquashed_gaussian(mean, std)
         return Labels(PolicyOutput(actions, mean, std), torch.zeros(len(mean)).to(mean) if value is None else value)
 
-    def _decide(self, answers: list[Labels], observations: Tensor) -> Labels:
+    def _decide(self, answers: list[Labels], observations: Tensor, envs: Tensor | None) -> Labels:
         values = torch.stack([answer.value for answer in answers])
         several = [torch.stack(parts) for parts in zip(*(said(a.policy) for a in answers), strict=True)]
         if self.config.several_teachers == "mean":
@@ -161,6 +203,9 @@ class Panel:
             return Labels(PolicyOutput(actions.mean(0), means.mean(0), spread.clamp_min(0).sqrt()), values.mean(0))
         if self.config.several_teachers == "best_value":
             best = values.argmax(0)
+        elif self.config.several_teachers == "by_environment":
+            assert envs is not None
+            best = (envs % len(values)).repeat(len(observations) // len(envs)).to(values.device)
         else:
             assert self.task_of is not None
             best = as_numbers(self.task_of(observations), len(observations), len(several[0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.teachers.vecnormalize import Normaliser
 
-Memory = tuple[Tensor, ...]
-"""What a policy remembers of the episodes that it plays, one column per environment: ``(layers, B, H)`` each."""
+Memory = tuple[Any, ...]
+"""What a policy remembers of the episodes that it plays: tensors with one column per environment, ``(layers, B, H)``
+each; or B objects, the controllers of as many environments."""
 
 
 Scores = Literal["logits", "q_values", "choice"]
@@ -61,6 +62,10 @@ class Policy:
     step: Callable[[Tensor, Memory | None, Tensor], tuple[Tensor, Tensor | None, Memory]] | None = None
     """Where it remembers: observations ``(B, O)``, memory (None at first) and whether an episode starts ``(B,)`` to
     mean, standard deviation and memory. ``gaussian`` is refused then."""
+    keep: Callable[[Memory], Any] | None = None
+    """Of a memory that is no tensors: what a checkpoint holds of it, as tensors, arrays and plain values."""
+    renew: Callable[[Any], Memory] | None = None
+    """The memory that ``keep`` made this of."""
     normalisers: tuple[Normaliser, ...] = ()
     """What it does to observations first, the first one first."""
     space: spaces.Dict | None = None
@@ -128,6 +133,16 @@ def remembers(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
         )
 
     return gaussian
+
+
+def as_state(memory: Memory) -> tuple[Any, ...]:
+    """A memory as SB3's ``predict`` hands out a state: in NumPy, but for objects."""
+    return tuple(part.cpu().numpy() if isinstance(part, Tensor) else part for part in memory)
+
+
+def of_state(state: Sequence[Any], device: torch.device) -> Memory:
+    """The memory that is handed in as a state."""
+    return tuple(torch.as_tensor(part, device=device) if isinstance(part, np.ndarray) else part for part in state)
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from policykd.tasks.groups import flatten
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers import loading
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
-from policykd.teachers.policy import Memory, Policy
+from policykd.teachers.policy import Memory, Policy, as_state, of_state
 from policykd.teachers.score import TeacherScore, score
 from policykd.teachers.sight import ObservationMap, as_function, map_of_task
 from policykd.teachers.statistics import Given
@@ -99,7 +99,8 @@ class Teacher:
         Args:
             source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or of the Hugging Face
                 Hub, a run folder or checkpoint of policykd, a TorchScript or ONNX file; or a live agent, a torch
-                module, or a function ``observation (O,) -> action (A,)`` in the task's units.
+                module, or a function ``observation (O,) -> action (A,)`` in the task's units, or an object that is
+                called so and has ``reset()``, which begins each episode: every environment has a copy of it.
             env: the task, to check the teacher against it; functions, and files that do not say their sizes, need it.
             algorithm: which one wrote a zip, where its tensors should not be asked ("sac").
             activation: the module of torch between the layers of a zip's networks ("ELU"), where the zip does not say.
@@ -135,7 +136,7 @@ class Teacher:
 
     @property
     def remembers(self) -> bool:
-        """Whether its actions depend on what it saw before in the episode (recurrent policies)."""
+        """Whether its actions depend on what it saw before in the episode (recurrent policies, controllers)."""
         return self.policy.step is not None
 
     def predict(
@@ -143,9 +144,9 @@ class Teacher:
         observation: np.ndarray | Mapping[str, Any],
         deterministic: bool = True,
         *,
-        state: tuple[np.ndarray, ...] | None = None,
+        state: tuple[Any, ...] | None = None,
         episode_start: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+    ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
         """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
 
         Args:
@@ -160,10 +161,10 @@ class Teacher:
         if isinstance(observation, Mapping):
             observation = self._flatten(observation)
         inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
-        memory = None if state is None else tuple(torch.as_tensor(part, device=self.device) for part in state)
+        memory = None if state is None else of_state(state, self.device)
         starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
         mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
-        kept = None if memory is None else tuple(part.cpu().numpy() for part in memory)
+        kept = None if memory is None else as_state(memory)
         if self.discrete:
             drawn = not deterministic and self.policy.scores == "logits"
             chosen = mean.softmax(-1).multinomial(1).squeeze(-1) if drawn else mean.argmax(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +19,10 @@ from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
 from policykd.training.recipes.imitation import Imitation
+from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
-    from policykd.memory import LabelledStates
     from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="OfflineLearning")
@@ -63,13 +64,30 @@ def answers(
         squashed: whether students' Gaussians are before tanh.
 
     Raises:
-        PolicyKDError: there is neither a teacher nor an action that could stand for one.
+        PolicyKDError: there is neither a teacher nor an action that could stand for one; or a teacher remembers, and
+            which states are of one episode is not known.
     """
     if panel is not None:
         rows = torch.from_numpy(states.observations).unsqueeze(0)
+        if panel.remembers:
+            return _along(panel, rows, states.starts())
         return torch.cat([panel.answer(part) for part in rows.split(CHUNK, dim=1)], dim=1).squeeze(0)
     actions = torch.from_numpy(states.as_learners_hold(scale))
     return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std, squashed).pack()
+
+
+def _along(panel: Panel, rows: Tensor, starts: np.ndarray) -> Tensor:
+    """Packed answers ``(n, W)`` of teachers that remember, who follow all episodes of ``rows (1, n, O)`` together."""
+    begins = np.flatnonzero(starts)
+    lengths = np.diff(begins, append=len(starts))
+    memories, given = None, None
+    for t in range(lengths.max()):
+        places, running = begins + np.minimum(t, lengths - 1), t < lengths
+        said, memories = panel.recall(rows[:, places], memories, torch.full((1, len(begins)), float(t == 0)))
+        given = torch.empty(len(starts), said.shape[-1]) if given is None else given
+        given[places[running]] = said[0, np.flatnonzero(running)]
+    assert given is not None
+    return given
 
 
 class OfflineLearning(Agent):
@@ -77,7 +95,6 @@ class OfflineLearning(Agent):
 
     if TYPE_CHECKING:
         full_factory: EnvFactory
-        dataset: LabelledStates
         tutor: FrozenTeacher
 
         @property
@@ -95,6 +112,7 @@ class OfflineLearning(Agent):
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
                 SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task, or its dicts of them.
+                Students with a memory, and teachers that remember, need those that know their episodes.
             gradient_steps: of every student.
 
         Raises:
@@ -105,18 +123,21 @@ class OfflineLearning(Agent):
             raise PolicyKDError(
                 f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
             )
-        if self.remembers:
-            raise PolicyKDError("learn_from: students with a memory learn from episodes, and states are in no order")
         gradient_steps = check_whole("gradient_steps", gradient_steps)
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
         values = 0.0 if self.panel is not None else self.teaching.distill_value_coef
         require(values == 0, "distill_value_coef", values, "needs a teacher with a value: logged actions have none")
-        logged = read(states, look_at(self.full_factory), self.dataset.capacity)
+        logged = read(states, look_at(self.full_factory), self.recipe.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
-        seen = torch.from_numpy(self.view(logged.observations)).to(self.device).expand(self.n_learners, -1, -1)
-        self.recipe.take(seen, given.to(self.device).expand(self.n_learners, -1, -1))
+        starts = logged.starts() if self.remembers else np.ones(len(logged.observations), bool)
+        inputs = torch.from_numpy(self.view.along(logged.observations, starts))
+        seen, given = (part.to(self.device).expand(self.n_learners, -1, -1) for part in (inputs, given))
+        if isinstance(self.recipe, RecurrentImitation):
+            self.recipe.take_episodes(seen, given, torch.from_numpy(starts).to(self.device, torch.float32))
+        else:
+            self.recipe.take(seen, given)
         with self.computing():
             self.recipe.fit(gradient_steps)
         if self.folder is not None:

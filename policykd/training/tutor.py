@@ -28,8 +28,8 @@ class Tutor(Protocol):
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` (``Labels``) at the latest states."""
 
-    def value_at_end(self, info: dict[str, Any]) -> float:
-        """Its value of the state that ended an episode, from the ``info`` of the last step."""
+    def value_at_end(self, info: dict[str, Any], env: int) -> float:
+        """Its value of the state that ended an episode in environment ``env``, from the ``info`` of the last step."""
 
 
 class FrozenTeacher:
@@ -98,24 +98,25 @@ class FrozenTeacher:
             inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)
             starts = torch.from_numpy(self.collector.starts).to(self.device, torch.float32).view(inputs.shape[:-1])
             self._before = self._memories
-            self._answers, self._memories = self.check().recall(inputs, self._memories, starts)
+            envs = torch.arange(self.collector.n_envs)
+            self._answers, self._memories = self.check().recall(inputs, self._memories, starts, envs)
             self._asked_for = latest
         return self._answers
 
-    def memories(self) -> Memories | None:
+    def memories(self) -> list[Any] | None:
         """What the teachers remember of the episodes before the latest states, for a checkpoint."""
         asked = self._asked_for is not None and self._asked_for is self.collector.observations
-        return self._before if asked else self._memories
+        return self.check().keep(self._before if asked else self._memories)
 
-    def restore(self, memories: Memories | None) -> None:
+    def restore(self, memories: list[Any] | None) -> None:
         """Go on with saved memories."""
-        if memories is not None:
-            self._memories = [None if memory is None else tuple(memory) for memory in memories]
+        self._memories = None if self.panel is None else self.panel.renew(memories)
 
-    def value_at_end(self, info: dict[str, Any]) -> float:
-        """The teacher's value of the state that ended an episode, from the ``info`` of the last step."""
+    def value_at_end(self, info: dict[str, Any], env: int) -> float:
+        """The teacher's value of the state that ended an episode in environment ``env`` of all E."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
-        return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1))[..., -1])
+        where = torch.tensor([env % self.collector.n_envs])
+        return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1), where)[..., -1])
 
 
 def _whole(envs: LearnerEnvs | BatchedEnvs) -> Array:

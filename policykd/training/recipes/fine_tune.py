@@ -63,7 +63,7 @@ class Anchor:
             policy = PolicyOutput(policy.actions, policy.actions, torch.zeros_like(policy.actions))
         return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
 
-    def value_at_end(self, info: dict[str, Any]) -> float:
+    def value_at_end(self, info: dict[str, Any], env: int) -> float:
         """None is asked for."""
         raise AssertionError("no reward of fine-tuning asks for values")
 

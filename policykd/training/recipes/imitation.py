@@ -136,8 +136,13 @@ class Imitation:
     def fit(self, updates: int) -> None:
         """Gradient steps on all data, whatever the method's rounds, in which the learning rate falls as over a run."""
         for i in range(updates):
+            if i % self.config.round_updates == 0:
+                self.renew()
             self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
             self._update(i == updates - 1, None)
+
+    def renew(self) -> None:
+        """What must follow the students after a round of updates without a step: nothing here."""
 
     def _update(self, last: bool, recent: int | None) -> None:
         info = self.teach(self.learning_rate, last, recent)

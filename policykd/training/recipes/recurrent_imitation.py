@@ -70,6 +70,32 @@ class RecurrentImitation(Imitation):
         """Keep a step with its answers and the state before it."""
         self.sequences.add(observations, answers, self.hidden.starts(), self.hidden.state)
 
+    def take_episodes(self, observations: Tensor, answers: Tensor, starts: Tensor) -> None:
+        """Keep logged states ``(K, n, O)`` with their answers ``(K, n, W)``, episode after episode.
+
+        They are cut into as many pieces as there are environments; the first states follow the last where that fills
+        them up. What a student would know at the cuts is not known: it is the burn-in that makes it good.
+        """
+        count, envs = len(starts), self.sequences.envs
+        length = -(-count // envs)
+        unknown = torch.zeros_like(self.hidden.state)
+        for t in range(length):
+            places = (torch.arange(envs) * length + t) % count
+            begun = starts[places].expand(len(observations), -1)
+            self.sequences.add(observations[:, places], answers[:, places], begun, unknown)
+        if isinstance(self.learner, PPO):
+            self.learner.observe(observations)
+
+    def renew(self) -> None:
+        """Let the students follow all steps, so that windows begin with what they remember now."""
+
+        def say(observations: Tensor, starts: Tensor, state: Tensor) -> Tensor:
+            self.hidden.along.place(starts.unsqueeze(1), state)
+            self.hidden.reader.policy(self.learner.actor, observations)
+            return self.hidden.along.after
+
+        self.sequences.follow(say)
+
     def own(self, observations: Tensor) -> Tensor:
         """The students' actions ``(K, N, A)``; they see every step, whoever acts."""
         self.hidden.place()

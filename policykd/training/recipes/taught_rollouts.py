@@ -70,7 +70,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         if self.method.reward == "value":
             values = self.unpack(self.tutor.answers()).value.reshape(-1).clone()
             for e in np.flatnonzero(step.dones):
-                values[e] = self.tutor.value_at_end(step.infos[e]) if step.truncated[e] else 0.0
+                values[e] = self.tutor.value_at_end(step.infos[e], int(e)) if step.truncated[e] else 0.0
             rollout.next_values[:, t] = values.view(len(self.sampling), -1)
         return step
 

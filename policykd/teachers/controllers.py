@@ -1,0 +1,125 @@
+"""Teachers with a state of their own: planners, and controllers with integrators, which ``reset()`` begins anew."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
+from policykd.tasks.spaces import Choices
+from policykd.teachers.modules import acting
+from policykd.teachers.policy import Memory, Policy, remembers
+from policykd.teachers.task import TaskSpaces
+
+log = logging.getLogger("policykd")
+
+
+def is_controller(source: Any) -> bool:
+    """Whether something that is called, or has ``predict``, is begun anew by ``reset()`` in every episode."""
+    acts = callable(source) or hasattr(source, "predict")
+    return acts and callable(getattr(source, "reset", None)) and not isinstance(source, nn.Module)
+
+
+def begun(source: Any) -> Any:
+    """A copy at the beginning of an episode; ``source`` stays as it was.
+
+    Raises:
+        PolicyKDError: it cannot be copied, or ``reset()`` fails.
+    """
+    try:
+        own = copy.deepcopy(source)
+        own.reset()
+    except Exception as error:  # a user's object may fail in any way
+        raise PolicyKDError(
+            f"teacher: {_name(source)} cannot begin an episode ({kind_and_line(error)}): each is played by a copy "
+            "(copy.deepcopy), begun by reset() without arguments"
+        ) from error
+    return own
+
+
+def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
+    """The policy of an object that has ``reset()`` and is called with one observation ``(O,)`` after the other.
+
+    Every environment has a copy of its own. A step is taken by a copy of that, so that what is remembered stays as it
+    was, as the memory of a network does.
+
+    Raises:
+        PolicyKDError: there is no task to know sizes from, it cannot be copied, or fails on a first observation.
+    """
+    name = _name(source)
+    if task is None:
+        raise PolicyKDError(f"teacher: {name} does not say what it reads and gives: give env=")
+    if inspect.isroutine(source) or inspect.isclass(source):
+        raise PolicyKDError(
+            f"teacher: {name} is a function or class, whose copies share their state, and every environment needs its "
+            "own: give an object with __call__ and reset()"
+        )
+    source = begun(source)  # apart from the user's own, which may act meanwhile
+
+    def ask(controllers: tuple[Any, ...], inputs: np.ndarray) -> Tensor:
+        return torch.stack([_answer(own, row, name) for own, row in zip(controllers, inputs, strict=True)])
+
+    first, again = (ask(tuple(begun(source) for _ in task.examples), task.examples) for _ in range(2))
+    if not torch.allclose(first, again, equal_nan=True):
+        log.warning("teacher %s answers differently at the same start of an episode: a teacher should not sample", name)
+    actions = task.actions if isinstance(task.actions, Choices) else task.actions.bounds
+    head = acting(name, lambda answers: answers, None, actions, device, first.shape)
+
+    def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
+        before = [None] * len(inputs) if memory is None else memory
+        pairs = zip(before, starts.tolist(), strict=True)
+        now = tuple(begun(source) if own is None or start else copy.deepcopy(own) for own, start in pairs)
+        return *head.gaussian(ask(now, inputs.cpu().numpy()).to(device)), now
+
+    def renew(saved: list[Any]) -> Memory:
+        return tuple(_renewed(begun(source), state, name) for state in saved)
+
+    return head.changed(gaussian=remembers(name), step=step, value=None, keep=_kept, renew=renew)
+
+
+def _name(source: Any) -> str:
+    return f"controller {getattr(source, '__name__', type(source).__name__)}"
+
+
+def _answer(controller: Any, observation: np.ndarray, name: str) -> Tensor:
+    """The action of one controller, in the task's units, float32."""
+    try:
+        if hasattr(controller, "predict"):
+            given = controller.predict(observation.copy(), deterministic=True)[0]
+        else:
+            given = controller(observation.copy())  # which it may keep, and the environment overwrite
+        return torch.as_tensor(given).detach().to("cpu", torch.float32)
+    except Exception as error:  # a user's object may fail in any way
+        raise PolicyKDError(
+            f"teacher: {name} fails on an observation (O,) of NumPy ({kind_and_line(error)})"
+        ) from error
+
+
+def _attributes(controller: Any) -> Any:
+    """Its attributes as those of an environment without wrappers, under names that mean nothing there."""
+    return SimpleNamespace(**{f"own {name}": value for name, value in vars(controller).items()})
+
+
+def _kept(memory: Memory) -> list[Any]:
+    """What a checkpoint holds of controllers in the middle of episodes: all of a plain one, None of another."""
+    plain = [hasattr(own, "__dict__") and not unsaved_state(_attributes(own)) for own in memory]
+    return [get_env_state(_attributes(own)) if fine else None for own, fine in zip(memory, plain, strict=True)]
+
+
+def _renewed(controller: Any, state: Any, name: str) -> Any:
+    """A controller at the beginning of an episode as it was when a checkpoint was written."""
+    if state is None:
+        log.warning("not exact: teacher %s keeps state that cannot be saved: it begins anew within an episode", name)
+        return controller
+    attributes = _attributes(controller)
+    set_env_state(attributes, state)
+    vars(controller).update({key.removeprefix("own "): value for key, value in vars(attributes).items()})
+    return controller
