@@ -128,8 +128,6 @@ def test_what_cannot_vary_is_refused(vary, words):
     [
         ("council", "council makes targets by the critics of the whole group"),
         ("piekd", "piekd copies critics"),
-        ("dpd", "dpd compares the values of two learners"),
-        ("dpd_pooled", "dpd_pooled compares the values of two learners"),
     ],
 )
 def test_a_value_of_one_discount_is_not_taken_for_one_of_another(method, words):
@@ -138,7 +136,21 @@ def test_a_value_of_one_discount_is_not_taken_for_one_of_another(method, words):
     make(method, config={"vary": {"n_steps": (1, 3)}})
 
 
-@pytest.mark.parametrize("method", ["mutual_shared", "paired", "advice", "double_actor", "p3s", "share_replay"])
+def test_values_of_unequal_discounts_are_compared_at_one():
+    """A peer that earns 3 in every step is better by 1 than one that earns 2, whatever their horizons."""
+    agent = make("dpd", config={"vary": {"gamma": (0.5, 0.95)}})
+    worth = torch.tensor([[2.0], [3.0]]) / (1 - agent.learner.gamma[:2])
+    agent.learner.value = lambda observations, policy: worth.repeat(len(observations) // 2, observations.shape[1])
+    states = torch.zeros(agent.n_learners, 5, 4)
+    turn = agent.recipe.peers.turns[0][:2]
+    seen = agent.recipe.distillation.compare(agent.learner, states, states, None, *turn)(None)
+    per_step = (seen.source_value - seen.own_value) * (1 - agent.learner.gamma)
+    torch.testing.assert_close(per_step[:2, 0], torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    "method", ["dpd", "dpd_pooled", "mutual_shared", "paired", "advice", "double_actor", "p3s", "share_replay"]
+)
 def test_discounts_may_differ_where_every_critic_judges_by_its_own(method):
     make(method, config={"vary": {"gamma": (0.5, 0.95)}})
 

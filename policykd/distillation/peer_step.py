@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
+from policykd.distillation.comparing import Compare, Student, by_actions, by_values
 from policykd.distillation.divergences import Divergence, at_temperature, divergence_of
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.weights import Comparison, Weight, effective_sample_size, weight_of
@@ -19,22 +19,6 @@ from policykd.learners.distillation_config import DistillationConfig
 
 LATEST = 256
 """Latest states of each learner at which the logs compare peers."""
-Compare = Callable[[PolicyOutput], Comparison]
-"""What a weight looks at, given the learners' own answers."""
-
-
-class Student(Protocol):
-    """What distillation needs of a learner."""
-
-    @property
-    def actor(self) -> Tensor:
-        """The actors' parameters ``(K, P)``, changed in place."""
-
-    def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
-        """What the policies answer at observations ``(K, B, O)``."""
-
-    def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
-        """V(s) of the policies that answered so, ``(K, B)``."""
 
 
 class Peers:
@@ -65,17 +49,6 @@ class Peers:
                     torch.from_numpy(taught.astype(np.float32)).to(device),
                 )
             )
-
-
-@runtime_checkable
-class HasCritics(Student, Protocol):
-    """What weights that compare actions need, too."""
-
-    critic: Tensor
-    """The critics' parameters."""
-
-    def q_values(self, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-        """Every critic's Q(s, a), ``(K, C, B)``."""
 
 
 class DistillationStep:
@@ -179,7 +152,7 @@ class PeerStep(DistillationStep):
         self.rest = rest and optimise is None
         if self.rest:
             self.adam.count_by_row()
-        self.compare = _values if method.compares == "values" else _actions
+        self.compare = by_values if method.compares == "values" else by_actions
 
     def update(
         self,
@@ -237,32 +210,6 @@ def step_of_the_taught(
     moves = taught.repeat_interleave(len(rows) // len(taught)).unsqueeze(1) != 0
     for part, was in zip(parts, before, strict=True):
         part.copy_(torch.where(moves, part, was))
-
-
-def _values(
-    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
-) -> Compare:
-    """V_peer(s) by the peer's critics beside V_self(s) by the own ones."""
-    source_value = learner.value(peer_states, peer)[peer_of]
-    return lambda own: Comparison(source_value, learner.value(states, own), EMPTY)
-
-
-def _actions(
-    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
-) -> Compare:
-    """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
-
-    def compare(own: PolicyOutput) -> Comparison:
-        assert isinstance(learner, HasCritics)
-        q_values, critic = learner.q_values, learner.critic
-        mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
-        theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])
-        return Comparison(EMPTY, EMPTY, torch.cat((mine, theirs[peer_of]), dim=1))
-
-    return compare
-
-
-EMPTY = torch.empty(0)
 
 
 def _diagnose(seen: Comparison, weight: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
+from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import (
     TEACHER_DIVERGENCES,
     Divergence,
@@ -25,7 +26,6 @@ from policykd.distillation.divergences import (
 )
 from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.peer_step import EMPTY
 from policykd.distillation.schedules import hold, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.weights import Comparison, weight_of

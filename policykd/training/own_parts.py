@@ -10,8 +10,8 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.core.networks import PolicyOutput
+from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import Divergence
-from policykd.distillation.peer_step import EMPTY
 from policykd.distillation.weights import Comparison, Weight
 from policykd.learners import Learner
 

@@ -70,17 +70,14 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config, dis
 def _check_discounts(method: PeerMethod) -> None:
     """Refuse methods that take a value of one discount for one of another, where peers vary in gamma.
 
-    A reward of 1 for ever is worth 2 at gamma 0.5 and 20 at 0.95. Actions may be compared ("paired", "advice",
-    "greedy"): every critic then judges both by its own discount, and what it says of the state cancels.
+    A reward of 1 for ever is worth 2 at gamma 0.5 and 20 at 0.95. Values may be compared, brought to one discount
+    (``comparing.by_values``), and actions: every critic then judges both by its own.
     """
     if method.target == "group":
         what = "makes targets by the critics of the whole group"
     elif method.copies == "policy and critics":
         what = "copies critics"
-    elif method.source is not None and method.weight is not None and method.compares == "values":
-        what = "compares the values of two learners"
     else:
         return
     reason = "of unequal discounts they differ even where both are right"
-    advice = "vary another setting, or use mutual_shared or share_replay"
-    raise PolicyKDError(f"vary.gamma: {method.name} {what}, and {reason}: {advice}")
+    raise PolicyKDError(f"vary.gamma: {method.name} {what}, and {reason}: vary another setting, or use mutual_shared")
