@@ -106,6 +106,18 @@ class View:
             return first
         return torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((stack[:, 1:], parts), 1))
 
+    def of_episodes(self, observations: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """A policy's inputs ``(n, I)`` at observations ``(n, O)`` in the order in which they were met.
+
+        Args:
+            observations: of whole episodes, one after the other.
+            episodes: which episode each is of ``(n,)``.
+        """
+        parts, rows = self(observations), np.arange(len(observations))
+        begins = np.append(True, episodes[1:] != episodes[:-1])
+        first = np.maximum.accumulate(np.where(begins, rows, 0))
+        return np.concatenate([parts[np.maximum(rows - ago, first)] for ago in reversed(range(self.history))], axis=1)
+
     def follow(self) -> Callable[[np.ndarray], np.ndarray]:
         """A function of one episode's observations ``(O,)``, one after the other, to a policy's inputs ``(I,)``."""
         stack: np.ndarray | None = None
