@@ -4,11 +4,11 @@ Importing the package registers every id ``PolicyKD/Name-v0`` (see ``README.md``
 ``gym.make("policykd_envs:PolicyKD/PointReach-v0")`` and an import followed by a plain id work.
 """
 
-from policykd_envs.making import make
+from policykd_envs.making import make, quiet
 from policykd_envs.point_reach import PointReach
 from policykd_envs.registration import TASKS, register_tasks
 from policykd_envs.wrappers import DelayedReward, MaskVelocity, ShiftedDynamics
 
-__all__ = ["TASKS", "DelayedReward", "MaskVelocity", "PointReach", "ShiftedDynamics", "make"]
+__all__ = ["TASKS", "DelayedReward", "MaskVelocity", "PointReach", "ShiftedDynamics", "make", "quiet"]
 
 register_tasks()

@@ -1,6 +1,10 @@
 """Building environments with a clean console."""
 
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -11,25 +15,27 @@ from gymnasium.envs.registration import EnvSpec
 _KNOWN_WARNING = "compiler attribute 'settotalmass' is deprecated"
 
 
-def make(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
-    """Build an environment as ``gymnasium.make`` does, without MuJoCo's prints and ``MUJOCO_LOG.TXT``.
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Environments that are made in this block are so without MuJoCo's prints and ``MUJOCO_LOG.TXT``.
 
-    MuJoCo's warnings during the construction become Python ``RuntimeWarning``s (or go to the handler that
-    the caller set with ``mujoco.set_mju_user_warning``); only the known note on HalfCheetah's XML is dropped.
-
-    Args:
-        env_id: Registered id, ``"module:id"``, or a spec.
-        **kwargs: Passed to ``gymnasium.make``.
-
-    Returns:
-        The environment, with the wrappers that its registration asks for.
+    MuJoCo's warnings in it become Python ``RuntimeWarning``s (or go to the handler that the caller set with
+    ``mujoco.set_mju_user_warning``); only the known note on HalfCheetah's XML is dropped. Processes that are forked in
+    it print what MuJoCo warns of, for as long as they live.
     """
     messages: list[str] = []
-    handler = mujoco.get_mju_user_warning()
+    owner, handler = os.getpid(), mujoco.get_mju_user_warning()
+
+    def collect(message: str) -> None:
+        if os.getpid() == owner:
+            messages.append(message)
+        elif _KNOWN_WARNING not in message:
+            print(f"MuJoCo: {message}", file=sys.stderr)
+
     # Collected first and reported afterwards: Python must not raise inside a callback from C.
-    mujoco.set_mju_user_warning(messages.append)
+    mujoco.set_mju_user_warning(collect)
     try:
-        return gym.make(env_id, **kwargs)
+        yield
     finally:
         mujoco.set_mju_user_warning(handler)
         for message in messages:
@@ -38,4 +44,18 @@ def make(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
             if handler is not None:
                 handler(message)
             else:
-                warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=3)
+
+
+def make(env_id: str | EnvSpec, **kwargs: Any) -> gym.Env:
+    """Build an environment as ``gymnasium.make`` does, ``quiet``.
+
+    Args:
+        env_id: Registered id, ``"module:id"``, or a spec.
+        **kwargs: Passed to ``gymnasium.make``.
+
+    Returns:
+        The environment, with the wrappers that its registration asks for.
+    """
+    with quiet():
+        return gym.make(env_id, **kwargs)

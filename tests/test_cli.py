@@ -262,10 +262,10 @@ ELSEWHERE = {
     *("pessimism", "allocation", "allocation_floor", "allocation_episodes"),
     *("distill_coef", "least_proposal", "best_ratio", "best_distance", "best_freq"),
     *("rebirth_freq", "rebirth", "rebirth_gradient_steps", "rebirth_perturbation"),
-    *("network", "critic_network", "matmul_precision", "buffer_on_disk"),
+    *("network", "critic_network", "matmul_precision", "buffer_on_disk", "temperature"),
 }
 """Settings of methods with a pooled replay (test_peers, test_peer_methods), own networks (test_own_parts), products
-that not every machine has (test_precision), and what changes no number (test_replay_storage)."""
+that not every machine has (test_precision), what changes no number (test_replay_storage), and choices (test_discrete)."""
 
 
 def test_no_setting_is_forgotten():

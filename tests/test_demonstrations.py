@@ -89,17 +89,67 @@ def test_the_only_value_of_an_action_that_cannot_move_is_0():
 def test_demonstrations_become_every_learners_data():
     data = demonstrate(towards, POINT, 2)
     student = TeacherStudent(POINT, towards, backbone="td3", seeds=(0, 1), config={"net_arch": (8,), "eval_freq": 0})
-    data.fill(student.dataset, std=0.2)
+    data.fill(student, std=0.2)
     assert student.dataset.size == 100
     observations, packed = student.dataset.sample(50, [np.random.default_rng(s) for s in (0, 1)])
     labels = Labels.unpack(packed)
     expected = np.clip(5 * observations[..., 2:].numpy(), -1, 1)
     np.testing.assert_allclose(labels.policy.actions, expected, atol=1e-6)
     assert torch.allclose(labels.policy.std, torch.tensor(0.2)) and (labels.value == 0).all()
-    data.fill(student.dataset, squashed=True)
-    observations, packed = student.dataset.sample(50, [np.random.default_rng(s) for s in (0, 1)], recent=100)
-    before_tanh = Labels.unpack(packed).policy.mean.tanh().numpy()
-    np.testing.assert_allclose(before_tanh, np.clip(5 * observations[..., 2:].numpy(), -0.999, 0.999), atol=1e-5)
+
+
+def test_demonstrations_are_before_tanh_where_students_are():
+    data = demonstrate(towards, POINT, 1)
+    student = TeacherStudent(POINT, towards, backbone="sac", config={"net_arch": (8,), "eval_freq": 0})
+    data.fill(student)
+    before_tanh = Labels.unpack(student.dataset.storage[0, :50, 4:]).policy.mean.tanh().numpy()
+    np.testing.assert_allclose(before_tanh, np.clip(data.actions, -0.999, 0.999), atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [(2, 1, 0), (0, 1), lambda rows: rows[:, :1]])
+def test_demonstrations_are_kept_as_students_see_them(part):
+    data = demonstrate(towards, POINT, 2)
+    config = {"net_arch": (8,), "eval_freq": 0, "student_observations": part}
+    filled, learnt = (TeacherStudent(POINT, who, method="bc", config=config) for who in (towards, None))
+    data.fill(filled)
+    learnt.learn_from(data, 1)
+    assert torch.equal(filled.dataset.storage[:, :100], learnt.dataset.storage[:, :100])
+    assert torch.equal(filled.learner.observation_stats.mean, learnt.learner.observation_stats.mean)
+
+
+def test_histories_of_demonstrations_begin_anew_with_each_episode():
+    data = demonstrate(towards, POINT, 2)
+    config = {"net_arch": (8,), "eval_freq": 0, "student_observations": (3, 0), "history": 3}
+    student = TeacherStudent(POINT, towards, config=config)
+    data.fill(student)
+    expected = []
+    for episode in range(2):
+        look = student.view.follow()
+        expected += [look(observation) for observation in data.observations[data.episodes == episode]]
+    np.testing.assert_array_equal(student.dataset.storage[0, :100, :6], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "kickstarting"}, "fill: a TeacherStudent takes no states: give a TeacherStudent of dagger"),
+        ({"config": {"gru": 4}}, "takes no states"),
+        ({"config": {"dataset_size": 40}}, "dataset_size=40 keeps fewer than 50 states"),
+        ({"env": "Pendulum-v1"}, "states have 4 observations, and Pendulum-v1 has 3"),
+    ],
+)
+def test_what_cannot_take_demonstrations_says_so(changes, said):
+    config = {"net_arch": (8,), "eval_freq": 0} | changes.pop("config", {})
+    teacher = (lambda o: np.zeros(1)) if "env" in changes else towards
+    student = TeacherStudent(**{"env": POINT, "teacher": teacher, "config": config} | changes)
+    with pytest.raises(PolicyKDError, match=said):
+        demonstrate(towards, POINT, 1).fill(student)
+
+
+def test_a_data_set_alone_does_not_say_what_is_seen_of_demonstrations():
+    student = TeacherStudent(POINT, towards, config={"net_arch": (8,), "eval_freq": 0})
+    with pytest.raises(PolicyKDError, match="fill: a LabelledStates takes no states"):
+        demonstrate(towards, POINT, 1).fill(student.dataset)
 
 
 @pytest.mark.parametrize(

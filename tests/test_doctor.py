@@ -13,9 +13,11 @@ from policykd.cli import main
 from policykd.cli.doctor import _options as command_options
 from policykd.measure import doctor, doctor_fit, doctor_play
 from policykd.measure.doctor import diagnose
-from policykd.measure.doctor_fit import r2, stacked
+from policykd.measure.doctor_fit import r2
+from policykd.tasks.views import View
 
 FAST = {"n_episodes": 40, "net_arch": (32, 32), "learning_rate": 5e-3, "updates": 300}
+THREE = np.full(1, 3.0, np.float32)
 TEACHER_ALONE = {"n_episodes": 8, "updates": 0}
 
 
@@ -115,11 +117,33 @@ def test_a_normaliser_of_another_run(tmp_path, factor, found):
     assert [name for name in names if name == "normaliser"] == found
 
 
-def test_actions_that_are_not_in_the_tasks_units():
-    wide = made(lambda env: gym.wrappers.RescaleAction(env, -3.0, 3.0))
-    diagnosis = diagnose(controller(), wide, **TEACHER_ALONE)
-    assert wrong(diagnosis) == ["action scale"] and "to the task's units" in advice(diagnosis)
-    assert wrong(diagnose(lambda o: 3 * controller()(o), wide, **TEACHER_ALONE)) == []
+@pytest.mark.parametrize(
+    ("bound", "factor", "found"),
+    [
+        (3.0, 1.0, ["action scale"]),  # in -1 to 1, and stops there
+        (3.0, 0.9, ["action scale"]),  # never at 1, which only its return tells
+        (3.0, 3.0, []),
+        (0.4, 1.0, ["action scale"]),  # beyond the bounds, and clipped
+        (0.4, 0.4, []),
+        (0.4, 0.1, []),  # within wide and narrow bounds alike
+    ],
+)
+def test_actions_that_are_not_in_the_tasks_units(bound, factor, found):
+    other = made(lambda env: gym.wrappers.RescaleAction(env, -bound, bound))
+    diagnosis = diagnose(lambda o: factor * controller()(o), other, **TEACHER_ALONE)
+    assert wrong(diagnosis) == found
+    if found:
+        assert "to the task's units" in advice(diagnosis) and "brought to the bounds it returns" in str(diagnosis)
+
+
+def test_answers_are_of_other_units_only_where_these_return_more():
+    own, random = np.array([-20.0, -22, -21]), np.array([-90.0, -95, -93])
+    actions = np.linspace(-0.3, 0.3, 50)[:, None]
+    for gain, reach, state in ((30, 1, "wrong"), (-30, 1, "ok"), (1, 1, "wrong"), (1, 0.9, "ok"), (30, 0.9, "wrong")):
+        rescaled = doctor.checks.Rescaled(own, own + gain, random)
+        answers = actions / 0.3 * reach
+        assert doctor.checks.action_scale(actions, answers, -THREE, THREE, rescaled).state == state, (gain, reach)
+    assert not doctor.checks.of_unit(answers, -THREE / 3, THREE / 3).any()  # the task's own
 
 
 @pytest.mark.parametrize(("backbone", "found"), [("ppo", ["action bounds"]), ("td3", [])])
@@ -221,6 +245,17 @@ def test_a_student_that_does_not_see_the_goal():
     assert "column 2" in advice(diagnosis)
 
 
+def test_the_student_and_the_teacher_see_what_their_settings_say():
+    def near(observation):  # of the gap alone
+        return np.clip(3 * observation, -1, 1)
+
+    short = {**FAST, "updates": 20, "n_episodes": 4, "observation_groups": {"gap": (2, 3)}}
+    seen = {"teacher_observations": "gap", "student_observations": lambda rows: rows[:, 2:] * 2, "history": 3}
+    page = str(diagnose(near, POINT, **short, **seen))
+    assert "sees 2 of 4 observations, the latest 3 together" in page and "the last 4" not in page
+    assert "sees 2 of 4 observations\n" in str(diagnose([controller()], POINT, **short, student_observations="gap"))
+
+
 class Velocity(gym.ObservationWrapper):
     """Positions of now and the change since the last step, which is what the teacher acts on."""
 
@@ -288,14 +323,16 @@ def test_gradients_that_vanish_or_explode_are_named():
 
 def test_what_cannot_be_asked_is_one_line():
     for changes, said in (
-        ({"student_observations": (0, 9)}, r"student_observations=\[0, 9\] must be different columns from 0 to 3"),
-        ({"student_observations": (1, 1)}, "must be different columns"),
+        ({"student_observations": (0, 9)}, r"student_observations: columns must lie between 0 and 3, got \[0, 9\]"),
+        ({"teacher_observations": "legs"}, "teacher_observations: there is no group 'legs'"),
+        ({"history": 0}, "history=0 must be positive"),
+        ({"teacher": [controller(), controller()]}, "one teacher at a time, got 2: ask about each"),
         ({"student_observations": "legs"}, "there is no group 'legs' of observations; the task names none"),
         ({"backbone": "dqn"}, "backbone: 'dqn' is unknown"),
         ({"n_episodes": 1}, "needs 4 episodes or more, got 1"),
     ):
         with pytest.raises(PolicyKDError, match=said):
-            diagnose(controller(), POINT, **{**TEACHER_ALONE, **changes})
+            diagnose(**{"teacher": controller(), "env": POINT, **TEACHER_ALONE, **changes})
 
 
 def test_a_teacher_that_remembers_is_refused():
@@ -306,9 +343,9 @@ def test_a_teacher_that_remembers_is_refused():
 
 
 def test_stacked_observations_do_not_cross_episodes():
-    observations, episodes = np.arange(5, dtype=np.float32)[:, None], np.array([0, 0, 0, 1, 1])
-    expected = [[0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 3, 3], [4, 3, 3]]
-    assert stacked(observations, episodes, 3).tolist() == expected
+    observations, starts = np.arange(5, dtype=np.float32)[:, None], np.array([1, 0, 0, 1, 0], bool)
+    expected = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4]]
+    assert View(1, 1, history=3).along(observations, starts).tolist() == expected
     assert r2(observations, observations) == 1.0
     assert r2(np.full((5, 1), 2.0), observations) == 0.0
 
@@ -340,3 +377,10 @@ def test_the_command_asks_for_a_normaliser_by_a_flag_and_takes_numbers_as_the_ot
     assert not command_options([*asked, "--backbone", "td3"]).normalize
     assert command_options([*asked, "--backbone", "td3", "--normalize"]).normalize
     assert not command_options([*asked, "--no-normalize"]).normalize
+
+
+def test_the_command_names_groups_as_distill_does():
+    asked = ["--teacher", "agent.zip", "--observation-groups", "joints=0:2", "force=2,3", "--history", "2"]
+    options = command_options([*asked, "--student-observations", "joints", "--teacher-observations", "joints", "3"])
+    assert options.observation_groups == {"joints": (0, 1), "force": (2, 3)} and options.history == 2
+    assert options.student_observations == ("joints",) and options.teacher_observations == ("joints", 3)

@@ -1,5 +1,7 @@
 """Dicts of observations and named groups: one rule, everywhere the same."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,12 +9,16 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from policykd_envs.wrappers import SelectObservation
+from sb3_agents import agent
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny import POINT, TINY
 
 from policykd import DualStudent, TeacherStudent
+from policykd.cli import distill_run, main
 from policykd.core.errors import PolicyKDError
+from policykd.measure.doctor import diagnose
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import columns_of, flatten, groups_of, unflatten
 from policykd.tasks.spaces import find_task
@@ -238,3 +244,15 @@ def test_a_task_of_dicts_goes_on_exactly():
     set_env_state(other, get_env_state(saved))
     for _ in range(3):
         np.testing.assert_array_equal(saved.step(np.zeros(2))[0], other.step(np.zeros(2))[0])
+
+
+def test_distill_and_doctor_take_teachers_that_read_a_part(tmp_path, monkeypatch):
+    agent("PPO", SelectObservation(gym.make(POINT), (2, 3))).save(tmp_path / "part.zip")
+    seen = {"observation_groups": {"gap": (2, 3)}, "teacher_observations": "gap"}
+    begun = []
+    monkeypatch.setattr(distill_run, "_train", lambda *given: begun.append(given[2]) or sys.exit())
+    with pytest.raises(SystemExit):
+        main(["distill", "--teacher", str(tmp_path / "part.zip"), "--env", POINT, "--teacher-observations", "2", "3"])
+    (teacher,) = TeacherStudent(POINT, begun[0], config={**SMALL, **seen}).panel.teachers
+    page = str(diagnose(tmp_path / "part.zip", POINT, **seen, n_episodes=4, updates=0))
+    assert teacher.observation_size == 4 and "sees all 4 observations" in page

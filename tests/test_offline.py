@@ -165,7 +165,7 @@ def test_demonstrations_are_data():
     chosen = Labels.unpack(answers, True).policy.actions.argmax(-1)
     assert chosen.tolist() == [expert(row) for row in data.observations]
     beside = students()
-    data.fill(beside.dataset)
+    data.fill(beside)
     assert torch.equal(beside.dataset.storage[0, : 3 * LENGTH], learnt.dataset.storage[0, : 3 * LENGTH])
 
 

@@ -3,6 +3,7 @@
 import builtins
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -220,6 +221,22 @@ def test_a_signal_that_is_ignored_stays_so():
             assert not interrupts.is_set()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_worker_that_is_forked_meanwhile_ends_by_its_own_signal():
+    fork = multiprocessing.get_context("fork")
+    begun, before = fork.Event(), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with terminating(), interruptible() as interrupts, interrupts.raising():
+            worker = fork.Process(target=lambda: begun.set() or time.sleep(60))
+            worker.start()
+            assert begun.wait(60)  # what comes before, Python forgets
+            worker.terminate()
+            worker.join()
+        assert worker.exitcode == -signal.SIGTERM and not interrupts.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # Logs

@@ -14,6 +14,8 @@ from vectors import Pendulums, pendulums
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.core.networks import state_tensors
+from policykd.tasks.batched import find_vector
+from policykd.teachers.task import look_at
 
 SAME_STEP = AutoresetMode.SAME_STEP
 PPO = {"n_steps": 20, "batch_size": 20, "n_epochs": 2, "net_arch": (8,), "n_eval_episodes": 0, "eval_freq": 0}
@@ -176,6 +178,33 @@ def test_gymnasiums_own_vector_class_is_refused_with_a_word_that_make_vec_takes(
         DualStudent(gym.make_vec("CartPole-v1", 2), backbone="ppo")
     agent = DualStudent(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"), backbone="ppo")
     assert (agent.env_id, agent.n_envs) == ("CartPole-v1", 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda num_envs: gym.make_vec("Pendulum-v1", num_envs, vectorization_mode="sync"),
+        lambda num_envs: gym.wrappers.vector.ClipReward(gym.make_vec("Pendulum-v1", num_envs), -9, 9),
+        lambda num_envs: gym.wrappers.vector.ClipReward(
+            SyncVectorEnv([lambda: gym.make("Pendulum-v1")] * num_envs), -9, 9
+        ),
+    ],
+)
+def test_a_single_environment_of_a_vector_has_the_name_of_its_task(make):
+    task = find_vector(make)
+    assert task.env_id == look_at(task.make).env_id == "Pendulum-v1"
+
+
+def test_what_processes_copy_is_played_without_one():
+    task = find_vector(lambda num_envs: AsyncVectorEnv([point] * num_envs, context="fork"))
+    with task.make() as single:
+        assert (task.env_id, type(single.unwrapped).__name__) == (POINT, "PointReach")
+
+
+def test_vectors_and_functions_are_made_without_mujocos_notes(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    find_vector(lambda num_envs: gym.make_vec("HalfCheetah-v5", num_envs)).make().close()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
 
 class Broken(Pendulums):

@@ -41,7 +41,8 @@ def distill(options: DistillOptions[Any]) -> None:
     parts = [folder / "x".join(map(str, size)) if len(sizes) > 1 else folder for size in sizes]
     if not (options.resume and any(part.exists() for part in parts)):
         check_free(folder)  # before the teacher is read and scored
-    teachers = load_teachers(options.teacher, env, options.vecnormalize, options.trust)
+    seen = options.config.teacher_observations
+    teachers = load_teachers(options.teacher, env, seen, options.vecnormalize, options.trust)
     rows: list[students.Row] = []
     for size, part in zip(sizes, parts, strict=True):
         agent = _train(options, env, teachers, size, part)

@@ -13,10 +13,9 @@ import tyro
 from policykd.cli.options import parse, peek, widths
 from policykd.cli.output import say
 from policykd.core.files import write_text
-from policykd.distillation.observations import PARTS
+from policykd.distillation.observations import GROUPS, PARTS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure.doctor import diagnose
-from policykd.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,12 @@ class DoctorOptions:
     """Task: a registered environment, with continuous actions or a choice of one."""
     student_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
     """Groups or columns of the observation that the student sees. Default: all."""
+    teacher_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
+    """Groups or columns that the teacher reads. Default: all."""
+    observation_groups: Annotated[dict[str, tuple[int, ...]] | None, GROUPS] = None
+    """Columns by name, beside the groups that the task tells: NAME=0:3 or NAME=0,1,2."""
+    history: int = 1
+    """Observations that the student sees together, the latest ones of its episode."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
     """What the student is; the next three have its defaults."""
     student: str | None = None
@@ -53,9 +58,12 @@ def run(arguments: Sequence[str]) -> None:
     """``policykd doctor``."""
     options = _options(arguments)
     diagnosis = diagnose(
-        Teacher.load(options.teacher, options.env, trust=options.trust),
+        options.teacher,
         options.env,
         student_observations=options.student_observations,
+        teacher_observations=options.teacher_observations,
+        observation_groups=options.observation_groups,
+        history=options.history,
         backbone=options.backbone,
         net_arch=None if options.student is None else widths(options.student),
         learning_rate=options.learning_rate,
@@ -63,6 +71,7 @@ def run(arguments: Sequence[str]) -> None:
         n_episodes=options.n_episodes,
         updates=options.updates,
         seed=options.seed,
+        trust=options.trust,
     )
     say(str(diagnosis))
     if options.out is not None:

@@ -90,7 +90,8 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     for source in teachers:
         if not Path(source).exists():
             raise PolicyKDError(f"fidelity: the run's teacher, {source}, was not found: name it with --teacher")
-    loaded = load_teachers(teachers, agent.env_id, options.vecnormalize, options.trust)
+    part = agent.teaching.teacher_observations
+    loaded = load_teachers(teachers, agent.env_id, part, options.vecnormalize, options.trust)
     taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None if options.control is None else _control(options.control, options, agent)
     return policy_report(

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.views import Choice
 from policykd.teachers import Teacher
 
 
-def load_teachers(sources: Sequence[str], env: str, vecnormalize: Path | None, trust: bool) -> list[Teacher]:
+def load_teachers(
+    sources: Sequence[str], env: str, part: Choice, vecnormalize: Path | None, trust: bool
+) -> list[Teacher]:
     """Load teachers of a task.
 
     Args:
         sources: their files or folders.
         env: the task.
+        part: what they read of its observation (``teacher_observations``); students check them against it.
         vecnormalize: the ``vecnormalize.pkl`` of a single one, where it is not beside its zip.
         trust: run what is in them.
 
@@ -23,4 +27,5 @@ def load_teachers(sources: Sequence[str], env: str, vecnormalize: Path | None, t
     """
     if vecnormalize is not None and len(sources) > 1:
         raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
-    return [Teacher.load(source, env, vecnormalize=vecnormalize, trust=trust) for source in sources]
+    task = env if part is None else None
+    return [Teacher.load(source, task, vecnormalize=vecnormalize, trust=trust) for source in sources]

@@ -7,6 +7,7 @@ at once, and files that are written whole or not at all stay whole.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -101,11 +102,25 @@ def terminating() -> Iterator[None]:
 
 
 def _handle(numbers: list[int], handler: Any) -> dict[int, Any]:
-    """Handle signals; returns what handled them before. One that is ignored stays so: nohup is there to be obeyed."""
+    """Handle signals; returns what handled them before. One that is ignored stays so: nohup is there to be obeyed.
+
+    A process that is forked meanwhile, such as a worker of Gymnasium's, handles them as before: the run is not its own.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    handled = {number: signal.getsignal(number) for number in numbers}
-    return {n: signal.signal(n, handler) for n, before in handled.items() if before not in (signal.SIG_IGN, None)}
+    owner, handled = os.getpid(), {number: signal.getsignal(number) for number in numbers}
+    previous = {number: before for number, before in handled.items() if before not in (signal.SIG_IGN, None)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        else:
+            _restore(previous)
+            signal.raise_signal(number)
+
+    for number in previous:
+        signal.signal(number, handle)
+    return previous
 
 
 def _restore(previous: dict[int, Any]) -> None:

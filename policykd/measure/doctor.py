@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,24 +12,26 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type
+from policykd.core.fields import as_type, require
 from policykd.core.registry import find
 from policykd.core.seeding import stream
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure import doctor_checks as checks
 from policykd.measure.doctor_checks import Finding
-from policykd.measure.doctor_fit import Fit, Student, clone, stacked
+from policykd.measure.doctor_fit import Fit, Student, clone
 from policykd.measure.doctor_play import Act, Play, play
-from policykd.tasks.groups import columns_of
 from policykd.tasks.spaces import EnvFactory, find_task
+from policykd.tasks.views import Choice, View, views_of
 from policykd.teachers import Teacher, TeacherScore
-from policykd.teachers.task import look_at
+from policykd.teachers.sight import ObservationMap
 
 WIDE = (128, 128)
 """Hidden layers that ask what can be learnt at all."""
 RATE = 1e-3
 """Learning rate of these, and of the comparison of widths."""
 ASKED_TWICE = 256
+TRIED = 8
+"""Episodes of answers that may be in other units."""
 REMEMBERED = 4
 """Observations that a student with memory is tried with."""
 
@@ -64,7 +66,10 @@ def diagnose(
     teacher: Any,
     env: str | gym.Env | EnvFactory,
     *,
-    student_observations: str | Sequence[int | str] | None = None,
+    student_observations: Choice = None,
+    teacher_observations: Choice = None,
+    observation_groups: Mapping[str, Sequence[int]] | None = None,
+    history: int = 1,
     backbone: str = "ppo",
     net_arch: tuple[int, ...] | None = None,
     learning_rate: float | None = None,
@@ -72,13 +77,17 @@ def diagnose(
     n_episodes: int = 20,
     updates: int = 5_000,
     seed: int = 0,
+    trust: bool = False,
 ) -> Diagnosis:
     """Play the teacher, clone it on the states that it met, and say what is wrong.
 
     Args:
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes.
         env: the task.
-        student_observations: groups or columns of the observation that the student sees; None is all.
+        student_observations: what of the observation the student sees, as in a student's settings (docs/groups.md).
+        teacher_observations: what the teacher reads, likewise; None is all, or what it was loaded with.
+        observation_groups: columns by name, beside the groups that the task tells.
+        history: observations that the student sees together.
         backbone: whose defaults the student has where the next three are None: "ppo", "td3", "ddpg", "sac".
         net_arch: the student's hidden layers.
         learning_rate: of its cloning (``distill_learning_rate``).
@@ -86,13 +95,16 @@ def diagnose(
         n_episodes: episodes of the teacher, and of random actions from the same initial states.
         updates: gradient steps of every cloning; 0 looks at the teacher alone.
         seed: of episodes, weights and minibatches.
+        trust: run what the teacher's file may hold, as in ``Teacher.load``.
 
     Raises:
         PolicyKDError: the teacher cannot be loaded, does not fit or remembers its episode; or a column or number makes
             no sense.
     """
     task, student = find_task(env), _student(backbone, net_arch, learning_rate, normalize)
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher, env)
+    require(history >= 1, "history", history, "must be positive")
+    view, read = views_of(task.make, student_observations, teacher_observations, observation_groups or {}, history)
+    teacher = _load(teacher, env, read.map, trust)
     if teacher.remembers:
         raise PolicyKDError(
             f"doctor: teacher {teacher.source} remembers its episode: it cannot be asked at single states"
@@ -101,13 +113,9 @@ def diagnose(
     n_episodes, updates, seed = (as_type(name, number, int) for name, number in asked.items())
     if n_episodes < 4 or updates < 0 or seed < 0:
         raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
-    columns = _columns(student_observations, env, teacher.observation_size)
-    sees = "all" if columns is None else f"{len(columns)} of"
-    widths = "x".join(map(str, student.net_arch))
-    title = (
-        f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} {teacher.observation_size}"
-    )
-    title += " observations"
+    sees = f"all {view.size}" if view.whole else f"{view.part_size} of {view.size}"
+    widths, latest = "x".join(map(str, student.net_arch)), f", the latest {history} together" if history > 1 else ""
+    title = f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} observations{latest}"
     try:
         taught = play(task.make, _act(teacher), n_episodes, seed)
     except PolicyKDError as error:  # an answer that is not a number
@@ -115,7 +123,7 @@ def diagnose(
     findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
     if updates:
         student = replace(student, bounds=_own_units(student, teacher), discrete=teacher.discrete)
-        findings += _of_student(taught, student, columns, updates, seed)
+        findings += _of_student(taught, student, view, updates, seed)
     return Diagnosis(title, findings)
 
 
@@ -126,7 +134,7 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
     acted = (
         [checks.choices(taught.actions)]
         if teacher.discrete
-        else [checks.action_scale(taught.actions, teacher.low, teacher.high), checks.at_bounds(taught.actions)]
+        else [_action_scale(teacher, make, taught, random, seed), checks.at_bounds(taught.actions)]
     )
     return [
         checks.time_limits(taught),
@@ -138,9 +146,36 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
     ]
 
 
-def _of_student(taught: Play, student: Student, columns: list[int] | None, updates: int, seed: int) -> list[Finding]:
+def _action_scale(teacher: Teacher, make: EnvFactory, taught: Play, random: np.ndarray, seed: int) -> Finding:
+    """The answers of a program before they are clipped; those that may be of -1 to 1 are tried as such."""
+    low, high, said = teacher.low, teacher.high, teacher.policy.answer
+
+    def answer(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        if said is None:
+            return (high + low) / 2 + actions * (high - low) / 2
+        with torch.no_grad():
+            return said(teacher.map(torch.from_numpy(observations).to(teacher.device))).cpu().numpy()
+
+    answers = answer(taught.observations, taught.actions)
+    unit = checks.of_unit(answers, low, high)
+    if not unit.any():
+        return checks.action_scale(taught.actions, answers, low, high)
+    act = _act(teacher)
+
+    def scaled(observation: np.ndarray) -> np.ndarray:
+        action = act(observation)
+        return np.where(unit, answer(observation[None], action[None])[0].clip(-1, 1), action)
+
+    count = min(TRIED, len(taught.returns))
+    returns = play(make, scaled, count, seed).returns
+    rescaled = checks.Rescaled(taught.returns[:count], returns, random)
+    return checks.action_scale(taught.actions, answers, low, high, rescaled)
+
+
+def _of_student(taught: Play, student: Student, view: View, updates: int, seed: int) -> list[Finding]:
     held_out = taught.episodes % 4 == 3
-    own = taught.observations if columns is None else taught.observations[:, columns]
+    starts = np.append(True, np.diff(taught.episodes) != 0)
+    own = view.along(taught.observations, starts)
 
     scaled = replace(student, bounds=None)
     """With actions in [-1, 1], for all that has nothing to do with the task's bounds."""
@@ -154,14 +189,17 @@ def _of_student(taught: Play, student: Student, columns: list[int] | None, updat
         return clone(inputs, taught.actions, held_out, wide, updates, seed)
 
     seen = remembered = None
-    if columns is not None:
-        seen, remembered = reference(own), reference(stacked(own, taught.episodes, REMEMBERED))
+    if not view.whole:
+        seen = reference(own)
+        if view.history == 1:
+            longer = replace(view, history=REMEMBERED)
+            remembered = reference(longer.along(taught.observations, starts))
     sizes = sorted({student.net_arch, (64, 64), WIDE}, key=lambda widths: (sum(widths), widths))
     rates = sorted({RATE, *(student.learning_rate * factor for factor in (0.1, 1.0, 10.0))})
     return [
         checks.observations(own, student),
         *([] if student.discrete else [checks.action_bounds(student, fit(student), fit(scaled))]),
-        checks.sight(reference(taught.observations), seen, remembered, missed_columns(taught, columns)),
+        checks.sight(reference(taught.observations), seen, remembered, missed_columns(taught, own, view)),
         checks.capacity(
             {widths: fit(replace(scaled, net_arch=widths, learning_rate=RATE)) for widths in sizes}, student
         ),
@@ -177,14 +215,20 @@ def _own_units(student: Student, teacher: Teacher) -> tuple[tuple[float, ...], t
     return tuple(teacher.low.tolist()), tuple(teacher.high.tolist())
 
 
-def missed_columns(taught: Play, columns: list[int] | None) -> list[int]:
-    """The three hidden columns that most explain what is left of the actions by linear regression on the seen ones."""
-    if columns is None:
+def missed_columns(taught: Play, own: np.ndarray, view: View) -> list[int]:
+    """The three hidden columns that most explain what is left of the actions by linear regression on what is seen.
+
+    Args:
+        taught: the teacher's episodes.
+        own: what the student saw in them ``(n, I)``.
+        view: of the student.
+    """
+    if view.whole:
         return []
-    hidden = [c for c in range(taught.observations.shape[1]) if c not in columns]
+    hidden = [column for column in range(view.size) if column not in (view.columns or ())]
+    seen = np.column_stack((own, np.ones(len(own)))).astype(np.float64)
 
     def residual(values: np.ndarray) -> np.ndarray:
-        seen = np.column_stack((taught.observations[:, columns], np.ones(len(values)))).astype(np.float64)
         return values - seen @ np.linalg.lstsq(seen, values, rcond=None)[0]
 
     actions, others = residual(taught.actions), residual(taught.observations[:, hidden])
@@ -219,14 +263,14 @@ def _act(teacher: Teacher) -> Act:
     return act
 
 
-def _columns(asked: str | Sequence[int | str] | None, env: str | gym.Env | EnvFactory, size: int) -> list[int] | None:
-    if asked is None:
-        return None
-    named = any(isinstance(part, str) for part in asked)
-    columns = list(columns_of("doctor: student_observations", asked, look_at(env).groups if named else {}))
-    if not columns or len(set(columns)) < len(columns) or not all(0 <= c < size for c in columns):
-        raise PolicyKDError(f"doctor: student_observations={columns} must be different columns from 0 to {size - 1}")
-    return columns
+def _load(teacher: Any, env: str | gym.Env | EnvFactory, read: ObservationMap | None, trust: bool) -> Teacher:
+    if isinstance(teacher, list | tuple):
+        if len(teacher) != 1:
+            raise PolicyKDError(f"doctor: looks at one teacher at a time, got {len(teacher)}: ask about each of them")
+        teacher = teacher[0]
+    if isinstance(teacher, Teacher) and read is None:
+        return teacher
+    return Teacher.load(teacher, env, observation_map=read, trust=trust)
 
 
 def _student(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ KEPT = 0.8
 """Share of the recorded return, above random actions, that a teacher must reach."""
 BOUND, MANY_AT_BOUNDS = 0.99, 0.9
 """Actions in [-1, 1] beyond the first are at a bound; a larger share than the second is wrong."""
+STOPS, EDGE, CLIPPED = 1.001, 1e-5, 0.05
+"""Answers may be of -1 to 1 where all are below the first; they are clipped from the second beyond a bound, and that
+counts above the third's share."""
 SAME = 1e-4
 """Answers at the same state that differ by more are not those of one function of the state."""
 SMALL_STD = 1e-3
@@ -94,20 +97,75 @@ def normaliser(missing: bool, clipped: float | None) -> Finding:
     return Finding("normaliser", "ok", shown)
 
 
-def action_scale(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Finding:
-    """Whether answers ``(n, A)`` in [-1, 1] are in the task's units and depend on the state."""
-    in_task = (high + low) / 2 + actions * (high - low) / 2
-    shown = f"{in_task.min():.3g} to {in_task.max():.3g} of {low.min():.3g} to {high.max():.3g}, "
+class Rescaled(NamedTuple):
+    """Returns of the same episodes ``(E,)``, where answers may be of -1 to 1 and the task's bounds are others."""
+
+    own: np.ndarray
+    """With the answers as they are."""
+    scaled: np.ndarray
+    """With -1 to 1 brought to the bounds."""
+    random: np.ndarray
+    """Of random actions."""
+
+    @property
+    def better(self) -> bool:
+        """Whether the teacher is much better with its answers brought to the bounds."""
+        return self._loses(self.own, self.scaled)
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is much worse so."""
+        return self._loses(self.scaled, self.own)
+
+    def _loses(self, low: np.ndarray, high: np.ndarray) -> bool:
+        gain, best = high - low, high.mean() - self.random.mean()
+        return bool(best > 0 and gain.mean() > max((1 - KEPT) * best, 2 * gain.std(ddof=1) / math.sqrt(len(gain))))
+
+
+def of_unit(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which of the answers ``(n, A)`` may be of -1 to 1, and not in the task's units ``(A,)``.
+
+    All of them lie within, and the bounds are wider, or so narrow that answers are clipped.
+    """
+    wider, clipped = np.maximum(-low, high) > 1.5, _beyond(answers, low, high).mean(0) > CLIPPED
+    inside = np.abs(answers).max(0) < STOPS
+    return inside & (wider | clipped) if inside.all() else np.zeros_like(inside)
+
+
+def action_scale(
+    actions: np.ndarray, answers: np.ndarray, low: np.ndarray, high: np.ndarray, rescaled: Rescaled | None = None
+) -> Finding:
+    """Whether a teacher's answers are in the task's units and depend on the state.
+
+    Args:
+        actions: what was done ``(n, A)``, in [-1, 1].
+        answers: what the teacher said ``(n, A)`` in the task's units, before it was clipped.
+        low: smallest action ``(A,)`` of the task.
+        high: largest action.
+        rescaled: what it returns if its answers are of -1 to 1, where they may be (``of_unit``).
+    """
+    shown = f"{answers.min():.3g} to {answers.max():.3g} of {low.min():.3g} to {high.max():.3g}, "
     shown += f"standard deviation {actions.std(0).mean():.3f} of half the range"
+    clipped = float(_beyond(answers, low, high).mean())
+    if clipped:
+        shown += f", {clipped:.1%} clipped"
+    if rescaled is not None:
+        shown += f"; with -1 to 1 brought to the bounds it returns {rescaled.scaled.mean():,.1f}, "
+        shown += f"else {rescaled.own.mean():,.1f}"
+        stops = clipped > CLIPPED or np.abs(answers).max() > BOUND
+        if rescaled.better or (stops and not rescaled.worse):
+            advice = "its answers are of -1 to 1, not of the task's bounds: scale them to the task's units"
+            return Finding("action scale", "wrong", shown, advice)
     if actions.std(0).max() < 1e-3:
         return Finding("action scale", "wrong", shown, "its actions do not depend on the state: is it saturated?")
-    largest = np.abs(in_task).max(0)
-    if ((largest > BOUND) & (largest < 1.001) & (np.minimum(-low, high) > 1.5)).any():
-        advice = "its actions stop at +-1, not at the task's bounds: scale them to the task's units"
-        return Finding("action scale", "wrong", shown, advice)
     if np.abs(actions).max() < 0.02:
         return Finding("action scale", "wrong", shown, "it uses a hundredth of the range: check its units")
     return Finding("action scale", "ok", shown)
+
+
+def _beyond(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which answers are clipped; rounding is not."""
+    return (answers < low - EDGE) | (answers > high + EDGE)
 
 
 def at_bounds(actions: np.ndarray) -> Finding:

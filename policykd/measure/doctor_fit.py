@@ -96,13 +96,6 @@ def r2(predicted: np.ndarray, actions: np.ndarray) -> float:
     return float(1 - error / max(spread, 1e-12)) if np.isfinite(error) else -np.inf
 
 
-def stacked(observations: np.ndarray, episodes: np.ndarray, last: int) -> np.ndarray:
-    """The last so many observations of the same episode beside one another, the first repeated: ``(n, last * O)``."""
-    index = np.arange(len(observations))
-    first = np.searchsorted(episodes, episodes)  # episodes come in order
-    return np.concatenate([observations[np.maximum(index - back, first)] for back in range(last)], axis=1)
-
-
 def _distance(learner: Learner, inputs: Tensor, actions: Tensor) -> Loss:
     """What bc descends by default: squared distance of actions, or negative log-likelihood of choices."""
     divergence = divergence_of("nll" if learner.discrete else "action_mse", taught=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array, as_numpy, as_tensor
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.tasks.contract import TaskError, checked, note_success, task_name
+from policykd.tasks.contract import TaskError, build, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import FlatVector, Groups, groups_of
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
@@ -45,15 +45,14 @@ def find_vector(env: Any) -> Task | None:
     called = getattr(env, "__name__", type(env).__name__)
 
     def make(count: int) -> VectorEnv:
-        try:
-            made = env(count)
-        except Exception as error:
-            raise PolicyKDError(f"environment: {called}({count}) cannot be made: {one_line(error)}") from error
+        made = build(lambda: env(count), f"{called}({count})")
         if not isinstance(made, VectorEnv) or made.num_envs != count:
             raise PolicyKDError(f"environment: {called}({count}) must make a gymnasium VectorEnv of {count}")
         return _checked(made)
 
     with closing(make(1)) as probe:
+        if isinstance(probe, SyncVectorEnv | AsyncVectorEnv):  # played alone without a process
+            return find_task(probe.env_fns[0])._replace(vector=Vector(make, None))
         name = task_name(probe)
     return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from policykd_envs import quiet
 
 from policykd.core.errors import PolicyKDError, kind_and_line, one_line
 from policykd.tasks.groups import FlatObservation
@@ -127,6 +128,21 @@ def note_success(episode: dict[str, Any], info: Any, e: int | None = None) -> No
         episode["is_success"] = number
 
 
+def build(factory: Callable[[], Any], name: str) -> Any:
+    """What a user's function makes, without MuJoCo's prints.
+
+    Raises:
+        PolicyKDError: it fails.
+    """
+    try:
+        with quiet():
+            return factory()
+    except PolicyKDError:
+        raise
+    except Exception as error:
+        raise PolicyKDError(f"environment: {name} cannot be made: {one_line(error)}") from error
+
+
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
     """A function that makes a new instance of the task at every call, held to Gymnasium's interface.
 
@@ -138,12 +154,7 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
 
     def make() -> gym.Env:
         nonlocal latest
-        try:
-            made = factory()
-        except PolicyKDError:
-            raise
-        except Exception as error:
-            raise PolicyKDError(f"environment: {name} cannot be made: {one_line(error)}") from error
+        made = build(factory, name)
         if not isinstance(made, gym.Env):
             raise PolicyKDError(f"environment: {name} gives {not_a_task(made)}")
         if made is latest():
@@ -189,8 +200,12 @@ def layers(env: Any) -> Iterator[Any]:
 
 
 def task_name(env: gym.Env | gym.vector.VectorEnv) -> str:
-    """The task's id, or the name of its class."""
-    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    """The task's id, or the name of its class; of a vector of copies that of a copy."""
+    base = env.unwrapped
+    spec = env.spec or base.spec  # the latter of a vector that is seen as one environment
+    if spec is None and isinstance(base, gym.vector.SyncVectorEnv):
+        return task_name(base.envs[0])
+    return type(base).__name__ if spec is None else spec.id
 
 
 def _kind(value: Any) -> str:

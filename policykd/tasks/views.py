@@ -49,6 +49,11 @@ class View:
         return self.columns is None and self.function is None
 
     @property
+    def map(self) -> tuple[int, ...] | Part | None:
+        """The part as teachers are loaded with it (``observation_map``); None is all."""
+        return self.columns if self.function is None else self.of_torch
+
+    @property
     def input_size(self) -> int:
         """Length of what a policy reads."""
         return self.history * self.part_size

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type
+from policykd.core.fields import as_type, require
 from policykd.core.seeding import env_seed
 from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
+from policykd.memory.logged import LoggedStates
 from policykd.tasks.contract import task_name
 from policykd.tasks.evaluate import episode_limit, too_long
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
@@ -71,19 +72,23 @@ class Demonstrations:
             None if self.successes is None else self.successes[kept],
         )
 
-    def fill(self, dataset: LabelledStates, std: float = 0.1, squashed: bool = False) -> None:
-        """Append all of it to the data of every learner.
+    def fill(self, student: Any, std: float = 0.1) -> None:
+        """Append all of it to the data of every student, each state as students see it, history and all.
 
         Args:
-            dataset: of students that see all of the observation.
+            student: a ``TeacherStudent`` of a method without RL, before it learns.
             std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
-            squashed: whether the students' Gaussians are before tanh (SAC).
+
+        Raises:
+            PolicyKDError: it keeps no data set of states, or learns values, too; or these are of another task, or more
+                than it keeps.
         """
-        actions, learners = torch.from_numpy(self.actions).unsqueeze(0), dataset.storage.shape[0]
-        discrete = dataset.sections[1] == Labels.width(actions.shape[-1], discrete=True)
-        labels = Labels.of_actions(actions, discrete, std, squashed)
-        states = torch.from_numpy(self.observations).expand(learners, -1, -1)
-        dataset.add(states, labels.pack().expand(learners, -1, -1))
+        recipe, learner, logged = _taker(student, *self.observations.shape), student.learner, LoggedStates.read(self)
+        actions = torch.from_numpy(logged.as_learners_hold(student.action_scale))
+        squashed = learner.gaussian and learner.memory == "replay"
+        labels = Labels.of_actions(actions, learner.discrete, std, squashed).pack()
+        seen = torch.from_numpy(student.view.along(self.observations, logged.starts()))
+        recipe.take(*(rows.to(student.device).expand(student.n_learners, -1, -1) for rows in (seen, labels)))
 
 
 def demonstrate(
@@ -128,6 +133,22 @@ def demonstrate(
     known = None if any(said is None for said in successes) else np.array(successes, bool)
     taken = np.stack(actions).astype(np.float32)
     return Demonstrations(np.stack(states), taken, np.array(episodes), returns, known).keep(keep)
+
+
+def _taker(student: Any, count: int, size: int) -> Any:
+    """The recipe of a student that takes so many states of this size into its data set."""
+    recipe: Any = getattr(student, "recipe", None)
+    if not hasattr(recipe, "take") or not isinstance(recipe.dataset, LabelledStates):
+        raise PolicyKDError(
+            f"fill: a {type(student).__name__} takes no states: give a TeacherStudent of dagger, bc or student_driven, "
+            "without gru"
+        )
+    if size != student.view.size:
+        raise PolicyKDError(f"fill: states have {size} observations, and {student.env_id} has {student.view.size}")
+    values, most = student.teaching.distill_value_coef, recipe.dataset.capacity
+    require(values == 0, "distill_value_coef", values, "needs a teacher with a value: demonstrations have none")
+    require(count <= most, "dataset_size", most, f"keeps fewer than {count:,} states")
+    return recipe
 
 
 def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:

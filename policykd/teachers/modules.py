@@ -182,7 +182,7 @@ def acting(
     bounds = actions
     middle, half = to_unit(*bounds, device)
 
-    def gaussian(observations: Tensor) -> tuple[Tensor, None]:
+    def answer(observations: Tensor) -> Tensor:
         actions = act(observations)
         if not isinstance(actions, Tensor):
             count = len(actions) if isinstance(actions, tuple | list | dict) else 1
@@ -193,10 +193,13 @@ def acting(
         expected = (len(observations), len(middle))
         if tuple(actions.shape) != expected:
             raise PolicyKDError(f"teacher: {source} gives actions of shape {tuple(actions.shape)}, not {expected}")
-        scaled = (actions.float() - middle) / half
+        return actions.float()
+
+    def gaussian(observations: Tensor) -> tuple[Tensor, None]:
+        scaled = (answer(observations) - middle) / half
         return torch.where(scaled.isfinite(), scaled.clamp(-1, 1), scaled), None  # infinity must stay to be seen
 
-    return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1])
+    return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1], answer=answer)
 
 
 def _choosing(

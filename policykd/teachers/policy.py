@@ -72,6 +72,8 @@ class Policy:
     """Of dicts of observations, where it reads such, laid out flat (``tasks.groups``)."""
     groups: tuple[str, ...] = ()
     """Names of their groups, in the order in which it reads them."""
+    answer: Callable[[Tensor], Tensor] | None = None
+    """What a program says at raw observations ``(B, O)``, in the task's units and not yet clipped: ``(B, A)``."""
     recorded: Recorded | None = None
     """How well it did when it was trained, where its folder tells."""
 
@@ -111,11 +113,12 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
 
 def seen_through(policy: Policy, look: Callable[[Tensor], Tensor], scale: float = 1.0) -> Policy:
     """The policy that reads ``look(observations)``, its values times ``scale``."""
-    step, value = policy.step, policy.value
+    step, value, answer = policy.step, policy.value, policy.answer
     return policy.changed(
         gaussian=lambda observations: policy.gaussian(look(observations)),
         step=None if step is None else lambda observations, *memory: step(look(observations), *memory),
         value=None if value is None else lambda observations: value(look(observations)) * scale,
+        answer=None if answer is None else lambda observations: answer(look(observations)),
     )
 
 

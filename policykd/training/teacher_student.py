@@ -276,7 +276,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         if not view.whole or view.history > 1:
             self.factory = lambda: view.wrap(make())
             self.observation_space = space_of(self.factory)
-        return None if taught.whole else taught.of_torch if taught.columns is None else taught.columns
+        return taught.map
 
 
 def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:
