@@ -265,7 +265,7 @@ ELSEWHERE = {
     *("network", "critic_network", "matmul_precision", "buffer_on_disk", "temperature"),
 }
 """Settings of methods with a pooled replay (test_peers, test_peer_methods), own networks (test_own_parts), products
-that not every machine has (test_precision), what changes no number (test_replay_storage), and choices (test_discrete)."""
+that not every machine has (test_precision), what changes no number (test_replay_storage), choices (test_discrete)."""
 
 
 def test_no_setting_is_forgotten():
