@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-LIGHT = "train", "distill", "compare", "benchmark", "report", "ship", "evaluate", "video"
+LIGHT = "train", "distill", "doctor", "compare", "benchmark", "report", "ship", "evaluate", "export", "video"
 LOOKS = "--help", "--hlep"
 HEAVY = "torch", "stable_baselines3", "gymnasium", "matplotlib", "pandas", "tyro"
 

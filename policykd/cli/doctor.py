@@ -15,7 +15,6 @@ from policykd.cli.output import say
 from policykd.core.files import write_text
 from policykd.distillation.observations import GROUPS, PARTS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
-from policykd.measure.doctor import diagnose
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class DoctorOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd doctor``."""
     options = _options(arguments)
+    from policykd.measure.doctor import diagnose  # brings torch
+
     diagnosis = diagnose(
         options.teacher,
         options.env,

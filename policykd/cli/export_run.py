@@ -1,0 +1,103 @@
+"""What ``policykd export`` does once its words are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from policykd.cli.export_options import FILES, ExportOptions, Format
+from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
+from policykd.export.c import Precision, to_c
+from policykd.export.hub import to_hub_folder
+from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
+from policykd.export.proof import require_free
+from policykd.export.sb3 import no_twin
+from policykd.export.torchscript import to_torchscript
+from policykd.export.zoo import to_zip
+from policykd.measure.video import record_video
+from policykd.tasks.spaces import short_id
+from policykd.training.agent import Agent
+from policykd.training.choices import LearnerChoice
+from policykd.training.loading import load_agent
+
+OF_SB3: tuple[Format, ...] = ("sb3", "hub")
+"""Formats that hold an agent of Stable-Baselines3."""
+
+
+def export(options: ExportOptions) -> None:
+    """Write a learner in every format that was asked for."""
+    require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
+    require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
+    require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    agent = load_agent(options.path, options.env)
+    choice: LearnerChoice = options.learner
+    k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
+    own_only = [kind for kind in options.format if kind in OF_SB3]
+    if options.inputs == "full" and own_only:
+        raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
+    formats = _possible(options.format, no_twin(agent))
+    files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(formats)}
+    for file in files.values():  # before the first is written
+        require_free(file)
+    if "onnx" in files or "onnx-int8" in files:
+        require_packages()
+    say(f"learner {k} of {options.path} ({agent.env_id})")
+    states = None if options.states is None else _read_states(options.states)
+    for kind, file in files.items():
+        first, *rest = _write(kind, agent, k, file, states, options)
+        say(f"{kind:12} {file}   {first}")
+        for line in rest:
+            say(f"{'':12} {line}")
+
+
+def _possible(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ...]:
+    """The formats to write; of the default ones without those of SB3 where a ``reason`` is against these.
+
+    Raises:
+        PolicyKDError: they were asked for.
+    """
+    refused = [kind for kind in asked if reason and kind in OF_SB3]
+    if refused and asked != ExportOptions.format:
+        raise PolicyKDError(f"format: no {', '.join(refused)}: {reason}")
+    if refused:
+        say(f"without {' and '.join(refused)}: {reason}")
+    return tuple(kind for kind in asked if kind not in refused)
+
+
+def _write(
+    kind: Format, agent: Agent, k: int, file: Path, states: np.ndarray | None, options: ExportOptions
+) -> list[str]:
+    """Write one format; what there is to say about it, line by line."""
+    if kind == "hub":
+        score = to_hub_folder(
+            agent, k, file, options.n_eval_episodes, options.seed, record_video if options.video else None
+        )
+        result = f"return {score.mean:,.1f} +/- {score.returns.std():,.1f}"
+        return [result, f"to publish it: hf upload USER/MODEL {file}"]
+    if kind in ("c", "c-int8"):
+        precision: Precision = "int8" if kind == "c-int8" else "float32"
+        return ["policy.h, policy.c", *to_c(agent, k, file, precision, states, options.inputs).lines()]
+    if kind == "onnx-int8":
+        worst, mean, count = to_onnx_int8(agent, k, file, states, options.inputs)
+        difference = f"{worst:.1e}, on average {mean:.1e} ({count:,} observations)"
+    else:
+        difference = f"{_one_file(kind, agent, k, file, options):.1e}"
+    return [f"{file.stat().st_size:,} bytes, differs by at most {difference}"]
+
+
+def _one_file(kind: Format, agent: Agent, k: int, file: Path, options: ExportOptions) -> float:
+    """The largest distance of a file from the learner."""
+    if kind == "sb3":
+        return to_zip(agent, k, file)
+    return (to_onnx if kind == "onnx" else to_torchscript)(agent, k, file, options.inputs)
+
+
+def _read_states(path: Path) -> np.ndarray:
+    """The observations in a file of NumPy, in which no pickle is opened."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise PolicyKDError(f"states: {path} cannot be read as a .npy file of observations: {error}") from None
