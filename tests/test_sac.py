@@ -23,7 +23,8 @@ from policykd.learners.config import SACConfig
 from policykd.learners.sac import squashed_log_prob
 from policykd.memory.replay import Batch
 
-GAUSSIAN = [name for name in DIVERGENCES if not name.startswith("action_") and name not in ("mse", "nll")]
+ACTIONS_ALONE = "action_mse", "action_huber", "mse", "nll", "cross_entropy_reverse"  # the last one narrows the spread
+GAUSSIAN = [name for name in DIVERGENCES if name not in ACTIONS_ALONE]
 
 
 def make(env=POINT, *, config=None, compile=False, **arguments):

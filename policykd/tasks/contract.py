@@ -76,8 +76,9 @@ class CheckedTask(gym.Wrapper):
                 f"{_kind(result)}; {SHIMMY}"
             )
         observation, reward, terminated, truncated, info = result
-        number = reward if type(reward) is float else as_number(reward)
-        ended, cut = (flag if type(flag) is bool else as_number(flag) for flag in (terminated, truncated))
+        number = reward if isinstance(reward, float) else as_number(reward)  # NumPy's floats are floats
+        ended = terminated if type(terminated) is bool else as_number(terminated)
+        cut = truncated if type(truncated) is bool else as_number(truncated)
         if number is None or ended not in (0, 1) or cut not in (0, 1):
             raise TaskError(
                 f"{self._says('step')} must return one number as reward and one bool each as terminated and truncated, "

@@ -36,7 +36,7 @@ def test_the_demo_is_what_its_rows_say():
         rows = pd.read_csv(ROOT / f"results/demo/HalfCheetah-v5/{method}.csv")
         means[method] = rows[rows.phase == phase]["return"].mean()
     said = f"four peers return {means['mutual_shared']:,.0f}, SB3 at its default rate {means['sb3']:,.0f}"
-    assert said in line("one run beside SB3")
+    assert said in line("question 2 with one seed")
 
 
 def test_the_benchmark_says_the_same():
