@@ -76,7 +76,9 @@ def test_what_is_said_of_sb3_at_equal_steps():
 def test_what_is_said_of_one_agent_with_two_updates():
     (answer,) = (answer for answer in answers() if answer.theirs == "single_2")
     page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
-    returns = " and ".join(f"{theirs:,.0f}" for _, theirs in answer.iqms)
+    *first, last = (f"{theirs:,.0f}" for _, theirs in answer.iqms)
+    returns, group = f"{', '.join(first)} and {last}", f"{answer.iqms[-1][0]:,.0f}"
     chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
-    assert f"({returns}; the group is better with P {chance})" in page
-    assert f"two updates: {returns} |" in (ROOT / "README.md").read_text()
+    assert answer.tasks == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+    assert f"({returns}, where the group has {group}; the group is better with P {chance})" in page
+    assert f"two updates: {returns} (Walker2d, where the group has {group})" in (ROOT / "README.md").read_text()
