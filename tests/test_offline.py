@@ -185,8 +185,12 @@ def test_a_history_is_that_of_the_episodes_that_were_logged(part):
     np.testing.assert_array_equal(again, kept)
     with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
         student.learn_from({**logged, "episodes": None}, 1)
-    with pytest.raises(PolicyKDError, match="not one number of an episode for each of"):
-        student.learn_from({**logged, "episodes": data.episodes[1:]}, 1)
+    with pytest.raises(PolicyKDError, match="the episodes of a mapping are mixed"):
+        student.learn_from({**logged, "episodes": np.arange(len(wanted)) % 2}, 1)
+    for other in (np.array(2), data.episodes[1:]):  # something else that is called so: not for who needs episodes
+        with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
+            student.learn_from({**logged, "episodes": other}, 1)
+        assert LoggedStates.read({**logged, "episodes": other}).episodes is None
 
 
 def test_the_last_observation_of_a_trajectory_of_imitation_has_no_action(tmp_path):

@@ -104,12 +104,12 @@ def test_a_linear_learning_rate_starts_where_a_number_may_be(kind, start, said):
 @pytest.mark.parametrize("given", [-1, np.nan, np.inf, "1e-3", None])
 def test_what_a_function_gives_for_a_setting_is_a_number_from_0_up(given):
     for name, ask in (
-        ("learning_rate", lambda function: at(function, 0.5)),
-        ("learning_rate", lambda function: Settings(TD3Config(learning_rate=function), 1, "cpu").advance(0.5)),
-        ("distill_schedule", lambda function: schedule_of(function)(0.5)),
+        ("learning_rate", lambda function: at(function, 0.75)),
+        ("learning_rate", lambda function: Settings(TD3Config(learning_rate=function), 1, "cpu").advance(0.75)),
+        ("distill_schedule", lambda function: schedule_of(function)(0.25)),
     ):
-        with pytest.raises(PolicyKDError, match=rf"config: {name}\(0.5\) gives {given!r}, and must give a finite"):
-            ask(lambda point: given if point == 0.5 else 1e-3)
+        with pytest.raises(PolicyKDError, match=rf"config: {name}\(0.25\) gives {given!r}, and must give a finite"):
+            ask(lambda point: given if point == 0.25 else 1e-3)
     assert at(lambda remaining: np.float32(remaining), 0.25) == 0.75
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import RecurrentPPO
+from stable_baselines3 import SAC
 
 from policykd import PolicyKDError, Teacher, TeacherStudent
 from policykd.distillation.labels import Labels
@@ -268,3 +269,24 @@ def test_an_unusual_lstm_is_refused():
     model = recurrent(lstm_kwargs={"bidirectional": False, "bias": False})
     with pytest.raises(PolicyKDError, match="unusual LSTM"):
         Teacher.load(model, Remember)
+
+
+def test_an_agent_that_a_controller_asks_is_not_copied_at_every_step():
+    class Follows:
+        def __init__(self):
+            self.agent, self.steps = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu"), 0
+
+        def __call__(self, observation):
+            self.steps += 1
+            return self.agent.predict(observation, deterministic=True)[0]
+
+        def reset(self):
+            self.steps = 0
+
+    teacher, own = Teacher.load(controller := Follows(), "Pendulum-v1"), []
+    memory = None
+    for step in range(2):
+        *_, memory = teacher.step(torch.zeros(2, 3), memory, torch.full((2,), float(step == 0)))
+        own.append(memory)
+    assert [[one.steps for one in memory] for memory in own] == [[1, 1], [2, 2]] and controller.steps == 0
+    assert {id(one.agent) for memory in own for one in memory} == {id(controller.agent)}

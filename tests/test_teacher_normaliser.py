@@ -134,6 +134,14 @@ def test_statistics_that_may_be_an_off_policy_agents_are_not_passed_over(tmp_pat
         assert not Teacher.load(tmp_path / f"{name}.zip", task).policy.normalisers
 
 
+def test_statistics_whose_name_begins_with_another_agents_are_that_agents(tmp_path):
+    _, env, task = trained()
+    for name in ("mine", "other"):
+        agent("SAC").save(tmp_path / f"{name}.zip")
+    env.save(tmp_path / "other_vecnormalize_stats.pkl")
+    assert not Teacher.load(tmp_path / "mine.zip", task).policy.normalisers
+
+
 def test_checkpoints_of_one_run_share_its_normaliser(tmp_path):
     model, env, task = trained()
     for name in ("best_model.zip", "final_model.zip"):

@@ -104,6 +104,15 @@ class FrameSkip(gym.Wrapper):
         self._skip = skip
 
 
+def test_options_of_wrappers_that_leave_observations_and_actions_alone_do_not_count(tmp_path):
+    limits = (
+        "[{gymnasium.wrappers.TimeLimit: {max_episode_steps: 9}}, {gymnasium.wrappers.ClipReward: {max_reward: 1}}]"
+    )
+    folder, _ = pendulum_agent(tmp_path, [("env_wrapper", limits)], wrap=lambda env: env)
+    Teacher.load(folder, "Pendulum-v1")
+    Teacher.load(folder, lambda: gym.wrappers.ClipReward(gym.make("Pendulum-v1"), -5, 5))
+
+
 def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
     zoos = "[{rl_zoo3.wrappers.FrameSkip: {skip: 8}}, {gymnasium.wrappers.RescaleAction: {min_action: -0.5}}]"
     folder, _ = pendulum_agent(tmp_path, [("env_wrapper", zoos)], wrap=lambda env: env)

@@ -193,7 +193,7 @@ def class_names(network: Any) -> tuple[str, ...] | None:
 def names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The names of the classes, in order, in what a ``config.json`` holds; None where it has none, or only numbers."""
     names = config.get("id2label")
-    if not isinstance(names, Mapping) or all(str(name).startswith(UNNAMED) for name in names.values()):
+    if not isinstance(names, Mapping) or all(str(name) in (f"{UNNAMED}{k}", str(k)) for k, name in names.items()):
         return None
     return tuple(str(names[number]) for number in sorted(names, key=int))
 

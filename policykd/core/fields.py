@@ -30,11 +30,11 @@ def positive(settings: object, *names: str) -> None:
     for name in names:
         value = start_of(getattr(settings, name))
         require(callable(value) or value > 0, name, value, "must be positive")
-        check_schedule(name, value, 1.0)
+        check_schedule(name, value)
 
 
-def check_schedule(name: str, schedule: Any, start: float) -> None:
-    """Try a function of a run's progress once, at its start; what is no function passes.
+def check_schedule(name: str, schedule: Any) -> None:
+    """Try a function of a run's progress once, in its middle (no run asks at its ends); what is no function passes.
 
     Raises:
         PolicyKDError: it fails, or gives no number from 0 up.
@@ -42,11 +42,11 @@ def check_schedule(name: str, schedule: Any, start: float) -> None:
     if not callable(schedule):
         return
     try:
-        number_at(name, schedule, start)
+        number_at(name, schedule, 0.5)
     except PolicyKDError:
         raise
     except Exception as error:  # a function of the user's own may fail in any way
-        raise PolicyKDError(f"config: {name}={schedule!r} fails at {start:g} ({kind_and_line(error)})") from error
+        raise PolicyKDError(f"config: {name}={schedule!r} fails at 0.5 ({kind_and_line(error)})") from error
 
 
 def not_negative(settings: object, *names: str) -> None:

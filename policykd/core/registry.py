@@ -48,13 +48,13 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
     return part
 
 
-def check_row(row: Any) -> None:
-    """Refuse a row of a table (a dataclass) that has in a column none of its choices.
+def check_row(row: Any, kind: type) -> None:
+    """Refuse a row of a table that has in a column of ``kind``, its dataclass, none of the choices.
 
     Raises:
         PolicyKDError: names the row, the column, what it may be and what is nearest.
     """
-    for column, hint in typing.get_type_hints(type(row)).items():
+    for column, hint in typing.get_type_hints(kind).items():
         value, kinds = getattr(row, column), (hint, *typing.get_args(hint))
         if hint in (bool, str):
             as_type(column, value, hint)

@@ -69,7 +69,7 @@ class PeerMethod:
 
     def __post_init__(self) -> None:
         """Refuse what is none of a column's choices, in one line."""
-        check_row(self)
+        check_row(self, PeerMethod)
         weight_of(self.weight)
 
 

@@ -67,12 +67,12 @@ class TeacherMethod:
 
     def __post_init__(self) -> None:
         """Refuse what is none of a column's choices, in one line."""
-        check_row(self)
+        check_row(self, TeacherMethod)
         weight_of(self.weight)
         if self.divergence is not None:
             divergence_of(self.divergence, taught=True)
         find("schedule", self.schedule, {**SCHEDULES, **dict.fromkeys(BY_STUDENT)})
-        check_schedule("schedule", self.schedule, 0.0)
+        check_schedule("schedule", self.schedule)
 
     @property
     def on_policy(self) -> bool:

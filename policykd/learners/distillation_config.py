@@ -59,7 +59,7 @@ class DistillationConfig:
             "must be positive, or None for the whole replay",
         )
         positive(self, "distill_batch_size", "distill_learning_rate", "temperature")
-        check_schedule("distill_schedule", self.distill_schedule, 0.0)
+        check_schedule("distill_schedule", self.distill_schedule)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,9 +115,9 @@ def make_networks(
     what = f"networks of {learners} learners with hidden layers {' x '.join(map(str, config.net_arch))}"
     require_memory(4 * COPIES * numbers, what, "net_arch, or train fewer seeds at once", device)
     if config.network is not None:
-        _try_out("network", first, inputs, outputs, device)
+        _try_out("network", first, (config.batch_size, inputs), outputs, device)
     if config.network is not None or config.critic_network is not None:
-        _try_out("critic_network", judge, critic_inputs, 1, device)
+        _try_out("critic_network", judge, (config.batch_size, critic_inputs), 1, device)
     return first, judge
 
 
@@ -138,16 +139,19 @@ def _made(what: str, maker: Callable[[int, int], Network], inputs: int, outputs:
     return network
 
 
-def _try_out(what: str, network: Network, inputs: int, outputs: int, device: torch.device | str) -> None:
-    """Initialise and ask a user's own network once: what it answers must have the right shape."""
+def _try_out(what: str, network: Network, shape: tuple[int, int], outputs: int, device: torch.device | str) -> None:
+    """Initialise and ask a copy of a user's own network once: what it answers must have the right shape."""
+    asked = f"on inputs {(1, *shape)}"
+    drawn = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     try:
-        row = network.initialise(np.random.default_rng(0)).to(device)
-        with torch.no_grad():
-            answer = network(row.unsqueeze(0), torch.zeros(1, 2, inputs, device=device))
+        with torch.no_grad(), torch.random.fork_rng():  # a user's own random numbers stay as they were
+            copied = copy.deepcopy(network)
+            row = copied.initialise(np.random.default_rng(0)).to(device)
+            answer = copied(row.unsqueeze(0), drawn)
         shapes = tuple(row.shape), tuple(answer.shape)
     except Exception as error:  # as above
-        raise PolicyKDError(f"{what}: on inputs (1, 2, {inputs}) raised {kind_and_line(error)}: {SEE}") from error
-    wanted = (network.parameter_count,), (1, 2, outputs)
-    for call, shape, right in zip(("initialise", f"on inputs (1, 2, {inputs})"), shapes, wanted, strict=True):
-        if shape != right:
-            raise PolicyKDError(f"{what}: {call} must return {right}, and returned {shape}: {SEE}")
+        raise PolicyKDError(f"{what}: {asked} raised {kind_and_line(error)}: {SEE}") from error
+    wanted = (network.parameter_count,), (1, shape[0], outputs)
+    for call, found, right in zip(("initialise", asked), shapes, wanted, strict=True):
+        if found != right:
+            raise PolicyKDError(f"{what}: {call} must return {right}, and returned {found}: {SEE}")

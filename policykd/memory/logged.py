@@ -82,22 +82,29 @@ class LoggedStates(NamedTuple):
             raise PolicyKDError(f"states: {self.source} has not one finite action for each of {count:,} observations")
         if not np.isfinite(observations).all():
             raise PolicyKDError(f"states: {self.source} has observations that are not finite")
-        if self.episodes is not None and np.shape(self.episodes) != (count,):
-            raise PolicyKDError(f"states: {self.source} has not one number of an episode for each of {count:,} states")
-        return self._replace(observations=np.array(observations, np.float32))
+        episodes = None if self.episodes is None else np.asarray(self.episodes)
+        if episodes is not None and episodes.shape not in ((count,), (count, 1)):
+            episodes = None  # something else that is called so: a number of them, or their lengths
+        episodes = None if episodes is None else episodes.reshape(count)
+        return self._replace(observations=np.array(observations, np.float32), episodes=episodes)
 
     def starts(self) -> np.ndarray:
         """Whether a state is the first of its episode ``(n,)``.
 
         Raises:
-            PolicyKDError: which states are of one episode is not known.
+            PolicyKDError: which states are of one episode is not known, or those of one do not follow one another.
         """
         if self.episodes is None:
             raise PolicyKDError(
                 f"states: {self.source} does not say which of them are of one episode, which whoever remembers must "
                 "know: give Demonstrations, or their episodes (n,) beside observations"
             )
-        return np.append(True, self.episodes[1:] != self.episodes[:-1])
+        starts = np.append(True, self.episodes[1:] != self.episodes[:-1])
+        if starts.sum() != len(np.unique(self.episodes)):
+            raise PolicyKDError(
+                f"states: the episodes of {self.source} are mixed: sort the rows, those of one episode together"
+            )
+        return starts
 
     def as_learners_hold(self, scale: ActionScale | Choices) -> np.ndarray:
         """Actions ``(n, A)`` in [-1, 1], or vectors of 1 at the choice, float32.

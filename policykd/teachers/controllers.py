@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, kind_and_line
@@ -35,7 +37,7 @@ def begun(source: Any) -> Any:
         PolicyKDError: it cannot be copied, or ``reset()`` fails.
     """
     try:
-        own = copy.deepcopy(source)
+        own = copied(source)
         own.reset()
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(
@@ -43,6 +45,12 @@ def begun(source: Any) -> Any:
             "(copy.deepcopy), begun by reset() without arguments"
         ) from error
     return own
+
+
+def copied(source: Any) -> Any:
+    """A copy with a state of its own. Agents of SB3 that it asks are shared, replay and all: acting changes none."""
+    parts = getattr(source, "__dict__", {}).values()
+    return copy.deepcopy(source, {id(part): part for part in parts if isinstance(part, BaseAlgorithm | BasePolicy)})
 
 
 def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
@@ -76,7 +84,7 @@ def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
         before = [None] * len(inputs) if memory is None else memory
         pairs = zip(before, starts.tolist(), strict=True)
-        now = tuple(begun(source) if own is None or start else copy.deepcopy(own) for own, start in pairs)
+        now = tuple(begun(source) if own is None or start else copied(own) for own, start in pairs)
         return *head.gaussian(ask(now, inputs.cpu().numpy()).to(device)), now
 
     def renew(saved: list[Any]) -> Memory:

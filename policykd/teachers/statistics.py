@@ -148,10 +148,11 @@ def _of_run(path: Path, trained: bool | None) -> Path | None:
 def _unclear(path: Path) -> Path | None:
     """A file of statistics beside a zip that is named after no agent there, or after another one of its run."""
     start = sb3.read_text(path).get("start_time")
-    owners = {_own(other): other for other in path.parent.glob("*.zip") if other != path}
+    others = [other for other in path.parent.glob("*.zip") if other != path]
     for file in sorted(path.parent.glob("*vec*normalize*.pkl")):
-        same_run = file in owners and start and sb3.read_text(owners[file]).get("start_time") == start
-        if file.name not in NAMES and (file not in owners or same_run):
+        owner = next((other for other in others if _own(other) == file or file.name.startswith(other.stem)), None)
+        same_run = owner is not None and start and sb3.read_text(owner).get("start_time") == start
+        if file.name not in NAMES and (owner is None or same_run):
             return file
     return None
 

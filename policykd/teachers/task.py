@@ -91,7 +91,8 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
         groups, space = groups_of(probe), dict_space(probe)
-    wrappers = {type(layer).__name__: _plain(layer) for layer in layers(probe) if isinstance(layer, gym.Wrapper)}
+    inwards = [layer for layer in layers(probe) if isinstance(layer, gym.Wrapper)]
+    wrappers = {type(layer).__name__: _plain(layer) for layer in reversed(inwards)}  # of one class the outermost
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
     return TaskSpaces(task.env_id, *sizes, examples, wrappers, kwargs, groups, space)

@@ -45,7 +45,7 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
     for wrapper in reversed(training.wrappers):  # the last one is nearest to the agent
         if task is None or wrapper.short not in task.wrappers:
             policy = _through(policy, wrapper, training, task)
-        else:
+        elif wrapper.short not in ALIKE:
             _check_options(policy.source, wrapper, task.wrappers[wrapper.short])
     if training.frame_stack > 1 and not (task and task.observation_size == policy.observation_size):
         raise PolicyKDError(

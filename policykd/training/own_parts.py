@@ -32,13 +32,16 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
     """
     shape = learners, learner.config.distill_batch_size, learner.action_size
     own, target = (_answer(learner, shape, seed, std) for seed, std in enumerate((learner.gaussian, target_std)))
-    _check("divergence", lambda: divergence(own, target), shape[:2])
+    if not _asked("divergence", lambda: divergence(own, target), shape[:2]).isfinite().all():
+        raise PolicyKDError(f"divergence: returned numbers that are not finite for ordinary answers: {SEE}")
 
 
 def try_weight(
     weight: Weight | None, learner: Learner, learners: int, compares: Literal["values", "actions"] = "values"
 ) -> None:
-    """Refuse a weight that gives no finite number for each state where drawn values or actions are compared.
+    """Refuse a weight that gives no number for each state where drawn values or actions are compared.
+
+    Whether they are finite is left to the run: a task's values may all be of one sign.
 
     Raises:
         PolicyKDError: says what it did.
@@ -46,10 +49,10 @@ def try_weight(
     if weight is None:
         return
     shape = learners, learner.config.distill_batch_size
-    values = _drawn((4, *shape), 0, learner)
+    values = _drawn((2 * getattr(learner, "critics", 1), *shape), 0, learner)
     by_critics = values.transpose(0, 1)
     seen = Comparison(EMPTY, EMPTY, by_critics) if compares == "actions" else Comparison(values[0], values[1], EMPTY)
-    _check("weight", lambda: weight(seen, learner.config), shape)
+    _asked("weight", lambda: weight(seen, learner.config), shape)
 
 
 def _answer(learner: Learner, shape: tuple[int, ...], seed: int, std: bool) -> PolicyOutput:
@@ -63,16 +66,16 @@ def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(learner.actor.device)
 
 
-@torch.no_grad()
-def _check(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> None:
+def _asked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
+    """The answer of a user's own function, which must have this shape."""
     try:
-        answer = ask()
+        with torch.no_grad(), torch.random.fork_rng():  # a user's own random numbers stay as they were
+            answer = ask()
     except PolicyKDError:
         raise
     except Exception as error:  # a function of the user's own may fail in any way
         raise PolicyKDError(f"{what}: raised {kind_and_line(error)}: {SEE}") from error
-    found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-    if found != shape:
+    if not isinstance(answer, Tensor) or answer.shape != shape:
+        found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise PolicyKDError(f"{what}: must return one number per state, (K, B) = {shape}, and returned {found}: {SEE}")
-    if not answer.isfinite().all():
-        raise PolicyKDError(f"{what}: returned numbers that are not finite for ordinary answers: {SEE}")
+    return answer
