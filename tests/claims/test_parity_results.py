@@ -7,6 +7,8 @@ from scipy.stats import trim_mean
 pytest.importorskip("rliable")
 
 from experiments.parity import report
+from policykd.benchmark.results import Results
+from policykd.benchmark.statistics import summarise
 
 
 def test_the_page_shows_the_table_of_the_rows():
@@ -21,3 +23,10 @@ def test_a_difference_is_that_of_interquartile_means(monkeypatch):
     gap, low, high = report.difference(ours, sb3)
     assert gap == trim_mean(ours, 0.25) - 1.5
     assert low < gap < high
+
+
+def test_what_is_said_of_choices():
+    summary = summarise(Results(report.ROOT / "results/parity_choices"))
+    better = summary.backbones["ppo"]["single"].better["selected"]["sb3"]
+    said = f"a probability of {better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
+    assert said in " ".join(report.PAGE.read_text().split()) and better.low < 0.5 < better.high
