@@ -55,6 +55,24 @@ def test_tables_without_a_picture_are_those_of_the_rows(name):
     assert text.strip() in (ROOT / page).read_text(), f"{page} shows an older table"
 
 
+def test_at_equal_weights_rid_protects_no_more_than_vid():
+    rows, module = measured("experiments.rid.sweep")
+    assert len(rows.rows) == 5 * len(module.CASES)
+
+    def accuracy(teacher, method, reduction, weight):
+        key = {"teacher": teacher, "method": method, "reduction": reduction, "weight": weight}
+        return rows.values("accuracy", **key).mean()
+
+    none = accuracy(*module.NONE)
+    for weight in (100, 1_000):
+        rid, vid = (accuracy("untrained", method, "sum", weight) for method in ("rid", "vid"))
+        assert abs(rid - vid) < 0.03 and max(rid, vid) < none - 0.1
+    means = [accuracy("untrained", method, "mean", w) for method in module.METHODS for w in module.WEIGHTS]
+    assert min(means) > none - 0.04
+    trained = {c: accuracy(*c) for c in module.CASES if c.teacher == "trained"}
+    assert max(trained, key=trained.get) == ("trained", "rid", "mean", 100)
+
+
 def test_general_tables_are_decomposed_to_less_than_a_millionth_of_a_bit():
     rows, module = measured("experiments.rid.precision")
     assert len(rows.rows) == 20 * len(module.KINDS) * len(module.SIZES)
