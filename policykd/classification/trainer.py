@@ -251,8 +251,7 @@ class Trainer:
             return 0
 
     def _members(self, group: str) -> list[nn.Module]:
-        student = [self.training.student] if group == "student" else []
-        return student + self.method.helpers(group)
+        return ([self.training.student] if group == "student" else []) + self.method.helpers(group)
 
     def _set_modes(self, phase: Phase) -> list[nn.Parameter]:
         """Train mode and gradients for what learns in this phase, neither for the rest; returns what learns."""

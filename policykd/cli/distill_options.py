@@ -11,10 +11,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from policykd.cli.options import parse, peek
-from policykd.core.fields import change, split_linear
+from policykd.core.fields import split_linear
 from policykd.core.registry import find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
-from policykd.learners.presets import teaching_preset
+from policykd.learners import presets
 
 C = TypeVar("C")
 
@@ -67,6 +67,6 @@ def distill_options(words: Sequence[str]) -> DistillOptions[Any]:
     known = peek(words, "backbone", "preset")
     backbone: Any = known["backbone"] or "ppo"
     kind = find("backbone", backbone, TAUGHT_CONFIGS)
-    config = change(kind(), {} if known["preset"] is None else teaching_preset(known["preset"]))
+    config = presets.resolve_config(known["preset"], kind, backbone, presets.teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
     return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]

@@ -15,8 +15,8 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import change, split_linear
 from policykd.core.parsing import parse_json, read_text
 from policykd.core.registry import find
+from policykd.learners import presets
 from policykd.learners.config import CONFIGS, OffPolicyConfig
-from policykd.learners.presets import preset as preset_of
 
 C = TypeVar("C")
 
@@ -72,7 +72,7 @@ def train_options(arguments: Sequence[str]) -> TrainOptions[Any]:
         raise PolicyKDError(
             f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
         )
-    config = change(settings_type(), {} if preset is None else preset_of(preset, env, backbone))
+    config = presets.resolve_config(preset, settings_type, backbone, lambda name: presets.preset(name, env, backbone))
     config = change(config, settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
     kind: Any = TrainOptions

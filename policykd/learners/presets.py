@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change
+from policykd.learners.config import Config
+
+C = TypeVar("C", bound=Config)
 
 Changes = dict[str, Any]
 
@@ -166,3 +171,18 @@ def teaching_preset(name: str) -> Changes:
         known = TEACHING_PRESETS
         raise PolicyKDError(f"config: there is no preset {name!r}{nearest(name, known)}; there are {list(known)}")
     return TEACHING_PRESETS[name]
+
+
+def resolve_config(
+    config: str | dict[str, Any] | C | None, kind: type[C], backbone: str, presets: Callable[[str], dict[str, Any]]
+) -> C:
+    """The whole configuration of type ``kind`` from a preset's name, changed fields or itself."""
+    if config is None:
+        return kind()
+    if isinstance(config, str):
+        return change(kind(), presets(config))
+    if isinstance(config, dict):
+        return change(kind(), config)
+    if type(config) is not kind:
+        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
+    return config

@@ -20,6 +20,7 @@ from policykd.measure import doctor_checks as checks
 from policykd.measure.doctor_checks import Finding
 from policykd.measure.doctor_fit import Fit, Student, clone
 from policykd.measure.doctor_play import Act, Play, play
+from policykd.memory.logged import starts_of
 from policykd.tasks.spaces import EnvFactory, find_task
 from policykd.tasks.views import Choice, View, views_of
 from policykd.teachers import Teacher, TeacherScore
@@ -174,7 +175,7 @@ def _action_scale(teacher: Teacher, make: EnvFactory, taught: Play, random: np.n
 
 def _of_student(taught: Play, student: Student, view: View, updates: int, seed: int) -> list[Finding]:
     held_out = taught.episodes % 4 == 3
-    starts = np.append(True, np.diff(taught.episodes) != 0)
+    starts = starts_of(taught.episodes)
     own = view.along(taught.observations, starts)
 
     scaled = replace(student, bounds=None)

@@ -24,6 +24,11 @@ OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
 """What files call them, and which episode each state is of is called ``episodes``."""
 
 
+def starts_of(episodes: np.ndarray) -> np.ndarray:
+    """Whether a state is the first of its episode ``(n,)``, of which each one's number is told."""
+    return np.append(True, episodes[1:] != episodes[:-1])
+
+
 class LoggedStates(NamedTuple):
     """States, and the actions that were taken there: in any order, or episode after episode."""
 
@@ -99,7 +104,7 @@ class LoggedStates(NamedTuple):
                 f"states: {self.source} does not say which of them are of one episode, which whoever remembers must "
                 "know: give Demonstrations, or their episodes (n,) beside observations"
             )
-        starts = np.append(True, self.episodes[1:] != self.episodes[:-1])
+        starts = starts_of(self.episodes)
         if starts.sum() != len(np.unique(self.episodes)):
             raise PolicyKDError(
                 f"states: the episodes of {self.source} are mixed: sort the rows, those of one episode together"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type, as_whole, change, require
+from policykd.core.fields import as_type, as_whole, require
 from policykd.learners.config import Config
 from policykd.native.threads import Threads, count
 
@@ -83,18 +83,3 @@ def check_precision(config: Config, device: torch.device) -> native.Precision:
     if chosen != "float32" and why:
         raise PolicyKDError(f"matmul_precision: {chosen} {why}")
     return chosen
-
-
-def resolve_config(
-    config: str | dict[str, Any] | C | None, kind: type[C], backbone: str, presets: Callable[[str], dict[str, Any]]
-) -> C:
-    """The whole configuration of type ``kind`` from a preset's name, changed fields or itself."""
-    if config is None:
-        return kind()
-    if isinstance(config, str):
-        return change(kind(), presets(config))
-    if isinstance(config, dict):
-        return change(kind(), config)
-    if type(config) is not kind:
-        raise PolicyKDError(f"config: {backbone} takes a {kind.__name__}, not a {type(config).__name__}")
-    return config

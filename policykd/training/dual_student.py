@@ -17,10 +17,9 @@ from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMethod
 from policykd.distillation.weights import weight_of
-from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
+from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner, presets
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 from policykd.learners.partial_view import see_only
-from policykd.learners.presets import preset
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, Choices, short_id
@@ -210,5 +209,7 @@ def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str |
     """The whole configuration of a backbone from a preset's name, changed fields or itself."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
-    kept: Config = arguments.resolve_config(config, kind.config_type, name, lambda wanted: preset(wanted, env_id, name))
+    kept: Config = presets.resolve_config(
+        config, kind.config_type, name, lambda wanted: presets.preset(wanted, env_id, name)
+    )
     return kept

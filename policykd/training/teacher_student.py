@@ -14,9 +14,8 @@ from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TeachingConfig
 from policykd.distillation.weights import weight_of
-from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner
+from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner, presets
 from policykd.learners.config import Config
-from policykd.learners.presets import teaching_preset
 from policykd.memory import LabelledStates
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, Choices
@@ -24,7 +23,6 @@ from policykd.tasks.views import space_of, views_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers
 from policykd.teachers.sight import ObservationMap
-from policykd.training import arguments
 from policykd.training.arguments import check_seeds, check_threads
 from policykd.training.choices import LearnerChoice
 from policykd.training.fine_tuning import FineTuning
@@ -286,5 +284,5 @@ def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner
         raise PolicyKDError(
             f"backbone: {learner.name} cannot be a student: its config_type must be a TeachingConfig, too"
         )
-    kept: Config = arguments.resolve_config(config, kind, learner.name, teaching_preset)
+    kept: Config = presets.resolve_config(config, kind, learner.name, presets.teaching_preset)
     return kept
