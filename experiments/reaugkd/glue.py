@@ -77,6 +77,10 @@ class Options:
     """Layers of the students."""
     epochs: int = 5
     """Passes of every student and of every teacher over the training texts."""
+    device: str = "cpu"
+    """Where to train: cpu or cuda."""
+    name: str = "glue"
+    """Name of the files and of the table on the page."""
     out: Path = Path("results/reaugkd")
     """Folder of the raw rows, table and picture."""
     teachers: Path = Path("runs/reaugkd-teachers")
@@ -111,7 +115,7 @@ class Results(NamedTuple):
 
 def main(options: Options) -> None:
     """Run what is missing, then write table and picture."""
-    results = open_results(options.out)
+    results = open_results(options.out, options.name)
     if not options.report:
         torch.set_num_threads(1)
         for name in options.tasks:
@@ -125,18 +129,18 @@ def main(options: Options) -> None:
                 task = read_task(options, name)
                 for seed, variant in tqdm(missing, desc=name, unit="student", disable=None):
                     one_student(options, results, task, seed, variant)
-                    publish(write_report(results, options.out), options.page, "glue table")
-    table = write_report(results, options.out)
-    publish(table, options.page, "glue table")
+                    publish(write_report(results, options.out, options.name), options.page, f"{options.name} table")
+    table = write_report(results, options.out, options.name)
+    publish(table, options.page, f"{options.name} table")
     print(table)
 
 
-def open_results(out: Path) -> Results:
+def open_results(out: Path, name: str = "glue") -> Results:
     """What has been measured, in a folder."""
     values = ("accuracy", "f1", "matthews", "k", "temperature", "beta", "passes", "seconds")
     return Results(
-        Measurements(out / "glue.csv", ("task", "seed", "row"), values),
-        Measurements(out / "glue_sweep.csv", ("task", "seed", "k", "share"), ("rows", "score")),
+        Measurements(out / f"{name}.csv", ("task", "seed", "row"), values),
+        Measurements(out / f"{name}_sweep.csv", ("task", "seed", "k", "share"), ("rows", "score")),
     )
 
 
@@ -173,7 +177,7 @@ def one_student(options: Options, results: Results, task: Task, seed: int, varia
         results.rows.add(_row(task, seed, "teacher", teacher, PLAIN, options.epochs, 0.0))
     student = _load(options, task, seed, options.layers)
     config = {**_settings(options, seed), **changes}
-    distiller = Distiller(student, teacher, method=method, config=config, device="cpu")
+    distiller = Distiller(student, teacher, method=method, config=config, device=options.device)
     distiller.fit(bucketed(task.train, config["batch_size"], seed), tuple(task.validation), progress_bar=True)
     seconds = distiller.elapsed
     if method != "reaugkd":
@@ -193,10 +197,12 @@ def make_teacher(options: Options, task: Task, seed: int) -> TextClassifier:
     folder = options.teachers / f"{task.name}_{options.epochs}_{seed}"
     teacher = _load(options, task, seed, None)
     if (folder / CHECKPOINT).exists():
-        distiller = Distiller.load(folder, teacher, device="cpu")
+        distiller = Distiller.load(folder, teacher, device=options.device)
     else:
         config = _settings(options, seed)
-        distiller = Distiller(teacher, None, method="cross_entropy", config=config, device="cpu", run_dir=folder)
+        distiller = Distiller(
+            teacher, None, method="cross_entropy", config=config, device=options.device, run_dir=folder
+        )
     batches = bucketed(task.train, distiller.config.batch_size, seed)
     distiller.fit(batches, tuple(task.validation), progress_bar=True)
     return teacher
@@ -233,7 +239,7 @@ def sweep(task: Task, seed: int, distiller: Distiller, memory: KnowledgeBase) ->
     order = torch.randperm(len(memory), generator=torch.Generator().manual_seed(seed))
     for share in SHARES:
         kept = order[: max(1, round(share * len(memory)))]
-        part = KnowledgeBase(memory.keys.shape[1], memory.values.shape[1], memory.teacher)
+        part = KnowledgeBase(memory.keys.shape[1], memory.values.shape[1], memory.teacher, device=memory.keys.device)
         part.add(memory.keys[kept], memory.values[kept])
         for k in COUNTS if share == 1.0 else (10,):
             lookup = Lookup(min(k, len(part)), 0.1, 0.0)
@@ -242,20 +248,20 @@ def sweep(task: Task, seed: int, distiller: Distiller, memory: KnowledgeBase) ->
     return found
 
 
-def write_report(results: Results, out: Path) -> str:
+def write_report(results: Results, out: Path, name: str = "glue") -> str:
     """Table and picture; returns the table."""
-    tasks = [name for name in TASKS if results.rows.has(task=name)]
-    lines = [f"| | {' | '.join(f'{name}, {TASKS[name]}' for name in tasks)} |", "|---|" + "---|" * len(tasks)]
+    tasks = [task for task in TASKS if results.rows.has(task=task)]
+    lines = [f"| | {' | '.join(f'{task}, {TASKS[task]}' for task in tasks)} |", "|---|" + "---|" * len(tasks)]
     for row, label in ROWS.items():
-        cells = [_cell(results.rows.values(TASKS[name], task=name, row=row)) for name in tasks]
+        cells = [_cell(results.rows.values(TASKS[task], task=task, row=row)) for task in tasks]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    gains = [_cell(_difference(results.rows, name)) for name in tasks]
+    gains = [_cell(_difference(results.rows, task)) for task in tasks]
     lines.append(f"| ReAugKD minus Hinton, paired | {' | '.join(gains)} |")
     lines += ["", "Test (dev.tsv), mean (standard deviation) and number of seeds.", *choices(results.rows)]
     table = "\n".join([*lines, *sweep_table(results.sweep, tasks)]) + "\n"
-    write_text(out / "glue.md", table)
+    write_text(out / f"{name}.md", table)
     if results.sweep.rows:
-        draw(results, out / "glue.png")
+        draw(results, out / f"{name}.png")
     return table
 
 

@@ -75,6 +75,21 @@ def test_glue_table_is_that_of_the_rows(tmp_path):
     assert glue.write_report(glue.open_results(RESULTS), tmp_path) == published("glue")
 
 
+def test_glue_after_ten_passes_is_as_the_page_says(tmp_path):
+    rows = rows_of("glue_ten_passes")
+    results = glue.open_results(RESULTS, "glue_ten_passes")
+    assert glue.write_report(results, tmp_path, "glue_ten_passes") == published("glue_ten_passes")
+    assert set(rows["seed"]) == set(range(5)) and set(rows["passes"]) == {10}
+    text = " ".join(PAGE.read_text().split())
+    gains = {task: 100 * glue._difference(results.rows, task) for task in ("MRPC", "SST-2")}
+    assert f"ReAugKD is {gains['MRPC'].mean():.1f} (MRPC) and {gains['SST-2'].mean():.1f} points (SST-2) above" in text
+    assert all(gain.mean() < gain.std(ddof=1) / 2 for gain in gains.values())
+    betas = rows[rows["row"] == "reaugkd"].set_index(["task", "seed"])["beta"]
+    assert (betas["MRPC"] == 1).all() and (betas["SST-2"] < 1).all()
+    accuracy = rows[rows["task"] == "SST-2"].pivot(index="seed", columns="row", values="accuracy")
+    assert f"it gained {100 * (accuracy['reaugkd'] - accuracy['reaugkd_student']).mean():.1f} points" in text
+
+
 def test_cost_table_is_that_of_the_rows():
     memory = rows_of("memory").set_index("what")["value"]
     assert memory["peak_mb"] < 2000 and memory["keys"] == 1_000_000
