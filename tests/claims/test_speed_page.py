@@ -121,3 +121,13 @@ def test_a_smaller_replay():
             us = mine.groupby("what").us.median()
             cells.append(f"{mine.own_mb.iloc[0]:,.0f} MB, {us['draw']:.0f} us, {us['add']:.0f} us")
         assert f"| {capacity:,} x {width} | {' | '.join(cells)} |" in PAGE
+
+
+def test_wide_networks_on_a_gpu():
+    median = rows("gpu_wide").query("part == 'update'").groupby(["learners", "width", "side"]).microseconds.median()
+    for learners in (2, 20, 200):
+        cells = [f"{median[learners, width, side]:,.0f}" for width in (64, 256) for side in ("cuda", "cuda compiled")]
+        named = f"{learners} learners" if learners == 2 else str(learners)
+        assert f"| {named} | {' | '.join(cells)} |" in PAGE
+    eager, compiled = (100 * (median[2, 256, side] / median[2, 64, side] - 1) for side in ("cuda", "cuda compiled"))
+    assert f"{eager:.0f} % more ({compiled:.0f} % compiled)" in PAGE
