@@ -36,10 +36,10 @@ def kind_and_line(error: BaseException) -> str:
 
 @contextmanager
 def telling(before: str, after: str = "", told: Callable[[BaseException], str] = kind_and_line) -> Iterator[None]:
-    """Whatever a user's own code raises inside, as one line: ``before``, what was raised, ``after``."""
+    """Whatever is raised inside, by own code or on damaged files, as one line: ``before``, what it says, ``after``."""
     try:
         yield
     except PolicyKDError:
         raise
-    except Exception as error:  # own code may fail in any way
+    except Exception as error:  # what both raise has no class in common
         raise PolicyKDError(f"{before}{told(error)}{after}") from error

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, telling
 from policykd.core.networks import PolicyOutput
-from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import Divergence
-from policykd.distillation.weights import Comparison, Weight
+from policykd.distillation.weights import EMPTY, Comparison, Weight
 from policykd.learners import Learner
 
 SEE = "docs/extending/functions.md has examples"
