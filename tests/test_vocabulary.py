@@ -82,7 +82,9 @@ def test_gaussians_and_actions_are_compared_by_the_same_names():
     std, wide = 0.3 + torch.rand(2, 3, 4, 2, generator=generator)
     own, target = PolicyOutput(mean.tanh(), mean, std), PolicyOutput(other.tanh(), other, wide)
     assert torch.equal(DIVERGENCES["kl_forward"](own, target), divergences.gaussian_kl(mean, std, other, wide))
-    assert torch.equal(DIVERGENCES["kl_reverse"](own, target), divergences.gaussian_kl(other, wide, mean, std))
+    assert torch.equal(
+        DIVERGENCES["kl_reverse"](own, target), divergences.gaussian_kl(mean, std, other, wide, "reverse")
+    )
     assert torch.equal(nll(own, target), divergences.gaussian_nll(mean, std, other))
     assert torch.equal(mse(own, target), divergences.action_mse(own.actions, target.actions))
     actions = PolicyOutput(own.actions), PolicyOutput(target.actions)

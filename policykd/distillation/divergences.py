@@ -12,7 +12,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from policykd.core.registry import find
 from policykd.distillation.categorical import categorical_cross_entropy, categorical_kl, categorical_nll, logits_mse
 
 A = TypeVar("A")
+Direction = Literal["forward", "reverse"]
 
 
 def action_mse(actions: Tensor, target_actions: Tensor) -> Tensor:
@@ -48,19 +49,25 @@ def action_huber(actions: Tensor, target_actions: Tensor, delta: float = 1.0) ->
     return torch.nn.functional.huber_loss(actions, target_actions, reduction="none", delta=delta).sum(-1)
 
 
-def gaussian_kl(mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
-    """KL(target || student) of two diagonal Gaussians, ``(K, B)``; in the other order KL(student || target).
+def gaussian_kl(
+    mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor, direction: Direction = "forward"
+) -> Tensor:
+    """Kullback-Leibler divergence of two diagonal Gaussians, ``(K, B)``.
 
     Args:
         mean: the student's means ``(K, B, A)``.
         std: the student's standard deviations ``(K, B, A)``.
         target_mean: the target's means ``(K, B, A)``.
         target_std: the target's standard deviations ``(K, B, A)``.
+        direction: "forward" is KL(target || student), which covers the target's mass; "reverse" is
+            KL(student || target), which seeks its mode.
 
     Raises:
         ValueError: the shapes differ or are not ``(K, B, A)``.
     """
     _check(mean, std, target_mean, target_std)
+    if direction == "reverse":
+        mean, std, target_mean, target_std = target_mean, target_std, mean, std
     ratio = (target_std.square() + (target_mean - mean).square()) / (2 * std.square())
     return (std.log() - target_std.log() + ratio - 0.5).sum(-1)
 
@@ -85,16 +92,20 @@ def gaussian_nll(mean: Tensor, std: Tensor, target_actions: Tensor) -> Tensor:
     return -torch.distributions.Normal(mean, std, validate_args=False).log_prob(target_actions).sum(-1)
 
 
-def cross_entropy(mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
-    """Cross-entropy Hx(p, q) = -E_{a ~ p} log q(a) of Gaussians, p the target's and q the student's: ``(K, B)``.
+def cross_entropy(
+    mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor, direction: Direction = "forward"
+) -> Tensor:
+    """Cross-entropy Hx(p, q) = -E_{a ~ p} log q(a) of two diagonal Gaussians ``(K, B, A)``: ``(K, B)``.
 
-    It has the gradient of KL(p || q), and is that plus the entropy of p, so it is not 0 where both are equal. In the
-    other order it is Hx(student, target) (Czarnecki et al. 2019).
+    "forward" is Hx(target, student), which has the gradient of the forward KL; "reverse" is Hx(student, target)
+    (Czarnecki et al. 2019). It is KL(p || q) plus the entropy of p, so it is not 0 where both are equal.
 
     Raises:
         ValueError: the shapes differ or are not ``(K, B, A)``.
     """
     _check(mean, std, target_mean, target_std)
+    if direction == "reverse":
+        mean, std, target_mean, target_std = target_mean, target_std, mean, std
     ratio = (target_std.square() + (target_mean - mean).square()) / (2 * std.square())
     return (std.log() + ratio + 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -123,12 +134,14 @@ def kl_forward(own: Any, target: Any) -> Tensor:
     """KL(target || own), which covers the target's mass; Hinton's and Rusu's divergence of categoricals."""
     if _categorical(own, target):
         return categorical_kl(own.logits, target.logits)
-    return gaussian_kl(*_gaussians(own, target))
+    return gaussian_kl(*_gaussians(own, target), "forward")
 
 
 def kl_reverse(own: Any, target: Any) -> Tensor:
     """KL(own || target), which seeks the target's mode."""
-    return kl_forward(target, own)
+    if _categorical(own, target):
+        return categorical_kl(target.logits, own.logits)
+    return gaussian_kl(*_gaussians(own, target), "reverse")
 
 
 def nll(own: Any, target: Any) -> Tensor:
@@ -149,12 +162,14 @@ def cross_entropy_forward(own: Any, target: Any) -> Tensor:
     """Hx(target, own), which has the gradient of the forward KL."""
     if _categorical(own, target):
         return categorical_cross_entropy(own.logits, target.logits)
-    return cross_entropy(*_gaussians(own, target))
+    return cross_entropy(*_gaussians(own, target), "forward")
 
 
 def cross_entropy_reverse(own: Any, target: Any) -> Tensor:
     """Hx(own, target) (Czarnecki et al. 2019)."""
-    return cross_entropy_forward(target, own)
+    if _categorical(own, target):
+        return categorical_cross_entropy(target.logits, own.logits)
+    return cross_entropy(*_gaussians(own, target), "reverse")
 
 
 def _mean_actions(own: Any, target: Any) -> tuple[Tensor, Tensor]:
@@ -198,8 +213,8 @@ Divergence = Callable[[Any, Any], Tensor]
 DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(*_mean_actions(own, target)),
     "action_huber": lambda own, target: action_huber(*_mean_actions(own, target)),
-    "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target)),
-    "gaussian_kl_reverse": lambda own, target: gaussian_kl(*_gaussians(target, own)),
+    "gaussian_kl_forward": lambda own, target: gaussian_kl(*_gaussians(own, target), "forward"),
+    "gaussian_kl_reverse": lambda own, target: gaussian_kl(*_gaussians(own, target), "reverse"),
     "wasserstein2": lambda own, target: wasserstein2(*_gaussians(own, target)),
     "kl_forward": kl_forward,
     "kl_reverse": kl_reverse,
