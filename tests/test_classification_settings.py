@@ -8,7 +8,7 @@ import pytest
 from classifiers import FAST, make, net, problem, same, trained_teacher, weights
 
 from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import TrainingConfig
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
