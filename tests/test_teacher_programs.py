@@ -232,7 +232,7 @@ def test_files_of_actors_with_parts_that_are_not_known_are_refused(tmp_path):
         ({"actor": sac, "obs_rms": {"mean": more, "var": more}}, "mean, var"),
         (ppo | {"obs_rms.mean": more, "obs_rms.var": more}, "obs_rms.mean, obs_rms.var"),
         (ppo | {"encoder.weight": torch.eye(OBSERVATIONS)}, "encoder.weight"),
-        ({"model_state_dict": rsl | {"memory_a.rnn.bias_hh_l0": more}}, "memory_a.rnn.bias_hh_l0"),
+        ({"model_state_dict": rsl | {"memory_b.rnn.bias_hh_l0": more}}, "memory_b.rnn.bias_hh_l0"),
         ({"model_state_dict": gaps}, "actor.0, actor.3"),
         ({"model_state_dict": rsl | {"actor.1.weight": more}}, "actor.0, actor.1, actor.2"),
     ):

@@ -27,6 +27,11 @@ ACTING = ("act_inference", "actor_mean")
 """How modules without ``forward`` give their mean action: rsl_rl's method, the network of CleanRL's PPO."""
 KEYS = ("action", "actions", "loc", "mean")
 """Where modules that answer with a dict keep it, the first that is there."""
+SAMPLES = (
+    "answers differently when asked twice: it samples or remembers, and a teacher should act deterministically by the "
+    "observation alone; give what remembers as an object with reset()"
+)
+"""What is said of a program that does."""
 
 
 def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
@@ -53,11 +58,7 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     act, examples = one_by_one, task.examples
     apart = _asked(one_by_one, examples, f"function {name}", "(O,) of NumPy")
     if not np.allclose(apart, one_by_one(examples), equal_nan=True):
-        log.warning(
-            "teacher function %s answers differently when asked twice: it samples or remembers, and a teacher should "
-            "act deterministically by the observation alone",
-            name,
-        )
+        log.warning("teacher function %s %s", name, SAMPLES)
     try:
         together = function(examples)
         if together.shape == apart.shape and np.allclose(together, apart, atol=1e-5):
@@ -102,8 +103,11 @@ def from_module(
 
     answer = None
     if task is not None:
-        examples = torch.from_numpy(task.examples).to(device)
-        answer = _asked(actions, examples, source, f"(B, O) of {str(kind).removeprefix('torch.')}")
+        examples, takes = torch.from_numpy(task.examples).to(device), f"(B, O) of {str(kind).removeprefix('torch.')}"
+        answer = _asked(actions, examples, source, takes)
+        one = _asked(actions, examples[:1], source, takes)  # where memory of other rows would fail
+        if isinstance(answer, Tensor) and answer.ndim and answer[:1].shape == one.shape and not _close(answer[:1], one):
+            log.warning("teacher %s %s", source, SAMPLES)
     return acting(source, actions, size, scale, device, getattr(answer, "shape", ())).changed(network=network)
 
 
@@ -253,6 +257,10 @@ def _numbers(answer: Any, source: str) -> np.ndarray:
     if isinstance(answer, tuple) and len(answer) == 2 and not np.isscalar(answer[0]):
         raise PolicyKDError(f"teacher: {source} gives 2 outputs (tuple); a teacher gives one, the action: take its [0]")
     return np.asarray(answer, np.float32)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one.float(), other.float(), atol=1e-5, equal_nan=True)
 
 
 def _asked(act: Callable[[Any], Any], examples: Any, source: str, takes: str) -> Any:
