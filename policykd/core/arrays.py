@@ -16,7 +16,7 @@ def as_tensor(array: Array, device: torch.device | str) -> Tensor:
 
 def as_numpy(array: Array) -> np.ndarray:
     """The same numbers in NumPy; not copied where the processor can read them."""
-    return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+    return array if isinstance(array, np.ndarray) else array.numpy(force=True)
 
 
 def mean_and_scale(values: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ def gather(
     first: np.ndarray,
     count: int,
     rings: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
 
@@ -54,9 +55,10 @@ def gather(
         first: the ring from which learner k draws, ``(K,)`` in int64.
         count: draw from the most recent so many of a ring.
         rings: draw from so many rings from ``first`` on, all alike.
+        out: what an earlier call of this size returned, or its first columns, to be written over.
 
     Returns:
-        ``(K, B, width)``, float32.
+        ``(K, B, width)``, float32; or ``out``.
 
     Raises:
         ValueError: rings or transitions that are not there.
@@ -68,8 +70,11 @@ def gather(
         raise ValueError(
             f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"
         )
-    out = torch.empty(learners, batch_size, width, dtype=torch.float32)
-    rows = torch.from_numpy(first).to(torch.int64).contiguous()
+    if out is None:
+        out = torch.empty(learners, batch_size, width, dtype=torch.float32)
+    elif out.stride() != (batch_size * width, width, 1) or len(out) != learners:
+        raise ValueError(f"cannot draw {learners} x {batch_size} transitions of {width} into {tuple(out.shape)}")
+    rows = torch.from_numpy(np.ascontiguousarray(first, np.int64))
     failed = kernels.library().gather(
         *(learners, batch_size, width, halves, storage.data_ptr(), whole, capacity, size, position, count, rings),
         *(rows.data_ptr(), streams.uniform, streams.state, out.data_ptr()),

@@ -140,9 +140,10 @@ class LearnerEnvs(DummyVecEnv):
         self.actions = self.action_scale.to_env(actions) if scaled else self.action_scale.clip(actions)
         observations, rewards, dones, infos = self.step_wait()
         truncated, next_observations = np.zeros(len(dones), bool), observations
-        if dones.any():
+        ended = dones.nonzero()[0]
+        if len(ended):
             next_observations = observations.copy()
-            for e in np.flatnonzero(dones):
+            for e in ended:
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
                 if self.logs:  # here, and not where environments step in threads: rows keep their order

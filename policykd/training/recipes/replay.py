@@ -50,6 +50,8 @@ class LearnFromReplay:
         """Diagnostics of the latest update."""
         self.diagnosing = True
         """Whether a gradient step shall compute what is only logged: until one of distillation has."""
+        self.batch: Batch | None = None
+        """The latest batch of RL, in whose place the next one goes."""
         self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
@@ -62,7 +64,7 @@ class LearnFromReplay:
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
         if self.allocation is not None:
-            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in np.flatnonzero(step.dones)}
+            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in step.dones.nonzero()[0]}
             self.allocation.stepped(step.dones, ended_returns)
         ended = step.dones & ~step.truncated
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
@@ -125,7 +127,8 @@ class LearnFromReplay:
         size, n_steps = self.config.batch_size, self.n_steps
         if isinstance(n_steps, Tensor) or n_steps > 1:
             return self.replay.sample_ahead(size, self.sampling, source, n_steps, self.learner.gamma)
-        return self.replay.sample(size, self.sampling, source)
+        self.batch = self.replay.sample(size, self.sampling, source, into=self.batch)
+        return self.batch
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, what rows of the log say until the next, and who acts."""
