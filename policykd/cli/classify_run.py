@@ -23,6 +23,7 @@ from policykd.classification.models import (
     save_pretrained,
 )
 from policykd.classification.processes import check_device
+from policykd.classification.settings import resolve_config
 from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.classify_options import ClassifyOptions
@@ -43,6 +44,7 @@ from policykd.distillation.supervised.training_config import FeaturePaths
 
 def classify(options: ClassifyOptions[Any]) -> None:
     """Train the student, and its teacher where none is given, or go on with a run; measure it once."""
+    resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
         raise PolicyKDError(
             f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "

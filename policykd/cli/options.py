@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from policykd.distillation.supervised.config import CONFIGS
 from policykd.distillation.supervised.training_config import TrainingConfig
 
 T = TypeVar("T")
+METHODS = "policykd.distillation.supervised.methods"
+"""Where the table is, which needs torch."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
@@ -66,7 +69,7 @@ def method_settings(arguments: Sequence[str], default: str) -> tuple[str, type[T
         PolicyKDError: there is no such method.
     """
     name = peek(arguments, "method")["method"] or default
-    if name in CONFIGS:
+    if name in CONFIGS and METHODS not in sys.modules:  # a plugin may have put another there
         return name, CONFIGS[name]
     from policykd.distillation.supervised import find_method  # brings torch: a plugin's method, or none
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from policykd.classification.data.text import bucketed, read_texts, split, tokenise
 from policykd.classification.models import parameters
+from policykd.classification.settings import resolve_config
 from policykd.classification.transformer import (
     TextClassifier,
     load_classifier,
@@ -32,6 +33,7 @@ TEACHER, STUDENT = "teacher_model", "student_model"
 
 def distil(options: TextOptions[Any]) -> None:
     """Train the student, and fine-tune its teacher where asked, or go on with a run; measure it once."""
+    resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     tokenizer = load_tokenizer(options.teacher)
     of_model = model_classes(options.teacher)
     known, unseen = read_texts(options.data, of_model)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
+from policykd.distillation.supervised.config import FeatureConfig as FeatureConfig  # methods of one's own use these
 from policykd.distillation.supervised.config import Reduction
 from policykd.distillation.supervised.method import Outputs
+from policykd.distillation.supervised.training_config import FeaturePaths as FeaturePaths
 
 
 def check_pairs(method: str, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
