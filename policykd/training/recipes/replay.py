@@ -112,7 +112,8 @@ class LearnFromReplay:
         steps, self.diagnosing = self.own_steps, self.diagnosing or diagnose
         if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
             return self.info
-        self.learner.settings.advance(progress)
+        if self.learner.settings.scheduled is not None:
+            self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, self.diagnosing)}
         self.diagnosing = self.diagnosing and "distill/loss" not in info
