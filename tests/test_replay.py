@@ -9,8 +9,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from policykd import DualStudent, PolicyKDError, SharedReplay, native
-from policykd.core import memory
-from policykd.native import draws
+from policykd.core import draws, memory
 
 
 def filled(capacity, steps, learners=4, peers=2):

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
+from policykd.core import draws
+from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.memory.storage import on_disk, packed, unpacked
-from policykd.native import draws
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -137,12 +137,13 @@ class SharedReplay:
         if isinstance(observations, np.ndarray):
             whole = np.concatenate(columns, axis=1, out=self._rows)
         else:
-            whole = torch.cat([as_tensor(column, self.device).to(torch.float32) for column in columns], dim=1)
+            parts = [torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in columns]
+            whole = torch.cat(parts, dim=1)
         if self._dtype != np.float32:
-            whole = packed(as_tensor(whole, self.device))
+            whole = packed(torch.as_tensor(whole, device=self.device))
         to: Any = self._array  # where there is one: NumPy writes a few numbers in a third of torch's time
         if to is None:
-            to, whole = self.storage, as_tensor(whole, self.device)
+            to, whole = self.storage, torch.as_tensor(whole, device=self.device)
         elif isinstance(whole, Tensor):
             whole = whole.numpy()
         rows, count = whole.reshape(self._shape[0], self.n_envs, -1), self.n_envs

@@ -13,7 +13,7 @@ from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.near_best import NearBest
 from policykd.distillation.peer_step import LATEST, Peers, PeerStep, action_distance
-from policykd.distillation.schedules import schedule_of
+from policykd.distillation.schedules import constant, schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.settings import critic_rows
@@ -129,7 +129,7 @@ class PeersOnReplay(LearnFromReplay):
         turn, states = self.turn(first), None
         if due:
             states = self.states(first)
-            strength = self.schedule(progress)
+            strength = 1.0 if self.schedule is constant else self.schedule(progress)
             if strength != self.strength:
                 self.strength = strength
                 torch.mul(self.distill_rates, strength, out=self.distill_learning_rate)

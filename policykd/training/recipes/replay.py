@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
-from policykd.core.seeding import Generators, standard_normal
+from policykd.core.arrays import Array
+from policykd.core.draws import standard_normal
+from policykd.core.seeding import Generators
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import to_asker, to_everybody
@@ -86,7 +87,7 @@ class LearnFromReplay:
         """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
         n_envs, device = self.collector.n_envs, self.learner.actor.device
         noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
-        inputs = as_tensor(observations, device).view(len(self.exploration), n_envs, -1)
+        inputs = torch.as_tensor(observations, device=device).view(len(self.exploration), n_envs, -1)
         with torch.no_grad():
             acted: Tensor = self.explore(inputs, noise).flatten(0, 1)
         return acted
@@ -111,7 +112,8 @@ class LearnFromReplay:
         steps, self.diagnosing = self.own_steps, self.diagnosing or diagnose
         if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
             return self.info
-        self.learner.settings.advance(progress)
+        if self.learner.settings.scheduled is not None:
+            self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, self.diagnosing)}
         self.diagnosing = self.diagnosing and "distill/loss" not in info

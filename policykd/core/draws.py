@@ -1,4 +1,4 @@
-"""Batches drawn from a replay by one call of C, with the numbers that numpy's generators would give."""
+"""What K learners draw, each by a generator of its own: noise, and batches of a replay by one call of C."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 from policykd.native import kernels
+
+
+def standard_normal(generators: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
+    """Standard normal numbers ``(K, *shape)`` in float32, row k by generator k."""
+    noise = np.empty((len(generators), *shape), np.float32)
+    for row, generator in zip(noise, generators, strict=True):
+        generator.standard_normal(dtype=np.float32, out=row)
+    return noise
 
 
 class Streams:
