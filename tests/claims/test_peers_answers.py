@@ -85,3 +85,16 @@ def test_what_is_said_of_one_agent_with_two_updates():
     assert answer.tasks == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
     assert f"({returns}, where the group has {group}; the group is better with P {chance})" in page
     assert f"two updates: {returns} (Walker2d, where the group has {group})" in (ROOT / "README.md").read_text()
+
+
+def test_what_is_said_of_beginning_anew():
+    rows = [line.split(" | ") for line in (ROOT / "results/peers_gate/table.md").read_text().splitlines()]
+    ways = {row[2]: row[4:8] for row in rows if row[0] == "| HalfCheetah-v5"}
+    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    (_, trained, _, student), (_, without, _, shipped) = ways["four_rebirth"], ways["four_mutual"]
+    assert (
+        f"their student returns {student} instead of {shipped}, and the best in training {trained} instead of {without}"
+        in page
+    )
+    lost = 1 - float(student.split()[0].replace(",", "")) / float(shipped.split()[0].replace(",", ""))
+    assert 0.2 < lost < 0.3 and "it cost a quarter of the return" in (ROOT / "docs/peers.md").read_text()
