@@ -108,7 +108,9 @@ def teacher_of(options: Options, name: str) -> tuple[str, Path]:
     own = options.own / f"{task}_{OWN_STEPS}"
     if not (own / "result.json").exists():
         config = {"normalize_observation": True, "normalize_reward": True, "eval_freq": 0, **settings}
-        DualStudent(task, method="single", backbone="ppo", seeds=(0,), config=config, run_dir=own).learn(OWN_STEPS)
+        DualStudent(task, peers=1, method="independent", backbone="ppo", seeds=(0,), config=config, run_dir=own).learn(
+            OWN_STEPS
+        )
     return task, own
 
 
