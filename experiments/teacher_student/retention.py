@@ -65,7 +65,7 @@ class Options:
     teachers: Path = Path(os.environ.get("POLICYKD_TEACHERS", "teachers"))
     """Folder of the zoo's agents."""
     own: Path = Path("runs/retention")
-    """Folder of the agents that are trained here."""
+    """Folder for the agents that are trained here."""
     out: Path = Path("results/teacher_student")
     """Folder of the rows."""
     page: Path = Path("docs/teacher_student.md")
@@ -100,25 +100,24 @@ def main(options: Options) -> None:
 
 
 def teacher_of(options: Options, name: str) -> tuple[str, Path]:
-    """A teacher's task and folder; it is trained where it is missing."""
+    """A teacher's task, and its folder or file; it is trained where it is missing."""
     if name in ZOO:
         task, folder = ZOO[name]
         return task, options.teachers / folder
     task, settings = OWN[name]
-    own = options.own / f"{task}_{OWN_STEPS}"
-    if not (own / "result.json").exists():
+    file = options.own / f"{task}_{OWN_STEPS}.safetensors"
+    if not file.exists():
         config = {"normalize_observation": True, "normalize_reward": True, "eval_freq": 0, **settings}
-        DualStudent(task, peers=1, method="independent", backbone="ppo", seeds=(0,), config=config, run_dir=own).learn(
-            OWN_STEPS
-        )
-    return task, own
+        agent = DualStudent(task, method="independent", backbone="ppo", peers=1, seeds=(0,), config=config)
+        agent.learn(OWN_STEPS).save(file)
+    return task, file
 
 
 def cell(options: Options, name: str, variant: str, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
     """A row per check and student of one teacher with one setting."""
-    task, folder = teacher_of(options, name)
+    task, path = teacher_of(options, name)
     config = {"eval_freq": 0, "checkpoint_freq": 0, **VARIANTS[variant]}
-    agent = TeacherStudent(task, folder, seeds=seeds, config=config)
+    agent = TeacherStudent(task, path, seeds=seeds, config=config)
     average, found = agent.learner.actor.clone(), list[dict[str, Any]]()
 
     def check(local_variables: dict[str, Any], _: dict[str, Any]) -> bool:
