@@ -6,6 +6,9 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# rl-baselines3-zoo's loader, for tests. What it needs beside to train stays out: its moviepy wants an older Pillow.
+ZOO := rl_zoo3 sb3-team-hf-integration wasabi
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check format docs wheel benchmark guard clean
 
@@ -57,6 +60,7 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
 	$(BIN)/python -m pip install -c constraints.txt setuptools
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps $(ZOO)
 	@touch $@
 
 # What only the documentation needs.

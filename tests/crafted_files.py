@@ -36,7 +36,7 @@ from policykd.benchmark.statistics import summarise
 from policykd.classification.data import sets as data
 from policykd.classification.data.mnist_5k import load_mnist_5k
 from policykd.classification.data.text import read_texts
-from policykd.cli import classify, cooperate, fidelity, train_options
+from policykd.cli import classify_run, cooperate_run, fidelity_run, train_options
 from policykd.core import checkpoint
 from policykd.memory import KnowledgeBase
 from policykd.training.loading import load_agent
@@ -56,16 +56,16 @@ LOADERS = {
     "run": lambda path: DualStudent.load(path).get_env(),
     "distiller": lambda path: Distiller.load(path, net(), net(), device="cpu"),
     "memory": KnowledgeBase.load,
-    "weights": lambda path: classify.read_teacher([net()], [path]),
+    "weights": lambda path: classify_run.read_teacher([net()], [path]),
     "spec": load_spec,
     "results": lambda path: summarise(Results(path)),
     "config": train_options._from_file,
-    "options": fidelity._made,
+    "options": fidelity_run._made,
     "data": lambda path: data.load(str(path)),
     "idx": lambda path: data.load("mnist", path),
     "digits": load_mnist_5k,
     "texts": read_texts,
-    "table": lambda path: cooperate._read_csv(path, "label"),
+    "table": lambda path: cooperate_run._read_csv(path, "label"),
 }
 
 

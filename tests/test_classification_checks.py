@@ -20,7 +20,7 @@ from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.models import check_names, from_pretrained, make_model
 from policykd.cli import main
-from policykd.cli.classify import read_teacher
+from policykd.cli.classify_run import read_teacher
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.cross_entropy import CrossEntropy
 

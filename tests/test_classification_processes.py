@@ -32,7 +32,7 @@ def test_base_import_needs_none_of_the_extra():
     code = (
         "import sys\n"
         "for name in ('accelerate', 'torchmetrics', 'sklearn'): sys.modules[name] = None\n"
-        "import policykd, policykd.cli.classify\n"
+        "import policykd, policykd.cli.classify_run\n"
         "try: policykd.Distiller(policykd.classification.models.MLP(2, [2], 2), None, method='cross_entropy')\n"
         "except policykd.PolicyKDError as error: print(error)\n"
     )

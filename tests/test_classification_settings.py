@@ -1,14 +1,19 @@
 """Every setting of every method has an effect, and every schedule is stepped."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pandas as pd
 import pytest
 from classifiers import FAST, make, net, problem, same, trained_teacher, weights
 
-from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.method import TrainingConfig
+from policykd.cli import main
+from policykd.cli.options import method_settings
+from policykd.distillation import supervised
+from policykd.distillation.supervised import METHODS, Hinton, feature_maps
+from policykd.distillation.supervised.config import FeatureConfig
+from policykd.distillation.supervised.training_config import FeaturePaths, TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +114,37 @@ def test_every_setting_has_an_effect(method, teacher):
     usual = trained()
     for name, value in EFFECTS[method].items():
         assert not same(usual, trained(**{name: value})), name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_and_their_settings_are_found_together(name):
+    kind = METHODS[name]
+    assert getattr(supervised, kind.__name__) is kind
+    assert getattr(importlib.import_module(kind.__module__), kind.config_type.__name__) is kind.config_type
+    assert (feature_maps.FeatureConfig, feature_maps.FeaturePaths) == (FeatureConfig, FeaturePaths)
+
+
+@pytest.mark.parametrize("command", ["classify --method fitnets --data nothing.npz", "text --data no --teacher no"])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--optimizer adm", "optimizer: 'adm' is unknown; nearest: adam"),
+        ("--optimizer None", "optimizer: takes one of adam, adamw, sgd or a function, not None"),
+        ("--learning-rate-schedule cos", "learning_rate_schedule: 'cos' is unknown"),
+    ],
+)
+def test_a_wrong_name_is_told_before_data_and_teachers_are_read(command, words, line, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), *words.split()])
+    error = capsys.readouterr().err
+    assert error.startswith(f"policykd: error: {line}") and error.count("\n") == 1
+
+
+def test_the_command_line_asks_the_settings_of_the_method_that_stands_in_the_table(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class OwnConfig(Hinton.config_type):
+        sharpness: float = 1.0
+
+    own = type("Own", (Hinton,), {"config_type": OwnConfig})
+    monkeypatch.setitem(METHODS, "hinton", own)
+    assert method_settings(["--method", "hinton"], "rkd") == ("hinton", OwnConfig)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -277,3 +278,10 @@ def test_no_setting_is_forgotten():
 def test_a_checkpoint_is_saved_when_it_is_due(tmp_path):
     DualStudent(POINT, config={**TINY, "checkpoint_freq": 30}, run_dir="run").learn(40)
     assert checkpoint.load(Path("run/checkpoint.safetensors"))["num_timesteps"] == 40
+
+
+def test_what_gymnasium_warns_of_is_no_second_line():
+    """In a new process: gymnasium is imported after the words are understood."""
+    command = [sys.executable, "-m", "policykd.cli", "train", "--env", "Hopper-v3"]
+    (line,) = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    assert line.startswith("policykd: error: environment: Hopper-v3 cannot be made")

@@ -9,7 +9,7 @@ from tiny import POINT, TINY
 
 from policykd import DualStudent
 from policykd.core.networks import state_tensors
-from policykd.training.compiling import can_compile
+from policykd.training.compiling import MOST_FORMS, Direct, can_compile
 
 ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
 CONFIGS = {
@@ -26,6 +26,21 @@ pytestmark = pytest.mark.skipif(
 
 def make(backbone, **arguments):
     return DualStudent(POINT, backbone=backbone, config=CONFIGS[backbone], **arguments)
+
+
+def test_a_graph_belongs_to_the_shapes_of_its_arguments_also_where_tuples_come_again():
+    class Owner:
+        def add(self, pair, flag):
+            raise AssertionError("a graph is called instead")
+
+    add = Direct(Owner().add, {})
+    pairs = [(torch.zeros(2, size), torch.zeros(size)) for size in range(1, 20)]
+    for size, pair in enumerate(pairs):
+        add.graphs[(tuple((part.shape, part.stride()) for part in pair), True)] = lambda pair, flag, size=size: size
+    for _ in range(2):
+        assert [add(pair, True) for pair in pairs] == list(range(19))
+    assert add((torch.zeros(2, 3), torch.zeros(3)), True) == 2
+    assert len(add.forms) <= MOST_FORMS
 
 
 @pytest.mark.slow

@@ -245,10 +245,10 @@ def test_the_teaching_graph(fitted, tmp_path):
 
 
 def test_needs_its_extra(monkeypatch):
+    monkeypatch.delattr(policykd, "CooperativeDistillation", raising=False)
     for name in [name for name in sys.modules if name.startswith("policykd.cooperation")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.delattr(policykd, "CooperativeDistillation", raising=False)
     with pytest.raises(policykd.PolicyKDError, match=r"^cooperative: sklearn is needed .*policykd\[cooperative\]"):
         _ = policykd.CooperativeDistillation
 

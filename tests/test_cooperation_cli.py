@@ -12,7 +12,7 @@ pytest.importorskip("joblib")
 from cooperating import COLOURS, clouds
 
 from policykd.cli import main
-from policykd.cli.cooperate import _encode, _read_csv, _word
+from policykd.cli.cooperate_run import _encode, _read_csv, _word
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.core.errors import PolicyKDError
 

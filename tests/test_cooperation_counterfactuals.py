@@ -14,8 +14,9 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
+from policykd.cooperation.config import SearchConfig
 from policykd.cooperation.cooperative import make_owners
-from policykd.cooperation.counterfactuals import CERTAIN, Problem, SearchConfig, Space, counterfactuals, gradient_search
+from policykd.cooperation.counterfactuals import CERTAIN, Problem, Space, counterfactuals, gradient_search
 from policykd.cooperation.learners import LEARNERS
 from policykd.cooperation.torch_classifier import TorchClassifier
 from policykd.core.errors import PolicyKDError

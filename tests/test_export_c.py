@@ -19,8 +19,9 @@ from policykd.export import Policy, c_code, compiled, deploy
 from policykd.export.c import to_c
 from policykd.export.calibration import visited_states
 from policykd.export.compiled import CompiledPolicy
+from policykd.export.int8 import quantise
 from policykd.export.onnx import to_onnx_int8
-from policykd.export.plain import flatten, quantise
+from policykd.export.plain import flatten
 from policykd.native.build import Unavailable, find_compiler
 from policykd.training.loading import load_policy
 

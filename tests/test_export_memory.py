@@ -16,8 +16,10 @@ from policykd import PolicyKDError, TeacherStudent
 from policykd.export import Policy, compiled, deploy
 from policykd.export.c import to_c
 from policykd.export.compiled import CompiledPolicy
-from policykd.export.plain import flatten, quantise
+from policykd.export.int8 import quantise
+from policykd.export.plain import flatten
 from policykd.export.remembering import Episodes, stepping
+from policykd.export.remembering import follow as play_along
 from policykd.native.build import Unavailable
 
 REMEMBERS = [sees for sees in SEES if sees != "columns"]
@@ -121,24 +123,72 @@ def test_sb3_evaluates_the_fast_policy_on_the_plain_task(student):
 def test_a_history_in_int8_is_pushed_as_by_hand(tmp_path):
     compiler()
     student = TeacherStudent(POINT, expert, config={**COPY, **SEES["history"]})
-    rows, look = observations(len(STARTS)), None
-    stacks = []
-    for row, start in zip(rows, STARTS, strict=True):
-        look = student.view.follow() if start else look
-        stacks.append(look(row))
-    stacks = np.stack(stacks)
-    to_c(student, 0, tmp_path / "c", "int8", stacks, "full")
-    by_hand = CompiledPolicy(quantise(flatten(deploy(student, 0)), stacks[::2]))
+    rows = observations(len(STARTS))
+
+    def stacked(count, starts):
+        stacks, look = [], student.view.follow()
+        for row, start in zip(rows[:count], starts[:count], strict=True):
+            look = student.view.follow() if start else look
+            stacks.append(look(row))
+        return np.stack(stacks)
+
+    to_c(student, 0, tmp_path / "c", "int8", rows, "full")
+    first = stacked(len(rows) // 2, np.arange(len(rows)) == 0)
+    by_hand, stacks = CompiledPolicy(quantise(flatten(deploy(student, 0)), first)), stacked(len(rows), STARTS)
     expected = np.stack([by_hand(stack) for stack in stacks])
     np.testing.assert_array_equal(play_in_c(tmp_path / "c", rows, STARTS), expected)
 
 
-def test_units_in_int8_are_refused(tmp_path):
-    student = TeacherStudent(POINT, expert, config={**COPY, **SEES["units"]})
-    with pytest.raises(PolicyKDError, match="gru is float32 alone: use c in place of c-int8"):
-        to_c(student, 0, tmp_path / "c", "int8")
-    with pytest.raises(PolicyKDError, match="leave as onnx, torchscript and c in float32"):
+@pytest.mark.parametrize("sees", [sees for sees in REMEMBERS if "units" in sees or "gru" in SEES[sees]])
+def test_units_in_int8_act_as_near_as_their_header_says(tmp_path, sees):
+    """Along the half of an episode that did not calibrate; nearer than a student that forgets."""
+    compiler()
+    student = TeacherStudent(POINT, expert, backbone="sac", config={**COPY, **SEES[sees]})
+    student.learner.actor.mul_(2)
+    rows = observations(600)
+    size = to_c(student, 0, tmp_path / "c", "int8", rows, "full")
+    later, starts = rows[300:], np.arange(300) == 0
+    wanted, forgetful = (follow(student, later[:, None], s[:, None])[:, 0] for s in (starts, np.ones(300)))
+    half = student.action_scale.half_range
+    distances = np.abs(play_in_c(tmp_path / "c", later, starts) - wanted) / half
+    assert np.isclose(size.difference.worst, distances.max(), atol=1e-5) and size.difference.observations == 300
+    assert np.isclose(size.difference.mean, distances.mean(), atol=1e-5)
+    assert 1e-6 < size.difference.mean < 0.02 < np.abs(wanted - forgetful).mean()
+    whole = to_c(student, 0, tmp_path / "whole", inputs="full")
+    assert size.constants < 0.6 * whole.constants and size.state == whole.state
+    text = (tmp_path / "c" / "policy.c").read_text()
+    assert "static const int8_t heard_weight" in text and "static const int8_t seen_weight" in text
+
+
+@pytest.mark.parametrize("inputs", ["own", "full"])
+def test_units_in_int8_are_calibrated_where_the_student_acts(tmp_path, inputs):
+    student = TeacherStudent(POINT, expert, config={**COPY, "gru": 5, "history": 2, "student_observations": (2, 3)})
+    size = to_c(student, 0, tmp_path / "c", "int8", inputs=inputs)
+    assert size.difference.observations == 1000 and size.difference.mean < 0.02
+    with pytest.raises(PolicyKDError, match="calibration needs 2 or more finite states"):
+        to_c(student, 0, tmp_path / "other", "int8", np.zeros((9, 3)), inputs)
+    with pytest.raises(PolicyKDError, match="leave as onnx, torchscript and c"):
         deploy(student, 0)
+
+
+def test_onnx_in_int8_carries_the_state(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    from policykd.export.onnx import _play, to_onnx_int8
+
+    student = TeacherStudent(POINT, expert, config={**COPY, **SEES["units of a history"]})
+    rows = observations(400)
+    difference = to_onnx_int8(student, 0, tmp_path / "small.onnx", rows, "full")
+    assert 1e-7 < difference.mean < 0.02 and difference.observations == 200
+    starts = np.arange(200) == 0
+    episodes = Episodes(student, 0, "full")
+    actions = play_along(_play(tmp_path / "small.onnx"), episodes.shapes, rows[200:], starts)[0]
+    distances = np.abs(actions - follow(student, rows[200:, None], starts[:, None])[:, 0])
+    assert np.isclose((distances / student.action_scale.half_range).max(), difference.worst, atol=1e-5)
+    import onnx
+
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "small.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
 
 
 def test_c_that_forgets_is_not_written(student, tmp_path, monkeypatch):

@@ -132,10 +132,16 @@ def test_a_critic_that_rl_has_trained_is_gone_on_with():
     assert agent.replay_buffer.size == 0 and not agent.learner.critic_adam.exp_avg.any()
 
 
-@pytest.mark.parametrize(("backbone", "anchor"), [("td3", "teacher"), ("sac", "student"), ("ddpg", "student")])
-def test_it_goes_on_exactly(tmp_path, backbone, anchor):
+HISTORY = {"student_observations": (2, 3), "history": 3}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "anchor", "sees"),
+    [("td3", "teacher", {}), ("sac", "student", {}), ("ddpg", "student", {}), ("sac", "teacher", HISTORY)],
+)
+def test_it_goes_on_exactly(tmp_path, backbone, anchor, sees):
     def tuned(stop):
-        agent = distilled(backbone)
+        agent = distilled(backbone, **sees)
         changes = {"critic_steps": 40, "anchor": anchor}
         return agent.fine_tune(160, config=changes, callback=lambda local_variables, _: agent.num_timesteps < stop)
 
@@ -164,6 +170,26 @@ def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
         TeacherStudent.load(tmp_path / "student.safetensors").fine_tune(10, config={"anchor": "teacher"})
     with pytest.raises(PolicyKDError, match="anchor='teacher' holds no students of ppo"):
         TeacherStudent(POINT, expert, config=COPY).fine_tune(10, config={"anchor": "teacher"})
+
+
+@pytest.mark.parametrize("backbone", ["td3", "sac"])
+def test_students_with_a_history_learn_from_a_replay_of_their_histories(backbone):
+    agent = distilled(backbone, **HISTORY)
+    before = agent.learner.actor.clone()
+    agent.fine_tune(80, config={"critic_steps": 20})
+    assert agent.replay_buffer.size == 80 and (agent.learner.actor != before).any(1).all()
+    observations = agent.replay_buffer.observations  # the latest part moves to the place before it
+    torch.testing.assert_close(observations[:, 1, :4], observations[:, 0, 2:])
+
+
+def test_the_command_refuses_what_it_could_not_fine_tune_before_it_distils(tmp_path, capsys):
+    TeacherStudent(POINT, expert, config=COPY).save(tmp_path / "teacher")
+    command = f"distill --env {POINT} --teacher {tmp_path}/teacher.safetensors --backbone sac --gru 4 --fine-tune 50"
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--run-dir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert "fine_tune: sac trains no students with gru: distil with ppo" in error and error.count("\n") == 1
+    assert not list((tmp_path / "run").rglob("*.csv"))
 
 
 @pytest.mark.nightly

@@ -25,8 +25,8 @@ from policykd.classification.retrieval import (
     with_retrieval,
 )
 from policykd.cli import main
+from policykd.distillation.supervised.config import ReAugKDConfig
 from policykd.distillation.supervised.reaugkd import (
-    ReAugKDConfig,
     as_embedding,
     mixed,
     neighbours_word,

@@ -190,7 +190,7 @@ def test_what_recurrent_students_cannot_do_is_refused():
     ):
         with pytest.raises(PolicyKDError, match=message):
             TeacherStudent(POINT, expert, **{"method": "kickstarting", "config": {**ROLL, "gru": 4}, **changed})
-    with pytest.raises(PolicyKDError, match="fine_tune: td3 trains no students with gru"):
+    with pytest.raises(PolicyKDError, match="td3 trains no students with gru: distil with ppo, or with history="):
         TeacherStudent(POINT, expert, backbone="td3", config={**COPY, "gru": 4}).fine_tune(50)
     agent = TeacherStudent(POINT, expert, config={**COPY, "gru": 4})
     before = agent.learner.parameters.clone()

@@ -9,8 +9,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
 from policykd import DualStudent, PolicyKDError, SharedReplay, native
-from policykd.core import memory
-from policykd.native import draws
+from policykd.core import draws, memory
 
 
 def filled(capacity, steps, learners=4, peers=2):
@@ -26,6 +25,17 @@ def filled(capacity, steps, learners=4, peers=2):
 
 def generators(learners=4):
     return [np.random.default_rng(k) for k in range(learners)]
+
+
+@pytest.mark.skipif(bool(native.reason()), reason="batches are written over by the kernels alone")
+def test_a_batch_may_go_where_an_earlier_one_was():
+    replay = filled(20, 30)
+    fresh, other = replay.sample(50, generators()), replay.sample(50, generators()[::-1])
+    again = replay.sample(50, generators(), into=other)
+    assert again is other
+    for one, two in zip(fresh, again, strict=True):
+        assert (one is None and two is None) or torch.equal(one, two)
+    assert replay.sample(40, generators(), into=other) is not other  # of another size
 
 
 def draw(replay, source="own", size=500, **arguments):

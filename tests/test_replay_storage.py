@@ -16,9 +16,8 @@ from tiny import POINT, TINY, flags, logged_steps, start, unlike
 
 from policykd import DualStudent, PolicyKDError, SharedReplay, TeacherStudent, native
 from policykd.cli import main
-from policykd.core import memory
+from policykd.core import draws, memory
 from policykd.memory.storage import on_disk, packed, unpacked
-from policykd.native import draws
 
 HALF, DISK = {"buffer_dtype": "float16"}, {"buffer_on_disk": True}
 KINDS = {"float16": HALF, "disk": DISK, "float16 on disk": HALF | DISK}

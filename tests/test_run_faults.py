@@ -194,7 +194,7 @@ def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before():
     try:
         with terminating(), interruptible() as interrupts:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert interrupts.is_set()
+            assert interrupts.number is not None
             with pytest.raises(Stopped):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
@@ -204,7 +204,7 @@ def test_the_first_signal_is_noted_and_the_second_does_what_it_did_before():
     try:
         with interruptible() as interrupts:
             os.kill(os.getpid(), signal.SIGINT)
-            assert interrupts.is_set()
+            assert interrupts.number is not None
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(1)
@@ -218,7 +218,7 @@ def test_a_signal_that_is_ignored_stays_so():
     try:
         with terminating(), interruptible() as interrupts, interrupts.raising():
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not interrupts.is_set()
+            assert interrupts.number is None
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -234,7 +234,7 @@ def test_a_worker_that_is_forked_meanwhile_ends_by_its_own_signal():
             assert begun.wait(60)  # what comes before, Python forgets
             worker.terminate()
             worker.join()
-        assert worker.exitcode == -signal.SIGTERM and not interrupts.is_set()
+        assert worker.exitcode == -signal.SIGTERM and interrupts.number is None
     finally:
         signal.signal(signal.SIGTERM, before)
 

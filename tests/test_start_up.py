@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-LIGHT = "train", "distill", "doctor", "compare", "benchmark", "report", "ship", "evaluate", "export", "video"
+from policykd.cli import COMMANDS
+
 LOOKS = "--help", "--hlep"
 HEAVY = "torch", "stable_baselines3", "gymnasium", "matplotlib", "pandas", "tyro"
 
@@ -22,8 +23,8 @@ def test_the_command_answers_without_importing_torch(words):
     assert not imported(f"from policykd.cli import main; main({words})", HEAVY)
 
 
-def test_commands_whose_settings_need_no_torch_tell_them_and_refuse_wrong_ones_without_it():
-    words = [[name, word] for name in LIGHT for word in LOOKS]
+def test_every_command_tells_its_settings_and_refuses_wrong_ones_without_torch():
+    words = [[name, word] for name in COMMANDS for word in LOOKS]
     calls = f"from policykd.cli import main\n    for words in {words}:\n        with contextlib.suppress(SystemExit):"
     assert not imported(f"{calls}\n            main(words)", ["torch", "stable_baselines3", "gymnasium", "pandas"])
 
@@ -52,3 +53,19 @@ def test_the_command_line_knows_the_settings_of_every_backbone():
     from policykd.learners.config import CONFIGS
 
     assert {name: LEARNERS[name].config_type for name in CONFIGS} == CONFIGS
+
+
+def test_the_command_line_knows_the_settings_of_every_supervised_method():
+    from policykd.distillation.supervised import METHODS
+    from policykd.distillation.supervised.config import CONFIGS
+
+    assert {name: METHODS[name].config_type for name in CONFIGS} == CONFIGS and METHODS.keys() == CONFIGS.keys()
+
+
+def test_defaults_that_the_help_tells_are_those_of_the_parts():
+    from policykd.classification import transformer
+    from policykd.cli import fidelity_options, text_options
+    from policykd.measure import fidelity
+
+    assert text_options.EMBEDDING == transformer.EMBEDDING
+    assert fidelity_options.TOLERANCE == fidelity.TOLERANCE

@@ -8,7 +8,8 @@ import torch
 from torch.autograd import gradcheck
 
 from policykd.distillation.categorical import UNLABELLED
-from policykd.distillation.supervised.disk import DiSK, DiSKConfig, budget_hinge, helped_classes, scaffolded_loss
+from policykd.distillation.supervised.config import DiSKConfig
+from policykd.distillation.supervised.disk import DiSK, budget_hinge, helped_classes, scaffolded_loss
 from policykd.distillation.supervised.method import Outputs, Step
 
 

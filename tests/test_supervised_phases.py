@@ -5,9 +5,10 @@ import torch
 
 from policykd.distillation.categorical import hard_loss, soft_loss
 from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised.config import RIDConfig, TEDConfig
 from policykd.distillation.supervised.method import Outputs, Step
-from policykd.distillation.supervised.rid import RID, RIDConfig, rid_distance, rid_loss
-from policykd.distillation.supervised.ted import TED, TEDConfig, filter_loss
+from policykd.distillation.supervised.rid import RID, rid_distance, rid_loss
+from policykd.distillation.supervised.ted import TED, filter_loss
 
 B, C = 8, 3
 LABELS = torch.arange(B) % C

@@ -110,6 +110,17 @@ def test_a_module_of_double_precision_is_asked_in_it():
     same(Teacher.load(module, Lopsided), module(torch.from_numpy(INPUTS).double()))
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_module_of_half_precision_is_asked_in_it(kind):
+    module = mlp(OBSERVATIONS, 8, ACTIONS).to(kind)
+    same(Teacher.load(module, Lopsided), module(torch.from_numpy(INPUTS).to(kind)).float())
+
+
+def test_a_compiled_module_acts_as_what_it_was_compiled_from():
+    module = mlp(OBSERVATIONS, 8, ACTIONS)
+    same(Teacher.load(torch.compile(module, backend="eager"), Lopsided), module(torch.from_numpy(INPUTS)))
+
+
 def test_a_module_that_answers_with_a_dict_gives_its_action():
     class Answers(nn.Module):
         def __init__(self, key):
@@ -232,7 +243,7 @@ def test_files_of_actors_with_parts_that_are_not_known_are_refused(tmp_path):
         ({"actor": sac, "obs_rms": {"mean": more, "var": more}}, "mean, var"),
         (ppo | {"obs_rms.mean": more, "obs_rms.var": more}, "obs_rms.mean, obs_rms.var"),
         (ppo | {"encoder.weight": torch.eye(OBSERVATIONS)}, "encoder.weight"),
-        ({"model_state_dict": rsl | {"memory_a.rnn.bias_hh_l0": more}}, "memory_a.rnn.bias_hh_l0"),
+        ({"model_state_dict": rsl | {"memory_b.rnn.bias_hh_l0": more}}, "memory_b.rnn.bias_hh_l0"),
         ({"model_state_dict": gaps}, "actor.0, actor.3"),
         ({"model_state_dict": rsl | {"actor.1.weight": more}}, "actor.0, actor.1, actor.2"),
     ):

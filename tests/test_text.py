@@ -16,7 +16,7 @@ from policykd.cli import main
 transformers = pytest.importorskip("transformers", reason="needs policykd[transformers]")
 from policykd.classification.retrieval import build_memory  # noqa: E402
 from policykd.classification.transformer import EMBEDDING, load_classifier, load_tokenizer, model_classes  # noqa: E402
-from policykd.cli.text import settled_names  # noqa: E402
+from policykd.cli.text_run import settled_names  # noqa: E402
 
 GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
 WORDS = [*GOOD, *BAD, "a", "the", "film", "was", "very"]
@@ -321,7 +321,7 @@ def test_a_teacher_of_other_classes_is_refused_before_training(folder, tmp_path,
 
 def test_nothing_of_transformers_is_imported_otherwise():
     code = (
-        "import sys, policykd.cli.text, policykd.classification.data.text, policykd.classification.transformer;"
+        "import sys, policykd.cli.text_run, policykd.classification.data.text, policykd.classification.transformer;"
         "from policykd import Distiller; from policykd.classification.retrieval import Retrieval;"
         "sys.exit(any(name in sys.modules for name in ('transformers', 'tokenizers', 'datasets', 'faiss')))"
     )

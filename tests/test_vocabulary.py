@@ -14,7 +14,8 @@ from policykd.distillation import weights as weighting
 from policykd.distillation.divergences import DIVERGENCES, distance, divergence_of, kl_forward, mse, nll, softened
 from policykd.distillation.peer_step import DistillationStep
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.hinton import WEIGHTS, Hinton, HintonConfig, hinton_loss, likelihood
+from policykd.distillation.supervised.config import HintonConfig
+from policykd.distillation.supervised.hinton import WEIGHTS, Hinton, hinton_loss, likelihood
 from policykd.distillation.supervised.method import Outputs, Step
 from policykd.learners.config import DDPGConfig
 
@@ -122,7 +123,7 @@ def test_a_divergence_of_ones_own_works_in_both_modes():
 
 def test_what_is_no_divergence_is_one_line():
     with pytest.raises(PolicyKDError, match="divergence: 'kl_forwrd' is unknown; nearest: kl_forward"):
-        HintonConfig(divergence="kl_forwrd")
+        Distiller(net(8), net(16), config=HintonConfig(divergence="kl_forwrd"))
     with pytest.raises(PolicyKDError, match="or a function, not 3"):
         divergence_of(3)
     assert divergence_of(l1) is l1 and divergence_of("mse") is mse

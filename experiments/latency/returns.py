@@ -14,7 +14,8 @@ from policykd.core.files import write_text
 from policykd.export import deploy
 from policykd.export.calibration import check_int8, split
 from policykd.export.compiled import CompiledPolicy
-from policykd.export.plain import flatten, quantise
+from policykd.export.int8 import quantise
+from policykd.export.plain import flatten
 from policykd.training.teacher_student import TeacherStudent
 
 KEYS, VALUES = ("student", "seed", "precision"), ("worst", "mean_difference", "return", "std")

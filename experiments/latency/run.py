@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ from policykd.core.compute import one_thread
 from policykd.core.files import write_text
 from policykd.export import Policy, deploy, to_sb3
 from policykd.export.compiled import CompiledPolicy
+from policykd.export.int8 import quantise
 from policykd.export.onnx import to_onnx, to_onnx_int8
-from policykd.export.plain import flatten, quantise
+from policykd.export.plain import flatten
 from policykd.training.teacher_student import TeacherStudent
 
 Act = Callable[[np.ndarray], object]
@@ -62,7 +63,7 @@ def actors(agent: TeacherStudent, states: np.ndarray, folder: Path) -> dict[str,
 
 
 @torch.no_grad()
-def measure(ways: dict[str, Act], states: np.ndarray, turns: int, calls: int) -> pd.DataFrame:
+def measure(ways: Mapping[str, Act], states: np.ndarray, turns: int, calls: int) -> pd.DataFrame:
     """A row per turn and format: median, 99.9th percentile and longest of its calls, in microseconds."""
     rows, times = [], np.empty(calls)
     for turn in range(-1, turns):  # turn -1 warms up

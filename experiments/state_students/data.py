@@ -13,8 +13,9 @@ from torch import Tensor
 
 from experiments.state_students.spec import HIDDEN, Protocol
 from policykd.classification.outputs import FeatureReader
+from policykd.core.draws import standard_normal
 from policykd.core.errors import PolicyKDError
-from policykd.core.seeding import env_seed, standard_normal, stream
+from policykd.core.seeding import env_seed, stream
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers.teacher import Teacher
 

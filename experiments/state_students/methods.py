@@ -18,14 +18,14 @@ from experiments.state_students.spec import WEIGHTS, Protocol
 from experiments.state_students.stacked import Stacked
 from policykd.distillation.divergences import action_mse
 from policykd.distillation.schedules import cosine
-from policykd.distillation.supervised.disk import GUIDE, DiSKConfig, Guide
+from policykd.distillation.supervised.config import DiSKConfig, RIDConfig
+from policykd.distillation.supervised.disk import GUIDE, Guide
 from policykd.distillation.supervised.feature_maps import linear, two_layers
 from policykd.distillation.supervised.fitnets import hint_loss
 from policykd.distillation.supervised.method import STUDENT, WARM_UP, Phase
 from policykd.distillation.supervised.rid import (
     FILTERS,
     FILTERS_WARM_UP,
-    RIDConfig,
     StudentSide,
     rid_distance,
     rid_loss,

@@ -29,7 +29,8 @@ from policykd.core.files import CHECKPOINT, write_bytes
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.lock import alone
 from policykd.distillation.supervised import find_method
-from policykd.distillation.supervised.method import Method, TrainingConfig
+from policykd.distillation.supervised.method import Method
+from policykd.distillation.supervised.training_config import TrainingConfig
 from policykd.training.run_folder import RunFolder
 from policykd.training.snapshot import with_own_parts
 

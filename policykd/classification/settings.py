@@ -10,8 +10,10 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
+from policykd.distillation.supervised.config import HintonConfig
 from policykd.distillation.supervised.hinton import WEIGHTS
-from policykd.distillation.supervised.method import OPTIMIZERS, Method, TrainingConfig
+from policykd.distillation.supervised.method import OPTIMIZERS, Method
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 TABLES: dict[str, Mapping[str, Any]] = {
     "optimizer": OPTIMIZERS,
@@ -21,15 +23,19 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "example_weight": WEIGHTS,
 }
 """What settings name."""
+OF_ALL = "optimizer", "learning_rate_schedule"
+"""Those that every method has."""
 
 
 def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
-    """The whole settings of a method from changed fields or themselves."""
+    """The whole settings of a method from changed fields or themselves; what they name is known."""
     expected = kind.config_type
     if config is None or isinstance(config, dict):
-        return change(expected(), config or {})
+        config = change(expected(), config or {})
     if type(config) is not expected:
         raise PolicyKDError(f"config: {kind.__name__} takes a {expected.__name__}, not a {type(config).__name__}")
+    for name in TABLES if isinstance(config, HintonConfig) else OF_ALL:
+        registry.find(name, getattr(config, name), TABLES[name])
     return config
 
 

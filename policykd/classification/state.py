@@ -15,7 +15,8 @@ from policykd.classification.data.batches import Adaptor, Inputs
 from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.supervised.method import Method, Phase, TrainingConfig
+from policykd.distillation.supervised.method import Method, Phase
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 @dataclasses.dataclass

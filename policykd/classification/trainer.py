@@ -38,8 +38,8 @@ from policykd.distillation.supervised.method import (
     Phase,
     Step,
     Terms,
-    TrainingConfig,
 )
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 log = logging.getLogger("policykd")
 

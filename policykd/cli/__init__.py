@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
@@ -81,6 +82,8 @@ def _dispatch(name: str, *arguments: str) -> None:
     if name not in COMMANDS:
         raise PolicyKDError(f"command: {name!r} is unknown{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
     command = importlib.import_module(f"policykd.cli.{name}")
-    if "gymnasium" in sys.modules:  # what it warns of before an error would be a second line
-        sys.modules["gymnasium"].logger.min_level = sys.modules["gymnasium"].logger.ERROR
-    command.run(arguments)
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+        # What gymnasium, imported only once the words are understood, warns of before an error would be a second line.
+        warnings.showwarning = lambda text, *where: None if "WARN: " in str(text) else show(text, *where)
+        command.run(arguments)

@@ -22,6 +22,7 @@ from policykd.teachers import Teacher
 from policykd.training import snapshot
 from policykd.training.begin import check_named, resuming
 from policykd.training.run_folder import CONFIG, check_free
+from policykd.training.teacher_checks import check_tunable
 from policykd.training.teacher_student import TeacherStudent
 
 
@@ -121,6 +122,8 @@ def _begin(
         compile="auto" if options.compile == "auto" else options.compile == "yes",
         threads=options.threads,
     )
+    if options.fine_tune > 0:
+        check_tunable(config, agent.learner_type)
     agent.score_teacher()  # one that has nothing to teach is refused before anything is written
     agent.write_into(folder)
     return agent

@@ -14,14 +14,13 @@ from torch import nn
 
 from policykd.classification.distiller import Distiller
 from policykd.classification.retrieval import with_retrieval
-from policykd.cli.options import peek
 from policykd.cli.output import next_run, say
 from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, write_text
 from policykd.core.lock import alone
-from policykd.distillation.supervised import METHODS, find_method
-from policykd.distillation.supervised.method import TrainingConfig
+from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.reaugkd import ReAugKD
+from policykd.distillation.supervised.training_config import TrainingConfig
 from policykd.training.begin import check_named, command_folder, keep_options
 
 RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
@@ -84,16 +83,6 @@ def tell(text: str) -> None:
     """Print from one process."""
     if _is_first():
         say(text)
-
-
-def asked_method(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
-    """The method that a command line names, and its settings, which the other options are.
-
-    Raises:
-        PolicyKDError: there is no such method.
-    """
-    name, kind = find_method(peek(arguments, "method")["method"] or default)
-    return name, kind.config_type
 
 
 @contextmanager

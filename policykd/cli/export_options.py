@@ -46,8 +46,8 @@ class ExportOptions:
     n_eval_episodes: int = 20
     """Episodes for the Hub's model card."""
     states: Path | None = None
-    """int8: a .npy file of observations (n, O), such as the file reads, to calibrate on. Default: the learner plays its
-    task."""
+    """int8: a .npy file of observations (n, O), such as the file reads, to calibrate on; of a file with a state one
+    episode in its order. Default: the learner plays its task."""
     seed: int = 1_000_000
     """Seed of these episodes' initial states, and of the replay."""
     video: bool = True

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,8 +14,12 @@ import tyro
 
 from policykd.cli.numbers import REGISTRY
 from policykd.core.errors import PolicyKDError
+from policykd.distillation.supervised.config import CONFIGS
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 T = TypeVar("T")
+METHODS = "policykd.distillation.supervised.methods"
+"""Where the table is, which needs torch."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
@@ -55,6 +60,20 @@ def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
         return vars(first.parse_known_args(list(arguments))[0])
     except argparse.ArgumentError as error:
         raise PolicyKDError(f"command line: {error}") from None
+
+
+def method_settings(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
+    """The supervised method that a command line names, and its settings, which the other options are.
+
+    Raises:
+        PolicyKDError: there is no such method.
+    """
+    name = peek(arguments, "method")["method"] or default
+    if name in CONFIGS and METHODS not in sys.modules:  # a plugin may have put another there
+        return name, CONFIGS[name]
+    from policykd.distillation.supervised import find_method  # brings torch: a plugin's method, or none
+
+    return name, find_method(name)[1].config_type
 
 
 def widths(text: str) -> tuple[int, ...]:

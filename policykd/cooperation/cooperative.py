@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 
-from policykd.cooperation.counterfactuals import SearchConfig
+from policykd.cooperation.config import SearchConfig
 from policykd.cooperation.lessons import SHARES, Delivery, Lesson, Pair, deliveries, qualified_pairs, report
 from policykd.cooperation.owners import Owner, check_groups, named_learners
 from policykd.cooperation.tables import RESERVED, Data, Table, read_tables

@@ -10,15 +10,14 @@ one-hot vector and everything in widths of the teacher's data:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from policykd.cooperation.config import SearchConfig
 from policykd.cooperation.owners import Owner
 from policykd.cooperation.torch_classifier import TorchClassifier
-from policykd.core.fields import fractions, not_negative, positive, require
 
 CERTAIN = 0.999
 """A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""
@@ -28,37 +27,6 @@ KNOWN = 1e9
 """Loss of a point that equals an own row, beside any other: it is taken only while there is no new one."""
 MOVED_SHARE, NOISE = 0.3, 0.1
 """Of a random step of the model-free search: the share of features that move, and how far (standard deviation)."""
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Settings of the search."""
-
-    alpha: float = 0.5
-    """How far the target lies from the teacher's probabilities (0) to certainty (1)."""
-    sparsity: float = 1e-3
-    """Weight of the L1 distance from the original, in widths of the teacher's data."""
-    least_move: float = 0.02
-    """Mean distance, in widths, that a counterfactual is at least away from its original, over the shared features
-    that vary in the teacher's data."""
-    gradient_steps: int = 50
-    """Steps of Adam for torch learners."""
-    step_size: float = 0.02
-    """Of each of them, in widths."""
-    search_steps: int = 15
-    """Steps of the search without gradients."""
-    proposals: int = 4
-    """Candidates per row in each of them."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        fractions(self, "alpha")
-        not_negative(self, "sparsity")
-        require(0 < self.least_move < 1, "least_move", self.least_move, "must lie between 0 and 1")
-        not_negative(self, "gradient_steps")
-        positive(self, "step_size")
-        require(self.search_steps >= 1, "search_steps", self.search_steps, "must be at least 1")
-        require(self.proposals >= 1, "proposals", self.proposals, "must be at least 1")
 
 
 class Space:

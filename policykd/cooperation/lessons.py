@@ -9,7 +9,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from policykd.cooperation.counterfactuals import SearchConfig, counterfactuals
+from policykd.cooperation.config import SearchConfig
+from policykd.cooperation.counterfactuals import counterfactuals
 from policykd.cooperation.owners import Owner, shared_names
 
 SHARES = ("counterfactuals", "instances", "teacher_labels")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,3 +32,14 @@ def one_line(error: BaseException, most: int = 300) -> str:
 def kind_and_line(error: BaseException) -> str:
     """An error's kind and the first line of its text."""
     return type(error).__name__ if not str(error).strip() else f"{type(error).__name__}: {one_line(error)}"
+
+
+@contextmanager
+def telling(before: str, after: str = "", told: Callable[[BaseException], str] = kind_and_line) -> Iterator[None]:
+    """Whatever is raised inside, by own code or on damaged files, as one line: ``before``, what it says, ``after``."""
+    try:
+        yield
+    except PolicyKDError:
+        raise
+    except Exception as error:  # what both raise has no class in common
+        raise PolicyKDError(f"{before}{told(error)}{after}") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, kind_and_line, nearest
+from policykd.core.errors import PolicyKDError, nearest, telling
 
 D = typing.TypeVar("D")
 LINEAR = "lin_"
@@ -39,14 +39,9 @@ def check_schedule(name: str, schedule: Any) -> None:
     Raises:
         PolicyKDError: it fails, or gives no number from 0 up.
     """
-    if not callable(schedule):
-        return
-    try:
-        number_at(name, schedule, 0.5)
-    except PolicyKDError:
-        raise
-    except Exception as error:  # a function of the user's own may fail in any way
-        raise PolicyKDError(f"config: {name}={schedule!r} fails at 0.5 ({kind_and_line(error)})") from error
+    if callable(schedule):
+        with telling(f"config: {name}={schedule!r} fails at 0.5 (", ")"):
+            number_at(name, schedule, 0.5)
 
 
 def not_negative(settings: object, *names: str) -> None:

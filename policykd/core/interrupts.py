@@ -39,11 +39,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        """Of the signal that came."""
         self._raises = False
-
-    def is_set(self) -> bool:
-        """Whether a signal came."""
-        return self.number is not None
 
     def check(self) -> None:
         """Raise what came, if something came.

@@ -6,7 +6,6 @@ in a batch of fifty, and evaluation never disturbs training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,14 +25,6 @@ def stream(seed: int, peer: int, purpose: Purpose, *index: int) -> np.random.Gen
 def env_seed(seed: int, peer: int, purpose: Purpose, *index: int) -> int:
     """A seed for ``env.reset`` drawn from a stream."""
     return int(stream(seed, peer, purpose, *index).integers(2**31))
-
-
-def standard_normal(generators: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
-    """Standard normal numbers ``(K, *shape)`` in float32, row k by generator k."""
-    noise = np.empty((len(generators), *shape), np.float32)
-    for row, generator in zip(noise, generators, strict=True):
-        generator.standard_normal(dtype=np.float32, out=row)
-    return noise
 
 
 def generator_state(generator: np.random.Generator) -> dict[str, Any]:

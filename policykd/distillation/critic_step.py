@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
-from policykd.distillation.comparing import HasCritics
 from policykd.distillation.peer_step import step_of_the_taught
+from policykd.distillation.weights import HasCritics
 
 
 class CriticStep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policykd.distillation.comparing import Student
+from policykd.distillation.weights import Student
 
 LEAST, MOST = 2.0**-14, 2.0**7
 """Bounds of the weight, about those of ``schedules.hold``: from within them it comes back."""

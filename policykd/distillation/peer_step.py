@@ -11,10 +11,18 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, Loss, PolicyOutput, gradient
-from policykd.distillation.comparing import Compare, Student, by_actions, by_values
 from policykd.distillation.divergences import Divergence, at_temperature, divergence_of
 from policykd.distillation.methods import PeerMethod
-from policykd.distillation.weights import Comparison, Weight, effective_sample_size, weight_of
+from policykd.distillation.weights import (
+    Compare,
+    Comparison,
+    Student,
+    Weight,
+    by_actions,
+    by_values,
+    effective_sample_size,
+    weight_of,
+)
 from policykd.learners.distillation_config import DistillationConfig
 
 LATEST = 256

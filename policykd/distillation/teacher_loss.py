@@ -12,7 +12,6 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import Adam, PolicyOutput, gradient
 from policykd.core.normaliser import RunningMeanStd
-from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import (
     TEACHER_DIVERGENCES,
     Divergence,
@@ -28,7 +27,7 @@ from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.schedules import hold, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.distillation.weights import Comparison, weight_of
+from policykd.distillation.weights import EMPTY, Comparison, weight_of
 
 RECENT = 10
 """Episodes over which a student's return is averaged for the return ratio."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
-from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.peer_step import DistillationStep
 from policykd.distillation.teaching_config import TeachingConfig
-from policykd.distillation.weights import Comparison, weight_of
+from policykd.distillation.weights import EMPTY, Comparison, weight_of
 from policykd.learners import PPO, OffPolicyLearner
 
 

@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError
 from policykd.core.files import placing, write_text
 from policykd.export import c_code
-from policykd.export.calibration import check_int8, split
+from policykd.export.calibration import check_along, check_int8, quantise_along, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.plain import PlainPolicy, flatten, quantise
-from policykd.export.proof import Act, Check, Difference, check, reads, require_free, whole
+from policykd.export.int8 import quantise
+from policykd.export.plain import PlainPolicy, flatten
+from policykd.export.proof import Act, Difference, check, reads, require_free
 from policykd.export.remembering import Episodes, needs_state, stepping
 from policykd.native.build import Unavailable
 
@@ -70,26 +70,14 @@ def to_c(
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
         states: observations ``(n, O)`` for int8, as ``inputs`` says: each second one calibrates, the others measure;
-            None plays.
+            None plays. With a state they are one episode in its order, whose first half calibrates.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Raises:
-        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written); or units in int8.
+        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
     """
     require_free(path)
-    episodes = Episodes(agent, k, inputs) if needs_state(agent, inputs) else None
-    policy = flatten(deploy(agent, k, inputs), agent.view.size) if episodes is None else episodes.plain()
-    checked: Check = check
-    if precision == "int8":
-        if policy.units is not None:
-            raise PolicyKDError("export: gru is float32 alone: use c in place of c-int8")
-        calibrated, measured = split(agent, k, states, inputs)
-        policy, checked = quantise(policy, calibrated), check_int8(measured)
-    one = _computed(policy)
-    if episodes is not None and not policy.quantised:
-        difference = episodes.check(stepping(one.step), str(path))
-    else:
-        difference = checked(agent, k, _act(agent, inputs, policy, one), str(path))
+    policy, one, difference = _compared(agent, k, str(path), precision, states, inputs)
     size = CSize(
         difference,
         c_code.constant_bytes(policy),
@@ -110,6 +98,27 @@ def to_c(
     return size
 
 
+def _compared(
+    agent: Exportable, k: int, what: str, precision: Precision, states: np.ndarray | None, inputs: Inputs
+) -> tuple[PlainPolicy, PlainPolicy | CompiledPolicy, Difference]:
+    """The policy, as it is computed, and how far that is from the learner."""
+    episodes = Episodes(agent, k, inputs) if needs_state(agent, inputs) else None
+    policy = flatten(deploy(agent, k, inputs), agent.view.size) if episodes is None else episodes.plain()
+    if precision == "float32":
+        one = _computed(policy)
+        if episodes is not None:
+            return policy, one, episodes.check(stepping(one.step), what)
+        return policy, one, check(agent, k, _act(agent, inputs, one), what)
+    if episodes is not None:
+        policy, met = quantise_along(episodes, states)
+        one = _computed(policy)
+        return policy, one, check_along(episodes, stepping(one.step), [(policy.state_size,)], met, what)
+    calibrated, measured = split(agent, k, states, inputs)
+    policy = quantise(policy, calibrated)
+    one = _computed(policy)
+    return policy, one, check_int8(measured)(agent, k, _act(agent, inputs, one), what)
+
+
 def _computed(policy: PlainPolicy) -> PlainPolicy | CompiledPolicy:
     """The policy compiled, or where nothing compiles as it is."""
     try:
@@ -118,14 +127,6 @@ def _computed(policy: PlainPolicy) -> PlainPolicy | CompiledPolicy:
         return policy
 
 
-def _act(agent: Exportable, inputs: Inputs, policy: PlainPolicy, one: PlainPolicy | CompiledPolicy) -> Act:
+def _act(agent: Exportable, inputs: Inputs, one: PlainPolicy | CompiledPolicy) -> Act:
     """``one``, the policy as it is computed, as a function of what the learner reads."""
-    if not policy.state_size:
-        return reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))
-
-    def act(histories: np.ndarray) -> np.ndarray:
-        parts, states = policy.placed(histories, np.zeros_like(histories))
-        observations = whole(agent, inputs, parts)
-        return np.stack([one.step(seen, False, state)[0] for seen, state in zip(observations, states, strict=True)])
-
-    return act
+    return reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))

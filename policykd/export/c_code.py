@@ -113,9 +113,11 @@ def constant_bytes(policy: PlainPolicy) -> int:
 def buffer_bytes(policy: PlainPolicy) -> int:
     """RAM that the buffers take, on the stack: the widest layer twice, once of them in int8 where it is int8.
 
-    And six numbers for each unit: what its input and the state say to it.
+    And six numbers for each unit: what its input and the state say to it; in int8 the state once more.
     """
-    return max(policy.sizes) * (4 + (1 if policy.quantised else 4)) + 2 * 3 * policy.width * 4
+    small = 1 if policy.quantised else 4
+    units = (2 * 3 * 4 + (1 if policy.quantised else 0)) * policy.width
+    return max(policy.sizes) * (4 + small) + units
 
 
 def _signature(policy: PlainPolicy) -> str:
@@ -132,12 +134,9 @@ def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
     if policy.normaliser is not None:
         arrays |= dict(zip(("mean", "mean_rest", "inverse_std"), policy.normaliser, strict=True))
     if policy.input_scale is not None:
-        arrays["input_scale"] = policy.input_scale
+        arrays["input_scale"] = policy.input_scale[policy.width :]
     for number, layer in enumerate(policy.layers):
-        weight = layer.weight.T if policy.quantised else layer.weight
-        arrays |= {f"weight_{number}": weight, f"bias_{number}": layer.bias}
-        if layer.scale is not None:
-            arrays[f"scale_{number}"] = layer.scale
+        arrays |= c_memory.layer_arrays(layer, f"{{}}_{number}")
     return arrays
 
 
@@ -176,7 +175,7 @@ def _act(policy: PlainPolicy) -> str:
     lines = [f"float a[{widest}], b[{widest}];"]
     if policy.quantised:
         observe = f"level({observe} * input_scale[i])"
-        target, inputs, outputs = "q[i]", "q", "b"
+        target, inputs, outputs = target.replace("a", "q"), "q", "b"
         lines = [f"int8_t q[{widest}];", f"float b[{widest}];"]
     lines += ["int i;", *pushed, f"for (i = 0; i < {policy.input_size}; i++) {target} = {observe};"]
     lines += c_memory.recall(policy) if policy.width else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policykd.export.plain import PlainPolicy
+from policykd.export.plain import LEVELS, Layer, PlainPolicy
 
 SIGNATURE = """\
 void policy_act(const float observation[POLICY_OBSERVATIONS], int start, float state[POLICY_STATE],
@@ -20,12 +20,11 @@ static float sigmoid(float x)
 }}
 
 /* Gated recurrent units (Cho et al. 2014), as torch computes them: reset, update and candidate side by side. */
-static void remember(const float *input, float *hidden)
+static void remember(const {number} *input, float *hidden)
 {{
     float seen[{gates}], heard[{gates}];
     int i;
-    layer(seen_weight, seen_bias, input, {inputs}, seen, {gates});
-    layer(heard_weight, heard_bias, hidden, {width}, heard, {gates});
+{say}
     for (i = 0; i < {width}; i++) {{
         const float reset = sigmoid(seen[i] + heard[i]);
         const float update = sigmoid(seen[i + {width}] + heard[i + {width}]);
@@ -34,26 +33,41 @@ static void remember(const float *input, float *hidden)
     }}
 }}
 """
+SAY = """\
+    layer(seen_weight, seen_bias, input, {inputs}, seen, {gates});
+    layer(heard_weight, heard_bias, hidden, {width}, heard, {gates});"""
+SAY_INT8 = """\
+    int8_t read[{width}];
+    for (i = 0; i < {width}; i++) read[i] = level(hidden[i] * {levels}.0f);
+    layer(seen_weight, seen_scale, seen_bias, input, {inputs}, seen, {gates});
+    layer(heard_weight, heard_scale, heard_bias, read, {width}, heard, {gates});"""
 
 
 def arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
     """The constants of the units by their names in C."""
     if policy.units is None:
         return {}
-    seen, heard = policy.units
-    return {
-        "seen_weight": seen.weight,
-        "seen_bias": seen.bias,
-        "heard_weight": heard.weight,
-        "heard_bias": heard.bias,
-    }
+    found: dict[str, np.ndarray] = {}
+    for name, layer in zip(("seen", "heard"), policy.units, strict=True):
+        found |= layer_arrays(layer, f"{name}_{{}}")
+    return found
+
+
+def layer_arrays(layer: Layer, name: str) -> dict[str, np.ndarray]:
+    """The constants of a layer by their names in C, ``name`` with what each is put in; int8 by outputs."""
+    if layer.scale is None:
+        return {name.format("weight"): layer.weight, name.format("bias"): layer.bias}
+    found = {"weight": layer.weight.T, "bias": layer.bias, "scale": layer.scale}
+    return {name.format(kind): values for kind, values in found.items()}
 
 
 def units(policy: PlainPolicy) -> list[str]:
     """The function that renews them, if any."""
     if not (width := policy.width):
         return []
-    return [UNITS.format(inputs=policy.input_size, width=width, both=2 * width, gates=3 * width)]
+    sizes = {"inputs": policy.input_size, "width": width, "gates": 3 * width}
+    say = (SAY_INT8 if policy.quantised else SAY).format(levels=LEVELS, **sizes)
+    return [UNITS.format(number="int8_t" if policy.quantised else "float", both=2 * width, say=say, **sizes)]
 
 
 def push(policy: PlainPolicy, observe: str) -> list[str]:
@@ -68,10 +82,13 @@ def push(policy: PlainPolicy, observe: str) -> list[str]:
 
 
 def recall(policy: PlainPolicy) -> list[str]:
-    """Lines that renew the units by the input, which lies behind their place in ``a``, and put them there."""
+    """Lines that renew the units by the input, which lies behind their place in ``a`` or ``q``, and put them there."""
     width, kept = policy.width, policy.state_size - policy.width
+    place, value = "a", f"state[i + {kept}]"
+    if policy.quantised:
+        place, value = "q", f"level({value} * {LEVELS}.0f)"
     return [
         f"for (i = 0; i < {width} && start; i++) state[i + {kept}] = 0.0f;",
-        f"remember(a + {width}, state + {kept});",
-        f"for (i = 0; i < {width}; i++) a[i] = state[i + {kept}];",
+        f"remember({place} + {width}, state + {kept});",
+        f"for (i = 0; i < {width}; i++) {place}[i] = {value};",
     ]

@@ -118,7 +118,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     network = getattr(learner, "actor_network", None)
     if isinstance(network, GRU):
         raise PolicyKDError(
-            "export: students with gru leave as onnx, torchscript and c in float32, which carry their state"
+            "export: students with gru leave as onnx, torchscript and c, also in int8, which carry their state"
         )
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")

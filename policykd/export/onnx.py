@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.files import placing
 from policykd.export import remembering
-from policykd.export.calibration import check_int8, split
+from policykd.export.calibration import check_along, check_int8, episodes_met, split
 from policykd.export.deployed import deploy, description, input_size
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.proof import Act, Difference, reads, require_free, whole, write_compared
@@ -40,13 +42,7 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
     """
     require_packages()
     if remembering.needs_state(agent, inputs):
-
-        def save(episodes: remembering.Episodes, file: Path) -> None:
-            names = ["observations", "starts", *episodes.names]
-            outputs = ["actions", *(f"next_{name}" for name in episodes.names)]
-            _save(episodes.module, episodes.examples(), names, outputs, file, "")
-
-        return remembering.write(agent, k, path, inputs, save, _play)
+        return remembering.write(agent, k, path, inputs, _export_episodes, _play)
     return write_compared(
         agent,
         k,
@@ -66,7 +62,7 @@ def to_onnx_int8(
         k: which one.
         path: the file.
         states: observations ``(n, O)``, as ``inputs`` says: each second one calibrates, the others measure; None plays
-            the task.
+            the task. Of a file with a state they are one episode in its order, whose first half calibrates.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Returns:
@@ -77,27 +73,42 @@ def to_onnx_int8(
     """
     require_packages()
     require_free(path)
+    if remembering.needs_state(agent, inputs):
+        return _episodes_in_int8(remembering.Episodes(agent, k, inputs), path, states)
     calibrated, measured = split(agent, k, states, inputs)
 
     def write(temporary: Path) -> None:
         float32 = temporary.with_name("float32.onnx")
         _export(agent, k, float32, inputs)
-        quantise(float32, temporary, whole(agent, inputs, calibrated))
+        quantise(float32, temporary, {"observations": whole(agent, inputs, calibrated)})
 
     return write_compared(agent, k, path, write, lambda file: reads(agent, inputs, _read(file)), check_int8(measured))
 
 
-def quantise(source: Path, target: Path, states: np.ndarray) -> None:
-    """Write the ONNX file ``source`` in int8: weights by output, activations by the ranges met at ``states (n, O)``."""
+def _episodes_in_int8(episodes: remembering.Episodes, path: Path, states: np.ndarray | None) -> Difference:
+    """The same of a learner with a state, which stays float32 between steps."""
+    calibrated, measured = episodes_met(episodes, states)
+    after = remembering.follow(episodes.play, episodes.shapes, *calibrated)[1:]
+    before = (np.concatenate((np.zeros_like(part[:1]), part[:-1])) for part in after)
+    fed = {"observations": calibrated.observations, "starts": calibrated.starts.astype(np.float32)}
+    with placing(path) as temporary:
+        float32 = temporary.with_name("float32.onnx")
+        _export_episodes(episodes, float32)
+        quantise(float32, temporary, {**fed, **dict(zip(episodes.names, before, strict=True))})
+        return check_along(episodes, _play(temporary), episodes.shapes, measured, str(path))
+
+
+def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> None:
+    """Write the ONNX file ``source`` in int8: weights by output, activations by the ranges met at ``inputs (n, .)``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class States(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = iter(np.array_split(states, 8))
+            split = (np.array_split(values, 8) for values in inputs.values())
+            self.batches = (dict(zip(inputs, parts, strict=True)) for parts in zip(*split, strict=True))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"observations": batch}
+            return next(self.batches, None)
 
     noisy = logging.getLogger()  # advises a pre-processing that an MLP has no use for
     level = noisy.level
@@ -120,6 +131,11 @@ def quantise(source: Path, target: Path, states: np.ndarray) -> None:
 def _export(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> None:
     examples = (torch.zeros(2, input_size(agent, inputs)),)
     _save(deploy(agent, k, inputs), examples, ["observations"], ["actions"], path, description(agent, inputs))
+
+
+def _export_episodes(episodes: remembering.Episodes, path: Path) -> None:
+    names, outputs = ["observations", "starts", *episodes.names], [f"next_{name}" for name in episodes.names]
+    _save(episodes.module, episodes.examples(), names, ["actions", *outputs], path, "")
 
 
 def _save(

@@ -1,13 +1,11 @@
 """A deployed policy as arrays and nothing else: what is written as C, and what acts in NumPy where nothing compiles.
 
-Float32 or int8. Int8 is static post-training quantisation (Jacob et al. 2018; Krishnamoorthi 2018): weights are
-symmetric with one scale per output, activations symmetric with ranges met at calibration. Each unit has a range of its
-own, folded into the weights of the next layer, so one wide observation does not blur the others.
+Float32, or int8 (``int8.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -52,10 +50,10 @@ class Units(NamedTuple):
     heard: Layer
     """What their state says to them, ``(H, 3H)``."""
 
-    def __call__(self, inputs: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-        """The state ``(..., H)`` after inputs ``(..., I)``."""
-        seen = np.split(_linear(self.seen, inputs), 3, axis=-1)
-        heard = np.split(_linear(self.heard, hidden), 3, axis=-1)
+    def __call__(self, inputs: np.ndarray, read: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """The state ``(..., H)`` after inputs ``(..., I)``; ``read`` is the state before in the layers' numbers."""
+        seen = np.split(linear(self.seen, inputs), 3, axis=-1)
+        heard = np.split(linear(self.heard, read), 3, axis=-1)
         reset, update = (0.5 * np.tanh(0.5 * (x + h)) + 0.5 for x, h in zip(seen[:2], heard[:2], strict=True))
         candidate = np.tanh(seen[2] + reset * heard[2])
         return candidate + update * (hidden - candidate)
@@ -77,7 +75,7 @@ class PlainPolicy:
     normaliser: np.ndarray | None = None
     """``(3, I)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
     input_scale: np.ndarray | None = None
-    """``(I,)``: int8 levels per unit of each (normalised) input; None in float32."""
+    """``(H + I,)``: int8 levels per unit of the state, if any, and of each (normalised) input; None in float32."""
     columns: np.ndarray | None = None
     """What it reads of an observation ``(I,)``, int16; None reads all of it."""
     size: int = 0
@@ -143,7 +141,9 @@ class PlainPolicy:
             inputs = kept = np.where(starts, np.tile(inputs, self.history), later)
         seen = self.normalise(inputs)
         if self.units is not None:
-            hidden = self.units(seen, np.where(starts, np.float32(0), hidden))
+            hidden = np.where(starts, np.float32(0), hidden)
+            before, read = np.split(self._read_in(np.concatenate((hidden, seen), axis=-1)), [self.width], axis=-1)
+            hidden = self.units(read, before, hidden)
             seen = np.concatenate((hidden, seen), axis=-1)
         return self.act(seen), np.concatenate((kept, hidden), axis=-1)
 
@@ -155,13 +155,12 @@ class PlainPolicy:
 
     def act(self, hidden: np.ndarray) -> np.ndarray:
         """Actions ``(..., A)`` of what the layers read."""
-        if self.input_scale is not None:
-            hidden = self._to_levels(hidden * self.input_scale)
+        hidden = self._read_in(hidden)
         for layer in self.layers[:-1]:
-            hidden = self.activate(_linear(layer, hidden))
+            hidden = self.activate(linear(layer, hidden))
             if self.quantised:
                 hidden = self._to_levels(hidden * np.float32(LEVELS) if self.tanh else hidden)
-        actions = _linear(self.layers[-1], hidden)
+        actions = linear(self.layers[-1], hidden)
         if self.squash:
             actions = np.tanh(actions) * ((self.high - self.low) / 2) + (self.high + self.low) / 2
         return np.clip(actions, self.low, self.high)
@@ -181,6 +180,10 @@ class PlainPolicy:
     def activate(self, hidden: np.ndarray) -> np.ndarray:
         """The activation between layers."""
         return np.tanh(hidden) if self.tanh else np.maximum(hidden, 0)
+
+    def _read_in(self, inputs: np.ndarray) -> np.ndarray:
+        """What the layers read ``(..., H + I)``, in their own numbers."""
+        return inputs if self.input_scale is None else self._to_levels(inputs * self.input_scale)
 
     @staticmethod
     def _to_levels(values: np.ndarray) -> np.ndarray:
@@ -221,49 +224,7 @@ def as_layer(weight: Tensor, bias: Tensor) -> Layer:
     return Layer(np.ascontiguousarray(weight.numpy().T), bias.numpy().copy())
 
 
-def quantise(policy: PlainPolicy, states: np.ndarray) -> PlainPolicy:
-    """The policy in int8, its ranges those met where it reads ``states (n, I)``.
-
-    Raises:
-        PolicyKDError: there are no states, or they do not fit.
-    """
-    states = check_states(states, policy.sizes[0])
-    hidden = policy.normalise(states)
-    steps = input_steps = _steps(hidden)
-    layers = []
-    for number, layer in enumerate(policy.layers):
-        folded = layer.weight * steps[:, None]
-        scale = np.abs(folded).max(0) / LEVELS
-        scale[scale == 0] = 1
-        weight, bias = np.rint(folded / scale).astype(np.int8), layer.bias
-        if number < len(policy.layers) - 1:
-            hidden = policy.activate(_linear(layer, hidden))
-            steps = np.full(hidden.shape[1], 1 / LEVELS, np.float32) if policy.tanh else _steps(hidden)
-            if not policy.tanh:  # relu(x / step) is relu(x) / step: rescaling costs nothing
-                scale, bias = scale / steps, bias / steps
-        layers.append(Layer(weight, bias.astype(np.float32), scale.astype(np.float32)))
-    return replace(policy, layers=tuple(layers), input_scale=(1 / input_steps).astype(np.float32))
-
-
-def check_states(states: np.ndarray, size: int) -> np.ndarray:
-    """States as float32 ``(n, O)``.
-
-    Raises:
-        PolicyKDError: they are not.
-    """
-    states = np.asarray(states, np.float32)
-    if states.ndim != 2 or states.shape[1] != size or len(states) < 2 or not np.isfinite(states).all():
-        raise PolicyKDError(f"export: calibration needs 2 or more finite states (n, {size}), got {states.shape}")
-    return states
-
-
-def _steps(values: np.ndarray) -> np.ndarray:
-    """What one int8 level of every unit stands for, by its largest magnitude; a unit that was silent: as the widest."""
-    ranges = np.abs(values).max(0)
-    ranges[ranges == 0] = ranges.max() or 1
-    return (ranges / LEVELS).astype(np.float32)
-
-
-def _linear(layer: Layer, hidden: np.ndarray) -> np.ndarray:
+def linear(layer: Layer, hidden: np.ndarray) -> np.ndarray:
+    """What a layer says ``(..., out)`` to inputs ``(..., in)``, before the activation."""
     sums = hidden @ layer.weight.astype(np.float32, copy=False)
     return (sums if layer.scale is None else sums * layer.scale) + layer.bias

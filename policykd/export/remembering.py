@@ -121,6 +121,11 @@ class Episodes:
             units=units,
         )
 
+    def play(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The learner itself as a ``Play``."""
+        with torch.no_grad():
+            return tuple(out.numpy() for out in self.module(*map(torch.from_numpy, inputs)))
+
     def check(self, play: Play, what: str) -> Difference:
         """How far ``play`` is from the learner over some steps.
 
@@ -166,6 +171,26 @@ def stepping(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
         return tuple(np.stack(part) for part in zip(*answers, strict=True))
 
     return play
+
+
+def follow(
+    play: Play, shapes: list[tuple[int, ...]], observations: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Actions ``(n, A)`` and each part of the state ``(n, *shape)`` after them, step by step.
+
+    Args:
+        play: who acts.
+        shapes: of the parts of its state.
+        observations: of one episode after another ``(n, O)``.
+        starts: whether each is the first of its episode ``(n,)``.
+    """
+    state: tuple[np.ndarray, ...] = tuple(np.zeros((1, *shape), np.float32) for shape in shapes)
+    found = []
+    for observation, start in zip(observations, np.asarray(starts, np.float32), strict=True):
+        action, *parts = play(observation[None], start[None], *state)
+        state = tuple(parts)
+        found.append((action[0], *(part[0] for part in state)))
+    return tuple(np.stack(part) for part in zip(*found, strict=True))
 
 
 def needs_state(agent: Exportable, inputs: Inputs) -> bool:

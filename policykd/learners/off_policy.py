@@ -173,8 +173,8 @@ class OffPolicyLearner:
     ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``.
 
-        ``teacher`` is added to the actors' loss, which is then divided by mean |Q| (``beside_teacher``); ``values`` to
-        that of the critics.
+        The next batch may be written where this one lies: what must last is copied. ``teacher`` is added to the
+        actors' loss, which is then divided by mean |Q| (``beside_teacher``); ``values`` to that of the critics.
         """
         raise NotImplementedError
 

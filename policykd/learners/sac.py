@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.draws import standard_normal
 from policykd.core.networks import MLP, Adam, Loss, PolicyOutput, gradient
-from policykd.core.seeding import standard_normal
 from policykd.learners.config import SACConfig
 from policykd.learners.off_policy import OffPolicyLearner, beside_teacher
 from policykd.memory.replay import Batch

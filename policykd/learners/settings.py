@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import number_at, require
 from policykd.core.memory import require_memory
 from policykd.core.networks import MLP, Network
@@ -128,12 +128,8 @@ SEE = "docs/extending/network.md has an example"
 
 def _made(what: str, maker: Callable[[int, int], Network], inputs: int, outputs: int) -> Network:
     """A network of a maker, which may be a user's own."""
-    try:
+    with telling(f"{what}: of ({inputs}, {outputs}) raised ", f": {SEE}"):
         network = maker(inputs, outputs)
-    except PolicyKDError:
-        raise
-    except Exception as error:  # a function of the user's own may fail in any way
-        raise PolicyKDError(f"{what}: of ({inputs}, {outputs}) raised {kind_and_line(error)}: {SEE}") from error
     if missing := [part for part in PARTS if not hasattr(network, part)]:
         raise PolicyKDError(f"{what}: made a {type(network).__name__}, which has no {', '.join(missing)}: {SEE}")
     return network
@@ -143,14 +139,12 @@ def _try_out(what: str, network: Network, shape: tuple[int, int], outputs: int, 
     """Initialise and ask a copy of a user's own network once: what it answers must have the right shape."""
     asked = f"on inputs {(1, *shape)}"
     drawn = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    try:
-        with torch.no_grad(), torch.random.fork_rng():  # a user's own random numbers stay as they were
-            copied = copy.deepcopy(network)
-            row = copied.initialise(np.random.default_rng(0)).to(device)
-            answer = copied(row.unsqueeze(0), drawn)
+    # A user's own random numbers stay as they were.
+    with telling(f"{what}: {asked} raised ", f": {SEE}"), torch.no_grad(), torch.random.fork_rng():
+        copied = copy.deepcopy(network)
+        row = copied.initialise(np.random.default_rng(0)).to(device)
+        answer = copied(row.unsqueeze(0), drawn)
         shapes = tuple(row.shape), tuple(answer.shape)
-    except Exception as error:  # as above
-        raise PolicyKDError(f"{what}: {asked} raised {kind_and_line(error)}: {SEE}") from error
     wanted = (network.parameter_count,), (1, shape[0], outputs)
     for call, found, right in zip(("initialise", asked), shapes, wanted, strict=True):
         if found != right:

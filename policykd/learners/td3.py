@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.seeding import standard_normal
+from policykd.core.draws import standard_normal
 from policykd.learners.config import TD3Config
 from policykd.learners.ddpg import DDPG
 from policykd.learners.settings import per_action

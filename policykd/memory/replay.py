@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
+from policykd.core import draws
+from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.core.memory import require_memory
 from policykd.memory.storage import on_disk, packed, unpacked
-from policykd.native import draws
 
 Source = Literal["own", "peer", "pooled"]
 
@@ -101,6 +101,10 @@ class SharedReplay:
         return torch.zeros(self._shape, dtype=getattr(torch, self._dtype.name), device=self.device)
 
     @cached_property
+    def _array(self) -> np.ndarray | None:
+        return self.storage.numpy() if self.device.type == "cpu" else None
+
+    @cached_property
     def _native(self) -> bool:
         return draws.gathers(self.storage)
 
@@ -129,17 +133,24 @@ class SharedReplay:
             PolicyKDError: float16 cannot hold an observation, or the disk has no room for the replay.
         """
         columns = (observations, actions, next_observations, rewards[:, None], terminated[:, None], truncated[:, None])
+        whole: Array
         if isinstance(observations, np.ndarray):
-            np.concatenate(columns, axis=1, out=self._rows)
-            whole = torch.from_numpy(self._rows)
+            whole = np.concatenate(columns, axis=1, out=self._rows)
         else:
-            whole = torch.cat([as_tensor(column, self.device).to(torch.float32) for column in columns], dim=1)
-        whole = whole if self._dtype == np.float32 else packed(whole)
-        rows, count = whole.view(len(self.storage), self.n_envs, -1), self.n_envs
+            parts = [torch.as_tensor(part, dtype=torch.float32, device=self.device) for part in columns]
+            whole = torch.cat(parts, dim=1)
+        if self._dtype != np.float32:
+            whole = packed(torch.as_tensor(whole, device=self.device))
+        to: Any = self._array  # where there is one: NumPy writes a few numbers in a third of torch's time
+        if to is None:
+            to, whole = self.storage, torch.as_tensor(whole, device=self.device)
+        elif isinstance(whole, Tensor):
+            whole = whole.numpy()
+        rows, count = whole.reshape(self._shape[0], self.n_envs, -1), self.n_envs
         fit = min(count, self.capacity - self.position)
-        self.storage[:, self.position : self.position + fit] = rows[:, :fit]
+        to[:, self.position : self.position + fit] = rows[:, :fit]
         if fit < count:
-            self.storage[:, : count - fit] = rows[:, fit:]
+            to[:, : count - fit] = rows[:, fit:]
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
@@ -157,6 +168,7 @@ class SharedReplay:
         *,
         peer_of: np.ndarray | None = None,
         recent: int | None = None,
+        into: Batch | None = None,
     ) -> Batch:
         """Draw transitions with replacement, each learner by its own generator.
 
@@ -166,6 +178,7 @@ class SharedReplay:
             source: a learner's own transitions, its peer's, or those of its whole group pooled.
             peer_of: the peer of every learner ``(K,)``, for source "peer".
             recent: draw from the most recent so many transitions only; None is all.
+            into: what an earlier call of this size returned and nobody needs any more; it may be written over.
         """
         count = self.size if recent is None else min(recent, self.size)
         if self._native:
@@ -174,7 +187,11 @@ class SharedReplay:
             first = {"own": self._learner, "peer": peer_of, "pooled": self._first_of_group}[source]
             rings = self.peers if source == "pooled" else 1
             assert first is not None
-            rows = draws.gather(self.storage, self.size, self.position, batch_size, self._streams, first, count, rings)
+            drawn = self.storage, self.size, self.position, batch_size, self._streams, first, count, rings
+            if into is not None and into.rewards.shape[1] == batch_size:
+                draws.gather(*drawn, into.observations)
+                return into
+            rows = draws.gather(*drawn)
         else:
             rows = self._rows_at(self._draw(batch_size, generators, source, peer_of, count))
         *vectors, ends = rows.split_with_sizes(self.sections, dim=-1)

@@ -1,4 +1,4 @@
-"""Calls of the C kernels on tensors: they check shapes and allocate, and record nothing for gradients."""
+"""The C kernels on tensors: MLPs, which autograd can differentiate, and Adam."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
 from policykd.native import build
@@ -153,6 +154,75 @@ def backward(
     if failed:
         raise MemoryError("no memory for the gradients of an MLP")
     return row_gradient, input_gradient
+
+
+def ready() -> bool:
+    """Whether the kernels are there, and torch is on one thread as well."""
+    return torch.get_num_threads() == 1 and available()
+
+
+def usable(rows: Tensor, inputs: Tensor) -> bool:
+    """Whether the kernels are there and take these tensors: float32, on the CPU, torch on one thread as well.
+
+    Inside ``torch.compile`` availability and the number of threads are those at the time of tracing.
+    """
+    return (
+        rows.dtype is torch.float32
+        and inputs.dtype is torch.float32
+        and rows.is_cpu
+        and inputs.is_cpu
+        and rows.stride(-1) == 1
+        and ready()
+    )
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, inputs: Tensor, shape: tuple[Sizes, str, bool]) -> Tensor:
+        outputs, hidden = forward(rows, inputs, *shape, True)
+        ctx.save_for_backward(rows, inputs, hidden)
+        ctx.shape = shape
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        to_rows, to_inputs, _ = ctx.needs_input_grad
+        rows, inputs, hidden = ctx.saved_tensors
+        sizes, activation, norm = ctx.shape
+        results = backward(gradient, rows, inputs, hidden, sizes, activation, norm, to_rows, to_inputs)
+        return *results, None
+
+
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor | None:
+    """Apply MLP ``r`` to inputs ``r``; None where the kernels are not ``usable``.
+
+    Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
+    take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
+
+    Args:
+        rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, then scale and shift of a normalised hidden
+            layer, layer by layer; contiguous along ``P``.
+        inputs: ``(R, B, in)`` with any strides.
+        sizes: widths from input to output.
+        activation: "relu", "tanh" or "elu", after every hidden layer.
+        norm: normalise hidden layers before their activation.
+
+    Returns:
+        Outputs ``(R, B, out)``.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    floats = rows.dtype is torch.float32 and inputs.dtype is torch.float32
+    # ``usable``, written out: every call of every network asks.
+    if not floats or not rows.is_cpu or not inputs.is_cpu or rows.stride(-1) != 1:
+        return None
+    if torch.get_num_threads() != 1 or not available():
+        return None
+    if torch.is_grad_enabled() and (rows.requires_grad or inputs.requires_grad):
+        return _MLP.apply(rows, inputs, (sizes, activation, norm))
+    return forward(rows, inputs, sizes, activation, norm, False)[0]
 
 
 def adam_(

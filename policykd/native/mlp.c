@@ -5,6 +5,7 @@
  * outputs (samples, width); where normalised, instead the normalised sums (samples, width) and a factor per sample. */
 #include "mlp.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "bfloat16.h"
@@ -70,11 +71,22 @@ static void forward_one(const Network *net, Int samples, const float *weight, Ma
     }
 }
 
-/* Working space at the beginning of a cache line: vectors that cross lines take twice the time. */
+/* Working space at the beginning of a cache line: vectors that cross lines take twice the time. The latest one is kept
+ * for the next call, whichever thread makes it; its first line says how many numbers it has. */
+static _Atomic(float *) spare_space;
+enum { LINE = 16 };
+
 static float *space(Int numbers) {
+    float *kept = atomic_exchange(&spare_space, NULL);
+    if (kept && *(Int *)kept >= numbers) return kept + LINE;
+    free(kept);
     void *found = NULL;
-    return posix_memalign(&found, 64, sizeof(float) * (size_t)numbers) ? NULL : found;
+    if (posix_memalign(&found, 64, sizeof(float) * (size_t)(numbers + LINE))) return NULL;
+    *(Int *)found = numbers;
+    return (float *)found + LINE;
 }
+
+static void give_back(float *numbers) { free(atomic_exchange(&spare_space, numbers - LINE)); }
 
 typedef struct {
     const Network *net;
@@ -104,7 +116,7 @@ int forward(const Network *net, Int networks, Int samples, const float *rows, In
     Forward task = {net, samples, row_stride, network, rows, {inputs, sample, feature}, hidden, outputs, panels,
                     working, panel};
     parallel(networks, workers, forward_task, &task);
-    free(panels);
+    give_back(panels);
     return 0;
 }
 
@@ -175,6 +187,6 @@ int backward(const Network *net, Int networks, Int samples, const float *rows, I
                      {inputs, sample, feature}, {gradient, gradient_sample, gradient_feature},
                      to_rows, to_inputs, panels, working, panel};
     parallel(networks, workers, backward_task, &task);
-    free(panels);
+    give_back(panels);
     return 0;
 }

@@ -89,8 +89,11 @@ for _name, _, _shape in _operators:
 
 
 @cache
-def prepare() -> None:
-    """Give the operators their kernels, if there are any; to be called before anything with them is compiled."""
+def prepare_to_compile() -> None:
+    """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
+    # Not decorators: they import the compiler, for seconds. Eager calls need not ask whether they are traced.
+    torch.compiler.assume_constant_result(kernels.ready)
+    torch.compiler.substitute_in_graph(kernels.mlp)(mlp)
     # Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
     torch.compiler.allow_in_graph(_differentiable)
     if not kernels.available():
@@ -127,8 +130,10 @@ def _differentiable(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str,
     return _MLP.apply(rows, inputs, sizes, activation, norm)[0]
 
 
-def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Tensor:
-    """As ``policykd.native.mlp``, for functions that ``torch.compile`` traces."""
+def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor | None:
+    """As ``kernels.mlp``, for functions that ``torch.compile`` traces."""
+    if not kernels.usable(rows, inputs):
+        return None
     if torch.is_grad_enabled():
         return _differentiable(rows, inputs, sizes, activation, norm)
     return torch.ops.policykd.mlp(rows, inputs, sizes, activation, norm)

@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_numpy, as_tensor
+from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, build, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
@@ -90,7 +90,7 @@ class One(gym.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step; the observation is the episode's own, also where the vector has begun the next."""
-        actions = action[None] if self.device is None else as_tensor(action[None], self.device)
+        actions = action[None] if self.device is None else torch.as_tensor(action[None], device=self.device)
         observations, rewards, terminated, truncated, infos = self.vector.step(actions)
         if (terminated[0] or truncated[0]) and _mode(self.vector) == AutoresetMode.SAME_STEP:
             observations = _final(infos, task_name(self.vector))
@@ -159,7 +159,7 @@ class BatchedEnvs:
         Raises:
             TaskError: the vector raised, or returned something of another shape.
         """
-        asked: Any = as_tensor(actions, self.device) if self.tensors else as_numpy(actions)
+        asked: Any = torch.as_tensor(actions, device=self.device) if self.tensors else as_numpy(actions)
         sent = self.action_scale.to_env(asked) if scaled else self.action_scale.clip(asked)
         observations, rewards, terminated, truncated, infos = self._call("step", sent)
         observations = following = self._kept(observations)
@@ -253,8 +253,10 @@ class BatchedEnvs:
         for env, state in zip(getattr(self.vector.unwrapped, "envs", []), saved["envs"], strict=True):
             set_env_state(env, state)
         self.lengths[:] = saved["lengths"]
-        self.returns[:] = as_tensor(saved["returns"], self.device) if self.tensors else as_numpy(saved["returns"])
-        return as_tensor(observations, self.device) if self.tensors else as_numpy(observations)
+        self.returns[:] = (
+            torch.as_tensor(saved["returns"], device=self.device) if self.tensors else as_numpy(saved["returns"])
+        )
+        return torch.as_tensor(observations, device=self.device) if self.tensors else as_numpy(observations)
 
 
 def _parameters(function: Any) -> list[str]:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from policykd_envs import quiet
 
-from policykd.core.errors import PolicyKDError, kind_and_line, one_line
+from policykd.core.errors import PolicyKDError, kind_and_line, one_line, telling
 from policykd.tasks.groups import FlatObservation
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
@@ -135,13 +135,8 @@ def build(factory: Callable[[], Any], name: str) -> Any:
     Raises:
         PolicyKDError: it fails.
     """
-    try:
-        with quiet():
-            return factory()
-    except PolicyKDError:
-        raise
-    except Exception as error:
-        raise PolicyKDError(f"environment: {name} cannot be made: {one_line(error)}") from error
+    with telling(f"environment: {name} cannot be made: ", told=one_line), quiet():
+        return factory()
 
 
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:

@@ -20,7 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWra
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_numpy, as_tensor
+from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError, nearest
 
 Groups = dict[str, tuple[int, ...]]
@@ -78,7 +78,7 @@ def _joined(parts: Sequence[Array]) -> Array:
     device = next((part.device for part in parts if isinstance(part, Tensor)), None)
     if device is None:
         return np.concatenate(parts, axis=-1)
-    return torch.cat([as_tensor(part, device) for part in parts], dim=-1)
+    return torch.cat([torch.as_tensor(part, device=device) for part in parts], dim=-1)
 
 
 def _rows(name: str, space: gym.Space, value: Array) -> Array:

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_numpy, as_tensor
+from policykd.core.arrays import Array, as_numpy
 from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.vector import Step
 from policykd.tasks.views import View
@@ -76,6 +76,8 @@ class PartialEnvs(BatchedEnvs):
         """As of ``BatchedEnvs``."""
         seen = super().restore(saved, observations)
         parts = saved["full_observation"], saved["parts"]
-        whole, latest = (as_tensor(p, self.device) if self.tensors else np.array(p, np.float32) for p in parts)
+        whole, latest = (
+            torch.as_tensor(p, device=self.device) if self.tensors else np.array(p, np.float32) for p in parts
+        )
         self.full_observation, self.parts = whole, latest
         return seen

@@ -11,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
 
-from policykd.core.arrays import Array, as_numpy
+from policykd.core.arrays import Array
 from policykd.core.files import naming
 from policykd.tasks.contract import TaskError, note_success
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
@@ -136,13 +137,15 @@ class LearnerEnvs(DummyVecEnv):
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
         """
-        actions = as_numpy(actions)
+        if isinstance(actions, Tensor):
+            actions = actions.numpy(force=True)
         self.actions = self.action_scale.to_env(actions) if scaled else self.action_scale.clip(actions)
         observations, rewards, dones, infos = self.step_wait()
         truncated, next_observations = np.zeros(len(dones), bool), observations
-        if dones.any():
+        ended = dones.nonzero()[0]
+        if len(ended):
             next_observations = observations.copy()
-            for e in np.flatnonzero(dones):
+            for e in ended:
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
                 if self.logs:  # here, and not where environments step in threads: rows keep their order

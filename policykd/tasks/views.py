@@ -13,7 +13,7 @@ from gymnasium import spaces
 from policykd_envs.wrappers import SelectObservation, StackObservation
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.tasks.groups import columns_of, dict_space, flatten, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces
 
@@ -214,10 +214,8 @@ def space_of(make: EnvFactory) -> spaces.Box:
 
 def _width(what: str, function: Part, size: int) -> int:
     """Length P of what a function makes of observations."""
-    try:
+    with telling(f"{what}: the function fails on observations (2, {size}): ", told=one_line):
         seen = function(torch.zeros(2, size))
-    except Exception as error:  # a user's function may fail in any way
-        raise PolicyKDError(f"{what}: the function fails on observations (2, {size}): {one_line(error)}") from error
     if not isinstance(seen, Tensor) or seen.ndim != 2 or len(seen) != 2 or not seen.shape[1]:
         got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
         raise PolicyKDError(f"{what}: the function must make a tensor (B, P) of observations (B, {size}), got {got}")

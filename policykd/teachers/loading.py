@@ -94,8 +94,9 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     if any("/code/" in name.lower() for name in members):
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
-        policy, chain = torch_files.load(path, task, device, options.network, options.activation)
-        if options.vecnormalize is not None:
+        told = options.vecnormalize is not None
+        policy, chain = torch_files.load(path, task, device, options.network, options.activation, told)
+        if told:
             return normalised(policy, given, device).changed(missing_normaliser=False)
         if policy.missing_normaliser:
             log.warning("teacher %s: CleanRL normalises observations, and this file holds no statistics of them", path)
@@ -148,8 +149,8 @@ def _guess(path: Path, members: list[str]) -> str:
         module = str((sb3.read_text(path).get("policy_class") or {}).get("__module__", ""))
         if module.startswith("sbx"):
             return (
-                "an agent of SBX (JAX), whose weights are pickles: load it with SBX, and give a function: "
-                "Teacher.load(lambda o: model.predict(o, deterministic=True)[0], env=...)"
+                "an agent of SBX (JAX), whose weights are pickles: load it with SBX, and give the live "
+                "model: Teacher.load(model, env)"
             )
     start = _starts(path)
     if not start:

@@ -23,10 +23,16 @@ from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
 
 log = logging.getLogger("policykd")
-ACTING = ("act_inference", "actor_mean")
-"""How modules without ``forward`` give their mean action: rsl_rl's method, the network of CleanRL's PPO."""
+ACTING = ("act_inference", "actor_mean", "_orig_mod")
+"""How modules without ``forward`` give their mean action: rsl_rl's method, the network of CleanRL's PPO, what
+``torch.compile`` was given."""
 KEYS = ("action", "actions", "loc", "mean")
 """Where modules that answer with a dict keep it, the first that is there."""
+SAMPLES = (
+    "answers differently when asked twice: it samples or remembers, and a teacher should act deterministically by the "
+    "observation alone; give what remembers as an object with reset()"
+)
+"""What is said of a program that does."""
 
 
 def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
@@ -53,11 +59,7 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     act, examples = one_by_one, task.examples
     apart = _asked(one_by_one, examples, f"function {name}", "(O,) of NumPy")
     if not np.allclose(apart, one_by_one(examples), equal_nan=True):
-        log.warning(
-            "teacher function %s answers differently when asked twice: it samples or remembers, and a teacher should "
-            "act deterministically by the observation alone",
-            name,
-        )
+        log.warning("teacher function %s %s", name, SAMPLES)
     try:
         together = function(examples)
         if together.shape == apart.shape and np.allclose(together, apart, atol=1e-5):
@@ -85,7 +87,7 @@ def from_module(
     network = freeze(module.to(device))
     act = _forward(network, source)
     kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
-    kind = torch.float64 if torch.float64 in kinds else torch.float32
+    kind = torch.float64 if torch.float64 in kinds else kinds.pop() if len(kinds) == 1 else torch.float32
 
     @torch.no_grad()
     def actions(observations: Tensor) -> Any:
@@ -102,8 +104,12 @@ def from_module(
 
     answer = None
     if task is not None:
-        examples = torch.from_numpy(task.examples).to(device)
-        answer = _asked(actions, examples, source, f"(B, O) of {str(kind).removeprefix('torch.')}")
+        examples, takes = torch.from_numpy(task.examples).to(device), f"(B, O) of {str(kind).removeprefix('torch.')}"
+        answer = _asked(actions, examples, source, takes)
+        _asked(actions, examples[:1], source, takes)  # where a memory of as many rows would fail
+        again = _asked(actions, examples, source, takes)
+        if isinstance(answer, Tensor) and not torch.allclose(answer.float(), again.float(), equal_nan=True):
+            log.warning("teacher %s %s", source, SAMPLES)
     return acting(source, actions, size, scale, device, getattr(answer, "shape", ())).changed(network=network)
 
 

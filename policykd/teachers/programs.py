@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.tasks.spaces import Choices
 from policykd.teachers.modules import acting, from_module, shape, through_numpy
 from policykd.teachers.policy import Policy
@@ -38,12 +38,9 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
             "(--trust) if you know who made it, or use ONNX or an agent of SB3"
         )
     extra = {METADATA: ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-    except Exception as error:  # torch fails in many ways on damaged files
-        raise PolicyKDError(f"teacher: {path} cannot be read as TorchScript: {one_line(error)}") from None
+    with telling(f"teacher: {path} cannot be read as TorchScript: ", told=one_line), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
     return from_module(module, str(path), task, device, _described(extra[METADATA]))
 
 
@@ -69,11 +66,8 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     def act(observations: np.ndarray) -> np.ndarray:
         rows = observations.astype(kind)
         parts = [rows] if not isinstance(batch, int) or batch == len(rows) else np.split(rows, len(rows) // batch)
-        try:
+        with telling(f"teacher: {path} cannot answer observations {rows.shape}: ", told=one_line):
             return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
-        except Exception as error:  # onnxruntime's errors have no class in common
-            said = f"teacher: {path} cannot answer observations {rows.shape}: {one_line(error)}"
-            raise PolicyKDError(said) from None
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
     size, actions = shape(str(path), _described(described), task)
@@ -97,13 +91,9 @@ def onnx_session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    try:
+    with telling(f"teacher: {path} cannot be read as ONNX: ", told=one_line):
         _check_onnx(path, onnx.load_model_from_string(path.read_bytes()))
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except PolicyKDError:
-        raise
-    except Exception as error:  # errors of onnxruntime and protobuf have no class in common
-        raise PolicyKDError(f"teacher: {path} cannot be read as ONNX: {one_line(error)}") from None
 
 
 def _check_onnx(path: Path, model: Any) -> None:

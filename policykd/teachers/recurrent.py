@@ -1,7 +1,11 @@
-"""sb3-contrib's recurrent policies (RecurrentPPO): an LSTM before the networks, whose memory the caller keeps."""
+"""Policies that remember: an LSTM or GRU before the networks, whose memory the caller keeps.
+
+Those of sb3-contrib (RecurrentPPO), and what other libraries' are made of, too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,23 +39,54 @@ def from_tensors(
         PolicyKDError: its LSTM has parts that are not the usual ones.
     """
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
-    layers = len([name for name in weights if name.startswith(KINDS[0])])
-    if set(weights) != {f"{kind}{layer}" for kind in KINDS for layer in range(layers)}:
-        raise PolicyKDError(f"teacher: {source} has an unusual LSTM ({', '.join(weights)[:80]}); give a function")
-    hidden, size = weights["weight_hh_l0"].shape[1], weights["weight_ih_l0"].shape[1]
-    lstm = nn.LSTM(size, hidden, layers)
-    lstm.load_state_dict(weights)
+    lstm = rnn(weights, source)
     rest = {name: t for name, t in state.items() if not name.startswith((PREFIX, "lstm_critic.", "critic."))}
     networks = Networks(rest, "A2C", activation, options, source, actions)
     head = networks.policy(device)
     network = nn.ModuleList([freeze(lstm.to(device)), networks])
+    return head.changed(
+        observation_size=lstm.input_size,
+        gaussian=remembers(source),
+        step=step(lstm, head.gaussian),
+        value=None,
+        network=network,
+    )
+
+
+def rnn(weights: dict[str, Tensor], source: str) -> nn.LSTM | nn.GRU:
+    """The LSTM or GRU of these weights, under torch's names.
+
+    Raises:
+        PolicyKDError: it has parts that are not the usual ones.
+    """
+    layers = len([name for name in weights if name.startswith(KINDS[0])])
+    usual = set(weights) == {f"{kind}{layer}" for kind in KINDS for layer in range(layers)}
+    hidden = weights["weight_hh_l0"].shape[1] if usual else 0
+    kinds: dict[int, type[nn.LSTM | nn.GRU]] = {4 * hidden: nn.LSTM, 3 * hidden: nn.GRU}
+    if not usual or len(weights["weight_ih_l0"]) not in kinds:
+        raise PolicyKDError(
+            f"teacher: {source} has an unusual LSTM or GRU ({', '.join(weights)[:80]}); give an object with "
+            "reset(), called with one observation after the other"
+        )
+    network = kinds[len(weights["weight_ih_l0"])](weights["weight_ih_l0"].shape[1], hidden, layers)
+    network.load_state_dict(weights)
+    return network
+
+
+def step(
+    network: nn.LSTM | nn.GRU, head: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+) -> Callable[[Tensor, Memory | None, Tensor], tuple[Tensor, Tensor | None, Memory]]:
+    """The ``step`` of a policy with this memory before its ``head``."""
+    lstm = isinstance(network, nn.LSTM)
 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
         if memory is None:
-            memory = tuple(inputs.new_zeros(layers, len(inputs), hidden) for _ in range(2))
+            zeros = inputs.new_zeros(network.num_layers, len(inputs), network.hidden_size)
+            memory = (zeros, zeros) if lstm else (zeros,)
         kept = (1.0 - starts.to(inputs)).view(1, -1, 1)
-        outputs, memory = lstm(inputs.unsqueeze(0), tuple(part * kept for part in memory))
-        mean, std = head.gaussian(outputs[0])
-        return mean, std, memory
+        before = tuple(part * kept for part in memory)
+        outputs, after = network(inputs.unsqueeze(0), before if lstm else before[0])
+        mean, std = head(outputs[0])
+        return mean, std, after if lstm else (after,)
 
-    return head.changed(observation_size=size, gaussian=remembers(source), step=step, value=None, network=network)
+    return step

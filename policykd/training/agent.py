@@ -216,7 +216,7 @@ class Agent(Saving, SB3Surface):
                 self._evaluate(interrupts)
             self._checkpoint()
         callbacks.on_training_end()
-        if interrupts.is_set():
+        if interrupts.number is not None:
             where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
             print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
             interrupts.check()
@@ -263,7 +263,7 @@ class Agent(Saving, SB3Surface):
             config.checkpoint_freq,
             callback,
             bar,
-            interrupts.is_set,
+            interrupts,
         )
 
     def gradient_steps_in(self, steps: int) -> int:

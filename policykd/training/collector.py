@@ -65,7 +65,7 @@ class Collector:
             step = self.envs.advance(actions, scaled)
         except TaskError as error:
             raise self._failed(str(error), error.env or 0, actions) from error.__cause__
-        for e in np.flatnonzero(step.dones):
+        for e in step.dones.nonzero()[0]:
             run.episode_ended(self.actor_in(int(e)), step.infos[e]["episode"])
         seen = (
             (step.next_observations,)

@@ -21,6 +21,9 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 PAYS = 100_000
 """Gradient steps from which ``compile="auto"`` compiles: below, compiling takes longer than it saves."""
 
+MOST_FORMS = 8
+"""Tuples of tensors that are remembered with their forms, and kept alive for it."""
+
 
 def can_compile(device: torch.device) -> bool:
     """Whether this machine has what ``torch.compile`` needs: a GPU, or a C++ compiler for the CPU."""
@@ -76,10 +79,12 @@ class Direct:
     def __init__(self, method: types.MethodType, options: dict[str, Any]) -> None:
         self.method, self.options = method, options
         self.graphs: dict[Any, Callable[..., Any]] = {}
+        self.forms: dict[int, tuple[tuple[Any, ...], Any]] = {}
+        """Latest tuples of tensors by their ``id``, each with its form: most come again and again."""
 
     def __call__(self, *args: Any) -> Any:
         """The method's answer; the first one of a form of the arguments compiles."""
-        form = _form(args)
+        form = tuple([self._form(value) for value in args])
         graph = self.graphs.get(form)
         if graph is not None:
             return graph(*args)
@@ -88,12 +93,20 @@ class Direct:
         self.graphs[form] = _graph_of(compiled, self.method) or compiled
         return result
 
-
-def _form(value: Any) -> Any:
-    """What a graph depends on of its arguments: shapes and strides of tensors, and all of flags."""
-    if isinstance(value, torch.Tensor):
-        return value.shape, value.stride()
-    return tuple(map(_form, value)) if isinstance(value, tuple) else value
+    def _form(self, value: Any) -> Any:
+        """What a graph depends on of an argument: shape and strides of a tensor, and all of a flag."""
+        if isinstance(value, torch.Tensor):
+            return value.shape, value.stride()
+        if not isinstance(value, tuple):
+            return value
+        known = self.forms.get(id(value))
+        if known is not None:  # and alive, so that nothing else has this id
+            return known[1]
+        if len(self.forms) == MOST_FORMS:
+            self.forms.clear()
+        form = tuple(map(self._form, value))
+        self.forms[id(value)] = value, form
+        return form
 
 
 def _graph_of(compiled: Any, method: types.MethodType) -> Callable[..., Any] | None:
@@ -102,9 +115,16 @@ def _graph_of(compiled: Any, method: types.MethodType) -> Callable[..., Any] | N
         code = compiled._torchdynamo_orig_callable.__code__
         entries = torch._dynamo.eval_frame._debug_get_cache_entry_list(code)
         (made,) = (entry.code for entry in entries)
-    except (AttributeError, ValueError):
+        known = method.__func__.__globals__
+        # What it calls is wrapped to keep the tracer out, which is not there, and told to a profiler.
+        within = {name: known[name] for name in made.co_names if name.startswith("__compiled_fn")}
+        within = {name: function._torchdynamo_orig_callable for name, function in within.items()}
+    except (AttributeError, KeyError, ValueError):
         return None
-    return types.MethodType(types.FunctionType(made, method.__func__.__globals__), method.__self__)
+    unobserved = {"record_pregraph_bytecode_enter": lambda: None, "record_pregraph_bytecode_exit": lambda _: None}
+    utils = types.SimpleNamespace(**vars(torch._dynamo.utils) | unobserved)
+    names = {**known, **within, "__import_torch_dot__dynamo_dot_utils": utils}
+    return types.MethodType(types.FunctionType(made, names), method.__self__)
 
 
 def _guards_of_arguments(guards: Sequence[Any]) -> list[bool]:

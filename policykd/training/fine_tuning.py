@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
@@ -17,6 +16,7 @@ from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
 from policykd.training.sb3_surface import explains_arguments
+from policykd.training.teacher_checks import check_tunable
 
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
@@ -79,14 +79,12 @@ class FineTuning(Agent):
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
         learner, known, before = self.learner, getattr(self, "dataset", None), self.recipe
+        assert isinstance(config, TeachingConfig)
+        check_tunable(config, self.learner_type)
         if isinstance(self.learner, OffPolicyLearner):
-            if self.network is not None:
-                raise PolicyKDError(
-                    f"fine_tune: {learner.name} trains no students with gru: ppo does, and history= suits both"
-                )
             learner = self._new_learner(config)
             if fresh:
-                assert isinstance(config, TeachingConfig) and isinstance(learner, OffPolicyLearner)
+                assert isinstance(learner, OffPolicyLearner)
                 fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
         made = self._students.tune(learner, config, span, known, fresh)
         if isinstance(before, RecurrentImitation | RecurrentRollouts) and isinstance(made.recipe, RecurrentRollouts):

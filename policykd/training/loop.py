@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 from tqdm import tqdm
 
+from policykd.core.interrupts import Interrupts
 from policykd.training.progress import Progress
 from policykd.training.progress_lines import ProgressLines
 from policykd.training.recipes import Recipe
@@ -28,7 +29,7 @@ class Hooks:
     callback: BaseCallback | None = None
     """SB3's callbacks; asked after every step of the environments, before the update."""
     bar: tqdm | ProgressLines | None = None
-    interrupted: Callable[[], bool] = lambda: False
+    interrupts: Interrupts = field(default_factory=Interrupts)
     """Whether to stop after this step."""
 
 
@@ -37,7 +38,7 @@ def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     go_on = True
     if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated:
         hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
-    while go_on and run.num_timesteps < end and not hooks.interrupted():
+    while go_on and run.num_timesteps < end and hooks.interrupts.number is None:
         started, episodes = time.perf_counter(), run.n_episodes
         step = recipe.collect()
         if hooks.callback is not None:

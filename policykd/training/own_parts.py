@@ -8,11 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.networks import PolicyOutput
-from policykd.distillation.comparing import EMPTY
 from policykd.distillation.divergences import Divergence
-from policykd.distillation.weights import Comparison, Weight
+from policykd.distillation.weights import EMPTY, Comparison, Weight
 from policykd.learners import Learner
 
 SEE = "docs/extending/functions.md has examples"
@@ -67,14 +66,9 @@ def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
 
 
 def _asked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
-    """The answer of a user's own function, which must have this shape."""
-    try:
-        with torch.no_grad(), torch.random.fork_rng():  # a user's own random numbers stay as they were
-            answer = ask()
-    except PolicyKDError:
-        raise
-    except Exception as error:  # a function of the user's own may fail in any way
-        raise PolicyKDError(f"{what}: raised {kind_and_line(error)}: {SEE}") from error
+    """The answer of a user's own function, which must have this shape; own random numbers stay as they were."""
+    with telling(f"{what}: raised ", f": {SEE}"), torch.no_grad(), torch.random.fork_rng():
+        answer = ask()
     if not isinstance(answer, Tensor) or answer.shape != shape:
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise PolicyKDError(f"{what}: must return one number per state, (K, B) = {shape}, and returned {found}: {SEE}")

@@ -71,7 +71,7 @@ def _check_discounts(method: PeerMethod) -> None:
     """Refuse methods that take a value of one discount for one of another, where peers vary in gamma.
 
     A reward of 1 for ever is worth 2 at gamma 0.5 and 20 at 0.95. Values may be compared, brought to one discount
-    (``comparing.by_values``), and actions: every critic then judges both by its own.
+    (``weights.by_values``), and actions: every critic then judges both by its own.
     """
     if method.target == "group":
         what = "makes targets by the critics of the whole group"

@@ -105,3 +105,15 @@ def check_method(
         wanted = "that says how likely each action is" if discrete else "with a standard deviation: set teacher_std"
         raise PolicyKDError(f"method: {name} needs a teacher {wanted}")
     choose_divergence(method, config, learner.gaussian, panel, discrete)
+
+
+def check_tunable(config: TeachingConfig, learner: type[Learner]) -> None:
+    """Refuse to fine-tune recurrent students off policy: a replay keeps no states, and its critics would need one, too.
+
+    Raises:
+        PolicyKDError: names the backbone that does.
+    """
+    if config.gru is not None and learner.memory != "rollout":
+        raise PolicyKDError(
+            f"fine_tune: {learner.name} trains no students with gru: distil with ppo, or with history= in place of gru"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
+from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.partial import PartialEnvs
@@ -95,7 +95,7 @@ class FrozenTeacher:
         if latest is not self._asked_for:
             if self.partial:
                 observations = _whole(self.collector.envs)
-            inputs = as_tensor(observations, self.device).view(self.learners, self.collector.n_envs, -1)
+            inputs = torch.as_tensor(observations, device=self.device).view(self.learners, self.collector.n_envs, -1)
             starts = torch.from_numpy(self.collector.starts).to(self.device, torch.float32).view(inputs.shape[:-1])
             self._before = self._memories
             envs = torch.arange(self.collector.n_envs)

@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.classification import defaults, run
 from experiments.measurements import interval
 from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.hinton import HintonConfig
+from policykd.distillation.supervised.config import HintonConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- fashion-mnist table: begin -->\n", "<!-- fashion-mnist table: end -->"

@@ -64,13 +64,16 @@ def test_what_is_said_of_sb3_at_equal_steps():
     ours = {answer.ours: answer for answer in answers() if answer.question == "Q1" and answer.theirs == "sb3"}
     trained, student = (ours[f"four_mutual_2, {way}"] for way in ("best in training", "student"))
     chances = [f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (trained, student)]
-    pairs = " and ".join(f"{group:,.0f} to {sb3:,.0f}" for group, sb3 in trained.iqms)
-    shipped = " and ".join(f"{group:,.0f}" for group, _ in student.iqms)
+    *first, last = (f"{group:,.0f} to {sb3:,.0f}" for group, sb3 in trained.iqms)
+    pairs = f"{', '.join(first)} and {last}"
+    *first, last = (f"{group:,.0f}" for group, _ in student.iqms)
+    shipped = f"{', '.join(first)} and {last}"
     page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("BENCHMARK.md", "README.md"))
-    assert trained.tasks == student.tasks == ("HalfCheetah-v5", "Hopper-v5")
+    assert trained.tasks == student.tasks == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
     assert f"({pairs}, P {chances[0]})" in page and f"{pairs}, P(better) {chances[0]}" in readme
-    assert f"({shipped}, P {chances[1]})" in page and student.better.low < 0.5
-    assert chances[0] in (ROOT / "docs/peers.md").read_text()
+    assert f"({shipped}, P {chances[1]}, corrected p {student.p:.3f})" in page and student.better.low > 0.5
+    assert student.iqms[0][0] < student.iqms[0][1] and "though not on HalfCheetah" in page
+    assert all(f"(P {chance})" in " ".join((ROOT / "docs/peers.md").read_text().split()) for chance in chances)
 
 
 def test_what_is_said_of_one_agent_with_two_updates():

@@ -1,45 +1,31 @@
-"""Supervised distillation: one file per method, each with its settings, its pure loss and its plan of passes."""
+"""Supervised distillation: one file per method, its pure loss and its plan; the settings of all in ``config.py``."""
 
 from __future__ import annotations
 
-from policykd.core.errors import PolicyKDError
-from policykd.core.registry import find
-from policykd.distillation.supervised.cross_entropy import CrossEntropy, LabelSmoothing
-from policykd.distillation.supervised.disk import DiSK
-from policykd.distillation.supervised.fitnets import FitNets
-from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import Method
-from policykd.distillation.supervised.reaugkd import ReAugKD
-from policykd.distillation.supervised.rid import RID
-from policykd.distillation.supervised.rkd import RKD
-from policykd.distillation.supervised.ted import TED
-from policykd.distillation.supervised.vid import VID
+import importlib
+from typing import TYPE_CHECKING, Any
 
-METHODS: dict[str, type[Method]] = {
-    "cross_entropy": CrossEntropy,
-    "label_smoothing": LabelSmoothing,
-    "hinton": Hinton,
-    "fitnets": FitNets,
-    "rkd": RKD,
-    "vid": VID,
-    "ted": TED,
-    "disk": DiSK,
-    "rid": RID,
-    "reaugkd": ReAugKD,
-}
-"""What ``Distiller(method=...)`` names."""
+if TYPE_CHECKING:
+    from policykd.distillation.supervised.cross_entropy import CrossEntropy, LabelSmoothing
+    from policykd.distillation.supervised.disk import DiSK
+    from policykd.distillation.supervised.fitnets import FitNets
+    from policykd.distillation.supervised.hinton import Hinton
+    from policykd.distillation.supervised.method import Method
+    from policykd.distillation.supervised.methods import METHODS, find_method
+    from policykd.distillation.supervised.reaugkd import ReAugKD
+    from policykd.distillation.supervised.rid import RID
+    from policykd.distillation.supervised.rkd import RKD
+    from policykd.distillation.supervised.ted import TED
+    from policykd.distillation.supervised.vid import VID
+
+__all__ = [
+    "METHODS", "RID", "RKD", "TED", "VID", "CrossEntropy", "DiSK", "FitNets", "Hinton", "LabelSmoothing", "Method",
+    "ReAugKD", "find_method",
+]  # fmt: skip
 
 
-def find_method(method: str | type[Method]) -> tuple[str, type[Method]]:
-    """Name and class of a method by its name, or of the user's own class.
-
-    Raises:
-        PolicyKDError: there is none of that name, or it is no class of a method.
-    """
-    if isinstance(method, type) and issubclass(method, Method):
-        return next((name for name, known in METHODS.items() if known is method), method.__name__), method
-    if not isinstance(method, str):
-        raise PolicyKDError(
-            f"method: expected a name or a subclass of policykd.distillation.supervised.method.Method, got {method!r}"
-        )
-    return method, find("method", method, METHODS)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:  # settings alone need no torch (PEP 562)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.methods"), name)
+    return value

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from policykd.core.fields import require
 from policykd.distillation.categorical import hard_loss
-from policykd.distillation.supervised.method import Method, Outputs, Phase, Step, Terms, TrainingConfig
-
-
-@dataclass(frozen=True)
-class CrossEntropyConfig(TrainingConfig):
-    """Settings of plain training."""
-
-    label_smoothing: float = 0.0
-    """Share of every label that is spread over all classes."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
-class LabelSmoothingConfig(CrossEntropyConfig):
-    """Settings of training on smoothed labels (Szegedy et al. 2016)."""
-
-    label_smoothing: float = 0.1
-    """Share of every label that is spread over all classes."""
+from policykd.distillation.supervised.config import CrossEntropyConfig, LabelSmoothingConfig
+from policykd.distillation.supervised.method import Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 class CrossEntropy(Method):

@@ -7,77 +7,22 @@ trained in turns with the student, on a budget, and dropped at inference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import not_negative, positive, require
 from policykd.distillation.categorical import UNLABELLED, hard_loss
 from policykd.distillation.schedules import cosine
+from policykd.distillation.supervised.config import DiSKConfig
 from policykd.distillation.supervised.feature_maps import as_map
-from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 GUIDE = Phase("guide", trains="guide")
-
-
-@dataclass(frozen=True)
-class DiSKConfig(TrainingConfig):
-    """Settings of DiSK, the published code's for CIFAR-100 where not said otherwise."""
-
-    warm_up_epochs: int = 2
-    """How many of the student's passes, the first, learn from labels alone; 0 for a student that comes warm."""
-    teacher_features: tuple[str, ...] = ()
-    """The teacher's module, by path, that the guide sees; none: its logits."""
-    student_temperature: float = 3.5
-    """T of the student's probabilities."""
-    teacher_temperature: float = 4.0
-    """T of the teacher's."""
-    hard_weight: float = 0.1
-    """Weight of the labels beside the scaffolded loss."""
-    soft_weight: float = 0.9
-    """Weight of the scaffolded loss, which is multiplied by both temperatures."""
-    top_k: int = 10
-    """The teacher's K largest classes, with the true one, are those that the guide may help with."""
-    guide_width: int = 64
-    """Channels of the guide's hidden layers (the code's: 256 on maps; 64, 128 on vectors)."""
-    guide_warm_up_epochs: int = 1
-    """Passes of the guide before the first of the student (the code's: 5)."""
-    student_passes: int = 3
-    """Passes of the student in a row."""
-    guide_passes: int = 3
-    """Passes of the guide in a row."""
-    budget: tuple[float, ...] = (0.6, 0.4)
-    """How much help the guide may give: sum of g * cross-entropy, over what ``budget_per`` says, at the beginning and
-    at the end of the run."""
-    budget_per: Literal["mistake", "example"] = "mistake"
-    """Whether that sum is divided by the number of misclassified examples, at least 1, as the published code does,
-    whose budgets the default ones are; or by the number of examples, as the poster's formula is written."""
-    penalty: tuple[float, ...] = (1.0, 5.0)
-    """What help beyond the budget costs, at the beginning and at the end."""
-    largest_cross_entropy: float = 5.0
-    """Bound of an example's cross-entropy in the budget."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        positive(self, "student_temperature", "teacher_temperature", "guide_width", "largest_cross_entropy", "top_k")
-        not_negative(self, "hard_weight", "soft_weight", "guide_warm_up_epochs")
-        for name in ("student_passes", "guide_passes"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("budget", "penalty"):
-            value = getattr(self, name)
-            require(len(value) == 2 and min(value) >= 0, name, value, "needs two numbers, first and last, from 0 up")
-        require(len(self.teacher_features) <= 1, "teacher_features", self.teacher_features, "names at most one module")
-
-    @property
-    def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """None of the student, the guide's of the teacher."""
-        return (), self.teacher_features
 
 
 def helped_classes(teacher_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:

@@ -6,41 +6,14 @@ Whatever a module gave is a *map* ``(B, D, S)``: D channels at S positions. A ve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.supervised.hinton import HintonConfig
-from policykd.distillation.supervised.method import Outputs, TrainingConfig
-
-Reduction = Literal["mean", "sum"]
-"""What a loss takes over the channels and positions of a map."""
-
-
-@dataclass(frozen=True)
-class FeaturePaths(TrainingConfig):
-    """Which features a method compares."""
-
-    student_features: tuple[str, ...] = ()
-    """Modules of the student by path, such as layer2; the n-th is compared with the teacher's n-th."""
-    teacher_features: tuple[str, ...] = ()
-    """Modules of the teacher by path."""
-
-    @property
-    def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The student's and the teacher's."""
-        return self.student_features, self.teacher_features
-
-
-@dataclass(frozen=True)
-class FeatureConfig(FeaturePaths, HintonConfig):
-    """Settings of methods that add a loss on features to Hinton's loss."""
-
-    alpha: float = 0.0
-    """Weight of the teacher's logits in [0, 1]; the labels weigh 1 - alpha. 0 is the features alone, as in papers."""
+from policykd.distillation.supervised.config import FeatureConfig as FeatureConfig  # methods of one's own use these
+from policykd.distillation.supervised.config import Reduction
+from policykd.distillation.supervised.method import Outputs
+from policykd.distillation.supervised.training_config import FeaturePaths as FeaturePaths
 
 
 def check_pairs(method: str, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:

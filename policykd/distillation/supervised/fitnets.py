@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import not_negative
-from policykd.distillation.supervised.feature_maps import FeatureConfig, as_maps, check_pairs, linear
+from policykd.distillation.supervised.config import FitNetsConfig
+from policykd.distillation.supervised.feature_maps import as_maps, check_pairs, linear
 from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
-
-
-@dataclass(frozen=True)
-class FitNetsConfig(FeatureConfig):
-    """Settings of FitNets."""
-
-    weight: float = 100.0
-    """Weight of the hint beside Hinton's loss (RepDistiller's: 100)."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "weight")
+from policykd.distillation.supervised.method import Outputs, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 def hint_loss(regressed: Tensor, target: Tensor) -> Tensor:

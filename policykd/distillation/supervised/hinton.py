@@ -8,20 +8,20 @@ data (``experiments/classification/search_defaults.py``); the papers' kind of se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import fractions, positive
-from policykd.core.registry import NAME, find
+from policykd.core.registry import find
 from policykd.distillation import weights
 from policykd.distillation.categorical import UNLABELLED, hard_loss
 from policykd.distillation.divergences import DIVERGENCES, Divergence, distance, kl_forward
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.method import Method, Outputs, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.config import HintonConfig
+from policykd.distillation.supervised.method import Method, Outputs, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 Function = Callable[..., Any]
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -33,36 +33,6 @@ WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Weights of policies, of the teacher's value and the student's own."""
 AS_PUBLISHED = {"alpha": 0.9, "alpha_schedule": "constant", "temperature": 4.0}
 """A weighting as papers have it: much of the teacher, softened."""
-
-
-@dataclass(frozen=True)
-class HintonConfig(TrainingConfig):
-    """Settings of Hinton's distillation."""
-
-    alpha: float = 0.5
-    """Weight of the teacher's loss in [0, 1]; that of the labels is 1 - alpha. 1 is the teacher alone, throughout."""
-    alpha_schedule: Annotated[str | Function, NAME] = "linear"
-    """How an alpha below 1 falls over the student's epochs, from the teacher to the labels (Clark et al. 2019):
-    constant, linear, exponential, cosine, or a function of the progress from 0 to 1."""
-    temperature: float = 1.0
-    """Both logits are divided by it, and the term is multiplied by its square."""
-    divergence: Annotated[str | Function, NAME] = "kl_forward"
-    """How far apart teacher and student are: kl_forward, which is KL(teacher || student), kl_reverse, nll, mse,
-    cross_entropy_forward, cross_entropy_reverse; action_mse and action_huber, of probabilities; or a function of two
-    answers that have logits (``policykd.distillation.divergences``)."""
-    example_weight: Annotated[str | Function, NAME] = "uniform"
-    """How much the teacher's loss counts at each example: uniform; disadvantage, by how much likelier the teacher finds
-    the label than the student does; hard_gate, only where it does (all of mean 1 over the batch); value_gate, 1 where
-    it does and 0 elsewhere; or a function of both log-likelihoods ``(1, B)`` (``policykd.distillation.weights``)."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        fractions(self, "alpha")
-        positive(self, "temperature")
-        find("alpha_schedule", self.alpha_schedule, SCHEDULES)
-        find("divergence", self.divergence, DIVERGENCES)
-        find("example_weight", self.example_weight, WEIGHTS)
 
 
 def hinton_loss(

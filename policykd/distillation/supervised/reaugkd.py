@@ -8,7 +8,6 @@ a batch as the teacher's own embedding does, so that it can look things up among
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,37 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import not_negative, positive
 from policykd.distillation.categorical import UNLABELLED, categorical_kl
-from policykd.distillation.supervised.feature_maps import FeaturePaths
-from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.config import ReAugKDConfig
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 PROJECTION = Phase("projection", trains="projection", student=False)
-
-
-@dataclass(frozen=True)
-class ReAugKDConfig(FeaturePaths):
-    """Settings of ReAugKD. ``student_features`` and ``teacher_features`` name one module each: the embeddings."""
-
-    projection_epochs: int = 10
-    """Passes of stage 1; 0 leaves a random projection."""
-    projection_learning_rate: float = 1e-2
-    """Learning rate of stage 1, where one linear layer learns, whatever the student's."""
-    contrastive_temperature: float = 0.1
-    """Temperature of the supervised contrastive loss."""
-    alpha: float = 2.0
-    """Weight of the relational loss; without it (0) the student's embeddings are of no use as queries."""
-    temperature: float = 0.1
-    """tau of the similarities in the relational loss."""
-    keep_diagonal: bool = True
-    """Whether an example is compared with its own teacher embedding, too. That is the entry where the teacher's
-    distribution is largest, and the only one that pulls a student's embedding onto its own key."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "projection_epochs", "alpha")
-        positive(self, "contrastive_temperature", "temperature", "projection_learning_rate")
 
 
 def supervised_contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -9,54 +9,27 @@ features themselves: what is of no use for the task is not copied. Two phases al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import not_negative, require
 from policykd.distillation.categorical import hard_loss
+from policykd.distillation.supervised.config import Reduction, RIDConfig
 from policykd.distillation.supervised.feature_maps import (
-    FeaturePaths,
-    Reduction,
     as_maps,
     check_pairs,
     reduced,
     two_layers,
 )
-from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 FLOOR, START = 1e-3, 5.0
 """Least sigma, and its raw value (before softplus) to start from."""
 FILTERS_WARM_UP = Phase("filters_warm_up", trains="filters")
 FILTERS = Phase("filters", trains="filters")
-
-
-@dataclass(frozen=True)
-class RIDConfig(FeaturePaths):
-    """Settings of RID."""
-
-    filter_warm_up_epochs: int = 3
-    """Passes in which the teacher's filters learn from labels alone, before the first cycle (the paper's n_w)."""
-    cycle_epochs: int = 10
-    """Passes of one cycle, both phases together (the paper's q)."""
-    filter_share: float = 0.25
-    """Share of each cycle that trains the teacher's filters (the paper's r)."""
-    hard_weight: float = 1.0
-    """Weight of the labels in the student's loss (lambda_1)."""
-    weight: float = 10.0
-    """Weight of the distance in the student's loss (lambda_2)."""
-    reduction: Reduction = "mean"
-    """Over channels and positions, in both phases: the released code takes means, equations 10 and 12 are sums."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "filter_warm_up_epochs", "hard_weight", "weight")
-        require(self.cycle_epochs >= 2, "cycle_epochs", self.cycle_epochs, "needs room for both phases: at least 2")
-        require(0 < self.filter_share < 1, "filter_share", self.filter_share, "must lie between 0 and 1")
 
 
 def rid_distance(student: Tensor, teacher: Tensor, sigma: Tensor, reduction: Reduction = "mean") -> Tensor:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from policykd.core.fields import not_negative
-from policykd.distillation.supervised.feature_maps import FeatureConfig, check_pairs
+from policykd.distillation.supervised.config import RKDConfig
+from policykd.distillation.supervised.feature_maps import check_pairs
 from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
-
-
-@dataclass(frozen=True)
-class RKDConfig(FeatureConfig):
-    """Settings of RKD. Without named features it compares logits."""
-
-    distance_weight: float = 25.0
-    """Weight of the loss on pairwise distances."""
-    angle_weight: float = 50.0
-    """Weight of the loss on angles of triplets."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "distance_weight", "angle_weight")
+from policykd.distillation.supervised.method import Outputs, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:

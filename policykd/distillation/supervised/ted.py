@@ -6,40 +6,17 @@ with both networks frozen. Stage 2 trains the student and its filters towards th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import not_negative, positive
 from policykd.distillation.categorical import hard_loss, soft_loss
-from policykd.distillation.supervised.feature_maps import FeaturePaths, as_maps, check_pairs, linear
-from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms, TrainingConfig
-
-
-@dataclass(frozen=True)
-class TEDConfig(FeaturePaths):
-    """Settings of TED. Its stage 1 reads the student's features: begin with a warm student (``warm_up_epochs``)."""
-
-    filter_epochs: int = 2
-    """Passes of stage 1, between the warm-up and stage 2."""
-    filter_width: int = 0
-    """Channels after the filters; 0 is the teacher's."""
-    kl_alpha: float = 5.0
-    """Weight of T^2 * KL(teacher || student) in stage 2 (the scripts': 5 or 20)."""
-    mse_alpha: float = 20.0
-    """Weight of the mean squared error between filtered features (the scripts': 20 to 7500)."""
-    temperature: float = 2.0
-    """T of that divergence."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "filter_epochs", "filter_width", "kl_alpha", "mse_alpha")
-        positive(self, "temperature")
-
+from policykd.distillation.supervised.config import TEDConfig
+from policykd.distillation.supervised.feature_maps import as_maps, check_pairs, linear
+from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Phase, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 FILTERS = Phase("filters", trains="filters")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,29 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policykd.core.fields import not_negative
-from policykd.distillation.supervised.feature_maps import FeatureConfig, Reduction, as_maps, check_pairs, reduced
+from policykd.distillation.supervised.config import Reduction, VIDConfig
+from policykd.distillation.supervised.feature_maps import as_maps, check_pairs, reduced
 from policykd.distillation.supervised.hinton import Hinton
-from policykd.distillation.supervised.method import Outputs, Step, Terms, TrainingConfig
+from policykd.distillation.supervised.method import Outputs, Step, Terms
+from policykd.distillation.supervised.training_config import TrainingConfig
 
 FLOOR, START = 1e-5, 5.0
 """Least variance, and the variance to start from."""
-
-
-@dataclass(frozen=True)
-class VIDConfig(FeatureConfig):
-    """Settings of VID."""
-
-    weight: float = 1.0
-    """Weight of the Gaussian's negative log-likelihood beside Hinton's loss (RepDistiller's: 1)."""
-    reduction: Reduction = "mean"
-    """Over channels and positions: the author's code takes the mean, the papers' equations are sums. With sum, the
-    same weight is as many times heavier as the teacher's map has entries."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
-        super().__post_init__()
-        not_negative(self, "weight")
 
 
 def vid_loss(mean: Tensor, variance: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:

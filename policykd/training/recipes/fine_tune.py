@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import as_tensor
 from policykd.core.networks import Adam, PolicyOutput
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.labels import Labels
@@ -57,7 +56,7 @@ class Anchor:
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states."""
-        observations = as_tensor(self.collector.observations, self.actor.device)
+        observations = torch.as_tensor(self.collector.observations, device=self.actor.device)
         policy = self.learner.outputs(self.actor, observations.view(len(self.actor), self.collector.n_envs, -1))
         if policy.std is None and policy.logits is None:  # deterministic: of no meaning but the actions
             policy = PolicyOutput(policy.actions, policy.actions, torch.zeros_like(policy.actions))

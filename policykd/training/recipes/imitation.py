@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import as_tensor
+from policykd.core.draws import standard_normal
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.seeding import Generators, standard_normal
+from policykd.core.seeding import Generators
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import TeacherMethod
@@ -73,7 +73,7 @@ class Imitation:
     def collect(self) -> Step:
         """One step of all environments into the data set."""
         answers, collector = self.tutor.answers(), self.collector
-        observations = as_tensor(collector.observations, answers.device).view(*answers.shape[:2], -1)
+        observations = torch.as_tensor(collector.observations, device=answers.device).view(*answers.shape[:2], -1)
         self.take(observations, answers)
         actions = self.act(observations, Labels.unpack(answers, self.learner.discrete).policy.actions)
         return collector.step(actions.flatten(0, 1))

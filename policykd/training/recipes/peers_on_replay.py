@@ -13,7 +13,7 @@ from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PeerMethod
 from policykd.distillation.near_best import NearBest
 from policykd.distillation.peer_step import LATEST, Peers, PeerStep, action_distance
-from policykd.distillation.schedules import schedule_of
+from policykd.distillation.schedules import constant, schedule_of
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.settings import critic_rows
@@ -76,6 +76,10 @@ class PeersOnReplay(LearnFromReplay):
         self.distill_rates = torch.as_tensor(learner.settings.get("distill_learning_rate"), device=self.device)
         self.distill_learning_rate = torch.zeros_like(self.distill_rates)
         self.distill_coef = torch.zeros(len(sampling), device=self.device)
+        self.strength = -1.0
+        """By the schedule, that of both; they have none yet."""
+        self.distil_batch: Batch | None = None
+        """The latest batch of distillation, in whose place the next one goes."""
         learner.judges = peers if method.target == "group" else 1
         learner.proposers = peers if method.target == "actors" else 1
         self._learn = self.learn
@@ -125,9 +129,11 @@ class PeersOnReplay(LearnFromReplay):
         turn, states = self.turn(first), None
         if due:
             states = self.states(first)
-            strength = self.schedule(progress)
-            torch.mul(self.distill_rates, strength, out=self.distill_learning_rate)
-            self.distill_coef.fill_(config.distill_coef * strength)
+            strength = 1.0 if self.schedule is constant else self.schedule(progress)
+            if strength != self.strength:
+                self.strength = strength
+                torch.mul(self.distill_rates, strength, out=self.distill_learning_rate)
+                self.distill_coef.fill_(config.distill_coef * strength)
             if self.near is not None:
                 self._stay_near(self.near, states, moved)
         # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
@@ -195,13 +201,15 @@ class PeersOnReplay(LearnFromReplay):
         return self._distil_batch(number).observations
 
     def _distil_batch(self, number: int) -> Batch:
-        return self.replay.sample(
+        self.distil_batch = self.replay.sample(
             self.config.distill_batch_size,
             self.sampling,
             self.method.states,
             peer_of=self.peers.peer_of[number % len(self.peers.peer_of)],
             recent=self.config.distill_recent,
+            into=self.distil_batch,
         )
+        return self.distil_batch
 
     def _copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
         batch = self._distil_batch(number)
@@ -211,7 +219,7 @@ class PeersOnReplay(LearnFromReplay):
     def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
         if moved % self.config.best_freq == 0 and (best := self.standings.best()).min() >= 0:
             near.update(states, torch.from_numpy(best).to(self.device))
-        self.distill_coef.mul_(near.strength)
+        torch.mul(near.strength, self.config.distill_coef * self.strength, out=self.distill_coef)
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, distillation's optimisers, and who has begun anew."""

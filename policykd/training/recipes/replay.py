@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
-from policykd.core.seeding import Generators, standard_normal
+from policykd.core.arrays import Array
+from policykd.core.draws import standard_normal
+from policykd.core.seeding import Generators
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
 from policykd.learners.group_targets import to_asker, to_everybody
@@ -50,6 +51,8 @@ class LearnFromReplay:
         """Diagnostics of the latest update."""
         self.diagnosing = True
         """Whether a gradient step shall compute what is only logged: until one of distillation has."""
+        self.batch: Batch | None = None
+        """The latest batch of RL, in whose place the next one goes."""
         self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
@@ -62,7 +65,7 @@ class LearnFromReplay:
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
         if self.allocation is not None:
-            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in np.flatnonzero(step.dones)}
+            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in step.dones.nonzero()[0]}
             self.allocation.stepped(step.dones, ended_returns)
         ended = step.dones & ~step.truncated
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
@@ -84,7 +87,7 @@ class LearnFromReplay:
         """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
         n_envs, device = self.collector.n_envs, self.learner.actor.device
         noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
-        inputs = as_tensor(observations, device).view(len(self.exploration), n_envs, -1)
+        inputs = torch.as_tensor(observations, device=device).view(len(self.exploration), n_envs, -1)
         with torch.no_grad():
             acted: Tensor = self.explore(inputs, noise).flatten(0, 1)
         return acted
@@ -109,7 +112,8 @@ class LearnFromReplay:
         steps, self.diagnosing = self.own_steps, self.diagnosing or diagnose
         if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
             return self.info
-        self.learner.settings.advance(progress)
+        if self.learner.settings.scheduled is not None:
+            self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, self.diagnosing)}
         self.diagnosing = self.diagnosing and "distill/loss" not in info
@@ -125,7 +129,8 @@ class LearnFromReplay:
         size, n_steps = self.config.batch_size, self.n_steps
         if isinstance(n_steps, Tensor) or n_steps > 1:
             return self.replay.sample_ahead(size, self.sampling, source, n_steps, self.learner.gamma)
-        return self.replay.sample(size, self.sampling, source)
+        self.batch = self.replay.sample(size, self.sampling, source, into=self.batch)
+        return self.batch
 
     def state(self) -> dict[str, Any]:
         """The number of gradient steps, what rows of the log say until the next, and who acts."""

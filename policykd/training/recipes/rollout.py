@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import Array, as_tensor
+from policykd.core.arrays import Array
+from policykd.core.draws import standard_normal
 from policykd.core.fields import number_at
-from policykd.core.seeding import Generators, standard_normal
+from policykd.core.seeding import Generators
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
@@ -80,7 +81,7 @@ class LearnFromRollouts:
         step = collector.step(actions.flatten(0, 1), scaled=False)
         learner.observe(self.observed(step.observations))
         dones = torch.from_numpy(step.dones).to(self.device).view(shape)
-        rewards = as_tensor(step.rewards, self.device).view(shape)
+        rewards = torch.as_tensor(step.rewards, device=self.device).view(shape)
         rewards = learner.scale_rewards(rewards, dones) * self.pays
         if step.truncated.any():  # the episode would have gone on: its value beyond the time limit counts
             truncated = torch.from_numpy(step.truncated).to(self.device).view(shape)
@@ -91,7 +92,7 @@ class LearnFromRollouts:
 
     def observed(self, observations: Array) -> Tensor:
         """Raw observations ``(K * N, O)`` as ``(K, N, O)``."""
-        return as_tensor(observations, self.device).view(len(self.sampling), self.collector.n_envs, -1)
+        return torch.as_tensor(observations, device=self.device).view(len(self.sampling), self.collector.n_envs, -1)
 
     def act(self, inputs: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` as the policies draw them (``PPO.sample``), with each learner's own noise."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.arrays import as_tensor
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.labels import Labels
@@ -76,7 +75,7 @@ class TaughtOnReplay(LearnFromReplay):
     def collect(self) -> Step:
         """One environment step of every student into replay and data set."""
         answers = self.tutor.answers()
-        observations = as_tensor(self.collector.observations, answers.device)
+        observations = torch.as_tensor(self.collector.observations, device=answers.device)
         self.dataset.add(observations.view(*answers.shape[:2], -1), answers)
         return super().collect()
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.draws import standard_normal
 from policykd.core.networks import PolicyOutput, load_state_tensors, state_tensors
-from policykd.core.seeding import standard_normal
 from policykd.distillation.divergences import Divergence, cross_entropy_reverse
 from policykd.distillation.labels import Labels, from_next, proximal_weight, shaping
 from policykd.distillation.methods import TeacherMethod

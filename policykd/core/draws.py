@@ -1,4 +1,4 @@
-"""Batches drawn from a replay by one call of C, with the numbers that numpy's generators would give."""
+"""What K learners draw, each by a generator of its own: noise, and batches of a replay by one call of C."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 from policykd.native import kernels
+
+
+def standard_normal(generators: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
+    """Standard normal numbers ``(K, *shape)`` in float32, row k by generator k."""
+    noise = np.empty((len(generators), *shape), np.float32)
+    for row, generator in zip(noise, generators, strict=True):
+        generator.standard_normal(dtype=np.float32, out=row)
+    return noise
 
 
 class Streams:
@@ -41,6 +49,7 @@ def gather(
     first: np.ndarray,
     count: int,
     rings: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
 
@@ -54,9 +63,10 @@ def gather(
         first: the ring from which learner k draws, ``(K,)`` in int64.
         count: draw from the most recent so many of a ring.
         rings: draw from so many rings from ``first`` on, all alike.
+        out: what an earlier call of this size returned, or its first columns, to be written over.
 
     Returns:
-        ``(K, B, width)``, float32.
+        ``(K, B, width)``, float32; or ``out``.
 
     Raises:
         ValueError: rings or transitions that are not there.
@@ -68,8 +78,11 @@ def gather(
         raise ValueError(
             f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"
         )
-    out = torch.empty(learners, batch_size, width, dtype=torch.float32)
-    rows = torch.from_numpy(first).to(torch.int64).contiguous()
+    if out is None:
+        out = torch.empty(learners, batch_size, width, dtype=torch.float32)
+    elif out.stride() != (batch_size * width, width, 1) or len(out) != learners:
+        raise ValueError(f"cannot draw {learners} x {batch_size} transitions of {width} into {tuple(out.shape)}")
+    rows = torch.from_numpy(np.ascontiguousarray(first, np.int64))
     failed = kernels.library().gather(
         *(learners, batch_size, width, halves, storage.data_ptr(), whole, capacity, size, position, count, rings),
         *(rows.data_ptr(), streams.uniform, streams.state, out.data_ptr()),

@@ -1,0 +1,1 @@
+"""Does DiSK's guide help students that cannot get all right?"""

@@ -1,0 +1,1 @@
+"""How well does ``policykd doctor`` find what was broken on purpose?"""

@@ -1,0 +1,1 @@
+"""What do many environments change, at equal environment steps and at equal gradient steps?"""

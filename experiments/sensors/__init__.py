@@ -1,0 +1,1 @@
+"""Which of a robot's sensors does a student need, whose teacher sees all?"""

@@ -1,0 +1,135 @@
+"""What ``policykd classify`` does once its words are understood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from policykd.classification.data.sets import Splits, load
+from policykd.classification.models import (
+    CNN,
+    CONFIG,
+    MLP,
+    check_names,
+    make_model,
+    names_in,
+    parameters,
+    save_pretrained,
+)
+from policykd.classification.processes import check_device
+from policykd.classification.settings import resolve_config
+from policykd.classification.state import load_weights
+from policykd.classification.teacher import Ensemble
+from policykd.cli.classify_options import ClassifyOptions
+from policykd.cli.distillers import (
+    check,
+    fit_baseline,
+    measure,
+    open_distiller,
+    run_folder,
+    tell,
+    train_teacher,
+)
+from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
+from policykd.distillation.supervised import METHODS
+from policykd.distillation.supervised.training_config import FeaturePaths
+
+
+def classify(options: ClassifyOptions[Any]) -> None:
+    """Train the student, and its teacher where none is given, or go on with a run; measure it once."""
+    resolve_config(METHODS[options.method], options.config)  # before data and networks are read
+    if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
+        raise PolicyKDError(
+            f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
+            "--teacher-features hidden.1"
+        )
+    require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
+    check_device(options.device)
+    splits = load(options.data, options.data_dir, examples=options.examples)
+    teacher = _given_teacher(options, splits)
+
+    def new_student() -> nn.Module:
+        return make_model(options.student, options.student_widths, splits.shape, splits.classes, options.config.seed)
+
+    untrained = teacher is None and METHODS[options.method].uses_teacher
+    if untrained:
+        teacher = _new_teacher(options, splits)
+    # After all that may be wrong: a run that cannot start leaves nothing behind.
+    check(options, new_student(), teacher, splits.train, untrained)
+    with run_folder(options, "classify") as folder:
+        _run(options, splits, new_student, teacher, untrained, folder)
+
+
+def _run(
+    options: ClassifyOptions[Any],
+    splits: Splits,
+    new_student: Callable[[], nn.Module],
+    teacher: nn.Module | None,
+    untrained: bool,
+    folder: Path,
+) -> None:
+    """Train and measure everything of a run in its folder."""
+    if untrained and teacher is not None:
+        tell(f"training the teacher, {options.teacher_epochs} epochs")
+        train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
+    student = new_student()
+    tell(
+        f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
+        f"student {parameters(student):,} parameters"
+        + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+    )
+    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    distiller = open_distiller(options, student, teacher, folder / "student", splits.names)
+    distiller.fit(splits.train, splits.validation, progress_bar=True)
+    data = splits.train, splits.validation, splits.test
+    measure(distiller, *data, folder, fit_baseline(options, new_student, teacher, *data[:2], folder, splits.names))
+    for network, name in ((student, "student_model"), (teacher, "teacher_model")):
+        if distiller.accelerator.is_main_process and isinstance(network, MLP | CNN):
+            save_pretrained(network, folder / name, splits.names)
+
+
+def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
+    """The teacher from files, an ensemble where there are several; None where there is none."""
+    files = options.teacher_files
+    return read_teacher([_new_teacher(options, splits) for _ in files], files, splits.names) if files else None
+
+
+def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequence[str] | None = None) -> nn.Module:
+    """Load weights into one network per file; several are an ensemble.
+
+    Raises:
+        PolicyKDError: a file cannot be read, or its classes have other names than ``names``, or another order.
+    """
+    for member, path in zip(members, files, strict=True):
+        try:
+            load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
+            known = _named_by(path)
+        except (OSError, ValueError, AttributeError, SafetensorError) as error:
+            raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
+        if names is not None and known is not None:
+            check_names({f"the teacher of {path}": known, "the data": names})
+    return Ensemble(members) if len(members) > 1 else members[0]
+
+
+def _named_by(path: str | Path) -> Sequence[str] | None:
+    """The names of the classes of some weights: in the file, as runs keep them, or in the ``config.json`` beside it."""
+    with safe_open(path, "pt") as file:
+        known = json.loads((file.metadata() or {}).get("classes", "null"))
+    beside = Path(path).parent / CONFIG
+    return names_in(json.loads(beside.read_text())) if known is None and beside.is_file() else known
+
+
+def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
+    return make_model(options.teacher, options.teacher_widths, splits.shape, splits.classes, _teacher_seed(options))
+
+
+def _teacher_seed(options: ClassifyOptions[Any]) -> int:
+    """Another one than the student's, by the same distance for every seed."""
+    return options.config.seed + 1000

@@ -1,0 +1,101 @@
+"""What ``policykd text`` does once its words are understood."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from policykd.classification.data.text import bucketed, read_texts, split, tokenise
+from policykd.classification.models import parameters
+from policykd.classification.settings import resolve_config
+from policykd.classification.transformer import (
+    TextClassifier,
+    load_classifier,
+    load_tokenizer,
+    model_classes,
+)
+from policykd.cli.distillers import (
+    check,
+    fit_baseline,
+    measure,
+    open_distiller,
+    run_folder,
+    tell,
+    train_teacher,
+)
+from policykd.cli.text_options import TextOptions
+from policykd.core.errors import PolicyKDError
+from policykd.distillation.supervised import METHODS
+
+TEACHER, STUDENT = "teacher_model", "student_model"
+
+
+def distil(options: TextOptions[Any]) -> None:
+    """Train the student, and fine-tune its teacher where asked, or go on with a run; measure it once."""
+    resolve_config(METHODS[options.method], options.config)  # before data and networks are read
+    tokenizer = load_tokenizer(options.teacher)
+    of_model = model_classes(options.teacher)
+    known, unseen = read_texts(options.data, of_model)
+    parts = (*split(known, options.examples, 0.1, 0), unseen)
+    train, validation, test = (tokenise(tokenizer, part, options.max_length) for part in parts)
+    names = settled_names(known.names, of_model, options.teacher_epochs > 0)
+    classifier = partial(
+        load_classifier,
+        options.teacher,
+        names,
+        tokenizer.pad_token_id,
+        freeze_embeddings=options.freeze_embeddings,
+        seed=options.config.seed,
+    )
+    new_student = partial(classifier, layers=options.student_layers)
+    student = new_student()
+    teacher = classifier(trained_head=not options.teacher_epochs) if METHODS[options.method].uses_teacher else None
+    batches = bucketed(train, options.config.batch_size, options.config.seed)
+    check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
+    with run_folder(options, "text") as folder:
+        tell(
+            f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
+            f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
+        )
+        tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+        if teacher is not None and options.teacher_epochs:
+            tell(f"fine-tuning the teacher, {options.teacher_epochs} epochs")
+            train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed, names)
+        distiller = open_distiller(options, student, teacher, folder / "student", names)
+        distiller.fit(batches, tuple(validation), progress_bar=True)
+        baseline = fit_baseline(options, new_student, teacher, batches, tuple(validation), folder, names)
+        measure(distiller, tuple(train), tuple(validation), tuple(test), folder, baseline)
+        if distiller.accelerator.is_main_process:
+            _save(student, tokenizer, folder / STUDENT)
+            if teacher is not None:
+                _save(teacher, tokenizer, folder / TEACHER)
+
+
+def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, learns: bool) -> tuple[str, ...]:
+    """The names of the classes of data and model together.
+
+    Args:
+        of_data: in the order of the data's numbers.
+        of_model: in the model's order; None where it has none.
+        learns: whether the model will learn the data's classes first, whatever it had.
+
+    Raises:
+        PolicyKDError: a model that is used as it is has classes of other names.
+    """
+    if of_model is None or [*map(str.lower, of_data)] == [*map(str.lower, of_model)] or learns:
+        return of_data
+    if len(of_model) == len(of_data) and all(name.isdigit() for name in of_data):
+        pairs = ", ".join(f"{number} is {name}" for number, name in zip(of_data, of_model, strict=True))
+        tell(f"the data number their classes; by the model's names {pairs}")
+        return of_model
+    raise PolicyKDError(
+        f"classes: the data have {', '.join(of_data)} and the teacher {', '.join(of_model)}: choose another teacher, "
+        "or fine-tune it first (--teacher-epochs)"
+    )
+
+
+def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
+    """A folder that transformers loads."""
+    classifier.model.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,81 @@
+"""A policy in int8: static post-training quantisation (Jacob et al. 2018; Krishnamoorthi 2018).
+
+Weights are symmetric with one scale per output, activations symmetric with ranges met at calibration. Each unit has a
+range of its own, folded into the weights of the next layer, so one wide observation does not blur the others. The state
+of gated recurrent units lies in -1 to 1, which is its range: layers read it in int8, and it is kept in float32, so that
+what a small step adds to it is not lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from policykd.core.errors import PolicyKDError
+from policykd.export.plain import LEVELS, Layer, PlainPolicy, Units, linear
+
+
+def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | None = None) -> PlainPolicy:
+    """The policy in int8.
+
+    Args:
+        policy: in float32.
+        states: what it reads ``(n, I)``, whose ranges count.
+        remembered: what its units, if any, remember after each ``(n, H)``.
+
+    Raises:
+        PolicyKDError: there are no states, or they do not fit.
+    """
+    hidden = policy.normalise(check_states(states, policy.input_size))
+    steps, units = _steps(hidden), policy.units
+    if units is not None:
+        assert remembered is not None
+        own = _even(policy.width)
+        units = Units(_in_int8(units.seen, steps), _in_int8(units.heard, own))
+        hidden, steps = np.concatenate((remembered, hidden), axis=1), np.concatenate((own, steps))
+    input_scale, layers = (1 / steps).astype(np.float32), []
+    for number, layer in enumerate(policy.layers):
+        hidden, read = policy.activate(linear(layer, hidden)), steps
+        if number == len(policy.layers) - 1:
+            layers.append(_in_int8(layer, read))
+        elif policy.tanh:
+            steps = _even(hidden.shape[1])
+            layers.append(_in_int8(layer, read))
+        else:  # relu(x / step) is relu(x) / step: rescaling costs nothing
+            steps = _steps(hidden)
+            layers.append(_in_int8(layer, read, steps))
+    return replace(policy, layers=tuple(layers), input_scale=input_scale, units=units)
+
+
+def check_states(states: np.ndarray, size: int) -> np.ndarray:
+    """States as float32 ``(n, O)``.
+
+    Raises:
+        PolicyKDError: they are not.
+    """
+    states = np.asarray(states, np.float32)
+    if states.ndim != 2 or states.shape[1] != size or len(states) < 2 or not np.isfinite(states).all():
+        raise PolicyKDError(f"export: calibration needs 2 or more finite states (n, {size}), got {states.shape}")
+    return states
+
+
+def _in_int8(layer: Layer, steps: np.ndarray, said: np.ndarray | float = 1.0) -> Layer:
+    """A layer whose inputs are int8, one level of each ``steps (in,)``, and whose outputs are in units of ``said``."""
+    folded = layer.weight * steps[:, None]
+    scale = np.abs(folded).max(0) / LEVELS
+    scale[scale == 0] = 1
+    weight = np.rint(folded / scale).astype(np.int8)
+    return Layer(weight, (layer.bias / said).astype(np.float32), (scale / said).astype(np.float32))
+
+
+def _even(count: int) -> np.ndarray:
+    """What one int8 level of units in -1 to 1 stands for ``(count,)``."""
+    return np.full(count, 1 / LEVELS, np.float32)
+
+
+def _steps(values: np.ndarray) -> np.ndarray:
+    """What one int8 level of every unit stands for, by its largest magnitude; a unit that was silent: as the widest."""
+    ranges = np.abs(values).max(0)
+    ranges[ranges == 0] = ranges.max() or 1
+    return (ranges / LEVELS).astype(np.float32)
