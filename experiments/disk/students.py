@@ -18,10 +18,10 @@ from experiments.classification.search_defaults import answers
 from policykd.classification.data.batches import Batches, Shuffled, seeded
 from policykd.distillation.categorical import categorical_kl
 from policykd.distillation.schedules import cosine
+from policykd.distillation.supervised.config import DiSKConfig
 from policykd.distillation.supervised.disk import (
     GUIDE,
     DiSK,
-    DiSKConfig,
     budget_hinge,
     helped_classes,
     scaffolded_loss,
