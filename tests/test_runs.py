@@ -19,6 +19,7 @@ from stable_baselines3.common.monitor import Monitor, load_results
 from stable_baselines3.common.results_plotter import X_TIMESTEPS, ts2xy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import POINT, TINY, differences, flags, logged_steps, progress, start
+from zoo import zoo
 
 from policykd.cli import main
 from policykd.core import checkpoint
@@ -116,7 +117,7 @@ def test_the_zoo_finds_the_evaluations(run):
 
 
 def test_the_zoo_plots_a_run(run, tmp_path, monkeypatch):
-    all_plots = pytest.importorskip("rl_zoo3.plots.all_plots", reason="rl-baselines3-zoo is not installed")
+    all_plots = zoo("rl_zoo3.plots.all_plots")
     task, output = POINT.replace("/", "-"), tmp_path / "results"
     options = ["-a", "dpd-td3", "-e", task, "-f", str(run), "--no-million", "--no-display", "-o", str(output)]
     monkeypatch.setattr(sys, "argv", ["all_plots", *options])

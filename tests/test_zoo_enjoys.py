@@ -11,6 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_groups import Goal
 from tiny import POINT
+from zoo import zoo
 
 from policykd import DualStudent, Teacher, TeacherStudent
 from policykd.export import zoo_settings
@@ -41,13 +42,13 @@ def normalised(tmp_path_factory):
 def enjoy(folder, algo, env_id, load_best=False):
     """What ``rl_zoo3.enjoy`` does before it plays: the model, and the environment in its wrappers."""
     from huggingface_sb3 import EnvironmentName  # the zoo's way to write an id as a file name
-    from rl_zoo3.utils import ALGOS, create_test_env, get_model_path, get_saved_hyperparams
 
+    utils = zoo("rl_zoo3.utils")
     name = EnvironmentName(env_id)
-    _, model_path, log_path = get_model_path(0, str(folder), algo, name, load_best)
-    hyperparams, stats_path = get_saved_hyperparams(f"{log_path}/{name}", test_mode=True)
-    env = create_test_env(env_id, 1, stats_path, 0, None, False, hyperparams, {}, DummyVecEnv)
-    return ALGOS[algo.split("-")[-1]].load(model_path, device="cpu"), env
+    _, model_path, log_path = utils.get_model_path(0, str(folder), algo, name, load_best)
+    hyperparams, stats_path = utils.get_saved_hyperparams(f"{log_path}/{name}", test_mode=True)
+    env = utils.create_test_env(env_id, 1, stats_path, 0, None, False, hyperparams, {}, DummyVecEnv)
+    return utils.ALGOS[algo.split("-")[-1]].load(model_path, device="cpu"), env
 
 
 def assert_plays_alike(agent, k, model, env):
@@ -159,3 +160,10 @@ def test_the_code_on_the_hubs_card_plays_what_sees_a_part_or_a_history(tmp_path,
         np.testing.assert_allclose(loaded.predict(raw)[0], student.predict(raw)[0], atol=1e-5)
     finally:
         gym.registry.pop("PolicyKD/dicts-v0")
+
+
+@needs_zoo
+def test_importing_the_zoo_leaves_gymnasiums_time_limit_to_all_other_tests():
+    zoo("rl_zoo3.utils")
+    layers = repr(gym.make("CartPole-v1"))
+    assert "TimeLimit" in layers and "Patched" not in layers
