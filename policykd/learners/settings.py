@@ -50,9 +50,9 @@ class Settings:
         )
 
     def advance(self, progress: float) -> None:
-        """Set a scheduled learning rate, which is a function of what remains, as SB3's."""
-        if self.scheduled is not None and self.rate is not None:
-            self.rate.fill_(number_at("learning_rate", self.scheduled, 1.0 - progress))
+        """Set the learning rate where it is ``scheduled``: a function of what remains, as SB3's."""
+        assert self.scheduled is not None and self.rate is not None
+        self.rate.fill_(number_at("learning_rate", self.scheduled, 1.0 - progress))
 
 
 VARIED_ROWS = {
