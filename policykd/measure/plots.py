@@ -262,15 +262,14 @@ def against_size(
     ordered = sorted(points.items(), key=lambda item: float(item[1][0]))
     sizes, means = [float(size) for _, (size, _) in ordered], [scores.mean() for _, (_, scores) in ordered]
     axes.plot(sizes, means, color=COLOURS[0], linewidth=1.9, zorder=2)
-    for name, (size, scores) in ordered:
+    for _, (size, scores) in ordered:
         axes.scatter(np.full(len(scores), float(size)), scores, s=16, color=COLOURS[1], alpha=0.8, zorder=3)
-        axes.annotate(name, (float(size), scores.mean()), (0, -14), textcoords="offset points", fontsize=8, ha="center")
     axes.axhline(1.0, color=FAINT, linewidth=1.1, linestyle=(0, (6, 4)), zorder=1)
     axes.set_xscale("log")
-    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.set_xticks(sizes, [f"{name}\n{float(size):,.0f}" for name, (size, _) in ordered])
     axes.minorticks_off()
     axes.set_xlabel(
-        "parameters of the student's policy   (dot: one seed; line: mean over seeds)", color=INK, fontsize=9
+        "hidden layers and parameters of the student   (dot: one seed; line: mean over seeds)", color=INK, fontsize=9
     )
     axes.set_ylabel(unit, color=INK)
     axes.set_title(title, fontsize=12, fontweight="bold", color=INK, loc="left")
