@@ -107,4 +107,3 @@ def test_what_is_said_of_beginning_anew():
 
 def number(text: str) -> float:
     return float(text.split()[0].replace(",", ""))
-
