@@ -36,7 +36,7 @@ from policykd.benchmark.statistics import summarise
 from policykd.classification.data import sets as data
 from policykd.classification.data.mnist_5k import load_mnist_5k
 from policykd.classification.data.text import read_texts
-from policykd.cli import classify_run, cooperate_run, fidelity_run, train_options
+from policykd.cli import classify_run, cooperate_run, fidelity_run, train
 from policykd.core import checkpoint
 from policykd.memory import KnowledgeBase
 from policykd.training.loading import load_agent
@@ -59,7 +59,7 @@ LOADERS = {
     "weights": lambda path: classify_run.read_teacher([net()], [path]),
     "spec": load_spec,
     "results": lambda path: summarise(Results(path)),
-    "config": train_options._from_file,
+    "config": train._from_file,
     "options": fidelity_run._made,
     "data": lambda path: data.load(str(path)),
     "idx": lambda path: data.load("mnist", path),

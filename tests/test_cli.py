@@ -14,7 +14,7 @@ from tiny import POINT, TINY, flags, progress
 
 from policykd.cli import COMMANDS, main
 from policykd.cli.evaluate import EvaluateOptions
-from policykd.cli.train_options import TrainOptions
+from policykd.cli.train import TrainOptions
 from policykd.cli.video import VideoOptions
 from policykd.core import checkpoint
 from policykd.learners.config import DDPGConfig, TD3Config

@@ -303,7 +303,7 @@ def test_layers_that_c_does_not_know_are_refused():
 
 def test_c_that_acts_otherwise_is_not_written(tmp_path, monkeypatch):
     agent = DualStudent(Lopsided, backbone="sac", config={**TINY, **SHORT})
-    monkeypatch.setattr("policykd.export.c.CompiledPolicy", lambda plain: lambda o: plain(o) + np.float32(1e-3))
+    monkeypatch.setattr("policykd.export.policy.CompiledPolicy", lambda plain: lambda o: plain(o) + np.float32(1e-3))
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
         to_c(agent, 0, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -199,7 +199,7 @@ def test_c_that_forgets_is_not_written(student, tmp_path, monkeypatch):
         def step(self, observation, start, state):
             return self.policy.step(observation, True, state)
 
-    monkeypatch.setattr("policykd.export.c.CompiledPolicy", Forgetful)
+    monkeypatch.setattr("policykd.export.policy.CompiledPolicy", Forgetful)
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
         to_c(student, 0, tmp_path / "c", inputs="full")
     assert list(tmp_path.iterdir()) == []

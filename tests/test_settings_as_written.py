@@ -11,7 +11,7 @@ from tiny import POINT, TINY, flags
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.cli import main
-from policykd.cli.train_options import train_options
+from policykd.cli.train import read as train_options
 from policykd.core.fields import Linear, as_type, change, split_linear
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.schedules import schedule_of

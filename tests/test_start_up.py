@@ -64,8 +64,9 @@ def test_the_command_line_knows_the_settings_of_every_supervised_method():
 
 def test_defaults_that_the_help_tells_are_those_of_the_parts():
     from policykd.classification import transformer
-    from policykd.cli import fidelity_options, text_options
+    from policykd.cli import fidelity as command
+    from policykd.cli import text
     from policykd.measure import fidelity
 
-    assert text_options.EMBEDDING == transformer.EMBEDDING
-    assert fidelity_options.TOLERANCE == fidelity.TOLERANCE
+    assert text.EMBEDDING == transformer.EMBEDDING
+    assert command.TOLERANCE == fidelity.TOLERANCE

@@ -227,7 +227,7 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
     config |= {"n_envs": 4, "distill_batch_size": 96, "distill_learning_rate": 5e-3, "round_updates": 50, "history": 1}
     student = TeacherStudent(Cue, lambda o: o[..., 1:], seeds=(0, 3), config={**config, "eval_freq": 0})
     student.learn_from({"observations": rows, "episodes": episodes}, 150)
-    memory = student.recipe.sequences
+    memory = student.recipe.dataset
     assert memory.size == 248  # four pieces of 62, the first two states once more
     kept = memory.storage[0, :62, :, 0].T.flatten()
     np.testing.assert_array_equal(kept, np.append(seen, seen[:2]).astype(np.float32))
@@ -237,26 +237,26 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
             action, state = student.predict(np.array([[cue * (t == 0)]]), state, start, learner=1)
             start = np.zeros(1, bool)
         assert abs(action[0, 0] - cue) < 0.3
-    assert student.learn(8).recipe.sequences.size == 256  # its own steps follow
+    assert student.learn(8).recipe.dataset.size == 256  # its own steps follow
     with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
         student.learn_from({"observations": rows}, 1)
 
 
 def test_states_are_renewed_along_the_steps_that_are_kept(recurrent):
     recipe = recurrent.recipe
-    before = recipe.sequences.storage.clone()
+    before = recipe.dataset.storage.clone()
     with torch.no_grad():
         recipe.renew()
-    steps, h = recipe.sequences.storage, recurrent.network.width
+    steps, h = recipe.dataset.storage, recurrent.network.width
     assert torch.equal(steps[..., :-h], before[..., :-h]) and not torch.equal(steps, before)
-    first = recipe.sequences.position - recipe.sequences.filled
+    first = recipe.dataset.position - recipe.dataset.filled
     state = None if steps[0, first, 0, -h - 1] else (steps[0, first, :, -h:].numpy(),)
     for t in range(first, first + 9):
         if t > first:
             np.testing.assert_allclose(state[0], steps[0, t, :, -h:], atol=1e-6)
         rows, starts = steps[0, t, :, :2].numpy(), steps[0, t, :, -h - 1].numpy().astype(bool)
         _, state = recurrent.predict(rows, state, starts, learner=0)
-    recipe.sequences.storage.copy_(before)
+    recipe.dataset.storage.copy_(before)
 
 
 def test_units_beside_a_history_remember_with_either_kind_of_observation():

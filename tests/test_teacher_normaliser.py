@@ -246,7 +246,7 @@ def test_a_wrapper_between_agent_and_environment_is_named(caplog):
 
 
 def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
-    from policykd.cli import distill
+    from policykd.cli import distill, distill_run
     from policykd.teachers import Teacher
 
     seen = {}
@@ -258,10 +258,10 @@ def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
     monkeypatch.setattr(Teacher, "load", load)
     words = ["--teacher", "a.zip", "--env", "Pendulum-v1", "--vecnormalize", str(tmp_path / "v.pkl")]
     with pytest.raises(PolicyKDError, match="enough"):
-        distill.run(words)
+        distill_run.run(distill.read(words))
     assert seen["vecnormalize"] == tmp_path / "v.pkl"
     with pytest.raises(PolicyKDError, match="vecnormalize: is of one teacher"):
-        distill.run([*words, "--teacher", "a.zip", "b.zip"])
+        distill_run.run(distill.read([*words, "--teacher", "a.zip", "b.zip"]))
 
 
 def test_a_teacher_far_below_its_record_is_named(tmp_path, caplog):

@@ -29,7 +29,10 @@ COMMANDS: dict[str, str] = {
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
-"""Sub-commands; each is ``run(arguments)`` in the file of its name, imported only when it is asked for."""
+"""Sub-commands, each in the file of its name, imported only when it is asked for.
+
+A short one is ``run(arguments)``; a long one ``read(arguments)``, without torch, and ``run(options)`` in ``*_run.py``.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,4 +89,8 @@ def _dispatch(name: str, *arguments: str) -> None:
         show = warnings.showwarning
         # What gymnasium, imported only once the words are understood, warns of before an error would be a second line.
         warnings.showwarning = lambda text, *where: None if "WARN: " in str(text) else show(text, *where)
-        command.run(arguments)
+        if hasattr(command, "run"):
+            command.run(arguments)
+        else:
+            options = command.read(arguments)  # words that are wrong bring no torch
+            importlib.import_module(f"policykd.cli.{name}_run").run(options)

@@ -26,7 +26,7 @@ from policykd.classification.processes import check_device
 from policykd.classification.settings import resolve_config
 from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
-from policykd.cli.classify_options import ClassifyOptions
+from policykd.cli.classify import ClassifyOptions
 from policykd.cli.distillers import (
     check,
     fit_baseline,
@@ -42,7 +42,7 @@ from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.training_config import FeaturePaths
 
 
-def classify(options: ClassifyOptions[Any]) -> None:
+def run(options: ClassifyOptions[Any]) -> None:
     """Train the student, and its teacher where none is given, or go on with a run; measure it once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
@@ -64,10 +64,10 @@ def classify(options: ClassifyOptions[Any]) -> None:
     # After all that may be wrong: a run that cannot start leaves nothing behind.
     check(options, new_student(), teacher, splits.train, untrained)
     with run_folder(options, "classify") as folder:
-        _run(options, splits, new_student, teacher, untrained, folder)
+        _train(options, splits, new_student, teacher, untrained, folder)
 
 
-def _run(
+def _train(
     options: ClassifyOptions[Any],
     splits: Splits,
     new_student: Callable[[], nn.Module],

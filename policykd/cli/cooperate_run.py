@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from policykd.classification.data.sets import load
-from policykd.cli.cooperate_options import CooperateOptions
+from policykd.cli.cooperate import CooperateOptions
 from policykd.cli.output import next_run, say
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.cooperation.learners import make_learners
@@ -34,7 +34,7 @@ Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
 """Rows to learn from and rows to measure on, of every learner."""
 
 
-def cooperate(options: CooperateOptions) -> None:
+def run(options: CooperateOptions) -> None:
     """Let all learners teach one another, and write what came of it."""
     _check(options)
     learners = make_learners(options.learners)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from policykd.benchmark import students
-from policykd.cli.distill_options import DistillOptions
+from policykd.cli.distill import DistillOptions
 from policykd.cli.options import widths
 from policykd.cli.output import next_run, outcome, say
 from policykd.cli.teachers import load_teachers
@@ -26,7 +26,7 @@ from policykd.training.teacher_checks import check_tunable
 from policykd.training.teacher_student import TeacherStudent
 
 
-def distill(options: DistillOptions[Any]) -> None:
+def run(options: DistillOptions[Any]) -> None:
     """Begin a run, or go on with one: students of every size, measured and drawn."""
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     require(options.fine_tune >= 0, "fine_tune", options.fine_tune, "must not be negative")

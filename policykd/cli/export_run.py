@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policykd.cli.export_options import FILES, ExportOptions, Format
+from policykd.cli.export import FILES, ExportOptions, Format
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
@@ -27,7 +27,7 @@ OF_SB3: tuple[Format, ...] = ("sb3", "hub")
 """Formats that hold an agent of Stable-Baselines3."""
 
 
-def export(options: ExportOptions) -> None:
+def run(options: ExportOptions) -> None:
     """Write a learner in every format that was asked for."""
     require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")

@@ -13,7 +13,7 @@ from policykd.classification.models import make_model
 from policykd.classification.state import load_weights
 from policykd.cli.classify_run import read_teacher
 from policykd.cli.distillers import RESULT
-from policykd.cli.fidelity_options import FidelityOptions
+from policykd.cli.fidelity import FidelityOptions
 from policykd.cli.output import say
 from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
@@ -33,7 +33,7 @@ ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher",
 """Options of ``policykd classify`` that say what its networks are."""
 
 
-def compare(options: FidelityOptions) -> None:
+def run(options: FidelityOptions) -> None:
     """Compare what the run holds, and write table and picture."""
     out = options.out or options.run
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)

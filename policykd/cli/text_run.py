@@ -24,14 +24,14 @@ from policykd.cli.distillers import (
     tell,
     train_teacher,
 )
-from policykd.cli.text_options import TextOptions
+from policykd.cli.text import TextOptions
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised import METHODS
 
 TEACHER, STUDENT = "teacher_model", "student_model"
 
 
-def distil(options: TextOptions[Any]) -> None:
+def run(options: TextOptions[Any]) -> None:
     """Train the student, and fine-tune its teacher where asked, or go on with a run; measure it once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     tokenizer = load_tokenizer(options.teacher)

@@ -2,14 +2,128 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from policykd.cli.train_options import train_options
+import tyro
+
+from policykd.cli.options import parse, peek
+from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.fields import change, split_linear
+from policykd.core.parsing import parse_json, read_text
+from policykd.core.registry import find
+from policykd.learners import presets
+from policykd.learners.config import CONFIGS, OffPolicyConfig
+
+C = TypeVar("C")
 
 
-def run(arguments: Sequence[str]) -> None:
-    """``policykd train``; torch is imported once the words are understood."""
-    options = train_options(arguments)
-    from policykd.cli.train_run import train
+@dataclass(frozen=True)
+class TrainOptions(Generic[C]):
+    """Train groups of peers that learn from one another; --vary NAME VALUE VALUE gives a setting a value per peer."""
 
-    train(options)
+    env: str = "HalfCheetah-v5"
+    """Task: a registered environment, with continuous actions or a choice of one."""
+    method: str = "dpd"
+    """How peers learn from one another (a row of the methods table)."""
+    backbone: str = "ddpg"
+    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin. Settings shown are
+    those of the one that is named (--backbone ppo --help)."""
+    peers: int = 2
+    """Learners per group."""
+    seeds: tuple[int, ...] = (0,)
+    """One group per seed, all trained together."""
+    total_timesteps: int = 100_000
+    """Environment steps of one group, all of its peers together."""
+    preset: str | None = None
+    """Settings by task to start from: zoo, quick, peers or dpd_paper."""
+    config_file: Path | None = None
+    """JSON file of settings to start from, such as the config.json of a run."""
+    run_dir: Path | None = None
+    """New folder for logs, evaluations and checkpoints. Default: the next free one under runs/."""
+    resume: bool = False
+    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """torch.compile the update; auto where it pays for the length of the run."""
+    threads: int | Literal["auto"] = "auto"
+    """Most threads of the native kernels; numbers do not depend on it. auto: as many as torch has been given."""
+    config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
+    """Settings of the learners, of distillation and of the run."""
+
+
+def read(words: Sequence[str]) -> TrainOptions[Any]:
+    """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
+    vary, words = take_vary(words)
+    known = peek(words, "env", "backbone", "preset", "config-file")
+    file = known["config_file"]
+    start, settings = _from_file(Path(file)) if file else (TrainOptions[Any](), {})
+    if known["env"] is None and file:
+        from policykd.tasks.spaces import check_named  # brings torch
+
+        check_named(start.env, file)
+    env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
+    settings_type = _settings_type(backbone)
+    if vary and not issubclass(settings_type, OffPolicyConfig):
+        raise PolicyKDError(
+            f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
+        )
+    config = presets.resolve_config(preset, settings_type, backbone, lambda name: presets.preset(name, env, backbone))
+    config = change(config, settings | ({"vary": vary} if vary else {}))
+    start = dataclasses.replace(start, backbone=backbone, config=config)
+    kind: Any = TrainOptions
+    return parse(kind[settings_type], split_linear(words, settings_type), "train", start)
+
+
+def _settings_type(backbone: str) -> type[Any]:
+    """The dataclass of a backbone's settings, which needs torch for a plugin's alone."""
+    if backbone in CONFIGS:
+        return CONFIGS[backbone]
+    from policykd.learners import LEARNERS
+
+    return find("backbone", backbone, LEARNERS).config_type
+
+
+def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float | str, ...]], list[str]]:
+    """Settings with one value per peer, ``--vary NAME VALUE VALUE ...``, and the arguments without them.
+
+    Raises:
+        PolicyKDError: a name without values, or a value that is not a number.
+    """
+    vary: dict[str, tuple[float | str, ...]] = {}
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word != "--vary":
+            rest.append(word)
+            continue
+        words = []
+        while left and not left[0].startswith("--"):
+            words.append(left.pop(0))
+        try:
+            name, *values = words
+            vary[name.replace("-", "_")] = tuple(values if name == "observations" else map(float, values))
+        except ValueError:
+            raise PolicyKDError(f"vary: needs a setting and a number per peer, got {' '.join(words)!r}") from None
+    return vary, rest
+
+
+def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
+    """Options of ``train`` from a JSON file, and the settings that it has under "config"."""
+    try:
+        content = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        raise PolicyKDError(f"config file: cannot read {path}: {error}") from None
+    settings = content.pop("config", {}) if isinstance(content, dict) else None
+    if not isinstance(settings, dict):
+        raise PolicyKDError(f'config file: {path} must hold options by name, with the settings by name under "config"')
+    names = {f.name for f in dataclasses.fields(TrainOptions)} - {"config_file", "config", "resume", "run_dir"}
+    for name in content:
+        if name not in names:
+            raise PolicyKDError(f"config file: unknown key {name!r} in {path}{nearest(name, names)}")
+    return change(TrainOptions[Any](), content), settings

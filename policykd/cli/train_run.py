@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from policykd.cli.output import next_run, outcome, say
-from policykd.cli.train_options import TrainOptions
+from policykd.cli.train import TrainOptions
 from policykd.core.fields import require
 from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.spaces import find_task, short_id
@@ -15,7 +15,7 @@ from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent
 
 
-def train(options: TrainOptions[Any]) -> None:
+def run(options: TrainOptions[Any]) -> None:
     """Begin a run, or go on with one, and train it to its end."""
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     say(f"policykd train: {options.method} on {options.backbone}, {options.env}")

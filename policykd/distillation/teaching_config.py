@@ -14,6 +14,7 @@ from policykd.distillation.observations import GROUPS, PARTS
 from policykd.learners.config import Config, DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.learners.distillation_config import Function
 
+T = typing.TypeVar("T")
 PEERS_ONLY = (
     "scale_free",
     "weight_ratio",
@@ -136,9 +137,6 @@ class TeachingConfig:
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
     """fine_tune: environment steps before this standard deviation is learnt, too."""
-    scale_free: Annotated[bool, tyro.conf.Suppress] = True
-    weight_ratio: Annotated[float, tyro.conf.Suppress] = 1e4
-    distill_recent: Annotated[int | None, tyro.conf.Suppress] = 1000
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -157,6 +155,15 @@ class TeachingConfig:
             require(kept, known.name, getattr(self, known.name), "means nothing to a teacher")
 
 
+def _of_a_student(kind: type[T]) -> type[T]:
+    """Keep what only peers have off the command line."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        if name in PEERS_ONLY:
+            kind.__annotations__[name] = Annotated[hint, tyro.conf.Suppress]
+    return kind
+
+
+@_of_a_student
 @dataclass(frozen=True)
 class TaughtPPOConfig(TeachingConfig, PPOConfig):
     """Students with PPO's Gaussian policy, whose standard deviation does not depend on the state."""
@@ -171,49 +178,29 @@ class TaughtPPOConfig(TeachingConfig, PPOConfig):
     """Divide rewards by the running standard deviation of each learner's own return (VecNormalize's norm_reward)."""
     log_std_init: float = -1.0
     """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
-    distill_freq: Annotated[int, tyro.conf.Suppress] = 1
-    distill_gradient_steps: Annotated[int, tyro.conf.Suppress] = 10
-    distill_optimizer: Annotated[typing.Literal["own", "shared"], tyro.conf.Suppress] = "own"
 
 
+@_of_a_student
 @dataclass(frozen=True)
-class _Alone:
-    """Hides what only peers on a replay have."""
-
-    distill_freq: Annotated[int, tyro.conf.Suppress] = 1
-    distill_gradient_steps: Annotated[int, tyro.conf.Suppress] = 1
-    pessimism: Annotated[float, tyro.conf.Suppress] = 1.0
-    least_proposal: Annotated[float, tyro.conf.Suppress] = 0.1
-    best_ratio: Annotated[float, tyro.conf.Suppress] = 2.0
-    best_distance: Annotated[float, tyro.conf.Suppress] = 0.05
-    best_freq: Annotated[int, tyro.conf.Suppress] = 250
-    allocation: Annotated[typing.Literal["equal", "best"], tyro.conf.Suppress] = "equal"
-    allocation_floor: Annotated[float, tyro.conf.Suppress] = 0.5
-    allocation_episodes: Annotated[int, tyro.conf.Suppress] = 2
-    rebirth_freq: Annotated[int, tyro.conf.Suppress] = 0
-    rebirth: Annotated[typing.Literal["worst", "oldest"], tyro.conf.Suppress] = "worst"
-    rebirth_gradient_steps: Annotated[int, tyro.conf.Suppress] = 1_000
-    rebirth_perturbation: Annotated[float, tyro.conf.Suppress] = 1.25
-
-
-@dataclass(frozen=True)
-class TaughtDDPGConfig(TeachingConfig, _Alone, DDPGConfig):
+class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
     """Deterministic students, with DDPG where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
 
 
+@_of_a_student
 @dataclass(frozen=True)
-class TaughtTD3Config(TeachingConfig, _Alone, TD3Config):
+class TaughtTD3Config(TeachingConfig, TD3Config):
     """Deterministic students, with TD3 where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critics."""
 
 
+@_of_a_student
 @dataclass(frozen=True)
-class TaughtSACConfig(TeachingConfig, _Alone, SACConfig):
+class TaughtSACConfig(TeachingConfig, SACConfig):
     """Squashed Gaussian students, with SAC where they also learn by themselves."""
 
     net_arch: tuple[int, ...] = (64, 64)

@@ -17,9 +17,9 @@ from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.int8 import quantise
 from policykd.export.plain import PlainPolicy, flatten
-from policykd.export.proof import Act, Difference, check, reads, require_free
+from policykd.export.policy import computed
+from policykd.export.proof import Check, Difference, check, reads, require_free
 from policykd.export.remembering import Episodes, needs_state, stepping
-from policykd.native.build import Unavailable
 
 Precision = Literal["float32", "int8"]
 
@@ -102,31 +102,21 @@ def _compared(
     agent: Exportable, k: int, what: str, precision: Precision, states: np.ndarray | None, inputs: Inputs
 ) -> tuple[PlainPolicy, PlainPolicy | CompiledPolicy, Difference]:
     """The policy, as it is computed, and how far that is from the learner."""
-    episodes = Episodes(agent, k, inputs) if needs_state(agent, inputs) else None
-    policy = flatten(deploy(agent, k, inputs), agent.view.size) if episodes is None else episodes.plain()
-    if precision == "float32":
-        one = _computed(policy)
-        if episodes is not None:
+    if needs_state(agent, inputs):
+        episodes = Episodes(agent, k, inputs)
+        if precision == "float32":
+            policy = episodes.plain()
+            one, _ = computed(policy, "auto")
             return policy, one, episodes.check(stepping(one.step), what)
-        return policy, one, check(agent, k, _act(agent, inputs, one), what)
-    if episodes is not None:
         policy, met = quantise_along(episodes, states)
-        one = _computed(policy)
+        one, _ = computed(policy, "auto")
         return policy, one, check_along(episodes, stepping(one.step), [(policy.state_size,)], met, what)
-    calibrated, measured = split(agent, k, states, inputs)
-    policy = quantise(policy, calibrated)
-    one = _computed(policy)
-    return policy, one, check_int8(measured)(agent, k, _act(agent, inputs, one), what)
-
-
-def _computed(policy: PlainPolicy) -> PlainPolicy | CompiledPolicy:
-    """The policy compiled, or where nothing compiles as it is."""
-    try:
-        return CompiledPolicy(policy)
-    except Unavailable:
-        return policy
-
-
-def _act(agent: Exportable, inputs: Inputs, one: PlainPolicy | CompiledPolicy) -> Act:
-    """``one``, the policy as it is computed, as a function of what the learner reads."""
-    return reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))
+    policy = flatten(deploy(agent, k, inputs), agent.view.size)
+    near_enough: Check = check
+    if precision == "int8":
+        calibrated, measured = split(agent, k, states, inputs)
+        policy = quantise(policy, calibrated)
+        near_enough = check_int8(measured)
+    one, _ = computed(policy, "auto")
+    act = reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))
+    return policy, one, near_enough(agent, k, act, what)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,7 @@ def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> No
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    noisy = logging.getLogger()  # advises a pre-processing that an MLP has no use for
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
+    with _quiet(None):  # it advises a pre-processing that an MLP has no use for
         quantize_static(
             str(source),
             str(target),
@@ -124,8 +122,6 @@ def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> No
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8,
         )
-    finally:
-        noisy.setLevel(level)
 
 
 def _export(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> None:
@@ -141,28 +137,36 @@ def _export_episodes(episodes: remembering.Episodes, path: Path) -> None:
 def _save(
     module: nn.Module, examples: tuple[Tensor, ...], names: list[str], outputs: list[str], path: Path, about: str
 ) -> None:
-    noisy = logging.getLogger("torch.onnx._internal.exporter._registration")  # tells that there is no torchvision
-    level, batch = noisy.level, {0: torch.export.Dim("batch")}
-    noisy.setLevel(logging.ERROR)
+    batch = {0: torch.export.Dim("batch")}
     state = (tuple(batch for _ in examples[2:]),) if len(examples) > 2 else ()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                examples,
-                dynamo=True,
-                dynamic_shapes=(*(batch for _ in examples[:2]), *state),
-                input_names=names,
-                output_names=outputs,
-                verbose=False,
-            )
-    finally:
-        noisy.setLevel(level)
+    # The logger tells that there is no torchvision.
+    with _quiet("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            dynamic_shapes=(*(batch for _ in examples[:2]), *state),
+            input_names=names,
+            output_names=outputs,
+            verbose=False,
+        )
     assert program is not None
     if about:
         program.model.metadata_props[METADATA] = about
     program.save(str(path))
+
+
+@contextmanager
+def _quiet(name: str | None) -> Iterator[None]:
+    """Only errors of a logger, by its name; None is the root's."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def require_packages() -> None:

@@ -46,7 +46,7 @@ class Policy:
         episodes = Episodes(agent, k, "own") if needs_state(agent, "full") else None
         self._plain = flatten(deploy(agent, k)) if episodes is None else episodes.plain()
         self.observation_size, self.action_size = agent.view.size, self._plain.sizes[-1]
-        self._act, self.computed_by = _computed(self._plain, computed_by)
+        self._act, self.computed_by = computed(self._plain, computed_by)
         self._as_it_is = agent.view.whole and episodes is None
         if episodes is not None:
             episodes.check(stepping(self._act.step), "the fast policy")
@@ -113,8 +113,12 @@ class Policy:
         return after
 
 
-def _computed(policy: PlainPolicy, by: Computed) -> tuple[PlainPolicy | CompiledPolicy, Literal["c", "numpy"]]:
-    """The policy as ``by`` says, and what computes it."""
+def computed(policy: PlainPolicy, by: Computed) -> tuple[PlainPolicy | CompiledPolicy, Literal["c", "numpy"]]:
+    """The policy as ``by`` says, and what computes it.
+
+    Raises:
+        PolicyKDError: nothing compiles it here, and ``by`` insists on that.
+    """
     if by == "numpy":
         return policy, "numpy"
     try:

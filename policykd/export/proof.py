@@ -64,7 +64,15 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
     Raises:
         PolicyKDError: by more than ``TOLERANCE``.
     """
-    difference = compare(agent, k, act, random_observations(agent, k))
+    return near(compare(agent, k, act, random_observations(agent, k)), what)
+
+
+def near(difference: Difference, what: str) -> Difference:
+    """The difference, where it is allowed.
+
+    Raises:
+        PolicyKDError: it is more than ``TOLERANCE``.
+    """
     if not difference.worst <= TOLERANCE:
         raise PolicyKDError(
             f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"

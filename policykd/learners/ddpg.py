@@ -58,11 +58,6 @@ class DDPG(OffPolicyLearner):
             self.critic_target.lerp_(self.critic, self.critic_tau)
         return info
 
-    @torch.no_grad()
-    def target_values(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Y = r + gamma (1 - terminated) Q'(s', mu'(s')), ``(K, B)``; a time limit does not end an episode."""
-        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise))
-
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the target policy does, ``(K, B, A)``."""
         return self.policy(self.actor_target, observations), None

@@ -137,8 +137,13 @@ class OffPolicyLearner:
         values = self.target_q(observations, actions)
         return values if log_prob is None or temperature is None else values - temperature * log_prob
 
-    def bootstrapped(self, batch: Batch, next_values: Tensor) -> Tensor:
-        """Targets r + gamma (1 - terminated) V(s'), ``(K, B)``; over several steps gamma is what the batch says."""
+    @torch.no_grad()
+    def target_values(self, batch: Batch, noise: Tensor | None, temperature: Tensor | None = None) -> Tensor:
+        """Y = r + gamma (1 - terminated) V(s'), ``(K, B)``, where V is ``next_values``; a time limit ends no episode.
+
+        Over several steps gamma is what the batch says.
+        """
+        next_values = self.next_values(batch.next_observations, noise, temperature)
         discounts = self.gamma if batch.discounts is None else batch.discounts
         return batch.rewards + discounts * (1 - batch.terminated) * next_values
 

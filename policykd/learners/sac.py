@@ -148,11 +148,6 @@ class SAC(OffPolicyLearner):
             self.critic_target.lerp_(self.critic, self.critic_tau)
         return info | {"train/ent_coef": temperature.squeeze(1)}
 
-    @torch.no_grad()
-    def target_values(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
-        """Y = r + gamma (1 - terminated) (min_c Q'_c(s', a') - temperature * log pi(a')), a' sampled: ``(K, B)``."""
-        return self.bootstrapped(batch, self.next_values(batch.next_observations, noise, temperature))
-
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """A sample of the policy; SAC has no target policy."""
         assert noise is not None

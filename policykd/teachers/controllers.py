@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.spaces import Choices
-from policykd.teachers.modules import acting
+from policykd.teachers.modules import acting, shape
 from policykd.teachers.policy import Memory, Policy, remembers
 from policykd.teachers.task import TaskSpaces
 
@@ -63,8 +62,8 @@ def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) 
         PolicyKDError: there is no task to know sizes from, it cannot be copied, or fails on a first observation.
     """
     name = _name(source)
-    if task is None:
-        raise PolicyKDError(f"teacher: {name} does not say what it reads and gives: give env=")
+    _, actions = shape(name, None, task)
+    assert task is not None
     if inspect.isroutine(source) or inspect.isclass(source):
         raise PolicyKDError(
             f"teacher: {name} is a function or class, whose copies share their state, and every environment needs its "
@@ -78,7 +77,6 @@ def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) 
     first, again = (ask(tuple(begun(source) for _ in task.examples), task.examples) for _ in range(2))
     if not torch.allclose(first, again, equal_nan=True):
         log.warning("teacher %s answers differently at the same start of an episode: a teacher should not sample", name)
-    actions = task.actions if isinstance(task.actions, Choices) else task.actions.bounds
     head = acting(name, lambda answers: answers, None, actions, device, first.shape)
 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:

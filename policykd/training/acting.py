@@ -23,8 +23,10 @@ from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 from policykd.training.arguments import check_episodes
 from policykd.training.choices import LearnerChoice
+from policykd.training.collector import Collector
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
+from policykd.training.run_folder import RunFolder
 
 Observation = np.ndarray | Mapping[str, Any]
 """One observation of a task or several, as the task gives them."""
@@ -43,7 +45,11 @@ class Acting:
     learner: Learner
     learner_type: type[Learner]
     recipe: Recipe
+    """How a step is collected and learnt from."""
+    memories: dict[str, Any]
     run: Progress
+    collector: Collector
+    folder: RunFolder | None
     observation_space: spaces.Box
     action_space: ActionSpace
     action_scale: ActionScale | Choices

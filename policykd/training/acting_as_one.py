@@ -15,9 +15,9 @@ from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
 from policykd.learners.config import OffPolicyConfig, SACConfig
-from policykd.memory import SharedReplay
 from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
+from policykd.training.allocation import Standings
 from policykd.training.arguments import check_episodes, check_whole
 from policykd.training.choices import Rule
 from policykd.training.group import GroupDistillation, group_actions
@@ -27,9 +27,6 @@ A = TypeVar("A", bound="ActingAsOne")
 
 class ActingAsOne(Agent):
     """What an agent of peers can do beside learning; its ``peers`` and ``seeds`` make the groups."""
-
-    peers: int
-    replay_buffer: SharedReplay
 
     def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
         """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
@@ -67,9 +64,8 @@ class ActingAsOne(Agent):
         Args:
             episodes: how many of the latest episodes are averaged.
         """
-        episodes = check_whole("episodes", episodes)
-        means = np.array([float(np.mean(r[-episodes:])) if r else -np.inf for r in self.run.returns()])
-        places: np.ndarray = means.reshape(-1, self.peers).argmax(1)
+        means = Standings(self.run, self.peers, check_whole("episodes", episodes)).means()
+        places: np.ndarray = np.nan_to_num(means, nan=-np.inf).argmax(1)
         return places + np.arange(len(places)) * self.peers
 
     def _best(self, rule: Rule) -> Tensor | None:
@@ -102,10 +98,8 @@ class ActingAsOne(Agent):
         Raises:
             PolicyKDError: the learners have no replay, it is empty, an argument cannot work, or some have diverged.
         """
-        gradient_steps, batch_size = (
-            check_whole("gradient_steps", gradient_steps),
-            check_whole("batch_size", batch_size),
-        )
+        gradient_steps = check_whole("gradient_steps", gradient_steps)
+        batch_size = check_whole("batch_size", batch_size)
         dagger_steps = check_whole("dagger_steps", dagger_steps, 0)
         learning_rate = as_type("learning_rate", learning_rate, float)
         require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -38,10 +38,9 @@ from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.progress_lines import ProgressLines, make_bar
-from policykd.training.recipes import Recipe
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
-from policykd.training.saving import Memory, Saving
+from policykd.training.saving import Saving
 from policykd.training.sb3_surface import SB3Surface, explains_arguments
 
 A = TypeVar("A", bound="Agent")
@@ -50,20 +49,13 @@ A = TypeVar("A", bound="Agent")
 class Agent(Saving, SB3Surface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
-    peers: int
-    seeds: tuple[int, ...]
     config: Config
-    compile: bool | Literal["auto"]
     threads: native.Threads
     """Threads of the native kernels; may be changed at any time, as numbers do not depend on it and it is not saved."""
-    learner: Learner
-    memories: dict[str, Memory]
     rollout_buffer: Rollout
     """The latest steps of learners on policy."""
     replay_buffer: SharedReplay
     """All steps of learners off policy."""
-    recipe: Recipe
-    """How a step is collected and learnt from."""
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""

@@ -122,19 +122,10 @@ def keep_options(folder: Path, command: str, options: Any, *free: str) -> None:
     if holds_nothing(folder):
         write_text(folder / OPTIONS, text)
     else:
-        check_options(folder, command, json.loads(text))
+        try:
+            saved, now = parse_json(read_text(folder / OPTIONS)), json.loads(text)
+        except (OSError, ValueError) as error:
+            raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
+        if changed := differences(saved, now, now):
+            raise PolicyKDError(f"resume: the run was made with other settings: {changed}")
     remove_unfinished(folder, *folder.iterdir())
-
-
-def check_options(folder: Path, command: str, now: dict[str, Any]) -> None:
-    """Refuse to go on with other options than the run of a command began with.
-
-    Raises:
-        PolicyKDError: they differ, or the folder holds something else.
-    """
-    try:
-        saved = parse_json(read_text(folder / OPTIONS))
-    except (OSError, ValueError) as error:
-        raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
-    if changed := differences(saved, now, now):
-        raise PolicyKDError(f"resume: the run was made with other settings: {changed}")

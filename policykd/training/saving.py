@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -17,15 +17,12 @@ from policykd.core.memory import require_disk
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.learners import Learner
 from policykd.memory import SharedReplay
+from policykd.tasks.batched import BatchedEnvs
+from policykd.tasks.vector import LearnerEnvs
 from policykd.training import snapshot
 from policykd.training.acting import Acting
+from policykd.training.run_folder import RunFolder
 from policykd.training.sb3_surface import explains_arguments
-
-if TYPE_CHECKING:
-    from policykd.tasks.batched import BatchedEnvs
-    from policykd.tasks.vector import LearnerEnvs
-    from policykd.training.collector import Collector
-    from policykd.training.run_folder import RunFolder
 
 log = logging.getLogger("policykd")
 S = TypeVar("S", bound="Saving")
@@ -66,13 +63,12 @@ class OwnParts(NamedTuple):
 class Saving(Acting):
     """How an agent is saved and goes on."""
 
+    compile: bool | Literal["auto"]
+    memories: dict[str, Memory]
+    streams: snapshot.Streams
+    _resumed: dict[str, Any] | None
+
     if TYPE_CHECKING:
-        compile: Any
-        memories: dict[str, Memory]
-        streams: snapshot.Streams
-        collector: Collector
-        folder: RunFolder | None
-        _resumed: dict[str, Any] | None
 
         def get_env(self) -> LearnerEnvs | BatchedEnvs: ...  # noqa: D102
 

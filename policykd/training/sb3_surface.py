@@ -20,12 +20,9 @@ from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
 from policykd.learners.elsewhere import ELSEWHERE, OF_LOAD
+from policykd.memory import SharedReplay
 from policykd.teachers import Teacher
 from policykd.training.acting import Acting
-
-if TYPE_CHECKING:
-    from policykd.memory import SharedReplay
-    from policykd.training.run_folder import RunFolder
 
 F = TypeVar("F", bound=Callable[..., Any])
 REPLAY = "replay"
@@ -35,10 +32,9 @@ REPLAY = "replay"
 class SB3Surface(Acting):
     """Attributes and methods that SB3's ``BaseAlgorithm`` has and an agent answers; the rest is refused in one line."""
 
+    _logger: Logger | None
+
     if TYPE_CHECKING:
-        memories: dict[str, Any]
-        folder: RunFolder | None
-        _logger: Logger | None
 
         @property
         def logger(self) -> Logger: ...  # noqa: D102

@@ -96,11 +96,9 @@ class TeacherStudent(OfflineLearning, FineTuning):
         observation_map = self._set_views()
         self.tuning = None
         panel = None
-        self.teacher_source = ""
         if teacher is not None:
             teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
-            self.teacher_source = panel.source
         check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, Choices))
         self._build(learner_type)
         self._make_recipe(panel)
@@ -133,6 +131,11 @@ class TeacherStudent(OfflineLearning, FineTuning):
         return self.tutor.score
 
     @property
+    def teacher_source(self) -> str:
+        """Where the teachers came from, also where the agent was loaded without them; empty where there are none."""
+        return self.tutor.source
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes this run what it is, as plain values."""
         return {**super().settings, "teacher": self.teacher_source}
@@ -141,7 +144,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         """How students learn by their method from these teachers."""
         teaching, learners = self.teaching, self.n_learners
         partial = self.factory is not self.full_factory
-        self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device, self.teacher_source)
+        self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device)
         discrete = self.learner.discrete
         name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
         divergence = None if name is None else at_temperature(divergence_of(name, taught=True), teaching.temperature)
@@ -182,15 +185,20 @@ class TeacherStudent(OfflineLearning, FineTuning):
         return super().gradient_steps_in(steps)
 
     def score_teacher(self) -> TeacherScore | None:
-        """The teacher's returns on the task, without noise, measured once.
+        """The teacher's returns on the task, without noise, measured once; None where it is not there.
 
         Raises:
             PolicyKDError: it is no better than random actions, and ``allow_weak_teacher`` is not set.
         """
-        teaching = self.teaching
-        return self.tutor.measure(
-            self.full_factory, self.env_id, teaching.teacher_episodes, self.seeds[0], teaching.allow_weak_teacher
-        )
+        if self.score is None and self.panel is not None:
+            score = self.panel.score(self.full_factory, self.teaching.teacher_episodes, self.seeds[0])
+            if not (score.better_than_random or self.teaching.allow_weak_teacher):
+                raise PolicyKDError(
+                    f"teacher: {self.teacher_source} returns {score.mean:,.1f} on {self.env_id}, random actions "
+                    f"{score.random_mean:,.1f}: it has nothing to teach; allow_weak_teacher learns from it all the same"
+                )
+            self.tutor.score = score
+        return self.score
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the learners."""
@@ -250,7 +258,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         parts = own.resolve({**settings, "method": extra["taught_by"] if tuned else settings["method"]})
         task = settings["env"] if env is None else env
         agent = cls(task, teacher, device=device, compile=loaded["compile"], task_of=task_of, **parts)
-        agent.teacher_source = agent.tutor.source = settings["teacher"]
+        agent.tutor.source = settings["teacher"]
         if extra["score"] is not None:
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
         agent.tutor.restore(extra.get("memories"))

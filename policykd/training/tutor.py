@@ -12,7 +12,6 @@ from policykd.core.arrays import Array
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.partial import PartialEnvs
-from policykd.tasks.spaces import EnvFactory
 from policykd.tasks.vector import LearnerEnvs
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Memories, Panel
@@ -41,20 +40,13 @@ class FrozenTeacher:
         learners: number of students K.
         partial: whether students see only a part of the task's observation.
         device: where answers are wanted.
-        source: what the teachers are called, for errors.
     """
 
     def __init__(
-        self,
-        panel: Panel | None,
-        collector: Collector,
-        learners: int,
-        partial: bool,
-        device: torch.device,
-        source: str,
+        self, panel: Panel | None, collector: Collector, learners: int, partial: bool, device: torch.device
     ) -> None:
         self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
-        self.device, self.source = device, source
+        self.device, self.source = device, "" if panel is None else panel.source
         self.score: TeacherScore | None = None
         self._asked_for: Array | None = None
         self._answers = torch.empty(0)
@@ -72,22 +64,6 @@ class FrozenTeacher:
         if self.panel is None:
             raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
         return self.panel
-
-    def measure(self, factory: EnvFactory, task: str, episodes: int, seed: int, weak: bool) -> TeacherScore | None:
-        """The teachers' returns on the task, measured once; None where they are not there.
-
-        Raises:
-            PolicyKDError: they are no better than random actions, and may not be ``weak``.
-        """
-        if self.score is None and self.panel is not None:
-            score = self.panel.score(factory, episodes, seed)
-            if not (score.better_than_random or weak):
-                raise PolicyKDError(
-                    f"teacher: {self.source} returns {score.mean:,.1f} on {task}, random actions "
-                    f"{score.random_mean:,.1f}: it has nothing to teach; allow_weak_teacher learns from it all the same"
-                )
-            self.score = score
-        return self.score
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states, asked for once."""

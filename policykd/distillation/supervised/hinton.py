@@ -8,7 +8,7 @@ data (``experiments/classification/search_defaults.py``); the papers' kind of se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from policykd.distillation.supervised.config import HintonConfig
 from policykd.distillation.supervised.method import Method, Outputs, Step, Terms
 from policykd.distillation.supervised.training_config import TrainingConfig
 
-Function = Callable[..., Any]
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "uniform": weights.uniform,
     "disadvantage": lambda teacher, own: weights.disadvantage(teacher, own, 1.0),

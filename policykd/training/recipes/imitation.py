@@ -58,12 +58,16 @@ class Imitation:
     ) -> None:
         self.learner, self.method, self.config, self.dataset = learner, method, config, dataset
         self.tutor, self.collector, self.exploration, self.sampling = tutor, collector, exploration, sampling
-        self.distillation = TeachingStep(method, config, learner, divergence)
+        self.distillation = self.towards(divergence)
         self.schedule = schedule_of(method.schedule if config.distill_schedule == "auto" else config.distill_schedule)
         self.learning_rate = torch.zeros((), device=learner.actor.device)
         self.n_updates = 0
         self.info: dict[str, Tensor] = {}
         self._teach = self.distillation.teach
+
+    def towards(self, divergence: Divergence) -> TeachingStep:
+        """The gradient step that copies."""
+        return TeachingStep(self.method, self.config, self.learner, divergence)
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""

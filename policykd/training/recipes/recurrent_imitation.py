@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import PolicyOutput
-from policykd.core.seeding import Generators
 from policykd.distillation.divergences import Divergence
-from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.teaching_step import TeachingStep
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.memory.sequences import LabelledSequences
-from policykd.training.collector import Collector
 from policykd.training.recipes.hidden_state import HiddenState
 from policykd.training.recipes.imitation import Imitation
-from policykd.training.tutor import Tutor
 
 
 class RecurrentImitation(Imitation):
@@ -27,40 +22,21 @@ class RecurrentImitation(Imitation):
     That state is of an older student (Kapturowski et al. 2019): the loss leaves out the first ``burn_in`` steps of a
     window, in which it is renewed, but for those of an episode that starts in the window.
 
-    Args:
-        learner: the students, whose actor is a ``GRU``.
-        method: from which states they learn.
-        config: settings.
-        dataset: where the steps go.
-        tutor: who answers.
-        divergence: distance ``(K, B)`` of a student from its teacher.
-        collector: the environments.
-        exploration: one generator per student, for who acts and with what noise.
-        sampling: one generator per student, for its windows.
+    Arguments: ``Imitation``; the actors are ``GRU``s, and the data set has windows.
     """
 
     follows = True
+    dataset: LabelledSequences
 
-    def __init__(
-        self,
-        learner: OffPolicyLearner | PPO,
-        method: TeacherMethod,
-        config: TeachingConfig,
-        dataset: LabelledSequences,
-        tutor: Tutor,
-        divergence: Divergence,
-        collector: Collector,
-        exploration: Generators,
-        sampling: Generators,
-    ) -> None:
-        super().__init__(learner, method, config, dataset, tutor, divergence, collector, exploration, sampling)
-        self.sequences, self.hidden = dataset, HiddenState(learner, collector)
+    def towards(self, divergence: Divergence) -> TeachingStep:
+        """The gradient step that copies, on the steps that count."""
+        self.hidden: HiddenState[OffPolicyLearner | PPO] = HiddenState(self.learner, self.collector)
         self.counts = torch.ones(())
 
         def counted(own: PolicyOutput, teacher: PolicyOutput) -> Tensor:
             return divergence(own, teacher) * self.counts
 
-        self.distillation = TeachingStep(method, config, self.hidden.reader, counted)
+        return TeachingStep(self.method, self.config, self.hidden.reader, counted)
 
     def compile(self) -> None:
         """Computed as before: a loop over steps is not compiled."""
@@ -68,7 +44,7 @@ class RecurrentImitation(Imitation):
 
     def store(self, observations: Tensor, answers: Tensor) -> None:
         """Keep a step with its answers and the state before it."""
-        self.sequences.add(observations, answers, self.hidden.starts(), self.hidden.state)
+        self.dataset.add(observations, answers, self.hidden.starts(), self.hidden.state)
 
     def take_episodes(self, observations: Tensor, answers: Tensor, starts: Tensor) -> None:
         """Keep logged states ``(K, n, O)`` with their answers ``(K, n, W)``, episode after episode.
@@ -76,13 +52,13 @@ class RecurrentImitation(Imitation):
         They are cut into as many pieces as there are environments; the first states follow the last where that fills
         them up. What a student would know at the cuts is not known: it is the burn-in that makes it good.
         """
-        count, envs = len(starts), self.sequences.envs
+        count, envs = len(starts), self.dataset.envs
         length = -(-count // envs)
         unknown = torch.zeros_like(self.hidden.state)
         for t in range(length):
             places = (torch.arange(envs) * length + t) % count
             begun = starts[places].expand(len(observations), -1)
-            self.sequences.add(observations[:, places], answers[:, places], begun, unknown)
+            self.dataset.add(observations[:, places], answers[:, places], begun, unknown)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
 
@@ -94,7 +70,7 @@ class RecurrentImitation(Imitation):
             self.hidden.reader.policy(self.learner.actor, observations)
             return self.hidden.along.after
 
-        self.sequences.follow(say)
+        self.dataset.follow(say)
 
     def own(self, observations: Tensor) -> Tensor:
         """The students' actions ``(K, N, A)``; they see every step, whoever acts."""
@@ -108,7 +84,7 @@ class RecurrentImitation(Imitation):
         config = self.config
         length = config.burn_in + config.bptt_steps
         windows = max(1, config.distill_batch_size // config.bptt_steps)
-        drawn = self.sequences.sample(windows, length, self.sampling, recent)
+        drawn = self.dataset.sample(windows, length, self.sampling, recent)
         self.hidden.along.place(drawn.starts, drawn.state)
         self.counts = counted_steps(drawn.starts, config.burn_in).flatten(1)
         flat = drawn.observations.flatten(1, 2), drawn.answers.flatten(1, 2)
