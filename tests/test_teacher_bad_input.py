@@ -219,7 +219,7 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(b"hello")
     assert "vecnormalize.pkl is damaged or no VecNormalize" in refused(tmp_path / "agent.zip")
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
-    assert "holds no VecNormalize of one observation vector" in refused(tmp_path / "agent.zip")
+    assert "holds no VecNormalize of observations" in refused(tmp_path / "agent.zip")
 
 
 def test_two_agents_in_a_folder_are_not_guessed_between(tmp_path, refused):
