@@ -255,6 +255,14 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path, name):
         DualStudent.load(tmp_path / name)
 
 
+def test_a_folder_of_runs_says_which_there_are(tmp_path):
+    for name in ("8x8", "16x16"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "checkpoint.safetensors").touch()
+    with pytest.raises(PolicyKDError, match="runs holds several runs: name one of them, 16x16, 8x8"):
+        DualStudent.load(tmp_path / "runs")
+
+
 def test_networks_of_another_shape_are_refused(agent_file):
     state = checkpoint.load(agent_file)
     state["settings"]["config"]["net_arch"] = [9, 9]

@@ -92,9 +92,11 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
     for normaliser in chain:
         size = None if normaliser.mean is None else len(normaliser.mean)
         if size is not None and policy.observation_size is not None and size != policy.observation_size:
+            frames, left = divmod(policy.observation_size, size)
+            stacked = f", or {frames} are stacked after it (VecFrameStack): then give the live model in its environment"
             raise PolicyKDError(
                 f"teacher: {policy.source} reads {policy.observation_size} observations and its VecNormalize has "
-                f"statistics of {size}: they are not of the same run"
+                f"statistics of {size}: they are not of the same run" + ("" if left or not frames else stacked)
             )
         if normaliser.groups and policy.groups and normaliser.groups != policy.groups:
             raise PolicyKDError(

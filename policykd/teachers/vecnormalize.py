@@ -34,12 +34,20 @@ class Normaliser(NamedTuple):
     """By what rewards were divided: a value times this is a return in the task's units. 1 where they were not."""
     groups: tuple[str, ...] = ()
     """Names of the groups of a dict of observations, whose statistics follow one another."""
+    frames: int = 1
+    """Observations that are stacked after it, each of which it normalises (``VecFrameStack`` around it)."""
 
     def __call__(self, observations: Tensor) -> Tensor:
         """Raw observations ``(B, O)`` as the networks were trained on them."""
         if self.mean is None or self.std is None:
             return observations
         return ((observations - self.mean) / self.std).clamp(-self.clip, self.clip).to(observations.dtype)
+
+    def stacked(self, frames: int) -> Normaliser:
+        """The same of so many observations side by side."""
+        if self.mean is None or self.std is None:
+            return self
+        return self._replace(mean=self.mean.repeat(frames), std=self.std.repeat(frames), frames=frames)
 
     def to(self, device: torch.device) -> Normaliser:
         """The same on another device."""
