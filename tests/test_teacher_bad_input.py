@@ -278,6 +278,7 @@ def sized(size, actions):
         ((12, 3), "Hopper-v5", "Hopper-v5 has 11 and 3; one more may be the time of the zoo's TimeFeatureWrapper"),
         ((3, 1), "Hopper-v5", "reads 3 observations and gives 1 actions, Hopper-v5 has 11 and 3"),
         ((8, 3), "Hopper-v5", "give observation_map"),
+        ((33, 3), "Hopper-v5", 'wrap the task: FrameStackObservation(env, 3, padding_type="zero")'),
     ],
 )
 def test_a_teacher_of_another_size_is_refused_with_the_likely_cause(refused, sizes, task, said):

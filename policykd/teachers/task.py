@@ -149,4 +149,8 @@ def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
         return (
             "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"
         )
+    frames, left = divmod(teacher[0], task[0])
+    if frames > 1 and not left:
+        stack = f'FrameStackObservation(env, {frames}, padding_type="zero")'
+        return f"; if it reads {frames} of them, stacked as SB3's VecFrameStack does, wrap the task: {stack}"
     return "; if it reads only some of them, or others, give observation_map"
