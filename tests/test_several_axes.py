@@ -122,6 +122,17 @@ def test_a_model_of_sb3_on_such_a_task_becomes_a_row(backbone):
     assert model.learn(40, reset_num_timesteps=False).num_timesteps >= 40
 
 
+def test_a_zip_of_float64_observations_loads_with_their_task(tmp_path):
+    def doubles():
+        space = spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
+        return gym.wrappers.TransformObservation(square(), lambda o: o.astype(np.float64), space)
+
+    DualStudent(doubles, backbone="td3", config=TINY).to_sb3().save(tmp_path / "agent.zip")
+    model = stable_baselines3.TD3.load(tmp_path / "agent.zip", env=doubles())
+    assert model.observation_space == doubles().observation_space
+    assert np.isfinite(evaluate_policy(model, Monitor(doubles()), 1)[0])
+
+
 @pytest.mark.parametrize("how", ["zip", "live", "normaliser alone"])
 def test_an_agent_of_sb3_teaches_and_answers_as_its_own_predict(tmp_path, teacher, how):
     normalizer = teacher.get_vec_normalize_env()

@@ -147,8 +147,12 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
 
 def as_seen(agent: Exportable) -> gym.Env:
     """The task as a learner sees it, in the task's own axes where these are what SB3's ``MlpPolicy`` flattens."""
-    env, axes = agent.factory(), agent.view.axes
-    return env if axes is None else gym.wrappers.ReshapeObservation(env, axes)
+    env, box = agent.factory(), agent.view.box
+    if box is None:
+        return env
+    shown = gym.wrappers.ReshapeObservation(env, box.shape)
+    shown.observation_space = box  # bounds and dtype, too, which SB3's load compares
+    return shown
 
 
 def warn_of_normaliser(model: BaseAlgorithm) -> None:

@@ -50,9 +50,9 @@ class View:
         return self.columns is None and self.function is None
 
     @property
-    def axes(self) -> tuple[int, ...] | None:
-        """Those of the task's observation, where a policy that sees all of one may as well read it in several."""
-        return self.space.shape if self.whole and self.history == 1 and isinstance(self.space, spaces.Box) else None
+    def box(self) -> spaces.Box | None:
+        """The task's own space, where a policy that sees all of one observation may as well read it in its axes."""
+        return self.space if self.whole and self.history == 1 and isinstance(self.space, spaces.Box) else None
 
     @property
     def map(self) -> tuple[int, ...] | Part | None:
