@@ -255,6 +255,21 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path, name):
         DualStudent.load(tmp_path / name)
 
 
+def test_a_folder_of_runs_says_which_there_are(tmp_path):
+    for name in ("8x8", "16x16"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "checkpoint.safetensors").touch()
+    with pytest.raises(PolicyKDError, match="runs holds several runs: name one of them, 16x16, 8x8"):
+        DualStudent.load(tmp_path / "runs")
+
+
+def test_another_task_of_another_shape_is_named(tmp_path):
+    DualStudent(POINT, config=TINY).save(tmp_path / "agent")
+    said = f"do not fit DDPG of this shape: it was trained on {POINT}, which Pendulum-v1 is not"
+    with pytest.raises(PolicyKDError, match=said):
+        DualStudent.load(tmp_path / "agent", env="Pendulum-v1")
+
+
 def test_networks_of_another_shape_are_refused(agent_file):
     state = checkpoint.load(agent_file)
     state["settings"]["config"]["net_arch"] = [9, 9]

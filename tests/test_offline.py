@@ -278,7 +278,7 @@ def test_a_policy_that_chooses_teaches_a_classifier(count, tmp_path):
         ({"observations": ROWS, "actions": ROWS}, "actions that are none of 0 to 2"),
         ([1, 2], "a list holds none"),
         (RolloutBuffer(8, gym.spaces.Box(0, 1, (4,)), gym.spaces.Discrete(3)), "is of learning on policy"),
-        (ReplayBuffer(8, gym.spaces.Box(0, 1, (2, 2)), gym.spaces.Discrete(3)), "not vectors"),
+        (ReplayBuffer(8, gym.spaces.Box(0, 255, (3, 4, 4), np.uint8), gym.spaces.Discrete(3)), "not vectors"),
     ],
 )
 def test_what_is_no_data_is_one_line(states, message):

@@ -24,6 +24,7 @@ from policykd.core.lock import LOCK, alone
 from policykd.training import progress_csv
 from policykd.training.dual_student import DualStudent
 from policykd.training.progress_csv import ProgressCSV
+from policykd.training.teacher_student import TeacherStudent
 
 
 def refused(capsys, *words):
@@ -335,6 +336,20 @@ def test_a_lock_that_says_nothing_still_locks(tmp_path, monkeypatch):
 
 
 # Faults
+
+
+@pytest.mark.parametrize("how", ["learn", "fine_tune"])
+def test_what_is_refused_before_the_first_step_leaves_students_and_folder_as_they_were(tmp_path, how):
+    config = {"net_arch": (8,), "round_steps": 20, "round_updates": 1, "distill_batch_size": 8, "n_eval_episodes": 0}
+    config |= {"allow_weak_teacher": True, "teacher_episodes": 1, "batch_size": 8}
+    student = TeacherStudent(POINT, lambda o: -o[:2], backbone="td3", config=config, run_dir=tmp_path / "run").learn(40)
+    if how == "fine_tune":
+        student.fine_tune(20, config={"anchor": "teacher", "critic_steps": 10})
+    loaded = TeacherStudent.load(tmp_path / "run")
+    recipe, files = loaded.recipe, sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(PolicyKDError, match=r"give the teacher .* to go on: load\(path, teacher=...\)$"):
+        getattr(loaded, how)(20)
+    assert loaded.recipe is recipe and sorted((tmp_path / "run").rglob("*")) == files
 
 
 def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, capsys):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from tiny import POINT, TINY, flags
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
@@ -61,7 +62,9 @@ def test_a_number_is_a_number_whoever_made_it(name, written, meant):
         ("net_arch", [8.5]),
         ("net_arch", 64),
         ("net_arch", {"pi": [8], "vf": [8]}),
-        ("train_freq", [1, "episode"]),
+        ("train_freq", (1, "epoch")),
+        ("train_freq", (True, "step")),
+        ("train_freq", (1, 2)),
         ("batch_size", np.array([64, 64])),
     ],
 )
@@ -69,6 +72,23 @@ def test_what_is_no_such_number_is_refused_in_one_line(name, written):
     with pytest.raises(PolicyKDError, match=f"config: {name}=") as error:
         change(SACConfig(), {name: written})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("written", [4, (4, "step"), [4.0, "step"], TrainFreq(4, TrainFrequencyUnit.STEP)])
+def test_steps_between_updates_are_written_as_sb3_takes_and_keeps_them(written):
+    agent = DualStudent(POINT, backbone="sac", config={**TINY, "train_freq": written})
+    assert agent.settings["config"]["train_freq"] == 4
+    kept = agent.to_sb3().train_freq
+    assert kept == TrainFreq(4, TrainFrequencyUnit.STEP)
+    assert DualStudent(POINT, backbone="sac", config={**TINY, "train_freq": kept}).config == agent.config
+    taught = TeacherStudent(POINT, None, backbone="td3", config={"net_arch": (4,), "train_freq": written})
+    assert taught.config.train_freq == 4
+
+
+@pytest.mark.parametrize("written", [(2, "episode"), TrainFreq(2, TrainFrequencyUnit.EPISODE)])
+def test_episodes_between_updates_are_refused_with_the_reason(written):
+    with pytest.raises(PolicyKDError, match=r"config: train_freq=\(2, 'episode'\) counts episodes, .*number of steps$"):
+        change(SACConfig(), {"train_freq": written})
 
 
 def test_a_linear_schedule_is_understood_where_there_is_one():

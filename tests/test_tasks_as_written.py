@@ -195,7 +195,9 @@ def test_actions_of_another_kind_are_refused_with_a_wrapper_that_works(space, ba
 
 
 @pytest.mark.parametrize(
-    "space", [Box(-1, 1, ()), Box(-1, 1, (2, 3)), spaces.Tuple([Box(-1, 1, (2,))]), spaces.Discrete(3)], ids=str
+    "space",
+    [Box(-1, 1, ()), Box(0, 255, (4, 4, 3), np.uint8), spaces.Tuple([Box(-1, 1, (2,))]), spaces.Discrete(3)],
+    ids=str,
 )
 def test_observations_of_another_kind_are_refused_with_a_wrapper_that_works(space):
     class Other(Ten):

@@ -219,7 +219,7 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(b"hello")
     assert "vecnormalize.pkl is damaged or no VecNormalize" in refused(tmp_path / "agent.zip")
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
-    assert "holds no VecNormalize of one observation vector" in refused(tmp_path / "agent.zip")
+    assert "holds no VecNormalize of observations" in refused(tmp_path / "agent.zip")
 
 
 def test_two_agents_in_a_folder_are_not_guessed_between(tmp_path, refused):
@@ -278,6 +278,7 @@ def sized(size, actions):
         ((12, 3), "Hopper-v5", "Hopper-v5 has 11 and 3; one more may be the time of the zoo's TimeFeatureWrapper"),
         ((3, 1), "Hopper-v5", "reads 3 observations and gives 1 actions, Hopper-v5 has 11 and 3"),
         ((8, 3), "Hopper-v5", "give observation_map"),
+        ((33, 3), "Hopper-v5", 'wrap the task: FrameStackObservation(env, 3, padding_type="zero")'),
     ],
 )
 def test_a_teacher_of_another_size_is_refused_with_the_likely_cause(refused, sizes, task, said):

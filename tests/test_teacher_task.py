@@ -7,6 +7,7 @@ import torch
 from policykd_envs.wrappers import SelectObservation
 from sb3_agents import Lopsided, agent
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from policykd import PolicyKDError, Teacher
 from policykd.teachers import zoo
@@ -174,6 +175,51 @@ def test_stacked_observations_are_refused_where_the_task_does_not_stack(tmp_path
     folder, _ = pendulum_agent(tmp_path, [("frame_stack", 2)], wrap=lambda env: stacked())
     assert "was trained on 2 stacked observations (frame_stack): wrap the task" in refused(folder)
     Teacher.load(folder, stacked)
+
+
+def in_sb3(normalised_first):
+    """The vectors of the zoo, which stacks normalised observations, or those of a VecNormalize around the stack."""
+    env = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
+    return VecFrameStack(VecNormalize(env), 3) if normalised_first else VecNormalize(VecFrameStack(env, 3))
+
+
+@pytest.mark.parametrize("how", ["zoo", "live"])
+@pytest.mark.parametrize("normalised_first", [True, False])
+def test_a_stack_and_a_normaliser_act_as_in_sb3_from_the_first_step(tmp_path, caplog, how, normalised_first):
+    env = in_sb3(normalised_first)
+    model = PPO("MlpPolicy", env, n_steps=64, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu").learn(128)
+    normalizer = model.get_vec_normalize_env()
+    normalizer.training = False
+    mean = normalizer.obs_rms.mean.astype(np.float32)
+    (tmp_path / "Pendulum-v1").mkdir()
+    model.save(tmp_path / "Pendulum-v1.zip")
+    normalizer.save(tmp_path / "Pendulum-v1" / "vecnormalize.pkl")
+    (tmp_path / "Pendulum-v1" / "config.yml").write_text("frame_stack: 3\nnormalize: true\n")
+    source = tmp_path / "Pendulum-v1.zip" if how == "zoo" else model
+
+    def stacked(padding):
+        return lambda: gym.wrappers.FrameStackObservation(gym.make("Pendulum-v1"), 3, padding_type=padding)
+
+    right = stacked(mean if normalised_first else "zero")
+    teacher = Teacher.load(source, right)
+    here, theirs = right(), env
+    theirs.seed(7)
+    seen, (observation, _) = theirs.reset(), here.reset(seed=7)
+    for _ in range(5):
+        action = model.predict(seen, deterministic=True)[0]
+        np.testing.assert_allclose(teacher.predict(observation)[0], action[0], atol=1e-5)
+        seen, observation = theirs.step(action)[0], here.step(action[0])[0]
+    said = "began its episodes with zeros" if how == "zoo" else "was trained on 3 stacked observations"
+    assert (said in caplog.text) == (how == "live")
+    Teacher.load(source, stacked("reset"))
+    assert said in caplog.text
+
+
+def test_a_normaliser_that_may_belong_before_a_stack_says_how_to_tell(tmp_path):
+    model = PPO("MlpPolicy", in_sb3(True), policy_kwargs={"net_arch": [8]}, device="cpu")
+    model.save(tmp_path / "agent.zip")
+    model.get_vec_normalize_env().save(tmp_path / "agent_vecnormalize.pkl")
+    assert "or 3 are stacked after it (VecFrameStack): then give the live model" in refused(tmp_path / "agent.zip")
 
 
 @pytest.mark.parametrize("place", ["env_kwargs", "args"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from policykd.benchmark.rows import CellResult, from_json
 from policykd.benchmark.spec import Cell, Spec
 from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.worker import CELL, RESULT
+from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.lock import alone
-from policykd.core.plugins import VARIABLE as PLUGINS
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,8 @@ def _command(path: Path, spec: Spec, options: MatrixOptions) -> str:
     shown = path if not path.is_absolute() else Path(path.name)
     default = options.out in (None, f"results/{spec.name}")
     out = "" if default or Path(options.out or "").is_absolute() else f" --out {shlex.quote(str(options.out))}"
-    plugins = f" --plugins {names}" if (names := os.environ.get(PLUGINS)) else ""
     env = f" --env {shlex.join(options.env)}" if options.env else ""
-    return f"policykd{plugins} benchmark {shlex.quote(shown.as_posix())}{out}{env}"
+    return plugins.command(f"benchmark {shlex.quote(shown.as_posix())}{out}{env}")
 
 
 def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:

@@ -13,6 +13,7 @@ import tyro
 from policykd.benchmark.options import MatrixOptions
 from policykd.cli.options import parse
 from policykd.cli.output import say
+from policykd.core import plugins
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
         say(f"{len(planned.done)} of {len(planned.cells)} cells done")
         return
     failed = run_matrix(options.spec, options.matrix)
-    say(f"results {out}   (policykd report {out})")
+    say(f"results {out}   ({plugins.command(f'report {out}')})")
     if failed:
         say(f"{len(failed)} cells failed: {', '.join(failed)}; why is in {out}/*/*.failed.txt; run it again to retry")
         sys.exit(1)

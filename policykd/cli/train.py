@@ -106,10 +106,12 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float | str, ..
         while left and not left[0].startswith("--"):
             words.append(left.pop(0))
         try:
-            name, *values = words
+            name, first, *others = words
+            values = [first, *others]
             vary[name.replace("-", "_")] = tuple(values if name == "observations" else map(float, values))
         except ValueError:
-            raise PolicyKDError(f"vary: needs a setting and a number per peer, got {' '.join(words)!r}") from None
+            rule = "needs a setting and a number per peer, such as gamma 0.9 0.99"
+            raise PolicyKDError(f"vary: {rule}, got {' '.join(words)!r}") from None
     return vary, rest
 
 

@@ -68,6 +68,8 @@ def change(config: D, changes: Mapping[str, Any]) -> D:
             elsewhere = getattr(config, "ELSEWHERE", {}).get(name)
             advice = f"; {elsewhere}" if elsewhere else nearest(name, hints)
             raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{advice}")
+        if (read := getattr(config, "AS_SB3", {}).get(name)) is not None:
+            value = read(value)
         if isinstance(value, str) and value.startswith(LINEAR):
             values |= _linear(name, value, hints, config)
         else:

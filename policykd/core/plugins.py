@@ -36,6 +36,12 @@ def load(names: Sequence[str]) -> None:
         os.environ[VARIABLE] = ",".join(names)
 
 
+def command(words: str) -> str:
+    """A command to type next, with the modules that this one was given: its results may name their parts."""
+    names = os.environ.get(VARIABLE, "")
+    return f"policykd --plugins {names} {words}" if names else f"policykd {words}"
+
+
 def load_inherited() -> None:
     """In a process that a command started: the modules that the command was given."""
     load([name for name in os.environ.get(VARIABLE, "").split(",") if name])

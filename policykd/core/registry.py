@@ -35,7 +35,8 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
             raise PolicyKDError(f"{what}: this is an own part, {part.removeprefix(OWN)}: hand it in as {what}=")
         if part not in table:
             known = f"there are {', '.join(table)}" if table else "there is none by name: hand in an object"
-            raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; {known}")
+            own = "one that a module of yours adds needs policykd --plugins MODULE"
+            raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; {known}; {own}")
         return table[part]
     if kind is None:
         fits = callable(part)

@@ -47,7 +47,7 @@ class Policy:
         self._plain = flatten(deploy(agent, k)) if episodes is None else episodes.plain()
         self.observation_size, self.action_size = agent.view.size, self._plain.sizes[-1]
         self._act, self.computed_by = computed(self._plain, computed_by)
-        self._as_it_is = agent.view.whole and episodes is None
+        self._as_it_is = agent.view.whole and agent.view.space is None and episodes is None
         if episodes is not None:
             episodes.check(stepping(self._act.step), "the fast policy")
 

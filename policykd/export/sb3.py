@@ -6,8 +6,10 @@ import inspect
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import DDPG as SB3DDPG
@@ -126,7 +128,7 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         raise PolicyKDError(f"export: {reason}")
     assert learner.sb3 is not None
     config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
-    with closing(vec_env(DummyVecEnv([agent.factory] * config.n_envs), config)) as env:
+    with closing(vec_env(DummyVecEnv([partial(as_seen, agent)] * config.n_envs), config)) as env:
         model = make_model(learner.sb3, config, env)
         if isinstance(learner, PPO):
             sb3_ppo.write_sb3(learner, k, model)
@@ -139,8 +141,18 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
             model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
         if model.get_vec_normalize_env() is not None:
             # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
-            model._last_original_obs = np.zeros((env.num_envs, *agent.observation_space.shape), np.float32)
+            model._last_original_obs = np.zeros((env.num_envs, *model.observation_space.shape), np.float32)
     return model
+
+
+def as_seen(agent: Exportable) -> gym.Env:
+    """The task as a learner sees it, in the task's own axes where these are what SB3's ``MlpPolicy`` flattens."""
+    env, box = agent.factory(), agent.view.box
+    if box is None:
+        return env
+    shown = gym.wrappers.ReshapeObservation(env, box.shape)
+    shown.observation_space = box  # bounds and dtype, too, which SB3's load compares
+    return shown
 
 
 def warn_of_normaliser(model: BaseAlgorithm) -> None:

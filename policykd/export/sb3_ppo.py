@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -63,7 +64,8 @@ def write_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
     if normalizer.norm_obs:
         pairs.append((normalizer.obs_rms, learner.observation_stats))  # type: ignore[arg-type]
     for theirs, ours in pairs:
-        theirs.mean, theirs.var = ours.mean[k].cpu().numpy().copy(), ours.var[k].cpu().numpy().copy()
+        for name in ("mean", "var"):
+            setattr(theirs, name, getattr(ours, name)[k].cpu().numpy().reshape(np.shape(getattr(theirs, name))).copy())
         theirs.count = float(ours.count)
     normalizer.returns = learner.discounted_rewards[k].cpu().numpy().copy()
 

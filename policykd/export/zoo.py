@@ -53,7 +53,8 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
 
 def _act(model: Any, normalizer: VecNormalize | None) -> Act:
     def act(observations: np.ndarray) -> np.ndarray:
-        inputs = observations if normalizer is None else normalizer.normalize_obs(observations)
+        rows = observations.reshape(-1, *model.observation_space.shape)
+        inputs = rows if normalizer is None else normalizer.normalize_obs(rows)
         return model.predict(inputs, deterministic=True)[0]
 
     return act

@@ -46,7 +46,7 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
 def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
     """The wrappers, innermost first, and their arguments, in which a task shows what a policy sees of it."""
     wrappers: dict[str, dict[str, Any]] = {}
-    if view.space is not None:
+    if view.space is not None and view.box is None:
         wrappers["gymnasium.wrappers.FlattenObservation"] = {}
     if view.columns is not None:
         wrappers[f"{WRAPPERS}.SelectObservation"] = {"columns": list(view.columns)}

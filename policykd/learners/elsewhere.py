@@ -1,5 +1,29 @@
 """Where settings of SB3 and its zoo go that policykd has under another name, in another place or not at all."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from policykd.core.fields import require
+
+
+def steps_between(value: Any) -> Any:
+    """SB3's ``train_freq``: the n of ``(n, "step")`` and of a ``TrainFreq``; anything else passes as it is.
+
+    Raises:
+        PolicyKDError: it counts episodes.
+    """
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return value
+    unit = getattr(value[1], "value", value[1])  # of SB3's enumeration, which the command line does not import
+    why = "counts episodes, which end at other steps for each learner, and all update at once: give a number of steps"
+    require(unit != "episode", "train_freq", (value[0], unit), why)
+    return value[0] if unit == "step" else value
+
+
+AS_SB3 = {"train_freq": steps_between}
+"""Settings that SB3 writes in more than one way, and what reads them."""
+
 ELSEWHERE = {
     "n_timesteps": "the budget is total_timesteps of learn()",
     "total_timesteps": "the budget is total_timesteps of learn()",

@@ -15,6 +15,7 @@ class RunConfig:
     """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
 
     ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are not settings here
+    AS_SB3 = elsewhere.AS_SB3  # not a field either: what reads other ways to write a value
     eval_freq: int = 10_000
     """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
     n_eval_episodes: int = 10

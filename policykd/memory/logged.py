@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from policykd.core.archives import Archive, read_npz
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 from policykd.core.memory import require_memory
-from policykd.tasks.groups import flatten
+from policykd.tasks.flat import is_laid_out
+from policykd.tasks.groups import OwnSpace, flatten
 from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
@@ -45,39 +47,45 @@ class LoggedStates(NamedTuple):
     nobody says."""
 
     @staticmethod
-    def read(source: Any, space: spaces.Dict | None = None) -> LoggedStates:
+    def read(source: Any, space: OwnSpace | None = None) -> LoggedStates:
         """The states of whatever holds some.
 
         Args:
             source: an ``.npz`` file of ``observations`` and ``actions`` (``obs`` and ``acts``: imitation's); an HDF5
                 file as D4RL's, or Minari's (or its folder); a replay buffer of SB3, or the model that has one;
                 ``Demonstrations``; a mapping of arrays; or ``LoggedStates``.
-            space: of the task, where it gives dicts of observations: they become vectors (docs/groups.md).
+            space: of the task, where it gives dicts or boxes of several axes: they become vectors (docs/groups.md).
 
         Raises:
             PolicyKDError: it holds no states, or cannot be read; nothing in a file is run.
         """
         if isinstance(source, LoggedStates):
-            return source.checked()
+            return source.checked(space)
         if isinstance(source, str | Path):
-            return _from_file(Path(source).expanduser()).checked()
+            return _from_file(Path(source).expanduser()).checked(space)
         source = getattr(source, "replay_buffer", None) or source
         if hasattr(source, "buffer_size") and hasattr(source, "pos"):
             return _from_sb3(source, space).checked()
         if isinstance(source, Mapping):
-            return _from_arrays(source, "a mapping", space).checked()
+            return _from_arrays(source, "a mapping", space).checked(space)
         if isinstance(getattr(source, "observations", None), np.ndarray):
             actions, name = getattr(source, "actions", None), f"a {type(source).__name__}"
-            return LoggedStates(source.observations, actions, True, name, getattr(source, "episodes", None)).checked()
+            episodes = getattr(source, "episodes", None)
+            return LoggedStates(source.observations, actions, True, name, episodes).checked(space)
         raise PolicyKDError(f"states: a {type(source).__name__} holds none; see docs/offline.md for what does")
 
-    def checked(self) -> LoggedStates:
-        """The same with observations as float32.
+    def checked(self, space: OwnSpace | None = None) -> LoggedStates:
+        """The same with observations as vectors of float32.
+
+        Args:
+            space: of the task, where its observations have several axes.
 
         Raises:
             PolicyKDError: they are no vectors, not finite, or not as many as actions; or these are no finite numbers.
         """
         observations, count = np.asarray(self.observations), len(self.observations)
+        if isinstance(space, spaces.Box) and observations.shape[1:] == space.shape:
+            observations = observations.reshape(count, -1)
         if observations.ndim != 2 or not observations.size or observations.dtype.kind not in "fiub":
             raise PolicyKDError(f"states: {self.source} has observations of shape {observations.shape}, not (n, O)")
         if self.actions is not None and np.asarray(self.actions).dtype.kind not in "fiub":
@@ -164,7 +172,7 @@ def _from_file(path: Path) -> LoggedStates:
     raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
 
 
-def _from_arrays(arrays: Mapping[str, Any], source: str, space: spaces.Dict | None = None) -> LoggedStates:
+def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None = None) -> LoggedStates:
     """States by the names that files give them."""
     found, actions = [
         next((arrays[name] for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
@@ -212,9 +220,9 @@ def _read(file: Any, name: str) -> np.ndarray:
     return array
 
 
-def _laid_out(observations: Mapping[str, Any], space: spaces.Dict | None, source: str) -> np.ndarray:
+def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
     """A dict of n observations as ``(n, O)``."""
-    if space is None:
+    if not isinstance(space, spaces.Dict):
         raise PolicyKDError(f"states: {source} has dicts of observations, and a task of vectors has no place for them")
     try:
         return flatten(space, observations)
@@ -222,7 +230,7 @@ def _laid_out(observations: Mapping[str, Any], space: spaces.Dict | None, source
         raise PolicyKDError(f"states: {source}: {one_line(error)}") from None
 
 
-def _from_sb3(buffer: Any, space: spaces.Dict | None) -> LoggedStates:
+def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
     """The steps in a replay buffer of SB3, whose continuous actions are in [-1, 1].
 
     Dicts of observations are laid out as the task's space says, or the buffer's own.
@@ -238,10 +246,10 @@ def _from_sb3(buffer: Any, space: spaces.Dict | None) -> LoggedStates:
         own = buffer.observation_space
         parts = {key: part[:count].reshape(-1, *own[key].shape) for key, part in found.items()}
         observations = _laid_out(parts, space or own, name)
-    elif found.ndim != 3:
+    elif found.ndim != 3 and not is_laid_out(buffer.observation_space):
         raise PolicyKDError(f"states: {name} of observations {found.shape[2:]}, not vectors")
     else:
-        observations = found[:count].reshape(-1, found.shape[-1])
+        observations = found[:count].reshape(-1, math.prod(found.shape[2:]))
     actions = buffer.actions[:count].reshape(-1, buffer.actions.shape[-1])
     discrete = type(buffer.action_space).__name__ == "Discrete"
     return LoggedStates(observations, actions, not discrete, name)

@@ -19,7 +19,8 @@ from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.tasks.contract import TaskError, build, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.groups import FlatVector, Groups, groups_of
+from policykd.tasks.flat import FlatVector, is_laid_out
+from policykd.tasks.groups import Groups, groups_of
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
 
@@ -41,7 +42,6 @@ def find_vector(env: Any) -> Task | None:
         return Task(task_name(env), checked(lambda: One(flat, alone=False), task_name(env)), False, vector, False)
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
-
     called = getattr(env, "__name__", type(env).__name__)
 
     def make(count: int) -> VectorEnv:
@@ -273,7 +273,7 @@ def _mode(vector: VectorEnv) -> AutoresetMode | None:
 
 
 def _checked(vector: VectorEnv) -> VectorEnv:
-    """The vector, its dicts of observations laid out flat.
+    """The vector, its observations laid out flat.
 
     Raises:
         PolicyKDError: it has a moving scale, or steps that are no transitions: names the wrapper to take away, or the
@@ -290,7 +290,7 @@ def _checked(vector: VectorEnv) -> VectorEnv:
             f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
             f"make it with {told}"
         )
-    return FlatVector(vector) if isinstance(vector.single_observation_space, gym.spaces.Dict) else vector
+    return FlatVector(vector) if is_laid_out(vector.single_observation_space) else vector
 
 
 def _final(infos: dict[str, Any], name: str) -> Any:

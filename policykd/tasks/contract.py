@@ -12,7 +12,7 @@ import numpy as np
 from policykd_envs import quiet
 
 from policykd.core.errors import PolicyKDError, kind_and_line, one_line, telling
-from policykd.tasks.groups import FlatObservation
+from policykd.tasks.flat import FlatObservation, is_laid_out
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
 
@@ -159,7 +159,7 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
                 "inside the function"
             )
         latest = weakref.ref(made)
-        return CheckedTask(FlatObservation(made) if isinstance(made.observation_space, gym.spaces.Dict) else made)
+        return CheckedTask(FlatObservation(made) if is_laid_out(made.observation_space) else made)
 
     return make
 

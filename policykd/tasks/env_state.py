@@ -68,7 +68,8 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
         entries = [entry for entry in entries if entry["class"] != "PassiveEnvChecker"]
     here, saved = [type(layer).__name__ for layer in layers], [entry["class"] for entry in entries]
     if here != saved:
-        raise ValueError(f"the state is of {' < '.join(saved)}, not of {' < '.join(here)}")
+        advice = "make the task in the same wrappers"
+        raise ValueError(f"the state is of {' < '.join(saved)}, not of {' < '.join(here)}: {advice}")
     for layer, entry in zip(layers, entries, strict=True):
         unsaved = _scan(layer)[1]
         for name, value in entry["attributes"].items():

@@ -1,4 +1,4 @@
-"""Named groups of a task's observation, and dicts of observations as one flat vector by one rule.
+"""Named groups of a task's observation; dicts of observations, and boxes of several axes, as a vector by one rule.
 
 The rule: groups follow one another in the order of their ``Dict`` space (Gymnasium sorts a plain dict's keys), a dict
 within a dict in its own turn, and a group is called by the path to it (``robot/joints``). A Box is laid out row by
@@ -8,7 +8,7 @@ row, Discrete and MultiDiscrete are one-hot. It is that of Gymnasium's ``Flatten
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from policykd.core.arrays import Array, as_numpy
@@ -25,6 +24,8 @@ from policykd.core.errors import PolicyKDError, nearest
 
 Groups = dict[str, tuple[int, ...]]
 """Columns of a flat observation by the group's name."""
+OwnSpace = spaces.Dict | spaces.Box
+"""Observations of a task that are laid out flat: a dict, or a box of several axes."""
 
 
 def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]]:
@@ -46,47 +47,71 @@ def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]
             )
 
 
-def flatten(space: spaces.Dict, observation: Mapping[str, Any]) -> np.ndarray:
+def flatten(space: OwnSpace, observation: Any) -> np.ndarray:
     """``laid_out`` in NumPy."""
     return as_numpy(laid_out(space, observation))
 
 
-def laid_out(space: spaces.Dict, observation: Mapping[str, Any], path: str = "") -> Array:
-    """A dict of one observation as a vector ``(O,)``, or of n observations as ``(n, O)``, float32.
+def as_rows(space: OwnSpace | None, observation: Any) -> np.ndarray:
+    """Observations as a task of this space gives them, or laid out already, as ``(..., O)``, float32.
+
+    Raises:
+        ValueError: as of ``laid_out``.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(observation, Mapping):
+        return flatten(space, observation)
+    array = np.asarray(observation, np.float32)
+    if isinstance(space, spaces.Box) and array.shape[-len(space.shape) :] == space.shape:
+        return array.reshape(*array.shape[: -len(space.shape)], -1)
+    return array
+
+
+def laid_out(space: OwnSpace, observation: Any, path: str = "") -> Array:
+    """One observation of a task as a vector ``(O,)``, or n observations as ``(n, O)``, float32.
 
     Tensors stay on their device.
 
     Raises:
-        ValueError: a group is missing, or has another shape than its space.
+        ValueError: a group is missing, or something has another shape than its space.
     """
-    parts: list[Array] = []
+    if isinstance(space, spaces.Dict):
+        joined = _joined(_parts(space, observation, path))
+    else:
+        joined = _rows("the observation", space, _array(observation))
+    return joined.to(torch.float32) if isinstance(joined, Tensor) else joined.astype(np.float32)
+
+
+def _parts(space: spaces.Dict, observation: Any, path: str) -> Iterator[Array]:
+    """The groups of a dict, each laid out."""
     for key, part in space.spaces.items():
         name = f"{path}{key}"
         if not isinstance(observation, Mapping) or key not in observation:
             raise ValueError(f"the observation lacks the group {name} of its space")
         if isinstance(part, spaces.Dict):
-            parts.append(laid_out(part, observation[key], f"{name}/"))
+            yield laid_out(part, observation[key], f"{name}/")
         else:
-            value = observation[key]
-            parts.append(_rows(name, part, value if isinstance(value, Tensor) else np.asarray(value)))
-    joined = _joined(parts)
-    return joined.to(torch.float32) if isinstance(joined, Tensor) else joined.astype(np.float32)
+            yield _rows(f"the observation's group {name}", part, _array(observation[key]))
 
 
-def _joined(parts: Sequence[Array]) -> Array:
+def _array(value: Any) -> Array:
+    return value if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _joined(each: Iterable[Array]) -> Array:
     """Parts side by side; where one is a tensor, on its device."""
+    parts = list(each)
     device = next((part.device for part in parts if isinstance(part, Tensor)), None)
     if device is None:
         return np.concatenate(parts, axis=-1)
     return torch.cat([torch.as_tensor(part, device=device) for part in parts], dim=-1)
 
 
-def _rows(name: str, space: gym.Space, value: Array) -> Array:
+def _rows(what: str, space: gym.Space, value: Array) -> Array:
     """One group ``(*shape)`` as ``(o,)``, or n of it as ``(n, o)``."""
     shape = space.shape or ()
     lead = value.ndim - len(shape)
     if lead not in (0, 1) or value.shape[lead:] != shape:
-        raise ValueError(f"the observation's group {name} has shape {value.shape}, and its space {shape}")
+        raise ValueError(f"{what} has shape {tuple(value.shape)}, and its space {shape}")
     if isinstance(space, spaces.Discrete):
         return _hot(space.n, value - int(space.start))
     rows = value.reshape(*value.shape[:lead], -1)
@@ -104,8 +129,10 @@ def _hot(count: int, places: Array) -> Array:
     return hot
 
 
-def unflatten(space: spaces.Dict, rows: np.ndarray) -> dict[str, Any]:
-    """The dict of n observations that ``(n, O)`` is; of what should be one-hot, the largest counts."""
+def unflatten(space: OwnSpace, rows: np.ndarray) -> Any:
+    """The n observations that ``(n, O)`` is, as the space has them; of what should be one-hot, the largest counts."""
+    if isinstance(space, spaces.Box):
+        return rows.astype(space.dtype).reshape(-1, *space.shape)
     observation: dict[str, Any] = {}
     ends = np.cumsum([spaces.flatdim(part) for part in space.spaces.values()])
     for (key, part), columns in zip(space.spaces.items(), np.split(rows, ends[:-1], axis=1), strict=True):
@@ -124,94 +151,6 @@ def unflatten(space: spaces.Dict, rows: np.ndarray) -> dict[str, Any]:
     return observation
 
 
-class FlatObservation(gym.ObservationWrapper):
-    """A task whose dicts of observations are flat vectors; ``groups`` tells what lies where."""
-
-    def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
-        assert isinstance(env.observation_space, spaces.Dict)
-        self.groups, self.observation_space = _flat(env.observation_space)
-
-    @property
-    def dicts(self) -> spaces.Dict:
-        """The space of the task's own observations."""
-        assert isinstance(self.env.observation_space, spaces.Dict)
-        return self.env.observation_space
-
-    @property
-    def spec(self) -> Any:  # type: ignore[override]
-        """How the task itself is made: this wrapper is no part of it."""
-        return self.env.spec
-
-    def observation(self, observation: Any) -> np.ndarray:
-        """The dict as a vector ``(O,)``."""
-        return flatten(self.dicts, observation)
-
-
-class FlatVector(VectorWrapper):
-    """A vector of environments with dicts of observations, as ``FlatObservation`` lays them out; tensors stay so."""
-
-    def __init__(self, env: VectorEnv) -> None:
-        super().__init__(env)
-        assert isinstance(env.single_observation_space, spaces.Dict)
-        self.groups, self.single_observation_space = _flat(env.single_observation_space)
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
-
-    @property
-    def dicts(self) -> spaces.Dict:
-        """The space of one environment's own observations."""
-        assert isinstance(self.env.single_observation_space, spaces.Dict)
-        return self.env.single_observation_space
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; observations ``(E, O)``."""
-        observations, infos = self.env.reset(seed=seed, options=options)
-        return self._laid_out(observations), infos
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step; ``final_obs`` is laid out, too."""
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        if "final_obs" in infos:
-            infos = {**infos, "final_obs": self._last(infos["final_obs"])}
-        return self._laid_out(observations), rewards, terminated, truncated, infos
-
-    def _last(self, final: Any) -> Any:
-        """Last observations as an array ``(E, O)``, or each where there is one."""
-        if isinstance(final, Mapping):
-            return self._laid_out(final)
-        rows = np.full(self.num_envs, None, object)
-        for e, last in enumerate(final):
-            rows[e] = None if last is None else flatten(self.dicts, last)
-        return rows
-
-    def _laid_out(self, observations: Any) -> Any:
-        first = observations
-        while isinstance(first, Mapping):
-            first = next(iter(first.values()))
-        if not isinstance(first, np.ndarray | Tensor):
-            return first  # of another library: whoever steps the vector says what to do
-        return laid_out(self.dicts, observations)
-
-
-def _flat(space: spaces.Dict) -> tuple[Groups, spaces.Box]:
-    """Where the groups of a dict lie, and the space of its vectors."""
-    flat = spaces.flatten_space(space)
-    assert isinstance(flat, spaces.Box)
-    with np.errstate(over="ignore"):
-        box = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
-    return _in_turn({name: spaces.flatdim(part) for name, part in leaves(space)}), box
-
-
-def dict_space(env: gym.Env) -> spaces.Dict | None:
-    """The space of a task's own dicts of observations; None where it gives vectors."""
-    layer: Any = env
-    while not isinstance(layer, FlatObservation | FlatVector):
-        if not isinstance(layer, gym.Wrapper | VectorWrapper) and not hasattr(layer, "vector"):
-            return None
-        layer = layer.env if isinstance(layer, gym.Wrapper | VectorWrapper) else layer.vector
-    return layer.dicts
-
-
 def groups_of(env: gym.Env | VectorEnv) -> Groups:
     """The groups that a task itself tells: those of its dict, an attribute ``observation_groups``, MuJoCo's parts.
 
@@ -221,8 +160,6 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
     size = getattr(env, "single_observation_space", env.observation_space).shape
     layer: Any = env
     while True:
-        if isinstance(layer, FlatObservation | FlatVector):
-            return dict(layer.groups)
         own = getattr(layer, "observation_groups", None)
         if isinstance(own, Mapping):
             return {str(name): tuple(int(column) for column in columns) for name, columns in own.items()}
@@ -234,7 +171,7 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
         copy.close()
         return groups_of(copy) if copy.observation_space.shape == size else {}
     parts = {name: n for name, n in getattr(layer, "observation_structure", {}).items() if name != "skipped_qpos"}
-    return _in_turn(parts) if size == (sum(parts.values()),) else {}
+    return in_turn(parts) if size == (sum(parts.values()),) else {}
 
 
 def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
@@ -261,7 +198,7 @@ def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str
     return tuple(found)
 
 
-def _in_turn(sizes: Mapping[str, int]) -> Groups:
+def in_turn(sizes: Mapping[str, int]) -> Groups:
     """Groups of these sizes, one after the other."""
     ends = list(accumulate(sizes.values()))
     return {name: tuple(range(end - n, end)) for (name, n), end in zip(sizes.items(), ends, strict=True)}

@@ -18,7 +18,12 @@ def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    path = Path(path)
+    if path.is_dir():
+        runs = sorted(file.parent.name for file in path.glob(f"*/{CHECKPOINT}"))
+        if runs and not (path / CHECKPOINT).is_file():
+            raise PolicyKDError(f"checkpoint: {path} holds several runs: name one of them, {', '.join(runs)}")
+        path /= CHECKPOINT
     loaded = checkpoint.load(path)
     if "settings" not in loaded or "learner" not in loaded:
         raise PolicyKDError(f"checkpoint: {path} holds no agent")

@@ -154,8 +154,8 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         shape = "" if observation_space.shape is None else f" of shape {observation_space.shape}"
         raise PolicyKDError(
-            f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; a vector (Box of "
-            "one axis) is needed: wrap it in `FlattenObservation(env)`"
+            f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; numbers in a Box "
+            "that are no image, or a Dict of them, are needed: wrap it in `FlattenObservation(env)`"
         )
     if not observation_space.shape[0]:
         raise PolicyKDError(f"environment: {name} has observations of no numbers; a policy needs something to see")

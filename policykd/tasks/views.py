@@ -14,7 +14,8 @@ from policykd_envs.wrappers import SelectObservation, StackObservation
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, one_line, telling
-from policykd.tasks.groups import columns_of, dict_space, flatten, groups_of
+from policykd.tasks.flat import own_space
+from policykd.tasks.groups import OwnSpace, as_rows, columns_of, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces
 
 Part = Callable[[Tensor], Tensor]
@@ -40,13 +41,18 @@ class View:
     function: Part | None = None
     history: int = 1
     """Parts that are seen together."""
-    space: spaces.Dict | None = None
-    """The space of the task's own dicts of observations, where it gives dicts."""
+    space: OwnSpace | None = None
+    """The space of the task's own observations, where it gives dicts or boxes of several axes."""
 
     @property
     def whole(self) -> bool:
         """Whether all of each observation is seen."""
         return self.columns is None and self.function is None
+
+    @property
+    def box(self) -> spaces.Box | None:
+        """The task's own space, where a policy that sees all of one observation may as well read it in its axes."""
+        return self.space if self.whole and self.history == 1 and isinstance(self.space, spaces.Box) else None
 
     @property
     def map(self) -> tuple[int, ...] | Part | None:
@@ -73,19 +79,17 @@ class View:
         return observations if self.columns is None else observations[:, list(self.columns)]
 
     def flat(self, observation: Any) -> np.ndarray:
-        """A user's observations, dicts or vectors, as ``(..., O)``; of a policy's own inputs ``(..., I)`` as they are.
+        """A user's observations, the task's own or vectors, as ``(..., O)``; of a policy's own inputs as they are.
 
         Raises:
             PolicyKDError: they are neither the task's nor the policy's own inputs.
         """
-        if isinstance(observation, Mapping):
-            if self.space is None:
-                raise PolicyKDError("predict: got a dict of observations, and the task gives vectors")
-            try:
-                observation = flatten(self.space, observation)
-            except ValueError as error:
-                raise PolicyKDError(f"predict: {one_line(error)}") from None
-        array = np.asarray(observation, np.float32)
+        if isinstance(observation, Mapping) and not isinstance(self.space, spaces.Dict):
+            raise PolicyKDError("predict: got a dict of observations, and the task gives vectors")
+        try:
+            array = as_rows(self.space, observation)
+        except ValueError as error:
+            raise PolicyKDError(f"predict: {one_line(error)}") from None
         if array.ndim == 0 or array.shape[-1] not in (self.size, self.input_size):
             own = f" (or {self.input_size} that the policy reads)" if self.input_size != self.size else ""
             raise PolicyKDError(
@@ -180,7 +184,7 @@ def view_of(
         PolicyKDError: there is no such group or column, or the function cannot answer.
     """
     assert env.observation_space.shape is not None
-    size, space = env.observation_space.shape[0], dict_space(env)
+    size, space = env.observation_space.shape[0], own_space(env)
     if chosen is None:
         return View(size, size, history=history, space=space)
     if callable(chosen):

@@ -20,6 +20,7 @@ from policykd.teachers import controllers, modules, own_run, programs, sb3, stat
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
+from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
 
@@ -192,5 +193,12 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
     chain = statistics.read(file if options.vecnormalize is None else options.vecnormalize, options.trust)
     if missing:
         log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl", path)
+    chain = tuple(_each_frame(normaliser, policy, training.frame_stack) for normaliser in chain)
     policy = normalised(policy, chain, device).changed(missing_normaliser=missing, recorded=zoo.recorded(path))
     return policy if options.mapped else trained_on.apply(policy, training, task)
+
+
+def _each_frame(normaliser: Normaliser, policy: Policy, frames: int) -> Normaliser:
+    """The normaliser of every frame, where the zoo has stacked observations after it, as sizes tell."""
+    inside = normaliser.mean is not None and frames * len(normaliser.mean) == policy.observation_size
+    return normaliser.stacked(frames) if inside and frames > 1 and policy.space is None else normaliser

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.groups import OwnSpace
 from policykd.teachers.vecnormalize import Normaliser
 
 Memory = tuple[Any, ...]
@@ -68,8 +68,8 @@ class Policy:
     """The memory that ``keep`` made this of."""
     normalisers: tuple[Normaliser, ...] = ()
     """What it does to observations first, the first one first."""
-    space: spaces.Dict | None = None
-    """Of dicts of observations, where it reads such, laid out flat (``tasks.groups``)."""
+    space: OwnSpace | None = None
+    """Of dicts or boxes of several axes, where it reads such, laid out flat (``tasks.groups``)."""
     groups: tuple[str, ...] = ()
     """Names of their groups, in the order in which it reads them."""
     answer: Callable[[Tensor], Tensor] | None = None
@@ -92,9 +92,11 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
     for normaliser in chain:
         size = None if normaliser.mean is None else len(normaliser.mean)
         if size is not None and policy.observation_size is not None and size != policy.observation_size:
+            frames, left = divmod(policy.observation_size, size)
+            stacked = f", or {frames} are stacked after it (VecFrameStack): then give the live model in its environment"
             raise PolicyKDError(
                 f"teacher: {policy.source} reads {policy.observation_size} observations and its VecNormalize has "
-                f"statistics of {size}: they are not of the same run"
+                f"statistics of {size}: they are not of the same run" + ("" if left or not frames else stacked)
             )
         if normaliser.groups and policy.groups and normaliser.groups != policy.groups:
             raise PolicyKDError(

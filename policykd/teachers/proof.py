@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
+from policykd.tasks.flat import is_laid_out
 from policykd.tasks.groups import flatten, unflatten
 from policykd.teachers.policy import Policy, to_unit
 
@@ -39,7 +40,7 @@ class Truth(NamedTuple):
 
 
 class Asked:
-    """The ``predict`` of SB3, asked by flat observations ``(n, O)``, where it may read dicts.
+    """The ``predict`` of SB3, asked by flat observations ``(n, O)``, where it may read dicts or boxes of several axes.
 
     Args:
         predict: of a model or policy.
@@ -47,7 +48,7 @@ class Asked:
     """
 
     def __init__(self, predict: Any, space: gym.Space) -> None:
-        self.predict, self.space = predict, space if isinstance(space, gym.spaces.Dict) else None
+        self.predict, self.space = predict, space if is_laid_out(space) else None
         self.examples = inputs(space)
         """Observations to ask at, ``(n, O)``."""
         if self.space is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 from policykd.core.archives import Archive
 from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
 from policykd.core.parsing import parse_json
+from policykd.tasks.flat import is_laid_out
 from policykd.tasks.spaces import Choices
 from policykd.teachers import modules, proof, recurrent, sb3_text
 from policykd.teachers.policy import Bounds, Policy, freeze, to_unit
@@ -55,7 +57,10 @@ def from_zip(
     data, state = _read(path, device, trust)
     told = sb3_text.judge(data, str(path), activation)
     actions = sb3_text.parse_actions(data.get("action_space"))
-    return _build(state, told, data, algorithm, str(path), actions, device).changed(groups=told.groups)
+    policy = _build(state, told, data, algorithm, str(path), actions, device)
+    fits = len(told.axes) > 1 and math.prod(told.axes) == policy.observation_size
+    space = spaces.Box(-np.inf, np.inf, told.axes) if fits else None
+    return policy.changed(groups=told.groups, space=space)
 
 
 def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
@@ -73,12 +78,13 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     if model is not None and not proof.is_known(model.predict):
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     actions = _check_spaces(live, name)
-    space = live.observation_space if isinstance(live.observation_space, spaces.Dict) else None
     asked = proof.Asked(source.predict, live.observation_space)
     examples = asked.examples
     state = {key: tensor.detach().clone().to(device) for key, tensor in live.state_dict().items()}
     training = live.training
-    named: dict[str, Any] = {"space": space, "groups": tuple(space or ())}
+    named: dict[str, Any] = {"space": asked.space}
+    if isinstance(asked.space, spaces.Dict):
+        named["groups"] = tuple(asked.space)
     try:
         if not recurrent.is_recurrent(state):
             proof.same_twice(asked, examples, name)
@@ -197,11 +203,11 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
     """Bounds of a live policy's actions, or what it chooses from.
 
     Raises:
-        PolicyKDError: its actions are neither a box of one axis nor a choice of one, or its observations neither such a
-            box nor a dict.
+        PolicyKDError: its actions are neither a box of one axis nor a choice of one, or its observations neither a box,
+            which is no image, nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
-        if isinstance(space, spaces.Discrete if axes == "actions" else spaces.Dict):
+        if isinstance(space, spaces.Discrete) if axes == "actions" else is_laid_out(space):
             continue
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"

@@ -69,6 +69,8 @@ class Told(NamedTuple):
     """Settings that change what tensors mean."""
     groups: tuple[str, ...] = ()
     """Names of the groups that it reads, in order, where its observations are dicts."""
+    axes: tuple[int, ...] = ()
+    """The shape of its observations, where the text tells."""
 
 
 def judge(data: dict[str, Any], source: str, activation: str | None = None) -> Told:
@@ -101,7 +103,8 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     if activation is None and (text := kwargs.get("activation_fn")) is not None:
         activation = _activation(text, source)
     options = {name: _plain(name, kwargs[name], source) for name in MEANING & set(kwargs)}
-    return Told(policy, activation, options, _groups(data.get("observation_space"), source))
+    seen = data.get("observation_space")
+    return Told(policy, activation, options, _groups(seen, source), _shape(seen))
 
 
 def trained_normalised(data: dict[str, Any]) -> bool | None:
@@ -168,8 +171,17 @@ def _check_space(space: Any, axes: str, source: str) -> None:
         needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
         raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed}")
     shape = space.get("_shape", space.get("shape"))
-    if isinstance(shape, list) and len(shape) != 1:
+    image = str(space.get("dtype")).endswith("uint8") and len(_shape(space)) == 3  # which SB3 would scale
+    laid_out = axes == "observations" and len(_shape(space)) > 1 and not image
+    if isinstance(shape, list) and len(shape) != 1 and not laid_out:
         raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")
+
+
+def _shape(space: Any) -> tuple[int, ...]:
+    """The shape of a space, where the text has one."""
+    shape = space.get("_shape", space.get("shape")) if isinstance(space, dict) else None
+    plain = isinstance(shape, list) and all(type(length) is int and length > 0 for length in shape)
+    return tuple(shape) if isinstance(shape, list) and plain else ()
 
 
 def _class(text: Any) -> tuple[str, str] | None:

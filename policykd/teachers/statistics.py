@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gymnasium.spaces import flatdim
 from stable_baselines3.common import vec_env
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
@@ -57,9 +58,14 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
 def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
     """The normalisers of a live environment, the innermost first."""
     found: list[Normaliser] = []
+    frames = 1
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecNormalize):
-            found.insert(0, vecnormalize.from_object(env, source))
+            found.insert(0, vecnormalize.from_object(env, source).stacked(frames))
+        elif isinstance(env, vec_env.VecFrameStack) and len(env.observation_space.shape or ()) == 1:
+            n = flatdim(env.observation_space) // flatdim(env.venv.observation_space)
+            frames *= n
+            log.warning("teacher %s was trained on %d stacked observations, as env= must give them", source, n)
         elif not isinstance(env, HARMLESS):
             log.warning(
                 "teacher %s was trained behind %s, which is not applied: it must be part of env=",

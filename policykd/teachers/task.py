@@ -12,7 +12,8 @@ import numpy as np
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.contract import layers
-from policykd.tasks.groups import dict_space, groups_of
+from policykd.tasks.flat import own_space
+from policykd.tasks.groups import OwnSpace, groups_of
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
 
@@ -50,8 +51,8 @@ class TaskSpaces(NamedTuple):
     """What it was made with."""
     groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """Named columns of its observation."""
-    space: gym.spaces.Dict | None = None
-    """The space of its own dicts of observations, where it gives dicts."""
+    space: OwnSpace | None = None
+    """The space of its own observations, where it gives dicts or boxes of several axes."""
 
     @property
     def sizes(self) -> Sizes:
@@ -90,7 +91,7 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     with task.make() as probe:
         observations, actions = check_spaces(probe)
         examples = np.stack([probe.reset(seed=seed)[0] for seed in range(EXAMPLES)]).astype(np.float32)
-        groups, space = groups_of(probe), dict_space(probe)
+        groups, space = groups_of(probe), own_space(probe)
     inwards = [layer for layer in layers(probe) if isinstance(layer, gym.Wrapper)]
     wrappers = {type(layer).__name__: _plain(layer) for layer in reversed(inwards)}  # of one class the outermost
     kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
@@ -148,4 +149,8 @@ def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
         return (
             "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"
         )
+    frames, left = divmod(teacher[0], task[0])
+    if frames > 1 and not left:
+        stack = f'FrameStackObservation(env, {frames}, padding_type="zero")'
+        return f"; if it reads {frames} of them, stacked as SB3's VecFrameStack does, wrap the task: {stack}"
     return "; if it reads only some of them, or others, give observation_map"

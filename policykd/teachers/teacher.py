@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type
 from policykd.core.networks import one_hot
-from policykd.tasks.groups import flatten
+from policykd.tasks.groups import as_rows
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers import loading
 from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
@@ -150,7 +150,7 @@ class Teacher:
         """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
 
         Args:
-            observation: raw observations; dicts, where the task gives dicts.
+            observation: raw observations; dicts or of several axes, where the task gives such.
             deterministic: False samples, where the teacher has a standard deviation or logits.
             state: of a teacher that remembers, what the last call returned; None at first.
             episode_start: of a teacher that remembers, where an episode starts ``(n,)``: its memory is emptied there.
@@ -158,9 +158,8 @@ class Teacher:
         Returns:
             the actions, and the state for the next call (None where the teacher does not remember).
         """
-        if isinstance(observation, Mapping):
-            observation = self._flatten(observation)
-        inputs = torch.as_tensor(np.asarray(observation, np.float32)).reshape(-1, np.shape(observation)[-1])
+        observation = self._rows(observation)
+        inputs = torch.from_numpy(observation).reshape(-1, observation.shape[-1])
         memory = None if state is None else of_state(state, self.device)
         starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
         mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
@@ -168,17 +167,18 @@ class Teacher:
         if self.discrete:
             drawn = not deterministic and self.policy.scores == "logits"
             chosen = mean.softmax(-1).multinomial(1).squeeze(-1) if drawn else mean.argmax(-1)
-            return self.first + chosen.cpu().numpy().reshape(np.shape(observation)[:-1]), kept
+            return self.first + chosen.cpu().numpy().reshape(observation.shape[:-1]), kept
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
         actions = self.scale.to_env(self._act(mean).cpu().numpy())
-        return actions.reshape(*np.shape(observation)[:-1], -1), kept
+        return actions.reshape(*observation.shape[:-1], -1), kept
 
-    def _flatten(self, observation: Mapping[str, Any]) -> np.ndarray:
-        if self.space is None:
+    def _rows(self, observation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
+        """Raw observations as ``(..., O)``."""
+        if isinstance(observation, Mapping) and not isinstance(self.space, gym.spaces.Dict):
             raise PolicyKDError(f"teacher: {self.source} got a dict of observations, and its task gives vectors: env=")
         try:
-            return flatten(self.space, observation)
+            return as_rows(self.space, observation)
         except ValueError as error:
             raise PolicyKDError(f"teacher: {error}") from None
 

@@ -47,11 +47,8 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
             policy = _through(policy, wrapper, training, task)
         elif wrapper.short not in ALIKE:
             _check_options(policy.source, wrapper, task.wrappers[wrapper.short])
-    if training.frame_stack > 1 and not (task and task.observation_size == policy.observation_size):
-        raise PolicyKDError(
-            f"teacher: {policy.source} was trained on {training.frame_stack} stacked observations (frame_stack): wrap "
-            "the task so that it gives them as one vector (FrameStackObservation and FlattenObservation)"
-        )
+    if training.frame_stack > 1:
+        _check_stack(policy, training.frame_stack, task)
     if task is not None:
         if training.env_id is not None and other_task(policy.source, task.env_id) is None:
             trained, here = base_name(training.env_id), base_name(task.env_id)
@@ -95,6 +92,25 @@ def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> No
             "teacher %s was trained in %s: see that the task's has the same %s, which it does not say",
             *(source, wrapper, unsaid),
         )
+
+
+def _check_stack(policy: Policy, frames: int, task: TaskSpaces | None) -> None:
+    """Refuse a task that does not stack observations; warn where it begins episodes with others than SB3's zeros.
+
+    Where the zoo normalises before it stacks, these zeros stand for the means of its ``VecNormalize``.
+    """
+    inside = any(normaliser.frames > 1 for normaliser in policy.normalisers)
+    padding = 'obs_rms.mean.astype("float32") of its VecNormalize' if inside else '"zero"'
+    advice = f"FrameStackObservation(env, {frames}, padding_type={padding})"
+    if task is None or task.observation_size != policy.observation_size:
+        raise PolicyKDError(
+            f"teacher: {policy.source} was trained on {frames} stacked observations (frame_stack): wrap the task so "
+            f"that it gives them: {advice}"
+        )
+    own = "StackObservation" in task.wrappers  # of policykd_envs
+    begins = "reset" if own else task.wrappers.get("FrameStackObservation", {}).get("padding_type")
+    if begins == "reset" or (inside and begins == "zero"):
+        log.warning("teacher %s began its episodes with zeros in place of what was before: %s", policy.source, advice)
 
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:

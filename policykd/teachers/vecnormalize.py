@@ -7,6 +7,7 @@ describes, the statistics are rebuilt from their bytes.
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,12 +34,20 @@ class Normaliser(NamedTuple):
     """By what rewards were divided: a value times this is a return in the task's units. 1 where they were not."""
     groups: tuple[str, ...] = ()
     """Names of the groups of a dict of observations, whose statistics follow one another."""
+    frames: int = 1
+    """Observations that are stacked after it, each of which it normalises (``VecFrameStack`` around it)."""
 
     def __call__(self, observations: Tensor) -> Tensor:
         """Raw observations ``(B, O)`` as the networks were trained on them."""
         if self.mean is None or self.std is None:
             return observations
         return ((observations - self.mean) / self.std).clamp(-self.clip, self.clip).to(observations.dtype)
+
+    def stacked(self, frames: int) -> Normaliser:
+        """The same of so many observations side by side."""
+        if self.mean is None or self.std is None:
+            return self
+        return self._replace(mean=self.mean.repeat(frames), std=self.std.repeat(frames), frames=frames)
 
     def to(self, device: torch.device) -> Normaliser:
         """The same on another device."""
@@ -74,7 +83,7 @@ def read(path: Path, trust: bool = False) -> Normaliser:
 
     Raises:
         PolicyKDError: the file asks for anything but arrays and the parts of a ``VecNormalize``, is damaged, or
-            normalises something other than one vector.
+            normalises something other than observations of numbers.
     """
 
     def check(name: Name) -> None:
@@ -117,16 +126,18 @@ def _moments(statistics: Any) -> SimpleNamespace | None:
 
 
 def _array(value: Any) -> np.ndarray:
-    """A number or a vector, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
+    """A number or an array, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
     if type(value) in (bool, int, float):
         return np.array(float(value))
     if not isinstance(value, Call) or not isinstance(value.function, Name):
         raise ValueError("statistics that are no numbers")
     shape: tuple[int, ...] = ()
+    by_columns = False
     if value.function.name == "_reconstruct":
-        _, shape, dtype, _, data = value.state
+        _, shape, dtype, by_columns, data = value.state
     elif value.function.name == "_frombuffer":
-        data, dtype, shape, _ = value.arguments
+        data, dtype, shape, order = value.arguments
+        by_columns = order == "F"
     elif value.function.name == "scalar":
         dtype, data = value.arguments
     else:
@@ -136,17 +147,16 @@ def _array(value: Any) -> np.ndarray:
     if not isinstance(data, bytes | bytearray):
         raise ValueError("an array of objects")
     kind = _DTYPES[dtype.arguments[0]].newbyteorder(">" if (dtype.state or "==")[1] == ">" else "<")
-    length = shape[0] if len(shape) else 1
-    if len(shape) > 1 or type(length) is not int or length * kind.itemsize != len(data):
+    if any(type(length) is not int or length < 0 for length in shape) or math.prod(shape) * kind.itemsize != len(data):
         raise ValueError("an array whose bytes do not fit its shape")
-    return np.frombuffer(bytes(data), kind).reshape(shape)
+    return np.frombuffer(bytes(data), kind).reshape(shape, order="F" if by_columns else "C")
 
 
 def from_object(vec_normalize: Any, source: str) -> Normaliser:
     """The statistics of a ``VecNormalize``, live or of a pickle.
 
     Raises:
-        PolicyKDError: it is not one, or it normalises something else than vectors or dicts of them.
+        PolicyKDError: it is not one, or it normalises something else than arrays or dicts of them.
     """
     try:
         epsilon, clip = float(vec_normalize.epsilon), float(vec_normalize.clip_obs)
@@ -162,14 +172,12 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
         scaled = bool(getattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward))
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
-        raise PolicyKDError(
-            f"teacher: {source} holds no VecNormalize of one observation vector ({one_line(error)})"
-        ) from None
+        raise PolicyKDError(f"teacher: {source} holds no VecNormalize of observations ({one_line(error)})") from None
     return Normaliser(mean, std, clip, reward_std, groups)
 
 
 def _vector(values: Any) -> Tensor:
     array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"statistics of shape {array.shape}")
-    return torch.from_numpy(array.astype(np.float64))
+    if array.ndim == 0:
+        raise ValueError("statistics of one number")
+    return torch.from_numpy(array.astype(np.float64).ravel())

@@ -189,7 +189,7 @@ class Agent(Saving, SB3Surface):
             PolicyKDError: the environment returned a NaN or raised, a file could not be written, or another process
                 writes into the run's folder; the line says what was saved.
         """
-        with watched(self.folder, self.save):
+        with watched(self.folder, self.save, lambda: self.num_timesteps):
             self._learn(as_type("total_timesteps", total_timesteps, int), _callbacks(callback), progress_bar)
         return self
 

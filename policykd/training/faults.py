@@ -16,8 +16,10 @@ STOPPED, ERROR = "stopped.safetensors", "error.txt"
 
 
 @contextmanager
-def watched(folder: RunFolder | None, save: Callable[[Path], None]) -> Iterator[None]:
+def watched(folder: RunFolder | None, save: Callable[[Path], None], steps: Callable[[], int]) -> Iterator[None]:
     """Be the only writer of the run's folder; where training fails, keep the learners and say how to go on.
+
+    What is refused before the first step leaves nothing behind.
 
     The learners go into a file of their own: a step that failed half way cannot be gone on from bit by bit, the
     checkpoint can.
@@ -25,16 +27,20 @@ def watched(folder: RunFolder | None, save: Callable[[Path], None]) -> Iterator[
     Args:
         folder: of the run; None writes nothing.
         save: writes the learners into a file.
+        steps: how many were taken so far.
 
     Raises:
         PolicyKDError: another process writes into the folder; or training failed by the environment or a file.
     """
+    before = steps()
     with nullcontext() if folder is None else alone(folder.path):
         try:
             yield
         except (PolicyKDError, OSError) as error:
             if folder is None or (isinstance(error, OSError) and not error.filename):
                 raise  # of no file: the reader of what a worker prints is gone
+            if isinstance(error, PolicyKDError) and error.__cause__ is None and steps() == before:
+                raise
             raise PolicyKDError(f"{_line(error, folder)}; {_keep(folder, save, error)}") from error.__cause__
 
 

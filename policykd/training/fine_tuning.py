@@ -21,6 +21,7 @@ from policykd.training.teacher_checks import check_tunable
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
     from policykd.training.students import Made, Students
+    from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="FineTuning")
 
@@ -38,6 +39,8 @@ class FineTuning(Agent):
 
         @property
         def _students(self) -> Students: ...
+
+        tutor: FrozenTeacher
 
         def _take(self, made: Made) -> None: ...
 
@@ -72,8 +75,10 @@ class FineTuning(Agent):
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
-        span = Span(self.num_timesteps, total_timesteps)
-        self._tune(change(self.config, {**changed, **chosen}), span, fresh=True)
+        tuned = change(self.config, {**changed, **chosen})
+        if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher":
+            self.tutor.check()  # before anything is changed
+        self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
         return self.learn(total_timesteps, callback, progress_bar)
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from policykd import native
 from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 from policykd.core.memory import require_disk
 from policykd.core.networks import load_state_tensors, state_tensors
@@ -152,7 +153,12 @@ class Saving(Acting):
             if path.name == CHECKPOINT:
                 self.folder = self._folder(path.parent)
         self.run.restore(loaded)
-        load_state_tensors(self.learner, loaded["learner"])
+        try:
+            load_state_tensors(self.learner, loaded["learner"])
+        except PolicyKDError as error:
+            trained = loaded["settings"]["env"]
+            what = "" if trained == self.env_id else f": it was trained on {trained}, which {self.env_id} is not"
+            raise PolicyKDError(f"{error}{what}") from None
         snapshot.restore_streams(self.streams, loaded["generators"])
         self.recipe.restore(loaded)
         for name, memory in self.memories.items():
