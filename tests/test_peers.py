@@ -20,11 +20,11 @@ from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
-from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.networks import gradient, load_state_tensors, state_tensors
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
-from policykd.distillation.weights import Comparison, paired_advantage
+from policykd.distillation.weights import Comparison, paired_advantage, weight_of
 from policykd.learners.partial_view import see_only
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
@@ -235,6 +235,7 @@ def test_steps_follow_shares_whatever_the_lengths_of_episodes():
             (5, 15)[allocation.acting[0, e]] if done else n for e, (n, done) in enumerate(zip(left, dones, strict=True))
         ]
     assert allocation.steps.sum() == 8_000
+    np.testing.assert_allclose(allocation.credit.sum(), 0, atol=1e-9)  # what is due is what was taken
     assert allocation.best(0) == 1
     np.testing.assert_allclose(allocation.steps[0] / 8_000, [0.25, 0.75], atol=0.02)
     np.testing.assert_allclose(allocation.shares(), [[0.25, 0.75]])
@@ -248,6 +249,27 @@ def test_until_every_peer_has_episodes_all_share_alike():
         allocation.returns[1][peer].extend([1.0, 2.0, 3.0])
     np.testing.assert_allclose(allocation.shares()[0], 0.25)  # the other group is not touched
     np.testing.assert_allclose(allocation.shares()[1], [0.85, 0.05, 0.05, 0.05])
+
+
+def test_the_best_is_the_one_whose_latest_episodes_returned_most_on_average_whoevers_environment_they_ended_in():
+    allocation = Allocation(groups=2, peers=2, floor=0.5, episodes=2)
+    for group in allocation.returns:
+        group[0].extend([0.0, 10.0])
+        group[1].extend([99.0, 6.0, 5.0])  # the last return is less, the mean of the two latest more
+    assert [allocation.best(0), allocation.best(1)] == [1, 1]
+    allocation.acting[0] = [1, 1]
+    allocation.stepped(np.array([True, False, False, False]), {0: -7.0})
+    assert [list(latest) for latest in allocation.returns[0]] == [[0.0, 10.0], [5.0, -7.0]]
+    assert [allocation.best(0), allocation.best(1)] == [0, 1]
+    allocation.forget(1)
+    assert [len(latest) for latest in allocation.returns[0]] == [2, 0] and len(allocation.returns[1][1]) == 2
+
+
+def test_where_credits_are_alike_a_peer_keeps_its_environment():
+    allocation = Allocation(groups=1, peers=3, floor=1.0, episodes=2)
+    for _ in range(2):
+        allocation.stepped(np.array([False, True, True]), {1: 0.0, 2: 0.0})
+        assert allocation.acting.tolist() == [[0, 1, 2]]
 
 
 def test_the_dealt_peer_acts_with_the_noise_of_the_environment():
@@ -366,6 +388,23 @@ def test_what_a_critic_errs_alike_for_both_actions_changes_nothing():
     learner.critic[:, -1] += torch.arange(8.0).double() * 100  # the critics' last biases
     PeerStep(method, learner.config, learner).update(states, *turn, rate, True)
     torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_no_gradient_flows_through_a_weight():
+    """The paired advantage knows how the own action is judged: distillation must not climb the critics by it."""
+    learner, method = make_learner("td3", 4), PEER_METHODS["paired"]
+    states, turn = torch.randn(4, 7, 4, dtype=torch.float64), Peers(4, 2, "peer", torch.device("cpu")).turns[0]
+    seen, paired = [], weight_of(method.weight)
+
+    def spy(compared, config):
+        seen.append(paired(compared, config))
+        return seen[-1]
+
+    step = PeerStep(dataclasses.replace(method, weight=spy), learner.config, learner)
+    gradients = gradient(step.towards(states, *turn, False), learner.actor)[0]
+    fixed = PeerStep(dataclasses.replace(method, weight=lambda *_: seen[0].detach()), learner.config, learner)
+    torch.testing.assert_close(gradients, gradient(fixed.towards(states, *turn, False), learner.actor)[0])
+    assert gradients.any()
 
 
 # Acting as one, and shipping one
