@@ -373,6 +373,42 @@ def test_joint_coupling_scales_reinforcement_learning_alike_whether_distillation
     assert sorted(seen) == [False, False, True, True]
 
 
+def test_joint_coupling_weighs_distillation_by_its_coefficient_and_its_schedule(monkeypatch):
+    config = {"distill_coef": 3.0, "distill_schedule": "linear"}
+    agent = make("mutual_joint", "ddpg", config=config, peers=2).learn(200)
+    learner, towards, distances, seen = agent.learner, agent.recipe.distillation.towards, [], []
+
+    def noted(*arguments):
+        loss = towards(*arguments)
+        distances.append(loss(learner.actor)[0])
+        return loss
+
+    monkeypatch.setattr(agent.recipe.distillation, "towards", noted)
+    monkeypatch.setattr(learner, "update", lambda *a: seen.append(a[4](learner.actor)[0]) or {})
+    agent.recipe.step(0.75, False)
+    assert distances[0].all()
+    torch.testing.assert_close(seen[0], 3.0 * 0.25 * distances[0])
+
+
+def test_the_pull_to_the_best_is_adapted_every_so_many_steps_of_the_actors_and_scales_its_coefficient(monkeypatch):
+    agent = make("p3s", config={"best_freq": 3, "distill_coef": 2.0}, peers=2).learn(200)
+    recipe, looked = agent.recipe, []
+    monkeypatch.setattr(recipe.near, "update", lambda states, best: looked.append(moved))
+    recipe.near.strength.fill_(4.0)
+    for moved in range(1, 8):
+        recipe._stay_near(recipe.near, None, moved)
+    assert looked == [3, 6] and recipe.distill_coef.tolist() == [8.0, 8.0]
+
+
+def test_the_states_of_a_turn_are_those_of_the_peer_that_teaches_in_it():
+    agent = make("dpd", peers=3, seeds=(0, 4)).learn(150)
+    for number, teachers in ((0, [1, 2, 0, 4, 5, 3]), (1, [2, 0, 1, 5, 3, 4]), (2, [1, 2, 0, 4, 5, 3])):
+        for states, teacher in zip(agent.recipe.states(number), teachers, strict=True):
+            stored = agent.replay_buffer.observations[teacher]
+            assert (states[:, None] == stored[None]).all(-1).any(1).all()
+        assert agent.recipe.turn(number)[0].tolist() == teachers
+
+
 def test_who_makes_fewer_gradient_steps_meets_all_of_its_peers(monkeypatch):
     agent = make("mutual_shared", "sac", peers=3, config={"vary": {"gradient_steps": (1, 2, 2)}})
     recipe, met = agent.recipe, [set(), set(), set()]

@@ -23,7 +23,7 @@ from policykd.core import checkpoint
 from policykd.core.networks import gradient, load_state_tensors, state_tensors
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
-from policykd.distillation.peer_step import Peers, PeerStep
+from policykd.distillation.peer_step import DistillationStep, Peers, PeerStep
 from policykd.distillation.weights import Comparison, paired_advantage, weight_of
 from policykd.learners.partial_view import see_only
 from policykd.training.allocation import Allocation
@@ -521,6 +521,36 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
     student.to_sb3(1).save(tmp_path / "student.zip")
     with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
         DualStudent(POINT, backbone="ppo").ship()
+
+
+def test_a_group_is_distilled_at_the_later_half_of_its_replay_while_the_rate_falls_to_0(monkeypatch):
+    agent, seen = make("share_replay", seeds=(0, 1)).learn(200), []
+    copy = DistillationStep.copy
+    monkeypatch.setattr(DistillationStep, "copy", lambda *a: seen.append((a[1], float(a[5]))) or copy(*a))
+    agent.ship(gradient_steps=5, learning_rate=1e-3, batch_size=64)
+    assert [rate for _, rate in seen] == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
+    later = agent.replay_buffer.latest(50).reshape(2, -1, 4)  # of both peers of a group
+    for states, _ in seen:
+        for mine, pool in zip(states, later, strict=True):
+            assert (mine[:, None] == pool[None]).all(-1).any(1).all()
+
+
+def test_the_best_by_training_is_that_of_the_ten_latest_episodes_on_average():
+    agent = make("share_replay", peers=3)
+    for episodes, returns in zip(agent.run.episodes, ([99.0] * 5 + [1.0] * 10, [0.0] * 9 + [50.0], [6.0]), strict=True):
+        episodes.extend({"r": value, "l": 1, "t": 0.0} for value in returns)
+    assert agent.best_by_training().tolist() == [2] and agent.best_by_training(1).tolist() == [1]
+    assert agent.best_by_training(15).tolist() == [0]
+
+
+def test_a_student_visits_the_states_to_which_its_own_actions_lead(monkeypatch):
+    agent, taken = make("share_replay", seeds=(0, 1)).learn(100), []
+    step = agent.collector.step
+    monkeypatch.setattr(agent.collector, "step", lambda actions: taken.append(actions) or step(actions))
+    states = agent.visit(3)
+    assert states.shape == (4, 3, 4)
+    for t in range(3):
+        np.testing.assert_array_equal(taken[t], agent.policies(states[:, t].numpy()))
 
 
 # In a benchmark

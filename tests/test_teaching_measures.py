@@ -74,6 +74,7 @@ def test_return_ratio():
     assert score(100.0, -20.0).ratio(np.array([50.0, 100.0])).tolist() == [0.5, 1.0]
     # A teacher of -100 beside -300 by chance: -200 is half way.
     assert score(-100.0, -300.0).ratio(np.array([-200.0])).tolist() == [0.5]
+    assert score(0.0, -10.0).ratio(np.array([-5.0])).tolist() == [0.5]  # nor can anything be a share of 0
 
 
 class Falls(gym.Wrapper):
@@ -106,6 +107,9 @@ def test_what_is_kept_is_measured_on_the_same_starts():
     assert row["retention"] == pytest.approx(kept)
     itself = student._replace(returns=np.full((1, 8), row["teacher_return_here"]))
     assert retention(agent, itself, 7)[0]["retention"] == pytest.approx(1.0)
+    early = student._replace(lengths=np.full((1, 8), 2))  # a student that always falls, and its teacher does not
+    (row,) = retention(agent, early, 7)
+    assert (row["falls"], row["teacher_falls"]) == (8, short)
 
 
 def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there():
