@@ -124,7 +124,9 @@ def test_who_gets_a_gradient(method):
 
 
 def test_losses_are_weighted(method):
-    settings = DiSKConfig(epochs=9, guide_width=5, soft_weight=3.0, hard_weight=0.25, budget=(0.0, 0.0), penalty=(1.0, 7.0))
+    settings = DiSKConfig(
+        epochs=9, guide_width=5, soft_weight=3.0, hard_weight=0.25, budget=(0.0, 0.0), penalty=(1.0, 7.0)
+    )
     disk, teacher = DiSK(settings, Outputs(torch.randn(8, 4)), method[1]).eval(), method[1]
     student, labels = Outputs(torch.randn(8, 4)), torch.arange(8) % 4
     loss, terms = disk.loss(Step("student", student, teacher, labels, 0.5))

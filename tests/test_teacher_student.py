@@ -13,6 +13,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
 from policykd.distillation.schedules import hold
+from policykd.memory import LabelledStates
 from policykd.teachers import TeacherScore
 from policykd.training.loading import load_agent
 from policykd.training.recipes.fine_tune import FineTune
@@ -96,6 +97,18 @@ def test_the_data_set_of_dagger_grows_and_keeps_every_state():
         assert (drawn[0].unsqueeze(1) == part.unsqueeze(0)).all(-1).any(1).sum() > 200
 
 
+def test_a_full_data_set_keeps_the_latest_states_with_their_answers():
+    dataset = LabelledStates(5, 1, 1, learners=2)
+    for step in range(3):
+        states = 10.0 * torch.arange(2).view(2, 1, 1) + 3 * step + torch.arange(3.0).view(1, 3, 1)
+        dataset.add(states, -states)
+    assert (dataset.size, dataset.total) == (5, 9)
+    for recent, kept in ((None, {4, 5, 6, 7, 8}), (2, {7, 8})):
+        states, answers = dataset.sample(200, [np.random.default_rng(k) for k in range(2)], recent)
+        assert torch.equal(answers, -states)
+        assert [set(rows.flatten().tolist()) for rows in states] == [kept, {10 + state for state in kept}]
+
+
 def test_student_driven_learns_from_the_latest_round_alone(monkeypatch):
     asked = []
     agent = TeacherStudent(POINT, expert, method="student_driven", config={**COPY, "n_envs": 2})
@@ -122,6 +135,10 @@ def test_who_acts(method, teacher_acts):
 def test_beta_falls_round_by_round_and_mixes_as_often_as_it_says():
     agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 500, "beta_rounds": 4, "round_steps": 500})
     agent.get_env()
+    decaying = TeacherStudent(POINT, expert, config={**COPY, "beta_schedule": "exponential", "beta_decay": 0.5}).recipe
+    assert [decaying.collector.run.num_timesteps, decaying.beta()] == [0, 1.0]
+    decaying.collector.run.num_timesteps = 3 * COPY["round_steps"]
+    assert decaying.beta() == 0.125
     observations = torch.from_numpy(agent.collector.observations).view(1, 500, -1)
     teacher = torch.full((1, 500, 2), 0.5)
     for round_number, beta in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
@@ -139,6 +156,20 @@ def test_noise_is_acted_and_not_learnt():
     acted = agent.recipe.act(observations, actions)
     assert 0.4 < acted.std() < 0.6
     assert (actions == 0).all()
+    assert agent.recipe.act(observations, actions + 0.9).max() == 1  # what is acted stays within the bounds
+
+
+def test_without_rl_the_rate_falls_and_bc_and_dagger_learn_from_all_states(monkeypatch):
+    agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 2, "distill_learning_rate": 1e-2}).learn(44)
+    recipe, told = agent.recipe, []
+    assert recipe.n_updates == COPY["round_updates"]  # one round is over, and once
+    assert agent.learner.observation_stats.count == pytest.approx(44, abs=0.01)  # each state of two environments
+    monkeypatch.setattr(recipe, "teach", lambda rate, last, recent: told.append((float(rate), recent)) or {})
+    recipe.step(0.25)
+    assert told == [(pytest.approx(7.5e-3), None)] * COPY["round_updates"]
+    told.clear()
+    recipe.fit(4)
+    assert told == [(pytest.approx(rate), None) for rate in (1e-2, 7.5e-3, 5e-3, 2.5e-3)]
 
 
 def test_the_teacher_is_asked_once_for_every_state(monkeypatch):
@@ -275,7 +306,9 @@ def test_losses_beside_rl_off_policy_are_the_distances_times_their_coefficients(
     agent = TeacherStudent(POINT, critic_teacher, method="kickstarting", backbone="td3", seeds=(0, 3), config=config)
     agent.learn(40)
     recipe, learner, seen = agent.recipe, agent.learner, []
-    monkeypatch.setattr(learner, "update", lambda *a, values: seen.extend((a[4](learner.actor), values(learner.critic))))
+    monkeypatch.setattr(
+        learner, "update", lambda *a, values: seen.extend((a[4](learner.actor), values(learner.critic)))
+    )
     recipe.teaching.lambdas.copy_(torch.tensor([0.5, 2.0]))
     states, answers = recipe.dataset.sample(8, recipe.sampling)
     recipe.teach(None, None, states, answers, True, True)

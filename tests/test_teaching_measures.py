@@ -12,7 +12,8 @@ from tiny import POINT
 from policykd import Teacher, TeacherStudent
 from policykd.benchmark import students
 from policykd.core.errors import PolicyKDError
-from policykd.measure.fidelity import fidelity
+from policykd.core.networks import PolicyOutput
+from policykd.measure.fidelity import compare, fidelity
 from policykd.measure.footprint import footprint
 from policykd.tasks.env_state import get_env_state, set_env_state
 from policykd.teachers import TeacherScore
@@ -56,6 +57,17 @@ def test_fidelity_is_measured_at_the_states_of_both(twin):
 def test_agreement_depends_on_its_tolerance(twin):
     shares = [fidelity(twin, 1, steps=100, tolerance=t)["teacher_states"].agreement for t in (0.0, 0.2, 2.1)]
     assert shares[0] <= shares[1] <= shares[2] == 1.0
+
+
+def test_measures_of_two_policies_by_hand():
+    own, source = (
+        PolicyOutput(*(torch.tensor([[[x], [y]]]) for x, y in parts))
+        for parts in (((0.5, -0.2), (0.5, -0.2), (1.0, 1.0)), ((0.55, 3.0), (0.55, 3.0), (0.5, 0.5)))
+    )
+    found = compare(own, source, 0.1)  # beyond 1 actions are executed at 1
+    assert (found.agreement, found.distance) == (0.5, pytest.approx((0.05 + 1.2) / 2))
+    gaps = (0.05, 3.2)  # KL(source || own) = ln 2 + (1/4 + gap^2) / 2 - 1/2
+    assert found.kl == pytest.approx(np.mean([np.log(2) + (0.25 + gap**2) / 2 - 0.5 for gap in gaps]), rel=1e-5)
 
 
 def test_what_a_student_costs(twin):
