@@ -387,6 +387,8 @@ def test_an_off_policy_loss_beside_a_teacher_by_hand():
     losses, info = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, teacher)
     assert losses.tolist() == pytest.approx([1 / 3 + 0.5, -1.0 + 0.25])  # mean |Q| is 3 and 15
     assert info["distill/distance"].tolist() == [1.0, 2.0]
+    flat, _ = beside_teacher(torch.tensor([0.0, 2.0]), torch.zeros(2, 2), actor, teacher)
+    assert flat.tolist() == pytest.approx([0.5, 2000.25])  # critics that say 0 everywhere divide by no less than 0.001
     alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
     assert alone.tolist() == [1.0, -15.0]
     assert nothing == {}
