@@ -14,7 +14,7 @@ from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
 
 from experiments.benchmark_size.simulated import simulate, simulate_cell
 from policykd.benchmark import statistics
-from policykd.benchmark.bootstrap import interval, probability_of_improvement
+from policykd.benchmark.bootstrap import interval, iqm, optimality_gap, probability_of_improvement
 from policykd.benchmark.documents import with_part
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import COLUMNS, Results
@@ -107,6 +107,23 @@ def test_statistics_are_those_of_rliable_called_directly(folder, summary):
     curves = [np.stack([s.curve.mean(1) for s in [dpd.tasks[t].scores]])[0] for t in TASKS]
     at_end = np.stack([(c[:, -1] - lo) / sp for c, lo, sp in zip(curves, low, span, strict=True)])
     assert dpd.curve.value[-1] == pytest.approx(metrics.aggregate_iqm(at_end))
+    for task, curve in zip(TASKS, curves, strict=True):  # of one task in its returns
+        np.testing.assert_allclose(dpd.tasks[task].curve.value, trim_mean(curve, 0.25), rtol=1e-5)
+
+
+def test_interquartile_means_are_scipys_whatever_the_number_of_runs():
+    for runs in range(1, 14):
+        scores = np.random.default_rng(runs).normal(size=(runs, 3))
+        np.testing.assert_allclose(iqm(scores), trim_mean(scores, 0.25))
+
+
+def test_scores_beyond_1_close_no_gap_and_a_profile_is_strictly_above_its_threshold():
+    scores = np.array([[0.5, 2.0], [0.0, 1.0]])
+    assert optimality_gap(scores) == metrics.aggregate_optimality_gap(scores) == pytest.approx((0.5 + 1.0) / 4)
+    found = statistics._profile(scores, np.array([0.0, 0.5, 2.0])).value
+    expected, _ = library.create_performance_profile({"x": scores}, np.array([0.0, 0.5, 2.0]), reps=2)
+    np.testing.assert_array_equal(found, expected["x"])
+    assert found.tolist() == [0.75, 0.5, 0.0]
 
 
 def test_improvement_with_ties_and_other_numbers_of_runs():

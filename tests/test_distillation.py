@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from policykd.core.networks import PolicyOutput
 from policykd.distillation import divergences, weights
 from policykd.distillation.peer_step import weighted_distance
 from policykd.distillation.schedules import SCHEDULES
@@ -203,6 +204,13 @@ def test_divergences_of_unequal_or_other_shapes_are_refused(function, arguments,
             function(*[torch.ones(shape)] * arguments)
 
 
+def test_the_effective_sample_size_counts_states_whatever_the_scale_of_weights():
+    weight = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 0.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0]])
+    for scale in (1.0, 1e-3):  # as the released code's, whose mean is 1 / B
+        found = weights.effective_sample_size(scale * weight)
+        torch.testing.assert_close(found, torch.tensor([4.0, 1.0, 1.6]))  # (3 + 1)^2 / (9 + 1)
+
+
 def test_action_distances_by_hand():
     actions, targets = torch.tensor([[[0.5, -1.0]]]), torch.tensor([[[0.0, 1.0]]])
     assert divergences.action_mse(actions, targets).item() == 0.25 + 4.0
@@ -243,6 +251,58 @@ def test_kl_and_wasserstein2_by_sampling(gaussians):
     quantiles = (torch.arange(20_000, dtype=torch.float64) + 0.5).view(-1, 1, 1, 1) / 20_000
     moved = (student.icdf(quantiles) - target.icdf(quantiles)).square().mean(0).sum(-1)
     torch.testing.assert_close(divergences.wasserstein2(mean, std, target_mean, target_std), moved, rtol=1e-3, atol=0)
+
+
+def by_torch(p, q):
+    """KL(p || q), cross-entropy and distances of what is expected of p, the target, and q, of torch's distributions."""
+    (p, actions), (q, own) = p, q
+    gaps = (own - actions).abs()
+    one = isinstance(p, torch.distributions.Categorical)
+    total = (lambda x: x) if one else (lambda x: x.sum(-1))
+    forward, reverse = (total(torch.distributions.kl_divergence(*pair)) for pair in ((p, q), (q, p)))
+    return {
+        "action_mse": gaps.square().sum(-1),
+        "action_huber": torch.where(gaps <= 1, gaps.square() / 2, gaps - 0.5).sum(-1),
+        "kl_forward": forward,
+        "kl_reverse": reverse,
+        "nll": -total(q.log_prob(actions.argmax(-1) if one else p.mean)),
+        "cross_entropy_forward": forward + total(p.entropy()),
+        "cross_entropy_reverse": reverse + total(q.entropy()),
+    }
+
+
+def test_every_name_is_the_divergence_of_the_student_from_its_target_and_not_the_other_way_round(gaussians):
+    mean, std, target_mean, target_std = gaussians
+    own, target = PolicyOutput(3 * mean, mean, std), PolicyOutput(3 * target_mean, target_mean, target_std)
+    normal = torch.distributions.Normal
+    expected = by_torch((normal(*target[1:3]), target.actions), (normal(*own[1:3]), own.actions))
+    expected |= {f"gaussian_{name}": expected[name] for name in ("kl_forward", "kl_reverse", "nll")}
+    expected["mse"] = expected["action_mse"]
+    expected["wasserstein2"] = ((mean - target_mean) ** 2 + (std - target_std) ** 2).sum(-1)
+    table = {**divergences.DIVERGENCES, "gaussian_nll": divergences.TEACHER_DIVERGENCES["gaussian_nll"]}
+    assert expected.keys() == table.keys()
+    for name, found in table.items():
+        torch.testing.assert_close(found(own, target), expected[name], msg=name)
+    logits = 2 * torch.randn(2, K, B, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    own, target = map(PolicyOutput.choosing, logits)
+    choice = torch.distributions.Categorical
+    probabilities = [x.softmax(-1) for x in logits]
+    expected = by_torch((choice(logits=logits[1]), probabilities[1]), (choice(logits=logits[0]), probabilities[0]))
+    expected["mse"] = ((logits[0] - logits[1]) ** 2).sum(-1)
+    for name, values in expected.items():
+        torch.testing.assert_close(table[name](own, target), values, msg=name)
+
+
+def test_a_distance_at_a_temperature_is_that_of_softened_answers_times_its_square():
+    logits = 2 * torch.randn(2, K, B, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    softer = [torch.distributions.Categorical(logits=x / 2.5) for x in logits]
+    own, target = map(PolicyOutput.choosing, logits)
+    expected = 2.5**2 * torch.distributions.kl_divergence(softer[1], softer[0])
+    torch.testing.assert_close(divergences.distance(own, target, temperature=2.5), expected)
+    half = torch.full((K, B), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(divergences.distance(own, target, temperature=2.5, weight=half), 0.5 * expected)
+    softened = divergences.at_temperature(divergences.kl_forward, 2.5)
+    torch.testing.assert_close(softened(own, target), expected)
 
 
 def test_a_student_equal_to_its_target_is_at_distance_exactly_0(gaussians):

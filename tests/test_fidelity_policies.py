@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from helpers import make_learner
 from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
@@ -13,6 +14,7 @@ from policykd import DualStudent, TeacherStudent
 from policykd.classification.measures.fidelity import MEASURES
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
+from policykd.distillation.peer_step import action_distance
 from policykd.measure import peers
 from policykd.measure.fidelity import Fidelity, fidelity, report
 
@@ -134,6 +136,13 @@ def test_peers_are_compared_at_own_states_and_at_each_others(monkeypatch):
         peers.report(agent, control=DualStudent(POINT, config=TINY, method="independent", peers=3))
     with pytest.raises(PolicyKDError, match="have no peers"):
         peers.fidelity(DualStudent(POINT, config=TINY, method="independent", peers=1))
+
+
+def test_the_distance_of_peers_is_that_of_what_the_task_executes():
+    learner = make_learner("ppo", 2, 1, 1, net_arch=(), normalize_observation=False)
+    learner.actor[:, :2] = torch.tensor([[0.0, 3.0], [0.0, 0.25]])  # means 3, which is clipped to 1, and 1/4
+    states, peer = torch.zeros(2, 5, 1, dtype=torch.float64), torch.tensor([1, 0])
+    assert action_distance(learner, states, peer, peer).tolist() == [0.75, 0.75]
 
 
 def test_did_peers_become_one_policy(tmp_path, capsys):

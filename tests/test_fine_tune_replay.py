@@ -100,6 +100,11 @@ def test_the_leash_lengthens_and_its_pull_keeps_students_on_it():
         recipe.teaching.log_coefficient.zero_()
         recipe.hold(torch.full((2,), distance))
         assert ((weight < 1) == torch.tensor(falls)).all()
+    agent.run.num_timesteps = recipe.span.start  # at first the leash is a hundredth of its length in the end
+    for distance, falls in ((2 * 0.0049**2, True), (2 * 0.0051**2, False)):
+        recipe.teaching.log_coefficient.zero_()
+        recipe.hold(torch.full((2,), distance))
+        assert ((weight < 1) == torch.tensor(falls)).all()
     recipe.teaching.log_coefficient.fill_(5.0)
     recipe.hold(torch.full((2,), 9.0))
     assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # the bound
@@ -126,9 +131,10 @@ def test_a_schedule_by_returns_needs_the_teachers():
 
 def test_a_critic_that_rl_has_trained_is_gone_on_with():
     agent = distilled("sac", "kickstarting", teacher_std=0.2)
-    critic = agent.learner.critic.clone()
+    critic, target = agent.learner.critic.clone(), agent.learner.critic_target.clone()
     agent.fine_tune(0)
-    assert torch.equal(agent.learner.critic, critic)
+    assert torch.equal(agent.learner.critic, critic) and torch.equal(agent.learner.critic_target, target)
+    assert not torch.equal(critic, target)
     assert agent.replay_buffer.size == 0 and not agent.learner.critic_adam.exp_avg.any()
 
 

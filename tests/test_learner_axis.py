@@ -146,6 +146,14 @@ def test_learners_are_judged_by_the_same_starts():
     assert not np.array_equal(own[0], own[2])
 
 
+def test_every_evaluation_on_the_way_has_starts_of_its_own():
+    agent = make(config={"eval_freq": 40, "n_eval_episodes": 3, "learning_starts": 1000})
+    agent.learner.actor[:] = agent.learner.actor[:1].clone()
+    agent.learn(2 * 60)
+    assert agent.recipe.n_updates == 0 and len(agent.evaluations) == 3
+    assert all_differ([evaluation.returns[0] for evaluation in agent.evaluations])
+
+
 @pytest.mark.parametrize("backbone", ["ddpg", "td3"])
 def test_the_targets_of_every_learner_start_as_its_networks(backbone):
     learner = make(seeds=(0, 1, 2), peers=3, backbone=backbone).learner

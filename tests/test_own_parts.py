@@ -233,6 +233,10 @@ def test_weights_have_names():
     assert torch.equal(WEIGHTS["hard_gate"](seen, config), hard_gate(*values))
     assert torch.equal(WEIGHTS["value_gate"](seen, config), value_gate(*values))
     assert torch.equal(WEIGHTS["paired_advantage"](seen, config), paired_advantage(advantages))
+    other = LEARNERS["td3"].config_type(alpha=3.0, scale_free=False, weight_ratio=5.0, pessimism=0.25)
+    expected = disadvantage(*values, 3.0, weight_ratio=5.0)
+    torch.testing.assert_close(WEIGHTS["disadvantage"](seen, other), expected)
+    assert torch.equal(WEIGHTS["paired_advantage"](seen, other), paired_advantage(advantages, 0.25))
     named, function = (PeerMethod("mine", "", weight=weight) for weight in ("hard_gate", WEIGHTS["hard_gate"]))
     agents = [make_peers(method, "td3").learn(100) for method in (named, function)]
     assert torch.equal(agents[0].learner.actor, agents[1].learner.actor)

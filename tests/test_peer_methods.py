@@ -78,6 +78,8 @@ def test_standings_count_training_episodes():
     run.episodes[3].append({"r": 4.0})
     run.n_episodes = 8
     assert standings.best().tolist() == [1, 3]
+    standings.forget(np.array([1]))
+    assert standings.best().tolist() == [-1, 3]  # at once, and not with the next episode
 
 
 @pytest.mark.parametrize("method", ["p3s", "piekd"])
@@ -115,6 +117,17 @@ def test_peers_stay_as_near_to_the_best_as_it_moves():
     assert torch.equal(near.before, learner.actor)
 
 
+def test_the_least_distance_from_the_best_is_half_the_squared_distance_of_actions():
+    """P3S, equation 7: D is half the squared distance, so peers 0.2 apart are 0.02 from a best that stands still."""
+    learner = make_learner("td3", 3, 1, 1, net_arch=())
+    learner.actor[:] = torch.tensor([[0.0, 0.0], [0.0, np.arctanh(0.2)], [0.0, -np.arctanh(0.2)]])
+    states, best = torch.zeros(3, 4, 1, dtype=torch.float64), torch.tensor([0])
+    for least, factor in ((0.0132, 2.0), (0.0134, 1.0), (0.0299, 1.0), (0.0301, 0.5)):  # 0.02 / 1.5 and 0.02 * 1.5
+        near = NearBest(learner, peers=3, ratio=2.0, least=least)
+        near.update(states, best)
+        assert near.strength.tolist() == [factor] * 3
+
+
 def test_the_weight_that_keeps_peers_near_comes_back_from_its_bounds():
     learner = make_learner("td3", 2)
     states, best = torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([0])
@@ -149,6 +162,17 @@ def test_critics_move_towards_those_of_the_peer_where_taught():
     assert all(now < 0.2 * then for now, then in zip(gap(), first, strict=True))
     assert info["distill/critic_loss"][[0, 2]].tolist() == [0.0, 0.0]
     assert torch.equal(learner.critic.view(4, 2, -1)[[0, 2]], before.view(4, 2, -1)[[0, 2]])
+
+
+def test_critics_copy_the_values_that_the_peer_gives_to_their_own_batch():
+    learner = make_learner("td3", 6)
+    states, actions = torch.randn(6, 9, 4).double(), torch.rand(6, 9, 2).double() * 2 - 1
+    peer_of, student_of, taught = Peers(6, 3, "peer", torch.device("cpu")).turns[0]  # in a ring: not its own inverse
+    assert not torch.equal(peer_of, student_of)
+    values = [learner.q_values(learner.critic, states[[k] * 6], actions[[k] * 6]) for k in range(6)]
+    expected = [(values[k][k] - values[k][peer]).square().sum(0).mean() for k, peer in enumerate([1, 2, 0, 4, 5, 3])]
+    info = CriticStep(learner).update(states, actions, peer_of, student_of, taught, 1e-3)
+    torch.testing.assert_close(info["distill/critic_loss"], torch.stack(expected))
 
 
 def test_who_rests_stays_as_it_was_also_after_it_was_taught():
@@ -271,6 +295,43 @@ def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
     assert seen == [[True, False], [False, True], [True, False]]
 
 
+def test_who_begins_anew_is_taught_by_the_best_of_the_others_and_nobody_else_is_taught(monkeypatch):
+    config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 4, "rebirth": "oldest"}
+    agent = make("share_replay", config=config, peers=3, seeds=(0, 4)).learn(200)
+    for learner, value in enumerate([9.0, 1.0, 2.0, 0.0, 8.0, 3.0]):  # the first is the best and the oldest
+        agent.run.episodes[learner].clear()
+        agent.run.episodes[learner].append({"r": value, "l": 1, "t": 0.0})
+    turns, rates = [], []
+    monkeypatch.setattr(PeerStep, "update", lambda self, states, *turn: turns.append(turn[:3]))
+    monkeypatch.setattr(CriticStep, "update", lambda self, s, a, *turn: [turns.append(turn[:3]), rates.append(turn[3])])
+    assert agent.recipe.rebirth.take_place() == [0, 3]
+    assert len(turns) == 8
+    for peer_of, student_of, taught in turns:
+        assert peer_of[[0, 3]].tolist() == [2, 4] and taught.tolist() == [1, 0, 0, 1, 0, 0]
+        assert torch.equal(peer_of[student_of], torch.arange(6)) and torch.equal(peer_of // 3, torch.arange(6) // 3)
+    assert [float(rate) for rate in rates] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert [len(episodes) for episodes in agent.run.episodes] == [0, 1, 1, 0, 1, 1]
+
+
+def test_settings_of_who_begins_anew_are_the_teachers_perturbed():
+    vary = {"gamma": (0.5, 0.98), "tau": (0.5, 0.02), "learning_rate": (1e-2, 1e-3)}
+    config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 1, "vary": vary}
+    agent = make("share_replay", config=config, peers=2, seeds=(0, 1, 2, 3))
+    learner = agent.learner
+    agent.recipe.rebirth._perturb(np.arange(0, 8, 2), np.arange(1, 8, 2))
+    for rows, teacher, of in (
+        (1 - learner.gamma, 0.02, 1),  # a discount by its horizon
+        (learner.tau, 0.02, 1),
+        (learner.critic_tau, 0.02, 2),
+        (learner.learning_rate, 1e-3, 1),
+        (learner.critic_learning_rate, 1e-3, 2),
+    ):
+        ratios = rows.view(8, of) / teacher
+        assert sorted({round(float(r), 3) for r in ratios[::2].flatten()}) == [0.8, 1.25]
+        torch.testing.assert_close(ratios[1::2], torch.ones(4, of), rtol=1e-4, atol=0)
+        assert (ratios == ratios[:, :1]).all()
+
+
 @pytest.mark.parametrize("vary", [{}, {"gradient_steps": (1, 2)}])
 def test_optimisers_of_who_begins_anew_begin_anew_too(vary):
     config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 2, "vary": vary}
@@ -310,6 +371,42 @@ def test_joint_coupling_scales_reinforcement_learning_alike_whether_distillation
     for _ in range(4):
         agent.recipe.step(0.5, False)
     assert sorted(seen) == [False, False, True, True]
+
+
+def test_joint_coupling_weighs_distillation_by_its_coefficient_and_its_schedule(monkeypatch):
+    config = {"distill_coef": 3.0, "distill_schedule": "linear"}
+    agent = make("mutual_joint", "ddpg", config=config, peers=2).learn(200)
+    learner, towards, distances, seen = agent.learner, agent.recipe.distillation.towards, [], []
+
+    def noted(*arguments):
+        loss = towards(*arguments)
+        distances.append(loss(learner.actor)[0])
+        return loss
+
+    monkeypatch.setattr(agent.recipe.distillation, "towards", noted)
+    monkeypatch.setattr(learner, "update", lambda *a: seen.append(a[4](learner.actor)[0]) or {})
+    agent.recipe.step(0.75, False)
+    assert distances[0].all()
+    torch.testing.assert_close(seen[0], 3.0 * 0.25 * distances[0])
+
+
+def test_the_pull_to_the_best_is_adapted_every_so_many_steps_of_the_actors_and_scales_its_coefficient(monkeypatch):
+    agent = make("p3s", config={"best_freq": 3, "distill_coef": 2.0}, peers=2).learn(200)
+    recipe, looked = agent.recipe, []
+    monkeypatch.setattr(recipe.near, "update", lambda states, best: looked.append(moved))
+    recipe.near.strength.fill_(4.0)
+    for moved in range(1, 8):
+        recipe._stay_near(recipe.near, None, moved)
+    assert looked == [3, 6] and recipe.distill_coef.tolist() == [8.0, 8.0]
+
+
+def test_the_states_of_a_turn_are_those_of_the_peer_that_teaches_in_it():
+    agent = make("dpd", peers=3, seeds=(0, 4)).learn(150)
+    for number, teachers in ((0, [1, 2, 0, 4, 5, 3]), (1, [2, 0, 1, 5, 3, 4]), (2, [1, 2, 0, 4, 5, 3])):
+        for states, teacher in zip(agent.recipe.states(number), teachers, strict=True):
+            stored = agent.replay_buffer.observations[teacher]
+            assert (states[:, None] == stored[None]).all(-1).any(1).all()
+        assert agent.recipe.turn(number)[0].tolist() == teachers
 
 
 def test_who_makes_fewer_gradient_steps_meets_all_of_its_peers(monkeypatch):

@@ -20,11 +20,11 @@ from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import group_updates
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core import checkpoint
-from policykd.core.networks import load_state_tensors, state_tensors
+from policykd.core.networks import gradient, load_state_tensors, state_tensors
 from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
-from policykd.distillation.peer_step import Peers, PeerStep
-from policykd.distillation.weights import Comparison, paired_advantage
+from policykd.distillation.peer_step import DistillationStep, Peers, PeerStep
+from policykd.distillation.weights import Comparison, paired_advantage, weight_of
 from policykd.learners.partial_view import see_only
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
@@ -235,6 +235,7 @@ def test_steps_follow_shares_whatever_the_lengths_of_episodes():
             (5, 15)[allocation.acting[0, e]] if done else n for e, (n, done) in enumerate(zip(left, dones, strict=True))
         ]
     assert allocation.steps.sum() == 8_000
+    np.testing.assert_allclose(allocation.credit.sum(), 0, atol=1e-9)  # what is due is what was taken
     assert allocation.best(0) == 1
     np.testing.assert_allclose(allocation.steps[0] / 8_000, [0.25, 0.75], atol=0.02)
     np.testing.assert_allclose(allocation.shares(), [[0.25, 0.75]])
@@ -248,6 +249,27 @@ def test_until_every_peer_has_episodes_all_share_alike():
         allocation.returns[1][peer].extend([1.0, 2.0, 3.0])
     np.testing.assert_allclose(allocation.shares()[0], 0.25)  # the other group is not touched
     np.testing.assert_allclose(allocation.shares()[1], [0.85, 0.05, 0.05, 0.05])
+
+
+def test_the_best_is_the_one_whose_latest_episodes_returned_most_on_average_whoevers_environment_they_ended_in():
+    allocation = Allocation(groups=2, peers=2, floor=0.5, episodes=2)
+    for group in allocation.returns:
+        group[0].extend([0.0, 10.0])
+        group[1].extend([99.0, 6.0, 5.0])  # the last return is less, the mean of the two latest more
+    assert [allocation.best(0), allocation.best(1)] == [1, 1]
+    allocation.acting[0] = [1, 1]
+    allocation.stepped(np.array([True, False, False, False]), {0: -7.0})
+    assert [list(latest) for latest in allocation.returns[0]] == [[0.0, 10.0], [5.0, -7.0]]
+    assert [allocation.best(0), allocation.best(1)] == [0, 1]
+    allocation.forget(1)
+    assert [len(latest) for latest in allocation.returns[0]] == [2, 0] and len(allocation.returns[1][1]) == 2
+
+
+def test_where_credits_are_alike_a_peer_keeps_its_environment():
+    allocation = Allocation(groups=1, peers=3, floor=1.0, episodes=2)
+    for _ in range(2):
+        allocation.stepped(np.array([False, True, True]), {1: 0.0, 2: 0.0})
+        assert allocation.acting.tolist() == [[0, 1, 2]]
 
 
 def test_the_dealt_peer_acts_with_the_noise_of_the_environment():
@@ -368,6 +390,23 @@ def test_what_a_critic_errs_alike_for_both_actions_changes_nothing():
     torch.testing.assert_close(seen[0], seen[1])
 
 
+def test_no_gradient_flows_through_a_weight():
+    """The paired advantage knows how the own action is judged: distillation must not climb the critics by it."""
+    learner, method = make_learner("td3", 4), PEER_METHODS["paired"]
+    states, turn = torch.randn(4, 7, 4, dtype=torch.float64), Peers(4, 2, "peer", torch.device("cpu")).turns[0]
+    seen, paired = [], weight_of(method.weight)
+
+    def spy(compared, config):
+        seen.append(paired(compared, config))
+        return seen[-1]
+
+    step = PeerStep(dataclasses.replace(method, weight=spy), learner.config, learner)
+    gradients = gradient(step.towards(states, *turn, False), learner.actor)[0]
+    fixed = PeerStep(dataclasses.replace(method, weight=lambda *_: seen[0].detach()), learner.config, learner)
+    torch.testing.assert_close(gradients, gradient(fixed.towards(states, *turn, False), learner.actor)[0])
+    assert gradients.any()
+
+
 # Acting as one, and shipping one
 
 
@@ -482,6 +521,36 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
     student.to_sb3(1).save(tmp_path / "student.zip")
     with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
         DualStudent(POINT, backbone="ppo").ship()
+
+
+def test_a_group_is_distilled_at_the_later_half_of_its_replay_while_the_rate_falls_to_0(monkeypatch):
+    agent, seen = make("share_replay", seeds=(0, 1)).learn(200), []
+    copy = DistillationStep.copy
+    monkeypatch.setattr(DistillationStep, "copy", lambda *a: seen.append((a[1], float(a[5]))) or copy(*a))
+    agent.ship(gradient_steps=5, learning_rate=1e-3, batch_size=64)
+    assert [rate for _, rate in seen] == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
+    later = agent.replay_buffer.latest(50).reshape(2, -1, 4)  # of both peers of a group
+    for states, _ in seen:
+        for mine, pool in zip(states, later, strict=True):
+            assert (mine[:, None] == pool[None]).all(-1).any(1).all()
+
+
+def test_the_best_by_training_is_that_of_the_ten_latest_episodes_on_average():
+    agent = make("share_replay", peers=3)
+    for episodes, returns in zip(agent.run.episodes, ([99.0] * 5 + [1.0] * 10, [0.0] * 9 + [50.0], [6.0]), strict=True):
+        episodes.extend({"r": value, "l": 1, "t": 0.0} for value in returns)
+    assert agent.best_by_training().tolist() == [2] and agent.best_by_training(1).tolist() == [1]
+    assert agent.best_by_training(15).tolist() == [0]
+
+
+def test_a_student_visits_the_states_to_which_its_own_actions_lead(monkeypatch):
+    agent, taken = make("share_replay", seeds=(0, 1)).learn(100), []
+    step = agent.collector.step
+    monkeypatch.setattr(agent.collector, "step", lambda actions: taken.append(actions) or step(actions))
+    states = agent.visit(3)
+    assert states.shape == (4, 3, 4)
+    for t in range(3):
+        np.testing.assert_array_equal(taken[t], agent.policies(states[:, t].numpy()))
 
 
 # In a benchmark

@@ -98,6 +98,12 @@ def test_every_row_is_equally_likely(source, rows, recent):
         assert ((counts - mean).abs() < 5 * mean**0.5).all()
 
 
+def test_the_latest_observations_come_first_and_across_the_seam():
+    for steps, times in ((52, [51, 50, 49, 48]), (3, [2, 1, 0])):
+        latest = filled(capacity=50, steps=steps).latest(4)
+        assert latest.tolist() == [[[k, t] for t in times] for k in range(4)]
+
+
 def test_a_learner_draws_by_its_own_generator_alone():
     replay = filled(capacity=50, steps=50)
     first = replay.sample(64, generators())

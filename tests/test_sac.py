@@ -7,6 +7,7 @@ import stable_baselines3
 import torch
 from helpers import make_learner
 from stable_baselines3.common import policies
+from stable_baselines3.sac import policies as sb3_policies
 from stable_baselines3.sac import sac as sb3_sac
 from test_sb3_parity import ACTIONS, BATCH, OBSERVATIONS, SETTINGS, SB3Model
 from tiny import CLOCK, POINT, TINY, differences
@@ -162,6 +163,13 @@ def test_every_divergence_brings_the_learner_to_its_peer(divergence):
     last = apart()
     assert last[0] < 0.2 * first[0]
     assert (last[1] < 0.2 * first[1]) == (divergence in GAUSSIAN)  # actions alone say nothing of the spread
+
+
+def test_deviations_stay_within_sb3s_bounds():
+    learner, states = make_learner("sac", 2, net_arch=()), torch.zeros(2, 1, 4, dtype=torch.float64)
+    for bias, bound in ((-100.0, sb3_policies.LOG_STD_MIN), (100.0, sb3_policies.LOG_STD_MAX)):
+        learner.actor[:, -2:] = bias
+        torch.testing.assert_close(learner.gaussians(learner.actor, states)[1], torch.full((2, 1, 2), bound).double())
 
 
 def test_the_value_is_the_smaller_critics_and_soft_where_asked():

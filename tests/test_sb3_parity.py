@@ -177,6 +177,10 @@ def test_the_value_beyond_counts_unless_the_task_ended(backbone, target):
     values = learner.target_values(batch, torch.zeros(1, 4, 2, dtype=torch.float64))
     # r + 0.9 * 2, the smaller of TD3's two target critics; nothing beyond the end; everything beyond a time limit
     torch.testing.assert_close(values, torch.tensor([[2.8, 1.0, 2.8, -3.0]], dtype=torch.float64))
+    # Over several steps the value beyond counts what the batch says: gamma to the power of the steps.
+    ahead = batch._replace(discounts=torch.tensor([[0.9, 0.81, 0.729, 0.9]], dtype=torch.float64))
+    values = learner.target_values(ahead, torch.zeros(1, 4, 2, dtype=torch.float64))
+    torch.testing.assert_close(values, torch.tensor([[2.8, 1.0, 1 + 0.729 * 2, -3.0]], dtype=torch.float64))
 
 
 def test_td3_clips_the_target_noise_and_the_target_action():

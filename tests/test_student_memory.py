@@ -195,6 +195,23 @@ def test_windows_are_pieces_of_one_environments_steps():
     assert memory.sample(50, 9, [np.random.default_rng(0)], recent=4).observations.shape == (1, 2, 50, 1)
 
 
+def test_states_follow_the_steps_from_the_oldest_on_across_the_seam():
+    memory, seen = LabelledSequences(6, 1, 1, 1, 1, 1), []
+    for step in range(9):
+        row = torch.full((1, 1, 1), float(step))
+        memory.add(row, row, torch.zeros(1, 1), 100 + row)
+
+    def say(observations, starts, state):
+        seen.append((observations.item(), state.item()))
+        return state + 1
+
+    memory.follow(say)
+    assert seen == [(3.0 + n, 103.0 + n) for n in range(6)]
+    memory.storage[..., -1] += 10
+    memory.follow(lambda observations, starts, state: state + 2)
+    assert sorted(memory.storage[0, :, 0, -1].tolist()) == [113.0 + 2 * n for n in range(6)]
+
+
 @pytest.fixture(scope="module")
 def recurrent():
     return TeacherStudent(POINT, expert, seeds=(0, 3), config={**SHORT, "student_observations": (2, 3)}).learn(200)

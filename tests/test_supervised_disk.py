@@ -80,6 +80,12 @@ def test_budget_by_hand():
     assert budget_hinge(own, labels, help, 0.3, 2.0, per_mistake=True).item() == pytest.approx(2 * used - 0.3)
 
 
+def test_an_example_without_label_is_no_mistake_and_uses_no_help():
+    own, help = logits([0.5, 0.5], [0.01, 0.99], [0.2, 0.8]), torch.tensor([1.0, 0.5, 1.0])
+    found = budget_hinge(own, torch.tensor([0, 0, UNLABELLED]), help, 0.3, 2.0)
+    assert found.item() == pytest.approx(math.log(2) + 0.5 * 2.0 - 0.3)
+
+
 def test_nothing_is_divided_by_a_count_of_mistakes():
     """A batch that is all right, or has no labels, gives finite numbers (the published code divides by 0)."""
     own = torch.tensor([[9.0, -9.0]] * 4)
@@ -115,6 +121,20 @@ def test_who_gets_a_gradient(method):
         disk.zero_grad()
         for parameter in disk.parameters():
             parameter.grad = None
+
+
+def test_losses_are_weighted(method):
+    settings = DiSKConfig(
+        epochs=9, guide_width=5, soft_weight=3.0, hard_weight=0.25, budget=(0.0, 0.0), penalty=(1.0, 7.0)
+    )
+    disk, teacher = DiSK(settings, Outputs(torch.randn(8, 4)), method[1]).eval(), method[1]
+    student, labels = Outputs(torch.randn(8, 4)), torch.arange(8) % 4
+    loss, terms = disk.loss(Step("student", student, teacher, labels, 0.5))
+    assert loss.item() == pytest.approx((3.0 * terms["kd_loss"] + 0.25 * terms["ce_loss"]).item())
+    for progress, penalty in ((0.0, 1.0), (0.5, 4.0), (1.0, 7.0)):
+        loss, terms = disk.loss(Step("guide", student, teacher, labels, progress))
+        assert terms["over_budget"] > 0
+        assert loss.item() == pytest.approx((3.0 * terms["kd_loss"] + penalty * terms["over_budget"]).item(), rel=1e-5)
 
 
 def test_budget_shrinks_and_its_price_rises(method):

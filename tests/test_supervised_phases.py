@@ -3,12 +3,22 @@
 import pytest
 import torch
 
-from policykd.distillation.categorical import hard_loss, soft_loss
-from policykd.distillation.supervised import METHODS
-from policykd.distillation.supervised.config import RIDConfig, TEDConfig
+from policykd.distillation.categorical import UNLABELLED, hard_loss, soft_loss
+from policykd.distillation.supervised import METHODS, rkd
+from policykd.distillation.supervised.config import (
+    FitNetsConfig,
+    HintonConfig,
+    ReAugKDConfig,
+    RIDConfig,
+    RKDConfig,
+    TEDConfig,
+    VIDConfig,
+)
+from policykd.distillation.supervised.feature_maps import as_maps
 from policykd.distillation.supervised.method import Outputs, Step
 from policykd.distillation.supervised.rid import RID, rid_distance, rid_loss
 from policykd.distillation.supervised.ted import TED, filter_loss
+from policykd.distillation.supervised.vid import vid_loss
 
 B, C = 8, 3
 LABELS = torch.arange(B) % C
@@ -56,6 +66,57 @@ def test_equal_epochs_are_equal_student_passes(method):
         plan = METHODS[method](config, student, teacher).plan(config)
         assert [phase.trains for phase in plan].count("student") == epochs
         assert [phase.name for phase in plan[:warm]] == ["warm_up"] * warm
+
+
+def test_hintons_alpha_fades_and_the_gate_asks_who_finds_the_label_likelier():
+    fading = METHODS["hinton"](HintonConfig(alpha=0.8, alpha_schedule="linear", temperature=2.0), STUDENT, TEACHER)
+    loss, _ = fading.loss(Step("student", STUDENT, TEACHER, LABELS, 0.25))
+    expected = 0.4 * hard_loss(STUDENT.logits, LABELS) + 0.6 * soft_loss(STUDENT.logits, TEACHER.logits, 2.0)
+    assert loss.item() == pytest.approx(expected.item())
+    own, target = (outputs.logits.log_softmax(1) for outputs in (STUDENT, TEACHER))
+    unknown = (target[:, 0] > own[:, 0]).nonzero()[:2]
+    labels, gate = LABELS.clone(), target[range(B), LABELS] > own[range(B), LABELS]
+    labels[unknown], gate[unknown] = UNLABELLED, False
+    assert 0 < gate.sum() < B - 2
+    gated = METHODS["hinton"](HintonConfig(alpha=1.0, example_weight="value_gate"), STUDENT, TEACHER)
+    loss, _ = gated.loss(Step("student", STUDENT, TEACHER, labels, 0.25))
+    assert loss.item() == pytest.approx((gate * (target.exp() * (target - own)).sum(1)).mean().item())
+
+
+def test_losses_on_two_pairs_of_features_are_weighted_and_added_to_hintons():
+    student, teacher = (
+        Outputs(first.logits, (first.features[0], outputs(seed, width).features[0]))
+        for first, seed, width in ((STUDENT, 2, 5), (TEACHER, 3, 5))
+    )
+    named = {"student_features": ("a", "b"), "teacher_features": ("c", "d")}
+    maps, hard = as_maps(student, teacher), hard_loss(STUDENT.logits, LABELS)
+    flat = [(x.flatten(1), t.flatten(1)) for x, t in zip(student.features, teacher.features, strict=True)]
+    torch.manual_seed(0)
+    hint = METHODS["fitnets"](FitNetsConfig(weight=7.0, **named), student, teacher)
+    relate = METHODS["rkd"](RKDConfig(distance_weight=2.0, angle_weight=5.0, **named), student, teacher)
+    model = METHODS["vid"](VIDConfig(weight=3.0, **named), student, teacher)
+    layers = TED(TEDConfig(kl_alpha=0.0, mse_alpha=7.0, **named), student, teacher)
+    filters = layers.student_filters, layers.teacher_filters
+    expected = {
+        hint: 7.0 * sum((f(x) - t).square().mean() for f, (x, t) in zip(hint.regressors, maps, strict=True)),
+        relate: sum(2.0 * rkd.distance_loss(x, t) + 5.0 * rkd.angle_loss(x, t) for x, t in flat),
+        model: 3.0 * sum(vid_loss(*f(x), t) for f, (x, t) in zip(model.models, maps, strict=True)),
+        layers: 7.0 * sum((f(x) - g(t)).square().mean() for f, g, (x, t) in zip(*filters, maps, strict=True)) / 2,
+    }
+    for method, beside in expected.items():
+        loss, _ = method.loss(Step("student", student, teacher, LABELS, 0.5))
+        assert loss.item() == pytest.approx((hard + beside).item(), rel=1e-5), type(method)
+
+
+def test_loss_of_reaugkd():
+    torch.manual_seed(0)
+    method = METHODS["reaugkd"](ReAugKDConfig(alpha=3.0, temperature=0.5, **EXTRA), STUDENT, TEACHER)
+    own, target = STUDENT.logits.log_softmax(1), TEACHER.logits.softmax(1)
+    x, z = (rows / rows.norm(dim=1, keepdim=True) for rows in (STUDENT.features[0].mean((2, 3)), method.keys(TEACHER)))
+    seen, wanted = ((rows @ z.T / 0.5).softmax(1) for rows in (x, z))
+    relational = (wanted * (wanted / seen).log()).sum(1).mean()
+    loss, _ = method.loss(Step("student", STUDENT, TEACHER, LABELS, 0.5))
+    assert loss.item() == pytest.approx((-(target * own).sum(1).mean() + 3.0 * relational).item(), rel=1e-5)
 
 
 def test_losses_of_rid():

@@ -176,6 +176,15 @@ def test_distill_optimizer_shared_is_ppos_own_adam(shared):
 @pytest.mark.parametrize("orthogonal", [True, False])
 def test_ortho_init_begins_with_orthogonal_weights_and_no_bias(orthogonal):
     learner = make_learner("ppo", 1, 4, 2, net_arch=(16, 16), ortho_init=orthogonal)
+    if orthogonal:  # the gains are SB3's: actions begin near 0
+        networks = (
+            (learner.actor_network, learner.actor[:, : learner.sizes[0]]),
+            (learner.critic_network, learner.critic),
+        )
+        gains = [
+            [torch.linalg.svdvals(layer[0][0]).mean().item() for layer in net.unpack(rows)] for net, rows in networks
+        ]
+        assert gains == [pytest.approx([2**0.5, 2**0.5, 0.01]), pytest.approx([2**0.5, 2**0.5, 1.0])]
     weight, bias = learner.actor_network.unpack(learner.actor[:, : learner.sizes[0]])[1]
     product = weight[0] @ weight[0].T
     distance = (product - 2 * torch.eye(16)).abs().max()

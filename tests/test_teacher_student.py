@@ -12,6 +12,8 @@ from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
+from policykd.distillation.schedules import hold
+from policykd.memory import LabelledStates
 from policykd.teachers import TeacherScore
 from policykd.training.loading import load_agent
 from policykd.training.recipes.fine_tune import FineTune
@@ -95,6 +97,18 @@ def test_the_data_set_of_dagger_grows_and_keeps_every_state():
         assert (drawn[0].unsqueeze(1) == part.unsqueeze(0)).all(-1).any(1).sum() > 200
 
 
+def test_a_full_data_set_keeps_the_latest_states_with_their_answers():
+    dataset = LabelledStates(5, 1, 1, learners=2)
+    for step in range(3):
+        states = 10.0 * torch.arange(2).view(2, 1, 1) + 3 * step + torch.arange(3.0).view(1, 3, 1)
+        dataset.add(states, -states)
+    assert (dataset.size, dataset.total) == (5, 9)
+    for recent, kept in ((None, {4, 5, 6, 7, 8}), (2, {7, 8})):
+        states, answers = dataset.sample(200, [np.random.default_rng(k) for k in range(2)], recent)
+        assert torch.equal(answers, -states)
+        assert [set(rows.flatten().tolist()) for rows in states] == [kept, {10 + state for state in kept}]
+
+
 def test_student_driven_learns_from_the_latest_round_alone(monkeypatch):
     asked = []
     agent = TeacherStudent(POINT, expert, method="student_driven", config={**COPY, "n_envs": 2})
@@ -121,6 +135,10 @@ def test_who_acts(method, teacher_acts):
 def test_beta_falls_round_by_round_and_mixes_as_often_as_it_says():
     agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 500, "beta_rounds": 4, "round_steps": 500})
     agent.get_env()
+    decaying = TeacherStudent(POINT, expert, config={**COPY, "beta_schedule": "exponential", "beta_decay": 0.5}).recipe
+    assert [decaying.collector.run.num_timesteps, decaying.beta()] == [0, 1.0]
+    decaying.collector.run.num_timesteps = 3 * COPY["round_steps"]
+    assert decaying.beta() == 0.125
     observations = torch.from_numpy(agent.collector.observations).view(1, 500, -1)
     teacher = torch.full((1, 500, 2), 0.5)
     for round_number, beta in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
@@ -138,6 +156,20 @@ def test_noise_is_acted_and_not_learnt():
     acted = agent.recipe.act(observations, actions)
     assert 0.4 < acted.std() < 0.6
     assert (actions == 0).all()
+    assert agent.recipe.act(observations, actions + 0.9).max() == 1  # what is acted stays within the bounds
+
+
+def test_without_rl_the_rate_falls_and_bc_and_dagger_learn_from_all_states(monkeypatch):
+    agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 2, "distill_learning_rate": 1e-2}).learn(44)
+    recipe, told = agent.recipe, []
+    assert recipe.n_updates == COPY["round_updates"]  # one round is over, and once
+    assert agent.learner.observation_stats.count == pytest.approx(44, abs=0.01)  # each state of two environments
+    monkeypatch.setattr(recipe, "teach", lambda rate, last, recent: told.append((float(rate), recent)) or {})
+    recipe.step(0.25)
+    assert told == [(pytest.approx(7.5e-3), None)] * COPY["round_updates"]
+    told.clear()
+    recipe.fit(4)
+    assert told == [(pytest.approx(rate), None) for rate in (1e-2, 7.5e-3, 5e-3, 2.5e-3)]
 
 
 def test_the_teacher_is_asked_once_for_every_state(monkeypatch):
@@ -180,6 +212,111 @@ def test_without_the_tasks_reward_the_rollout_has_none():
         agent.learn(20)
     assert (with_it.rollout_buffer.rewards[:, :10] != 0).all()
     assert (without.rollout_buffer.rewards[:, :10] == 0).all()
+
+
+def lean(observation):
+    """Some controller of InvertedPendulum, whose actions are within 3 and not within 1."""
+    return np.clip(10 * observation[1:2], -3, 3)
+
+
+def rolled(method, **changes):
+    """The recipe of two students with a full rollout of two environments each."""
+    config = {**ROLL, "n_steps": 12, "normalize_observation": False, "normalize_reward": False, "log_std_init": 1.0}
+    config |= {"allow_weak_teacher": True, "environment_reward": False, **changes}
+    agent = TeacherStudent("InvertedPendulum-v5", lean, method=method, seeds=(0, 3), config=config)
+    agent.get_env()
+    for _ in range(12):
+        agent.recipe.collect()
+    return agent.recipe
+
+
+@pytest.mark.parametrize("method", ["entropy_regularised", "n_distill", "expected_entropy_regularised"])
+def test_what_a_teacher_pays_by_hand(method):
+    """Czarnecki et al. 2019, table 1: log T(a), -Hx(T, S) at s', and log T(a') at s', 0 where there is no s'."""
+    recipe = rolled(method, teacher_reward_coef=0.5)
+    rollout, learner = recipe.rollout, recipe.learner
+    assert 0 < rollout.dones.mean() < 1
+    last = torch.from_numpy(recipe.collector.observations).view(2, 1, 2, -1)
+    own = learner.outputs(learner.actor, torch.cat((rollout.observations, last), 1).flatten(1, 2))
+    answers = Labels.unpack(torch.cat((rollout.labels, recipe.tutor.answers().unsqueeze(1)), 1).flatten(1, 2)).policy
+    student, teacher = (torch.distributions.Normal(x.mean, x.std) for x in (own, answers))
+
+    def cross_entropy(p, q):
+        return (torch.distributions.kl_divergence(p, q) + p.entropy()).view(2, 13, 2)
+
+    actions = torch.cat((rollout.actions / 3, torch.zeros(2, 1, 2, 1)), 1).flatten(1, 2)  # in [-1, 1]
+    likely = teacher.log_prob(actions).view(2, 13, 2)
+    after = {
+        "n_distill": -cross_entropy(teacher, student),
+        "expected_entropy_regularised": torch.cat((likely[:, :-1], -cross_entropy(student, teacher)[:, -1:]), 1),
+    }
+    expected = after[method][:, 1:] * (1 - rollout.dones) if method in after else likely[:, :-1]
+    recipe.estimate()
+    torch.testing.assert_close(rollout.rewards, 0.5 * expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teachers_value_is_paid_in_units_of_the_value_network(critic_teacher):
+    config = {**ROLL, "allow_weak_teacher": True, "environment_reward": False, "gamma": 0.9}
+    agent = TeacherStudent(POINT, critic_teacher, method="teacher_value_reward", config=config)
+    agent.get_env()
+    for _ in range(25):
+        agent.recipe.collect()
+    agent.learner.return_stats.var.fill_(9.0)  # one of its units is worth 3 of the task's
+    rollout = agent.rollout_buffer
+    agent.recipe.estimate()
+    values = Labels.unpack(rollout.labels).value
+    torch.testing.assert_close(rollout.rewards, (0.9 * rollout.next_values - values) / 3, rtol=1e-4, atol=1e-6)
+
+
+def test_where_the_teacher_acts_its_gaussian_is_sampled_in_the_tasks_units():
+    recipe = rolled("teacher_distill", teacher_std=0.2)
+    states = [generator.bit_generator.state for generator in recipe.exploration]
+    acted = recipe.act(recipe.rollout.inputs[:, 0])
+    for generator, state in zip(recipe.exploration, states, strict=True):
+        generator.bit_generator.state = state
+    noise = torch.from_numpy(np.stack([g.standard_normal((2, 1), np.float32) for g in recipe.exploration]))
+    said = Labels.unpack(recipe.tutor.answers()).policy.actions
+    torch.testing.assert_close(acted, 3 * (said + 0.2 * noise))
+
+
+def test_beside_ppo_the_teachers_weight_is_adapted_by_the_distance_of_the_update():
+    config = {**ROLL, "distill_schedule": "held_kl", "kl_target": 0.3}
+    agent = TeacherStudent(POINT, expert, method="kickstarting", seeds=(0, 3), config=config).learn(50)
+    expected = hold(torch.zeros(2), agent.recipe.info["distill/held"], 0.3)
+    torch.testing.assert_close(agent.recipe.teaching.log_coefficient, expected)
+    assert expected.all()
+
+
+def test_off_policy_the_teachers_weight_is_adapted_after_every_hundred_updates(monkeypatch):
+    config = {**REPLAY, "distill_schedule": "held_kl", "distill_coef": 2.0}
+    agent = TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
+    adapted, adapt = [], agent.recipe.teaching.adapt
+    monkeypatch.setattr(
+        agent.recipe.teaching, "adapt", lambda held: adapted.append(agent.recipe.n_updates) or adapt(held)
+    )
+    agent.learn(20 + 205)
+    assert agent.recipe.n_updates == 205 and adapted == [100, 200]
+    teaching = agent.recipe.teaching
+    assert teaching.log_coefficient.all()
+    torch.testing.assert_close(teaching.lambdas, 2.0 * teaching.log_coefficient.exp())
+
+
+def test_losses_beside_rl_off_policy_are_the_distances_times_their_coefficients(critic_teacher, monkeypatch):
+    config = {**REPLAY, "allow_weak_teacher": True, "distill_value_coef": 3.0}
+    agent = TeacherStudent(POINT, critic_teacher, method="kickstarting", backbone="td3", seeds=(0, 3), config=config)
+    agent.learn(40)
+    recipe, learner, seen = agent.recipe, agent.learner, []
+    monkeypatch.setattr(
+        learner, "update", lambda *a, values: seen.extend((a[4](learner.actor), values(learner.critic)))
+    )
+    recipe.teaching.lambdas.copy_(torch.tensor([0.5, 2.0]))
+    states, answers = recipe.dataset.sample(8, recipe.sampling)
+    recipe.teach(None, None, states, answers, True, True)
+    labels = Labels.unpack(answers)
+    apart = (learner.policy(learner.actor, states) - labels.policy.actions).square().sum(-1).mean(1)
+    torch.testing.assert_close(seen[0][0], torch.tensor([0.5, 2.0]) * apart)
+    errors = learner.q_values(learner.critic, states, labels.policy.actions) - labels.value.unsqueeze(1)
+    torch.testing.assert_close(seen[1][0], 3.0 * errors.square().sum(1).mean(1))
 
 
 @pytest.mark.parametrize("backbone", ["ppo", "td3"])
@@ -442,6 +579,24 @@ def test_fine_tuning_freezes_the_actor_then_its_deviation_and_lets_the_anchor_go
     assert [weight for _, _, weight in seen] == pytest.approx([1 - (k + 1) / 8 for k in range(8)])
     assert (agent.learner.critic != critic).any()
     assert agent.fine_tuned_steps == 400
+
+
+def test_fine_tuning_begins_with_a_small_deviation_old_statistics_and_fresh_moments(monkeypatch):
+    config = {**COPY, **{k: ROLL[k] for k in ("n_steps", "n_envs", "n_epochs", "batch_size")}}
+    agent = TeacherStudent("InvertedPendulum-v5", lean, config={**config, "allow_weak_teacher": True}).learn(80)
+    learner, mean = agent.learner, agent.learner.observation_stats.mean.clone()
+    seen, step = [], FineTune.step
+    monkeypatch.setattr(FineTune, "step", lambda *a: step(*a) or seen.append(learner.log_std.exp().item()))
+    tuned = {"critic_steps": 100, "fixed_std_steps": 50, "fine_tune_std": 0.05}
+    agent.fine_tune(200, config=tuned)
+    assert seen[:2] == pytest.approx([0.15, 0.15])  # of bounds of 3; and it does not move before the actor does
+    assert all(std != pytest.approx(0.15, rel=1e-6) for std in seen[2:]) and len(seen) == 4
+    assert torch.equal(learner.observation_stats.mean, mean)
+    assert learner.adam.steps == 2 * 4  # Adam has counted none of the steps in which the actor was frozen
+    kicked = TeacherStudent(POINT, expert, method="kickstarting", config=ROLL).learn(50)
+    assert kicked.learner.adam.steps > 0
+    kicked.fine_tune(0)
+    assert kicked.learner.adam.steps == 0 and not kicked.learner.adam.exp_avg.any()
 
 
 @pytest.mark.parametrize("kind", ["sb3", "onnx", "torchscript"])

@@ -1,11 +1,14 @@
 """The mathematics of teaching: closed forms, rewards, weights and schedules against numbers worked out by hand."""
 
+import dataclasses
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from helpers import make_learner, random_batch
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policykd.core.networks import PolicyOutput, gradient
 from policykd.distillation.divergences import (
@@ -31,7 +34,7 @@ from policykd.distillation.methods import TEACHER_METHODS
 from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
 from policykd.distillation.teacher_loss import JointTeaching
 from policykd.distillation.teaching_config import TaughtPPOConfig
-from policykd.distillation.teaching_step import TeachingStep
+from policykd.distillation.teaching_step import TeachingStep, value_error
 from policykd.distillation.weights import value_gate
 from policykd.learners.off_policy import beside_teacher
 from policykd.learners.ppo import Minibatch
@@ -88,11 +91,14 @@ def test_actions_beyond_a_bound_are_executed_at_it_where_the_teacher_is_there():
     target = torch.tensor([[[1.0, -0.96, 0.5, -1.0, 1.0, 0.0]]])
     found = executed(actions, target)
     assert found.tolist() == [[[1.0, -1.0, 1.5, 1.5, 0.5, -1.5]]]
+    assert executed(torch.tensor(1.5), torch.tensor(0.94)) == 1.5  # a target near the bound is not one at it
     (found - target).square().sum().backward()
     assert (actions.grad != 0).tolist() == [[[False, False, True, True, True, True]]]
     teacher, student = (PolicyOutput(x, x, torch.ones_like(x)) for x in (target, actions.detach()))
     distance = TEACHER_DIVERGENCES["action_mse"](student, teacher)
     assert distance.item() == pytest.approx(0.04**2 + 1.0 + 2.5**2 + 0.5**2 + 1.5**2)
+    huber = TEACHER_DIVERGENCES["action_huber"](student, teacher)
+    assert huber.item() == pytest.approx((0.04**2 + 1.0 + 0.5**2) / 2 + (2.5 - 0.5) + (1.5 - 0.5))
 
 
 def test_labels_are_packed_and_unpacked():
@@ -102,6 +108,21 @@ def test_labels_are_packed_and_unpacked():
     again = Labels.unpack(labels.pack())
     for part, other in zip((*labels.policy[:3], labels.value), (*again.policy[:3], again.value), strict=True):
         assert torch.equal(part, other)
+
+
+def test_how_likely_the_teacher_finds_an_action_by_hand():
+    gaussian = Labels(PolicyOutput(*(torch.tensor([[[x, x]]]) for x in (0.5, 0.5, 2.0))), torch.zeros(1, 1))
+    found = gaussian.log_prob(torch.tensor([[[2.5, 0.5]]]))  # one deviation away, and none
+    assert found.item() == pytest.approx(-0.5 - 2 * math.log(2.0) - math.log(2 * math.pi))
+    choice = Labels(PolicyOutput.choosing(torch.tensor([[[1.0, 1.0 + math.log(3.0)]]])), torch.zeros(1, 1))
+    assert choice.log_prob(torch.tensor([[[0.0, 1.0]]])).item() == pytest.approx(math.log(0.75))
+
+
+def test_the_kl_from_an_experts_choice_is_the_likelihood_of_the_choice():
+    logits = torch.tensor([[[0.3, -1.0, 2.0]]]).double()
+    expert = Labels.of_actions(torch.tensor([[[0.0, 1.0, 0.0]]]).double(), True, 0.1)
+    found = kl_forward(PolicyOutput.choosing(logits), expert.policy)
+    assert found.item() == pytest.approx(-logits.log_softmax(-1)[0, 0, 1].item(), abs=1e-6)
 
 
 def test_a_squashed_teacher_in_the_units_of_actions_is_what_samples_say():
@@ -145,12 +166,15 @@ def test_return_ratio():
     # Returns that are all negative: -300 is as bad as random, -200 half way, -100 the teacher's.
     assert return_ratio(torch.tensor([-300.0, -200.0, -100.0]), -100.0, -300.0).tolist() == [1.0, 0.5, 0.0]
     assert return_ratio(torch.tensor([-400.0]), -100.0, -300.0).tolist() == [1.0]
-    assert return_ratio(students, -1.0, 0.0).tolist() == [0.0] * 4  # nothing to learn from such a teacher
+    for worthless in (-1.0, 0.0):  # nothing to learn from such a teacher
+        assert return_ratio(students, worthless, 0.0).tolist() == [0.0] * 4
 
 
 def test_held_kl_rises_above_its_target_and_falls_below():
     found = hold(torch.zeros(4), torch.tensor([0.2, 0.1, 0.05, 9.0]), target=0.1, rate=0.5)
     assert found.tolist() == pytest.approx([0.5, 0.0, -0.25, 0.5])
+    bounds = hold(torch.tensor([-9.9, 4.9]), torch.tensor([0.0, 1.0]), target=0.1, rate=0.5)
+    assert bounds.tolist() == [-10.0, 5.0]
 
 
 def held(divergence, own, target):
@@ -287,6 +311,65 @@ def test_lambda_follows_its_schedule():
     assert lambdas("return_ratio") == [1.0, 2.0]  # half way; and not one episode yet
 
 
+def test_the_return_ratio_is_that_of_the_ten_latest_episodes():
+    class Score:
+        mean, random_mean = 100.0, 0.0
+
+    config = TaughtPPOConfig(distill_schedule="return_ratio")
+    teaching = JointTeaching(TEACHER_METHODS["qdagger"], config, torch.zeros(2, 3), None, 1)
+    teaching.fade(0.5, [[100.0] * 5 + [40.0] * 9 + [90.0], [10.0, 30.0]], Score())
+    assert teaching.lambdas.tolist() == pytest.approx([1 - 0.45, 1 - 0.2])
+
+
+def test_held_kl_aims_at_the_target_that_was_asked_for():
+    config = TaughtPPOConfig(distill_schedule="held_kl", kl_target=0.4, distill_coef=3.0)
+    teaching = JointTeaching(TEACHER_METHODS["kickstarting"], config, torch.zeros(3, 3), None, 1)
+    teaching.adapt(torch.tensor([0.4, 0.6, 0.2]))
+    teaching.fade(0.0, [], None)
+    step = 0.05 * 0.5
+    assert teaching.lambdas.tolist() == pytest.approx([3.0, 3.0 * math.exp(step), 3.0 * math.exp(-step)])
+
+
+def imitator(divergence, alpha):
+    """ADVISOR's imitator of one action or choice whose answers are its two parameters, which begin at 0."""
+    config = TaughtPPOConfig(alpha=alpha)
+    return JointTeaching(TEACHER_METHODS["advisor"], config, torch.zeros(1, 2).double(), divergence_of(divergence), 1)
+
+
+def test_the_imitator_of_advisor_learns_from_the_teacher_and_is_trusted_as_far_as_it_got():
+    teaching = imitator("action_mse", alpha=0.5)
+    labels = Labels(PolicyOutput(torch.tensor([[[1.0, -1.0]]]).double()), torch.zeros(1, 1))
+    trusts = [teaching.imitate(lambda rows: PolicyOutput(rows.view(1, 1, 2)), labels, 0.1).item() for _ in range(2)]
+    # 2 from the teacher at first; a step of Adam is 0.1 of each: then 2 * 0.9^2.
+    assert trusts == pytest.approx([math.exp(-0.5 * 2), math.exp(-0.5 * 2 * 0.81)])
+
+
+def test_trust_in_an_imitator_that_chooses_is_by_the_kl_divergence_from_the_teacher():
+    teaching = imitator("cross_entropy_forward", alpha=2.0)
+    logits = torch.tensor([[[math.log(3.0), 0.0]]]).double()  # 3/4 and 1/4 beside 1/2 and 1/2
+    trust = teaching.imitate(
+        lambda rows: PolicyOutput.choosing(rows.view(1, 1, 2)),
+        Labels(PolicyOutput.choosing(logits), torch.zeros(1, 1)),
+        0.1,
+    )
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert trust.item() == pytest.approx(math.exp(-2 * kl))
+
+
+def test_teacher_rewards_are_scaled_as_vecnormalize_scales_rewards():
+    rewards, dones = np.random.default_rng(0).normal(3, 2, (6, 2)), np.zeros((6, 2))
+    dones[2, 0] = dones[4, 1] = 1
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("InvertedPendulum-v5")] * 2), gamma=0.9, clip_reward=np.inf)
+    expected = []
+    for reward, done in zip(rewards, dones, strict=True):  # as its step_wait does
+        env._update_reward(reward)
+        expected.append(env.normalize_reward(reward))
+        env.returns[done > 0] = 0
+    teaching = JointTeaching(TEACHER_METHODS["n_distill"], TaughtPPOConfig(), torch.zeros(1, 3), None, 2)
+    found = teaching.scale_rewards(torch.from_numpy(rewards)[None], torch.from_numpy(dones)[None], 0.9)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+
+
 def test_teacher_rewards_are_brought_to_unit_returns():
     teaching = JointTeaching(TEACHER_METHODS["n_distill"], TaughtPPOConfig(), torch.zeros(2, 3), None, 1)
     rewards = torch.randn(2, 5_000, 1) * torch.tensor([1.0, 100.0]).view(2, 1, 1)
@@ -304,9 +387,49 @@ def test_an_off_policy_loss_beside_a_teacher_by_hand():
     losses, info = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, teacher)
     assert losses.tolist() == pytest.approx([1 / 3 + 0.5, -1.0 + 0.25])  # mean |Q| is 3 and 15
     assert info["distill/distance"].tolist() == [1.0, 2.0]
+    flat, _ = beside_teacher(torch.tensor([0.0, 2.0]), torch.zeros(2, 2), actor, teacher)
+    assert flat.tolist() == pytest.approx([0.5, 2000.25])  # critics that say 0 everywhere divide by no less than 0.001
     alone, nothing = beside_teacher(torch.tensor([1.0, -15.0]), values, actor, None)
     assert alone.tolist() == [1.0, -15.0]
     assert nothing == {}
+
+
+def test_values_are_distilled_in_the_units_of_the_students_value_network():
+    """PPO's predicts normalised rewards of normalised observations; the teacher's value is a return of the task."""
+    learner = make_learner("ppo", 2, 1, 1, net_arch=(), normalize_observation=True, normalize_reward=True)
+    learner.critic[:] = torch.tensor([2.0, 1.0])  # V = 2 s + 1 of what the network sees
+    learner.observation_stats.mean[:], learner.observation_stats.var[:] = 3.0, 4.0
+    learner.return_stats.var[:] = torch.tensor([1.0, 25.0])
+    states, teacher = torch.full((2, 1, 1), 5.0).double(), torch.full((2, 1), 10.0).double()
+    labels = Labels(PolicyOutput(torch.zeros(2, 1, 1).double()), teacher)
+    # (5 - 3) / 2 = 1, so V = 3; the teacher's 10 are 10 and 2 of the value networks' units.
+    found = value_error(learner, learner.critic, states, labels)
+    assert found.flatten().tolist() == pytest.approx([49.0, 1.0], rel=1e-6)
+    seen = value_error(learner, learner.critic, torch.ones_like(states), labels, normalised=True)
+    assert seen.flatten().tolist() == pytest.approx([49.0, 1.0], rel=1e-6)
+
+
+def test_critics_of_actions_learn_the_teachers_value_at_its_own_action():
+    learner = make_learner("td3", 1, 1, 1, net_arch=())
+    learner.critic[:] = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 0.0]])  # Q = s + 2 a and -a
+    labels = Labels(PolicyOutput(torch.tensor([[[0.5]]]).double()), torch.tensor([[4.0]]).double())
+    found = value_error(learner, learner.critic, torch.tensor([[[1.0]]]).double(), labels)
+    assert found.item() == pytest.approx((2 - 4) ** 2 + (-0.5 - 4) ** 2)
+
+
+def test_a_weight_of_teaching_compares_the_teachers_value_with_the_students():
+    learner, seen = make_learner("td3", 1, 1, 1, net_arch=()), []
+
+    def weight(compared, config):
+        seen.append((compared.source_value.item(), compared.own_value.item()))
+        return torch.ones_like(compared.own_value)
+
+    learner.actor[:], learner.critic[:] = 0.0, torch.tensor([0.0, 0.0, 7.0])
+    method = dataclasses.replace(TEACHER_METHODS["dagger"], weight=weight)
+    labels = Labels(PolicyOutput(*(torch.ones(1, 1, 1).double(),) * 3), torch.tensor([[4.0]]).double())
+    step = TeachingStep(method, TaughtPPOConfig(), learner, divergence_of("action_mse"))
+    step.teach(torch.zeros(1, 1, 1).double(), labels.pack(), torch.tensor(0.0).double(), False)
+    assert seen == [(4.0, 7.0)]
 
 
 def test_a_loss_beside_that_of_the_critics_is_added_to_it():

@@ -12,7 +12,8 @@ from tiny import POINT
 from policykd import Teacher, TeacherStudent
 from policykd.benchmark import students
 from policykd.core.errors import PolicyKDError
-from policykd.measure.fidelity import fidelity
+from policykd.core.networks import PolicyOutput
+from policykd.measure.fidelity import compare, fidelity
 from policykd.measure.footprint import footprint
 from policykd.tasks.env_state import get_env_state, set_env_state
 from policykd.teachers import TeacherScore
@@ -58,6 +59,17 @@ def test_agreement_depends_on_its_tolerance(twin):
     assert shares[0] <= shares[1] <= shares[2] == 1.0
 
 
+def test_measures_of_two_policies_by_hand():
+    own, source = (
+        PolicyOutput(*(torch.tensor([[[x], [y]]]) for x, y in parts))
+        for parts in (((0.5, -0.2), (0.5, -0.2), (1.0, 1.0)), ((0.55, 3.0), (0.55, 3.0), (0.5, 0.5)))
+    )
+    found = compare(own, source, 0.1)  # beyond 1 actions are executed at 1
+    assert (found.agreement, found.distance) == (0.5, pytest.approx((0.05 + 1.2) / 2))
+    gaps = (0.05, 3.2)  # KL(source || own) = ln 2 + (1/4 + gap^2) / 2 - 1/2
+    assert found.kl == pytest.approx(np.mean([np.log(2) + (0.25 + gap**2) / 2 - 0.5 for gap in gaps]), rel=1e-5)
+
+
 def test_what_a_student_costs(twin):
     cost = footprint(twin, 0, calls=50)
     assert cost.parameters == (4 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * 2
@@ -74,6 +86,7 @@ def test_return_ratio():
     assert score(100.0, -20.0).ratio(np.array([50.0, 100.0])).tolist() == [0.5, 1.0]
     # A teacher of -100 beside -300 by chance: -200 is half way.
     assert score(-100.0, -300.0).ratio(np.array([-200.0])).tolist() == [0.5]
+    assert score(0.0, -10.0).ratio(np.array([-5.0])).tolist() == [0.5]  # nor can anything be a share of 0
 
 
 class Falls(gym.Wrapper):
@@ -106,6 +119,9 @@ def test_what_is_kept_is_measured_on_the_same_starts():
     assert row["retention"] == pytest.approx(kept)
     itself = student._replace(returns=np.full((1, 8), row["teacher_return_here"]))
     assert retention(agent, itself, 7)[0]["retention"] == pytest.approx(1.0)
+    early = student._replace(lengths=np.full((1, 8), 2))  # a student that always falls, and its teacher does not
+    (row,) = retention(agent, early, 7)
+    assert (row["falls"], row["teacher_falls"]) == (8, short)
 
 
 def test_steps_to_a_share_of_the_teacher_are_those_of_the_first_evaluation_there():
