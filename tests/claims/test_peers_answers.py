@@ -105,5 +105,15 @@ def test_what_is_said_of_beginning_anew():
     assert "cost a quarter of the return on HalfCheetah and more on Hopper" in (ROOT / "docs/peers.md").read_text()
 
 
+def test_what_is_said_of_eight_updates_per_step():
+    rows = [line.split(" | ") for line in (ROOT / "results/peers_regimes/table.md").read_text().splitlines()]
+    ways = {row[2]: row[4:8] for row in rows if row[0] == "| HalfCheetah-v5"}
+    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    (alone, *_), (_, shared, *_), (_, paired, _, student) = (ways[name] for name in ("single_8", "share_8", "paired_8"))
+    assert f"one agent does not fall over ({alone})" in page and f"best in training ({shared})" in page
+    assert f"({paired}; against sharing P" in page and f"far below ({student})" in page
+    assert number(shared) < number(alone) < number(paired)
+
+
 def number(text: str) -> float:
     return float(text.split()[0].replace(",", ""))
