@@ -10,7 +10,7 @@ from experiments.measurements import Measurements
 from policykd.core.files import write_text
 
 AS_IT_WAS = "as it was"
-KEYS = ("env", "backbone", "way", "seed", "steps")
+KEYS = ("protocol", "env", "backbone", "way", "seed", "steps")
 VALUES = ("return", "teacher", "random", "seconds")
 
 
@@ -20,25 +20,26 @@ def summary(measured: Measurements) -> pd.DataFrame:
     A share is of the return of the student as it was on the same initial states, both counted from that of random
     actions. A run began where the student, as it was, is on average over all evaluations.
     """
-    frame, found = measured.where(), []
-    for (env, backbone, way, seed), rows in frame.groupby(["env", "backbone", "way", "seed"], sort=False):
-        one = frame[(frame.env == env) & (frame.backbone == backbone) & (frame.seed == seed)]
-        before, chance = one[one.way == AS_IT_WAS].set_index("steps")["return"], rows["random"].iloc[0]
+    frame, found, cells = measured.where(), [], list(KEYS[:-1])
+    for key, rows in frame.groupby(cells, sort=False):
+        protocol, env, backbone, _, seed = key
+        one = measured.where(protocol=protocol, env=env, backbone=backbone, seed=seed, way=AS_IT_WAS)
+        before, chance = one.set_index("steps")["return"], rows["random"].iloc[0]
         share = (rows.set_index("steps")["return"].sort_index() - chance) / (before.sort_index() - chance)
-        found.append([env, backbone, way, seed, before.mean(), rows["teacher"].iloc[0], share.min(), share.iloc[-1]])
-    return pd.DataFrame(found, columns=["env", "backbone", "way", "seed", "began", "teacher", "lowest", "end"])
+        found.append([*key, before.mean(), rows["teacher"].iloc[0], share.min(), share.iloc[-1]])
+    return pd.DataFrame(found, columns=[*cells, "began", "teacher", "lowest", "end"])
 
 
 def table(measured: Measurements) -> str:
     """All runs of a task, a backbone and a way in one line."""
     lines = [
-        "| task | students | way | began at (teacher) | lowest evaluation, by seed | end, by seed |",
-        "|---|---|---|---|---|---|",
+        "| protocol | task | students | way | began at (teacher) | lowest evaluation, by seed | end, by seed |",
+        "|---" * 7 + "|",
     ]
-    for (env, backbone, way), runs in summary(measured).groupby(["env", "backbone", "way"], sort=False):
+    for key, runs in summary(measured).groupby(list(KEYS[:-2]), sort=False):
         cells = [" ".join(f"{value:.2f}" for value in runs[name]) for name in ("lowest", "end")]
         began = f"{' '.join(f'{value:,.0f}' for value in runs['began'])} ({runs['teacher'].iloc[0]:,.0f})"
-        lines.append(f"| {env} | {backbone} | {way} | {began} | {cells[0]} | {cells[1]} |")
+        lines.append("| " + " | ".join([*map(str, key), began, *cells]) + " |")
     return "\n".join(lines)
 
 

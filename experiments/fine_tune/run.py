@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
@@ -24,30 +24,40 @@ from policykd.core.errors import PolicyKDError
 from policykd.learners import SAC, TD3
 from policykd.tasks import Evaluation
 
-
-class Task(NamedTuple):
-    """A teacher of the zoo, and how long its students are taught and go on."""
-
-    teacher: str
-    distill_steps: int
-    tune_steps: int
-
-
 TASKS = {
-    "Pendulum-v1": Task("sac/Pendulum-v1_1", 6_000, 6_000),
-    "Hopper-v5": Task("tqc/Hopper-v3_1", 10_000, 6_000),
-    "HalfCheetah-v5": Task("sac/HalfCheetah-v3_1", 12_000, 6_000),
+    "Pendulum-v1": "sac/Pendulum-v1_1",
+    "Hopper-v5": "tqc/Hopper-v3_1",
+    "HalfCheetah-v5": "sac/HalfCheetah-v3_1",
 }
-SETTINGS: dict[str, Any] = {
-    **{"eval_freq": 0, "n_eval_episodes": 5, "round_updates": 500, "distill_batch_size": 64},
-    **{"batch_size": 64, "buffer_size": 30_000, "dataset_size": 30_000},
+"""Tasks, and the zoo's agents that teach them."""
+
+
+class Protocol(NamedTuple):
+    """How long students are taught and go on, and the settings of both."""
+
+    distill_steps: dict[str, int]
+    tune_steps: int
+    eval_freq: int
+    critic_steps: int
+    settings: dict[str, Any]
+
+
+SMALL = {"round_updates": 500, "distill_batch_size": 64, "batch_size": 64, "dataset_size": 30_000}
+PROTOCOLS = {
+    "short": Protocol(
+        {"Pendulum-v1": 6_000, "Hopper-v5": 10_000, "HalfCheetah-v5": 12_000},
+        *(6_000, 1_000, 2_000),
+        {"n_eval_episodes": 5, "buffer_size": 30_000, **SMALL},
+    ),
+    "full": Protocol(
+        dict.fromkeys(TASKS, 100_000), *(60_000, 5_000, 20_000), {"n_eval_episodes": 10, "buffer_size": 100_000}
+    ),
 }
-"""Smaller batches than the defaults: what a small budget of processor time buys."""
-CRITIC_STEPS = 2_000
+"""What little processor time buys; and the default settings."""
 WAYS: dict[str, dict[str, Any]] = {
     "naive": {"distill_coef": 0.0, "distill_schedule": "constant", "critic_steps": 0, "fine_tune_learning_rate": 1e-3},
-    "fading": {"distill_schedule": "linear", "critic_steps": CRITIC_STEPS},
-    "fine_tune()": {"critic_steps": CRITIC_STEPS},
+    "fading": {"distill_schedule": "linear"},
+    "fine_tune()": {},
 }
 """As TD3 and SAC are; with new critics first and an anchor that only fades; on the leash."""
 
@@ -68,10 +78,10 @@ class Options:
     """What students are."""
     ways: tuple[str, ...] = tuple(WAYS)
     """How they go on."""
+    protocol: Literal["short", "full"] = "full"
+    """How long and how (``PROTOCOLS``)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One student per seed. Settings were found on seeds from 1000."""
-    eval_freq: int = 1_000
-    """Environment steps between evaluations."""
     report: bool = False
     """Only write the table of what is there."""
 
@@ -79,38 +89,45 @@ class Options:
 def distilled(options: Options, env: str, backbone: str) -> Path:
     """The file of distilled students, which are made where they are not there yet."""
     seeds = "-".join(map(str, options.seeds))
-    file, task = options.work / f"{env}_{backbone}_{seeds}.safetensors", TASKS[env]
+    file, protocol = (
+        options.work / f"{env}_{backbone}_{options.protocol}_{seeds}.safetensors",
+        PROTOCOLS[options.protocol],
+    )
     if not file.exists():
-        teacher = options.teachers / task.teacher
+        teacher = options.teachers / TASKS[env]
         if not teacher.exists():
             raise PolicyKDError(f"teachers: there is no {teacher}; say where the zoo's agents are with --teachers")
         options.work.mkdir(parents=True, exist_ok=True)
-        agent = TeacherStudent(env, teacher, backbone=backbone, seeds=options.seeds, config=SETTINGS, compile=False)
-        agent.learn(task.distill_steps).save(file, include_replay=True)
+        config = {**protocol.settings, "eval_freq": 0}
+        agent = TeacherStudent(env, teacher, backbone=backbone, seeds=options.seeds, config=config, compile=False)
+        agent.learn(protocol.distill_steps[env]).save(file, include_replay=True)
     return file
 
 
 def alone(options: Options, measured: Measurements, env: str, backbone: str) -> None:
     """The students as they were, at the initial states of every evaluation to come."""
-    task = TASKS[env]
+    protocol = PROTOCOLS[options.protocol]
     agent = TeacherStudent.load(distilled(options, env, backbone))
     rows = []
-    for steps in range(options.eval_freq, task.tune_steps + 1, options.eval_freq):
-        agent.run.num_timesteps = task.distill_steps + steps  # the initial states of an evaluation depend on it
+    for steps in range(protocol.eval_freq, protocol.tune_steps + 1, protocol.eval_freq):
+        # The initial states of an evaluation depend on it.
+        agent.run.num_timesteps = protocol.distill_steps[env] + steps
         rows += rows_of(options, agent, (env, backbone, AS_IT_WAS), steps, agent.evaluate(), 0.0)
     measured.add(*rows)
 
 
 def tuned(options: Options, measured: Measurements, env: str, backbone: str, way: str) -> None:
     """One way of going on, of all seeds at once."""
-    task = TASKS[env]
-    agent = TeacherStudent.load(distilled(options, env, backbone), teacher=options.teachers / task.teacher)
+    protocol = PROTOCOLS[options.protocol]
+    agent = TeacherStudent.load(distilled(options, env, backbone), teacher=options.teachers / TASKS[env])
     begun, at = time.process_time(), len(agent.evaluations)
-    agent.fine_tune(task.tune_steps, config={"eval_freq": options.eval_freq, **WAYS[way]})
+    config = {"eval_freq": protocol.eval_freq, "critic_steps": protocol.critic_steps, **WAYS[way]}
+    agent.fine_tune(protocol.tune_steps, config=config)
     seconds = time.process_time() - begun
     rows = []
     for steps, evaluation in zip(agent.evaluation_steps[at:], agent.evaluations[at:], strict=True):
-        rows += rows_of(options, agent, (env, backbone, way), steps - task.distill_steps, evaluation, seconds)
+        since = steps - protocol.distill_steps[env]
+        rows += rows_of(options, agent, (env, backbone, way), since, evaluation, seconds)
     measured.add(*rows)
 
 
@@ -124,7 +141,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """The rows of one evaluation, one per seed."""
     assert agent.score is not None
-    which = dict(zip(KEYS, cell, strict=False))
+    which = dict(zip(KEYS, (options.protocol, *cell), strict=False))
     scores = {"teacher": agent.score.mean, "random": agent.score.random_mean, "seconds": round(seconds, 1)}
     returns = evaluation.returns.mean(1)
     say(f"{' '.join(cell)} {steps:,}: {returns.round(1)}")
@@ -140,7 +157,11 @@ def main(options: Options) -> None:
     for env in () if options.report else options.tasks:
         for backbone in options.backbones:
             for way in (AS_IT_WAS, *options.ways):
-                if not (seeds := measured.missing(options.seeds, env=env, backbone=backbone, way=way)):
+                if not (
+                    seeds := measured.missing(
+                        options.seeds, protocol=options.protocol, env=env, backbone=backbone, way=way
+                    )
+                ):
                     continue
                 if way == AS_IT_WAS:
                     alone(replace(options, seeds=seeds), measured, env, backbone)
