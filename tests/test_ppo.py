@@ -278,6 +278,27 @@ def test_gradients_are_clipped_learner_by_learner():
     torch.testing.assert_close(together.adam.exp_avg, torch.stack(moments), atol=1e-12, rtol=0)
 
 
+def test_the_advantage_of_a_minibatch_of_one_step_stays_as_it_is():
+    learner, batch = make_learner("ppo", 2), random_minibatch(torch.Generator().manual_seed(0), 2, size=1)
+    terms = learner.terms(learner.parameters, batch, torch.tensor(1e9))
+    torch.testing.assert_close(terms.policy_losses, -batch.advantages * terms.ratio)
+
+
+def test_policies_in_units_of_the_environment_are_told_in_those_of_its_bounds():
+    low, high = np.array([-1.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
+    learner = PPO(4, 2, PPOConfig(net_arch=(8,)), [np.random.default_rng(0)], "cpu", low, high)
+    learner.log_std.copy_(torch.tensor([[2.0, 5.0]]).log() - 1)
+    inputs, noise = torch.randn(1, 5, 4), torch.tensor([[-9.0, 9.0], [0.5, -0.5], [0, 0], [1, 1], [9, -9]])
+    means, said = learner.says(learner.actor, inputs)[0], learner.outputs(learner.actor, inputs)
+    scaled = torch.stack(((means[..., 0] - 1) / 2, (means[..., 1] - 5) / 5), -1)
+    torch.testing.assert_close(said.mean, scaled)
+    torch.testing.assert_close(said.std, torch.full((1, 5, 2), np.exp(-1)))
+    taken = learner.sample(inputs, noise.unsqueeze(0))
+    executed = taken.numpy().clip(low, high)
+    explored = learner.explore(learner.actor, inputs, noise.unsqueeze(0)).numpy()
+    np.testing.assert_allclose(explored * [2, 5] + [1, 5], executed, atol=1e-5)
+
+
 def spread_learner(learners=2, **changes):
     """Learners whose values, statistics and scales of reward differ."""
     learner = make_learner("ppo", learners, activation_fn="relu", **NORMAL, **changes)
