@@ -103,6 +103,19 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
             assert [g.bit_generator.state != state for g, state in zip(of, then, strict=True)] == moves
 
 
+def test_who_does_not_move_copies_no_critics():
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
+    recipe = make("piekd", "sac", config).learn(100).recipe
+    recipe.due = recipe.moving = np.array([False, True])
+    recipe.turn = lambda number: (torch.tensor([1, 0]), torch.tensor([1, 0]), torch.ones(2))
+    parts = recipe.learner.critic, recipe.critics.adam.exp_avg, recipe.critics.adam.steps
+    before = [part.clone() for part in parts]
+    with torch.no_grad():
+        recipe.distil_more(1, False)
+    for part, old in zip(parts, before, strict=True):
+        assert (part != old).view(2, -1).any(1).tolist() == [False, True]
+
+
 def test_whose_actor_does_not_move_draws_no_states_to_distil_at():
     config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
     recipe = make("mutual_shared", "td3", config).learn(100).recipe
