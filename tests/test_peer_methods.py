@@ -240,6 +240,7 @@ REBIRTH = {"rebirth_freq": 200, "rebirth_gradient_steps": 150, "vary": {"learnin
         ("piekd", {"distill_freq": 20, "distill_gradient_steps": 5}),
         ("advice", {}),
         ("mutual_shared", REBIRTH | {"allocation": "best"}),
+        ("share_replay", REBIRTH | {"rebirth": "oldest", "rebirth_gradient_steps": 1, "rebirth_freq": 60}),
     ],
 )
 def test_runs_resume_bit_for_bit(method, config, tmp_path):

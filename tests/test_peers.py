@@ -72,14 +72,15 @@ def test_a_peer_leaves_for_sb3_with_its_own_settings():
     assert (model.action_noise._sigma[0], model.target_policy_noise) == pytest.approx((0.5, 0.4))
 
 
-def test_peers_at_their_own_pace_learn_and_distil_as_often_as_they_are_asked_to():
+@pytest.mark.parametrize("each", [1, 3])
+def test_peers_at_their_own_pace_learn_and_distil_as_often_as_they_are_asked_to(each):
     config = {"vary": {"gradient_steps": (1, 3)}, "learning_starts": 20, "distill_batch_size": 8, "policy_delay": 2}
-    agent = make("mutual_shared", "td3", config).learn(160)
-    own = np.array([1, 3]) * (160 // 2 - 20)
+    agent = make("mutual_shared", "td3", {**config, "distill_gradient_steps": each}).learn(100)
+    own = np.array([1, 3]) * (100 // 2 - 20)
     made = agent.learner.critic_adam.steps.view(2, 2)  # of two critics each
     np.testing.assert_array_equal(made, np.stack([own, own], 1))
-    for adam in (agent.learner.actor_adam, agent.recipe.distillation.adam):
-        np.testing.assert_array_equal(adam.steps[:, 0], own // 2)
+    for adam, times in ((agent.learner.actor_adam, 1), (agent.recipe.distillation.adam, each)):
+        np.testing.assert_array_equal(adam.steps[:, 0], own // 2 * times)
     assert [agent.to_sb3(k)._n_updates for k in (0, 1)] == own.tolist()
     actor = agent.to_sb3(0).actor
     assert all(state["step"] == own[0] // 2 for state in actor.optimizer.state.values())
@@ -100,6 +101,31 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
             assert (~same).tolist() == moves, name
         for of, then in zip((agent.learner.generators, recipe.sampling), streams, strict=True):
             assert [g.bit_generator.state != state for g, state in zip(of, then, strict=True)] == moves
+
+
+def test_who_does_not_move_copies_no_critics():
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
+    recipe = make("piekd", "sac", config).learn(100).recipe
+    recipe.due = recipe.moving = np.array([False, True])
+    recipe.turn = lambda number: (torch.tensor([1, 0]), torch.tensor([1, 0]), torch.ones(2))
+    parts = recipe.learner.critic, recipe.critics.adam.exp_avg, recipe.critics.adam.steps
+    before = [part.clone() for part in parts]
+    with torch.no_grad():
+        recipe.distil_more(1, False)
+    for part, old in zip(parts, before, strict=True):
+        assert (part != old).view(2, -1).any(1).tolist() == [False, True]
+
+
+def test_whose_actor_does_not_move_draws_no_states_to_distil_at():
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
+    recipe = make("mutual_shared", "td3", config).learn(100).recipe
+    recipe.due, recipe.moving = (
+        np.array([True, True]),
+        np.array([False, True]),
+    )  # a critic alone, as policy_delay has it
+    before = [generator.bit_generator.state for generator in recipe.sampling]
+    recipe._distil_batch(0)
+    assert [g.bit_generator.state != state for g, state in zip(recipe.sampling, before, strict=True)] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from helpers import make_learner, sequential, to_double
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common import policies
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from policykd import DualStudent
@@ -21,6 +22,7 @@ from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory import Rollout
 from policykd.memory.rollout import gae
+from policykd.training.recipes import peers_on_rollouts
 from policykd.training.recipes.rollout import LearnFromRollouts
 
 OBSERVATIONS, ACTIONS, STEPS, ENVS = 5, 3, 25, 4
@@ -209,6 +211,8 @@ def test_advantages_of_a_rollout_worked_out_by_hand():
     # goes on: 1 + 2/2 - 1 = 1. The first advantage adds the second times gamma * lambda = 1/4; ends cut the others.
     assert batch.advantages.flatten().tolist() == [1.125, 0.5, 0.0, 1.0]
     assert batch.returns.flatten().tolist() == [2.125, 2.5, 1.0, 2.0]
+    explained = explained_variance(np.array([1.0, 2, 1, 1]), np.array([2.125, 2.5, 1, 2]))
+    assert agent.recipe.info["train/explained_variance"].tolist() == pytest.approx([explained])
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -276,6 +280,27 @@ def test_gradients_are_clipped_learner_by_learner():
     norms = together.adam.exp_avg.norm(dim=1) * 10  # Adam's first mean is a tenth of the gradient
     assert norms[1] == pytest.approx(0.5, rel=1e-5) and (norms <= 0.5 + 1e-9).all()
     torch.testing.assert_close(together.adam.exp_avg, torch.stack(moments), atol=1e-12, rtol=0)
+
+
+def test_the_advantage_of_a_minibatch_of_one_step_stays_as_it_is():
+    learner, batch = make_learner("ppo", 2), random_minibatch(torch.Generator().manual_seed(0), 2, size=1)
+    terms = learner.terms(learner.parameters, batch, torch.tensor(1e9))
+    torch.testing.assert_close(terms.policy_losses, -batch.advantages * terms.ratio)
+
+
+def test_policies_in_units_of_the_environment_are_told_in_those_of_its_bounds():
+    low, high = np.array([-1.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
+    learner = PPO(4, 2, PPOConfig(net_arch=(8,)), [np.random.default_rng(0)], "cpu", low, high)
+    learner.log_std.copy_(torch.tensor([[2.0, 5.0]]).log() - 1)
+    inputs, noise = torch.randn(1, 5, 4), torch.tensor([[-9.0, 9.0], [0.5, -0.5], [0, 0], [1, 1], [9, -9]])
+    means, said = learner.says(learner.actor, inputs)[0], learner.outputs(learner.actor, inputs)
+    scaled = torch.stack(((means[..., 0] - 1) / 2, (means[..., 1] - 5) / 5), -1)
+    torch.testing.assert_close(said.mean, scaled)
+    torch.testing.assert_close(said.std, torch.full((1, 5, 2), np.exp(-1)))
+    taken = learner.sample(inputs, noise.unsqueeze(0))
+    executed = taken.numpy().clip(low, high)
+    explored = learner.explore(learner.actor, inputs, noise.unsqueeze(0)).numpy()
+    np.testing.assert_allclose(explored * [2, 5] + [1, 5], executed, atol=1e-5)
 
 
 def spread_learner(learners=2, **changes):
@@ -387,6 +412,49 @@ def test_states_of_distillation_are_the_peers_most_recent():
 
 def make(env=POINT, *, config=None, **arguments):
     return DualStudent(env, backbone="ppo", config=SMALL | (config or {}), compile=False, **arguments)
+
+
+def test_every_other_update_peers_teach_in_turn_at_their_latest_states_at_a_rate_that_falls():
+    config = {"distill_freq": 2, "distill_gradient_steps": 3, "distill_recent": 7, "distill_batch_size": 9}
+    config |= {"distill_schedule": "linear", "distill_learning_rate": 1e-2}
+    agent, seen = make(method="dpd", peers=3, config=config), []
+
+    def look(states, peer_of, student_of, taught, rate, diagnose):
+        latest = agent.rollout_buffer.observations[peer_of, -7:, 0]
+        assert (states[:, :, None] == latest[:, None]).all(-1).any(-1).all()
+        seen.append((agent.recipe.n_updates, peer_of.tolist(), float(rate)))
+        return {}
+
+    agent.recipe.distillation.update = look
+    agent.learn(3 * 32 * 5)
+    one, other = [1, 2, 0], [2, 0, 1]
+    assert [peer_of for _, peer_of, _ in seen] == [other, one, other, one, other, one]
+    assert [number for number, _, _ in seen] == [4] * 3 + [8] * 3  # two epochs an update
+    assert [rate for *_, rate in seen] == pytest.approx([6e-3] * 3 + [2e-3] * 3)
+
+
+def test_the_distance_of_peers_is_at_their_latest_states(monkeypatch):
+    agent, looked = make(peers=2, method="independent", config={"n_envs": 2}), []
+    monkeypatch.setattr(peers_on_rollouts, "LATEST", 6)
+    monkeypatch.setattr(peers_on_rollouts, "action_distance", lambda learner, states, *turn: looked.append(states) or 0)
+    agent.recipe.learn = lambda batch, progress: {}
+    agent.learn(2 * 2 * 32)
+    assert torch.equal(looked[0], agent.rollout_buffer.observations[:, -3:].flatten(1, 2))
+
+
+def test_the_learning_rate_and_the_clip_range_follow_schedules_of_their_own():
+    def rates(**schedules):
+        config = PPOConfig(batch_size=4, n_epochs=1, learning_rate=0.5, clip_range=0.2, **schedules)
+        recipe, seen = (
+            LearnFromRollouts(make_learner("ppo", 2), config, None, None, None, [np.random.default_rng(0)] * 2),
+            [],
+        )
+        recipe._learn = lambda batch, rate, clip: seen.append((float(rate), float(clip))) or {"none": torch.zeros(2)}
+        recipe.learn(random_minibatch(torch.Generator(), 2, size=4), 0.25)
+        return seen[0]
+
+    assert rates(learning_rate_schedule="linear", clip_range_schedule="constant") == pytest.approx((0.375, 0.2))
+    assert rates(learning_rate_schedule="constant", clip_range_schedule="linear") == pytest.approx((0.5, 0.15))
 
 
 @pytest.mark.parametrize("method", PEER_METHODS)

@@ -76,6 +76,18 @@ def test_the_states_of_a_rollout_are_those_in_which_students_acted():
         torch.testing.assert_close(after, following, atol=1e-6, rtol=0)
 
 
+def test_answers_beyond_a_rollout_are_those_of_the_state_after_it():
+    agent = half_way("n_distill")
+    recipe, learner, network = agent.recipe, agent.learner, agent.network
+    inputs = learner.normalise(recipe.observed(recipe.collector.observations))
+    row, goes_on = (
+        learner.actor[:, : network.parameter_count],
+        torch.zeros(2, 1, 2),
+    )  # step 40 is the fifth of its episode
+    means, _ = network.unroll(row, inputs.unsqueeze(1), goes_on, recipe.hidden.state)
+    torch.testing.assert_close(recipe.latest().actions, means[:, 0], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("batch_size", [20, 3])
 def test_before_a_step_the_ratio_is_one_in_all_windows(batch_size):
     agent = half_way(batch_size=batch_size)

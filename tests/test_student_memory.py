@@ -212,6 +212,20 @@ def test_states_follow_the_steps_from_the_oldest_on_across_the_seam():
     assert sorted(memory.storage[0, :, 0, -1].tolist()) == [113.0 + 2 * n for n in range(6)]
 
 
+def test_a_full_ring_that_was_saved_goes_on_where_it_was():
+    saved, again = (LabelledSequences(6, 1, 1, 1, 1, 1) for _ in range(2))
+    for step in range(10):
+        row = torch.full((1, 1, 1), float(step))
+        saved.add(row, row, torch.zeros(1, 1), row)
+        if step == 7:
+            again.restore({name: torch.clone(v) if torch.is_tensor(v) else v for name, v in saved.state().items()})
+        if step > 7:
+            again.add(row, row, torch.zeros(1, 1), row)
+    order = []
+    again.follow(lambda observations, starts, state: order.append(observations.item()) or state)
+    assert order == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0] and again.total == 10
+
+
 @pytest.fixture(scope="module")
 def recurrent():
     return TeacherStudent(POINT, expert, seeds=(0, 3), config={**SHORT, "student_observations": (2, 3)}).learn(200)
@@ -248,6 +262,9 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
     assert memory.size == 248  # four pieces of 62, the first two states once more
     kept = memory.storage[0, :62, :, 0].T.flatten()
     np.testing.assert_array_equal(kept, np.append(seen, seen[:2]).astype(np.float32))
+    starts = memory.storage[0, :62, :, -17].T.flatten().nonzero().flatten()
+    assert starts.tolist() == list(range(0, 248, 6))
+    assert student.learner.observation_stats.mean[0].item() == pytest.approx(seen.mean(), abs=1e-5)
     for cue in (-1.0, 1.0):
         state, start = None, np.ones(1, bool)
         for t in range(6):
@@ -257,6 +274,58 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
     assert student.learn(8).recipe.dataset.size == 256  # its own steps follow
     with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
         student.learn_from({"observations": rows}, 1)
+
+
+def of_the_cue():
+    """Students of the cue, whose episodes have 12 steps, after 30 steps of two environments and before any update."""
+    config = {**SHORT, "student_observations": (0,), "divergence": "mse", "round_steps": 1000}
+    config["normalize_observation"] = False  # it would change what earlier observations say
+    return TeacherStudent(Cue, lambda o: o[..., 1:], seeds=(0, 3), config=config).learn(60)
+
+
+def test_steps_are_kept_with_what_students_remembered_before_them():
+    agent = of_the_cue()
+    memory, network = agent.recipe.dataset, agent.network
+    seen, _, starts, states = memory.storage[:, :30].split(memory.sections, dim=-1)
+    state = torch.zeros(2, 2, 6)
+    for t in range(30):
+        first = torch.full((2, 1, 2), float(t in (0, 12, 24)))
+        assert torch.equal(starts[:, t, :, 0], first[:, 0]) and torch.equal(seen[:, t, :, 0] != 0, first[:, 0] == 1)
+        torch.testing.assert_close(states[:, t], state, atol=1e-6, rtol=0)
+        _, state = network.unroll(agent.learner.actor[:, : network.parameter_count], seen[:, t : t + 1], first, state)
+    torch.testing.assert_close(agent.recipe.hidden.state, state, atol=1e-6, rtol=0)
+
+
+def test_a_gradient_step_is_on_the_steps_of_windows_that_count():
+    agent, drawn, made = of_the_cue(), [], []
+    recipe, network, sample = agent.recipe, agent.network, agent.recipe.dataset.sample
+    recipe.dataset.sample = lambda *asked: drawn.extend((sample(*asked), asked[-1])) or drawn[0]
+    recipe.distillation.optimise = lambda gradients, learning_rate: made.append(gradients)
+    recipe.teach(torch.tensor(1e-3), False, 40)
+    (seen, answers, starts, state), recent = drawn
+    assert recent == 40
+    assert starts.shape == (2, 7, 6)  # 2 of burn-in and 5, as often as makes up 32 steps
+    begun = [[starts[k, :, b].nonzero().flatten().tolist() for b in range(6)] for k in (0, 1)]
+    assert {bool(places) for row in begun for places in row} == {False, True}
+    rows = agent.learner.actor.clone().requires_grad_()
+    means, _ = network.unroll(rows[:, : network.parameter_count], seen, starts, state)
+    total = torch.zeros(())
+    for k in (0, 1):
+        counted = [(t, b) for b in range(6) for t in range(7) if t >= min([2, *begun[k][b]])]
+        errors = [(means[k, t, b, 0] - answers[k, t, b, 0]).square() for t, b in counted]
+        total = total + torch.stack(errors).mean()
+    (expected,) = torch.autograd.grad(total, rows)
+    torch.testing.assert_close(made[0], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_windows_of_the_most_recent_steps_are_of_all_environments_latest():
+    memory = LabelledSequences(40, 2, 1, 1, 1, 1)
+    for step in range(27):  # the ring holds twenty steps of two environments
+        rows = torch.tensor([[[float(step)], [100.0 + step]]])
+        memory.add(rows, rows, torch.zeros(1, 2), rows)
+    drawn = memory.sample(300, 3, [np.random.default_rng(0)], recent=10)
+    assert set(drawn.state[0, :, 0].tolist()) == {22.0, 23.0, 24.0, 122.0, 123.0, 124.0}
+    assert drawn.observations.max() == 126
 
 
 def test_states_are_renewed_along_the_steps_that_are_kept(recurrent):

@@ -613,3 +613,14 @@ def test_a_distilled_student_keeps_its_normaliser_in_every_format(tmp_path, kind
     again = Teacher.load(file, POINT, trust=kind == "torchscript")
     observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     np.testing.assert_allclose(again.predict(observations)[0], agent.predict(observations)[0], atol=1e-5)
+
+
+def test_whom_the_task_does_not_pay_the_scale_of_its_rewards_is_known_to_all_the_same():
+    """A value network's units are that scale, and so are the teacher's values that it learns."""
+    unpaid, paid = (
+        TeacherStudent(POINT, expert, method="n_distill", config={**ROLL, "environment_reward": pays}).learn(20)
+        for pays in (False, True)
+    )
+    assert not unpaid.rollout_buffer.rewards.any() and paid.rollout_buffer.rewards[:, :10].all()
+    assert torch.equal(unpaid.learner.return_stats.std, paid.learner.return_stats.std)
+    assert (unpaid.learner.return_stats.std > 0.1).all()
