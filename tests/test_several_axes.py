@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation, ReshapeObservation
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
@@ -234,3 +234,16 @@ def test_an_image_in_a_zip_is_refused(tmp_path):
 def test_what_is_not_of_the_spaces_shape_is_one_line():
     with pytest.raises(PolicyKDError, match=r"the observation has shape \(2, 3\), and its space \(2, 2\)"):
         DualStudent(lambda: Seen(spaces.Box(-1, 1, (2, 2)), np.zeros((2, 3))), config=TINY)
+
+
+def test_frames_of_several_axes_lie_along_the_last_one_as_sb3_stacks_them(caplog):
+    stacked = VecFrameStack(VecNormalize(DummyVecEnv([square])), 3)
+    model = stable_baselines3.PPO("MlpPolicy", stacked, n_steps=64, policy_kwargs={"net_arch": [8]}).learn(64)
+    rows = np.random.default_rng(0).normal(size=(5, 2, 6)).astype(np.float32)
+    frames = np.split(rows, 3, axis=-1)
+    seen = np.concatenate([model.get_vec_normalize_env().normalize_obs(frame) for frame in frames], axis=-1)
+    expected = model.predict(seen, deterministic=True)[0]
+    np.testing.assert_allclose(Teacher.load(model).predict(rows)[0], expected, atol=1e-5)
+    assert "row by row" not in caplog.text
+    Teacher.load(model, lambda: FrameStackObservation(square(), 3))
+    assert "reads observations of shape (2, 6), and PolicyKD/PointReach-v0 gives (3, 2, 2), row by row" in caplog.text

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
@@ -26,6 +27,20 @@ STANDARD = 0.1
 """How far means are from 0 and deviations from 1, at most, in statistics of observations normalised already."""
 FAR_BELOW = 0.5
 """A teacher that keeps less than this of its recorded return, counted from random actions, is not what was trained."""
+
+
+def warn_axes(policy: Policy, task: TaskSpaces) -> None:
+    """Warn where a teacher that reads several axes gets others: the same numbers row by row may be in another order."""
+    read, given = (space.shape if isinstance(space, Box) else () for space in (policy.space, task.space))
+    if sum(length > 1 for length in read) > 1 and given and given != read:
+        log.warning(
+            "teacher %s reads observations of shape %s, and %s gives %s, row by row: make it give the teacher's (SB3's "
+            "VecFrameStack stacks along the last axis, Gymnasium's FrameStackObservation along a new first one)",
+            policy.source,
+            read,
+            task.env_id,
+            given,
+        )
 
 
 def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:

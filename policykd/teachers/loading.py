@@ -200,5 +200,7 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
 
 def _each_frame(normaliser: Normaliser, policy: Policy, frames: int) -> Normaliser:
     """The normaliser of every frame, where the zoo has stacked observations after it, as sizes tell."""
-    inside = normaliser.mean is not None and frames * len(normaliser.mean) == policy.observation_size
-    return normaliser.stacked(frames) if inside and frames > 1 and policy.space is None else normaliser
+    mean = normaliser.mean
+    if mean is None or frames * len(mean) != policy.observation_size or policy.space is not None:
+        return normaliser
+    return normaliser.stacked(frames, len(mean))

@@ -61,8 +61,9 @@ def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
     frames = 1
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecNormalize):
-            found.insert(0, vecnormalize.from_object(env, source).stacked(frames))
-        elif isinstance(env, vec_env.VecFrameStack) and len(env.observation_space.shape or ()) == 1:
+            row = (env.observation_space.shape or (1,))[-1]
+            found.insert(0, vecnormalize.from_object(env, source).stacked(frames, row))
+        elif isinstance(env, vec_env.VecFrameStack) and env.stacked_obs.stack_dimension == -1:  # the last axis
             n = flatdim(env.observation_space) // flatdim(env.venv.observation_space)
             frames *= n
             log.warning("teacher %s was trained on %d stacked observations, as env= must give them", source, n)

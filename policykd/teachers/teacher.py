@@ -17,7 +17,7 @@ from policykd.core.networks import one_hot
 from policykd.tasks.groups import as_rows
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers import loading
-from policykd.teachers.checks import check_recorded, check_statistics, warn_bounds
+from policykd.teachers.checks import check_recorded, check_statistics, warn_axes, warn_bounds
 from policykd.teachers.policy import Memory, Policy, as_state, of_state
 from policykd.teachers.score import TeacherScore, score
 from policykd.teachers.sight import ObservationMap, as_function, map_of_task
@@ -76,6 +76,7 @@ class Teacher:
             self.step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
+            warn_axes(policy, task)
 
     def __repr__(self) -> str:
         return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"

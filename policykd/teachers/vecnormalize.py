@@ -43,11 +43,12 @@ class Normaliser(NamedTuple):
             return observations
         return ((observations - self.mean) / self.std).clamp(-self.clip, self.clip).to(observations.dtype)
 
-    def stacked(self, frames: int) -> Normaliser:
-        """The same of so many observations side by side."""
+    def stacked(self, frames: int, row: int) -> Normaliser:
+        """The same of so many observations side by side, along their last axis of ``row`` numbers, as SB3 stacks."""
         if self.mean is None or self.std is None:
             return self
-        return self._replace(mean=self.mean.repeat(frames), std=self.std.repeat(frames), frames=frames)
+        mean, std = (rows.reshape(-1, row).repeat(1, frames).ravel() for rows in (self.mean, self.std))
+        return self._replace(mean=mean, std=std, frames=frames)
 
     def to(self, device: torch.device) -> Normaliser:
         """The same on another device."""

@@ -76,7 +76,10 @@ class FineTuning(Agent):
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
         tuned = change(self.config, {**changed, **chosen})
-        if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher":
+        for name in ("n_envs", "history", "gru", *(("net_arch", "network") if isinstance(self.learner, PPO) else ())):
+            kept = getattr(tuned, name) == getattr(self.config, name)
+            require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
+        if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
         return self.learn(total_timesteps, callback, progress_bar)
