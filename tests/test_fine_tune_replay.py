@@ -13,6 +13,7 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.labels import Labels
+from policykd.tasks import Evaluation
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 
 OFF_POLICY = {**COPY, **{name: REPLAY[name] for name in ("batch_size", "buffer_size", "learning_starts")}}
@@ -72,6 +73,22 @@ def test_what_was_asked_for_is_what_is_done_and_auto_means_what_it_says():
     assert (sac.config.ent_coef, sac.config.anchor) == (0.3, "teacher")
     td3 = distilled("td3").fine_tune(0, config={"action_noise_std": 0.4, "anchor": "student"})
     assert (td3.config.action_noise_std, td3.config.anchor) == (0.4, "student")
+
+
+def test_students_above_their_teacher_hold_themselves():
+    for above, anchor in ((-1.0, "teacher"), (1.0, "student")):
+        agent = distilled("td3")
+        agent.run.evaluations.append(Evaluation(np.full((2, 3), agent.score.mean + above), np.ones((2, 3), int)))
+        assert agent.fine_tune(0).config.anchor == anchor
+
+
+def test_a_budget_below_zero_is_refused_before_anything_changes():
+    agent = distilled("td3")
+    learner, steps = agent.learner, agent.num_timesteps
+    for go_on in (agent.learn, agent.fine_tune):
+        with pytest.raises(PolicyKDError, match=r"total_timesteps: -5 must be at least 0|total_timesteps.*-5"):
+            go_on(-5)
+    assert agent.learner is learner and agent.num_timesteps == steps and agent.tuning is None
 
 
 @pytest.mark.parametrize("anchor", ["teacher", "student"])

@@ -17,7 +17,7 @@ from policykd import export, native
 from policykd.core import checkpoint
 from policykd.core.compute import find_device, one_thread
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type, change
+from policykd.core.fields import change
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.seeding import env_seed, stream
 from policykd.learners import Learner
@@ -32,7 +32,7 @@ from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import advise_device, check_precision, check_threads
+from policykd.training.arguments import advise_device, check_precision, check_threads, check_whole
 from policykd.training.collector import Collector
 from policykd.training.faults import watched
 from policykd.training.loop import Hooks, train
@@ -190,7 +190,7 @@ class Agent(Saving, SB3Surface):
                 writes into the run's folder; the line says what was saved.
         """
         with watched(self.folder, self.save, lambda: self.num_timesteps):
-            self._learn(as_type("total_timesteps", total_timesteps, int), _callbacks(callback), progress_bar)
+            self._learn(check_whole("total_timesteps", total_timesteps, 0), _callbacks(callback), progress_bar)
         return self
 
     def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from policykd.core.fields import as_type, change, require
+from policykd.core.fields import change, require
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
 from policykd.training.agent import Agent
+from policykd.training.arguments import check_whole
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
@@ -20,6 +21,7 @@ from policykd.training.teacher_checks import check_tunable
 
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
+    from policykd.teachers.score import TeacherScore
     from policykd.training.students import Made, Students
     from policykd.training.tutor import FrozenTeacher
 
@@ -38,6 +40,9 @@ class FineTuning(Agent):
         def panel(self) -> Panel | None: ...  # noqa: D102
 
         @property
+        def score(self) -> TeacherScore | None: ...  # noqa: D102
+
+        @property
         def _students(self) -> Students: ...
 
         tutor: FrozenTeacher
@@ -48,6 +53,13 @@ class FineTuning(Agent):
     def fine_tuned_steps(self) -> int:
         """Environment steps since fine-tuning began; 0 before."""
         return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
+
+    @property
+    def above_teacher(self) -> bool:
+        """Whether the students' latest evaluation is above their teacher's score, where both were made."""
+        if self.score is None or not self.evaluations:
+            return False
+        return float(self.evaluations[-1].means.mean()) > self.score.mean
 
     @explains_arguments
     def fine_tune(
@@ -70,8 +82,9 @@ class FineTuning(Agent):
         Raises:
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
-        total_timesteps = as_type("total_timesteps", total_timesteps, int)
-        changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
+        total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
+        changed = config or {}
+        by_teacher = self.panel is not None and not isinstance(self.learner, PPO) and not self.above_teacher
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
