@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.measurements import Measurements
+from policykd.benchmark.documents import publish
 from policykd.core.files import write_text
 
 AS_IT_WAS = "as it was"
@@ -36,13 +37,16 @@ def table(measured: Measurements) -> str:
         "| protocol | task | students | way | began at (teacher) | lowest evaluation, by seed | end, by seed |",
         "|---" * 7 + "|",
     ]
-    for key, runs in summary(measured).groupby(list(KEYS[:-2]), sort=False):
+    runs_of = summary(measured)
+    for key, runs in runs_of[runs_of.way != AS_IT_WAS].groupby(list(KEYS[:-2]), sort=False):
         cells = [" ".join(f"{value:.2f}" for value in runs[name]) for name in ("lowest", "end")]
         began = f"{' '.join(f'{value:,.0f}' for value in runs['began'])} ({runs['teacher'].iloc[0]:,.0f})"
         lines.append("| " + " | ".join([*map(str, key), began, *cells]) + " |")
     return "\n".join(lines)
 
 
-def write(measured: Measurements, folder: Path) -> None:
-    """Write ``table.md`` beside the rows."""
-    write_text(folder / "table.md", table(measured) + "\n")
+def write(measured: Measurements, folder: Path, page: Path) -> None:
+    """Write ``table.md`` beside the rows, and the table into the page between its markers."""
+    text = table(measured) + "\n"
+    write_text(folder / "table.md", text)
+    publish(text, page, "fine-tuning")
