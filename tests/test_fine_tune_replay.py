@@ -75,10 +75,13 @@ def test_what_was_asked_for_is_what_is_done_and_auto_means_what_it_says():
     assert (td3.config.action_noise_std, td3.config.anchor) == (0.4, "student")
 
 
-def test_students_above_their_teacher_hold_themselves():
-    for above, anchor in ((-1.0, "teacher"), (1.0, "student")):
+def test_students_that_keep_most_of_their_teachers_return_hold_themselves():
+    for kept, anchor in ((0.85, "teacher"), (0.95, "student")):
         agent = distilled("td3")
-        agent.run.evaluations.append(Evaluation(np.full((2, 3), agent.score.mean + above), np.ones((2, 3), int)))
+        score = agent.score
+        chance = score.random_mean if score.mean <= 0 else 0.0
+        returns = np.full((2, 3), chance + kept * (score.mean - chance))
+        agent.run.evaluations.append(Evaluation(returns, np.ones((2, 3), int)))
         assert agent.fine_tune(0).config.anchor == anchor
 
 

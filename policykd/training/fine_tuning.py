@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="FineTuning")
+LEARNT = 0.9
+"""Return ratio from which students have nothing to gain from more distillation, and are held by what they were."""
 
 
 class FineTuning(Agent):
@@ -55,11 +57,11 @@ class FineTuning(Agent):
         return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
 
     @property
-    def above_teacher(self) -> bool:
-        """Whether the students' latest evaluation is above their teacher's score, where both were made."""
+    def has_learnt(self) -> bool:
+        """Whether the students' latest evaluation keeps most of the teacher's return; False where one is missing."""
         if self.score is None or not self.evaluations:
             return False
-        return float(self.evaluations[-1].means.mean()) > self.score.mean
+        return float(self.score.ratio(self.evaluations[-1].means).mean()) >= LEARNT
 
     @explains_arguments
     def fine_tune(
@@ -84,7 +86,7 @@ class FineTuning(Agent):
         """
         total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
         changed = config or {}
-        by_teacher = self.panel is not None and not isinstance(self.learner, PPO) and not self.above_teacher
+        by_teacher = self.panel is not None and not isinstance(self.learner, PPO) and not self.has_learnt
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
