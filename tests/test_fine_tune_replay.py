@@ -13,7 +13,6 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.labels import Labels
-from policykd.tasks import Evaluation
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 
 OFF_POLICY = {**COPY, **{name: REPLAY[name] for name in ("batch_size", "buffer_size", "learning_starts")}}
@@ -73,16 +72,6 @@ def test_what_was_asked_for_is_what_is_done_and_auto_means_what_it_says():
     assert (sac.config.ent_coef, sac.config.anchor) == (0.3, "teacher")
     td3 = distilled("td3").fine_tune(0, config={"action_noise_std": 0.4, "anchor": "student"})
     assert (td3.config.action_noise_std, td3.config.anchor) == (0.4, "student")
-
-
-def test_students_that_keep_most_of_their_teachers_return_hold_themselves():
-    for kept, anchor in ((0.85, "teacher"), (0.95, "student")):
-        agent = distilled("td3")
-        score = agent.score
-        chance = score.random_mean if score.mean <= 0 else 0.0
-        returns = np.full((2, 3), chance + kept * (score.mean - chance))
-        agent.run.evaluations.append(Evaluation(returns, np.ones((2, 3), int)))
-        assert agent.fine_tune(0).config.anchor == anchor
 
 
 def test_a_budget_below_zero_is_refused_before_anything_changes():

@@ -57,12 +57,11 @@ PROTOCOLS = {
 WAYS: dict[str, dict[str, Any]] = {
     "naive": {"distill_coef": 0.0, "distill_schedule": "constant", "critic_steps": 0, "fine_tune_learning_rate": 1e-3},
     "fading": {"distill_schedule": "linear"},
-    "held by the teacher": {"anchor": "teacher"},
     "held by themselves": {"anchor": "student"},
     "fine_tune()": {},
 }
-"""As TD3 and SAC are; with new critics first and an anchor that only fades; on the leash of the teacher, or of what
-they were; by default, which is one of the two."""
+"""As TD3 and SAC are; with new critics first and an anchor that only fades; on a leash of what they were, and of the
+teacher."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class TeachingConfig:
     """Adam's learning rate without RL, and of distilled values."""
     anchor: typing.Literal["auto", "teacher", "student"] = "auto"
     """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
-    teacher where it is there and the students' latest evaluation is below 0.9 of its return."""
+    teacher where it is there."""
     anchor_steps: int | None = None
     """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
     is the whole budget."""

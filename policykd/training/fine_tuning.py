@@ -21,13 +21,10 @@ from policykd.training.teacher_checks import check_tunable
 
 if TYPE_CHECKING:
     from policykd.teachers.panel import Panel
-    from policykd.teachers.score import TeacherScore
     from policykd.training.students import Made, Students
     from policykd.training.tutor import FrozenTeacher
 
 S = TypeVar("S", bound="FineTuning")
-LEARNT = 0.9
-"""Return ratio from which students have nothing to gain from more distillation, and are held by what they were."""
 
 
 class FineTuning(Agent):
@@ -42,9 +39,6 @@ class FineTuning(Agent):
         def panel(self) -> Panel | None: ...  # noqa: D102
 
         @property
-        def score(self) -> TeacherScore | None: ...  # noqa: D102
-
-        @property
         def _students(self) -> Students: ...
 
         tutor: FrozenTeacher
@@ -55,13 +49,6 @@ class FineTuning(Agent):
     def fine_tuned_steps(self) -> int:
         """Environment steps since fine-tuning began; 0 before."""
         return 0 if self.tuning is None else self.num_timesteps - self.tuning.start
-
-    @property
-    def has_learnt(self) -> bool:
-        """Whether the students' latest evaluation keeps most of the teacher's return; False where one is missing."""
-        if self.score is None or not self.evaluations:
-            return False
-        return float(self.score.ratio(self.evaluations[-1].means).mean()) >= LEARNT
 
     @explains_arguments
     def fine_tune(
@@ -85,8 +72,7 @@ class FineTuning(Agent):
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
         """
         total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
-        changed = config or {}
-        by_teacher = self.panel is not None and not isinstance(self.learner, PPO) and not self.has_learnt
+        changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)

@@ -23,16 +23,22 @@ def test_the_table_is_that_of_the_rows_and_the_page_says_no_more():
         assert len(found) == 3
         return found.lowest
 
-    assert (lowest("full", "HalfCheetah-v5", "td3", "held by the teacher") >= 0.9).all()
-    assert (lowest("full", "Hopper-v5", "td3") >= 0.9).all()
-    assert (lowest("full", "Hopper-v5", "td3", "held by the teacher") < 0.9).all()
-    assert sorted(f"{value:.2f}" for value in lowest("full", "Hopper-v5", "sac") if value < 0.9) == ["0.76", "0.82"]
+    assert (lowest("full", "HalfCheetah-v5", "td3") >= 0.9).all() and (lowest("full", "Hopper-v5", "td3") < 0.9).all()
+    own = "held by themselves"
+    assert (lowest("full", "Hopper-v5", "td3", own) >= 0.9).all()
+    assert (lowest("full", "HalfCheetah-v5", "td3", own) < 0.9).all() and lowest(
+        "full", "Hopper-v5", "sac", own
+    ).min() < 0.9
     assert all((lowest("short", "Pendulum-v1", backbone) >= 0.9).all() for backbone in ("td3", "sac"))
     assert f"{lowest('short', 'Hopper-v5', 'td3').min():.2f}" == "0.32"
     assert (runs[runs.way == "naive"].lowest < 0).all()
-    at_half = measured.where(protocol="full", env="Hopper-v5", backbone="sac", way="fine_tune()", steps=30_000)
-    assert f"all three were at {at_half['return'].min():,.0f} and more" in page
+    at_half = measured.where(protocol="full", env="Hopper-v5", backbone="sac", way=own, steps=30_000)
+    assert f"all three of SAC were at {at_half['return'].min():,.0f} and more" in page
     tried = pd.read_csv(ROOT / "results/fine_tune/search_full.csv")
     shares = (tried["return"] / tried.student_as_it_was).groupby([tried.anchor, tried.anchor_distance]).min().round(2)
-    assert shares["student", 0.1] == 0.92 and shares["teacher", 0.1] == 0.91 and "keep 0.91 and more either way" in page
+    assert (
+        shares["student", 0.1] == 0.92
+        and shares["teacher", 0.1] == 0.91
+        and "keep 0.91 and more with either anchor" in page
+    )
     assert f"({shares['student', 0.05]:.2f} at the lowest)" in page
