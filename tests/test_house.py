@@ -57,3 +57,9 @@ def test_no_arrow_goes_from_a_lower_room_to_a_higher_one():
         if module in rooms and floor[rooms[module]] > floor[rooms[name]]
     ]
     assert up == []
+
+
+def test_no_file_is_over_300_lines():
+    files = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".c", ".cpp", ".h", ".js"))
+    long = {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 300}
+    assert not long

@@ -45,7 +45,6 @@ class Acting:
     learner: Learner
     learner_type: type[Learner]
     recipe: Recipe
-    """How a step is collected and learnt from."""
     memories: dict[str, Any]
     run: Progress
     collector: Collector
@@ -103,8 +102,7 @@ class Acting:
     @property
     def n_envs(self) -> int:
         """Training environments N of each learner."""
-        n_envs: int = self.config.n_envs
-        return n_envs
+        return int(self.config.n_envs)
 
     @property
     def steps_at_once(self) -> int:
@@ -248,11 +246,11 @@ class Acting:
             raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
         return k
 
-    def policies(self, observations: np.ndarray) -> np.ndarray:
+    def policies(self, observations: np.ndarray, learner: Learner | None = None) -> np.ndarray:
         """Every learner's deterministic action ``(K, A)``, in [-1, 1] or a choice, at its row of ``(K, O)``."""
-        inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
+        learner, inputs = learner or self.learner, torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
-            return self.learner.policy(self.learner.actor, inputs).squeeze(1).cpu().numpy()
+            return learner.policy(learner.actor, inputs).squeeze(1).cpu().numpy()
 
     def evaluate(self, n_eval_episodes: int | None = None, seed: int | None = None) -> Evaluation:
         """Evaluate all learners now, on environments of their own; the result is returned, not recorded.
@@ -278,11 +276,9 @@ class Acting:
         def act(observations: np.ndarray) -> np.ndarray:
             nonlocal state
             along.place(torch.from_numpy(evaluator.starts.copy()).to(self.device).view(-1, 1, 1), state)
-            inputs = torch.from_numpy(observations).to(self.device).unsqueeze(1)
-            with torch.no_grad():
-                actions = learner.policy(learner.actor, inputs)
+            actions = self.policies(observations, learner)
             state = along.after
-            return actions.squeeze(1).cpu().numpy()
+            return actions
 
         return act
 
