@@ -78,7 +78,7 @@ def test_a_budget_below_zero_is_refused_before_anything_changes():
     agent = distilled("td3")
     learner, steps = agent.learner, agent.num_timesteps
     for go_on in (agent.learn, agent.fine_tune):
-        with pytest.raises(PolicyKDError, match=r"total_timesteps: -5 must be at least 0|total_timesteps.*-5"):
+        with pytest.raises(PolicyKDError, match="total_timesteps=-5 must be at least 0"):
             go_on(-5)
     assert agent.learner is learner and agent.num_timesteps == steps and agent.tuning is None
 

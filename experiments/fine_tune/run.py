@@ -42,12 +42,12 @@ class Protocol(NamedTuple):
     settings: dict[str, Any]
 
 
-SMALL = {"round_updates": 500, "distill_batch_size": 64, "batch_size": 64, "dataset_size": 30_000}
 PROTOCOLS = {
     "short": Protocol(
         {"Pendulum-v1": 6_000, "Hopper-v5": 10_000, "HalfCheetah-v5": 12_000},
         *(6_000, 1_000, 2_000),
-        {"n_eval_episodes": 5, "buffer_size": 30_000, **SMALL},
+        {"n_eval_episodes": 5, "round_updates": 500, "distill_batch_size": 64, "batch_size": 64}
+        | {"buffer_size": 30_000, "dataset_size": 30_000},
     ),
     "full": Protocol(
         dict.fromkeys(TASKS, 100_000), *(60_000, 5_000, 20_000), {"n_eval_episodes": 10, "buffer_size": 100_000}
