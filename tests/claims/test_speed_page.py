@@ -30,6 +30,22 @@ def test_what_threads_gain():
         assert f"| {width}x{width}, {width} | {(one / two).median():.2f}x |" in PAGE
 
 
+def test_what_the_whole_machine_does():
+    measured = rows("machine").set_index(["width", "round"])
+    sides = {side: group.steps_per_second for side, group in measured.groupby("side")}
+    rivals, alone = sides["SB3, a process per core"], sides["ours, one thread"]
+    figures = " | ".join(f"{steps:,.0f}" for steps in rivals.groupby("width").median())
+    assert f"| SB3, 2 agents, a process per core | {figures} |" in PAGE
+    for line in ("one thread", "two threads", "a process per core"):
+        ours = sides[f"ours, {line.removeprefix('two ')}"]
+        steps, ratios = (figure.groupby("width").median() for figure in (ours, ours / rivals))
+        cells = " | ".join(f"{steps[width]:,.0f}, {ratios[width]:.1f}x" for width in (64, 256))
+        assert f"| 20 learners, {line} | {cells} |" in PAGE
+    gains = (sides["ours, a process per core"] / alone).groupby("width").median()
+    assert f"Two processes make {gains[64]:.1f} times (64x64) and {gains[256]:.1f} times (256x256)" in PAGE
+    assert (gains >= 1.6).all()
+
+
 def test_what_many_learners_cost():
     medians = rows("scale").groupby(["gradient_steps", "learners", "width"]).microseconds.median()
     for learners in (2, 20, 200):
