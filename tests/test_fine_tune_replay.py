@@ -43,6 +43,7 @@ def test_the_critics_learn_first_then_the_actors_and_the_anchor_lets_go(backbone
     monkeypatch.setattr(FineTuneOnReplay, "step", spy)
     monkeypatch.setattr("policykd.training.recipes.taught_replay.FADE_EVERY", 1)
     changes = {"critic_steps": 60, "anchor_steps": 80, "fine_tune_std": 0.2, "distill_schedule": "linear"}
+    changes["trial_episodes"] = 0
     agent.fine_tune(0, config=changes)
     critic = agent.learner.critic.clone()
     if backbone == "sac":
@@ -157,7 +158,7 @@ HISTORY = {"student_observations": (2, 3), "history": 3}
 def test_it_goes_on_exactly(tmp_path, backbone, anchor, sees):
     def tuned(stop):
         agent = distilled(backbone, **sees)
-        changes = {"critic_steps": 40, "anchor": anchor}
+        changes = {"critic_steps": 40, "anchor": anchor, "trial_episodes": 1}
         return agent.fine_tune(160, config=changes, callback=lambda local_variables, _: agent.num_timesteps < stop)
 
     whole, half = tuned(400), tuned(150)
@@ -191,7 +192,7 @@ def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
 def test_students_with_a_history_learn_from_a_replay_of_their_histories(backbone):
     agent = distilled(backbone, **HISTORY)
     before = agent.learner.actor.clone()
-    agent.fine_tune(80, config={"critic_steps": 20})
+    agent.fine_tune(80, config={"critic_steps": 20, "trial_episodes": 0})
     assert agent.replay_buffer.size == 80 and (agent.learner.actor != before).any(1).all()
     observations = agent.replay_buffer.observations  # the latest part moves to the place before it
     torch.testing.assert_close(observations[:, 1, :4], observations[:, 0, 2:])

@@ -1,8 +1,8 @@
 """After distillation, off policy: fine_tune() beside the naive way, and beside the student that is left as it was.
 
 Students of the zoo's agents learn for a short while with DAgger. Then they go on with TD3 or SAC on the task's reward:
-as these algorithms are (critics that know nothing, no anchor), with an anchor that fades, or by fine_tune(). At every
-evaluation the student as it was plays from the same initial states. Finished runs are kept: start it again to go on.
+as these algorithms are (critics that know nothing, no anchor), with an anchor that fades, on a leash, or by fine_tune().
+At every evaluation the student as it was plays from the same initial states. Finished runs are kept: start it again to go on.
 """
 
 from __future__ import annotations
@@ -54,14 +54,17 @@ PROTOCOLS = {
     ),
 }
 """What little processor time buys; and the default settings."""
+NAIVE = {"distill_coef": 0.0, "distill_schedule": "constant", "critic_steps": 0, "fine_tune_learning_rate": 1e-3}
 WAYS: dict[str, dict[str, Any]] = {
-    "naive": {"distill_coef": 0.0, "distill_schedule": "constant", "critic_steps": 0, "fine_tune_learning_rate": 1e-3},
-    "fading": {"distill_schedule": "linear"},
-    "held by themselves": {"anchor": "student"},
+    "naive": {**NAIVE, "trial_episodes": 0},
+    "fading": {"distill_schedule": "linear", "trial_episodes": 0},
+    "held by themselves": {"anchor": "student", "trial_episodes": 0},
+    "held by the teacher": {"trial_episodes": 0},
+    "held by themselves, on trial": {"anchor": "student"},
     "fine_tune()": {},
 }
 """As TD3 and SAC are; with new critics first and an anchor that only fades; on a leash of what they were, and of the
-teacher."""
+teacher; and with these no policy handed out before it has returned as much as the last one."""
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,9 @@ class TeachingConfig:
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
     fine_tune_learning_rate: float = 1e-4
     """fine_tune off policy: Adam's learning rate of the actor; critics learn with learning_rate."""
+    trial_episodes: int = 10
+    """fine_tune off policy: whole training episodes of a policy before it may take the place of the one that is handed
+    out, which it does if it returned more, by a standard error of the difference; 0 hands out the actor as it is."""
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
@@ -145,7 +148,7 @@ class TeachingConfig:
         positive(self, "n_envs", "dataset_size", "round_steps", "round_updates", "beta_rounds", "distill_batch_size")
         positive(self, "distill_learning_rate", "kl_target")
         not_negative(self, "distill_coef", "distill_value_coef", "teacher_reward_coef", "alpha", "collect_noise_std")
-        not_negative(self, "critic_steps", "fixed_std_steps", "burn_in")
+        not_negative(self, "critic_steps", "fixed_std_steps", "trial_episodes", "burn_in")
         require(self.teacher_std is None or self.teacher_std > 0, "teacher_std", self.teacher_std, "must be positive")
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
         positive(self, "fine_tune_std", "fine_tune_learning_rate", "anchor_distance")

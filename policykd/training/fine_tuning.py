@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core.fields import change, require
@@ -14,8 +16,10 @@ from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
+from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
+from policykd.training.recipes.trials import Trials
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.teacher_checks import check_tunable
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from policykd.training.students import Made, Students
     from policykd.training.tutor import FrozenTeacher
 
+log = logging.getLogger("policykd")
 S = TypeVar("S", bound="FineTuning")
 
 
@@ -66,7 +71,7 @@ class FineTuning(Agent):
             total_timesteps: environment steps of each student.
             callback: as in ``learn``.
             progress_bar: as in ``learn``.
-            config: settings to change, such as critic_steps, anchor, anchor_steps, fine_tune_std, fixed_std_steps.
+            config: settings to change, such as critic_steps, anchor, anchor_steps, trial_episodes, fine_tune_std.
 
         Raises:
             PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
@@ -83,7 +88,20 @@ class FineTuning(Agent):
         if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
-        return self.learn(total_timesteps, callback, progress_bar)
+        self.learn(total_timesteps, callback, progress_bar)
+        if total_timesteps and isinstance(self.recipe, FineTuneOnReplay) and self.recipe.trials is not None:
+            self._say_who_stayed(self.recipe.trials)
+        return self
+
+    def _say_who_stayed(self, trials: Trials) -> None:
+        """Name the students of whom nothing new is handed out, so that nobody takes them for fine-tuned ones."""
+        if stayed := np.flatnonzero(trials.replaced == 0).tolist():
+            whose = f"student {stayed[0]} is" if len(stayed) == 1 else f"students {', '.join(map(str, stayed))} are"
+            log.warning(
+                "fine_tune: %s as before: no later policy returned more on %d whole episodes (a longer budget tries "
+                "more of them; trial_episodes=0 hands out the last one, untried)",
+                *(whose, trials.episodes),
+            )
 
     def _tune(self, config: Config, span: Span, fresh: bool) -> None:
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""

@@ -4,7 +4,8 @@ A critic that knows nothing pulls a distilled actor anywhere. So: new critics an
 frozen and acts with little noise; then the actor learns slowly, by L_RL / mean |Q| + lambda |a - anchor|^2, on a leash:
 lambda is large at first, and falls and rises so that the distance stays below a bound which grows. (What lambda must be
 depends on how wrong the slopes of the critics are, which no schedule knows.) The anchor is the teacher where it is
-there, else the student as it was.
+there, else the student as it was. And no policy is handed out that has not returned more than the one before it
+(``trials``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from policykd.core.arrays import Array
@@ -24,9 +26,10 @@ from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import DDPG, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, OffPolicyConfig, SACConfig
 from policykd.memory import LabelledStates, SharedReplay
-from policykd.training.collector import Collector
+from policykd.training.collector import Collector, Step
 from policykd.training.recipes.fine_tune import METHOD, Anchor, Span
 from policykd.training.recipes.taught_replay import TaughtOnReplay
+from policykd.training.recipes.trials import Trials
 from policykd.training.tutor import Tutor
 
 FIRST_ENT_COEF = "auto_0.01"
@@ -78,6 +81,8 @@ SHORTEST = 0.01
 class FineTuneOnReplay(TaughtOnReplay):
     """DDPG, TD3 or SAC of distilled students: first the critics, then also the actors, held by an anchor that fades.
 
+    With trials the learner's actor is the one that is kept, and what learns takes its place for gradient steps alone.
+
     Args:
         learner: the students.
         config: settings of learners and teaching.
@@ -107,6 +112,9 @@ class FineTuneOnReplay(TaughtOnReplay):
         streams = exploration, sampling
         super().__init__(learner, METHOD, config, replay, dataset, tutor, divergence, collector, *streams)
         self.span, learner.learning_rate = span, config.fine_tune_learning_rate
+        self.trials: Trials | None = None
+        if config.trial_episodes:
+            self.trials = Trials(learner.actor, config.trial_episodes, collector.n_envs)
         self.leashed = config.distill_schedule == "auto"
         if self.leashed:
             self.teaching.held = divergence_of("action_mse", taught=True)  # whatever pulls, the leash is of actions
@@ -122,9 +130,29 @@ class FineTuneOnReplay(TaughtOnReplay):
         """Actions ``(K, A)`` in [-1, 1] of the students with their noise, from the first step."""
         return self.act_with_noise(observations)
 
+    def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)`` of the policies that are on trial, else of the students."""
+        if self.trials is None:
+            return super().explore(inputs, noise)
+        return self.learner.explore(self.trials.tried, inputs, noise)
+
+    def collect(self) -> Step:
+        """One environment step of every student, by which the policies on trial may be judged."""
+        step = super().collect()
+        if self.trials is not None and step.dones.any():
+            ended = {int(e): float(step.infos[e]["episode"]["r"]) for e in step.dones.nonzero()[0]}
+            self.trials.stepped(ended, self.fitted)
+            self.learner.actor.copy_(self.trials.kept)
+        return step
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the critics have had the time they need before actors follow them."""
+        return self.own_steps > self.teaching.config.critic_steps
+
     def updates_actor(self) -> bool:
         """Whether this gradient step also moves the actors: not before the critics are fitted."""
-        return self.own_steps > self.teaching.config.critic_steps and super().updates_actor()
+        return self.fitted and super().updates_actor()
 
     @property
     def progress(self) -> float:
@@ -138,7 +166,15 @@ class FineTuneOnReplay(TaughtOnReplay):
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of every student; the anchor lets go by steps of its own."""
-        info = super().step(progress, diagnose)
+        actor, trials = self.learner.actor, self.trials
+        if trials is None:
+            info = super().step(progress, diagnose)
+        else:
+            actor.copy_(trials.learning)
+            info = super().step(progress, diagnose)
+            trials.learning.copy_(actor)
+            actor.copy_(trials.kept)
+            info["fine_tune/replaced"] = torch.from_numpy(trials.replaced).to(actor)
         if self.leashed and "distill/held" in info:
             self.hold(info["distill/held"])
         return info
@@ -152,14 +188,20 @@ class FineTuneOnReplay(TaughtOnReplay):
         teaching.lambdas.copy_(teaching.config.distill_coef * teaching.log_coefficient.exp())
 
     def state(self) -> dict[str, Any]:
-        """Beside what every taught recipe keeps: what the students were, where they are their own anchor."""
+        """Beside what every taught recipe keeps: what the students were where they hold themselves, and the trials."""
         state = super().state()
+        if self.trials is not None:
+            state["trials"] = self.trials.state()
         if isinstance(self.tutor, Anchor):
             state["distillation"] |= {"anchor": self.tutor.actor}
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state; runs of before there were trials go on without."""
+        if self.trials is not None and "trials" in state:
+            self.trials.restore(state["trials"])
+        else:
+            self.trials = None
         kept = dict(state["distillation"])
         if isinstance(self.tutor, Anchor):
             self.tutor.actor.copy_(kept.pop("anchor"))
