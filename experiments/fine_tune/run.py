@@ -1,8 +1,9 @@
 """After distillation, off policy: fine_tune() beside the naive way, and beside the student that is left as it was.
 
 Students of the zoo's agents learn for a short while with DAgger. Then they go on with TD3 or SAC on the task's reward:
-as these algorithms are (critics that know nothing, no anchor), with an anchor that fades, on a leash, or by fine_tune().
-At every evaluation the student as it was plays from the same initial states. Finished runs are kept: start it again to go on.
+as these algorithms are (critics that know nothing, no anchor), with an anchor that fades, on a leash, or by
+fine_tune(). At every evaluation the student as it was plays from the same initial states. Finished runs are kept: start
+it again to go on.
 """
 
 from __future__ import annotations

@@ -141,6 +141,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     left = options.fine_tune - agent.fine_tuned_steps
     if agent.method_name == "fine_tune" and left > 0:
         agent.learn(left, progress_bar=True)
+        agent.warn_of_unchanged()
     elif options.fine_tune > 0 and agent.method_name != "fine_tune":
         say("fine-tuning with the task's own reward")
         agent.fine_tune(options.fine_tune, progress_bar=True)

@@ -19,7 +19,6 @@ from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
-from policykd.training.recipes.trials import Trials
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.teacher_checks import check_tunable
 
@@ -89,12 +88,15 @@ class FineTuning(Agent):
             self.tutor.check()  # before anything is changed
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
         self.learn(total_timesteps, callback, progress_bar)
-        if total_timesteps and isinstance(self.recipe, FineTuneOnReplay) and self.recipe.trials is not None:
-            self._say_who_stayed(self.recipe.trials)
+        if total_timesteps:
+            self.warn_of_unchanged()
         return self
 
-    def _say_who_stayed(self, trials: Trials) -> None:
+    def warn_of_unchanged(self) -> None:
         """Name the students of whom nothing new is handed out, so that nobody takes them for fine-tuned ones."""
+        trials = self.recipe.trials if isinstance(self.recipe, FineTuneOnReplay) else None
+        if trials is None:
+            return
         if stayed := np.flatnonzero(trials.replaced == 0).tolist():
             whose = f"student {stayed[0]} is" if len(stayed) == 1 else f"students {', '.join(map(str, stayed))} are"
             log.warning(
