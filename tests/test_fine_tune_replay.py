@@ -19,7 +19,8 @@ OFF_POLICY = {**COPY, **{name: REPLAY[name] for name in ("batch_size", "buffer_s
 
 
 def distilled(backbone, method="dagger", steps=80, **changes):
-    config = {**(OFF_POLICY if method == "dagger" else REPLAY), "policy_delay": 1, **changes}
+    alone = COPY if backbone == "ppo" else OFF_POLICY
+    config = {**(alone if method == "dagger" else REPLAY), "policy_delay": 1, **changes}
     config = config if backbone == "td3" else {k: v for k, v in config.items() if k != "policy_delay"}
     return TeacherStudent(POINT, expert, method=method, backbone=backbone, seeds=(0, 3), config=config).learn(steps)
 
@@ -175,7 +176,7 @@ def test_it_goes_on_exactly(tmp_path, backbone, anchor, sees):
 def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
     agent = distilled("td3")
     for changes, message in (
-        ({"net_arch": (4,)}, "the students' network is what it was"),
+        ({"net_arch": (4,)}, r"net_arch=.4,. cannot change any more"),
         ({"critic_stps": 4}, "nearest: critic_steps"),
     ):
         with pytest.raises(PolicyKDError, match=message):
@@ -186,6 +187,41 @@ def test_what_cannot_work_is_one_line_and_changes_nothing(tmp_path):
         TeacherStudent.load(tmp_path / "student.safetensors").fine_tune(10, config={"anchor": "teacher"})
     with pytest.raises(PolicyKDError, match="anchor='teacher' holds no students of ppo"):
         TeacherStudent(POINT, expert, config=COPY).fine_tune(10, config={"anchor": "teacher"})
+
+
+STAYS = ({"activation_fn": "elu"}, {"layer_norm": True}, {"student_observations": (0, 1)}, {"teacher_std": 0.3})
+UNFIT = [
+    *(("td3", changes) for changes in (*STAYS, {"dataset_size": 10}, {"divergence": "kl_forward"})),
+    *(("ppo", changes) for changes in (*STAYS, {"normalize_observation": False}, {"divergence": "kl_foward"})),
+    ("td3", {"distill_schedule": "lineer"}),
+    ("td3", {"buffer_size": 10**15}),
+    ("sac", {"divergence": "kl_reverse"}),  # the teacher has no standard deviation
+    ("ppo", {"temperature": 2.0}),
+    ("ppo", {"divergence": lambda own, target: own.actions}),
+]
+
+
+@pytest.mark.parametrize(("backbone", "changes"), UNFIT)
+def test_what_does_not_fit_is_refused_before_anything_changes(tmp_path, backbone, changes):
+    agent = distilled(backbone, steps=10)
+    agent.save(tmp_path / "before", include_replay=True)
+    with pytest.raises(PolicyKDError, match=f"{next(iter(changes))}|memory") as caught:
+        agent.fine_tune(20, config=changes)
+    agent.save(tmp_path / "after", include_replay=True)
+    states = [checkpoint.load(tmp_path / f"{name}.safetensors") for name in ("before", "after")]
+    assert list(differences(*states)) == [] and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [("ppo", {"distill_schedule": "held_kl"}), ("sac", {"anchor": "student", "divergence": "kl_reverse"})],
+)
+def test_what_fits_the_anchor_and_not_the_method_before_it_is_read_back(tmp_path, backbone, changes):
+    agent = distilled(backbone, steps=10).fine_tune(0, config=changes)
+    agent.save(tmp_path / "tuned")
+    for teacher in (expert, None):
+        again = TeacherStudent.load(tmp_path / "tuned.safetensors", teacher=teacher)
+        assert again.config == agent.config and again.method_name == "fine_tune"
 
 
 @pytest.mark.parametrize("backbone", ["td3", "sac"])

@@ -158,6 +158,35 @@ def test_flags_and_names_of_an_own_method_are_flags_and_names():
             TeacherMethod(**{"name": "mine", "summary": "", **wrong})
 
 
+CONTRADICTIONS = [
+    ({"coupling": "alone", "divergence": None}, "copies nothing"),
+    ({"divergence": None}, "copies nothing"),
+    ({"divergence": None, "reward": "next_distance"}, "copies nothing"),
+    ({"divergence": None, "reward": "value", "confident": True}, "copies nothing"),
+    ({"divergence": None, "reward": "value", "coupling": "proximal"}, "without a loss to multiply"),
+    ({"coupling": "alone", "schedule": "held_kl"}, "coupling='alone' has none"),
+    ({"coupling": "alone", "reward": "value"}, "coupling='alone' has none"),
+    ({"coupling": "alone", "confident": True}, "coupling='alone' has none"),
+    ({"states": "mixed"}, "one of the two acts"),
+    ({"weight": "value_gate", "coupling": "proximal"}, "choose one"),
+    ({"weight": "value_gate", "confident": True}, "choose one"),
+    ({"confident": True, "coupling": "proximal"}, "choose one"),
+]
+
+
+@pytest.mark.parametrize(("columns", "words"), CONTRADICTIONS)
+def test_columns_of_a_teachers_method_that_contradict_one_another_are_one_line(columns, words):
+    with pytest.raises(PolicyKDError, match=words) as caught:
+        TeacherMethod("mine", "", **columns)
+    assert str(caught.value).startswith("method mine: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [{"reward": "value"}, {"states": "teacher"}, {}])
+def test_what_only_rollouts_can_do_is_not_left_out_off_policy(columns):
+    method = TeacherMethod("mine", "", environment_reward=True, **columns)
+    assert method.on_policy is bool(columns)
+
+
 OWN_NETWORKS = [
     (torch.nn.Linear, "network: made a Linear, which has no parameter_count, initialise: docs/extending/network"),
     (lambda inputs: None, "network: of .4, 2. raised TypeError"),

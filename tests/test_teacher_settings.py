@@ -216,3 +216,23 @@ def test_kl_target_is_what_held_kl_aims_at():
     found = recipe.teaching.log_coefficient.tolist()
     assert found[0] == 0.0 and found[1] == pytest.approx(0.05) and found[2] == pytest.approx(-0.025)
     assert math.isfinite(sum(found))
+
+
+def test_the_tasks_reward_cannot_be_left_out_where_nothing_else_is_learnt_from():
+    with pytest.raises(PolicyKDError, match=r"environment_reward: kickstarting beside td3 .*: use ppo"):
+        config = {**REPLAY, "environment_reward": False}
+        TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
+    unpaid = TeacherStudent(POINT, expert, method="n_distill", config={**ROLL, "environment_reward": False})
+    assert not unpaid.recipe.pays
+    with pytest.raises(PolicyKDError, match="environment_reward=False is not for fine_tune"):
+        unpaid.fine_tune(0, config={"environment_reward": False})
+    assert unpaid.method_name == "n_distill"
+    assert unpaid.fine_tune(0).recipe.pays and unpaid.config.environment_reward is False
+
+
+def test_an_unknown_schedule_is_refused_before_the_first_update():
+    learn = {"method": "kickstarting", "config": {**ROLL, "distill_schedule": "lineer"}}
+    with pytest.raises(PolicyKDError, match="distill_schedule: 'lineer' is unknown; nearest: linear"):
+        TeacherStudent(POINT, expert, **learn)
+    with pytest.raises(PolicyKDError, match="distill_schedule: 'lineer' is unknown; nearest: linear"):
+        DualStudent(POINT, backbone="ppo", config={"distill_schedule": "lineer"})

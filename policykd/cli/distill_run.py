@@ -123,7 +123,7 @@ def _begin(
         threads=options.threads,
     )
     if options.fine_tune > 0:
-        check_tunable(config, agent.learner_type)
+        check_tunable(config, agent.learner_type, agent.panel, agent.learner.discrete)
     agent.score_teacher()  # one that has nothing to teach is refused before anything is written
     agent.write_into(folder)
     return agent

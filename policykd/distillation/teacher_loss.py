@@ -25,7 +25,7 @@ from policykd.distillation.divergences import (
 )
 from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.schedules import hold, return_ratio, schedule_of
+from policykd.distillation.schedules import BY_STUDENT, hold, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.weights import EMPTY, Comparison, weight_of
 
@@ -84,6 +84,8 @@ class JointTeaching:
         self.method, self.config, self.divergence = method, config, divergence
         self.weight = weight_of(method.weight)
         self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
+        if self.schedule not in BY_STUDENT:
+            schedule_of(self.schedule)  # an unknown name is refused now, not at the first update
         self.held = zero_between_equals(divergence) if divergence and self.schedule == "held_kl" else None
         """What the weight holds at a bound, if anything: a distance ``(K, B)``, also where the loss is none."""
         self.log_coefficient = torch.zeros(len(actor), device=actor.device)

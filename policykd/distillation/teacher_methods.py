@@ -27,10 +27,11 @@ teacher's default where both sides are Gaussian. Of choices (Discrete), KL(T || 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import check_schedule
 from policykd.core.registry import check_row, find, rows
 from policykd.distillation.divergences import Divergence, divergence_of
@@ -66,18 +67,35 @@ class TeacherMethod:
     """Weigh imitation against RL, state by state, by how well an imitator of the teacher does (ADVISOR)."""
 
     def __post_init__(self) -> None:
-        """Refuse what is none of a column's choices, in one line."""
+        """Refuse what is none of a column's choices, and columns that contradict one another, in one line."""
         check_row(self, TeacherMethod)
         weight_of(self.weight)
         if self.divergence is not None:
             divergence_of(self.divergence, taught=True)
         find("schedule", self.schedule, {**SCHEDULES, **dict.fromkeys(BY_STUDENT)})
         check_schedule("schedule", self.schedule)
+        for contradiction in self._contradictions():
+            raise PolicyKDError(f"method {self.name}: {contradiction}")
+
+    def _contradictions(self) -> Iterator[str]:
+        """What columns say of which another makes nothing."""
+        alone = self.coupling == "alone"
+        if self.divergence is None and (alone or self.confident or self.reward in (None, "next_distance")):
+            yield "divergence=None copies nothing: it is for methods beside RL whose teacher pays another reward"
+        if self.divergence is None and self.coupling == "proximal":
+            yield "divergence=None leaves coupling='proximal' without a loss to multiply: use 'joint'"
+        if alone and (self.reward or self.confident or self.schedule in BY_STUDENT):
+            yield f"reward, confident and schedule={BY_STUDENT} are beside RL, and coupling='alone' has none"
+        if not alone and self.states == "mixed":
+            yield "states='mixed' is for coupling='alone': beside RL one of the two acts"
+        if (self.weight is not None) + self.confident + (self.coupling == "proximal") > 1:
+            yield "weight, confident and coupling='proximal' each weigh the states: choose one"
 
     @property
     def on_policy(self) -> bool:
         """Whether it needs a backbone that learns on policy."""
         plain = self.coupling == "joint" and self.environment_reward and self.divergence is not None
+        plain = plain and self.reward is None and self.states == "own"
         return self.coupling != "alone" and not (plain and not self.confident)
 
 

@@ -70,7 +70,8 @@ class TeachingConfig:
     """Weight of the squared distance of the student's value from the teacher's; 0: values are not distilled.
     fine_tune distils none."""
     environment_reward: bool | None = None
-    """Whether the task's reward counts, in methods with RL; None is the method's own choice."""
+    """Whether the task's reward counts, in methods with RL; None is the method's own choice. Off policy and in
+    fine_tune it always does."""
     teacher_reward_coef: float = 1.0
     """Weight of the teacher's reward, in methods where it pays one."""
     alpha: float = 1.0

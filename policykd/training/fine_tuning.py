@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
+from policykd.training import snapshot
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
+from policykd.training.own_parts import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
@@ -28,6 +31,20 @@ if TYPE_CHECKING:
     from policykd.training.tutor import FrozenTeacher
 
 log = logging.getLogger("policykd")
+SEEN = "n_envs", "student_observations", "observation_groups", "history"
+STUDENTS = *SEEN, "gru", "net_arch", "network", "activation_fn", "layer_norm"
+"""Settings that make the students what they are, and cannot change when fine-tuning begins."""
+OF_PPO = ("critic_network", "normalize_observation")
+"""Beside them, PPO's: its learners stay, where those off policy get new critics."""
+TEACHERS = (
+    "teacher_observations",
+    "several_teachers",
+    "teacher_std",
+    "variance_scale",
+    "q_temperature",
+    "dataset_size",
+)
+"""Settings of what teachers answer, and of the data set that holds their answers."""
 S = TypeVar("S", bound="FineTuning")
 
 
@@ -73,19 +90,24 @@ class FineTuning(Agent):
             config: settings to change, such as critic_steps, anchor, anchor_steps, trial_episodes, fine_tune_std.
 
         Raises:
-            PolicyKDError: a setting cannot change any more, or the teacher is wanted and not there.
+            PolicyKDError: a setting cannot change any more or does not fit the anchor, or the teacher is wanted and not
+                there; nothing has changed.
         """
         total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
+        pays = changed.get("environment_reward") is not False
+        require(pays, "environment_reward", False, "is not for fine_tune: it learns from the task's reward")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
         tuned = change(self.config, {**changed, **chosen})
-        for name in ("n_envs", "history", "gru", *(("net_arch", "network") if isinstance(self.learner, PPO) else ())):
+        for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
             require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
         if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
+        if isinstance(tuned, TeachingConfig) and callable(tuned.divergence):
+            try_divergence(tuned.divergence, self.learner, self.n_learners, target_std=True)
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
         self.learn(total_timesteps, callback, progress_bar)
         if total_timesteps:
@@ -109,13 +131,18 @@ class FineTuning(Agent):
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
         learner, known, before = self.learner, getattr(self, "dataset", None), self.recipe
         assert isinstance(config, TeachingConfig)
-        check_tunable(config, self.learner_type)
-        if isinstance(self.learner, OffPolicyLearner):
-            learner = self._new_learner(config)
-            if fresh:
-                assert isinstance(learner, OffPolicyLearner)
-                fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
-        made = self._students.tune(learner, config, span, known, fresh)
+        check_tunable(config, self.learner_type, self.panel, learner.discrete)
+        drawn = snapshot.streams_state(self.streams)
+        try:
+            if isinstance(self.learner, OffPolicyLearner):
+                learner = self._new_learner(config)
+                if fresh:
+                    assert isinstance(learner, OffPolicyLearner)
+                    fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
+            made = self._students.tune(learner, config, span, known, fresh)
+        except PolicyKDError:  # new networks were drawn, and there is no room for the replay
+            snapshot.restore_streams(self.streams, drawn)
+            raise
         if isinstance(before, RecurrentImitation | RecurrentRollouts) and isinstance(made.recipe, RecurrentRollouts):
             made.recipe.follow(before.hidden.state)  # episodes go on
         self._take(made)

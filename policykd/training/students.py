@@ -106,17 +106,15 @@ class Students:
         """
         streams = self.collector, self.exploration, self.sampling, span
         assert isinstance(config, TeachingConfig)
-        config = change(config, {"distill_value_coef": 0.0})  # no anchor's value is what RL's critic learns
-        by_teacher = config.anchor == "teacher"
-        known_return = by_teacher or config.distill_schedule != "return_ratio"
-        require(known_return, "distill_schedule", "return_ratio", "needs a teacher as the anchor: use auto, or linear")
+        # No anchor's value is what RL's critic learns, and the task pays, whatever distillation did without.
+        config = change(config, {"distill_value_coef": 0.0, "environment_reward": None})
         if isinstance(learner, PPO):
-            require(config.anchor != "teacher", "anchor", "teacher", "holds no students of ppo: they hold themselves")
             assert isinstance(config, TaughtPPOConfig)
             rollout = self.rollout(learner, config)
             fine_tune = RecurrentFineTune if isinstance(learner.actor_network, GRU) else FineTune
             return Made(fine_tune(learner, config, rollout, *streams, fresh), rollout=rollout)
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
+        by_teacher = config.anchor == "teacher"
         dataset = known if by_teacher and known is not None else self.dataset(learner, config)
         tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
         return Made(FineTuneOnReplay(learner, config, replay, dataset, tutor, *streams), dataset, replay=replay)

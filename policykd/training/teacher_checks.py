@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import ChainMap
 
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence
+from policykd.core.fields import require
+from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES, Divergence, divergence_of
 from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.schedules import BY_STUDENT
+from policykd.distillation.schedules import BY_STUDENT, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import Learner
 from policykd.teachers.panel import Panel
+from policykd.training.recipes.fine_tune import METHOD
 
 
 def choose_divergence(
@@ -83,6 +85,8 @@ def check_method(
     name = method.name
     if method.on_policy and learner.memory != "rollout":
         raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
+    if method.coupling != "alone" and learner.memory == "replay" and config.environment_reward is False:
+        raise PolicyKDError(f"environment_reward: {name} beside {learner.name} learns from the task's: use ppo")
     if config.gru is not None and method.coupling != "alone" and learner.memory != "rollout":
         raise PolicyKDError(
             f"gru: {name} beside {learner.name} trains no recurrent students: use ppo, or history= for a memory"
@@ -107,13 +111,29 @@ def check_method(
     choose_divergence(method, config, learner.gaussian, panel, discrete)
 
 
-def check_tunable(config: TeachingConfig, learner: type[Learner]) -> None:
-    """Refuse to fine-tune recurrent students off policy: a replay keeps no states, and its critics would need one, too.
+def check_tunable(config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool = False) -> None:
+    """Refuse what fine-tuning cannot do with these students and their anchor, before anything is changed.
 
     Raises:
-        PolicyKDError: names the backbone that does.
+        PolicyKDError: recurrent students off policy, of whom a replay keeps no states; or an anchor, a schedule or a
+            divergence that does not fit them.
     """
-    if config.gru is not None and learner.memory != "rollout":
+    on_policy = learner.memory == "rollout"
+    if config.gru is not None and not on_policy:
         raise PolicyKDError(
             f"fine_tune: {learner.name} trains no students with gru: distil with ppo, or with history= in place of gru"
         )
+    require(
+        not on_policy or config.anchor != "teacher",
+        "anchor",
+        "teacher",
+        "holds no students of ppo: they hold themselves",
+    )
+    by_teacher = config.anchor == "teacher" or (config.anchor == "auto" and not on_policy and panel is not None)
+    known_return = by_teacher or config.distill_schedule != "return_ratio"
+    require(known_return, "distill_schedule", "return_ratio", "needs a teacher as the anchor: use auto, or linear")
+    if config.distill_schedule not in ("auto", *BY_STUDENT):
+        schedule_of(config.distill_schedule)
+    divergence = choose_divergence(METHOD, config, learner.gaussian, panel if by_teacher else None, discrete)
+    assert divergence is not None
+    divergence_of(divergence, taught=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from policykd import native
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import change
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
@@ -257,13 +258,16 @@ class TeacherStudent(OfflineLearning, FineTuning):
         tuned = settings["method"] == fine_tune.METHOD.name
         parts = own.resolve({**settings, "method": extra["taught_by"] if tuned else settings["method"]})
         task = settings["env"] if env is None else env
+        # Of fine-tuning's anchor, and perhaps not for the method before it:
+        asked = {name: parts["config"].pop(name) for name in ("divergence", "distill_schedule") if tuned}
         agent = cls(task, teacher, device=device, compile=loaded["compile"], task_of=task_of, **parts)
         agent.tutor.source = settings["teacher"]
         if extra["score"] is not None:
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
         agent.tutor.restore(extra.get("memories"))
         if tuned:
-            agent._tune(agent.config, Span(extra["fine_tune_start"], extra["fine_tune_span"]), fresh=False)
+            span = Span(extra["fine_tune_start"], extra["fine_tune_span"])
+            agent._tune(change(agent.config, asked), span, fresh=False)
         return agent._restore(path, loaded)
 
     @property

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import Array
-from policykd.core.errors import PolicyKDError
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.schedules import hold
 from policykd.distillation.teaching_config import TeachingConfig
@@ -56,12 +55,7 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
         learner: as they were just made.
         students: the distilled ones.
         std: standard deviation of a Gaussian before tanh, from now on the same at all states.
-
-    Raises:
-        PolicyKDError: the settings make other actors.
     """
-    if learner.actor.shape != students.actor.shape:
-        raise PolicyKDError("fine_tune: the students' network is what it was: leave net_arch and network as they are")
     learner.actor.copy_(students.actor)
     if isinstance(learner, SAC):
         learner.set_std(std)

@@ -50,7 +50,7 @@ class PeersOnRollouts(LearnFromRollouts):
         super().__init__(learner, config, rollout, collector, exploration, sampling)
         self.group_size = peers
         self.method, self.peers = method, Peers(len(sampling), peers, method.source, self.device)
-        self.distillation = None
+        self.distillation, self.schedule = None, schedule_of(config.distill_schedule)
         if method.source and peers > 1:
             optimise = learner.step_actor if config.distill_optimizer == "shared" else None
             self.distillation = PeerStep(method, config, learner, optimise, self.peers.rest)
@@ -65,7 +65,7 @@ class PeersOnRollouts(LearnFromRollouts):
             info["peers/action_distance"] = action_distance(self.learner, latest, *self.peers.turns[0][:2])
         if self.distillation is None or updates % config.distill_freq:
             return info
-        strength = schedule_of(config.distill_schedule)(progress)
+        strength = self.schedule(progress)
         learning_rate = torch.tensor(config.distill_learning_rate * strength, device=self.device)
         number = updates // config.distill_freq * config.distill_gradient_steps
         for i in range(config.distill_gradient_steps):
