@@ -162,6 +162,14 @@ def test_a_file_of_tensors_with_a_damaged_layer_is_no_teacher(tmp_path, changes,
     refused(lambda: Teacher.load(tmp_path / "actor.pt", env), tmp_path / "actor.pt")
 
 
+def test_a_file_of_tensors_that_unpacks_to_more_than_itself_is_no_teacher(tmp_path):
+    torch.save(cleanrl(), tmp_path / "actor.pt")
+    with zipfile.ZipFile(tmp_path / "actor.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    packed(tmp_path / "actor.pt", {**members, "actor/version": bytes(10**6)}.items(), zipfile.ZIP_DEFLATED)
+    refused(lambda: Teacher.load(tmp_path / "actor.pt", Lopsided), tmp_path / "actor.pt", "more than its size")
+
+
 @pytest.mark.parametrize("statistics", [{"_mean": torch.zeros(1, 5)}, {"_mean": None, "_std": None}, 3])
 def test_half_a_normaliser_of_rsl_rl_is_not_none(tmp_path, statistics):
     sizes = {0: (8, 5), 2: (2, 8)}
