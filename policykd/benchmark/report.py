@@ -155,13 +155,13 @@ def _videos(results: Results, out: Path) -> list[dict[str, str]]:
     for name in results.store.names():
         if not name.endswith(".mp4") or "://" in results.store.place:
             continue
-        if Path(results.store.place, name).is_symlink():  # it would put a file from elsewhere into the page
+        video = Path(results.store.place, name)
+        if video.is_symlink():  # it would put a file from elsewhere into the page
             continue
-        content = Path(results.store.place, name).read_bytes()
-        source = _link(results, name, out)
-        if len(content) <= room:
-            room -= len(content)
-            source = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+        source, size = _link(results, name, out), video.stat().st_size
+        if size <= room:
+            room -= size
+            source = f"data:video/mp4;base64,{base64.b64encode(video.read_bytes()).decode()}"
         videos.append({"name": name.removesuffix(".mp4"), "source": source})
     return videos
 

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ class Store:
             PolicyKDError: a link leads out of the folder.
         """
         path = Path(self.place, name)
-        if not path.resolve().is_relative_to(Path(self.place).resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.place)):  # resolve() fails on loops
             raise PolicyKDError(f"results: {path} is a link out of the folder: remove it")
         return path
 

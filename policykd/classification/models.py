@@ -15,9 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from policykd.core.checkpoint import read_weights
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_bytes, write_text
 from policykd.core.memory import require_memory
+from policykd.core.parsing import parse_json, read_text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 UNNAMED = "LABEL_"
@@ -155,16 +157,35 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
         PolicyKDError: the folder holds no such network.
     """
     try:
-        content = json.loads((Path(folder) / CONFIG).read_text())
+        content, weights = parse_json(read_text(Path(folder) / CONFIG)), read_weights(Path(folder) / WEIGHTS)
         count, names = len(content["id2label"]), names_in(content)
-        network = make_model(content["model_type"], content["widths"], content["shape"], count, 0)
-        network.load_state_dict(safetensors.torch.load_file(Path(folder) / WEIGHTS))
+        with torch.device("meta"):  # shapes alone: the settings may ask for more than the file holds
+            network = make_model(content["model_type"], content["widths"], content["shape"], count, 0)
+        if {key: part.shape for key, part in network.state_dict().items()} != {k: t.shape for k, t in weights.items()}:
+            raise ValueError("its weights do not have the shapes that its settings say")
+        load_weights(network.to_empty(device="cpu"), weights, f"network in {folder}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise PolicyKDError(f"model: {folder} holds no network of policykd: {why}") from None
     if names is not None:
         name_classes(network, names)
     return network, names or tuple(map(str, range(count)))
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
+    """Load a state dict that must fit.
+
+    Raises:
+        PolicyKDError: names, shapes or kinds of numbers differ.
+    """
+    for name, own in module.state_dict().items():
+        if name in weights and weights[name].is_floating_point() != own.is_floating_point():
+            raise PolicyKDError(f"load: the {whose} has {name} as {weights[name].dtype}, not as {own.dtype}")
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise PolicyKDError(f"load: the {whose} has another shape than the saved one: {lines[0]}") from None
 
 
 def name_classes(network: nn.Module, names: Sequence[str]) -> None:

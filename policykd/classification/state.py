@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from policykd.classification.data.batches import Adaptor, Inputs
+from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities
 from policykd.core.errors import PolicyKDError
@@ -124,19 +125,6 @@ class Training:
 
 
 COUNTERS = ("passes", "n_updates", "elapsed", "history", "best")
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
-    """Load a state dict that must fit.
-
-    Raises:
-        PolicyKDError: names or shapes differ.
-    """
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise PolicyKDError(f"load: the {whose} has another shape than the saved one: {lines[0]}") from None
 
 
 def fingerprint(module: nn.Module | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from policykd.classification.models import names_in
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
+from policykd.core.parsing import parse_json, read_text
 
 EMBEDDING = "embedding"
 """Path of the module of a ``TextClassifier`` that gives its embedding."""
@@ -142,7 +142,7 @@ def load_classifier(
 def model_classes(folder: str | Path) -> tuple[str, ...] | None:
     """The names of the classes of a model in a folder, in order; None where it only numbers them."""
     try:
-        return names_in(json.loads((_checked(folder) / "config.json").read_text()))
+        return names_in(parse_json(read_text(_checked(folder) / "config.json")))
     except (ValueError, AttributeError) as error:
         raise PolicyKDError(f"model: cannot read {folder}/config.json: {error}") from None
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -17,6 +15,7 @@ from policykd.classification.models import (
     CONFIG,
     MLP,
     check_names,
+    load_weights,
     make_model,
     names_in,
     parameters,
@@ -24,7 +23,6 @@ from policykd.classification.models import (
 )
 from policykd.classification.processes import check_device
 from policykd.classification.settings import resolve_config
-from policykd.classification.state import load_weights
 from policykd.classification.teacher import Ensemble
 from policykd.cli.classify import ClassifyOptions
 from policykd.cli.distillers import (
@@ -36,8 +34,10 @@ from policykd.cli.distillers import (
     tell,
     train_teacher,
 )
+from policykd.core.checkpoint import read_weights
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.parsing import parse_json, read_text
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.training_config import FeaturePaths
 
@@ -109,7 +109,7 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
     """
     for member, path in zip(members, files, strict=True):
         try:
-            load_weights(member, safetensors.torch.load_file(path), f"teacher of {path}")
+            load_weights(member, read_weights(path), f"teacher of {path}")
             known = _named_by(path)
         except (OSError, ValueError, AttributeError, SafetensorError) as error:
             raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
@@ -121,9 +121,11 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
 def _named_by(path: str | Path) -> Sequence[str] | None:
     """The names of the classes of some weights: in the file, as runs keep them, or in the ``config.json`` beside it."""
     with safe_open(path, "pt") as file:
-        known = json.loads((file.metadata() or {}).get("classes", "null"))
+        known = parse_json((file.metadata() or {}).get("classes", "null"))
+    if not isinstance(known, list | None):
+        raise ValueError("its names of classes are no list")
     beside = Path(path).parent / CONFIG
-    return names_in(json.loads(beside.read_text())) if known is None and beside.is_file() else known
+    return names_in(parse_json(read_text(beside))) if known is None and beside.is_file() else known
 
 
 def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:

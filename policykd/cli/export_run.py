@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from policykd.cli.export import FILES, ExportOptions, Format
 from policykd.cli.output import say
+from policykd.core.archives import read_npy
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.export.c import Precision, to_c
@@ -98,6 +100,6 @@ def _one_file(kind: Format, agent: Agent, k: int, file: Path, options: ExportOpt
 def _read_states(path: Path) -> np.ndarray:
     """The observations in a file of NumPy, in which no pickle is opened."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read_npy(path)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise PolicyKDError(f"states: {path} cannot be read as a .npy file of observations: {error}") from None

@@ -9,8 +9,7 @@ from torch import nn
 
 from policykd.classification.data.sets import load
 from policykd.classification.measures.fidelity import report
-from policykd.classification.models import make_model
-from policykd.classification.state import load_weights
+from policykd.classification.models import load_weights, make_model
 from policykd.cli.classify_run import read_teacher
 from policykd.cli.distillers import RESULT
 from policykd.cli.fidelity import FidelityOptions
@@ -87,9 +86,10 @@ def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]
     control = None if options.control is None else _acting(options.control, options.env)
     if control is not None and not (isinstance(control, DualStudent) and control.method.source is None):
         raise PolicyKDError(f"fidelity: the control {options.control} is no run of peers that share nothing")
-    found = peers.report(agent, control=control, steps=options.steps, tolerance=options.tolerance, out=out)
     runs = {"peers": options.run} | ({} if options.control is None else {"control": options.control})
-    if peers.over_training(runs, out / "fidelity_over_training.png"):
+    logged = peers.logged(runs)  # what cannot be read ends here, before anything is written
+    found = peers.report(agent, control=control, steps=options.steps, tolerance=options.tolerance, out=out)
+    if peers.over_training(logged, out / "fidelity_over_training.png"):
         say(f"picture {out / 'fidelity_over_training.png'}: over training")
     return found
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
+from policykd.core.errors import kind_and_line
 
 RATIO, SPARE = 100, 16_000_000
 """A zip may unpack to ``RATIO`` times its size and ``SPARE`` bytes; bombs are a thousand times their size and more."""
@@ -26,10 +29,14 @@ class Archive:
     """
 
     def __init__(self, source: Path | bytes) -> None:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        self._zip = zipfile.ZipFile(file)
+        if isinstance(source, Path) and source.is_fifo():  # to open it would wait for a writer
+            raise zipfile.BadZipFile("File is not a zip file")
+        with _damaged():
+            self._zip = zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source)
         self._left = SPARE + RATIO * (len(source) if isinstance(source, bytes) else source.stat().st_size)
         self.names = self._zip.namelist()
+        if len({*self.names}) < len(self.names):
+            raise zipfile.BadZipFile("it has two members of one name")
 
     def __enter__(self) -> Archive:
         return self
@@ -57,7 +64,19 @@ class Archive:
         if info.file_size > (self._left if most is None else min(most, self._left)):
             raise ValueError(f"{name} unpacks to {info.file_size:,} bytes, more than it may")
         self._left -= info.file_size
-        return self._zip.read(info)  # zipfile reads no more than file_size
+        with _damaged():
+            return self._zip.read(info)  # zipfile reads no more than file_size
+
+
+@contextmanager
+def _damaged() -> Iterator[None]:
+    """What damaged bytes make of ``zipfile``, ``zlib`` and NumPy has no class in common: here it gets one."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        raise
+    except Exception as error:
+        raise zipfile.BadZipFile(f"it is damaged ({kind_and_line(error)})") from None
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -66,8 +85,14 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     Raises:
         OSError, KeyError, ValueError, zipfile.BadZipFile: the file cannot be read, or lacks one of them.
     """
-    with Archive(path) as archive:
+    with Archive(path) as archive, _damaged():
         return [_array(archive.read(f"{name}.npy"), name) for name in names]
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an ``.npy`` file, as ``read_npz``."""
+    with _damaged():
+        return _array(path.read_bytes(), path.name).copy()  # which may be written to
 
 
 def _array(content: bytes, name: str) -> np.ndarray:

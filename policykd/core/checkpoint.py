@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -128,12 +129,24 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file.
+
+    Raises:
+        OSError, ValueError, SafetensorError: it cannot be read.
+    """
+    check_header(Path(path))
+    return safetensors.torch.load_file(path)
+
+
 def check_header(path: Path) -> None:
     """Refuse a safetensors file whose header could not be one, before a library reads it.
 
     Raises:
         OSError, ValueError: the file cannot be read, or its header is longer than any.
     """
+    if path.is_fifo():  # to open it would wait for a writer
+        raise ValueError("it is no file")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(MOST_HEADER, path.stat().st_size):
@@ -149,7 +162,11 @@ def understood(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (PolicyKDError, OSError, NotImplementedError):
+    except PolicyKDError as error:
+        if not str(error).startswith("config: "):
+            raise
+        raise PolicyKDError(f"checkpoint: {path}: {str(error).removeprefix('config: ')}") from error
+    except (OSError, NotImplementedError):
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({kind_and_line(error)})") from error

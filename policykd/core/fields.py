@@ -22,7 +22,7 @@ LINEAR = "lin_"
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise a one-line ``PolicyKDError`` about setting ``name`` unless ``condition`` holds."""
     if not condition:
-        raise PolicyKDError(f"config: {name}={value!r} {rule}")
+        raise PolicyKDError(f"config: {name}={value!r:.200} {rule}")
 
 
 def positive(settings: object, *names: str) -> None:

@@ -275,13 +275,18 @@ def adams_of(*owners: object) -> list[Adam]:
 
 
 def load_state_tensors(owner: object, tensors: dict[str, Tensor]) -> None:
-    """Copy saved tensors back in place; a number of all rows, as Adam's steps once were, is that of each.
+    """Copy saved tensors back in place; Adam's steps were once one number of all rows, and then that of each.
 
     Raises:
-        PolicyKDError: names or shapes differ from ``owner``'s.
+        PolicyKDError: names, shapes or kinds of numbers differ from ``owner``'s.
     """
     own = state_tensors(owner)
-    if own.keys() != tensors.keys() or any(t.ndim and t.shape != own[name].shape for name, t in tensors.items()):
+
+    def fits(name: str, saved: Tensor) -> bool:
+        shape = saved.shape == own[name].shape or (name.endswith("steps") and not saved.ndim)
+        return shape and saved.is_floating_point() == own[name].is_floating_point()
+
+    if own.keys() != tensors.keys() or not all(fits(name, tensor) for name, tensor in tensors.items()):
         raise PolicyKDError(f"checkpoint: its tensors do not fit {type(owner).__name__} of this shape")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

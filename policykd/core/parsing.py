@@ -18,13 +18,18 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that cannot be files on Windows."""
 
 
-def read_text(path: Path, most: int = MOST_JSON) -> str:
+def read_text(path: Path, most: int = MOST_JSON, errors: str = "strict") -> str:
     """A file's text.
+
+    Args:
+        path: the file.
+        most: the characters that it may have.
+        errors: of bytes that are no UTF-8, as for ``open``.
 
     Raises:
         OSError, ValueError: it cannot be read, is no UTF-8, or is longer than what is read here.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors=errors) as file:
         text = file.read(most + 1)
     return _bounded(text, most)
 

@@ -54,8 +54,10 @@ def check_states(states: np.ndarray, size: int) -> np.ndarray:
     Raises:
         PolicyKDError: they are not.
     """
-    states = np.asarray(states, np.float32)
-    if states.ndim != 2 or states.shape[1] != size or len(states) < 2 or not np.isfinite(states).all():
+    states = np.asarray(states)
+    fits = states.ndim == 2 and states.shape[1] == size and len(states) > 1 and states.dtype.kind in "fiub"
+    states = states.astype(np.float32, copy=False) if fits else states
+    if not fits or not np.isfinite(states).all():
         raise PolicyKDError(f"export: calibration needs 2 or more finite states (n, {size}), got {states.shape}")
     return states
 

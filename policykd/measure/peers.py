@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.files import STEPS
 from policykd.core.networks import PolicyOutput
 from policykd.measure.fidelity import TOLERANCE, UNITS, Fidelity, compare, visited
@@ -100,19 +100,34 @@ def report(
     return rows
 
 
-def over_training(runs: dict[str, Path], path: Path) -> Path | None:
-    """Draw how far peers' actions are apart in the course of training; None where no log says it.
+def logged(runs: dict[str, Path]) -> dict[str, Series]:
+    """How far peers' actions were apart in the course of training, by label, of the runs whose logs say it.
 
     Args:
         runs: run folders by label.
-        path: the PNG file, replaced whole.
+
+    Raises:
+        PolicyKDError: a log cannot be read.
     """
     series = {}
-    for label, folder in runs.items():
-        log = pd.read_csv(folder / "progress.csv") if (folder / "progress.csv").exists() else pd.DataFrame()
-        if APART in log:
-            kept = log[[STEPS, APART]].dropna()
-            series[label] = Series(kept[STEPS].tolist(), kept[[APART]].to_numpy())
+    for label, file in ((label, folder / "progress.csv") for label, folder in runs.items()):
+        if not file.is_file() or not file.stat().st_size:
+            continue
+        with telling(f"fidelity: {file} cannot be read (", "): restore it, or move it away"):
+            log = pd.read_csv(file)
+            if APART in log:
+                kept = log[[STEPS, APART]].dropna().astype(float)
+                series[label] = Series(kept[STEPS].tolist(), kept[[APART]].to_numpy())
+    return series
+
+
+def over_training(series: dict[str, Series], path: Path) -> Path | None:
+    """Draw how far peers' actions are apart in the course of training; None where nothing says it.
+
+    Args:
+        series: what ``logged`` gives.
+        path: the PNG file, replaced whole.
+    """
     if not series:
         return None
     panel = Panel("latest states of each learner", "environment steps of a group", UNITS["distance"], series)

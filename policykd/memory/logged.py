@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ import torch
 from gymnasium import spaces
 from torch.utils.data import TensorDataset
 
-from policykd.core.archives import Archive, read_npz
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.archives import RATIO, SPARE, Archive, read_npz
+from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.extras import needs
 from policykd.core.memory import require_memory
 from policykd.tasks.flat import is_laid_out
@@ -158,7 +157,9 @@ def _from_file(path: Path) -> LoggedStates:
     path = next(
         (folder for folder in (path / "data/main_data.hdf5", path / "main_data.hdf5") if folder.is_file()), path
     )
-    try:
+    if path.suffix in (".npz", ".hdf5", ".h5") and path.exists() and not path.is_file():
+        raise PolicyKDError(f"states: {path} is no file")
+    with telling(f"states: {path} cannot be read: ", told=one_line):
         if path.suffix == ".npz":
             with Archive(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.names]
@@ -166,8 +167,6 @@ def _from_file(path: Path) -> LoggedStates:
             return _from_arrays(dict(zip(kept, read_npz(path, kept), strict=True)), str(path))
         if path.suffix in (".hdf5", ".h5"):
             return _from_hdf5(path)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise PolicyKDError(f"states: {path} cannot be read: {one_line(error)}") from None
     advice = "; load a replay buffer's pickle with SB3, and give the buffer" if path.suffix == ".pkl" else ""
     raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
 
@@ -195,17 +194,29 @@ def _from_hdf5(path: Path) -> LoggedStates:
     h5py = needs("h5py", "offline")
     with h5py.File(path, "r") as file:
         if "observations" in file:
-            return _from_arrays({name: _read(file, name) for name in OBSERVATIONS + ACTIONS if name in file}, str(path))
+            names = [name for name in OBSERVATIONS + ACTIONS if name in file]
+            return _from_arrays(dict(zip(names, _read(file, names, path), strict=True)), str(path))
         episodes = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
         if not episodes:
             raise PolicyKDError(f"states: {path} has neither observations nor episodes of Minari")
-        actions = [_read(file, f"{name}/actions") for name in episodes]
-        states = [_read(file, f"{name}/observations")[: len(a)] for name, a in zip(episodes, actions, strict=True)]
+        parts = _read(file, [f"{name}/{part}" for part in ("actions", "observations") for name in episodes], path)
+    actions = parts[: len(episodes)]
+    states = [part[: len(done)] for part, done in zip(parts[len(episodes) :], actions, strict=True)]
     numbers = np.repeat(np.arange(len(states)), [len(part) for part in states])
     return LoggedStates(np.concatenate(states), np.concatenate(actions), source=str(path), episodes=numbers)
 
 
-def _read(file: Any, name: str) -> np.ndarray:
+def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
+    """Arrays of an HDF5 file, together no larger than a zip of its size may unpack to."""
+    found = [_array(file, name) for name in names]
+    nbytes = sum(array.size * array.dtype.itemsize for array in found)
+    if nbytes > SPARE + RATIO * path.stat().st_size:
+        raise ValueError(f"{', '.join(names[:3])} unpack to {nbytes:,} bytes, more than they may")
+    require_memory(nbytes, f"{', '.join(names[:3])} of {path}", "a part of the file")
+    return [array[()] for array in found]
+
+
+def _array(file: Any, name: str) -> Any:
     """An array of an HDF5 file, and of no other file that it points to."""
     h5py = needs("h5py", "offline")
     parts = name.split("/")
@@ -213,11 +224,10 @@ def _read(file: Any, name: str) -> np.ndarray:
         if not isinstance(file.get("/".join(parts[: depth + 1]), getlink=True), h5py.HardLink):
             raise ValueError(f"{name} is missing, or a link to another file")
     found = file[name]
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub" or found.external:
+    numbers = isinstance(found, h5py.Dataset) and found.shape and found.dtype.kind in "fiub"
+    if not numbers or found.external or found.is_virtual:
         raise ValueError(f"{name} is no array of numbers")
-    require_memory(found.size * found.dtype.itemsize, f"{name} of {file.filename}", "a part of the file")
-    array: np.ndarray = found[()]
-    return array
+    return found
 
 
 def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:

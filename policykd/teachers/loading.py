@@ -13,8 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from policykd.core.archives import Archive
 from policykd.core.checkpoint import is_checkpoint
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import controllers, modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
 from policykd.teachers.policy import Policy, normalised, seen_through
@@ -96,7 +97,8 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
         told = options.vecnormalize is not None
-        policy, chain = torch_files.load(path, task, device, options.network, options.activation, told)
+        with telling(f"teacher: {path} cannot be read as a policy (", ")"):
+            policy, chain = torch_files.load(path, task, device, options.network, options.activation, told)
         if told:
             return normalised(policy, given, device).changed(missing_normaliser=False)
         if policy.missing_normaliser:
@@ -136,9 +138,9 @@ def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy
 def _members(path: Path) -> list[str]:
     """The names in a zip; none where the file is not a zip."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+        with Archive(path) as archive:
+            return archive.names
+    except (ValueError, zipfile.BadZipFile, OSError):
         return []
 
 
@@ -185,7 +187,8 @@ def _zip_in(folder: Path) -> Path:
 def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
     """An agent of SB3 with the normaliser that belongs to it, on the observations of its task."""
     training = zoo.training(path)
-    policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
+    with telling(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
+        policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
     if options.vecnormalize is None:
         file, missing = statistics.find(path, training.normalised)
     else:

@@ -12,7 +12,6 @@ import io
 import logging
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def read_text(path: Path) -> dict[str, Any]:
     """A zip's JSON; nothing where it cannot be read."""
     try:
         data = parse_json(_part(path, "data").decode())
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return {}
     return data if isinstance(data, dict) else {}
 

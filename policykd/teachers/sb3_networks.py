@@ -187,7 +187,9 @@ class Networks(nn.Module):
 
     def _linear(self, name: str) -> nn.Linear:
         weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)
-        return linear(weight, bias, f"{self.source} has no linear layer {name}")
+        return linear(
+            weight, bias, f"{self.source} has no whole linear layer {name}", needs_bias=self.family != "search"
+        )
 
     def gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Means and standard deviations ``(B, A)``, in SB3's own units, or scores, at normalised inputs ``(B, O)``."""
@@ -259,13 +261,16 @@ def _expln(log_std: Tensor) -> Tensor:
     return torch.where(log_std <= 0, log_std.exp(), log_std.clamp_min(0).log1p() + 1)
 
 
-def linear(weight: Tensor | None, bias: Tensor | None, missing: str) -> nn.Linear:
+def linear(weight: Tensor | None, bias: Tensor | None, missing: str, needs_bias: bool = True) -> nn.Linear:
     """A layer of these tensors.
 
     Raises:
-        PolicyKDError: there is no weight of a layer: ``missing`` says where.
+        PolicyKDError: they are not those of a layer: ``missing`` says where.
     """
-    if weight is None or weight.ndim != 2:
+    whole = weight is not None and weight.ndim == 2 and (bias is not None or not needs_bias)
+    parts = [part for part in (weight, bias) if part is not None]
+    plain = all(part.layout == torch.strided and part.is_floating_point() and not part.is_meta for part in parts)
+    if weight is None or not whole or not plain or (bias is not None and bias.shape != weight.shape[:1]):
         raise PolicyKDError(f"teacher: {missing}")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.float())

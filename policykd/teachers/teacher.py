@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import as_type
 from policykd.core.networks import one_hot
 from policykd.tasks.groups import as_rows
@@ -72,11 +72,19 @@ class Teacher:
             self.observation_size = task.observation_size
             if isinstance(task.actions, Choices):
                 self.first = task.actions.start
-            examples = torch.from_numpy(task.examples)
-            self.step(examples, None, torch.ones(len(examples)))  # a policy that cannot answer is refused here
+        examples = torch.zeros(1, self.observation_size) if task is None else torch.from_numpy(task.examples)
+        self._try(examples)
+        if task is not None:
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
             warn_axes(policy, task)
+
+    def _try(self, examples: Tensor) -> None:
+        """Refuse a policy that cannot answer, such as one of layers that do not fit."""
+        with torch.no_grad(), telling(f"teacher: {self.source} cannot answer its observations (", ")"):
+            self.step(examples, None, torch.ones(len(examples)))
+            if self.policy.network is not None and self.policy.value is not None:
+                self.policy.value(self._look(examples))
 
     def __repr__(self) -> str:
         return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,10 @@ def load(
 
 def _read(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:  # torch packs nothing
+                    raise ValueError("it unpacks to more than its size")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch fails in many ways, and on purpose on pickles that are more than tensors
         text = str(error)

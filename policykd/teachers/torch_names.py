@@ -80,8 +80,8 @@ def cleanrl(state: State, path: Path, activation: str | None, device: torch.devi
     heads = ("fc_mean", "fc_logstd") if squashed else ("fc_mu",)
     layers = _layers(state, "fc", range(1, len(state)), heads, CLEANRL_BESIDE, activation or "ReLU", path)
     features = nn.Sequential(*layers)
-    mean = _linear(state, heads[0])
-    log_std = _linear(state, "fc_logstd") if squashed else None
+    mean = _linear(state, heads[0], path)
+    log_std = _linear(state, "fc_logstd", path) if squashed else None
     network = freeze(nn.ModuleList([features, mean, *([] if log_std is None else [log_std])]).to(device))
     scale, bias = (state[name].float().reshape(-1).numpy() for name in ("action_scale", "action_bias"))
     said = (
@@ -172,14 +172,14 @@ def rsl_rl_normaliser(state: State, names: _Names, beside: dict[str, Any]) -> tu
 
 def empirical_normalization(state: State) -> tuple[Normaliser, ...]:
     """rsl_rl's EmpiricalNormalization of these tensors; none where they are none of it."""
-    if not {"_mean", "_std"} <= set(state):
+    if not {"_mean", "_std"} & set(state):
         return ()
     mean, std = (state[name].double().reshape(-1) for name in ("_mean", "_std"))
     return (Normaliser(mean, std + RSL_EPSILON, clip=float("inf"), reward_std=1.0),)
 
 
-def _linear(state: State, name: str) -> nn.Linear:
-    return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"it has no linear layer {name}")
+def _linear(state: State, name: str, path: Path) -> nn.Linear:
+    return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"{path} has no whole linear layer {name}")
 
 
 def _layers(
@@ -212,7 +212,9 @@ def _layers(
     refuse(path, [name for name in state if name not in tensors and not name.startswith(apart)])
     if numbers != list(places[: len(numbers)]):
         refuse(path, names)
-    return [part for name in names for part in (_linear(state, name), find("activation", activation, ACTIVATIONS)())]
+    return [
+        part for name in names for part in (_linear(state, name, path), find("activation", activation, ACTIVATIONS)())
+    ]
 
 
 def _mlp(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,7 @@ import yaml
 
 from policykd.core.archives import read_npz
 from policykd.core.errors import PolicyKDError
-from policykd.core.parsing import parse_json, parse_yaml, read_text
+from policykd.core.parsing import MOST_YAML, parse_json, parse_yaml, read_text
 from policykd.teachers.policy import Recorded
 
 VELOCITIES = {
@@ -117,12 +116,12 @@ def recorded(path: Path) -> Recorded | None:
             return Recorded(float(means.max()), file.name)
         which = -1 if checkpoint is None else int(np.abs(steps - int(checkpoint[1])).argmin())
         return Recorded(float(means[which]), file.name)
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, zipfile.BadZipFile):
         pass
     file = path.parent / "results.json"
     try:
-        return Recorded(float(parse_json(read_text(file))["mean_reward"]), file.name)
-    except (OSError, ValueError, KeyError, TypeError):
+        return Recorded(float(parse_json(read_text(file))["mean_reward"]), file.name) if file.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -139,12 +138,12 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = parse_yaml(file.read_text(errors="replace"), _Loader)
-    except (OSError, ValueError) as error:
+        found = parse_yaml(read_text(file, MOST_YAML, "replace"), _Loader)
+        if isinstance(found, list) and found and isinstance(found[0], list):  # pairs, where the tag was lost
+            found = dict(found[0])
+    except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise PolicyKDError(f"teacher: {file} cannot be read as settings: {reason:.120}") from None
-    if isinstance(found, list) and found and isinstance(found[0], list):  # pairs, where the tag was lost
-        found = dict(found[0])
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import socket
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
+from policykd.core.errors import telling
 from policykd.core.files import STEPS, csv_text, naming, write_text
 
 _number = itertools.count()
@@ -76,15 +78,26 @@ def rewind(path: Path, num_timesteps: int, kept: int | None) -> None:
         return
     header, rows = _read(path, kept)
     column = header.index(STEPS) if STEPS in header else 0
-    _write(path, header, [row for row in rows if row[column] and int(float(row[column])) <= num_timesteps])
+    with _readable(path):
+        rows = [row for row in rows if row[column] and int(float(row[column])) <= num_timesteps]
+    _write(path, header, rows)
 
 
 def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[str]]]:
-    """Columns and whole rows of a file, of its first lines below the header; none where there is no file or no row."""
-    text = path.read_text() if path.exists() and lines != 0 else ""
-    whole = "".join(f"{line}\n" for line in text.split("\n")[:-1][: None if lines is None else lines + 1])
-    header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
+    """Columns and whole rows of a file, of its first lines below the header; none where there is no file or no row.
+
+    Raises:
+        PolicyKDError: it cannot be read.
+    """
+    with _readable(path):
+        text = path.read_text() if path.exists() and lines != 0 else ""
+        whole = "".join(f"{line}\n" for line in text.split("\n")[:-1][: None if lines is None else lines + 1])
+        header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
     return header, [row for row in rows if len(row) == len(header)]
+
+
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return telling(f"run folder: {path} cannot be read (", "): restore it, or move it away and begin a new one")
 
 
 def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:
