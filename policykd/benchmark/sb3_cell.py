@@ -90,7 +90,7 @@ def _kept(done: Path, cell: Cell) -> list[Row] | None:
         before = Cell.from_plain(content["cell"])
         same = _but_seeds(before) == _but_seeds(cell)
         return [Row(*values) for values in content["rows"]] if same else None
-    except (OSError, ValueError, KeyError, TypeError, PolicyKDError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, PolicyKDError):
         return None
 
 
