@@ -107,12 +107,20 @@ def test_what_is_said_of_beginning_anew():
 
 def test_what_is_said_of_eight_updates_per_step():
     rows = [line.split(" | ") for line in (ROOT / "results/peers_regimes/table.md").read_text().splitlines()]
-    ways = {row[2]: row[4:8] for row in rows if row[0] == "| HalfCheetah-v5"}
+    cheetah, hopper = (
+        {row[2]: row[4:8] for row in rows if row[0] == f"| {task}"} for task in ("HalfCheetah-v5", "Hopper-v5")
+    )
     page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
-    (alone, *_), (_, shared, *_), (_, paired, _, student) = (ways[name] for name in ("single_8", "share_8", "paired_8"))
-    assert f"one agent does not fall over ({alone})" in page and f"best in training ({shared})" in page
-    assert f"({paired}; against sharing P" in page and f"far below ({student})" in page
+    names = "single_8", "share_8", "paired_8"
+    (alone, *_), (_, shared, *_), (_, paired, _, student) = (cheetah[name] for name in names)
+    assert f"one agent does not fall over on HalfCheetah ({alone})" in page and f"best in training ({shared})" in page
+    assert f"level with it ({paired})" in page and f"far below ({student})" in page
     assert number(shared) < number(alone) < number(paired)
+    (_, shared, *_), (_, paired, *_) = (hopper[name] for name in names[1:])
+    assert f"On Hopper two that share return {shared} and two that distil {paired}" in page
+    answer = next(line for line in page.split("| ") if line.startswith("paired_8, best in training"))
+    at = page.index(answer)
+    assert f"no better than sharing (P {page[at:].split(' | ')[2]})" in page
 
 
 def number(text: str) -> float:
