@@ -22,21 +22,16 @@ static Int parameters(const Network *net, Int l) {
 /* Products between hidden layers may take operands in bfloat16 (sums are float32); those of observations, actions and
  * values never do. */
 enum { WIDE = 32 };
-static int rounds;
+static atomic_int rounding; /* read once per call: a thread of the program may switch it while another computes */
 
-int set_bfloat16(int on) {
-    const int before = rounds;
-    if (on && !ROUNDS) return -1;
-    rounds = on;
-    return before;
-}
+int set_bfloat16(int on) { return on && !ROUNDS ? -1 : atomic_exchange(&rounding, on); }
 
-static int rounded(const Network *net, Int l) {
+static int rounded(const Network *net, int rounds, Int l) {
     return rounds && l && l < net->layers - 1 && net->sizes[l] >= WIDE && net->sizes[l + 1] >= WIDE;
 }
 
 /* Working space of `product`, for all layers and both directions. */
-static Int panel_numbers(const Network *net, Int samples) {
+static Int panel_numbers(const Network *net, int rounds, Int samples) {
     const Int deepest = net->widest > samples ? net->widest : samples;
     return whole_lines(deepest * PANEL + (rounds ? (samples + 1) * (net->widest + 1) / 2 : 0));
 }
@@ -52,7 +47,7 @@ static void activate(int activation, Int count, float *x) {
 }
 
 /* One network; `hidden` or NULL and `outputs` are its own. */
-static void forward_one(const Network *net, Int samples, const float *weight, Matrix x, float *hidden,
+static void forward_one(const Network *net, int rounds, Int samples, const float *weight, Matrix x, float *hidden,
                         float *outputs, float *panel, float *spare[2]) {
     for (Int l = 0; l < net->layers; l++) {
         const Int in = net->sizes[l], out = net->sizes[l + 1], numbers = samples * out;
@@ -60,7 +55,7 @@ static void forward_one(const Network *net, Int samples, const float *weight, Ma
         const float *bias = weight + in * out;
         float *y = last ? outputs : hidden && !norm ? hidden : spare[l % 2];
         float *sums = norm && hidden ? hidden : y;
-        const Epilogue end = {bias, NULL, !last && !norm && !apart, 0, rounded(net, l)};
+        const Epilogue end = {bias, NULL, !last && !norm && !apart, 0, rounded(net, rounds, l)};
         product(samples, out, in, x, (Matrix){weight, out, 1}, sums, end, panel);
         if (norm) normalise(samples, out, net->activation, bias + out, bias + 2 * out, sums,
                             hidden ? sums + numbers : NULL, y);
@@ -90,6 +85,7 @@ static void give_back(float *numbers) { free(atomic_exchange(&spare_space, numbe
 
 typedef struct {
     const Network *net;
+    int rounds; /* whether products may be rounded */
     Int samples, row_stride, network; /* strides of networks in `rows` and `inputs` */
     const float *rows;
     Matrix inputs; /* of the first network */
@@ -102,19 +98,20 @@ static void forward_task(void *task, Int r, int worker) {
     const Matrix inputs = {t->inputs.data + r * t->network, t->inputs.row, t->inputs.column};
     float *panel = t->panels + worker * (t->panel + 2 * t->working);
     float *spare[2] = {panel + t->panel, panel + t->panel + t->working};
-    forward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs,
+    forward_one(t->net, t->rounds, t->samples, t->rows + r * t->row_stride, inputs,
                 t->hidden ? t->hidden + r * t->samples * t->net->kept : NULL,
                 t->outputs + r * t->samples * t->net->sizes[t->net->layers], panel, spare);
 }
 
 int forward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
             const float *inputs, Int network, Int sample, Int feature, float *hidden, float *outputs) {
-    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, samples);
+    const int rounds = rounding;
+    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, rounds, samples);
     const int workers = workers_for(networks, 2.0 * (double)(networks * samples * net->length));
     float *panels = space(workers * (panel + 2 * working));
     if (!panels) return -1;
-    Forward task = {net, samples, row_stride, network, rows, {inputs, sample, feature}, hidden, outputs, panels,
-                    working, panel};
+    Forward task = {net, rounds, samples, row_stride, network, rows, {inputs, sample, feature}, hidden, outputs,
+                    panels, working, panel};
     parallel(networks, workers, forward_task, &task);
     give_back(panels);
     return 0;
@@ -122,9 +119,9 @@ int forward(const Network *net, Int networks, Int samples, const float *rows, In
 
 /* One network, from its last layer to its first: `gradient` is that of its outputs and `hidden` what it kept; `again`
  * is for outputs of a hidden layer that were not. */
-static void backward_one(const Network *net, Int samples, const float *weight, Matrix inputs, const float *hidden,
-                         Matrix gradient, float *to_rows, float *to_inputs, float *panel, float *spare[2],
-                         float *again) {
+static void backward_one(const Network *net, int rounds, Int samples, const float *weight, Matrix inputs,
+                         const float *hidden, Matrix gradient, float *to_rows, float *to_inputs, float *panel,
+                         float *spare[2], float *again) {
     static const float one = 1;
     weight += net->length;
     hidden += samples * net->kept;
@@ -139,13 +136,13 @@ static void backward_one(const Network *net, Int samples, const float *weight, M
         if (to_rows) {
             to_rows -= parameters(net, l);
             const Matrix turned = l ? (Matrix){outputs, 1, in} : (Matrix){inputs.data, inputs.column, inputs.row};
-            const Epilogue as_it_is = {NULL, NULL, 0, 0, rounded(net, l)};
+            const Epilogue as_it_is = {NULL, NULL, 0, 0, rounded(net, rounds, l)};
             product(in, out, samples, turned, gradient, to_rows, as_it_is, panel);
             product(1, out, samples, (Matrix){&one, 0, 0}, gradient, to_rows + in * out, (Epilogue){0}, panel);
         }
         if (l == 0 && !to_inputs) break;
         float *y = l ? spare[l % 2] : to_inputs;
-        const Epilogue end = {NULL, l ? outputs : NULL, 0, net->activation, rounded(net, l)};
+        const Epilogue end = {NULL, l ? outputs : NULL, 0, net->activation, rounded(net, rounds, l)};
         product(samples, in, out, gradient, (Matrix){weight, 1, out}, y, end, panel);
         if (l && net->norm) {
             float *to_scale = to_rows ? to_rows - 2 * in : NULL;
@@ -158,6 +155,7 @@ static void backward_one(const Network *net, Int samples, const float *weight, M
 
 typedef struct {
     const Network *net;
+    int rounds; /* whether products may be rounded */
     Int samples, row_stride, network, gradient_network;
     const float *rows, *hidden;
     Matrix inputs, gradient; /* of the first network */
@@ -171,19 +169,21 @@ static void backward_task(void *task, Int r, int worker) {
     const Matrix gradient = {t->gradient.data + r * t->gradient_network, t->gradient.row, t->gradient.column};
     float *panel = t->panels + worker * (t->panel + 3 * t->working);
     float *spare[2] = {panel + t->panel, panel + t->panel + t->working}, *again = spare[1] + t->working;
-    backward_one(t->net, t->samples, t->rows + r * t->row_stride, inputs, t->hidden + r * t->samples * t->net->kept,
-                 gradient, t->to_rows ? t->to_rows + r * t->net->length : NULL,
+    backward_one(t->net, t->rounds, t->samples, t->rows + r * t->row_stride, inputs,
+                 t->hidden + r * t->samples * t->net->kept, gradient,
+                 t->to_rows ? t->to_rows + r * t->net->length : NULL,
                  t->to_inputs ? t->to_inputs + r * t->samples * t->net->sizes[0] : NULL, panel, spare, again);
 }
 
 int backward(const Network *net, Int networks, Int samples, const float *rows, Int row_stride,
              const float *inputs, Int network, Int sample, Int feature, const float *hidden, const float *gradient,
              Int gradient_network, Int gradient_sample, Int gradient_feature, float *to_rows, float *to_inputs) {
-    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, samples);
+    const int rounds = rounding;
+    const Int working = whole_lines(samples * net->widest), panel = panel_numbers(net, rounds, samples);
     const int workers = workers_for(networks, (to_rows ? 4.0 : 2.0) * (double)(networks * samples * net->length));
     float *panels = space(workers * (panel + 3 * working));
     if (!panels) return -1;
-    Backward task = {net, samples, row_stride, network, gradient_network, rows, hidden,
+    Backward task = {net, rounds, samples, row_stride, network, gradient_network, rows, hidden,
                      {inputs, sample, feature}, {gradient, gradient_sample, gradient_feature},
                      to_rows, to_inputs, panels, working, panel};
     parallel(networks, workers, backward_task, &task);

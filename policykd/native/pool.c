@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 
 static const double PAYS = 2e6; /* operations per thread, some 25 microseconds, from which waking it pays */
 enum { MOST = 64 };
@@ -17,7 +18,8 @@ static struct {
     Int next, count, unfinished;
     int workers;
 } job;
-static int threads = 1, started = 1; /* wanted; there, the caller counted */
+static atomic_int threads = 1; /* wanted: set and read by any thread */
+static int started = 1;        /* there, the caller counted */
 
 /* Both with `lock` held, which is given back while a task runs. */
 static int is_work_for(int worker) { return job.next < job.count && worker < job.workers; }
@@ -64,14 +66,12 @@ static void start(int wanted) {
 
 /* Let work be split over so many threads; returns how many it was before. */
 __attribute__((visibility("default"))) int set_threads(int number) {
-    const int before = threads;
-    threads = number < 1 ? 1 : number > MOST ? MOST : number;
-    return before;
+    return atomic_exchange(&threads, number < 1 ? 1 : number > MOST ? MOST : number);
 }
 
 int workers_for(Int count, double operations) {
     const double worth = operations / PAYS;
-    const int most = count < threads ? (int)count : threads;
+    const int wanted = threads, most = count < wanted ? (int)count : wanted;
     return worth < 2 ? 1 : worth < most ? (int)worth : most > 1 ? most : 1;
 }
 
