@@ -60,7 +60,7 @@ def test_a_batched_simulator_trains_and_is_evaluated(capsys):
 def test_a_student_is_fine_tuned(capsys):
     students = example("fine_tune")["main"](steps=200)
     assert students.fine_tuned_steps == 400
-    assert "400 steps of fine-tuning: [" in capsys.readouterr().out
+    assert "after fine-tuning, from the same initial states: [" in capsys.readouterr().out
 
 
 def test_a_privileged_teacher_has_students_of_another_view(capsys):
