@@ -72,9 +72,10 @@ class Teacher:
             self.observation_size = task.observation_size
             if isinstance(task.actions, Choices):
                 self.first = task.actions.start
-        examples = torch.zeros(1, self.observation_size) if task is None else torch.from_numpy(task.examples)
-        self._try(examples)
+        if task is None and policy.network is not None:
+            self._try(torch.zeros(1, self.observation_size))  # no program of a user's: zeros may be no observation
         if task is not None:
+            self._try(examples := torch.from_numpy(task.examples))
             check_statistics(policy, self._look(examples), task.env_id)
             warn_bounds(policy, task)
             warn_axes(policy, task)

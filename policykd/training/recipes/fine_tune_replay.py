@@ -168,7 +168,8 @@ class FineTuneOnReplay(TaughtOnReplay):
             info = super().step(progress, diagnose)
             trials.learning.copy_(actor)
             actor.copy_(trials.kept)
-            info["fine_tune/replaced"] = torch.from_numpy(trials.replaced).to(actor)
+            if diagnose:
+                info["fine_tune/replaced"] = torch.from_numpy(trials.replaced).to(actor)
         if self.leashed and "distill/held" in info:
             self.hold(info["distill/held"])
         return info
