@@ -64,21 +64,21 @@ class Teacher:
         if task is None:
             assert policy.observation_size is not None
             self.observation_size = policy.observation_size
-        else:
-            seen = self.map(torch.from_numpy(task.examples).to(device)).shape[1]
-            read = seen if policy.observation_size is None else policy.observation_size
-            wanted = task.sizes._replace(observations=seen)
-            check_fits(self.source, Sizes(read, self.action_size, self.discrete), wanted, task.env_id)
-            self.observation_size = task.observation_size
-            if isinstance(task.actions, Choices):
-                self.first = task.actions.start
-        if task is None and policy.network is not None:
-            self._try(torch.zeros(1, self.observation_size))  # no program of a user's: zeros may be no observation
-        if task is not None:
-            self._try(examples := torch.from_numpy(task.examples))
-            check_statistics(policy, self._look(examples), task.env_id)
-            warn_bounds(policy, task)
-            warn_axes(policy, task)
+            if policy.network is not None:  # zeros may be no observation of a user's own program
+                self._try(torch.zeros(1, self.observation_size))
+            return
+        examples = torch.from_numpy(task.examples)
+        seen = self.map(examples.to(device)).shape[1]
+        read = seen if policy.observation_size is None else policy.observation_size
+        wanted = task.sizes._replace(observations=seen)
+        check_fits(self.source, Sizes(read, self.action_size, self.discrete), wanted, task.env_id)
+        self.observation_size = task.observation_size
+        if isinstance(task.actions, Choices):
+            self.first = task.actions.start
+        self._try(examples)
+        check_statistics(policy, self._look(examples), task.env_id)
+        warn_bounds(policy, task)
+        warn_axes(policy, task)
 
     def _try(self, examples: Tensor) -> None:
         """Refuse a policy that cannot answer, such as one of layers that do not fit."""
