@@ -73,8 +73,7 @@ class Teacher:
         wanted = task.sizes._replace(observations=seen)
         check_fits(self.source, Sizes(read, self.action_size, self.discrete), wanted, task.env_id)
         self.observation_size = task.observation_size
-        if isinstance(task.actions, Choices):
-            self.first = task.actions.start
+        self.first = task.actions.start if isinstance(task.actions, Choices) else policy.first
         self._try(examples)
         check_statistics(policy, self._look(examples), task.env_id)
         warn_bounds(policy, task)
