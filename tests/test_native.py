@@ -466,6 +466,39 @@ def test_with_a_compiler_that_fails(fresh, tmp_path):
     assert not list((tmp_path / "policykd").iterdir())
 
 
+@needs_kernels
+@needs_posix
+@pytest.mark.parametrize("damage", ["cut", "zeroed"])
+def test_a_damaged_library_in_the_cache_is_built_again(damage, monkeypatch, tmp_path):
+    """Where the loader maps it, the process would end by a signal."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "COMMON_FLAGS", [*build.COMMON_FLAGS, "-O0"])
+    library = build.build()
+    whole = library.read_bytes()
+    library.write_bytes(whole[:8192] + bytes(len(whole) - 8192 if damage == "zeroed" else 0))
+    again = build.build()
+    assert again.read_bytes() == whole and [*again.parent.iterdir()] == [again]
+    stamp = again.stat().st_mtime_ns
+    assert build.build() == again and again.stat().st_mtime_ns == stamp  # what is whole is kept
+
+
+@needs_posix
+@pytest.mark.parametrize("lines", ["f\\344hig", "one\\ntwo"])
+def test_what_a_failing_compiler_says_is_one_line_in_any_encoding(fresh, tmp_path, lines):
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\nprintf '{lines}' >&2\nprintf '{lines}'\nexit 1\n")
+    compiler.chmod(0o755)
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh.setenv("CC", str(compiler))
+    assert_torch_takes_over("cc failed")
+    assert "\n" not in native.reason()
+
+
+def test_a_compiler_that_is_no_command(fresh):
+    fresh.setenv("CC", "cc 'open")
+    assert_torch_takes_over("CC=cc 'open is no command")
+
+
 def test_switched_off(fresh):
     fresh.setenv("POLICYKD_NATIVE", "0")
     assert_torch_takes_over("POLICYKD_NATIVE=0")

@@ -72,16 +72,16 @@ def code_bytes(policy: PlainPolicy) -> int | None:
 
 
 def _compile(policy: PlainPolicy, folder: Path, flags: list[str], name: str) -> Path:
-    (folder / "policy.h").write_text(c_code.header(policy, ["policy"]))
-    (folder / "policy.c").write_text(c_code.source(policy))
     compiler = find_compiler()
     command = [*compiler, *flags, "-o", str(folder / name), str(folder / "policy.c")]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        (folder / "policy.h").write_text(c_code.header(policy, ["policy"]))
+        (folder / "policy.c").write_text(c_code.source(policy))
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"{compiler[0]}: {error}") from None
     if result.returncode:
-        raise Unavailable(f"{compiler[0]} failed: {result.stderr.strip()[:300]}")
+        raise Unavailable(f"{compiler[0]} failed: {' '.join(result.stderr.split())[:300]}")
     return folder / name
 
 

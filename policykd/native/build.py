@@ -42,11 +42,15 @@ def find_compiler(language: str = "C") -> list[str]:
     """Find a compiler for C or C++, as the first words of its command: ``$CC`` or ``$CXX``, else the usual names.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: there is none, or the variable is no command.
     """
     usual = {"C": ["cc", "gcc", "clang"], "C++": ["c++", "g++", "clang++"]}[language]
-    for command in [os.environ.get("CC" if language == "C" else "CXX", ""), *usual]:
-        words = shlex.split(command)
+    variable = "CC" if language == "C" else "CXX"
+    for command in [os.environ.get(variable, ""), *usual]:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise Unavailable(f"{variable}={command} is no command: {error}") from None
         if words and shutil.which(words[0]):
             return words
     raise Unavailable(f"no {language} compiler found")
@@ -68,7 +72,7 @@ def cache_folder() -> Path:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 
 
 def _processor() -> str:
@@ -80,6 +84,10 @@ def _processor() -> str:
     names = ("model name", "flags", "Features", "CPU part")
     described = sorted({line for line in lines if line.startswith(names)})
     return "\n".join([platform.machine(), platform.processor(), *described])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 def build() -> Path:
@@ -111,24 +119,27 @@ def _compile(
 ) -> Path:
     """Compile ``sources`` with the first choice of flags that serves, unless it was done before.
 
-    Safe in several processes at once: each writes a file of its own and renames it when it is complete.
+    Safe in several processes at once: each writes a file of its own and renames it when it is complete. Its name says
+    what is in it, as loading one that a full disk or a lost power supply left incomplete would end the process.
     """
     folder = cache_folder()
     version = _run([*compiler, "--version"]).stdout
     texts = [path.read_text() for path in (*sources, *HEADERS)]
     key = "\0".join([*texts, repr((compiler, choices, libraries)), version, _processor()])
-    library = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-    if library.exists():
-        return library
+    stem = f"{name}-{_digest(key.encode())}"
+    for library in folder.glob(f"{stem}-*.so"):
+        if library.stem == f"{stem}-{_digest(library.read_bytes())}":
+            return library
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     os.close(handle)
     try:
         for flags in choices:
             result = _run([*compiler, *flags, "-o", temporary, *map(str, sources), *libraries])
             if result.returncode == 0:
+                library = folder / f"{stem}-{_digest(Path(temporary).read_bytes())}.so"
                 os.replace(temporary, library)
                 return library
-        raise Unavailable(f"{shlex.join(compiler)} failed: {result.stderr.strip()[:500]}")
+        raise Unavailable(f"{shlex.join(compiler)} failed: {' '.join(result.stderr.split())[:500]}")
     finally:
         Path(temporary).unlink(missing_ok=True)
 
