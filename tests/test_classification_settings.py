@@ -129,7 +129,7 @@ def test_methods_and_their_settings_are_found_together(name):
     ("words", "line"),
     [
         ("--optimizer adm", "optimizer: 'adm' is unknown; nearest: adam"),
-        ("--optimizer None", "optimizer: takes one of adam, adamw, sgd or a function, not None"),
+        ("--optimizer None", "config: optimizer=None must be str | function"),
         ("--learning-rate-schedule cos", "learning_rate_schedule: 'cos' is unknown"),
     ],
 )

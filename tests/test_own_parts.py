@@ -246,6 +246,34 @@ def test_a_weight_of_ones_own_is_tried_once(columns, words):
         DualStudent(POINT, backbone="td3", method=PeerMethod("mine", "", **columns), config=SMALL)
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"source": None, "weight": "disadvantage"}, "weight says how to copy, and source=None copies nobody"),
+        ({"source": None, "states": "pooled"}, "states says how to copy"),
+        ({"source": None, "copies": "policy and critics"}, "copies says how to copy"),
+        ({"compares": "actions"}, "compares='actions' is what a weight looks at"),
+        ({"source": "best", "adaptive": True}, "adaptive=True changes distill_coef"),
+        ({"copies": "policy and critics", "coupling": "joint"}, "copies='policy and critics' is a step of its own"),
+    ],
+)
+def test_columns_of_a_peer_method_that_would_have_no_effect(columns, words):
+    with pytest.raises(PolicyKDError, match=f"^method mine: {words}"):
+        PeerMethod("mine", "", **columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"states": "pooled"}, "distils at the states of a group, and rollouts are a learner's own"),
+        ({"copies": "policy and critics"}, r"copies critics Q.s, a., and ppo has none"),
+    ],
+)
+def test_columns_that_rollouts_would_not_follow(columns, words):
+    with pytest.raises(PolicyKDError, match=words):
+        DualStudent(POINT, backbone="ppo", method=PeerMethod("mine", "", **columns))
+
+
 def test_a_function_of_a_teachers_student_is_tried_once():
     config = {"net_arch": (8,), "divergence": lambda own, target: own.actions - target.actions}
     with pytest.raises(PolicyKDError, match=r"divergence: must return one number per state, .K, B. = .1, 256., and"):

@@ -1,5 +1,6 @@
 """Numbers and names of settings as SB3, its zoo and NumPy write them; and on the command line."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -13,9 +14,13 @@ from tiny import POINT, TINY, flags
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.cli import main
 from policykd.cli.train import read as train_options
+from policykd.cooperation.config import SearchConfig
 from policykd.core.fields import Linear, as_type, change, split_linear
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.schedules import schedule_of
+from policykd.distillation.supervised.config import HintonConfig
+from policykd.distillation.supervised.training_config import TrainingConfig
+from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners.config import DDPGConfig, PPOConfig, SACConfig, TD3Config
 from policykd.learners.settings import Settings
 from policykd.measure.fidelity import visited
@@ -41,8 +46,9 @@ from policykd.training.recipes.rollout import at
         ("ent_coef", np.str_("auto_0.1"), "auto_0.1"),
     ],
 )
-def test_a_number_is_a_number_whoever_made_it(name, written, meant):
-    value = getattr(change(SACConfig(), {name: written}), name)
+@pytest.mark.parametrize("make", [SACConfig, lambda **given: change(SACConfig(), given)])
+def test_a_number_is_a_number_whoever_made_it(make, name, written, meant):
+    value = getattr(make(**{name: written}), name)
     assert value == meant and type(value) is type(meant)
     if name == "net_arch":
         assert [type(width) for width in value] == [int, int]
@@ -68,9 +74,10 @@ def test_a_number_is_a_number_whoever_made_it(name, written, meant):
         ("batch_size", np.array([64, 64])),
     ],
 )
-def test_what_is_no_such_number_is_refused_in_one_line(name, written):
+@pytest.mark.parametrize("make", [SACConfig, lambda **given: change(SACConfig(), given)])
+def test_what_is_no_such_number_is_refused_in_one_line(make, name, written):
     with pytest.raises(PolicyKDError, match=f"config: {name}=") as error:
-        change(SACConfig(), {name: written})
+        make(**{name: written})
     assert "\n" not in str(error.value)
 
 
@@ -91,7 +98,22 @@ def test_episodes_between_updates_are_refused_with_the_reason(written):
         change(SACConfig(), {"train_freq": written})
 
 
+@pytest.mark.parametrize("kind", [TrainingConfig, HintonConfig, SearchConfig, *TAUGHT_CONFIGS.values()])
+def test_settings_that_a_program_makes_are_read_like_others(kind):
+    names = {field.name for field in dataclasses.fields(kind)}
+    whole, number = ("search_steps", "sparsity") if kind is SearchConfig else ("batch_size", "learning_rate")
+    assert {whole, number} <= names
+    made = kind(**{whole: 32.0, number: 1})
+    assert type(getattr(made, whole)) is int and type(getattr(made, number)) is float
+    for name in (whole, number):
+        with pytest.raises(PolicyKDError, match=f"config: {name}='many' must be "):
+            kind(**{name: "many"})
+
+
 def test_a_linear_schedule_is_understood_where_there_is_one():
+    assert TD3Config(learning_rate="lin_3e-4").learning_rate == Linear("3e-4")
+    made = PPOConfig(clip_range="lin_0.2")
+    assert (made.clip_range, made.clip_range_schedule) == (0.2, "linear")
     config = change(PPOConfig(), {"learning_rate": "lin_3e-4", "clip_range": "lin_0.2"})
     assert (config.learning_rate, config.learning_rate_schedule) == (3e-4, "linear")
     assert (config.clip_range, config.clip_range_schedule) == (0.2, "linear")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policykd.core.fields import fractions, not_negative, positive, require
+from policykd.core.fields import fractions, not_negative, positive, read_fields, require
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
+        read_fields(self)
         fractions(self, "alpha")
         not_negative(self, "sparsity")
         require(0 < self.least_move < 1, "least_move", self.least_move, "must lie between 0 and 1")

@@ -62,19 +62,36 @@ def change(config: D, changes: Mapping[str, Any]) -> D:
     ``"lin_3e-4"``, as SB3's zoo writes a value that falls linearly to 0, sets ``<name>`` and ``<name>_schedule``.
     """
     hints = typing.get_type_hints(type(config))
-    values: dict[str, Any] = {}
-    for name, value in changes.items():
+    for name in changes:
         if name not in hints:
             elsewhere = getattr(config, "ELSEWHERE", {}).get(name)
             advice = f"; {elsewhere}" if elsewhere else nearest(name, hints)
             raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{advice}")
+    return dataclasses.replace(config, **_as_declared(config, changes, hints))  # type: ignore[type-var]
+
+
+def read_fields(settings: object) -> None:
+    """Read every field as ``change`` does, of settings that a program makes itself.
+
+    Raises:
+        PolicyKDError: a value is of another type than its field.
+    """
+    for name, value in _as_declared(settings, vars(settings), typing.get_type_hints(type(settings))).items():
+        object.__setattr__(settings, name, value)  # they are frozen
+
+
+def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of fields as their types want them."""
+    values: dict[str, Any] = {}
+    falling: dict[str, Any] = {}
+    for name, value in given.items():
         if (read := getattr(config, "AS_SB3", {}).get(name)) is not None:
             value = read(value)
         if isinstance(value, str) and value.startswith(LINEAR):
-            values |= _linear(name, value, hints, config)
+            falling |= _linear(name, value, hints, config)
         else:
             values[name] = as_type(name, value, hints[name])
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    return values | falling  # a schedule that a value brings stands above the field's default
 
 
 def whole_number(text: str) -> int:
@@ -240,5 +257,6 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
     else:
         fits = type(value) is hint
     shown = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
+    shown = shown.replace("collections.abc.Callable[..., Any]", "function")
     require(fits, name, value, f"must be {shown}")
     return value

@@ -26,9 +26,11 @@ dpd_published_code  peer    peer    as released        apart               own  
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.registry import check_row, rows
 from policykd.distillation.weights import Weight, weight_of
 
@@ -68,9 +70,25 @@ class PeerMethod:
     value most."""
 
     def __post_init__(self) -> None:
-        """Refuse what is none of a column's choices, in one line."""
+        """Refuse what is none of a column's choices, and columns that contradict one another, in one line."""
         check_row(self, PeerMethod)
         weight_of(self.weight)
+        for contradiction in self._contradictions():
+            raise PolicyKDError(f"method {self.name}: {contradiction}")
+
+    def _contradictions(self) -> Iterator[str]:
+        """What columns say of which another makes nothing."""
+        plain = PeerMethod.__dataclass_fields__
+        if self.source is None:
+            for column in ("states", "weight", "compares", "coupling", "adaptive", "copies"):
+                if getattr(self, column) != plain[column].default:
+                    yield f"{column} says how to copy, and source=None copies nobody"
+        if self.compares == "actions" and self.weight is None:
+            yield "compares='actions' is what a weight looks at, and there is none: name one"
+        if self.adaptive and self.coupling == "apart":
+            yield "adaptive=True changes distill_coef, which coupling='apart' has not: use 'joint'"
+        if self.copies == "policy and critics" and self.coupling == "joint":
+            yield "copies='policy and critics' is a step of its own: use coupling='apart'"
 
 
 PEER_METHODS: dict[str, PeerMethod] = rows(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from policykd.core.fields import check_schedule, fractions, not_negative, positive, require
+from policykd.core.fields import check_schedule, fractions, not_negative, positive, read_fields, require
 from policykd.core.registry import NAME
 
 Function = Callable[..., Any]
@@ -49,6 +49,7 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
+        read_fields(self)
         require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
         not_negative(self, "pessimism")
         require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")

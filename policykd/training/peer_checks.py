@@ -61,6 +61,10 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config, dis
         raise PolicyKDError(
             f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
         )
+    if method.states == "pooled":
+        raise PolicyKDError(f"method: {method.name} distils at the states of a group, and rollouts are a learner's own")
+    if method.copies == "policy and critics":
+        raise PolicyKDError(f"method: {method.name} copies critics Q(s, a), and {learner.name} has none")
     if method.compares == "actions" or method.target != "own" or method.acting == "advised":
         raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
     if method.coupling == "joint" or method.source == "best":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from policykd.core.fields import not_negative, positive, require
+from policykd.core.fields import not_negative, positive, read_fields, require
 from policykd.core.registry import NAME
 
 Function = Callable[..., Any]
@@ -56,6 +56,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
+        read_fields(self)
         positive(self, "epochs", "batch_size", "eval_every", "log_freq", "learning_rate")
         not_negative(self, "warm_up_epochs", "weight_decay", "mixup", "seed", "cache_megabytes")
         require(self.warm_up_epochs <= self.epochs, "warm_up_epochs", self.warm_up_epochs, f"of {self.epochs} epochs")
