@@ -37,6 +37,11 @@ class Step(NamedTuple):
     truncated: np.ndarray
     """Where a time limit alone ended the episode, ``(E,)``."""
 
+    @property
+    def ended_returns(self) -> dict[int, float]:
+        """Returns of the episodes that ended, by environment."""
+        return {int(e): float(self.infos[e]["episode"]["r"]) for e in self.dones.nonzero()[0]}
+
 
 KEPT_EPISODES = 100
 """Episodes that a Monitor remembers; all of them are in its file."""

@@ -134,8 +134,7 @@ class FineTuneOnReplay(TaughtOnReplay):
         """One environment step of every student, by which the policies on trial may be judged."""
         step = super().collect()
         if self.trials is not None and step.dones.any():
-            ended = {int(e): float(step.infos[e]["episode"]["r"]) for e in step.dones.nonzero()[0]}
-            self.trials.stepped(ended, self.fitted)
+            self.trials.stepped(step.ended_returns, self.fitted)
             self.learner.actor.copy_(self.trials.kept)
         return step
 

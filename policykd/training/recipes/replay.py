@@ -65,8 +65,7 @@ class LearnFromReplay:
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
         if self.allocation is not None:
-            ended_returns = {int(e): step.infos[e]["episode"]["r"] for e in step.dones.nonzero()[0]}
-            self.allocation.stepped(step.dones, ended_returns)
+            self.allocation.stepped(step.dones, step.ended_returns)
         ended = step.dones & ~step.truncated
         self.replay.add(observations, step.actions, step.next_observations, step.rewards, ended, step.truncated)
         return step
