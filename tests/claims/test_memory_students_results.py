@@ -32,7 +32,10 @@ def test_what_memories_keep():
     gru, history, one = (mean(half, student) for student in ("gru of 64", "history of 4", "feed-forward"))
     assert f"a history of four observations keeps {history} of the teacher's return on HalfCheetah" in TEXT
     assert f"a GRU of 64 units {gru}, in {cost('gru of 64') / cost('history of 4'):.1f} times its" in TEXT
-    assert f"and one observation {one}; after a tenth" in TEXT
+    assert f"and one observation {one}; a history of eight" in TEXT
+    eight, seeing = mean(half, "history of 8"), mean(half, "feed-forward, all observations")
+    assert f"no better there than one of four ({eight}), and a student that sees the velocities keeps {seeing};" in TEXT
+    assert float(eight) < float(history) < float(gru) < float(seeing)
     short = [mean(half, student, "short") for student in ("history of 4", "feed-forward")]
     assert f"the history keeps {short[0]} and one observation {short[1]}." in TEXT
     assert f"{gru} with a GRU, {history} with a history of four observations, {one} with one" in README
