@@ -269,6 +269,15 @@ def test_kickstarting_loss_by_hand():
     assert info["train/loss"] == pytest.approx(RL + 0.5 * 2.0)
 
 
+def test_entropy_is_rewarded_beside_a_teacher_too():
+    entropy = 0.5 * math.log(2 * math.pi * math.e)  # of N(2 s, 1)
+    expected = RL + 0.5 * 2.0 - 0.1 * entropy
+    assert joint_loss("kickstarting", ent_coef=0.1)["train/loss"] == pytest.approx(expected)
+    # ADVISOR's weight is of PPO's surrogate alone.
+    rest = joint_loss("advisor", alpha=0.25)["train/loss"] - 0.1 * entropy
+    assert joint_loss("advisor", alpha=0.25, ent_coef=0.1)["train/loss"] == pytest.approx(rest)
+
+
 def test_ppd_loss_by_hand():
     info = joint_loss("ppd")
     # max(0.5, 0.8) = 0.8 and 1.1: lambda * mean(0.8 * 2, 1.1 * 2) = 0.5 * 1.9
@@ -415,6 +424,23 @@ def test_critics_of_actions_learn_the_teachers_value_at_its_own_action():
     labels = Labels(PolicyOutput(torch.tensor([[[0.5]]]).double()), torch.tensor([[4.0]]).double())
     found = value_error(learner, learner.critic, torch.tensor([[[1.0]]]).double(), labels)
     assert found.item() == pytest.approx((2 - 4) ** 2 + (-0.5 - 4) ** 2)
+
+
+def test_a_students_step_without_rl_is_down_the_mean_squared_distances_by_hand():
+    """E |S(s) - T(s)|^2, a sum over actions and a mean over states, and half of E (V - V_T)^2."""
+    bare = {"net_arch": (), "normalize_observation": False, "normalize_reward": False}
+    learner = make_learner("ppo", 1, 1, 2, **bare)
+    learner.parameters[:] = torch.tensor([[0.1, -0.2, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]])  # acts (0.1 s, -0.2 s); V = s
+    labels = Labels(PolicyOutput(*(torch.zeros(1, 2, 2).double(),) * 3), torch.zeros(1, 2).double())
+    config = TaughtPPOConfig(**bare, distill_value_coef=0.5)
+    step = TeachingStep(TEACHER_METHODS["dagger"], config, learner, divergence_of("action_mse", taught=True))
+    states = torch.tensor([[[1.0], [3.0]]]).double()
+    info = step.teach(states, labels.pack(), torch.tensor(0.0).double(), True)
+    assert info["distill/loss"].item() == pytest.approx((0.05 + 0.45) / 2)
+    assert info["distill/value_loss"].item() == pytest.approx((1 + 9) / 2)
+    # Adam's first mean is a tenth of the gradient; those of a state s are 2 a s and 2 a, and 2 V s and 2 V.
+    assert (10 * step.adam.exp_avg).flatten().tolist() == pytest.approx([1.0, -2.0, 0.4, -0.8, 0.0, 0.0])
+    assert (10 * step.critic_adam.exp_avg).flatten().tolist() == pytest.approx([0.5 * 10, 0.5 * 4])
 
 
 def test_a_weight_of_teaching_compares_the_teachers_value_with_the_students():
