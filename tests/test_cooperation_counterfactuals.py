@@ -92,8 +92,9 @@ def test_most_instances_have_one(kind):
     assert found.usable.mean() > 0.6
 
 
-def test_gradient_search_goes_to_its_target():
-    """A line with one feature: where it is half way to certainty can be computed by hand."""
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_gradient_search_goes_to_the_least_of_its_loss(sparsity):
+    """A line with one feature: |f(x') - y'|^2 + sparsity |x' - x|, y' half way to certainty, at every point."""
     network = nn.Linear(1, 2)
     learner = TorchClassifier()
     learner.network_, learner.classes_ = network.requires_grad_(False), np.array([0, 1])
@@ -106,12 +107,16 @@ def test_gradient_search_goes_to_its_target():
     teacher.learner = learner
     start = np.array([11, 14])  # x = 0.5 and 2.0, of class 1
     space = Space(rows, np.array([0]), [])
-    config = SearchConfig(sparsity=0.0, gradient_steps=300, step_size=0.005)
+    config = SearchConfig(sparsity=sparsity, gradient_steps=300, step_size=0.005)
     problem = Problem(teacher, space, rows[start], np.array([1, 1]), config)
     reached = space.raw(gradient_search(learner, problem))[:, 0]
     sure = 1 / (1 + np.exp(-rows[start, 0]))
     target = sure + 0.5 * (1 - sure)
-    np.testing.assert_allclose(reached, np.log(target / (1 - target)), atol=0.02)
+    points = np.linspace(-5, 5, 10_001)[:, None]
+    losses = 2 * (1 / (1 + np.exp(-points)) - target) ** 2 + sparsity * np.abs(points - rows[start, 0]) / 10
+    np.testing.assert_allclose(reached, points[losses.argmin(0), 0], atol=0.06 if sparsity else 0.02)
+    if not sparsity:
+        np.testing.assert_allclose(reached, np.log(target / (1 - target)), atol=0.02)
 
 
 @pytest.mark.parametrize("kind", sorted(TEACHERS))

@@ -393,25 +393,27 @@ def test_paired_weights_by_hand():
         paired_advantage(advantages[0], 1.0)
 
 
-def test_what_a_critic_errs_alike_for_both_actions_changes_nothing():
+@pytest.mark.parametrize("peers", [2, 3])  # among two, whom a learner copies is also who copies it
+def test_what_a_critic_errs_alike_for_both_actions_changes_nothing(peers):
     seen = []
 
     def spy(compared: Comparison, config):
         seen.append(compared.advantages)
         return torch.ones(compared.advantages.shape[::2], dtype=torch.float64)
 
-    learner = make_learner("td3", 4)
+    learner = make_learner("td3", 2 * peers)
     method = dataclasses.replace(PEER_METHODS["paired"], weight=spy)
-    states = torch.randn(4, 7, 4, dtype=torch.float64)
-    turn = Peers(4, 2, "peer", torch.device("cpu")).turns[0]
+    states = torch.randn(2 * peers, 7, 4, dtype=torch.float64)
+    turn = Peers(2 * peers, peers, "peer", torch.device("cpu")).turns[0]
     rate = torch.tensor(0.0, dtype=torch.float64)
     PeerStep(method, learner.config, learner).update(states, *turn, rate, True)
-    actions = learner.policy(learner.actor, states[[1, 0, 3, 2]])[[1, 0, 3, 2]], learner.policy(learner.actor, states)
-    for k, peer in enumerate([1, 0, 3, 2]):
+    for k, peer in enumerate([1, 0, 3, 2] if peers == 2 else [1, 2, 0, 4, 5, 3]):
+        everywhere = states[[k] * 2 * peers]
+        acted = learner.policy(learner.actor, everywhere)
         for place, judge in enumerate((k, peer)):
-            values = [learner.q_values(learner.critic, states[[k] * 4], a[[k] * 4])[judge] for a in actions]
+            values = [learner.q_values(learner.critic, everywhere, acted[[i] * 2 * peers])[judge] for i in (peer, k)]
             torch.testing.assert_close(seen[0][k, 2 * place : 2 * place + 2], values[0] - values[1])
-    learner.critic[:, -1] += torch.arange(8.0).double() * 100  # the critics' last biases
+    learner.critic[:, -1] += torch.arange(4.0 * peers).double() * 100  # the critics' last biases
     PeerStep(method, learner.config, learner).update(states, *turn, rate, True)
     torch.testing.assert_close(seen[0], seen[1])
 

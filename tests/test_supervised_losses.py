@@ -9,6 +9,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from policykd.distillation.categorical import UNLABELLED, categorical_kl, ensemble_logits, hard_loss, soft_loss
+from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.supervised import fitnets, rid, rkd, ted, vid
 from policykd.distillation.supervised.hinton import hinton_loss
 
@@ -85,6 +86,14 @@ def test_hinton_extremes():
     assert soft.item() == pytest.approx(by_hand.item()) and set(terms) == {"kd_loss"}
     both, _ = hinton_loss(student, teacher, labels, alpha=0.3, temperature=1.0)
     assert both.item() == pytest.approx(0.7 * hard.item() + 0.3 * soft.item())
+
+
+def test_distances_of_softened_probabilities_are_a_divergence_of_hintons_loss():
+    """KD_Lib's loss: T^2 times the mean squared error of softened probabilities, here summed over the 5 classes."""
+    own, target = random(6, 5), random(6, 5, seed=1)
+    apart = (own / 4).softmax(1).numpy() - (target / 4).softmax(1).numpy()
+    found, _ = hinton_loss(own, target, torch.zeros(6, dtype=torch.long), 1.0, 4.0, DIVERGENCES["action_mse"])
+    assert found.item() == pytest.approx(4**2 * 5 * (apart**2).mean())
 
 
 def test_fitnets_by_hand():

@@ -1,5 +1,7 @@
 """Students of a frozen teacher: what they learn from, what the teacher keeps, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -253,6 +255,32 @@ def test_what_a_teacher_pays_by_hand(method):
     expected = after[method][:, 1:] * (1 - rollout.dones) if method in after else likely[:, :-1]
     recipe.estimate()
     torch.testing.assert_close(rollout.rewards, 0.5 * expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_teacher_pays_is_scaled_where_rewards_are():
+    plain, scaled = (rolled("entropy_regularised", normalize_reward=flag) for flag in (False, True))
+    unscaled = plain.pay()
+    expected = copy.deepcopy(scaled.teaching).scale_rewards(unscaled, plain.rollout.dones, scaled.config.gamma)
+    torch.testing.assert_close(scaled.pay(), expected)
+    assert not torch.allclose(expected, unscaled)
+
+
+def test_after_a_failure_nothing_is_worth_anything_to_the_teacher(monkeypatch):
+    """Only a time limit asks it for the value of the last state."""
+    config = {**ROLL, "n_steps": 12, "log_std_init": 1.0, "allow_weak_teacher": True}
+    agent = TeacherStudent("InvertedPendulum-v5", lean, method="entropy_regularised", config=config)
+    agent.get_env()
+    recipe, answers = agent.recipe, agent.recipe.tutor.answers
+    recipe.method = TEACHER_METHODS["teacher_value_reward"]  # whose teacher says 5 everywhere, and 7 at the end
+    monkeypatch.setattr(
+        recipe.tutor, "answers", lambda: torch.cat((answers()[..., :-1], 5 + 0 * answers()[..., -1:]), -1)
+    )
+    monkeypatch.setattr(recipe.tutor, "value_at_end", lambda info, env: 7.0)
+    for _ in range(12):
+        recipe.collect()
+    failed = recipe.rollout.dones.bool()
+    assert failed.any() and not failed.all()
+    assert torch.equal(recipe.rollout.next_values, torch.where(failed, 0.0, 5.0))
 
 
 def test_a_teachers_value_is_paid_in_units_of_the_value_network(critic_teacher):

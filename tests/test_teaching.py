@@ -236,11 +236,17 @@ def test_shaping_by_hand_and_it_telescopes():
 
 def joint_loss(method, **changes):
     """The loss of one learner on a minibatch of two steps, and what it is made of."""
+    return joint_step(method, **changes)[0]
+
+
+def joint_step(method, unit=1.0, values=(0.0, 0.0), **changes):
+    """The same and the learner, whose value network's unit is worth ``unit``; ``values`` are the teacher's."""
     changes = {"normalize_advantage": False, "normalize_observation": False, "normalize_reward": False, **changes}
     changes |= {"net_arch": (), "max_grad_norm": 1e9, "divergence": "gaussian_kl_forward"}
     config = TaughtPPOConfig(**changes)
     learner = make_learner("ppo", 1, 1, 1, double=True, net_arch=(), normalize_advantage=False, max_grad_norm=1e9)
     learner.config = config
+    learner.return_stats.var[:] = unit**2
     # Policy mean = 2 s, std 1; value = s.
     learner.parameters[:] = torch.tensor([[2.0, 0.0, 0.0, 1.0, 0.0]])
     divergence = divergence_of(config.divergence, taught=True)
@@ -250,12 +256,12 @@ def joint_loss(method, **changes):
     log_prob = learner.head.log_prob(2 * states, torch.zeros(1, 1).double(), actions)
     ratios = torch.tensor([[0.5, 1.1]]).double()
     labels = Labels(
-        PolicyOutput(*(torch.full((1, 2, 1), x).double() for x in (0.0, 0.0, 1.0))), torch.zeros(1, 2).double()
+        PolicyOutput(*(torch.full((1, 2, 1), x).double() for x in (0.0, 0.0, 1.0))), torch.tensor([values]).double()
     )
     advantages, returns = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[1.0, 1.0]]).double()
     batch = Minibatch(states, actions, log_prob - ratios.log(), advantages, returns)
     info = update.descend(batch, torch.tensor(0.0), torch.tensor(0.2).double(), labels.pack())
-    return {key: float(value[0]) for key, value in info.items()}
+    return {key: float(value[0]) for key, value in info.items()}, learner
 
 
 # KL(N(0, 1) || N(2 s, 1)) = (2 s)^2 / 2 = 2 at both states. Surrogate: -min(0.5, 0.8) = -0.5; -min(-2.2, -2.2) = 2.2;
@@ -269,10 +275,27 @@ def test_kickstarting_loss_by_hand():
     assert info["train/loss"] == pytest.approx(RL + 0.5 * 2.0)
 
 
+def test_entropy_is_rewarded_beside_a_teacher_too():
+    entropy = 0.5 * math.log(2 * math.pi * math.e)  # of N(2 s, 1)
+    expected = RL + 0.5 * 2.0 - 0.1 * entropy
+    assert joint_loss("kickstarting", ent_coef=0.1)["train/loss"] == pytest.approx(expected)
+    # ADVISOR's weight is of PPO's surrogate alone.
+    rest = joint_loss("advisor", alpha=0.25)["train/loss"] - 0.1 * entropy
+    assert joint_loss("advisor", alpha=0.25, ent_coef=0.1)["train/loss"] == pytest.approx(rest)
+
+
 def test_ppd_loss_by_hand():
     info = joint_loss("ppd")
     # max(0.5, 0.8) = 0.8 and 1.1: lambda * mean(0.8 * 2, 1.1 * 2) = 0.5 * 1.9
     assert info["train/loss"] == pytest.approx(RL + 0.5 * 1.9)
+
+
+def test_ppds_gradient_flows_through_the_ratio():
+    """d(rho KL) = rho (KL d log pi + d KL) at the second state, and 0.8 d KL at the first, whose ratio is floored."""
+    gradients = 10 * joint_step("ppd")[1].adam.exp_avg[0, :2]  # Adam's first mean is a tenth of them
+    # By the mean: KL' is 2 and -2, (log pi)' is a - 2 s, which is 0 and 1; the surrogate's are 0 and 2 * 1.1.
+    first, second = 0.5 * 0.8 * 2, 0.5 * 1.1 * (2 * 1 - 2) + 2.2
+    assert gradients.tolist() == pytest.approx([(first - second) / 2, (first + second) / 2])
 
 
 def test_loss_without_rewards_is_the_teachers_alone():
@@ -293,6 +316,13 @@ def test_value_gated_loss_by_hand():
     # The teacher's value is 0 at both states, the student's 1 and -1: only the second state is copied.
     assert info["train/loss"] == pytest.approx(RL + 0.5 * (2.0 / 2))
     assert info["distill/weight_mean"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("unit", "passes"), [(1.0, 1.0), (4.0, 0.5), (0.25, 1.0)])
+def test_the_value_gate_compares_returns_of_the_task(unit, passes):
+    """The student's network says 1 and -1, in units of its own; the teacher's values are 2 and 0.5."""
+    info, _ = joint_step("value_gated", unit, (2.0, 0.5), normalize_reward=True)
+    assert info["distill/weight_mean"] == pytest.approx(passes)
 
 
 def test_lambda_follows_its_schedule():
@@ -415,6 +445,23 @@ def test_critics_of_actions_learn_the_teachers_value_at_its_own_action():
     labels = Labels(PolicyOutput(torch.tensor([[[0.5]]]).double()), torch.tensor([[4.0]]).double())
     found = value_error(learner, learner.critic, torch.tensor([[[1.0]]]).double(), labels)
     assert found.item() == pytest.approx((2 - 4) ** 2 + (-0.5 - 4) ** 2)
+
+
+def test_a_students_step_without_rl_is_down_the_mean_squared_distances_by_hand():
+    """E |S(s) - T(s)|^2, a sum over actions and a mean over states, and half of E (V - V_T)^2."""
+    bare = {"net_arch": (), "normalize_observation": False, "normalize_reward": False}
+    learner = make_learner("ppo", 1, 1, 2, **bare)
+    learner.parameters[:] = torch.tensor([[0.1, -0.2, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]])  # acts (0.1 s, -0.2 s); V = s
+    labels = Labels(PolicyOutput(*(torch.zeros(1, 2, 2).double(),) * 3), torch.zeros(1, 2).double())
+    config = TaughtPPOConfig(**bare, distill_value_coef=0.5)
+    step = TeachingStep(TEACHER_METHODS["dagger"], config, learner, divergence_of("action_mse", taught=True))
+    states = torch.tensor([[[1.0], [3.0]]]).double()
+    info = step.teach(states, labels.pack(), torch.tensor(0.0).double(), True)
+    assert info["distill/loss"].item() == pytest.approx((0.05 + 0.45) / 2)
+    assert info["distill/value_loss"].item() == pytest.approx((1 + 9) / 2)
+    # Adam's first mean is a tenth of the gradient; those of a state s are 2 a s and 2 a, and 2 V s and 2 V.
+    assert (10 * step.adam.exp_avg).flatten().tolist() == pytest.approx([1.0, -2.0, 0.4, -0.8, 0.0, 0.0])
+    assert (10 * step.critic_adam.exp_avg).flatten().tolist() == pytest.approx([0.5 * 10, 0.5 * 4])
 
 
 def test_a_weight_of_teaching_compares_the_teachers_value_with_the_students():

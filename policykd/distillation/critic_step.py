@@ -13,6 +13,8 @@ from policykd.distillation.weights import HasCritics
 class CriticStep:
     """The step of every critic towards its peer's: the squared distance of their values (PIEKD, Hong et al. 2020).
 
+    Target critics are left to follow by tau; the released code copies them.
+
     Args:
         learner: the learners.
         rest: as in ``PeerStep``.

@@ -103,6 +103,9 @@ def proximal_weight(ratio: Tensor, clip_range: Tensor | float) -> Tensor:
 def confidence(distance: Tensor, alpha: float) -> Tensor:
     """ADVISOR's weight exp(-alpha d) of imitation, ``(K, B)`` in (0, 1] (Weihs et al. 2021, section 3.2).
 
+    In the paper d is 0 between equals, its code takes the cross-entropy with the teacher's choice. Here it is the KL
+    divergence of choices, and of Gaussians the squared distance of their actions (``JointTeaching.imitate``).
+
     Args:
         distance: d >= 0 of an imitator, which learns from the teacher alone, from the teacher, ``(K, B)``.
         alpha: 0 imitates everywhere; large imitates only where the imitator hardly errs.
