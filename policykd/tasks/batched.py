@@ -16,13 +16,14 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torch import Tensor
 
 from policykd.core.arrays import Array, as_numpy
-from policykd.core.errors import PolicyKDError, one_line
-from policykd.tasks.contract import TaskError, build, checked, note_success, task_name
+from policykd.core.errors import PolicyKDError
+from policykd.tasks.contract import build, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.flat import FlatVector, is_laid_out
 from policykd.tasks.groups import Groups, groups_of
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
+from policykd.tasks.vector_contract import autoreset_mode, call, check_mode, final, numbers, with_final
 
 NOTHING: dict[str, Any] = {}
 """The ``info`` of an environment whose episode goes on."""
@@ -84,17 +85,22 @@ class One(gym.Env):
         """Begin an episode."""
         if not self.alone:
             raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
-        observations, _ = self.vector.reset(seed=seed)
+        observations, _ = call(self.vector, "reset", seed=seed)
         self.device = observations.device if isinstance(observations, Tensor) else None
         return as_numpy(observations)[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step; the observation is the episode's own, also where the vector has begun the next."""
         actions = action[None] if self.device is None else torch.as_tensor(action[None], device=self.device)
-        observations, rewards, terminated, truncated, infos = self.vector.step(actions)
-        if (terminated[0] or truncated[0]) and _mode(self.vector) == AutoresetMode.SAME_STEP:
-            observations = _final(infos, task_name(self.vector))
-        return as_numpy(observations[0]), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
+        observations, *told, infos = call(self.vector, "step", actions)
+        name, kinds = task_name(self.vector), ("rewards", "flags", "flags")
+        reward, terminated, truncated = (
+            numbers(part, (1,), "float64", None, f"environment: {name} returned {kind}").item()
+            for part, kind in zip(told, kinds, strict=True)
+        )
+        if (terminated or truncated) and autoreset_mode(self.vector) == AutoresetMode.SAME_STEP:
+            observations = final(infos, name)
+        return as_numpy(observations[0]), reward, bool(terminated), bool(truncated), {}
 
     def close(self) -> None:
         """Close the vector, unless it trains."""
@@ -117,7 +123,7 @@ class BatchedEnvs:
 
     def __init__(self, vector: VectorEnv, learners: int, folders: list[Path] | None, append: bool = False) -> None:
         self.vector, self.num_envs, self.name = vector, vector.num_envs, task_name(vector)
-        self.mode = _mode(vector)
+        self.mode = autoreset_mode(vector)
         observation_space, action_space = check_spaces(One(vector, alone=False))
         self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), action_scale(action_space)
         self.several_seeds = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
@@ -141,7 +147,7 @@ class BatchedEnvs:
 
         Gymnasium's own vectors get every environment's seed; others the first one, from which they make the rest.
         """
-        observations, _ = self._call("reset", seed=seeds if self.several_seeds else seeds[0])
+        observations, _ = call(self.vector, "reset", seed=seeds if self.several_seeds else seeds[0])
         self.tensors = not isinstance(observations, np.ndarray)
         if self.tensors and not isinstance(observations, Tensor):
             raise PolicyKDError(
@@ -161,9 +167,11 @@ class BatchedEnvs:
         """
         asked: Any = torch.as_tensor(actions, device=self.device) if self.tensors else as_numpy(actions)
         sent = self.action_scale.to_env(asked) if scaled else self.action_scale.clip(asked)
-        observations, rewards, terminated, truncated, infos = self._call("step", sent)
+        observations, rewards, *flags, infos = call(self.vector, "step", sent)
         observations = following = self._kept(observations)
-        ended, cut = (as_numpy(flags).astype(bool) for flags in (terminated, truncated))
+        device, says = self.device if self.tensors else None, f"environment: {self.name} returned"
+        rewards = numbers(rewards, self.shape[:1], "float64", device, f"{says} rewards")
+        ended, cut = (as_numpy(numbers(flag, self.shape[:1], "bool", None, f"{says} flags")) for flag in flags)
         dones, cut = ended | cut, cut & ~ended
         self.returns += rewards
         self.lengths += 1
@@ -171,23 +179,13 @@ class BatchedEnvs:
         if dones.any():
             which = np.flatnonzero(dones)
             if self.mode == AutoresetMode.SAME_STEP:
-                following = self._with_final(observations, infos, which)
+                following = with_final(observations, infos, which, self.name)
             else:
                 mask = torch.from_numpy(dones).to(self.device) if self.tensors else dones.copy()
-                observations = self._kept(self._call("reset", options={"reset_mask": mask})[0])
+                observations = self._kept(call(self.vector, "reset", options={"reset_mask": mask})[0])
             for e in which:
                 told[e] = self._ended(int(e), following, bool(cut[e]), infos)
-        return Step(asked, observations, self._numbers(rewards), dones, told, following, cut)
-
-    def _with_final(self, observations: Array, infos: dict[str, Any], which: np.ndarray) -> Array:
-        """Observations, but where an episode ended its last one, ``(E, O)``."""
-        final = _final(infos, self.name)
-        shown: Any = observations.clone() if isinstance(observations, Tensor) else observations.copy()
-        if isinstance(final, Tensor):
-            shown[which] = final[which].to(shown)
-        else:
-            shown[which] = np.stack([np.asarray(final[e], np.float32) for e in which])
-        return shown
+        return Step(asked, observations, rewards, dones, told, following, cut)
 
     def _ended(self, e: int, last: Array, cut: bool, infos: dict[str, Any]) -> dict[str, Any]:
         """The ``info`` of an episode that ended, as SB3's Monitor and vectors tell it; its counters begin anew."""
@@ -200,29 +198,9 @@ class BatchedEnvs:
         return {"episode": episode, "TimeLimit.truncated": cut, "terminal_observation": as_numpy(last[e])}
 
     def _kept(self, observations: Any) -> Array:
-        """A copy in float32: a simulator may go on writing into its own."""
-        if tuple(observations.shape) != self.shape:
-            raise TaskError(
-                f"environment: {self.name} returned observations of shape {tuple(observations.shape)}, not {self.shape}"
-            )
-        if isinstance(observations, Tensor):
-            return observations.to(torch.float32, copy=True)
-        return np.array(observations, np.float32)
-
-    def _numbers(self, rewards: Any) -> Array:
-        """One number per environment, apart from the vector's own."""
-        if tuple(rewards.shape) != self.shape[:1]:
-            raise TaskError(f"environment: {self.name} returned rewards of shape {tuple(rewards.shape)}, not one each")
-        if isinstance(rewards, Tensor):
-            return rewards.to(torch.float64, copy=True)
-        return np.array(rewards, np.float64)
-
-    def _call(self, what: str, *given: Any, **named: Any) -> Any:
-        try:
-            return getattr(self.vector, what)(*given, **named)
-        except Exception as error:
-            text = f"environment: {self.name}: {what} raised {type(error).__name__}: {one_line(error)}"
-            raise TaskError(text) from error
+        """A copy ``(E, O)`` in float32."""
+        device = self.device if self.tensors else None
+        return numbers(observations, self.shape, "float32", device, f"environment: {self.name} returned observations")
 
     def close(self) -> None:
         """Close the vector and the logs."""
@@ -266,12 +244,6 @@ def _parameters(function: Any) -> list[str]:
         return []
 
 
-def _mode(vector: VectorEnv) -> AutoresetMode | None:
-    """When an ended episode is followed by the next; None where the vector does not say so."""
-    mode = vector.metadata.get("autoreset_mode")
-    return next((known for known in AutoresetMode if mode in (known, known.value, known.name)), None)
-
-
 def _checked(vector: VectorEnv) -> VectorEnv:
     """The vector, its observations laid out flat.
 
@@ -280,21 +252,5 @@ def _checked(vector: VectorEnv) -> VectorEnv:
             modes that can be learnt from.
     """
     refuse_moving_scales(vector, task_name(vector))
-    mode, known = _mode(vector), "AutoresetMode.SAME_STEP or DISABLED"
-    if mode is None:
-        raise PolicyKDError(f'environment: {task_name(vector)} must say metadata["autoreset_mode"]: {known}')
-    if mode == AutoresetMode.NEXT_STEP and not isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv):
-        spec = vector.spec  # of the class that make_vec takes where it is not told to make copies
-        told = 'vectorization_mode="sync"' if spec and spec.entry_point and spec.vector_entry_point else known
-        raise PolicyKDError(
-            f"environment: {task_name(vector)} has autoreset_mode NEXT_STEP, whose step after an end is no transition: "
-            f"make it with {told}"
-        )
+    check_mode(vector)
     return FlatVector(vector) if is_laid_out(vector.single_observation_space) else vector
-
-
-def _final(infos: dict[str, Any], name: str) -> Any:
-    """The last observation of every episode that ended."""
-    if "final_obs" not in infos:
-        raise TaskError(f"environment: {name} ended an episode (SAME_STEP) without its infos['final_obs']")
-    return infos["final_obs"]

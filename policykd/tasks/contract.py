@@ -51,12 +51,14 @@ class CheckedTask(gym.Wrapper):
         """
         try:
             result = self.env.reset(**options)
+        except TaskError:  # of a vector that is seen as one environment
+            raise
         except Exception as error:
             takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
             advice = "; Gymnasium's is reset(self, *, seed=None, options=None)" if takes_none else ""
             raise TaskError(f"{self._says('reset')} raised {kind_and_line(error)}{advice}") from error
         if not isinstance(result, tuple) or len(result) != 2:
-            raise TaskError(f"{self._says('reset')} must return (observation, info), not {_kind(result)}; {SHIMMY}")
+            raise TaskError(f"{self._says('reset')} must return (observation, info), not {kind_of(result)}; {SHIMMY}")
         observation, info = result
         return self._observation(observation, "reset"), self._info(info, "reset")
 
@@ -68,12 +70,14 @@ class CheckedTask(gym.Wrapper):
         """
         try:
             result = self.env.step(action)
+        except TaskError:
+            raise
         except Exception as error:
             raise TaskError(f"{self._says('step')} raised {kind_and_line(error)}") from error
         if not isinstance(result, tuple) or len(result) != 5:
             raise TaskError(
                 f"{self._says('step')} must return (observation, reward, terminated, truncated, info), not "
-                f"{_kind(result)}; {SHIMMY}"
+                f"{kind_of(result)}; {SHIMMY}"
             )
         observation, reward, terminated, truncated, info = result
         number = reward if isinstance(reward, float) else as_number(reward)  # NumPy's floats are floats
@@ -82,7 +86,7 @@ class CheckedTask(gym.Wrapper):
         if number is None or ended not in (0, 1) or cut not in (0, 1):
             raise TaskError(
                 f"{self._says('step')} must return one number as reward and one bool each as terminated and truncated, "
-                f"not {_kind(reward)}, {_kind(terminated)} and {_kind(truncated)}"
+                f"not {kind_of(reward)}, {kind_of(terminated)} and {kind_of(truncated)}"
             )
         copied = dict(info) if type(info) is dict else self._info(info, "step")
         return self._observation(observation, "step"), number, bool(ended), bool(cut), copied
@@ -94,7 +98,7 @@ class CheckedTask(gym.Wrapper):
             array = np.empty(0, object)
         if array.shape != self.shape or array.dtype.kind not in "fiub":
             raise TaskError(
-                f"{self._says(what)} returned {_kind(observation)} as observation, and its space holds numbers of "
+                f"{self._says(what)} returned {kind_of(observation)} as observation, and its space holds numbers of "
                 f"shape {self.shape}"
             )
         return array
@@ -103,7 +107,7 @@ class CheckedTask(gym.Wrapper):
         if info is None:
             return {}
         if not isinstance(info, dict):
-            raise TaskError(f"{self._says(what)} must return a dict as info, not {_kind(info)}")
+            raise TaskError(f"{self._says(what)} must return a dict as info, not {kind_of(info)}")
         return dict(info)
 
     def _says(self, what: str) -> str:
@@ -122,7 +126,8 @@ def as_number(value: Any) -> float | None:
 def note_success(episode: dict[str, Any], info: Any, e: int | None = None) -> None:
     """Note a task's ``is_success`` in what is told of an episode, where it is a number; ``e``: where in a vector."""
     try:
-        number = as_number(info["is_success"] if e is None else info["is_success"][e])
+        said = e is None or "_is_success" not in info or info["_is_success"][e]  # Gymnasium's mask of who did
+        number = as_number(info["is_success"] if e is None else info["is_success"][e]) if said else None
     except (KeyError, IndexError, TypeError):
         return
     if number is not None and math.isfinite(number):
@@ -182,8 +187,8 @@ def not_a_task(value: Any) -> str:
             "a function that makes a single one (lambda: gymnasium.make(...)), or a gymnasium VectorEnv itself"
         )
     return (
-        f"{_kind(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or a "
-        f"function that makes an instance; {SHIMMY}"
+        f"{kind_of(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or "
+        f"a function that makes an instance; {SHIMMY}"
     )
 
 
@@ -204,7 +209,7 @@ def task_name(env: gym.Env | gym.vector.VectorEnv) -> str:
     return type(base).__name__ if spec is None else spec.id
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"

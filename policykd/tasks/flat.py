@@ -69,7 +69,7 @@ class FlatVector(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take a step; ``final_obs`` is laid out, too."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        if "final_obs" in infos:
+        if infos and "final_obs" in infos:
             infos = {**infos, "final_obs": self._last(infos["final_obs"])}
         return self._laid_out(observations), rewards, terminated, truncated, infos
 
