@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import POINT, TINY, flags, progress
+from tiny_benchmark import changed
 
 from policykd.cli import COMMANDS, main
 from policykd.cli.evaluate import EvaluateOptions
@@ -133,6 +134,30 @@ def test_the_command_line_of_a_run_is_kept(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["policykd", "train", "--env", POINT, "--run-dir", "a folder"])
     main(["train", "--env", POINT, "--total-timesteps", "4", *flags(), "--run-dir", "a folder"])
     assert shlex.split(Path("a folder/command.txt").read_text())[1:] == sys.argv
+
+
+def test_names_that_are_no_unicode_are_told_and_kept(monkeypatch, capsys):
+    odd = "x\udcff"  # what Python makes of a byte that is no UTF-8
+    for words, rule in (
+        (["--env", odd], "is not registered"),
+        (["--env", POINT, "--run-dir", odd], "no name in UTF-8"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", *words])
+        assert rule in capsys.readouterr().err and not Path(odd).exists()
+    monkeypatch.setattr(sys, "argv", ["policykd", odd])
+    main(["train", "--env", POINT, "--total-timesteps", "4", *flags(), "--run-dir", "run"])
+    assert "x\\udcff" in Path("run/command.txt").read_text()
+
+
+def test_printed_commands_can_be_pasted(monkeypatch, capsys):
+    monkeypatch.setattr("policykd.benchmark.matrix.run_matrix", lambda *_: [])
+    monkeypatch.setattr("policykd.benchmark.compare.compare", lambda _: (None, ""))
+    Path("spec.yaml").write_text(changed())
+    assert "policykd report 'a folder')" in said(capsys, "benchmark", "spec.yaml", "--out", "a folder")
+    assert "policykd report 'a folder/results' --out 'a folder/report.html'" in said(
+        capsys, "compare", "--out", "a folder"
+    )
 
 
 def test_evaluate_prints_every_learners_return(capsys):

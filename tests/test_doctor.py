@@ -329,7 +329,7 @@ def test_what_cannot_be_asked_is_one_line():
         ({"teacher": [controller(), controller()]}, "one teacher at a time, got 2: ask about each"),
         ({"student_observations": "legs"}, "there is no group 'legs' of observations; the task names none"),
         ({"backbone": "dqn"}, "backbone: 'dqn' is unknown"),
-        ({"n_episodes": 1}, "needs 4 episodes or more, got 1"),
+        ({"n_episodes": 1}, "n_episodes=1 must be at least 4"),
     ):
         with pytest.raises(PolicyKDError, match=said):
             diagnose(**{"teacher": controller(), "env": POINT, **TEACHER_ALONE, **changes})

@@ -143,6 +143,13 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, good, kind, edi
         assert "\n" not in str(error)
 
 
+def test_a_key_that_is_there_twice_is_not_the_last_one():
+    for parse, text in ((parse_json, '{"a": {"b": 1, "b": 2}}'), (parse_yaml, "a: [{b: 1, b: 2}]")):
+        with pytest.raises(ValueError, match="the key 'b' twice"):
+            parse(text)
+    assert parse_yaml("a: &a {b: 1}\nc: {<<: *a, b: 2}") == {"a": {"b": 1}, "c": {"b": 2}}
+
+
 @FEW
 @given(text=st.text(max_size=200) | st.text("{}[]&*a:,- \n'\"!?|>", max_size=200))
 def test_any_text_is_a_value_or_a_value_error(text):

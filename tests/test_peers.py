@@ -478,6 +478,11 @@ def test_greedy_without_critics_is_refused_with_what_works():
     agent.evaluate_group(1, rule="mean"), agent.predict(np.zeros(4), learner="group")
 
 
+def test_peers_without_a_replay_are_not_told_to_save_one():
+    with pytest.raises(PolicyKDError, match="learners of ppo keep no replay"):
+        DualStudent(POINT, backbone="ppo", config={"net_arch": (8,)}).ship()
+
+
 @pytest.mark.parametrize(
     ("ask", "words"),
     [

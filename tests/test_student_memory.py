@@ -25,6 +25,7 @@ from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.remembering import Episodes
 from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
+from policykd.tasks.views import View
 from policykd.teachers import Teacher
 from policykd.training.recipes.recurrent_imitation import counted_steps
 
@@ -33,6 +34,11 @@ FRAMES = 3
 
 def stacked():
     return FlattenObservation(FrameStackObservation(gym.make(POINT), FRAMES))
+
+
+def test_a_history_that_needs_more_than_the_memory_is_one_line():
+    with pytest.raises(PolicyKDError, match=r"200 states with a history of 1,000,000,000 need .* lower history"):
+        View(4, 4, history=10**9).along(np.zeros((200, 4), np.float32), np.zeros(200, bool))
 
 
 @pytest.mark.parametrize(

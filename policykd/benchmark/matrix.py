@@ -73,6 +73,8 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     plan(spec, results, options.only)  # what cannot work ends here, before anything is written
     if options.engine == "ray" and (options.jobs is not None or options.threads > 1):
         raise PolicyKDError("benchmark: --jobs and --threads are for the local engine: Ray fills the cluster's cores")
+    if options.engine == "local" and options.address is not None:
+        raise PolicyKDError("benchmark: --address is of Ray's cluster: it needs --engine ray")
     workers = local.check_jobs(options.jobs, options.threads)
     work.mkdir(parents=True, exist_ok=True)
     with alone(work):

@@ -47,6 +47,7 @@ def parse_spec(text: str) -> Spec:
     content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
     if isinstance(methods, list):
+        require(len(set(map(str, methods))) == len(methods), "methods", methods, "must name each method once")
         methods = {str(name): {} for name in methods}
     require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
     require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")

@@ -25,7 +25,7 @@ from policykd.classification.teacher import Teachers, as_teacher, named_classes
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT, write_bytes
+from policykd.core.files import CHECKPOINT, checkpoint_path, write_bytes
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.lock import alone
 from policykd.distillation.supervised import find_method
@@ -230,9 +230,9 @@ class Distiller(Training):
 
     def save(self, path: str | Path) -> None:
         """Write everything to ``path`` (``.safetensors`` if it has no ending), whole or not at all."""
-        path, sizes = Path(path), {} if self.folder is None else self.folder.log_sizes()
+        sizes = {} if self.folder is None else self.folder.log_sizes()
         content = {"settings": self.settings, **self.state(), "log_sizes": sizes}
-        checkpoint.save(path if path.suffix else path.with_suffix(".safetensors"), content)
+        checkpoint.save(checkpoint_path(path), content)
 
     def _checkpoint(self) -> None:
         """Keep the state, and the best student so far by its weights' names, in the run folder."""

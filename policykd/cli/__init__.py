@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 import warnings
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``policykd``: what a user can mend ends in one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that it has no letters for end no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     guarded(lambda: _run(arguments))
 
 

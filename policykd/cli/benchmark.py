@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
         say(f"{len(planned.done)} of {len(planned.cells)} cells done")
         return
     failed = run_matrix(options.spec, options.matrix)
-    say(f"results {out}   ({plugins.command(f'report {out}')})")
+    say(f"results {out}   ({plugins.command(f'report {shlex.quote(out)}')})")
     if failed:
         say(f"{len(failed)} cells failed: {', '.join(failed)}; why is in {out}/*/*.failed.txt; run it again to retry")
         sys.exit(1)

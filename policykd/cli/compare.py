@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from policykd.benchmark.options import CompareOptions
@@ -18,4 +19,5 @@ def run(arguments: Sequence[str]) -> None:
     say(f"\n{text}")
     say(f"picture {options.out / 'learning_curves.png'}")
     intervals = "with intervals" if options.seeds > 1 else "page"  # one seed has none
-    say(f"{intervals}: policykd report {options.out / 'results'} --out {options.out / 'report.html'}")
+    places = str(options.out / "results"), "--out", str(options.out / "report.html")
+    say(f"{intervals}: policykd report {shlex.join(places)}")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from policykd.cli.options import parse, peek, widths
-from policykd.cli.output import say
+from policykd.cli.output import check_page, say
 from policykd.core.files import write_text
 from policykd.distillation.observations import GROUPS, PARTS
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
@@ -50,12 +50,14 @@ class DoctorOptions:
     trust: bool = False
     """Run pickles that come with the teacher. Only for files of your own."""
     out: Path | None = None
-    """Also write the page into this file."""
+    """Also write the page into this file, in place of an earlier page."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd doctor``."""
     options = _options(arguments)
+    if options.out is not None:
+        check_page("doctor", options.out, "doctor: teacher ")
     from policykd.measure.doctor import diagnose  # brings torch
 
     diagnosis = diagnose(
@@ -76,6 +78,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     say(str(diagnosis))
     if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, f"{diagnosis}\n")
     if diagnosis.wrong:
         sys.exit(1)

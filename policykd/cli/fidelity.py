@@ -20,7 +20,7 @@ class FidelityOptions:
     """Compare a run's student with its teacher (classify, distill), or its peers with one another: table, picture."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run."""
+    """Folder of the run, or a saved agent."""
     env: str | None = None
     """distill: its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     control: Path | None = None

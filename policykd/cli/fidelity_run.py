@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.core.files import CHECKPOINT
+from policykd.core.files import CHECKPOINT, file_above
 from policykd.core.parsing import parse_json, read_text
 from policykd.measure import peers
 from policykd.measure.fidelity import report as policy_report
@@ -31,13 +32,27 @@ from policykd.training.teacher_student import TeacherStudent
 ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher", "teacher_widths", "teacher_files"}
 """Options of ``policykd classify`` that say what its networks are."""
 
+OF_POLICIES = "env", "teacher", "vecnormalize", "trust", "learner", "tolerance", "steps"
+"""Options that a classifier has no use for."""
+
 
 def run(options: FidelityOptions) -> None:
     """Compare what the run holds, and write table and picture."""
+    if options.out is None and options.run.is_file():
+        raise PolicyKDError(f"fidelity: {options.run} is a file: name the folder of table and picture with --out")
     out = options.out or options.run
+    if (out if out.is_file() else file_above(out)) is not None:
+        raise PolicyKDError(f"fidelity: {out} cannot be a folder of table and picture: choose another --out")
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
     say(as_table(rows))
     say(f"table {out / 'fidelity.md'}, picture {out / 'fidelity.png'}")
+
+
+def _refuse(options: FidelityOptions, names: Sequence[str], what: str) -> None:
+    """Refuse options that say nothing about what the run is."""
+    default = FidelityOptions(options.run)
+    if given := [name for name in names if getattr(options, name) != getattr(default, name)]:
+        raise PolicyKDError(f"fidelity: {options.run} is a run of {what}: leave out --{given[0].replace('_', '-')}")
 
 
 def _policy(options: FidelityOptions, out: Path) -> list[Row]:
@@ -81,8 +96,8 @@ def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> T
 
 def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]:
     """The report of peers, and how far apart they were in the course of training."""
-    if options.teacher or options.vecnormalize is not None:
-        raise PolicyKDError(f"fidelity: {options.run} is a run of peers, which have no teacher")
+    without = "peers, which have no teacher and are all compared"
+    _refuse(options, ("teacher", "vecnormalize", "trust", "learner"), without)
     control = None if options.control is None else _acting(options.control, options.env)
     if control is not None and not (isinstance(control, DualStudent) and control.method.source is None):
         raise PolicyKDError(f"fidelity: the control {options.control} is no run of peers that share nothing")
@@ -106,6 +121,7 @@ def _acting(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
 def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
     """The report of a student that classifies."""
     made = _made(options.run)
+    _refuse(options, OF_POLICIES, "policykd classify")
     splits = load(made["data"], made["data_dir"], examples=made["examples"])
     shape, classes = splits.shape, splits.classes
     teacher = _network(made, "teacher", shape, classes, options.run)

@@ -83,7 +83,7 @@ def widths(text: str) -> tuple[int, ...]:
         PolicyKDError: it is something else.
     """
     parts = text.lower().split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise PolicyKDError(f"student: {text!r} is not a list of widths; write 64x64, or 32 for one hidden layer")
     return tuple(int(part) for part in parts)
 

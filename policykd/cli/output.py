@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import file_above
+
 if TYPE_CHECKING:
     from policykd.training.agent import Agent
 
@@ -30,6 +33,23 @@ def outcome(agent: Agent) -> str:
     if not agent.evaluations:
         return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, agent.evaluations[-1].returns)}"
+
+
+def check_page(command: str, out: Path, begins: str) -> None:
+    """Refuse a place where the page of a command cannot be, before it is made; it replaces nothing but such a page.
+
+    Raises:
+        PolicyKDError: it is a folder or below a file, or another file is there.
+    """
+    if out.is_dir():
+        raise PolicyKDError(f"{command}: {out} is a folder: name the page, such as {out / f'{command}.html'}")
+    if (file := file_above(out)) is not None:
+        raise PolicyKDError(f"{command}: {out} cannot be made: {file} is a file: choose another --out")
+    if out.exists():
+        with open(out, "rb") as found:
+            first = found.read(len(begins))
+        if first and first != begins.encode():
+            raise PolicyKDError(f"{command}: {out} exists and is no page of this command: choose another --out")
 
 
 def next_run(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 
 from policykd.benchmark.documents import read_document, with_part
 from policykd.cli.options import parse
-from policykd.cli.output import say
+from policykd.cli.output import check_page, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 
@@ -34,8 +35,9 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(ReportOptions, arguments, "report")
     if options.check and options.tables is None:
         raise PolicyKDError("report: --check needs the document: --tables BENCHMARK.md")
-    if options.out is not None and options.out.is_dir():
-        raise PolicyKDError(f"report: {options.out} is a folder: name the page, such as {options.out / 'report.html'}")
+    page = None if options.out is None and options.tables is not None else options.out or Path("report.html")
+    if page is not None:
+        check_page("report", page, "<!doctype html>")
     if options.tables is not None and not options.tables.is_file():
         raise PolicyKDError(f"report: there is no document {options.tables}")
     from policykd.benchmark.results import Results  # brings torch
@@ -53,12 +55,10 @@ def run(arguments: Sequence[str]) -> None:
             write_text(options.tables, new)
             say(f"tables {options.tables}")
         elif document != new:
-            raise PolicyKDError(
-                f"report: {options.tables} is stale: policykd report {options.results} --tables {options.tables}"
-            )
-    if options.out is not None or options.tables is None:
+            again = shlex.join(["policykd", "report", options.results, "--tables", str(options.tables)])
+            raise PolicyKDError(f"report: {options.tables} is stale: {again}")
+    if page is not None:
         from policykd.benchmark.report import write_page
 
-        out = options.out or Path("report.html")
-        write_page(summary, results, out)
-        say(f"page {out}, {out.stat().st_size / 1e6:.1f} MB")
+        write_page(summary, results, page)
+        say(f"page {page}, {page.stat().st_size / 1e6:.1f} MB")

@@ -12,6 +12,7 @@ from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
+from policykd.core.files import checkpoint_path
 from policykd.training.choices import Rule
 
 
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     from policykd.training.dual_student import DualStudent
     from policykd.training.loading import load_agent
 
-    out = options.out if options.out.suffix else options.out.with_suffix(".safetensors")
+    out = checkpoint_path(options.out)
     require_free(out, "ship")
     agent = load_agent(options.path, options.env)
     if not isinstance(agent, DualStudent):

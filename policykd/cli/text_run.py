@@ -85,7 +85,7 @@ def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, le
     """
     if of_model is None or [*map(str.lower, of_data)] == [*map(str.lower, of_model)] or learns:
         return of_data
-    if len(of_model) == len(of_data) and all(name.isdigit() for name in of_data):
+    if len(of_model) == len(of_data) and all(name.isdecimal() for name in of_data):
         pairs = ", ".join(f"{number} is {name}" for number, name in zip(of_data, of_model, strict=True))
         tell(f"the data number their classes; by the model's names {pairs}")
         return of_model

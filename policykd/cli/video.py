@@ -61,6 +61,6 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _index(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise PolicyKDError(f"learner: {text!r} is neither an index nor 'best'")
     return int(text)

@@ -251,7 +251,9 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
         fits = callable(value)
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
-        value = float(value) if fits else value
+        with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits stays one, and is refused
+            value = float(value) if fits else value
+        fits = isinstance(value, float)
     elif hint is int and type(value) is float and value.is_integer():
         fits, value = True, int(value)
     else:

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from policykd.core.errors import PolicyKDError
+
 CHECKPOINT = "checkpoint.safetensors"
 """What a run folder goes on from."""
 STEPS = "time/total_timesteps"
@@ -30,8 +32,8 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write a file whole or not at all; what is no Unicode, as in names of files, is escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -42,6 +44,36 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with writing(path) as file:
         file.write(content)
+
+
+def checkpoint_path(path: str | Path) -> Path:
+    """The file that an agent is saved in: ``path``, with ``.safetensors`` if it has no ending.
+
+    Raises:
+        PolicyKDError: it names no file.
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise PolicyKDError(f"checkpoint: {path} is a folder: name a file, such as {path / 'agent.safetensors'}")
+    check_unicode(path)
+    return path if path.suffix else path.with_suffix(".safetensors")
+
+
+def check_unicode(path: Path) -> None:
+    """Refuse a place in which safetensors could not read a file.
+
+    Raises:
+        PolicyKDError: its name is no Unicode.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise PolicyKDError(f"{str(path)!a} is no name in UTF-8: choose another one") from None
+
+
+def file_above(path: Path) -> Path | None:
+    """The file that is where ``path`` needs a folder; None where there is none."""
+    return next((above for above in path.parents if above.is_file()), None)
 
 
 @contextmanager

@@ -38,10 +38,10 @@ def parse_json(text: str) -> Any:
     """Plain values.
 
     Raises:
-        ValueError: it is no JSON, or too deep or too long.
+        ValueError: it is no JSON, too deep or too long, or names a key twice, of which one would count.
     """
     try:
-        return json.loads(_bounded(text, MOST_JSON))
+        return json.loads(_bounded(text, MOST_JSON), object_pairs_hook=_named_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -54,7 +54,7 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
         loader_type: a kind of PyYAML's SafeLoader that knows more tags; None is that itself.
 
     Raises:
-        ValueError: it is no YAML, too deep or too long, or its aliases repeat without end.
+        ValueError: it is no YAML, too deep or too long, names a key twice, or its aliases repeat without end.
     """
     import yaml
 
@@ -65,6 +65,7 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
         node = loader.get_single_node()
         if _written_out(node, {}) > MOST_NODES:
             raise ValueError(f"its aliases stand for more than {MOST_NODES:,} values")
+        _check_keys(node)
         return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -88,6 +89,25 @@ def _written_out(node: Any, known: dict[int, float]) -> float:
         flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
         known[id(node)] = 1 + sum(_written_out(part, known) for part in flat)
     return known[id(node)]
+
+
+def _named_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Keys and values as a dict, or a ``ValueError`` where a key is there twice."""
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it has the key {key!r} twice")
+        found[key] = value
+    return found
+
+
+def _check_keys(node: Any) -> None:
+    """Refuse a mapping of a YAML node that has a key twice; ``<<`` merges others, which give way."""
+    children = node.value if isinstance(getattr(node, "value", None), list) else []
+    pairs = [child for child in children if isinstance(child, tuple)]
+    _named_once([(key.value, None) for key, _ in pairs if isinstance(key.value, str) and key.value != "<<"])
+    for part in (part for child in children for part in (child if isinstance(child, tuple) else (child,))):
+        _check_keys(part)
 
 
 def file_name(what: str, name: str) -> str:

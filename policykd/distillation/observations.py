@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -10,7 +11,7 @@ from policykd.core.registry import name_of
 
 
 def _parts(words: list[str]) -> tuple[int | str, ...] | None:
-    return None if words in ([], ["None"]) else tuple(int(word) if word.isdigit() else word for word in words)
+    return None if words in ([], ["None"]) else tuple(int(word) if word.isdecimal() else word for word in words)
 
 
 def _part_words(value: Any) -> list[str]:
@@ -22,11 +23,13 @@ def _part_words(value: Any) -> list[str]:
 def _groups(words: list[str]) -> dict[str, tuple[int, ...]] | None:
     if words in ([], ["None"]):
         return None
-    groups = {}
+    groups: dict[str, tuple[int, ...]] = {}
     for word in words:
-        name, _, text = word.partition("=")
-        first, colon, end = text.partition(":")
-        groups[name] = tuple(range(int(first), int(end))) if colon else tuple(map(int, text.split(",")))
+        form = re.fullmatch(r"([^=]+)=(?:(\d{1,7}):(\d{1,7})|(\d{1,7}(?:,\d{1,7})*))", word)
+        if form is None or form[1] in groups:
+            raise ValueError(f"{word!r} must be NAME=0:3 or NAME=0,1,2, and each name another one")
+        name, first, end, columns = form.groups()
+        groups[name] = tuple(range(int(first), int(end)) if columns is None else map(int, columns.split(",")))
     return groups
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import placing
+from policykd.core.files import file_above, placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
@@ -141,6 +141,8 @@ def write_compared(
 
 
 def require_free(path: Path, command: str = "export") -> None:
-    """Refuse to overwrite."""
+    """Refuse to overwrite, and a place below a file."""
     if path.exists():
         raise PolicyKDError(f"{command}: {path} exists: choose another --out")
+    if (file := file_above(path)) is not None:
+        raise PolicyKDError(f"{command}: {path} cannot be made: {file} is a file: choose another --out")

@@ -73,6 +73,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         rule = f"is smaller than a batch ({least}): raise it or lower the batch"
         require(self.buffer_size >= least, "buffer_size", self.buffer_size, rule)
         require(self.n_envs <= self.buffer_size, "n_envs", self.n_envs, "is more than the replay keeps: buffer_size")
+        require(self.n_steps <= self.buffer_size, "n_steps", self.n_steps, "is more than the replay keeps: buffer_size")
         alone = self.n_envs == 1 or self.allocation == "equal"
         require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which deals out single environments')
         not_negative(self, "learning_starts")
@@ -105,7 +106,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
                 continue
             require(fits and all(type(v) in (int, float) for v in values), f"vary.{name}", values, "must be numbers")
             if name in ("n_steps", "gradient_steps"):
-                require(all(v == int(v) and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
+                require(all(v % 1 == 0 and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
             rule = "is a function of what remains of the run: give a number, or leave it out of vary"
             own = getattr(self, name)
             require(not callable(own), name, own, rule)

@@ -38,3 +38,4 @@ class RunConfig:
             number = start_of(value)
             unbounded = name == "weight_ratio"  # infinity: no bound
             require(unbounded or not isinstance(number, float) or math.isfinite(number), name, value, "must be finite")
+            require(not isinstance(number, int) or number < 2**63, name, value, "must be less than 2^63")

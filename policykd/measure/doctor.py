@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type, require
+from policykd.core.fields import as_type, change, require
 from policykd.core.registry import find
 from policykd.core.seeding import stream
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
@@ -112,8 +112,9 @@ def diagnose(
         )
     asked = {"n_episodes": n_episodes, "updates": updates, "seed": seed}
     n_episodes, updates, seed = (as_type(name, number, int) for name, number in asked.items())
-    if n_episodes < 4 or updates < 0 or seed < 0:
-        raise PolicyKDError(f"doctor: needs 4 episodes or more, got {n_episodes}; updates and seed from 0 up")
+    require(n_episodes >= 4, "n_episodes", n_episodes, "must be at least 4")
+    require(updates >= 0, "updates", updates, "must not be negative (0: the teacher alone)")
+    require(seed >= 0, "seed", seed, "must not be negative")
     sees = f"all {view.size}" if view.whole else f"{view.part_size} of {view.size}"
     widths, latest = "x".join(map(str, student.net_arch)), f", the latest {history} together" if history > 1 else ""
     title = f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} observations{latest}"
@@ -279,10 +280,12 @@ def _student(
 ) -> Student:
     """The student by what was asked, else by its backbone's defaults."""
     config: Any = find("backbone", backbone, TAUGHT_CONFIGS)()
+    if learning_rate is not None:
+        config = change(config, {"distill_learning_rate": learning_rate})  # refused as in a run
     return Student(
         tuple(net_arch or config.net_arch),
         getattr(config, "activation_fn", "relu"),
-        config.distill_learning_rate if learning_rate is None else learning_rate,
+        config.distill_learning_rate,
         getattr(config, "normalize_observation", False) if normalize is None else normalize,
         backbone,
     )

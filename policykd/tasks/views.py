@@ -14,6 +14,8 @@ from policykd_envs.wrappers import SelectObservation, StackObservation
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, one_line, telling
+from policykd.core.fields import require
+from policykd.core.memory import require_memory
 from policykd.tasks.flat import own_space
 from policykd.tasks.groups import OwnSpace, as_rows, columns_of, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces
@@ -99,6 +101,8 @@ class View:
 
     def along(self, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Inputs ``(n, I)`` at observations ``(n, O)`` of one episode after the other; ``starts (n,)`` says where."""
+        nbytes = (8 + 4 * self.part_size) * self.history * len(observations)
+        require_memory(nbytes, f"{len(observations):,} states with a history of {self.history:,}", "history")
         places = np.arange(len(observations))
         first = np.maximum.accumulate(np.where(starts, places, 0))
         latest = np.maximum(places[:, None] - np.arange(self.history)[::-1], first[:, None])
@@ -164,6 +168,10 @@ class MapObservation(gym.ObservationWrapper):
         return self.view_function(observation)
 
 
+LONGEST = 10_000
+"""Parts that may be seen together: as many as an evaluation's episodes have steps at most."""
+
+
 def view_of(
     what: str,
     env: gym.Env,
@@ -181,8 +189,9 @@ def view_of(
         history: parts that are seen together.
 
     Raises:
-        PolicyKDError: there is no such group or column, or the function cannot answer.
+        PolicyKDError: there is no such group or column, the function cannot answer, or the history is too long.
     """
+    require(history <= LONGEST, "history", history, f"must be at most {LONGEST:,}")
     assert env.observation_space.shape is not None
     size, space = env.observation_space.shape[0], own_space(env)
     if chosen is None:

@@ -54,6 +54,8 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
         view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
     k, size = _best(loaded), view.input_size
     learner = _learner(settings, (size, scale.size), scale, device)
+    if loaded["learner"].keys() != state_tensors(learner).keys():
+        raise PolicyKDError(f"teacher: {path} was trained on {settings['env']}, and does not fit another kind of task")
     load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)

@@ -104,7 +104,9 @@ class ActingAsOne(Agent):
         learning_rate = as_type("learning_rate", learning_rate, float)
         require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")
         self.check_finite("ship")
-        if self.learner_type.memory != "replay" or self.replay_buffer.size == 0:
+        if self.learner_type.memory != "replay":
+            raise PolicyKDError(f"ship: learners of {self.backbone} keep no replay, whose states a student needs")
+        if self.replay_buffer.size == 0:
             raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
         kind: Any = type(self)
         student: A = kind(

@@ -24,7 +24,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT, is_unfinished, remove_unfinished, versions, write_bytes, write_text
+from policykd.core.files import (
+    CHECKPOINT,
+    check_unicode,
+    file_above,
+    is_unfinished,
+    remove_unfinished,
+    versions,
+    write_bytes,
+    write_text,
+)
 from policykd.core.lock import LOCK, alone
 from policykd.core.normaliser import pickled_to_play
 from policykd.training import progress_csv
@@ -157,14 +166,15 @@ class RunFolder:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder that holds something already, or that cannot be made where a file is in the way.
+    """Refuse a folder that holds something already, or that cannot be made where a file is in the way, or read back.
 
     Raises:
         PolicyKDError: names the folder.
     """
+    check_unicode(path)
     if path.exists() and not (path.is_dir() and holds_nothing(path)):
         raise PolicyKDError(f"run folder: {path} exists and is not empty: choose another one, or go on with --resume")
-    if (file := next((above for above in path.parents if above.is_file()), None)) is not None:
+    if (file := file_above(path)) is not None:
         raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")
 
 

@@ -13,7 +13,7 @@ import torch
 from policykd import native
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT
+from policykd.core.files import CHECKPOINT, checkpoint_path
 from policykd.core.memory import require_disk
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.learners import Learner
@@ -111,9 +111,7 @@ class Saving(Acting):
             path: the file.
             include_replay: also write the replay and the environments' states, to go on exactly from here.
         """
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".safetensors")
-        checkpoint.save(path, self._state(include_replay))
+        checkpoint.save(checkpoint_path(path), self._state(include_replay))
 
     def _state(self, include_replay: bool) -> dict[str, Any]:
         """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""

@@ -104,7 +104,7 @@ def _class_order(names: set[str], named: list[str], order: Sequence[str], folder
     if names <= {*named}:
         ordered = named
     else:
-        ordered = sorted(names, key=int) if all(name.isdigit() for name in names) else sorted(names)
+        ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     places = {name.lower(): place for place, name in enumerate(order)}
     if len(places) == len(ordered) and places.keys() == {name.lower() for name in ordered}:
         return sorted(ordered, key=lambda name: places[name.lower()])
