@@ -64,13 +64,18 @@ def test_what_is_said_of_sb3_at_equal_steps():
     ours = {answer.ours: answer for answer in answers() if answer.question == "Q1" and answer.theirs == "sb3"}
     trained, student = (ours[f"four_mutual_2, {way}"] for way in ("best in training", "student"))
     chances = [f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (trained, student)]
-    *first, last = (f"{group:,.0f} to {sb3:,.0f}" for group, sb3 in trained.iqms)
+    returns = [f"{group:,.0f} to {sb3:,.0f}" for group, sb3 in trained.iqms]
+    tasks = "HalfCheetah", "Hopper", "Swimmer", "Walker2d"
+    *first, last = returns
     pairs = f"{', '.join(first)} and {last}"
+    by_task = ", ".join(f"{task} {pair}" for task, pair in zip(tasks, returns, strict=True))
     *first, last = (f"{group:,.0f}" for group, _ in student.iqms)
     shipped = f"{', '.join(first)} and {last}"
     page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("BENCHMARK.md", "README.md"))
-    assert trained.tasks == student.tasks == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-    assert f"({pairs}, P {chances[0]})" in page and f"{pairs}, P(better) {chances[0]}" in readme
+    assert trained.tasks == student.tasks == tuple(f"{task}-v5" for task in tasks)
+    assert all(group > sb3 for group, sb3 in trained.iqms)
+    assert f"({pairs}, P {chances[0]})" in page
+    assert f"P(better) {chances[0]}, in" in readme and f"per step: {by_task};" in readme
     assert f"({shipped}, P {chances[1]}, corrected p {student.p:.3f})" in page and student.better.low > 0.5
     assert student.iqms[0][0] < student.iqms[0][1] and "though not on HalfCheetah" in page
     assert all(f"(P {chance})" in " ".join((ROOT / "docs/peers.md").read_text().split()) for chance in chances)
@@ -84,7 +89,8 @@ def test_what_is_said_of_one_agent_with_two_updates():
     chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
     assert answer.tasks == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
     assert f"({returns}, where the group has {group}; the group is better with P {chance})" in page
-    assert f"two updates: {returns} (Walker2d, where the group has {group})" in (ROOT / "README.md").read_text()
+    assert f"is level with them: {', '.join(first)} and, on Walker2d, {last} |" in (ROOT / "README.md").read_text()
+    assert answer.better.low < 0.5 < answer.better.high
 
 
 def test_what_is_said_of_beginning_anew():
