@@ -134,6 +134,33 @@ def test_statistics_that_may_be_an_off_policy_agents_are_not_passed_over(tmp_pat
         assert not Teacher.load(tmp_path / f"{name}.zip", task).policy.normalisers
 
 
+@pytest.mark.parametrize(
+    ("agent_file", "statistics"),
+    [
+        *(("model.zip", name) for name in ("vecnorm.pkl", "VecNormalize.pkl", "env_stats.pickle", "statistics")),
+        ("best_model/best_model.zip", "vec_normalize.pkl"),
+        ("checkpoints/rl_model_8_steps.zip", "vecnormalize.pkl"),
+    ],
+)
+def test_statistics_under_other_names_are_not_passed_over(tmp_path, caplog, agent_file, statistics):
+    model, env, task = trained()
+    path = tmp_path / agent_file
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "replay.pkl").write_bytes(b"\x80\x04N.")
+    agent("SAC").save(path)
+    assert not Teacher.load(path, task).policy.normalisers
+    env.save(tmp_path / statistics)
+    with pytest.raises(PolicyKDError, match=f"{statistics} may hold the statistics of {path.name}: say vecnormalize="):
+        Teacher.load(path, task)
+    model.save(path)
+    assert Teacher.load(path, task).missing_normaliser
+    assert f"{statistics} may be it: vecnormalize=FILE" in caplog.text
+    trained(normalised=False)[0].save(path)
+    caplog.clear()
+    assert not Teacher.load(path, task).missing_normaliser
+    assert "may be it" not in caplog.text
+
+
 def test_statistics_whose_name_begins_with_another_agents_are_that_agents(tmp_path):
     _, env, task = trained()
     for name in ("mine", "other"):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from policykd_envs.wrappers import SelectObservation
 from sb3_agents import Lopsided, agent
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from policykd import PolicyKDError, Teacher
 from policykd.teachers import zoo
+from policykd.teachers.task import TIME_LEFT
 
 MASK = np.array([1, 1, 0], np.float32)
 
@@ -65,6 +67,9 @@ def test_the_zoos_mask_of_velocities_is_applied(tmp_path, name):
         ("rl_zoo3.wrappers.HistoryWrapper", "HistoryWrapper(gym.make(...))"),
         ("sb3_contrib.common.wrappers.TimeFeatureWrapper", "the wrapper's test_mode"),
         ("my_package.MaskVelocityWrapper", "only the task can apply it"),
+        ("my_package.TimeLimit", "was trained in TimeLimit() (my_package.TimeLimit), and only the task can apply it"),
+        ("gym.wrappers_of_mine.ClipAction", "only the task can apply it"),
+        ("!!python/name:my_package.Own ''", "was trained in Own() (my_package.Own)"),
         ("[{rl_zoo3.wrappers.FrameSkip: {skip: 2}}]", "env=lambda: FrameSkip(gym.make(...), skip=2); or"),
         ("[1]", "has no name in its env_wrapper: 1"),
     ],
@@ -222,17 +227,20 @@ def test_a_normaliser_that_may_belong_before_a_stack_says_how_to_tell(tmp_path):
     assert "or 3 are stacked after it (VecFrameStack): then give the live model" in refused(tmp_path / "agent.zip")
 
 
-@pytest.mark.parametrize("place", ["env_kwargs", "args"])
+@pytest.mark.parametrize("place", ["env_kwargs", "args", "config"])
 def test_other_settings_of_the_task_are_named(tmp_path, caplog, place):
     args = [("env", "Pendulum-v1"), ("env_kwargs", "{g: 5.0}" if place == "args" else "null")]
-    folder, _ = pendulum_agent(tmp_path, [], args, "g: 5.0\n" if place == "env_kwargs" else None, lambda env: env)
+    config = [("env_kwargs", "{g: 5.0}")] if place == "config" else []
+    folder, _ = pendulum_agent(tmp_path, config, args, "g: 5.0\n" if place == "env_kwargs" else None, lambda env: env)
     Teacher.load(folder, gym.make("Pendulum-v1", g=5.0))
     assert not caplog.text
     Teacher.load(folder, "Pendulum-v1")
     assert "was trained on a task with g=5.0, and Pendulum-v1 is made without" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''"])
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''", "[a, b]", "text"]
+)
 def test_settings_that_are_damaged_or_programs_are_refused(tmp_path, text):
     folder, _ = pendulum_agent(tmp_path, [])
     (folder / "Pendulum-v1" / "config.yml").write_text(text)
@@ -316,6 +324,22 @@ def test_an_older_versions_observations_are_made_of_version_5(task):
         without[:, -forces:] = 0.0
     for own in (after, before):
         torch.testing.assert_close(older("v3", task, own.shape[1])(own), without, rtol=0, atol=1e-9)
+
+
+def test_the_time_that_the_error_gives_is_that_of_the_wrappers_test_mode():
+    wrapped = TimeFeatureWrapper(gym.make("Pendulum-v1"), test_mode=True)
+    observation, _ = wrapped.reset(seed=0)
+    made = eval(TIME_LEFT)(torch.from_numpy(observation[None, :-1]))
+    np.testing.assert_array_equal(made.numpy()[0], observation)
+
+
+def test_objects_in_settings_are_not_made_and_do_not_count(tmp_path, caplog):
+    kwargs = "{activation_fn: !!python/name:torch.nn.modules.activation.ReLU '', other: !!python/object:my.Own {a: 1}}"
+    number = "!!python/object/apply:numpy.core.multiarray.scalar [!!python/object/apply:numpy.dtype {args: [f8]}, a]"
+    settings = [("policy_kwargs", kwargs), ("learning_rate", number)]
+    folder, _ = pendulum_agent(tmp_path, settings, wrap=lambda env: env)
+    Teacher.load(folder, "Pendulum-v1")
+    assert not caplog.text
 
 
 def test_the_error_gives_the_map_that_works():
