@@ -214,6 +214,15 @@ def test_a_given_normaliser_is_never_dropped(tmp_path, caplog, kind):
         assert "has no environment to tell whether its observations were normalised" in caplog.text
 
 
+def test_a_normaliser_is_given_as_a_file_or_an_environment_that_has_one():
+    model, env, task = trained()
+    teacher = Teacher.load(model.policy, task, vecnormalize=VecMonitor(env))
+    np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
+    for other in (True, env.obs_rms, DummyVecEnv([task])):
+        with pytest.raises(PolicyKDError, match=f"vecnormalize: got a {type(other).__name__}; a file, a live VecNorm"):
+            Teacher.load(model, task, vecnormalize=other)
+
+
 def test_two_normalisers_on_one_another_are_both_applied_live_and_refused_from_a_file(tmp_path):
     class Far(gym.ObservationWrapper):
         def observation(self, observation):

@@ -238,6 +238,25 @@ def test_other_settings_of_the_task_are_named(tmp_path, caplog, place):
     assert "was trained on a task with g=5.0, and Pendulum-v1 is made without" in caplog.text
 
 
+def test_settings_of_the_task_are_the_same_as_lists_and_as_tuples(tmp_path, caplog):
+    class Ranged(Lopsided):
+        def __init__(self, healthy=(0.0, 1.0)):
+            super().__init__()
+
+    gym.register("Ranged-v0", Ranged)
+    settings = tmp_path / "agent"
+    settings.mkdir()
+    agent("TD3").save(tmp_path / "agent.zip")
+    for written in ("[0.5, 2.0]", "!!python/tuple [0.5, 2.0]"):
+        (settings / "args.yml").write_text(f"env: Ranged-v0\nenv_kwargs: {{healthy: {written}}}\n")
+        Teacher.load(tmp_path / "agent.zip", gym.make("Ranged-v0", healthy=(0.5, 2.0)))
+        assert not caplog.text
+        Teacher.load(tmp_path / "agent.zip", gym.make("Ranged-v0", healthy=(0.5, 3.0)))
+        assert "with healthy=[0.5, 2.0]" in caplog.text
+        caplog.clear()
+    gym.registry.pop("Ranged-v0")
+
+
 @pytest.mark.parametrize(
     "text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''", "[a, b]", "text"]
 )
@@ -256,9 +275,9 @@ def test_what_was_recorded_is_of_the_agents_own_moment(tmp_path):
 
 def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
     class Weak(gym.ActionWrapper):
-        def __init__(self, env):
+        def __init__(self, env, low=-1, high=1):
             super().__init__(env)
-            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+            self.action_space = gym.spaces.Box(low, high, (1,), np.float32)
 
         def action(self, action):
             return action
@@ -269,6 +288,12 @@ def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
     said = "trained with actions from -1 to 1, and Pendulum-v1 takes -2 to 2: its actions are stretched by the factor 2"
     assert said in caplog.text
     np.testing.assert_allclose(teacher.predict(RAW)[0], 2 * model.predict(RAW, deterministic=True)[0], atol=1e-5)
+    assert "shifted" not in caplog.text
+    Teacher.load(SAC("MlpPolicy", Weak(gym.make("Pendulum-v1"), 0, 4), buffer_size=9), "Pendulum-v1")
+    assert (
+        "from 0 to 4, and Pendulum-v1 takes -2 to 2: its actions are stretched by the factor 1 and shifted"
+        in caplog.text
+    )
     caplog.clear()
     Teacher.load(agent("TD3"), Lopsided, vecnormalize=False)
     assert not caplog.text

@@ -18,8 +18,8 @@ from policykd.teachers.sb3_text import trained_normalised
 from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
-Given = str | Path | VecNormalize | Literal[False] | None
-"""What a user says of the normaliser: a file, a live one, False for none; None looks for it."""
+Given = str | Path | VecEnv | Literal[False] | None
+"""What a user says of the normaliser: a file, an environment that has some, False for none; None looks for it."""
 NAMES = ("vecnormalize.pkl", "vec_normalize.pkl")
 """Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
 CHECKPOINT = re.compile(r"(.+)_(\d+)_steps")
@@ -49,8 +49,11 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
     """
     if given is None or given is False:
         return ()
-    if isinstance(given, VecNormalize):
-        return of_env(given, "vecnormalize")
+    found = of_env(given, "vecnormalize") if isinstance(given, VecEnv) else ()
+    if found:
+        return found
+    if not isinstance(given, str | Path):
+        raise PolicyKDError(f"vecnormalize: got a {type(given).__name__}; a file, a live VecNormalize or False fit")
     file = Path(given).expanduser()
     if not file.is_file():
         raise PolicyKDError(f"vecnormalize: there is no file {given}")

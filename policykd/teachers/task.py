@@ -99,7 +99,7 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     inwards = [layer for layer in layers(probe) if isinstance(layer, gym.Wrapper)]
     wrappers = {type(layer).__name__: _plain(layer) for layer in reversed(inwards)}  # of one class the outermost
     own = {kind.__name__ for kind in map(type, inwards) if kind.__module__.startswith("gymnasium.")}
-    kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
+    kwargs = {} if probe.spec is None else as_yaml(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
     return TaskSpaces(task.env_id, *sizes, examples, wrappers, frozenset(own), kwargs, groups, space)
 
@@ -107,8 +107,12 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
 def _plain(layer: gym.Wrapper) -> dict[str, Any]:
     """The numbers, words and lists that a wrapper holds, or was made with where Gymnasium keeps that."""
     held = {name.lstrip("_"): value for name, value in vars(layer).items()} | getattr(layer, "_saved_kwargs", {})
-    held |= {name: list(value) for name, value in held.items() if isinstance(value, tuple)}  # as YAML has it
-    return {name: value for name, value in held.items() if isinstance(value, bool | int | float | str | list)}
+    return {name: value for name, value in as_yaml(held).items() if isinstance(value, bool | int | float | str | list)}
+
+
+def as_yaml(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as YAML has them: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:

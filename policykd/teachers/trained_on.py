@@ -13,7 +13,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.teachers.policy import Policy, seen_through
-from policykd.teachers.task import TIME_LEFT, TaskSpaces, base_name, other_task
+from policykd.teachers.task import TIME_LEFT, TaskSpaces, as_yaml, base_name, other_task
 from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
 
 log = logging.getLogger("policykd")
@@ -58,7 +58,7 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
             trained, here = base_name(training.env_id), base_name(task.env_id)
             if not here.startswith(trained):
                 log.warning("teacher %s was trained on %s and is asked to teach %s", policy.source, trained, here)
-        kwargs = {name: value for name, value in training.env_kwargs.items() if name != "render_mode"}
+        kwargs = {name: value for name, value in as_yaml(training.env_kwargs).items() if name != "render_mode"}
         differing = {name: value for name, value in kwargs.items() if task.kwargs.get(name, ...) != value}
         if differing:
             said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
