@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from policykd_envs import PointReach
+from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from stable_baselines3 import TD3
 from stable_baselines3.common import callbacks as sb3
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
@@ -73,6 +74,7 @@ CALLBACKS = {
     "ConvertCallback": lambda: sb3.ConvertCallback(lambda local, other: True),
     "function": lambda: lambda local, other: True,
     "CallbackList": lambda: sb3.CallbackList([Curious(), sb3.CheckpointCallback(40, "o")]),
+    "tuple with a function": lambda: (Curious(), lambda local, other: True),
     "list": lambda: [Curious(), sb3.StopTrainingOnMaxEpisodes(99)],
 }
 
@@ -83,6 +85,37 @@ CALLBACKS = {
 def test_sb3s_callbacks_work(make, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert make().learn(120, callback=CALLBACKS[name]()).num_timesteps == 120
+
+
+class Unwilling(sb3.BaseCallback):
+    """As the zoo's ParallelTrainCallback."""
+
+    def _on_step(self):
+        return True
+
+    def _init_callback(self):
+        raise AssertionError("it is not supported")
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        ("EvalCallback", "callback: got a str; SB3's callbacks, functions of"),
+        (sb3.CheckpointCallback, "callback: got the class CheckpointCallback: make one;"),
+        ([None], "callback: got a NoneType;"),
+        (3, "callback: got a int;"),
+        (Unwilling(), "callback: Unwilling cannot begin here (AssertionError: it is not supported)"),
+        (
+            MaskableEvalCallback(DummyVecEnv([lambda: gym.make(POINT)]), verbose=0),
+            "callback: MaskableEvalCallback is of agents that take action_masks: give EvalCallback",
+        ),
+    ],
+)
+def test_what_is_no_callback_here_is_refused_before_a_step(callback, said):
+    agent = dual()
+    with pytest.raises(PolicyKDError) as error:
+        agent.learn(120, callback=callback)
+    assert said in str(error.value) and "\n" not in str(error.value) and agent.num_timesteps == 0
 
 
 def test_a_callback_that_stops_stops(tmp_path, monkeypatch):

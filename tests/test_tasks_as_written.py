@@ -270,6 +270,17 @@ def same(env=None):
     return lambda: made
 
 
+def with_spaces(**spaces):
+    made = Ten()
+    vars(made).update(spaces)
+    return made
+
+
+class Stuck(Ten):
+    def close(self):
+        raise RuntimeError("the window is gone")
+
+
 class Plain(gym.Wrapper):
     """A wrapper that does not record how it was made."""
 
@@ -289,6 +300,9 @@ class Plain(gym.Wrapper):
         (Monitor(gym.make("Pendulum-v1")), "one Monitor cannot be made again"),
         (lambda: 1 / 0, "cannot be made: division by zero"),
         (lambda: gym.make("NoSuch-v0"), "cannot be made"),
+        (lambda: with_spaces(observation_space=None), "makes a Ten whose observation_space is no gymnasium.Space"),
+        (lambda: with_spaces(action_space=gym.spaces.Box), "makes a Ten whose action_space is no gymnasium.Space"),
+        (lambda: Stuck(), "environment: Stuck: close raised RuntimeError: the window is gone"),
     ],
 )
 def test_what_is_no_task_is_refused(make, said):
@@ -357,6 +371,7 @@ def test_what_means_the_same_is_understood(step):
         (lambda o, r, e, t, i: (["a", "b"], r, e, t, i), "a list of 2 as observation"),
         (lambda o, r, e, t, i: ([[1], [2, 3]], r, e, t, i), "a list of 2 as observation"),
         (lambda o, r, e, t, i: ({"a": o}, r, e, t, i), "a dict as observation"),
+        (lambda o, r, e, t, i: (torch.ones(2, requires_grad=True), r, e, t, i), "a Tensor as observation"),
         (lambda o, r, e, t, i: (o, None, e, t, i), "one number as reward"),
         (lambda o, r, e, t, i: (o, np.zeros(2), e, t, i), "one number as reward"),
         (lambda o, r, e, t, i: (o, "1.0", e, t, i), "one number as reward"),

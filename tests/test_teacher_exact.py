@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sb3_agents import OBSERVATIONS, Lopsided, agent, observations
 from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.sac.policies import SACPolicy
@@ -86,6 +87,14 @@ class FarPolicy(ActorCriticPolicy):
     def _predict(self, observation, deterministic=False):
         actions = super()._predict(observation, deterministic)
         return torch.where(observation[:, :1] > 60, torch.zeros_like(actions), actions)
+
+
+class RareDistribution(DiagGaussianDistribution):
+    """Like SB3's own but at one action."""
+
+    def mode(self):
+        mode = super().mode()
+        return torch.where((mode - self.rare).abs() < 1e-5, mode + 0.1, mode)
 
 
 class FarPPO(PPO):
@@ -261,6 +270,17 @@ def test_what_differs_from_sb3s_own_far_out_alone_acts_by_its_own_code():
     assert "has a predict that is not its policy's" in refused(FarPPO("MlpPolicy", Lopsided(), device="cpu"))
 
 
+def test_a_distribution_of_its_own_acts_by_its_own_code():
+    model = PPO("MlpPolicy", Lopsided(), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
+    model.policy.action_net.weight.data.mul_(30)
+    plain = model.predict(observations(), deterministic=True)[0]
+    model.policy.action_dist = RareDistribution(2)
+    model.policy.action_dist.rare = torch.from_numpy(plain[0])
+    wanted = model.predict(observations(), deterministic=True)[0]
+    assert not np.allclose(plain, wanted, atol=1e-2)
+    np.testing.assert_allclose(Teacher.load(model, Lopsided).predict(observations())[0], wanted, atol=1e-5)
+
+
 def test_observations_to_ask_at_fill_a_bounded_space_and_go_far_in_another():
     low, high = np.array([-np.inf, 2.0, -1e38], np.float32), np.array([np.inf, 3.0, 300.0], np.float32)
     wide = proof.inputs(gym.spaces.Box(low, high))[proof.USUAL :]
@@ -278,6 +298,19 @@ def test_settings_that_are_not_known_are_refused(tmp_path):
     model.policy_class = ActorCriticPolicy  # the text of its class is hidden
     model.save(tmp_path / "agent.zip")
     assert "policy_kwargs gain=3.0, which is not known" in refused(tmp_path / "agent.zip")
+
+
+def test_a_zip_without_its_settings_is_refused(tmp_path):
+    model = PPO("MlpPolicy", Lopsided(), policy_kwargs={"net_arch": [4], "activation_fn": nn.ReLU}, device="cpu")
+    model.save(tmp_path / "agent.zip", exclude=["policy_kwargs"])
+    assert "does not say its policy_kwargs, such as activation_fn" in refused(tmp_path / "agent.zip")
+
+
+def test_an_agent_that_needs_masks_of_its_actions_is_refused():
+    masked = sb3_contrib.MaskablePPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
+    for source in (masked, masked.policy):
+        with pytest.raises(PolicyKDError, match="needs action_masks, without which it may choose what is not allowed"):
+            Teacher.load(source, "CartPole-v1", vecnormalize=False)
 
 
 def test_a_live_teacher_is_a_copy_even_where_it_acts_by_its_own_code(tmp_path):

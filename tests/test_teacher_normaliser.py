@@ -134,6 +134,33 @@ def test_statistics_that_may_be_an_off_policy_agents_are_not_passed_over(tmp_pat
         assert not Teacher.load(tmp_path / f"{name}.zip", task).policy.normalisers
 
 
+@pytest.mark.parametrize(
+    ("agent_file", "statistics"),
+    [
+        *(("model.zip", name) for name in ("vecnorm.pkl", "VecNormalize.pkl", "env_stats.pickle", "statistics")),
+        ("best_model/best_model.zip", "vec_normalize.pkl"),
+        ("checkpoints/rl_model_8_steps.zip", "vecnormalize.pkl"),
+    ],
+)
+def test_statistics_under_other_names_are_not_passed_over(tmp_path, caplog, agent_file, statistics):
+    model, env, task = trained()
+    path = tmp_path / agent_file
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "replay.pkl").write_bytes(b"\x80\x04N.")
+    agent("SAC").save(path)
+    assert not Teacher.load(path, task).policy.normalisers
+    env.save(tmp_path / statistics)
+    with pytest.raises(PolicyKDError, match=f"{statistics} may hold the statistics of {path.name}: say vecnormalize="):
+        Teacher.load(path, task)
+    model.save(path)
+    assert Teacher.load(path, task).missing_normaliser
+    assert f"{statistics} may be it: vecnormalize=FILE" in caplog.text
+    trained(normalised=False)[0].save(path)
+    caplog.clear()
+    assert not Teacher.load(path, task).missing_normaliser
+    assert "may be it" not in caplog.text
+
+
 def test_statistics_whose_name_begins_with_another_agents_are_that_agents(tmp_path):
     _, env, task = trained()
     for name in ("mine", "other"):
@@ -185,6 +212,15 @@ def test_a_given_normaliser_is_never_dropped(tmp_path, caplog, kind):
     elif kind == "policy":
         Teacher.load(source, task)
         assert "has no environment to tell whether its observations were normalised" in caplog.text
+
+
+def test_a_normaliser_is_given_as_a_file_or_an_environment_that_has_one():
+    model, env, task = trained()
+    teacher = Teacher.load(model.policy, task, vecnormalize=VecMonitor(env))
+    np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
+    for other in (True, env.obs_rms, DummyVecEnv([task])):
+        with pytest.raises(PolicyKDError, match=f"vecnormalize: got a {type(other).__name__}; a file, a live VecNorm"):
+            Teacher.load(model, task, vecnormalize=other)
 
 
 def test_two_normalisers_on_one_another_are_both_applied_live_and_refused_from_a_file(tmp_path):

@@ -269,6 +269,25 @@ def test_skrls_file_needs_its_network_and_brings_its_normaliser(tmp_path):
     )
 
 
+def test_the_actor_of_a_file_is_not_its_target(tmp_path, caplog):
+    actor, target, third = TD3Actor(), TD3Actor(), TD3Actor()
+    states = {"actor_target": target.state_dict(), "actor": actor.state_dict()}
+    torch.save(states, tmp_path / "agent.pt")
+    for options in ({}, {"network": TD3Actor()}):
+        same(Teacher.load(tmp_path / "agent.pt", Lopsided, **options), actor(torch.from_numpy(INPUTS)))
+        assert "networks like this one" not in caplog.text
+    torch.save(states | {"actor_2": third.state_dict()}, tmp_path / "agent.pt")
+    for options in ({}, {"network": TD3Actor()}):
+        caplog.clear()
+        same(Teacher.load(tmp_path / "agent.pt", Lopsided, **options), actor(torch.from_numpy(INPUTS)))
+        assert "holds 3 networks like this one; the first is the teacher" in caplog.text
+
+
+def test_modules_without_weights_say_so():
+    for module in (nn.Linear(OBSERVATIONS, ACTIONS, device="meta"), nn.LazyLinear(ACTIONS)):
+        assert "cannot be frozen (" in (said := refused(module)) and "give a module whose weights are there" in said
+
+
 def test_a_whole_module_in_a_file_is_not_run(tmp_path):
     torch.save(TD3Actor(), tmp_path / "whole.pt")
     assert "holds more than tensors and would have to be run: it was not loaded" in refused(tmp_path / "whole.pt")

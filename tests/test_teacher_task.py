@@ -6,11 +6,13 @@ import pytest
 import torch
 from policykd_envs.wrappers import SelectObservation
 from sb3_agents import Lopsided, agent
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from policykd import PolicyKDError, Teacher
 from policykd.teachers import zoo
+from policykd.teachers.task import TIME_LEFT
 
 MASK = np.array([1, 1, 0], np.float32)
 
@@ -65,6 +67,9 @@ def test_the_zoos_mask_of_velocities_is_applied(tmp_path, name):
         ("rl_zoo3.wrappers.HistoryWrapper", "HistoryWrapper(gym.make(...))"),
         ("sb3_contrib.common.wrappers.TimeFeatureWrapper", "the wrapper's test_mode"),
         ("my_package.MaskVelocityWrapper", "only the task can apply it"),
+        ("my_package.TimeLimit", "was trained in TimeLimit() (my_package.TimeLimit), and only the task can apply it"),
+        ("gym.wrappers_of_mine.ClipAction", "only the task can apply it"),
+        ("!!python/name:my_package.Own ''", "was trained in Own() (my_package.Own)"),
         ("[{rl_zoo3.wrappers.FrameSkip: {skip: 2}}]", "env=lambda: FrameSkip(gym.make(...), skip=2); or"),
         ("[1]", "has no name in its env_wrapper: 1"),
     ],
@@ -222,17 +227,39 @@ def test_a_normaliser_that_may_belong_before_a_stack_says_how_to_tell(tmp_path):
     assert "or 3 are stacked after it (VecFrameStack): then give the live model" in refused(tmp_path / "agent.zip")
 
 
-@pytest.mark.parametrize("place", ["env_kwargs", "args"])
+@pytest.mark.parametrize("place", ["env_kwargs", "args", "config"])
 def test_other_settings_of_the_task_are_named(tmp_path, caplog, place):
     args = [("env", "Pendulum-v1"), ("env_kwargs", "{g: 5.0}" if place == "args" else "null")]
-    folder, _ = pendulum_agent(tmp_path, [], args, "g: 5.0\n" if place == "env_kwargs" else None, lambda env: env)
+    config = [("env_kwargs", "{g: 5.0}")] if place == "config" else []
+    folder, _ = pendulum_agent(tmp_path, config, args, "g: 5.0\n" if place == "env_kwargs" else None, lambda env: env)
     Teacher.load(folder, gym.make("Pendulum-v1", g=5.0))
     assert not caplog.text
     Teacher.load(folder, "Pendulum-v1")
     assert "was trained on a task with g=5.0, and Pendulum-v1 is made without" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''"])
+def test_settings_of_the_task_are_the_same_as_lists_and_as_tuples(tmp_path, caplog):
+    class Ranged(Lopsided):
+        def __init__(self, healthy=(0.0, 1.0)):
+            super().__init__()
+
+    gym.register("Ranged-v0", Ranged)
+    settings = tmp_path / "agent"
+    settings.mkdir()
+    agent("TD3").save(tmp_path / "agent.zip")
+    for written in ("[0.5, 2.0]", "!!python/tuple [0.5, 2.0]"):
+        (settings / "args.yml").write_text(f"env: Ranged-v0\nenv_kwargs: {{healthy: {written}}}\n")
+        Teacher.load(tmp_path / "agent.zip", gym.make("Ranged-v0", healthy=(0.5, 2.0)))
+        assert not caplog.text
+        Teacher.load(tmp_path / "agent.zip", gym.make("Ranged-v0", healthy=(0.5, 3.0)))
+        assert "with healthy=[0.5, 2.0]" in caplog.text
+        caplog.clear()
+    gym.registry.pop("Ranged-v0")
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['true']", "a: [", "!!python/name:os.system ''", "[a, b]", "text"]
+)
 def test_settings_that_are_damaged_or_programs_are_refused(tmp_path, text):
     folder, _ = pendulum_agent(tmp_path, [])
     (folder / "Pendulum-v1" / "config.yml").write_text(text)
@@ -248,9 +275,9 @@ def test_what_was_recorded_is_of_the_agents_own_moment(tmp_path):
 
 def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
     class Weak(gym.ActionWrapper):
-        def __init__(self, env):
+        def __init__(self, env, low=-1, high=1):
             super().__init__(env)
-            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+            self.action_space = gym.spaces.Box(low, high, (1,), np.float32)
 
         def action(self, action):
             return action
@@ -261,6 +288,12 @@ def test_other_action_bounds_are_named_with_their_factor(tmp_path, caplog):
     said = "trained with actions from -1 to 1, and Pendulum-v1 takes -2 to 2: its actions are stretched by the factor 2"
     assert said in caplog.text
     np.testing.assert_allclose(teacher.predict(RAW)[0], 2 * model.predict(RAW, deterministic=True)[0], atol=1e-5)
+    assert "shifted" not in caplog.text
+    Teacher.load(SAC("MlpPolicy", Weak(gym.make("Pendulum-v1"), 0, 4), buffer_size=9), "Pendulum-v1")
+    assert (
+        "from 0 to 4, and Pendulum-v1 takes -2 to 2: its actions are stretched by the factor 1 and shifted"
+        in caplog.text
+    )
     caplog.clear()
     Teacher.load(agent("TD3"), Lopsided, vecnormalize=False)
     assert not caplog.text
@@ -316,6 +349,22 @@ def test_an_older_versions_observations_are_made_of_version_5(task):
         without[:, -forces:] = 0.0
     for own in (after, before):
         torch.testing.assert_close(older("v3", task, own.shape[1])(own), without, rtol=0, atol=1e-9)
+
+
+def test_the_time_that_the_error_gives_is_that_of_the_wrappers_test_mode():
+    wrapped = TimeFeatureWrapper(gym.make("Pendulum-v1"), test_mode=True)
+    observation, _ = wrapped.reset(seed=0)
+    made = eval(TIME_LEFT)(torch.from_numpy(observation[None, :-1]))
+    np.testing.assert_array_equal(made.numpy()[0], observation)
+
+
+def test_objects_in_settings_are_not_made_and_do_not_count(tmp_path, caplog):
+    kwargs = "{activation_fn: !!python/name:torch.nn.modules.activation.ReLU '', other: !!python/object:my.Own {a: 1}}"
+    number = "!!python/object/apply:numpy.core.multiarray.scalar [!!python/object/apply:numpy.dtype {args: [f8]}, a]"
+    settings = [("policy_kwargs", kwargs), ("learning_rate", number)]
+    folder, _ = pendulum_agent(tmp_path, settings, wrap=lambda env: env)
+    Teacher.load(folder, "Pendulum-v1")
+    assert not caplog.text
 
 
 def test_the_error_gives_the_map_that_works():

@@ -91,10 +91,21 @@ class CheckedTask(gym.Wrapper):
         copied = dict(info) if type(info) is dict else self._info(info, "step")
         return self._observation(observation, "step"), number, bool(ended), bool(cut), copied
 
+    def close(self) -> None:
+        """Close the task.
+
+        Raises:
+            TaskError: the task raised.
+        """
+        try:
+            self.env.close()
+        except Exception as error:
+            raise TaskError(f"{self._says('close')} raised {kind_and_line(error)}") from error
+
     def _observation(self, observation: Any, what: str) -> np.ndarray:
         try:
             array = np.array(observation)  # a copy
-        except ValueError:
+        except Exception:  # lists of several lengths, tensors with a gradient, objects that fail in any way
             array = np.empty(0, object)
         if array.shape != self.shape or array.dtype.kind not in "fiub":
             raise TaskError(
@@ -158,6 +169,11 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
         made = build(factory, name)
         if not isinstance(made, gym.Env):
             raise PolicyKDError(f"environment: {name} gives {not_a_task(made)}")
+        for space in ("observation_space", "action_space"):
+            if not isinstance(getattr(made, space, None), gym.Space):
+                raise PolicyKDError(
+                    f"environment: {name} makes a {type(made).__name__} whose {space} is no gymnasium.Space"
+                )
         if made is latest():
             raise PolicyKDError(
                 f"environment: {name} gives the same instance at every call, and each learner needs its own: make it "

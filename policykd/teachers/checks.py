@@ -88,6 +88,7 @@ def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
         return
     factors = sorted({float(f"{factor:.4g}") for factor in here / np.where(trained > 0, trained, 1)})
     factor = f"{factors[0]:g}" + (f" to {factors[-1]:g}" if len(factors) > 1 else "")
+    factor += "" if np.allclose(policy.high + policy.low, high + low, atol=1e-6) else " and shifted"
     log.warning(
         "teacher %s was trained with actions from %s to %s, and %s takes %s to %s: its actions are stretched by the "
         "factor %s; if their units are the task's, give a function that clips them",

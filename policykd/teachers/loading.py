@@ -190,12 +190,13 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
     with telling(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
         policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
     if options.vecnormalize is None:
-        file, missing = statistics.find(path, training.normalised)
+        file, missing, unclear = statistics.find(path, training.normalised)
     else:
-        file, missing = None, False
+        file, missing, unclear = None, False, None
     chain = statistics.read(file if options.vecnormalize is None else options.vecnormalize, options.trust)
     if missing:
-        log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl", path)
+        said = "" if unclear is None else f"; {unclear} may be it: vecnormalize=FILE"
+        log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl%s", path, said)
     chain = tuple(_each_frame(normaliser, policy, training.frame_stack) for normaliser in chain)
     policy = normalised(policy, chain, device).changed(missing_normaliser=missing, recorded=zoo.recorded(path))
     return policy if options.mapped else trained_on.apply(policy, training, task)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.errors import PolicyKDError, kind_and_line, telling
 from policykd.tasks.spaces import Choices
 from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
@@ -84,7 +84,8 @@ def from_module(
         PolicyKDError: nothing says its sizes and bounds, or it fails on the task's first observations.
     """
     size, scale = shape(source, described, task)
-    network = freeze(module.to(device))
+    with telling(f"teacher: {source} cannot be frozen (", "); give a module whose weights are there"):
+        network = freeze(module.to(device))
     act = _forward(network, source)
     kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
     kind = torch.float64 if torch.float64 in kinds else kinds.pop() if len(kinds) == 1 else torch.float32

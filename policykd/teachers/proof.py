@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
@@ -81,6 +82,9 @@ def own_code(live: nn.Module) -> str | None:
     """
     for part in live.modules():
         kind = type(part)
+        for held in map(type, vars(part).values()):
+            if issubclass(held, Distribution) and not is_known(held):  # which is no module
+                return held.__name__
         replaced = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
         if not is_known(kind) or replaced or part._forward_hooks or part._forward_pre_hooks:
             return kind.__name__

@@ -8,6 +8,7 @@ then proven against its own ``predict`` (``proof``); where that fails, a copy of
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import math
@@ -76,6 +77,11 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     name = f"a live {type(source).__name__}"
     if model is not None and not proof.is_known(model.predict):
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
+    if "action_masks" in inspect.signature(source.predict).parameters:
+        raise PolicyKDError(
+            f"teacher: {name} needs action_masks, without which it may choose what is not allowed; give a function "
+            "that makes them of the observation: predict(o, deterministic=True, action_masks=masks_of(o))[0]"
+        )
     actions = _check_spaces(live, name)
     asked = proof.Asked(source.predict, live.observation_space)
     examples = asked.examples

@@ -87,7 +87,9 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
     for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
         _check_space(data.get(name), axes, source)
     policy = _policy(data.get("policy_class"), source)
-    kwargs = data.get("policy_kwargs") or {}
+    if "policy_kwargs" not in data:
+        raise PolicyKDError(f"teacher: {source} does not say its policy_kwargs, such as activation_fn; {LIVE}")
+    kwargs = data["policy_kwargs"] or {}
     if not isinstance(kwargs, dict):
         raise PolicyKDError(f"teacher: {source} has policy_kwargs that are no settings ({kwargs!r:.60}); {LIVE}")
     kwargs = {name: value for name, value in kwargs.items() if not name.startswith(":")}

@@ -18,8 +18,8 @@ from policykd.teachers.sb3_text import trained_normalised
 from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
-Given = str | Path | VecNormalize | Literal[False] | None
-"""What a user says of the normaliser: a file, a live one, False for none; None looks for it."""
+Given = str | Path | VecEnv | Literal[False] | None
+"""What a user says of the normaliser: a file, an environment that has some, False for none; None looks for it."""
 NAMES = ("vecnormalize.pkl", "vec_normalize.pkl")
 """Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
 CHECKPOINT = re.compile(r"(.+)_(\d+)_steps")
@@ -37,6 +37,8 @@ class Found(NamedTuple):
     file: Path | None
     missing: bool
     """Whether the agent was trained on normalised observations and nothing was found."""
+    unclear: Path | None
+    """A file that may be it, where one is missing."""
 
 
 def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
@@ -47,8 +49,11 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
     """
     if given is None or given is False:
         return ()
-    if isinstance(given, VecNormalize):
-        return of_env(given, "vecnormalize")
+    found = of_env(given, "vecnormalize") if isinstance(given, VecEnv) else ()
+    if found:
+        return found
+    if not isinstance(given, str | Path):
+        raise PolicyKDError(f"vecnormalize: got a {type(given).__name__}; a file, a live VecNormalize or False fit")
     file = Path(given).expanduser()
     if not file.is_file():
         raise PolicyKDError(f"vecnormalize: there is no file {given}")
@@ -114,12 +119,13 @@ def find(path: Path, normalised_by_config: bool) -> Found:
     checkpoint = CHECKPOINT.fullmatch(path.stem)
     siblings = checkpoint and any(path.parent.glob(f"{checkpoint[1]}_vecnormalize_*_steps.pkl"))
     missing = file is None and bool(trained or normalised_by_config or siblings)
-    if file is None and trained is None and not missing and (unclear := _unclear(path)) is not None:
+    unclear = _unclear(path) if file is None and trained is not False else None
+    if unclear is not None and not missing:
         raise PolicyKDError(
             f"teacher: {unclear} may hold the statistics of {path.name}: say vecnormalize=FILE, or vecnormalize=False "
             "if it never had any"
         )
-    return Found(file, missing)
+    return Found(file, missing, unclear)
 
 
 def _own(path: Path) -> Path | None:
@@ -153,15 +159,34 @@ def _of_run(path: Path, trained: bool | None) -> Path | None:
 
 
 def _unclear(path: Path) -> Path | None:
-    """A file of statistics beside a zip that is named after no agent there, or after another one of its run."""
+    """A file of statistics beside a zip that is named after no agent there, or after another one of its run.
+
+    It is known by what it holds, whatever its name. Beside the folder of SB3's callbacks (``logs/best_model``,
+    ``logs/checkpoints``) many scripts save their run's last.
+    """
     start = sb3.read_text(path).get("start_time")
     others = [other for other in path.parent.glob("*.zip") if other != path]
-    for file in sorted(path.parent.glob("*vec*normalize*.pkl")):
+    by_callback = path.stem == "best_model" or CHECKPOINT.fullmatch(path.stem)
+    above = (path.resolve().parent.parent / name for name in NAMES) if by_callback else ()
+    for file in filter(_holds_statistics, above):
+        return file
+    for file in filter(_holds_statistics, sorted(path.parent.iterdir())):
         owner = next((other for other in others if _own(other) == file or file.name.startswith(other.stem)), None)
         same_run = owner is not None and start and sb3.read_text(owner).get("start_time") == start
         if file.name not in NAMES and (owner is None or same_run):
             return file
     return None
+
+
+def _holds_statistics(file: Path) -> bool:
+    """Whether a file begins as the pickle of a ``VecNormalize`` does."""
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as opened:
+            return b"vec_normalize" in opened.read(100)
+    except OSError:
+        return False
 
 
 def _shared(path: Path, trained: bool | None) -> Path | None:

@@ -34,6 +34,8 @@ VERSIONS: dict[str, dict[int, str]] = {
     "Reacher": {11: "Reacher-v2 and v4 have 11", 10: "Reacher-v5 has 10"},
 }
 """Observation sizes by which a task's version is known."""
+TIME_LEFT = "lambda o: torch.nn.functional.pad(o, (0, 1), value=1.0)"
+"""What sb3-contrib's ``TimeFeatureWrapper`` shows in its ``test_mode``: as if all of the time were left."""
 EXAMPLES = 3
 
 
@@ -47,6 +49,8 @@ class TaskSpaces(NamedTuple):
     """First observations of some episodes ``(n, O)``, float32."""
     wrappers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     """What the environment is wrapped in: names of classes, and each one's plain attributes by their public names."""
+    of_gymnasium: frozenset[str] = frozenset()
+    """Which of these are Gymnasium's own classes."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
     """What it was made with."""
     groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
@@ -94,16 +98,21 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
         groups, space = groups_of(probe), own_space(probe)
     inwards = [layer for layer in layers(probe) if isinstance(layer, gym.Wrapper)]
     wrappers = {type(layer).__name__: _plain(layer) for layer in reversed(inwards)}  # of one class the outermost
-    kwargs = {} if probe.spec is None else dict(probe.spec.kwargs)
+    own = {kind.__name__ for kind in map(type, inwards) if kind.__module__.startswith("gymnasium.")}
+    kwargs = {} if probe.spec is None else as_yaml(probe.spec.kwargs)
     sizes = observations.shape[0], action_scale(actions)
-    return TaskSpaces(task.env_id, *sizes, examples, wrappers, kwargs, groups, space)
+    return TaskSpaces(task.env_id, *sizes, examples, wrappers, frozenset(own), kwargs, groups, space)
 
 
 def _plain(layer: gym.Wrapper) -> dict[str, Any]:
     """The numbers, words and lists that a wrapper holds, or was made with where Gymnasium keeps that."""
     held = {name.lstrip("_"): value for name, value in vars(layer).items()} | getattr(layer, "_saved_kwargs", {})
-    held |= {name: list(value) for name, value in held.items() if isinstance(value, tuple)}  # as YAML has it
-    return {name: value for name, value in held.items() if isinstance(value, bool | int | float | str | list)}
+    return {name: value for name, value in as_yaml(held).items() if isinstance(value, bool | int | float | str | list)}
+
+
+def as_yaml(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as YAML has them: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
@@ -142,13 +151,14 @@ def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
         return "; it was trained on another task"
     known_sizes = next((sizes for name, sizes in VERSIONS.items() if base_name(env_id).startswith(name)), {})
     known = [known_sizes[size] for size in (teacher[0], task[0]) if size in known_sizes]
+    timed = "; one more may be the time of the zoo's TimeFeatureWrapper"
+    if teacher[0] == task[0] + 1 and len(known) < 2:
+        return f"{timed}: wrap the task in it, or give observation_map={TIME_LEFT}"
+    if teacher[0] not in known_sizes and teacher[0] - 1 in known_sizes:
+        return f"{timed}, and {known_sizes[teacher[0] - 1]}: make the task as the teacher knows it"
     if known:
         how = versions.advice(base_name(env_id), (teacher[0], task[0])) or "give observation_map"
         return f"; {' and '.join(known)}: make the task as the teacher knows it, or {how}"
-    if teacher[0] == task[0] + 1:
-        return (
-            "; one more may be the time of the zoo's TimeFeatureWrapper: wrap the task in it, or give observation_map"
-        )
     frames, left = divmod(teacher[0], task[0])
     if frames > 1 and not left:
         stack = f'FrameStackObservation(env, {frames}, padding_type="zero")'

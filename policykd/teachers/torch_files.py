@@ -66,7 +66,7 @@ def load(
     Raises:
         PolicyKDError: it cannot be read without running it, or nothing tells what its weights are.
     """
-    parts = list(_parts(_read(path)))
+    parts = sorted(_parts(_read(path)), key=lambda part: "target" in part.name)  # whose networks lag behind
     if network is not None:  # what is part of the network is its own business
         part = _fitting(network, parts, path)
         filled = copied(network)
@@ -79,6 +79,7 @@ def load(
         )
         if policy_or_none is not None:
             torch_names.refuse(path, [name for other in parts for name in other.state if STATISTICS.fullmatch(name)])
+            _alike(_shapes(part.state), parts, path)
             return policy_or_none, ()
         if names := torch_names.rsl_rl_names(part.state, part.name, part.beside):
             policy = torch_names.rsl_rl(part.state, names, path, task, activation, device)
@@ -131,17 +132,27 @@ def _names(parts: list[Part]) -> str:
 
 def _fitting(network: nn.Module, parts: list[Part], path: Path) -> Part:
     """The part with the weights of the user's network."""
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    fitting = [part for part in parts if {name: tensor.shape for name, tensor in part.state.items()} == wanted]
+    wanted = _shapes(network.state_dict())
+    fitting = _alike(wanted, parts, path)
     if not fitting:
         first = ", ".join(f"{name} {tuple(size)}" for name, size in list(wanted.items())[:2])
         raise PolicyKDError(
             f"teacher: the network has {first}, ... and {path} has {_names(parts)}: no part of it has "
             "just the network's names and shapes"
         )
-    if len(fitting) > 1:
-        log.warning("teacher %s holds %d networks like this one; the first is the teacher", path, len(fitting))
     return fitting[0]
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _alike(wanted: dict[str, torch.Size], parts: list[Part], path: Path) -> list[Part]:
+    """The parts of just these names and shapes; several are warned about, but for targets beside what they follow."""
+    found = [part for part in parts if _shapes(part.state) == wanted]
+    if sum("target" not in part.name for part in found) > 1:
+        log.warning("teacher %s holds %d networks like this one; the first is the teacher", path, len(found))
+    return found
 
 
 def _normaliser(part: Part, path: Path, task: TaskSpaces | None) -> tuple[Normaliser, ...]:

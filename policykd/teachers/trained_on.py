@@ -13,12 +13,15 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.teachers.policy import Policy, seen_through
-from policykd.teachers.task import TaskSpaces, base_name, other_task
+from policykd.teachers.task import TIME_LEFT, TaskSpaces, as_yaml, base_name, other_task
 from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
 
 log = logging.getLogger("policykd")
-KNOWN = ("rl_zoo3.wrappers", "utils.wrappers", "sb3_contrib.common.wrappers", "gym.wrappers", "gymnasium.wrappers")
-"""Modules whose wrappers are known by name: the zoo's (now and before), sb3-contrib's and Gymnasium's."""
+KNOWN = (
+    *("rl_zoo3.wrappers.", "utils.wrappers.", "sb3_contrib.common.wrappers.", "gym.wrappers.", "gymnasium.wrappers."),
+    "stable_baselines3.",
+)
+"""Beginnings of wrappers that are known by name: the zoo's (now and before), sb3-contrib's, Gymnasium's, SB3's."""
 ALIKE = {
     *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
     *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
@@ -27,7 +30,7 @@ ALIKE = {
 }
 """Wrappers that leave a vector of observations and its best action as they are."""
 ADVICE = {
-    "TimeFeatureWrapper": "; or observation_map=lambda o: torch.nn.functional.pad(o, (0, 1)), the wrapper's test_mode",
+    "TimeFeatureWrapper": f"; or observation_map={TIME_LEFT}, the wrapper's test_mode",
 }
 
 
@@ -43,7 +46,8 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
         PolicyKDError: a wrapper changes observations or actions, and only the task can apply it.
     """
     for wrapper in reversed(training.wrappers):  # the last one is nearest to the agent
-        if task is None or wrapper.short not in task.wrappers:
+        known = wrapper.name.startswith(KNOWN)
+        if task is None or wrapper.short not in task.wrappers or (wrapper.short in task.of_gymnasium and not known):
             policy = _through(policy, wrapper, training, task)
         elif wrapper.short not in ALIKE:
             _check_options(policy.source, wrapper, task.wrappers[wrapper.short])
@@ -54,7 +58,7 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
             trained, here = base_name(training.env_id), base_name(task.env_id)
             if not here.startswith(trained):
                 log.warning("teacher %s was trained on %s and is asked to teach %s", policy.source, trained, here)
-        kwargs = {name: value for name, value in training.env_kwargs.items() if name != "render_mode"}
+        kwargs = {name: value for name, value in as_yaml(training.env_kwargs).items() if name != "render_mode"}
         differing = {name: value for name, value in kwargs.items() if task.kwargs.get(name, ...) != value}
         if differing:
             said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
@@ -115,7 +119,7 @@ def _check_stack(policy: Policy, frames: int, task: TaskSpaces | None) -> None:
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:
     """The policy behind one wrapper that the task lacks."""
-    if wrapper.name.startswith(KNOWN) or wrapper.name.startswith("stable_baselines3."):
+    if wrapper.name.startswith(KNOWN):
         if wrapper.short in ALIKE:
             return policy
         if wrapper.short == "RescaleAction" and task is not None:  # to [-1, 1], as here

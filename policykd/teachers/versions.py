@@ -78,6 +78,8 @@ def advice(task: str, needed: tuple[int, int]) -> str | None:
     """The ``observation_map`` that makes a teacher's ``needed[0]`` observations of the task's ``needed[1]``."""
     if needed == (27, 105) and task == "Ant":
         return "give observation_map=range(27)"
+    if needed == (111, 27) and task == "Ant":
+        return 'make Ant-v5 and give observation_map="v3"'
     if needed != sizes(task):
         return None
     if task not in CONTACT_FORCES:

@@ -62,7 +62,7 @@ class Training(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values and the zoo's tags of ordered dicts and tuples; nothing else is made of a file."""
+    """Plain values and the zoo's tags of ordered dicts and tuples; of classes and objects nothing but their names."""
 
 
 def _ordered(loader: _Loader, node: yaml.Node) -> Any:
@@ -73,6 +73,8 @@ def _ordered(loader: _Loader, node: yaml.Node) -> Any:
 _TAG = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(f"{_TAG}object/apply:collections.OrderedDict", _ordered)
 _Loader.add_constructor(f"{_TAG}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+_Loader.add_multi_constructor(f"{_TAG}name:", lambda loader, name, node: name)  # of a settings file in Python
+_Loader.add_multi_constructor(f"{_TAG}object", lambda loader, rest, node: f"!!python/object{rest}")
 
 
 def training(path: Path) -> Training:
@@ -85,9 +87,12 @@ def training(path: Path) -> Training:
     if folder is None:
         return Training()
     config, arguments, env_kwargs = (_read(folder / f"{name}.yml") for name in ("config", "args", "env_kwargs"))
-    given = arguments.get("env_kwargs") or {}
-    if not isinstance(given, dict):
-        raise PolicyKDError(f"teacher: {folder}/args.yml has env_kwargs that are no settings: {given!r:.80}")
+    of_task: dict[str, Any] = {}
+    for name, said in (("config", config), ("args", arguments)):  # where the zoo's command line overrules
+        given = said.get("env_kwargs") or {}
+        if not isinstance(given, dict):
+            raise PolicyKDError(f"teacher: {folder}/{name}.yml has env_kwargs that are no settings: {given!r:.80}")
+        of_task = given or of_task
     around = _wrappers(config, "vec_env_wrapper", folder)
     applied = {wrapper.short: wrapper.options for wrapper in around if APPLIED.fullmatch(wrapper.name)}
     stack = applied.get("VecFrameStack", {}).get("n_stack") or config.get("frame_stack") or 1
@@ -100,7 +105,7 @@ def training(path: Path) -> Training:
         _wrappers(config, "env_wrapper", folder)
         + tuple(wrapper for wrapper in around if not APPLIED.fullmatch(wrapper.name)),
         int(float(stack)),
-        {**given, **env_kwargs},
+        {**of_task, **env_kwargs},
         env_id if isinstance(env_id, str) else None,
     )
 
@@ -141,10 +146,12 @@ def _read(file: Path) -> dict[str, Any]:
         found = parse_yaml(read_text(file, MOST_YAML, "replace"), _Loader)
         if isinstance(found, list) and found and isinstance(found[0], list):  # pairs, where the tag was lost
             found = dict(found[0])
+        if not isinstance(found, dict | None):
+            raise ValueError("it holds no settings by name")
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise PolicyKDError(f"teacher: {file} cannot be read as settings: {reason:.120}") from None
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    return {str(key): value for key, value in (found or {}).items()}
 
 
 def _normalises(value: Any) -> bool:

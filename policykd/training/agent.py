@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from policykd import export, native
 from policykd.core import checkpoint
 from policykd.core.compute import find_device, one_thread
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import change
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.seeding import env_seed, stream
@@ -41,7 +41,7 @@ from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.records import Records
 from policykd.training.run_folder import RunFolder
 from policykd.training.saving import Saving
-from policykd.training.sb3_surface import SB3Surface, explains_arguments
+from policykd.training.sb3_surface import SB3Surface, as_callback, explains_arguments
 
 A = TypeVar("A", bound="Agent")
 
@@ -190,15 +190,16 @@ class Agent(Saving, SB3Surface):
                 writes into the run's folder; the line says what was saved.
         """
         with watched(self.folder, self.save, lambda: self.num_timesteps):
-            self._learn(check_whole("total_timesteps", total_timesteps, 0), _callbacks(callback), progress_bar)
+            self._learn(check_whole("total_timesteps", total_timesteps, 0), as_callback(callback), progress_bar)
         return self
 
     def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
         run, end = self.run, self.num_timesteps + total_timesteps
         run.aim(end)
         self.ready(total_timesteps)
-        callbacks.init_callback(self)  # type: ignore[arg-type]
-        callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
+        with telling(f"callback: {type(callbacks).__name__} cannot begin here (", ")"):
+            callbacks.init_callback(self)  # type: ignore[arg-type]
+            callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
         with bar, self.computing(), interruptible() as interrupts:
             callbacks.on_rollout_start()
@@ -279,11 +280,3 @@ class Agent(Saving, SB3Surface):
             self.save(self.folder.learner_folders[k] / "best_model.safetensors")
         else:
             self.folder.save_model(k, self.twin(k), export.zoo_settings(self, k))
-
-
-def _callbacks(callback: MaybeCallback) -> BaseCallback:
-    if isinstance(callback, BaseCallback):
-        return callback
-    if callback is None or isinstance(callback, list):
-        return CallbackList(list(callback or []))
-    return ConvertCallback(callback)

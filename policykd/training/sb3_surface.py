@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, nearest
@@ -143,6 +145,27 @@ def explains_arguments(method: F) -> F:
         return method(self, *given, **named)
 
     return explained  # type: ignore[return-value]
+
+
+def as_callback(given: MaybeCallback) -> BaseCallback:
+    """The callback that a user hands to ``learn``: one of SB3's, a function of ``(locals, globals)``, or several.
+
+    Raises:
+        PolicyKDError: it is none, or a class of them, or asks a model for what no learner has.
+    """
+    for one in given if isinstance(given, list | tuple) else [] if given is None else [given]:
+        if any(kind.__name__ == "MaskableEvalCallback" for kind in type(one).__mro__):
+            raise PolicyKDError("callback: MaskableEvalCallback is of agents that take action_masks: give EvalCallback")
+        if isinstance(one, type) or not (isinstance(one, BaseCallback) or callable(one)):
+            what = f"the class {one.__name__}: make one" if isinstance(one, type) else f"a {type(one).__name__}"
+            raise PolicyKDError(
+                f"callback: got {what}; SB3's callbacks, functions of (locals, globals) or a list of these fit"
+            )
+    if isinstance(given, BaseCallback):
+        return given
+    if given is None or isinstance(given, list | tuple):
+        return CallbackList([one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given or ()])
+    return ConvertCallback(given)
 
 
 def _place(argument: str, signature: inspect.Signature) -> str:
