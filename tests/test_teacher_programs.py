@@ -293,13 +293,13 @@ def test_a_whole_module_in_a_file_is_not_run(tmp_path):
     assert "holds more than tensors and would have to be run: it was not loaded" in refused(tmp_path / "whole.pt")
 
 
-def test_an_agent_of_sbx_and_bare_tensors_of_sb3_say_what_to_give(tmp_path):
+def test_a_zip_of_data_alone_and_bare_tensors_of_sb3_say_what_to_give(tmp_path):
     import json
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "sbx.zip", "w") as archive:
-        archive.writestr("data", json.dumps({"policy_class": {"__module__": "sbx.ppo.policies"}}))
-    assert "an agent of SBX (JAX), whose weights are pickles: load it with SBX" in refused(tmp_path / "sbx.zip")
+        archive.writestr("data", json.dumps({"policy_class": {"__module__": "my.policies"}}))
+    assert "load it with its library, and give the live model: Teacher.load" in refused(tmp_path / "sbx.zip")
     torch.save({"mlp_extractor.policy_net.0.weight": torch.zeros(2, 2)}, tmp_path / "policy.pth")
     assert "a policy of SB3 without its settings, such as the activation" in refused(tmp_path / "policy.pth")
 

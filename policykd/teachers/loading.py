@@ -17,7 +17,18 @@ from policykd.core.archives import Archive
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError, telling
 from policykd.core.files import CHECKPOINT
-from policykd.teachers import controllers, modules, own_run, programs, sb3, statistics, torch_files, trained_on, zoo
+from policykd.teachers import (
+    controllers,
+    modules,
+    own_run,
+    programs,
+    sb3,
+    sbx,
+    statistics,
+    torch_files,
+    trained_on,
+    zoo,
+)
 from policykd.teachers.policy import Policy, normalised, seen_through
 from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
@@ -91,7 +102,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     if path.suffix == ".onnx":
         return normalised(programs.from_onnx(path, task, device), given, device)
     members = _members(path)
-    if path.is_dir() or sb3.MEMBER in members:
+    if path.is_dir() or sb3.MEMBER in members or _is_sbx(path, members):
         return _agent(path, task, options, device)
     if any("/code/" in name.lower() for name in members):
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
@@ -144,17 +155,19 @@ def _members(path: Path) -> list[str]:
         return []
 
 
+def _is_sbx(path: Path, members: list[str]) -> bool:
+    return "data" in members and sbx.is_one(sb3.read_text(path))
+
+
 def _guess(path: Path, members: list[str]) -> str:
     """What a file is that cannot be a teacher, and what to do, as the end of an error line."""
     if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
         return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
     if "data" in members:
-        module = str((sb3.read_text(path).get("policy_class") or {}).get("__module__", ""))
-        if module.startswith("sbx"):
-            return (
-                "an agent of SBX (JAX), whose weights are pickles: load it with SBX, and give the live "
-                "model: Teacher.load(model, env)"
-            )
+        return (
+            "a zip without the policy.pth of SB3, and no agent of SBX whose data can be read (it may be too long): "
+            "load it with its library, and give the live model: Teacher.load(model, env)"
+        )
     start = _starts(path)
     if not start:
         return "empty and so is no agent of SB3 (a zip with policy.pth): copy it again"
@@ -174,7 +187,11 @@ def _starts(path: Path) -> bytes:
 def _zip_in(folder: Path) -> Path:
     """The agent in a folder: the zoo's last one, or the best, or the only one."""
     task = re.sub(r"_\d+$", "", folder.name)
-    zips = [path for path in sorted(folder.glob("*.zip")) if sb3.MEMBER in _members(path)]
+    zips = [
+        path
+        for path in sorted(folder.glob("*.zip"))
+        if sb3.MEMBER in (members := _members(path)) or _is_sbx(path, members)
+    ]
     for name in (f"{task}.zip", "best_model.zip"):
         if folder / name in zips:
             return folder / name
@@ -188,7 +205,12 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
     """An agent of SB3 with the normaliser that belongs to it, on the observations of its task."""
     training = zoo.training(path)
     with telling(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
-        policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
+        if sbx.is_one(data := sb3.read_text(path)):
+            if options.algorithm is not None:
+                raise PolicyKDError(f"algorithm: {path} is an agent of SBX, which says what it is")
+            policy = sbx.from_zip(path, data, device, options.activation)
+        else:
+            policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
     if options.vecnormalize is None:
         file, missing, unclear = statistics.find(path, training.normalised)
     else:

@@ -7,9 +7,12 @@ where a pickle calls something, it writes down what was to be called and with wh
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 MOST_STEPS = 200_000
 """Instructions of a pickle that are read at most; those of a normaliser or of an agent's weights are some thousands."""
@@ -21,6 +24,7 @@ _VALUES = (
     "BINBYTES8", "BYTEARRAY8",
 )  # fmt: skip
 """Instructions whose argument is the value."""
+_DTYPES = {code: np.dtype(code) for code in ("b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 
 
 class Name(NamedTuple):
@@ -171,3 +175,30 @@ def _filled(target: Any, pairs: list[Any]) -> Any:
         raise ValueError("puts items into no dict")
     items.update((key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True) if type(key) is str)
     return target
+
+
+def array(value: Any) -> np.ndarray:
+    """A number or an array, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
+    if type(value) in (bool, int, float):
+        return np.array(float(value))
+    if not isinstance(value, Call) or not isinstance(value.function, Name):
+        raise ValueError("values that are no numbers")
+    shape: tuple[int, ...] = ()
+    by_columns = False
+    if value.function.name == "_reconstruct":
+        _, shape, dtype, by_columns, data = value.state
+    elif value.function.name == "_frombuffer":
+        data, dtype, shape, order = value.arguments
+        by_columns = order == "F"
+    elif value.function.name == "scalar":
+        dtype, data = value.arguments
+    else:
+        raise ValueError(f"an array by {value.function.name}")
+    if isinstance(data, Call) and data.function == ("_codecs", "encode"):
+        data = data.arguments[0].encode("latin1")
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError("an array of objects")
+    kind = _DTYPES[dtype.arguments[0]].newbyteorder(">" if (dtype.state or "==")[1] == ">" else "<")
+    if any(type(length) is not int or length < 0 for length in shape) or math.prod(shape) * kind.itemsize != len(data):
+        raise ValueError("an array whose bytes do not fit its shape")
+    return np.frombuffer(bytes(data), kind).reshape(shape, order="F" if by_columns else "C")

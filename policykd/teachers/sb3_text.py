@@ -85,7 +85,7 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
         PolicyKDError: names what is not known, and says what to hand in instead.
     """
     for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
-        _check_space(data.get(name), axes, source)
+        check_space(data.get(name), axes, source)
     policy = _policy(data.get("policy_class"), source)
     if "policy_kwargs" not in data:
         raise PolicyKDError(f"teacher: {source} does not say its policy_kwargs, such as activation_fn; {LIVE}")
@@ -162,7 +162,7 @@ def _groups(space: Any, source: str) -> tuple[str, ...]:
     return tuple(re.findall(r"'([^']+)'[:,] (?:Box|Discrete|MultiDiscrete|MultiBinary)\(", text))
 
 
-def _check_space(space: Any, axes: str, source: str) -> None:
+def check_space(space: Any, axes: str, source: str) -> None:
     """Refuse spaces that are neither a box of one axis nor a dict of observations nor a choice of one action."""
     if not isinstance(space, dict):
         return

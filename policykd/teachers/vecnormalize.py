@@ -7,7 +7,6 @@ describes, the statistics are rebuilt from their bytes.
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.normaliser import TRAINED_ON_SCALED
-from policykd.teachers.pickles import Call, Name, load
+from policykd.teachers.pickles import Call, Name, array, load
 
 
 class Normaliser(NamedTuple):
@@ -71,7 +70,6 @@ _NAMES = {
 }
 _MODULES = ("gym.spaces", "gymnasium.spaces", "numpy.random")
 """Observation and action spaces, and the generators they sample with."""
-_DTYPES = {code: np.dtype(code) for code in ("b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
 MOST_BYTES = 64_000_000
 
 
@@ -107,7 +105,7 @@ def _parts(pickled: Any) -> SimpleNamespace:
     if not isinstance(pickled, Call) or not isinstance(pickled.state, dict):
         return SimpleNamespace()
     names = ("epsilon", "clip_obs", "norm_obs", "norm_reward", TRAINED_ON_SCALED)
-    parts = SimpleNamespace(**{name: _array(pickled.state[name]) for name in names if name in pickled.state})
+    parts = SimpleNamespace(**{name: array(pickled.state[name]) for name in names if name in pickled.state})
     for name in ("obs_rms", "ret_rms"):
         statistics = pickled.state.get(name)
         if isinstance(statistics, dict):
@@ -122,35 +120,8 @@ def _moments(statistics: Any) -> SimpleNamespace | None:
     if not isinstance(statistics, Call) or not isinstance(statistics.state, dict):
         return None
     return SimpleNamespace(
-        **{part: _array(statistics.state[part]) for part in ("mean", "var") if part in statistics.state}
+        **{part: array(statistics.state[part]) for part in ("mean", "var") if part in statistics.state}
     )
-
-
-def _array(value: Any) -> np.ndarray:
-    """A number or an array, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
-    if type(value) in (bool, int, float):
-        return np.array(float(value))
-    if not isinstance(value, Call) or not isinstance(value.function, Name):
-        raise ValueError("statistics that are no numbers")
-    shape: tuple[int, ...] = ()
-    by_columns = False
-    if value.function.name == "_reconstruct":
-        _, shape, dtype, by_columns, data = value.state
-    elif value.function.name == "_frombuffer":
-        data, dtype, shape, order = value.arguments
-        by_columns = order == "F"
-    elif value.function.name == "scalar":
-        dtype, data = value.arguments
-    else:
-        raise ValueError(f"statistics by {value.function.name}")
-    if isinstance(data, Call) and data.function == ("_codecs", "encode"):
-        data = data.arguments[0].encode("latin1")
-    if not isinstance(data, bytes | bytearray):
-        raise ValueError("an array of objects")
-    kind = _DTYPES[dtype.arguments[0]].newbyteorder(">" if (dtype.state or "==")[1] == ">" else "<")
-    if any(type(length) is not int or length < 0 for length in shape) or math.prod(shape) * kind.itemsize != len(data):
-        raise ValueError("an array whose bytes do not fit its shape")
-    return np.frombuffer(bytes(data), kind).reshape(shape, order="F" if by_columns else "C")
 
 
 def from_object(vec_normalize: Any, source: str) -> Normaliser:
