@@ -22,8 +22,8 @@ def kept(task, protocol, student):
 
 
 def test_what_memories_keep():
-    def cost(student):
-        return ROWS.where(task="HalfCheetah-v5", protocol="full", student=student)["cpu_seconds"].iloc[0]
+    def cost(student, task="HalfCheetah-v5"):
+        return ROWS.where(task=task, protocol="full", student=student)["cpu_seconds"].iloc[0]
 
     def mean(task, student, protocol="full"):
         return f"{kept(task, protocol, student).mean():.2f}"
@@ -43,4 +43,9 @@ def test_what_memories_keep():
     worst = kept("Hopper-v5", "full", "history of 8").min()
     said = f"one observation keeps {one}, a history of four {four}, and of eight {eight}, one of its three students"
     assert f"{said} no more than {worst:.2f}" in TEXT
+    memory = mean("Hopper-v5", "gru of 64")
+    ratio = cost("gru of 64", "Hopper-v5") / cost("history of 8", "Hopper-v5")
+    assert f"the GRU keeps {memory}, less than either history, in {ratio:.1f} times the time" in TEXT and float(
+        memory
+    ) < float(four) < float(eight)
     assert f"above its teacher ({mean('Hopper-v5', 'feed-forward, all observations')})" in TEXT

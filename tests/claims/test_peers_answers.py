@@ -122,8 +122,11 @@ def test_what_is_said_of_eight_updates_per_step():
     assert f"one agent does not fall over on HalfCheetah ({alone})" in page and f"best in training ({shared})" in page
     assert f"level with it ({paired})" in page and f"far below ({student})" in page
     assert number(shared) < number(alone) < number(paired)
-    (_, shared, *_), (_, paired, *_) = (hopper[name] for name in names[1:])
-    assert f"On Hopper two that share return {shared} and two that distil {paired}" in page
+    (alone, *_), (_, shared, *_), (_, paired, *_) = (hopper[name] for name in names)
+    assert f"On Hopper one agent returns {alone}, two that share {shared} by their best in training" in page
+    assert f"and two that distil {paired}" in page
+    errors = [float(text.split()[-1].replace(",", "")) for text in (alone, shared)]
+    assert 1 < (number(shared) - number(alone)) / np.hypot(*errors) < 2 and number(paired) < number(shared)
     answer = next(line for line in page.split("| ") if line.startswith("paired_8, best in training"))
     at = page.index(answer)
     assert f"no better than sharing (P {page[at:].split(' | ')[2]})" in page
