@@ -20,6 +20,7 @@ import tyro
 from policykd_envs.wrappers import velocity_indices
 
 from experiments.measurements import Measurements, check_names
+from policykd.benchmark.bootstrap import interval, iqm
 from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
@@ -185,25 +186,21 @@ def report(rows: pd.DataFrame, page: Path) -> None:
 
 def table(own: pd.DataFrame) -> list[str]:
     """Interquartile means of student / intact teacher, best first, of methods that all tasks have."""
-    from rliable import library, metrics
-
     tasks = list(own.task.unique())
     scores = {
         method: np.array([of.loc[of.task == task, "ratio"].to_numpy() for task in tasks]).T
         for method, of in own.groupby("method", sort=False)
         if of.task.nunique() == len(tasks)
     }
-    iqm, interval = library.get_interval_estimates(
-        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=5000, random_state=np.random.RandomState(0)
-    )
+    found = {name: interval(ratios, lambda x: iqm(x.ravel()), 5000) for name, ratios in scores.items()}
     first = own.drop_duplicates("task").set_index("task")
     itself = ", ".join(f"{task} {first.teacher_return[task] / first.intact_return[task]:.2f}" for task in tasks)
     lines = [f"The teacher itself, as it is here: {itself}.", ""]
     lines += [f"| method | IQM | 95 % interval | {' | '.join(tasks)} |", "|---|---|---|" + "---|" * len(tasks)]
-    for method in sorted(scores, key=lambda name: -float(iqm[name][0])):
-        low, high = interval[method][:, 0]
+    for method in sorted(found, key=lambda name: -found[name].value):
+        value, low, high = found[method]
         means = " | ".join(f"{value:.2f}" for value in scores[method].mean(0))
-        lines.append(f"| {method} | {float(iqm[method][0]):.2f} | {low:.2f} to {high:.2f} | {means} |")
+        lines.append(f"| {method} | {value:.2f} | {low:.2f} to {high:.2f} | {means} |")
     return lines
 
 
