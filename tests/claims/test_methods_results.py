@@ -22,6 +22,7 @@ def iqms(condition):
     return {line[0].removeprefix("| "): float(line[1]) for line in lines}
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_rows(tmp_path):
     pytest.importorskip("rliable")
     report(pd.read_csv(FOLDER / "methods.csv"), tmp_path / "methods.md")
