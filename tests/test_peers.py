@@ -552,7 +552,7 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
     assert gap < 0.1 * spread
     assert student.num_timesteps == 0
     student.to_sb3(1).save(tmp_path / "student.zip")
-    with pytest.raises(PolicyKDError, match="ship: needs learners with a replay"):
+    with pytest.raises(PolicyKDError, match="ship: learners of ppo keep no replay"):
         DualStudent(POINT, backbone="ppo").ship()
 
 

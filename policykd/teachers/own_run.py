@@ -54,9 +54,11 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
         view = view_of("student_observations", probe, part, config.get("observation_groups"), history)
     k, size = _best(loaded), view.input_size
     learner = _learner(settings, (size, scale.size), scale, device)
-    if loaded["learner"].keys() != state_tensors(learner).keys():
+    own = state_tensors(learner)
+    rows = _rows(loaded["learner"], own, k) if own.keys() <= loaded["learner"].keys() else {}
+    if not rows or any(row.ndim and row.shape != own[name].shape for name, row in rows.items()):
         raise PolicyKDError(f"teacher: {path} was trained on {settings['env']}, and does not fit another kind of task")
-    load_state_tensors(learner, _rows(loaded["learner"], state_tensors(learner), k))
+    load_state_tensors(learner, rows)
     source = path.parent if path.name == CHECKPOINT else path
     policy = _policy(learner, str(source), size, scale)
     return with_value_if_learnt(through(policy, view), learner, settings["config"])
