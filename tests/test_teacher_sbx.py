@@ -113,10 +113,16 @@ def test_what_is_not_known_is_refused(tmp_path, old, new, said):
     assert said in message and "give the loaded model itself (Teacher.load(model))" in message
 
 
-def test_an_activation_that_is_given_stands_for_one_that_is_not_known(tmp_path):
-    path = changed(tmp_path, "td3", lambda content: content.replace(b"leaky_relu", b"lucky_relu"))
-    saved = np.load(agent("td3").with_suffix(".npz"))
-    acted, _ = Teacher.load(path, "Pendulum-v1", activation="LeakyReLU").predict(saved["observations"])
+@pytest.mark.parametrize(
+    ("algorithm", "name", "other", "activation"),
+    [("td3", b"leaky_relu", b"lucky_relu", "LeakyReLU"), ("ppo", b"\x04tanh", b"\x04tamh", "Tanh")],
+)
+def test_an_activation_that_is_given_stands_for_one_that_is_not_known(tmp_path, algorithm, name, other, activation):
+    path = changed(tmp_path, algorithm, lambda content: content.replace(name, other))
+    saved = np.load(agent(algorithm).with_suffix(".npz"))
+    with pytest.raises(PolicyKDError, match=f"{other.decode().strip(chr(4))} of jax.* or say activation="):
+        Teacher.load(path, TASKS[algorithm])
+    acted, _ = Teacher.load(path, TASKS[algorithm], activation=activation).predict(saved["observations"])
     np.testing.assert_allclose(acted, saved["actions"], atol=1e-5)
 
 

@@ -70,10 +70,14 @@ def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation:
             kind = policy.function if algorithm is None else actor.function
             raise PolicyKDError(f"{kind.name} of {kind.module} is no network that is known; {LIVE}")
         state = _actor(algorithm, actor.state, _dense(policy.state["actor_state"]))
-        used = actor.state["activation_fn"]
+        networks = [actor]
         if algorithm == "PPO":
-            state |= _critic(policy.state["vf"], _dense(policy.state["vf_state"]), used)
-        activation = activation or _activation(used)
+            networks.append(policy.state["vf"])
+            state |= _critic(networks[1], _dense(policy.state["vf_state"]))
+        if activation is None:
+            activation, *others = {_activation(network.state["activation_fn"]) for network in networks}
+            if others:
+                raise PolicyKDError(f"its critic has another activation_fn; {LIVE}")
     except PolicyKDError as error:
         raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SBX: {error}") from None
     except Exception as error:  # a damaged pickle fails in any way
@@ -102,11 +106,10 @@ def _actor(algorithm: str, settings: dict[str, Any], dense: State) -> State:
     return _named(dense, [*(f"actor.latent_pi.{2 * i}" for i in range(widths)), "actor.mu", "actor.log_std"])
 
 
-def _critic(critic: Call, dense: State, actors: object) -> State:
+def _critic(critic: Call, dense: State) -> State:
     """The tensors of PPO's critic by SB3's names."""
     settings = critic.state
-    plain = critic.function == CRITIC and settings.get("features_extractor") is None
-    if not plain or _activation(settings["activation_fn"]) != _activation(actors):
+    if critic.function != CRITIC or settings.get("features_extractor") is not None:
         raise PolicyKDError(f"its critic is no network that is known; {LIVE}")
     hidden = [f"mlp_extractor.value_net.{2 * i}" for i in range(len(settings["net_arch"]))]
     return _named(dense, [*hidden, "value_net"])
