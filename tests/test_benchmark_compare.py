@@ -98,6 +98,13 @@ def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
         compare(CompareOptions(env=POINT, learning_rates=rates, out=Path("other")))
 
 
+@pytest.mark.parametrize("option", ["updates", "random_steps"])
+def test_what_counts_on_a_replay_is_not_for_ppo(option):
+    with pytest.raises(PolicyKDError, match=f"{option}=400 is for backbones with a replay: leave it out for ppo"):
+        compare(CompareOptions(env=POINT, backbone="ppo", out=Path("out"), **{option: 400}))
+    assert not Path("out").exists()
+
+
 def test_another_comparison_in_the_folder_is_left_alone(engine):
     engine(made_up)
     compare(CompareOptions(env=POINT, out=Path("out")))

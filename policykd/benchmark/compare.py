@@ -80,6 +80,9 @@ def _content(options: CompareOptions) -> dict[str, Any]:
         actions = check_spaces(env)[1]
     if isinstance(actions, gym.spaces.Discrete) and options.backbone != "ppo":
         raise PolicyKDError(f"backbone: {options.backbone} acts in continuous actions; for a choice of one use ppo")
+    for asked in ("updates", "random_steps"):
+        fits = options.backbone != "ppo" or getattr(options, asked) is None
+        require(fits, asked, getattr(options, asked), "is for backbones with a replay: leave it out for ppo")
     name = short_id(options.env)
     settings = {k: v for k, v in preset(options.preset, name, options.backbone).items() if k not in OWN}
     ours, budget = _ours(options), {}

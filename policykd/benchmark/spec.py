@@ -173,8 +173,7 @@ class Spec:
     random_steps: int | None = None
     """Environment steps with random actions of one group, all of its learners together; it sets learning_starts."""
     utd: int | None = None
-    """Gradient steps of every learner per environment step of its group; it sets gradient_steps. None: as settings
-    say, per own step of a learner."""
+    """Gradient steps of every learner per environment step of its group. Left out: as settings say, per own step."""
     first_seed: int = 0
     """Settings are found on other seeds than those that are reported."""
     summary: str = ""
@@ -214,14 +213,15 @@ class Spec:
         if not cells:
             raise PolicyKDError("config: the matrix is empty: every method is left out on every task")
         places = [cell.name.lower() for cell in cells]  # some file systems know no capitals
-        if len(set(places)) < len(places):
-            twice = next(cell.name for cell in cells if places.count(cell.name.lower()) > 1)
-            raise PolicyKDError(f"config: two cells would be kept as {twice}: rename a task or a method")
+        if twice := [cell.name for cell in cells if places.count(cell.name.lower()) > 1]:
+            raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename a task or a method")
         return cells
 
     def _budgets(self, given: dict[str, Any], utd: int | None, peers: int, backbone: str) -> dict[str, int]:
         """Budgets of a group as settings of each of its learners, which count own steps."""
         budgets: dict[str, int] = {}
+        if backbone == "ppo" and (self.random_steps, utd) != (None, None):
+            raise PolicyKDError("config: random_steps and utd are for backbones with a replay: leave them out for ppo")
         if self.random_steps is not None:
             whole = self.random_steps % peers == 0
             require(whole, "random_steps", self.random_steps, f"must be a multiple of {peers} peers")
@@ -259,10 +259,9 @@ class Spec:
         # SB3 finishes the rollout it is in, which would be more steps than the others get.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
-        pooled = base in PEER_METHODS and PEER_METHODS[base].replay == "pooled" and backbone == "ppo"
-        require(not pooled, "method", base, "pools replays, and ppo has none: leave it out with 'without'")
-        distils = base in PEER_METHODS and PEER_METHODS[base].source is not None
-        require(peers > 1 or not distils, "peers", peers, f"is too few for {base}")
+        if (row := PEER_METHODS.get(base)) and row.replay == "pooled" and backbone == "ppo":
+            raise PolicyKDError(f"config: method={base!r} pools replays, and ppo has none: leave it out with 'without'")
+        require(peers > 1 or not row or row.source is None, "peers", peers, f"is too few for {base}")
         cell = Cell(
             task=task,
             method=method,
@@ -277,6 +276,7 @@ class Spec:
             config=snapshot.plain(config),
         )
         if cell.by_sb3:
+            require(cell.seeds[-1] < 2**32, "seed", cell.seeds[-1], "is none for SB3, whose seeds are below 2^32")
             export.check_trained_by_sb3(config)
         return cell
 
