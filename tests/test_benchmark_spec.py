@@ -1,6 +1,7 @@
 """A benchmark is a file; whatever is wrong with it is told in one line before anything runs."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,12 @@ def test_a_wrong_spec_is_one_line(tmp_path, changes, says):
         load_spec(file)
     assert says in str(error.value)
     assert str(error.value).startswith(f"benchmark: {file}: ") and "\n" not in str(error.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "spec.yaml")
+    with pytest.raises(PolicyKDError, match="is a pipe"):
+        load_spec(tmp_path / "spec.yaml")
 
 
 @pytest.mark.parametrize("pace", [{}, {"train_freq": 4}, {"n_envs": 2}, {"train_freq": 2, "n_envs": 2}])

@@ -23,6 +23,8 @@ def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
     Raises:
         PolicyKDError: one line on what is wrong and where.
     """
+    if path.is_fifo():
+        raise PolicyKDError(f"benchmark: {path} is a pipe, and results keep and name a file: write it to one")
     for task in env:
         find_task(task)
     try:
