@@ -15,6 +15,7 @@ from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
+from policykd.cli import main
 from policykd.export import Policy, c_code
 from policykd.export.c import to_c
 from policykd.export.torchscript import to_torchscript
@@ -146,3 +147,20 @@ def test_two_policies_live_in_one_program(tmp_path):
     inputs = np.arange(1, 6, dtype=np.float32)
     expected = np.concatenate([student.predict(inputs, learner=k)[0] for k in (0, 1)])
     np.testing.assert_allclose(np.frombuffer(out, np.float32), expected, atol=1e-5)
+
+
+def test_a_format_that_c_refuses_is_told_before_the_others_are_written(tmp_path, capsys):
+    """What was written before it would bar the corrected command."""
+    student = DualStudent(POINT, backbone="sac", config={**TINY, **SHORT, "activation_fn": "elu"})
+    student.save(tmp_path / "agent")
+    words = ["export", str(tmp_path / "agent.safetensors"), "--out", str(tmp_path / "out"), "--format", "torchscript"]
+    with pytest.raises(SystemExit):
+        main([*words, "c"])
+    assert "C and NumPy know layers with ReLU or with tanh" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_observations_of_a_student_that_sees_a_function_are_no_actions():
+    config = {**COPY, "student_observations": lambda observations: observations[:, :2]}
+    student = TeacherStudent(POINT, expert, backbone="sac", config=config)
+    assert student.predict(np.zeros((0, 4), np.float32))[0].shape == (0, 2)
