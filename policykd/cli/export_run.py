@@ -12,7 +12,7 @@ from policykd.cli.output import say
 from policykd.core.archives import read_npy
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.export.c import Precision, to_c
+from policykd.export.c import Precision, as_arrays, to_c
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
 from policykd.export.proof import require_free
@@ -46,6 +46,8 @@ def run(options: ExportOptions) -> None:
         require_free(file)
     if "onnx" in files or "onnx-int8" in files:
         require_packages()
+    if "c" in files or "c-int8" in files:  # which knows fewer policies than the others
+        as_arrays(agent, k, options.inputs)
     say(f"learner {k} of {options.path} ({agent.env_id})")
     states = None if options.states is None else _read_states(options.states)
     for kind, file in files.items():

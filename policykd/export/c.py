@@ -98,6 +98,17 @@ def to_c(
     return size
 
 
+def as_arrays(agent: Exportable, k: int, inputs: Inputs = "own") -> PlainPolicy:
+    """Learner ``k`` as C computes it in float32.
+
+    Raises:
+        PolicyKDError: C knows no such policies.
+    """
+    if needs_state(agent, inputs):
+        return Episodes(agent, k, inputs).plain()
+    return flatten(deploy(agent, k, inputs), agent.view.size)
+
+
 def _compared(
     agent: Exportable, k: int, what: str, precision: Precision, states: np.ndarray | None, inputs: Inputs
 ) -> tuple[PlainPolicy, PlainPolicy | CompiledPolicy, Difference]:
@@ -111,7 +122,7 @@ def _compared(
         policy, met = quantise_along(episodes, states)
         one, _ = computed(policy, "auto")
         return policy, one, check_along(episodes, stepping(one.step), [(policy.state_size,)], met, what)
-    policy = flatten(deploy(agent, k, inputs), agent.view.size)
+    policy = as_arrays(agent, k, inputs)
     near_enough: Check = check
     if precision == "int8":
         calibrated, measured = split(agent, k, states, inputs)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.normaliser import CLIP
 from policykd.export import c_memory
 from policykd.export.plain import LEVELS, TANH_EVEN, TANH_LIMIT, TANH_ODD, TANH_TINY, PlainPolicy
@@ -141,14 +142,21 @@ def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, values: np.ndarray) -> str:
-    kind, per_line = {"int8": ("int8_t", 24), "int16": ("short", 24)}.get(values.dtype.name, ("float", 8))
+    kind = {"int8": "int8_t", "int16": "short", "int32": "int"}.get(values.dtype.name, "float")
+    per_line = 8 if kind == "float" else 24
     words = [number(value) if kind == "float" else str(value) for value in values.reshape(-1)]
     lines = [", ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
     return f"static const {kind} {name}[{len(words)}] = {{\n    " + ",\n    ".join(lines) + "\n};\n"
 
 
 def number(value: float) -> str:
-    """A float32 in C, exactly."""
+    """A float32 in C, exactly.
+
+    Raises:
+        PolicyKDError: it is infinite or NaN, which C without libraries cannot say.
+    """
+    if not np.isfinite(value):
+        raise PolicyKDError(f"export: the policy holds {value}, which C has no constant for: use onnx or torchscript")
     text = f"{np.float32(value):.9g}"
     return text + ("f" if "." in text or "e" in text else ".0f")
 

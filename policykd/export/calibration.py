@@ -14,7 +14,7 @@ from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.int8 import check_states, quantise
 from policykd.export.plain import PlainPolicy
-from policykd.export.proof import Act, Check, Difference, apart, as_act, compare, whole
+from policykd.export.proof import Act, Check, Difference, apart, as_act, compare, summed_up, whole
 from policykd.export.remembering import Episodes, Play, follow
 from policykd.tasks.spaces import Choices
 
@@ -163,7 +163,7 @@ def check_along(episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], m
     """
     wanted, actions = follow(episodes.play, episodes.shapes, *met)[0], follow(play, shapes, *met)[0]
     distances = apart(episodes.agent, actions, wanted)
-    return allowed(Difference(float(distances.max()), float(distances.mean()), len(distances)), what)
+    return allowed(summed_up(distances), what)
 
 
 def allowed(difference: Difference, what: str) -> Difference:

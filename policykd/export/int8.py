@@ -15,6 +15,9 @@ import numpy as np
 from policykd.core.errors import PolicyKDError
 from policykd.export.plain import LEVELS, Layer, PlainPolicy, Units, linear
 
+SILENT = 1e-30
+"""A unit that never went further says nothing: levels per unit of it would leave float32."""
+
 
 def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | None = None) -> PlainPolicy:
     """The policy in int8.
@@ -79,5 +82,6 @@ def _even(count: int) -> np.ndarray:
 def _steps(values: np.ndarray) -> np.ndarray:
     """What one int8 level of every unit stands for, by its largest magnitude; a unit that was silent: as the widest."""
     ranges = np.abs(values).max(0)
-    ranges[ranges == 0] = ranges.max() or 1
+    widest = ranges.max()
+    ranges[ranges < SILENT] = widest if widest >= SILENT else 1
     return (ranges / LEVELS).astype(np.float32)

@@ -77,7 +77,7 @@ class PlainPolicy:
     input_scale: np.ndarray | None = None
     """``(H + I,)``: int8 levels per unit of the state, if any, and of each (normalised) input; None in float32."""
     columns: np.ndarray | None = None
-    """What it reads of an observation ``(I,)``, int16; None reads all of it."""
+    """What it reads of an observation ``(I,)``, integers; None reads all of it."""
     size: int = 0
     """Length O of an observation, where it reads some columns of it."""
     history: int = 1
@@ -214,9 +214,13 @@ def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
         mean = policy.observation_mean.numpy()
         rounded = mean.astype(np.float32)  # with what it lost, a mean far from 0 costs no accuracy, and no double
         normaliser = np.stack((rounded, mean - rounded, 1 / policy.observation_std.numpy())).astype(np.float32)
-    columns = None if policy.columns is None else np.array(policy.columns, np.int16)
-    bounds = policy.low.numpy(), policy.high.numpy()
+    columns, bounds = as_columns(policy.columns), (policy.low.numpy(), policy.high.numpy())
     return PlainPolicy(layers, nn.Tanh in between, policy.squash, *bounds, normaliser, columns=columns, size=size)
+
+
+def as_columns(columns: list[int] | None) -> np.ndarray | None:
+    """The columns ``(I,)`` in the smallest integers of C that hold them."""
+    return None if columns is None else np.array(columns, np.int16 if max(columns) < 2**15 else np.int32)
 
 
 def as_layer(weight: Tensor, bias: Tensor) -> Layer:

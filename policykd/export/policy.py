@@ -47,6 +47,7 @@ class Policy:
         self._plain = flatten(deploy(agent, k)) if episodes is None else episodes.plain()
         self.observation_size, self.action_size = agent.view.size, self._plain.sizes[-1]
         self._act, self.computed_by = computed(self._plain, computed_by)
+        self._shape = (self.observation_size,)
         self._as_it_is = agent.view.whole and agent.view.space is None and episodes is None
         if episodes is not None:
             episodes.check(stepping(self._act.step), "the fast policy")
@@ -55,9 +56,9 @@ class Policy:
         """The action ``(A,)`` at one raw observation ``(O,)``, of the task or as the student sees it.
 
         Raises:
-            PolicyKDError: it depends on what was before.
+            PolicyKDError: it has another size, or the action depends on what was before.
         """
-        if self._as_it_is:
+        if self._as_it_is and getattr(observation, "shape", None) == self._shape:
             return self._act(observation)
         array = self._view.flat(observation)
         if self._plain.width or (self._plain.state_size and array.shape[-1] == self._view.size):

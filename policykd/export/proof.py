@@ -64,26 +64,40 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
     Raises:
         PolicyKDError: by more than ``TOLERANCE``.
     """
-    return near(compare(agent, k, act, random_observations(agent, k)), what)
+    observations = random_observations(agent, k)
+    return near(agent, apart(agent, act(observations), agent.actions_at(observations, k)), what)
 
 
-def near(difference: Difference, what: str) -> Difference:
-    """The difference, where it is allowed.
+def near(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
+    """The difference of which these are the distances ``(n, A)`` or ``(n,)``, where they are allowed.
 
     Raises:
-        PolicyKDError: it is more than ``TOLERANCE``.
+        PolicyKDError: one is more than ``TOLERANCE``, and than what float32 tells apart.
     """
-    if not difference.worst <= TOLERANCE:
+    if not (distances <= _tolerance(agent)).all():
         raise PolicyKDError(
-            f"export: {what} is up to {difference.worst:.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
+            f"export: {what} is up to {distances.max():.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
         )
-    return difference
+    return summed_up(distances)
+
+
+def _tolerance(agent: Exportable) -> np.ndarray:
+    """How far each action may be ``(A,)``, or the choice: at least two steps of float32 in the task's units."""
+    scale = agent.action_scale
+    if isinstance(scale, Choices):
+        return np.array(TOLERANCE)
+    step = np.spacing(np.maximum(*map(np.abs, scale.bounds)))  # rounding alone moves what is far from 0 by this
+    return np.maximum(TOLERANCE, 2 * step / np.where(scale.half_range > 0, scale.half_range, 1.0))
+
+
+def summed_up(distances: np.ndarray) -> Difference:
+    """The difference of which these are the distances ``(n, A)`` or ``(n,)``."""
+    return Difference(float(distances.max()), float(distances.mean()), len(distances))
 
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
-    distances = apart(agent, act(observations), agent.actions_at(observations, k))
-    return Difference(float(distances.max()), float(distances.mean()), len(observations))
+    return summed_up(apart(agent, act(observations), agent.actions_at(observations, k)))
 
 
 def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.plain import PlainPolicy, Units, as_layer, flatten
+from policykd.export.plain import PlainPolicy, Units, as_columns, as_layer, flatten
 from policykd.export.proof import Difference, apart, near, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
@@ -57,7 +57,8 @@ class RememberingPolicy(nn.Module):
         if self.units is None:
             return self.policy(inputs), *kept
         seen = self.policy.normalise(inputs)
-        hidden = self.units(seen, parts.pop(0) * (1 - begun))
+        before = parts.pop(0)
+        hidden = self.units(seen, torch.where(begun > 0, torch.zeros_like(before), before))  # also one that is NaN
         return self.policy.act(self.policy.network(torch.cat((hidden, seen), dim=1))), *kept, hidden
 
 
@@ -116,7 +117,7 @@ class Episodes:
             units = Units(as_layer(cell.weight_ih, cell.bias_ih), as_layer(cell.weight_hh, cell.bias_hh))
         return replace(
             flatten(self.module.policy, self.size),
-            columns=None if columns is None else np.array(columns, np.int16),
+            columns=as_columns(columns),
             history=self.module.history,
             units=units,
         )
@@ -144,7 +145,7 @@ class Episodes:
             state = tuple(rest)
             wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)
             distances.append(apart(agent, actions, wanted))
-        return near(Difference(float(np.max(distances)), float(np.mean(distances)), STEPS * BATCH), what)
+        return near(agent, np.concatenate(distances), what)
 
     def _observations(self, generator: np.random.Generator) -> np.ndarray:
         """Observations of the task ``(B, O)``, as the learner has met them where it normalises."""

@@ -24,7 +24,7 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
     Args:
         agent: whose learner.
         k: which one.
-        path: the zip.
+        path: the zip; without an ending it gets ``.zip``, as SB3's ``save`` gives it.
         statistics: where a normalised learner's ``VecNormalize`` goes, which SB3 keeps apart; None is the zoo's place.
 
     Returns:
@@ -33,6 +33,7 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
     Raises:
         PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
     """
+    path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
     normalizer = model.get_vec_normalize_env()
     statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics

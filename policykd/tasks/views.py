@@ -72,7 +72,7 @@ class View:
             return observations if self.columns is None else observations[..., list(self.columns)]
         flat = np.asarray(observations, np.float32).reshape(-1, self.size)
         part: np.ndarray = self.function(torch.from_numpy(flat)).numpy()
-        return part.reshape(*observations.shape[:-1], -1)
+        return part.reshape(*observations.shape[:-1], self.part_size)
 
     def of_torch(self, observations: Tensor) -> Tensor:
         """The part ``(B, P)`` of observations ``(B, O)``."""
