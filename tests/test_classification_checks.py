@@ -252,6 +252,14 @@ def test_ece_has_ten_bins_of_which_the_last_holds_certainty():
     assert found["ece"] == pytest.approx((0 + 0.5) / 2)
 
 
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_answers_of_nan_are_not_measured_as_a_class(whose):
+    answers = {"student": torch.zeros(4, 3), "teacher": torch.zeros(4, 3)}
+    answers[whose][1, 2] = torch.nan
+    with pytest.raises(PolicyKDError, match=f"data: the {whose}'s answers to 1 of 4 examples are NaN"):
+        metrics(answers["student"], torch.tensor([0, 2, 0, -100]), answers["teacher"])
+
+
 def test_what_nothing_can_be_measured_by_is_refused_before_training():
     made = Distiller(net(8), None, method="cross_entropy", config=FAST, device="cpu")
     for unlabelled in ((INPUTS,), (INPUTS, torch.full_like(LABELS, -100))):
