@@ -3,12 +3,14 @@
 import copy
 from collections import UserDict
 
+import pandas as pd
 import pytest
 import torch
 from classifiers import Net, make, net, problem, same, trained_teacher, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 from policykd import Distiller, PolicyKDError
+from policykd.classification.data.batches import Rows
 from policykd.classification.measures.evaluation import Evaluation
 
 
@@ -156,3 +158,21 @@ def test_mixup_mixes_inputs_and_keeps_labels_out(teacher):
         share = ((mixed - second) * (first - second)).sum(1) / (first - second).square().sum(1).clamp_min(1e-9)
         rest = (share[:, None] * first + (1 - share[:, None]) * second - mixed).norm(dim=1)
         assert rest[(share >= 0) & (share <= 1)].min() < 1e-4
+
+
+def test_arrays_that_torch_does_not_read_teach_as_their_copies_do(teacher):
+    inputs, labels = problem()
+    expected = weights(make("hinton", net(8), teacher).fit((inputs, labels)).student)
+    rows, codes = inputs.numpy(), labels.numpy()
+    frame = pd.DataFrame(rows).astype(object)  # as np.array of a frame with columns of several kinds
+    turned = rows[::-1].copy()[::-1], codes[::-1].copy()[::-1]
+    for data in ((rows.astype(">f4"), codes.astype(">i2")), turned, (frame, pd.Series(codes, dtype="Int64"))):
+        assert same(weights(make("hinton", net(8), teacher).fit(data).student), expected)
+    kinds = pd.DataFrame({"yes": [True, False], "number": [0.5, 2.0], "whole": [3, 4]})
+    assert Rows((kinds, [0, 1])).arrays[0].tolist() == [[1.0, 0.5, 3.0], [0.0, 2.0, 4.0]]
+
+
+def test_words_and_gaps_in_a_frame_are_not_read_as_numbers():
+    for frame in (pd.DataFrame({"a": ["3.5"], "b": [1.0]}), pd.DataFrame({"a": [None], "b": [True]})):
+        with pytest.raises(PolicyKDError, match="data: expected arrays"):
+            Rows((frame, [0]))

@@ -16,6 +16,7 @@ from policykd import Distiller, PolicyKDError
 from policykd.classification import state
 from policykd.classification.data import sets
 from policykd.classification.data.batches import Batches, Shuffled, loader
+from policykd.classification.measures.evaluation import Evaluation
 from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.models import check_names, from_pretrained, make_model
@@ -250,6 +251,32 @@ def test_ece_has_ten_bins_of_which_the_last_holds_certainty():
     assert found["ece"] == pytest.approx(0.975 - 0.75, abs=1e-6)
     found = metrics(torch.tensor([certain, [0.0, 0.0]]), torch.tensor([0, 1]))
     assert found["ece"] == pytest.approx((0 + 0.5) / 2)
+
+
+def test_every_example_is_measured_whatever_makes_the_batches():
+    inputs, labels = torch.randn(501, 6), torch.arange(501) % 3
+    rows = TensorDataset(inputs[:60], labels[:60])
+    loaders = (
+        DataLoader(rows, 16, sampler=SubsetRandomSampler(range(30))),  # 60 % 16 = 12 are not its last batch
+        DataLoader(rows, batch_sampler=[[0, 1], list(range(2, 30))]),
+    )
+    for data, count in (((inputs, labels), 501), *((batches, 30) for batches in loaders)):
+        logits, teacher_logits, known = Evaluation(Distiller(net(8), net(16)), data, "test").outputs()
+        assert len(logits) == len(teacher_logits) == len(known) == count
+
+
+def test_a_sampler_of_unknown_batches_is_one_line_in_training():
+    batches = DataLoader(TensorDataset(INPUTS, LABELS), batch_sampler=[[0, 1, 2], [3, 4]])
+    with pytest.raises(PolicyKDError, match="a batch_sampler needs a batch_size"):
+        Distiller(net(8), net(16)).fit(batches)
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_answers_of_nan_are_not_measured_as_a_class(whose):
+    answers = {"student": torch.zeros(4, 3), "teacher": torch.zeros(4, 3)}
+    answers[whose][1, 2] = torch.nan
+    with pytest.raises(PolicyKDError, match=f"data: the {whose}'s answers to 1 of 4 examples are NaN"):
+        metrics(answers["student"], torch.tensor([0, 2, 0, -100]), answers["teacher"])
 
 
 def test_what_nothing_can_be_measured_by_is_refused_before_training():

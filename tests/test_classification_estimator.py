@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
@@ -91,6 +92,8 @@ def test_what_cannot_be_learned_is_one_line():
     for name in ("teacher", "student"):
         with pytest.raises(PolicyKDError, match=r"expected a function of \(features, classes\) .*, got Linear"):
             DistilledClassifier(**{name: nn.Linear(13, 3)}, **FAST).fit(X, Y)
+    with pytest.raises(PolicyKDError, match="teacher: LinearSVC has no predict_proba: choose one that has"):
+        DistilledClassifier(LinearSVC(), **FAST).fit(X, Y)
     own = DistilledClassifier(lambda f, c: nn.Linear(f, c), lambda f, c: nn.Linear(f, c), **FAST).fit(X, Y)
     assert isinstance(own.network_, nn.Linear)
 

@@ -77,6 +77,15 @@ WRONG = {
     "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (96, 3)"),
     "no labels": (lambda: fit((INPUTS,)), "have none, and this hinton looks at them: give fit((inputs, labels))"),
     "wrong validation labels": (lambda: fit(validation=(INPUTS, LABELS + 1)), "labels: 3 is out of range"),
+    "sparse inputs": (lambda: fit((INPUTS.to_sparse(), LABELS)), "a sparse tensor cannot be read by rows: give its"),
+    "validation of NaN": (
+        lambda: fit(validation=(INPUTS.index_fill(0, torch.arange(5), torch.nan), LABELS)),
+        "the student's answers to 5 of 96 examples are NaN: look at these inputs",
+    ),
+    "predictions for NaN": (
+        lambda: Distiller(net(8), net(8)).predict(INPUTS.index_fill(0, torch.arange(5), torch.nan)),
+        "the student's answers to 5 of 96 examples are NaN",
+    ),
     "empty arrays": (lambda: fit((INPUTS[:0], LABELS[:0])), "data: the training data are empty"),
     "empty loader": (lambda: fit(DataLoader(TensorDataset(INPUTS[:0]), 4)), "data: the training data are empty"),
     "empty validation": (lambda: fit(validation=(INPUTS[:0], LABELS[:0])), "data: the validation data are empty"),

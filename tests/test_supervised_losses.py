@@ -120,6 +120,14 @@ def test_rkd_of_examples_that_coincide_is_finite():
     assert loss.isfinite() and same.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("loss", [rkd.distance_loss, rkd.angle_loss])
+def test_rkd_of_students_that_coincide_pulls_at_nothing_by_rounding(loss):
+    hidden = random(8, 3).float().relu() * (torch.arange(8) < 4)[:, None]  # four examples whose units are all dead
+    last = torch.nn.Linear(3, 5)
+    loss(last(hidden), random(8, 6, seed=1).float()).backward()
+    assert last.bias.grad.abs().max() < 1e-5  # neither distances nor angles change when all examples are shifted
+
+
 def test_vid_by_hand():
     mean, target = torch.zeros(1, 2, 1), torch.tensor([[[2.0], [1.0]]])
     by_hand = 0.5 * ((4 / 2 + LN2) + (1 / 1 + 0)) / 2

@@ -17,7 +17,7 @@ from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
 from policykd.classification.models import check_names, name_classes, save_pretrained
-from policykd.classification.outputs import call, evaluating, first_look
+from policykd.classification.outputs import call, check_numbers, evaluating, first_look
 from policykd.classification.processes import make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
@@ -204,7 +204,9 @@ class Distiller(Training):
             for batch, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
                 with first_look("prediction data", self.student, batch):
                     parts.append(call(self.student, batch).float().softmax(1).cpu())
-        return torch.cat(parts)
+        found = torch.cat(parts)
+        check_numbers(found, "student")
+        return found
 
     def predict(self, inputs: Any) -> Tensor:
         """The likeliest class of each input ``(n,)``."""

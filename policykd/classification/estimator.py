@@ -119,6 +119,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
 
     def _teacher(self, sizes: tuple[int, int], data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
         """A network that learned from labels first."""
+        if hasattr(self.teacher, "predict"):
+            raise PolicyKDError(
+                f"teacher: {type(self.teacher).__name__} has no predict_proba: choose one that has, or calibrate it "
+                "(sklearn.calibration.CalibratedClassifierCV)"
+            )
         teacher = _made(self.teacher, sizes, (256, 256), seed + 1)
         batch = (self.config or {}).get("batch_size", DEFAULTS["batch_size"])
         config = {**DEFAULTS, "batch_size": batch, "epochs": self.teacher_epochs, "seed": seed + 1}

@@ -87,6 +87,20 @@ def check_classes(logits: Tensor, teacher_logits: Tensor, names: Sequence[str] |
         )
 
 
+def check_numbers(answers: Tensor, whose: str) -> None:
+    """Refuse NaN among answers ``(n, C)``, which would count as the class where it stands.
+
+    Raises:
+        PolicyKDError: there is some.
+    """
+    wrong = int(answers.isnan().any(1).sum())
+    if wrong:
+        raise PolicyKDError(
+            f"data: the {whose}'s answers to {wrong} of {len(answers)} examples are NaN: look at these inputs, and at "
+            "its weights"
+        )
+
+
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
     """Put networks into eval mode, and back into the modes in which they were."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
 
@@ -55,6 +56,20 @@ def _make_room(state: Any, device: str, mixed_precision: str) -> None:
     shared = state.AcceleratorState._shared_state
     if shared and (shared["device"].type, shared["_mixed_precision"]) != (device, mixed_precision):
         state.AcceleratorState._reset_state(reset_partial_state=shared["num_processes"] == 1)
+
+
+def shared(accelerator: Any, batches: DataLoader) -> Any:
+    """A loader of this process's share of every batch, whose order is that of the pass.
+
+    Raises:
+        PolicyKDError: the size of a batch is not known.
+    """
+    try:
+        return accelerator.prepare_data_loader(batches)
+    except ValueError as error:
+        raise PolicyKDError(
+            f"data: the loader cannot be trained with, a batch_sampler needs a batch_size: {one_line(error)}"
+        ) from None
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:

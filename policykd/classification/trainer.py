@@ -20,7 +20,7 @@ from policykd.classification.data.checks import check_batches
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
-from policykd.classification.processes import autocast, average_gradients, on_device, share_state
+from policykd.classification.processes import autocast, average_gradients, on_device, share_state, shared
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, check_logits
 from policykd.core.checkpoint import understood
@@ -78,7 +78,7 @@ class Trainer:
             if asks:
                 self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
-        self.batches = self.accelerator.prepare_data_loader(batches)
+        self.batches = shared(self.accelerator, batches)
 
     def run(
         self, judge: Evaluation | None, after_pass: Callable[[], None], interrupts: Interrupts, progress_bar: bool

@@ -253,9 +253,17 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
 
 
 def _tensor(member: Any) -> Tensor:
-    """An array as it lies in memory, a data frame as a copy, which may be written to."""
-    frame = hasattr(member, "__array__") and not isinstance(member, Tensor | np.ndarray)
-    return torch.as_tensor(np.array(member) if frame else member)
+    """An array as it lies in memory where torch can read it so, else a copy, as of data frames."""
+    if isinstance(member, Tensor) and member.layout != torch.strided:
+        raise TypeError("a sparse tensor cannot be read by rows: give its to_dense()")
+    if isinstance(member, Tensor) or not hasattr(member, "__array__"):
+        return torch.as_tensor(member)
+    array = member if isinstance(member, np.ndarray) else np.array(member)
+    if array.dtype == object:  # columns of several kinds, as yes or no beside numbers
+        array = np.array(array.tolist())
+    if not array.dtype.isnative or min(array.strides, default=0) < 0:
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(array)
 
 
 def _refuse_words(labels: Any) -> None:

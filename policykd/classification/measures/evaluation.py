@@ -11,7 +11,7 @@ from torch import Tensor
 from policykd.classification.data.batches import Adaptor, Inputs, Rows, checked_labels, loader, read
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import call, check_classes, evaluating, first_look
-from policykd.classification.processes import autocast, on_device
+from policykd.classification.processes import autocast, on_device, shared
 from policykd.classification.state import Training
 from policykd.core.errors import PolicyKDError
 
@@ -51,13 +51,12 @@ class Evaluation:
     """
 
     def __init__(self, training: Training, data: Any, what: str) -> None:
-        self.training = training
-        batches = BATCH - BATCH % training.accelerator.num_processes
-        source = loader(data, batches, None, what)
+        self.training, processes = training, training.accelerator.num_processes
+        source = loader(data, BATCH - BATCH % processes, None, what, processes)
         rows = source.dataset
         self.repeats = source is not data and isinstance(rows, Rows) and rows.arrays is not None
         """Whether every pass has the same rows: a user's loader may shuffle, a data set may augment inside."""
-        self.batches = training.accelerator.prepare_data_loader(source)
+        self.batches = source if processes == 1 else shared(training.accelerator, source)
         self.what = what
         self.teacher_logits: Tensor | None = None
 
@@ -89,7 +88,7 @@ class Evaluation:
                     own = logits if teacher is None else training.teacher_logits(inputs)
                 check_classes(logits, own)
                 known = checked_labels(labels, logits)
-                parts.append(training.accelerator.gather_for_metrics((logits, own, known)))
+                parts.append(self._of_all((logits, own, known)))
         if not parts:
             raise PolicyKDError(f"data: the {self.what} data are empty")
         logits, own, known = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -97,3 +96,12 @@ class Evaluation:
         if self.repeats:
             self.teacher_logits = taught
         return logits, taught, known
+
+    def _of_all(self, answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A batch's answers of all processes, less what filled up the last batch.
+
+        One process fills nothing up, and accelerate would cut its last batch by the length of the data set, whatever a
+        sampler makes of that.
+        """
+        accelerator = self.training.accelerator
+        return answers if accelerator.num_processes == 1 else accelerator.gather_for_metrics(answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from policykd.classification.outputs import check_numbers
 from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED, categorical_kl, hard_loss
 
@@ -25,7 +26,13 @@ def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
         occur or are named), ``ece`` (expected calibration error, 10 bins) and ``nll`` (nats) if there are labels;
         ``agreement`` (share of equal top classes), ``kl`` (mean KL(teacher || student) at T = 1, nats) and
         ``teacher_accuracy`` if there is a teacher.
+
+    Raises:
+        PolicyKDError: there is NaN among the logits.
     """
+    check_numbers(logits, "student")
+    if teacher_logits is not None:
+        check_numbers(teacher_logits, "teacher")
     functional = needs("torchmetrics.functional.classification")
     result = {}
     known = labels != UNLABELLED

@@ -41,7 +41,10 @@ def _relative_distances(embeddings: Tensor) -> Tensor:
 
 def _cosines(embeddings: Tensor) -> Tensor:
     """Cosine of the angle at corner i between examples j and k, ``(B, B, B)``."""
-    directions = F.normalize(embeddings.unsqueeze(0) - embeddings.unsqueeze(1), dim=2)
+    differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
+    lengths = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
+    # Where two examples coincide, the direction is the constant 0; F.normalize multiplies its gradient by 1e12.
+    directions = differences / lengths.where(lengths > 0, torch.inf)
     return directions @ directions.transpose(1, 2)
 
 
