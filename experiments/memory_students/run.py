@@ -1,8 +1,8 @@
-"""Students without velocities of the zoo's agents: feed-forward, with a history, with a GRU.
+"""Students without velocities of teachers that see all: feed-forward, with a history, with a GRU.
 
 Appends the rows of a cell (a task and a kind of student, all seeds) to results/memory_students/rows.csv when it is
-finished, and skips what is there: start it again to go on. The agents are not part of this project: say where they are
-with --teachers or the variable POLICYKD_TEACHERS.
+finished, and skips what is there: start it again to go on. The zoo's agents are not part of this project: say where
+they are with --teachers or the variable POLICYKD_TEACHERS. The teacher of Walker2d is trained where it is missing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tyro
 
 from experiments.measurements import Measurements, check_names
 from experiments.memory_students.spec import PROTOCOLS, SEEDS, SETTINGS, STUDENTS, TEACHERS
+from experiments.teacher_student.retention import teacher_of
 from policykd import TeacherStudent
 from policykd.benchmark.retention import retention
 from policykd.cli import guarded
@@ -37,6 +38,8 @@ class Options:
 
     teachers: Path = Path(os.environ.get("POLICYKD_TEACHERS", "teachers"))
     """Folder of the zoo's agents."""
+    own: Path = Path("runs/retention")
+    """Folder for the agent that is trained here."""
     out: Path = Path("results/memory_students")
     """Where the rows go."""
     protocol: Literal["full", "short"] = "full"
@@ -52,13 +55,15 @@ def run(options: Options) -> None:
     check_names("students", options.students, STUDENTS)
     rows = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for task in options.tasks:
-        source = options.teachers / TEACHERS[task]
-        if not source.is_dir():
+        missing = [n for n in options.students if not rows.has(task=task, protocol=options.protocol, student=n)]
+        if not missing:
+            continue
+        _, source = teacher_of(options.teachers, options.own, TEACHERS[task])
+        if not source.exists():
             say(f"{task}: left out, there is no {source}")
             continue
-        for name in options.students:
-            if not rows.has(task=task, protocol=options.protocol, student=name):
-                rows.add(*cell(task, source, name, options.protocol))
+        for name in missing:
+            rows.add(*cell(task, source, name, options.protocol))
 
 
 def cell(task: str, source: Path, name: str, protocol: str) -> list[dict[str, object]]:

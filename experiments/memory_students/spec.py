@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 TEACHERS = {
-    "HalfCheetah-v5": "sac/HalfCheetah-v3_1",
-    "Hopper-v5": "tqc/Hopper-v3_1",
-    "Walker2d-v5": "tqc/Walker2d-v3_1",
+    "HalfCheetah-v5": "SAC HalfCheetah",
+    "Hopper-v5": "TQC Hopper",
+    "Walker2d-v5": "PPO Walker2d",
 }
-"""Agents of rl-baselines3-zoo, which see the whole observation."""
+"""Agents of experiments/teacher_student/retention.py, which see the whole observation: two of rl-baselines3-zoo, one
+that is trained here."""
 STUDENTS: dict[str, dict[str, Any]] = {
     "feed-forward": {},
     "history of 4": {"history": 4},

@@ -99,13 +99,13 @@ def main(options: Options) -> None:
     print(text)
 
 
-def teacher_of(options: Options, name: str) -> tuple[str, Path]:
-    """A teacher's task, and its folder or file; it is trained where it is missing."""
+def teacher_of(zoo: Path, own: Path, name: str) -> tuple[str, Path]:
+    """A teacher's task, and its place in ``zoo``, or in ``own`` where it is trained if it is missing."""
     if name in ZOO:
         task, folder = ZOO[name]
-        return task, options.teachers / folder
+        return task, zoo / folder
     task, settings = OWN[name]
-    file = options.own / f"{task}_{OWN_STEPS}.safetensors"
+    file = own / f"{task}_{OWN_STEPS}.safetensors"
     if not file.exists():
         config = {"normalize_observation": True, "normalize_reward": True, "eval_freq": 0, **settings}
         agent = DualStudent(task, method="independent", backbone="ppo", peers=1, seeds=(0,), config=config)
@@ -115,7 +115,7 @@ def teacher_of(options: Options, name: str) -> tuple[str, Path]:
 
 def cell(options: Options, name: str, variant: str, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
     """A row per check and student of one teacher with one setting."""
-    task, path = teacher_of(options, name)
+    task, path = teacher_of(options.teachers, options.own, name)
     config = {"eval_freq": 0, "checkpoint_freq": 0, **VARIANTS[variant]}
     agent = TeacherStudent(task, path, seeds=seeds, config=config)
     average, found = agent.learner.actor.clone(), list[dict[str, Any]]()
