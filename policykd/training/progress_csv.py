@@ -166,5 +166,11 @@ class _EventFile(FileWriter):
 
 
 def _append(path: Path, content: bytes) -> None:
-    with naming(path), open(path, "ab") as file:
-        file.write(content)
+    with naming(path), open(path, "ab", buffering=0) as file:
+        end, left = file.tell(), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)  # the next row must not follow half of this one
+            raise
