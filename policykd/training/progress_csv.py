@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,5 +172,6 @@ def _append(path: Path, content: bytes) -> None:
             while left:
                 left = left[file.write(left) :]
         except OSError:
-            file.truncate(end)  # the next row must not follow half of this one
+            with suppress(OSError):  # the first error is the one to tell
+                file.truncate(end)  # the next row must not follow half of this one
             raise
