@@ -25,6 +25,7 @@ TASKS = {
 }
 EPISODES = {"HalfCheetah-v5": 1, POINT: 40}
 TOTAL, SAVED, KILLED = 1000, 600, 750
+ON_POLICY = {"net_arch": (8, 8), "n_steps": 20, "batch_size": 10, "n_epochs": 2, "n_eval_episodes": 1, "eval_freq": 40}
 
 
 @pytest.fixture(scope="module", params=[pytest.param("HalfCheetah-v5", marks=pytest.mark.slow), POINT])
@@ -136,6 +137,43 @@ def test_a_saved_agent_goes_on_exactly(tmp_path, backbone):
     assert whole.evaluation_steps == [500, 1000]
     assert again.evaluation_steps == [500, 600, 1000]
     np.testing.assert_array_equal(again.evaluations[-1].returns, whole.evaluations[-1].returns)
+
+
+@pytest.mark.parametrize("backbone", ["sac", "ppo"])
+def test_what_a_callback_saved_before_an_update_goes_on_with_that_update(tmp_path, backbone):
+    settings = {**TINY, "eval_freq": 40} if backbone == "sac" else {**ON_POLICY, "n_envs": 2}
+    whole = DualStudent(POINT, backbone=backbone, config=settings)
+
+    def save(local_variables, _):  # of PPO at a full rollout
+        if whole.num_timesteps == 80:
+            whole.save(tmp_path / "agent", include_replay=True)
+        return True
+
+    whole.learn(120, callback=save)
+    again = DualStudent.load(tmp_path / "agent.safetensors").learn(40)
+    assert unlike(tmp_path, whole, again) == []
+    assert again.evaluation_steps == whole.evaluation_steps
+
+
+def test_an_agent_goes_on_after_a_callback_failed_at_a_full_rollout(tmp_path):
+    whole, again = (DualStudent(POINT, backbone="ppo", config=ON_POLICY) for _ in range(2))
+
+    def fail(local_variables, _):
+        assert again.num_timesteps < 80
+        return True
+
+    with pytest.raises(AssertionError):
+        again.learn(120, callback=fail)
+    assert unlike(tmp_path, whole.learn(120), again.learn(40)) == []
+
+
+def test_a_file_that_is_called_as_a_runs_checkpoint_makes_no_run_of_its_folder(tmp_path):
+    DualStudent(POINT, config=TINY).learn(40).save(tmp_path / "checkpoint.safetensors", include_replay=True)
+    for name in ("monitor.csv", "progress.csv", "events.out.tfevents.1"):
+        (tmp_path / name).write_text("time/total_timesteps\n500\n")
+    before = contents(tmp_path)
+    loaded = DualStudent.load(tmp_path / "checkpoint.safetensors").learn(20)
+    assert (loaded.num_timesteps, loaded.folder, contents(tmp_path)) == (60, None, before)
 
 
 def test_a_saved_agent_without_its_replay_is_only_its_policies(tmp_path):

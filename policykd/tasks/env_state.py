@@ -1,6 +1,7 @@
 """Exact saving and restoring of one Gymnasium environment in the middle of an episode, without pickle.
 
-The rule: every attribute of the environment and of each wrapper around it that is a plain value is saved.
+The rule: every attribute of the environment and of each wrapper around it that is a plain value is saved; what two of
+them hold, and an array with a view into it, stay one (``shared_state``).
 Plain values are None, bool, int, float, str, numpy arrays and scalars, and lists, tuples, dicts and deques
 of these. Three kinds of object are saved too, and restored in place: numpy generators, the generators of
 spaces, and MuJoCo's ``MjData`` with all its derived quantities (Ant and Humanoid read some of them, left from
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from policykd.tasks.contract import CheckedTask, layers
+from policykd.tasks.shared_state import Shared, live, view_in, viewed, whole_of
 
 _SCALARS = (type(None), bool, int, float, str)
 
@@ -45,7 +47,8 @@ def get_env_state(env: gym.Env) -> dict[str, Any]:
         Nested dict and lists with string keys, whose leaves are numpy arrays or values that Python's json
         writes and reads back exactly (integers of 128 bits and infinite floats included).
     """
-    layers = [{"class": type(layer).__name__, "attributes": _scan(layer)[0]} for layer in _layers(env)]
+    shared = Shared(value for layer in _layers(env) for name, value in vars(layer).items() if name not in _AS_BUILT)
+    layers = [{"class": type(layer).__name__, "attributes": _scan(layer, shared)[0]} for layer in _layers(env)]
     return {"layers": layers}
 
 
@@ -70,12 +73,13 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     if here != saved:
         advice = "make the task in the same wrappers"
         raise ValueError(f"the state is of {' < '.join(saved)}, not of {' < '.join(here)}: {advice}")
+    made: dict[int, Any] = {}
     for layer, entry in zip(layers, entries, strict=True):
-        unsaved = _scan(layer)[1]
+        unsaved = _scan(layer, Shared([]))[1]
         for name, value in entry["attributes"].items():
             # An object, such as an open window, is never replaced by a plain value, nor what was built by a saved one.
             if name not in unsaved and name not in _AS_BUILT:
-                vars(layer)[name] = _decode(value, vars(layer).get(name))
+                vars(layer)[name] = _decode(value, vars(layer).get(name), made)
 
 
 def unsaved_state(env: gym.Env) -> list[str]:
@@ -88,7 +92,7 @@ def unsaved_state(env: gym.Env) -> list[str]:
         ``"Class.attribute"`` for each object that is neither saved nor known to stay as built, such as
         another physics engine or running statistics. Empty if restoring is exact.
     """
-    return [f"{type(layer).__name__}.{name}" for layer in _layers(env) for name in _scan(layer)[1]]
+    return [f"{type(layer).__name__}.{name}" for layer in _layers(env) for name in _scan(layer, Shared([]))[1]]
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
@@ -96,43 +100,63 @@ def _layers(env: gym.Env) -> Iterator[gym.Env]:
     return (layer for layer in layers(env) if not isinstance(layer, CheckedTask))
 
 
-def _scan(layer: gym.Env) -> tuple[dict[str, Any], list[str]]:
+def _scan(layer: gym.Env, shared: Shared) -> tuple[dict[str, Any], list[str]]:
     """Return the encoded attributes of one layer, and the names of those that cannot be encoded."""
     encoded, unsaved = {}, []
     for name, value in vars(layer).items():
         constant = isinstance(value, mujoco.MjModel | Enum) or inspect.isroutine(value) or inspect.isclass(value)
         if name in _AS_BUILT or constant:
             continue
+        written = set(shared.written)
         try:
-            encoded[name] = _encode(value)
-        except TypeError:
+            encoded[name] = _encode(value, shared)
+        except (TypeError, RecursionError):
             unsaved.append(name)
+            shared.written, shared.begun = written, set(written)
     return encoded, unsaved
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, shared: Shared) -> Any:
+    """A value as ``_plain``; where others hold it, too, once, and then by its number."""
+    number = shared.number(value)
+    if number is None:
+        return _plain(value, shared)
+    whole = whole_of(value)
+    entry = {"type": "shared", "number": number}
+    if whole is not value:
+        entry["view"] = view_in(value, whole)
+    if number not in shared.written:
+        if number in shared.begun:
+            raise TypeError(f"a {type(value).__name__} that holds itself is not a plain value")
+        shared.begun.add(number)
+        entry["value"] = _plain(whole, shared)
+        shared.written.add(number)
+    return entry
+
+
+def _plain(value: Any, shared: Shared) -> Any:
     """Copy a value into lists, arrays, scalars and ``{"type": ...}`` dicts; TypeError if it is not plain."""
     if type(value) in _SCALARS:
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return value.copy()
+        return {"type": "live", "value": value.copy()} if live(value) else value.copy()
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return {"type": "scalar", "value": np.asarray(value)}
     if type(value) is list:
-        return [_encode(item) for item in value]
+        return [_encode(item, shared) for item in value]
     if type(value) is tuple:
-        return {"type": "tuple", "items": [_encode(item) for item in value]}
+        return {"type": "tuple", "items": [_encode(item, shared) for item in value]}
     if type(value) is deque:
-        return {"type": "deque", "items": [_encode(item) for item in value], "maxlen": value.maxlen}
+        return {"type": "deque", "items": [_encode(item, shared) for item in value], "maxlen": value.maxlen}
     if type(value) is dict:
-        return {"type": "dict", "items": [[_encode(key), _encode(item)] for key, item in value.items()]}
+        return {"type": "dict", "items": [[_encode(key, shared), _encode(item, shared)] for key, item in value.items()]}
     if isinstance(value, np.random.Generator):
-        return {"type": "generator", "state": _encode(value.bit_generator.state)}
+        return {"type": "generator", "state": _encode(value.bit_generator.state, shared)}
     if isinstance(value, gym.spaces.Dict):
-        parts = [[name, _encode(part)] for name, part in value.spaces.items()]
-        return {"type": "spaces", "generator": _encode(value._np_random), "parts": parts}
+        parts = [[name, _encode(part, shared)] for name, part in value.spaces.items()]
+        return {"type": "spaces", "generator": _encode(value._np_random, shared), "parts": parts}
     if isinstance(value, gym.Space) and not hasattr(value, "spaces"):
-        return {"type": "space", "generator": _encode(value._np_random)}
+        return {"type": "space", "generator": _encode(value._np_random, shared)}
     if isinstance(value, torch.Tensor):
         return {"type": "tensor", "value": value.detach().cpu().numpy().copy()}
     if isinstance(value, torch.Generator):
@@ -143,36 +167,58 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
-def _decode(value: Any, current: Any) -> Any:
-    """Return the value that was encoded; ``current``, where it is such an object, is changed in place."""
+def _decode(value: Any, current: Any, made: dict[int, Any]) -> Any:
+    """Return the value that was encoded; ``current``, where it is such an object, is changed in place.
+
+    ``made`` are the values that others hold, too, by number.
+    """
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, list):
-        return [_decode(item, None) for item in value]
+        return [_decode(item, _part(current, index), made) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     kind = value["type"]
+    if kind == "shared":
+        number = value["number"]
+        if "value" in value:
+            made[number] = _decode(value["value"], current, made)
+        return viewed(made[number], *value["view"]) if "view" in value else made[number]
+    if kind == "live":
+        if live(current) and current.shape == value["value"].shape:
+            current[...] = value["value"]
+            return current
+        return value["value"].copy()
     if kind == "scalar":
         return value["value"][()]
     if kind == "tuple":
-        return tuple(_decode(value["items"], None))
+        return tuple(_decode(value["items"], current, made))
     if kind == "deque":
-        return deque(_decode(value["items"], None), maxlen=value["maxlen"])
+        return deque(_decode(value["items"], current, made), maxlen=value["maxlen"])
     if kind == "dict":
-        return {_decode(key, None): _decode(item, None) for key, item in value["items"]}
+        items = [(_decode(key, None, made), item) for key, item in value["items"]]
+        return {key: _decode(item, _part(current, key), made) for key, item in items}
     if kind == "generator":
-        return _restore_generator(_decode(value["state"], None), current)
+        return _restore_generator(_decode(value["state"], None, made), current)
     if kind == "tensor":
-        return torch.as_tensor(value["value"], device=current.device).clone()
+        return torch.tensor(value["value"], device=getattr(current, "device", None))
     if kind == "torch.Generator":
         current.set_state(torch.as_tensor(value["state"]))
         return current
     if kind in ("space", "spaces"):
-        current._np_random = _decode(value["generator"], current._np_random)
+        current._np_random = _decode(value["generator"], current._np_random, made)
         for name, part in value.get("parts", ()):
-            _decode(part, current.spaces[name])
+            _decode(part, current.spaces[name], made)
         return current
     return _restore_mjdata(value, current)
+
+
+def _part(current: Any, key: Any) -> Any:
+    """What a container of now has in that place; None where it has none."""
+    try:
+        return current[key]
+    except (TypeError, LookupError):
+        return None
 
 
 def _restore_generator(state: dict[str, Any], current: np.random.Generator | None) -> np.random.Generator:

@@ -36,16 +36,21 @@ class Hooks:
 def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     """Collect and improve until the run has ``end`` steps, a callback says stop, or it is interrupted."""
     go_on = True
-    if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated:
+    if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated and not run.pending:
         hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
-    while go_on and run.num_timesteps < end and hooks.interrupts.number is None:
+    while run.pending or (go_on and run.num_timesteps < end and hooks.interrupts.number is None):
         started, episodes = time.perf_counter(), run.n_episodes
-        step = recipe.collect()
-        if hooks.callback is not None:
-            hooks.callback.update_locals({**step._asdict(), "new_obs": step.observations})
-            go_on = hooks.callback.on_step()
+        if not run.pending:
+            step = recipe.collect()
+            run.pending = True
+            if hooks.callback is not None:
+                hooks.callback.update_locals({**step._asdict(), "new_obs": step.observations})
+                go_on = hooks.callback.on_step()
+            if hooks.bar is not None:
+                hooks.bar.update(run.steps_at_once)
         diagnose = run.due(hooks.log_freq)
         info = recipe.improve(run.fraction, diagnose)
+        run.pending = False
         run.elapsed += time.perf_counter() - started  # evaluations and checkpoints do not count as training
         if diagnose:
             hooks.log(info)
@@ -53,10 +58,8 @@ def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
             hooks.evaluate()
         if run.due(hooks.checkpoint_freq):
             hooks.checkpoint()
-        if hooks.bar is not None:
-            hooks.bar.update(run.steps_at_once)
-            if run.n_episodes > episodes:
-                hooks.bar.set_postfix_str(_latest_returns(run), refresh=False)
+        if hooks.bar is not None and run.n_episodes > episodes:
+            hooks.bar.set_postfix_str(_latest_returns(run), refresh=False)
 
 
 def _latest_returns(run: Progress) -> str:

@@ -27,6 +27,8 @@ class Progress:
     """Environment steps of one group, all of its peers together."""
     span: tuple[int, int] = (0, 0)
     """The steps between which the current (or an interrupted) call of ``learn`` runs."""
+    pending: bool = False
+    """Whether the update after the last step is still to come: a callback saves, or raises, before it."""
     elapsed: float = 0.0
     """Seconds of training, without evaluations and checkpoints."""
     episodes: list[deque[dict[str, float]]] = field(default_factory=list)
@@ -99,4 +101,4 @@ class Progress:
         learners = len(self.learners)  # older checkpoints do not say whose episodes ended: as many of each
         alike = [(self.n_episodes + k) // learners for k in range(learners)]
         self.ended = list(state.get("ended", alike))
-        self.span = tuple(state.get("span", self.span))
+        self.span, self.pending = tuple(state.get("span", self.span)), bool(state.get("pending", False))

@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,5 +166,12 @@ class _EventFile(FileWriter):
 
 
 def _append(path: Path, content: bytes) -> None:
-    with naming(path), open(path, "ab") as file:
-        file.write(content)
+    with naming(path), open(path, "ab", buffering=0) as file:
+        end, left = file.tell(), memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):  # the first error is the one to tell
+                file.truncate(end)  # the next row must not follow half of this one
+            raise

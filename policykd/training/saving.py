@@ -22,7 +22,7 @@ from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import snapshot
 from policykd.training.acting import Acting
-from policykd.training.run_folder import RunFolder
+from policykd.training.run_folder import CONFIG, RunFolder
 from policykd.training.sb3_surface import explains_arguments
 
 log = logging.getLogger("policykd")
@@ -130,6 +130,7 @@ class Saving(Acting):
             state |= {name: memory.state() for name, memory in self.memories.items()}
             state |= {
                 "span": list(self.run.span),
+                "pending": self.run.pending,
                 "envs": snapshot.envs_state(self.get_env()),
                 "last_observations": self.collector.observations,
                 "episode_starts": self.collector.starts,
@@ -148,7 +149,7 @@ class Saving(Acting):
         if "envs" in loaded:
             names = "envs", "last_observations", "episode_starts", "log_sizes"
             self._resumed = {name: loaded[name] for name in names if name in loaded}
-            if path.name == CHECKPOINT:
+            if path.name == CHECKPOINT and (path.parent / CONFIG).is_file():  # else a file that is only called so
                 self.folder = self._folder(path.parent)
         self.run.restore(loaded)
         try:
