@@ -206,7 +206,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         score = self.score and {"returns": self.score.returns, "random_returns": self.score.random_returns}
         start, length = self.tuning or Span(0, 0)
         state = {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
-        return state | ({"memories": self.tutor.memories()} if self.panel and self.panel.remembers else {})
+        return state | ({} if (kept := self.tutor.memories()) is None else {"memories": kept})
 
     @classmethod
     @explains_arguments

@@ -52,6 +52,7 @@ class FrozenTeacher:
         self._answers = torch.empty(0)
         self._memories: Memories | None = None
         self._before: Memories | None = None
+        self._saved: list[Any] | None = None
 
     def check(self) -> Panel:
         """The teachers, who must be there.
@@ -80,12 +81,17 @@ class FrozenTeacher:
         return self._answers
 
     def memories(self) -> list[Any] | None:
-        """What the teachers remember of the episodes before the latest states, for a checkpoint."""
+        """What the teachers remember of the episodes before the latest states, for a checkpoint, if they do."""
+        if self.panel is None:
+            return self._saved  # of the teachers with which it may go on later
+        if not self.panel.remembers:
+            return None
         asked = self._asked_for is not None and self._asked_for is self.collector.observations
-        return self.check().keep(self._before if asked else self._memories)
+        return self.panel.keep(self._before if asked else self._memories)
 
     def restore(self, memories: list[Any] | None) -> None:
         """Go on with saved memories."""
+        self._saved = memories
         self._memories = None if self.panel is None else self.panel.renew(memories)
 
     def value_at_end(self, info: dict[str, Any], env: int) -> float:
