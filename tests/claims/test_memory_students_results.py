@@ -49,3 +49,14 @@ def test_what_memories_keep():
         memory
     ) < float(four) < float(eight)
     assert f"above its teacher ({mean('Hopper-v5', 'feed-forward, all observations')})" in TEXT
+
+    walker, names = "Walker2d-v5", ("feed-forward", "history of 4", "history of 8", "gru of 64")
+    one, four, eight, memory = (mean(walker, student) for student in names)
+    worst, seeing = kept(walker, "full", "history of 4").min(), mean(walker, "feed-forward, all observations")
+    ratio = cost("gru of 64", walker) / cost("history of 8", walker)
+    said = f"On Walker2d one observation keeps {one}, a history of four {four}, one of its three students no more than"
+    assert f"{said} {worst:.2f}, one of eight {eight}, and the GRU {memory}, in {ratio:.1f} times the time" in TEXT
+    assert f"a student that sees all keeps {seeing}:" in TEXT
+    tasks = half, "Hopper-v5", walker
+    assert all(float(mean(task, "history of 8")) > 0.8 for task in tasks)
+    assert max(mean(task, "feed-forward") for task in tasks) == "0.65" and "and one observation 0.65 at most" in TEXT
