@@ -212,8 +212,8 @@ class Spec:
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if not cells:
             raise PolicyKDError("config: the matrix is empty: every method is left out on every task")
-        places = [cell.name.lower() for cell in cells]  # some file systems know no capitals
-        if twice := [cell.name for cell in cells if places.count(cell.name.lower()) > 1]:
+        last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems know no capitals
+        if twice := [cell.name for i, cell in enumerate(cells) if last[cell.name.lower()] > i]:
             raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename a task or a method")
         return cells
 

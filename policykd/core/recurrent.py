@@ -70,7 +70,7 @@ class GRU:
         gates = 3 * self.width
         seen = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(learners, -1, width), weights.view(-1, width, gates))
         seen = seen.view(learners, length, batch, gates)
-        goes_on = (1 - starts.to(inputs)).unsqueeze(-1)
+        goes_on = (starts == 0).unsqueeze(-1)
         arguments = seen, recurrent.view(-1, self.width, gates), recurrent_bias.unsqueeze(1), goes_on, state
         if torch.is_grad_enabled():
             states = _Unrolled.apply(*arguments)
@@ -102,12 +102,12 @@ def _steps(
         seen: what the inputs say to the gates and the candidate, ``(R, L, B, 3H)``.
         recurrent: weights of the state ``(R, H, 3H)``.
         recurrent_bias: their bias ``(R, 1, 3H)``.
-        goes_on: 0 where an episode starts, else 1, ``(R, L, B, 1)``.
+        goes_on: False where an episode starts, ``(R, L, B, 1)``.
         state: before the first step ``(R, B, H)``.
     """
     both, width = 2 * state.shape[-1], state.shape[-1]
     for x, new, go in zip(seen[..., :both].unbind(1), seen[..., both:].unbind(1), goes_on.unbind(1), strict=True):
-        before = state * go
+        before = state.where(go, 0.0)  # an episode also forgets NaN, which times 0 would stay
         gates, heard = torch.baddbmm(recurrent_bias, before, recurrent).split((both, width), dim=-1)
         gates = (x + gates).sigmoid()
         reset, update = gates.chunk(2, dim=-1)

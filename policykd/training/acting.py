@@ -203,11 +203,11 @@ class Acting:
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``actions_at`` with what learner k remembers, the last part of ``state`` if any, and this renewed."""
         assert self.network is not None
-        along, shape = Along(self.network), (len(inputs), self.network.width)
+        shape = len(inputs), self.network.width
         hidden = state[-1] if state else np.zeros(shape, np.float32)
         if hidden.shape != shape:
             raise PolicyKDError(f"predict: the state has shape {hidden.shape}, and {shape} is needed")
-        hidden = np.where(starts[:, None], np.float32(0), hidden)  # emptied even of NaN, which times 0 would stay
+        along = Along(self.network)
         every = torch.as_tensor(hidden, device=self.device).expand(self.n_learners, *shape)
         along.place(torch.as_tensor(starts, device=self.device).expand(self.n_learners, 1, len(inputs)), every)
         actions = self.actions_at(inputs, k, deterministic, reading(self.learner, along))
