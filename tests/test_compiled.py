@@ -9,7 +9,7 @@ from tiny import POINT, TINY
 
 from policykd import DualStudent
 from policykd.core.networks import state_tensors
-from policykd.training.compiling import MOST_FORMS, Direct, can_compile
+from policykd.training.compiling import MOST_FORMS, Direct, PerForm, can_compile
 
 ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
 CONFIGS = {
@@ -29,11 +29,10 @@ def make(backbone, **arguments):
 
 
 def test_a_graph_belongs_to_the_shapes_of_its_arguments_also_where_tuples_come_again():
-    class Owner:
-        def add(self, pair, flag):
-            raise AssertionError("a graph is called instead")
+    def compiled_for(args):
+        raise AssertionError("there is a graph")
 
-    add = Direct(Owner().add, {})
+    add = PerForm(compiled_for)
     pairs = [(torch.zeros(2, size), torch.zeros(size)) for size in range(1, 20)]
     for size, pair in enumerate(pairs):
         add.graphs[(tuple((part.shape, part.stride()) for part in pair), True)] = lambda pair, flag, size=size: size
@@ -50,7 +49,8 @@ def test_the_compiled_update_is_the_eager_one(backbone):
     eager, compiled = (make(backbone, compile=compile).learn(steps) for compile in (False, True))
     assert compiled.recipe.compiled and compiled.recipe.n_updates == eager.recipe.n_updates > 0
     graphs = compiled.recipe._learn.graphs.values()  # called as they are: not through torch's own way
-    assert graphs and all(isinstance(graph, types.MethodType) for graph in graphs)
+    assert graphs and all(isinstance(graph, Direct) for graph in graphs)
+    assert all(isinstance(graph.graph, types.MethodType) for graph in graphs)
     expected = state_tensors(eager.learner)
     for name, tensor in state_tensors(compiled.learner).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order

@@ -42,6 +42,13 @@ def assert_close(first, second, atol=1e-4):
         torch.testing.assert_close(tensor.cpu(), expected[name].cpu(), atol=atol, rtol=1e-3, msg=name)
 
 
+def assert_recorded(step, caplog):
+    """Every form of a step that came more than once is one CUDA graph."""
+    ways = [graph._run.__name__ for graph in step.graphs.values()]
+    assert "_replay" in ways and set(ways) <= {"_replay", "_record"}  # _record: it came once
+    assert "no CUDA graph" not in caplog.text
+
+
 def assert_equal(first, second):
     expected = state_tensors(second.learner)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state_tensors(first.learner).items())
@@ -57,14 +64,32 @@ def test_the_numbers_are_the_processors(backbone):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_compiled_update_is_the_eager_one(backbone):
+def test_the_compiled_update_is_the_eager_one(backbone, caplog):
     steps = 4 * (64 if backbone == "ppo" else 40)
     eager, compiled = (peers(backbone, compile=compile).learn(steps) for compile in (False, True))
     assert compiled.recipe.compiled
+    assert_recorded(compiled.recipe._learn, caplog)
+    if backbone != "ppo":
+        assert_recorded(compiled.recipe._acted, caplog)
     assert_close(compiled, eager)
     logged, expected = (agent.recipe.info for agent in (compiled, eager))
     for name in ("train/critic_loss", "train/actor_loss") if backbone != "ppo" else ("train/value_loss",):
         torch.testing.assert_close(logged[name], expected[name], atol=1e-3, rtol=1e-2, msg=name)
+
+
+@pytest.mark.parametrize(("method", "backbone"), [("dagger", "ppo"), ("kickstarting", "sac"), ("kickstarting", "ppo")])
+def test_the_compiled_update_of_students_is_the_eager_one(method, backbone, caplog):
+    config = COPY if method == "dagger" else ROLL if backbone == "ppo" else REPLAY
+    config = {**config, "teacher_std": 0.2, "net_arch": (16, 16)}
+    eager, compiled = (
+        TeacherStudent(
+            POINT, expert, method=method, backbone=backbone, config=config, device=DEVICE, compile=compile
+        ).learn(160)
+        for compile in (False, True)
+    )
+    recipe = compiled.recipe
+    assert_recorded(getattr(recipe, "_teach", None) or recipe._learn, caplog)
+    assert_close(compiled, eager, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", PEER_METHODS)
@@ -202,4 +227,4 @@ def test_more_than_the_gpu_has_is_refused_in_one_line():
 def test_auto_is_the_gpu_and_says_that_few_learners_are_faster_without(caplog):
     agent = DualStudent(POINT, method="council", backbone="td3", config=SMALL_PEERS, device="auto")
     assert agent.learn(100).learner.actor.is_cuda
-    assert "train faster with device='cpu'" in caplog.text
+    assert "train faster with compile=True, or with device='cpu'" in caplog.text

@@ -231,10 +231,10 @@ class Agent(Saving, SB3Surface):
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         self.get_env()
         self.collector.check()
-        advise_device(self.device, self.n_learners, isinstance(self.collector.observations, np.ndarray))
         if self.compile == "auto":
-            updates = self.gradient_steps_in(total_timesteps // self.peers)
-            self.compile = updates >= compiling.PAYS and compiling.can_compile(self.device)
+            self.compile = compiling.pays(self.gradient_steps_in(total_timesteps // self.peers), self.device)
+        if not self.compile and isinstance(self.collector.observations, np.ndarray):
+            advise_device(self.device, self.n_learners)
         if self.compile and not self.recipe.compiled:
             self.recipe.compile()
 

@@ -61,15 +61,14 @@ def check_threads(threads: Threads) -> Threads:
 
 
 GPU_PAYS = 100
-"""Learners of 64x64 from which a GPU is faster than the processor (docs/speed.md, "On a GPU")."""
+"""Learners of 64x64 from which a GPU is faster than the processor also without compiling (docs/speed.md)."""
 
 
-def advise_device(device: torch.device, learners: int, steps_here: bool) -> None:
-    """Say so where a GPU may well slow the learners down: few, with environments on the processor."""
-    if device.type == "cuda" and learners < GPU_PAYS and steps_here:
-        log.warning(
-            "device: small networks of few learners (%d) train faster with device='cpu' than on a GPU", learners
-        )
+def advise_device(device: torch.device, learners: int) -> None:
+    """Say so where a GPU may well slow the learners down: few, not compiled, with environments on the processor."""
+    if device.type == "cuda" and learners < GPU_PAYS:
+        advice = "device: small networks of few learners (%d) train faster with compile=True, or with device='cpu'"
+        log.warning(advice, learners)
 
 
 def check_precision(config: Config, device: torch.device) -> native.Precision:

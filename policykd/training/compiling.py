@@ -15,11 +15,12 @@ import torch
 from policykd import native
 from policykd.core.errors import PolicyKDError
 from policykd.native import build
+from policykd.training.cuda_graph import CudaGraph
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable that says where torch keeps what it compiled."""
-PAYS = 100_000
-"""Gradient steps from which ``compile="auto"`` compiles: below, compiling takes longer than it saves."""
+PAYS = {"cpu": 100_000, "cuda": 10_000}
+"""Gradient steps from which ``compile="auto"`` compiles: well below, compiling takes longer than it saves."""
 
 MOST_FORMS = 8
 """Tuples of tensors that are remembered with their forms, and kept alive for it."""
@@ -28,6 +29,11 @@ MOST_FORMS = 8
 def can_compile(device: torch.device) -> bool:
     """Whether this machine has what ``torch.compile`` needs: a GPU, or a C++ compiler for the CPU."""
     return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+
+
+def pays(updates: int, device: torch.device) -> bool:
+    """Whether so many gradient steps repay what compiling takes, where this machine can."""
+    return can_compile(device) and updates >= PAYS.get(device.type, PAYS["cpu"])
 
 
 def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
@@ -52,10 +58,19 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
             os.environ[CACHE] = str(build.cache_folder() / "torchinductor")
     assert isinstance(method, types.MethodType)
     options: dict[str, Any] = {"guard_filter_fn": _guards_of_arguments}
-    if device.type == "cuda":  # torch refuses CUDA graphs of steps that change their inputs in place, as these do
-        return _compile(method, options)
-    # calls from C++ instead of Python: at these sizes a quarter of the time
-    return Direct(method, options | {"cpp_wrapper": True})
+    if device.type == "cuda":
+        pool = torch.cuda.graph_pool_handle()
+        return PerForm(lambda args: CudaGraph(_compile(method, options), args, device, pool))
+    options["cpp_wrapper"] = True  # calls from C++ instead of Python: at these sizes a quarter of the time
+    return PerForm(lambda _: Direct(method, options))
+
+
+def record(method: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """A method that changes nothing, as one CUDA graph for each form of its arguments; on the processor as it is."""
+    if device.type != "cuda":
+        return method
+    pool = torch.cuda.graph_pool_handle()
+    return PerForm(lambda args: CudaGraph(method, args, device, pool))
 
 
 def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
@@ -65,19 +80,15 @@ def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
-class Direct:
-    """A compiled method whose graphs are called without torch's bookkeeping: of a small update that is a tenth.
-
-    Every form of the arguments has a compiled method of its own, and so one graph: after its first call what torch made
-    of it is called as it is. Where torch does not say what that is, its own way stays.
+class PerForm:
+    """A method compiled for every form of its arguments on its own, so that each has one graph.
 
     Args:
-        method: a bound method as ``compile_step`` takes it, on the CPU.
-        options: of ``torch.compile``.
+        compiled_for: the compiled method for arguments of the form of these.
     """
 
-    def __init__(self, method: types.MethodType, options: dict[str, Any]) -> None:
-        self.method, self.options = method, options
+    def __init__(self, compiled_for: Callable[[tuple[Any, ...]], Callable[..., Any]]) -> None:
+        self.compiled_for = compiled_for
         self.graphs: dict[Any, Callable[..., Any]] = {}
         self.forms: dict[int, tuple[tuple[Any, ...], Any]] = {}
         """Latest tuples of tensors by their ``id``, each with its form: most come again and again."""
@@ -86,12 +97,9 @@ class Direct:
         """The method's answer; the first one of a form of the arguments compiles."""
         form = tuple([self._form(value) for value in args])
         graph = self.graphs.get(form)
-        if graph is not None:
-            return graph(*args)
-        self.graphs[form] = compiled = _compile(self.method, self.options)
-        result = compiled(*args)
-        self.graphs[form] = _graph_of(compiled, self.method) or compiled
-        return result
+        if graph is None:
+            graph = self.graphs[form] = self.compiled_for(args)
+        return graph(*args)
 
     def _form(self, value: Any) -> Any:
         """What a graph depends on of an argument: shape and strides of a tensor, and all of a flag."""
@@ -107,6 +115,31 @@ class Direct:
         form = tuple(map(self._form, value))
         self.forms[id(value)] = value, form
         return form
+
+
+class Direct:
+    """A compiled method that is called without torch's bookkeeping: of a small update that is a tenth.
+
+    After its first call what torch made of it is called as it is. Where torch does not say what that is, its own way
+    stays.
+
+    Args:
+        method: a bound method as ``compile_step`` takes it, on the CPU.
+        options: of ``torch.compile``.
+    """
+
+    def __init__(self, method: types.MethodType, options: dict[str, Any]) -> None:
+        self.compiled = _compile(method, options)
+        self.method = method
+        self.graph: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """The method's answer; the first one compiles."""
+        if self.graph is not None:
+            return self.graph(*args)
+        result = self.compiled(*args)
+        self.graph = _graph_of(self.compiled, self.method) or self.compiled
+        return result
 
 
 def _graph_of(compiled: Any, method: types.MethodType) -> Callable[..., Any] | None:

@@ -86,7 +86,8 @@ class PeersOnReplay(LearnFromReplay):
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""
-        self.compiled, self._learn = True, compile_step(self.learn, self.device)
+        super().compile()
+        self._learn = compile_step(self.learn, self.device)
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay; then a learner may begin anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from policykd.learners.group_targets import to_asker, to_everybody
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
+from policykd.training.compiling import record
 
 
 class LearnFromReplay:
@@ -53,12 +55,17 @@ class LearnFromReplay:
         """Whether a gradient step shall compute what is only logged: until one of distillation has."""
         self.batch: Batch | None = None
         """The latest batch of RL, in whose place the next one goes."""
+        self._acted: Callable[[Tensor, Tensor], Tensor] = self.acted
         self.n_steps = learner.settings.get("n_steps")
         self.allocation: Allocation | None = None
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
             self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
             collector.deal(self.allocation.actor_in)
+
+    def compile(self) -> None:
+        """From now on compute gradient steps with ``torch.compile``, and on a GPU actions at once."""
+        self.compiled, self._acted = True, record(self.acted, self.learner.actor.device)
 
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
@@ -94,15 +101,19 @@ class LearnFromReplay:
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
         if self.allocation is None:
-            return self.learner.explore(self.learner.actor, inputs, noise)
+            return self._acted(inputs, noise)
         dealt = torch.from_numpy(self.allocation.acting.ravel()).to(inputs.device)
         return self.proposals(inputs, noise)[torch.arange(len(dealt), device=inputs.device), dealt]
 
+    def acted(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """What every learner does ``(K, N, A)`` at its own ``inputs (K, N, O)``; on a GPU what is recorded."""
+        return self.learner.explore(self.learner.actor, inputs, noise)
+
     def proposals(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
-        learner, peers = self.learner, self.group_size
+        peers = self.group_size
         everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
-        answers: Tensor = to_asker(learner.explore(learner.actor, *everybody), peers)
+        answers: Tensor = to_asker(self._acted(*everybody), peers)
         return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ class TaughtOnReplay(LearnFromReplay):
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""
-        self.compiled, self._teach = True, compile_step(self.teach, self.learner.actor.device)
+        super().compile()
+        self._teach = compile_step(self.teach, self.learner.actor.device)
 
     @torch.no_grad()
     def collect(self) -> Step:
