@@ -1,4 +1,4 @@
-"""Every method of TeacherStudent under imperfect teachers, partial observations and tiny students, on two tasks.
+"""Every method of TeacherStudent under imperfect teachers, partial observations and tiny students, on three tasks.
 
 Adds the rows of a cell, one per student, to results/teacher_student/methods.csv when it is finished and skips what is
 there, so that it can be stopped and started again. --report makes the tables from that file (needs rliable: pip install
@@ -20,6 +20,7 @@ import tyro
 from policykd_envs.wrappers import velocity_indices
 
 from experiments.measurements import Measurements, check_names
+from experiments.teacher_student.retention import teacher_of
 from policykd.benchmark.bootstrap import interval, iqm
 from policykd.cli import guarded
 from policykd.cli.output import say
@@ -29,8 +30,8 @@ from policykd.distillation.methods import TEACHER_METHODS
 from policykd.teachers import Teacher
 from policykd.training.teacher_student import TeacherStudent
 
-TASKS = {"HalfCheetah-v5": "sac/HalfCheetah-v3_1", "Hopper-v5": "tqc/Hopper-v3_1"}
-"""Tasks and their teachers."""
+TASKS = {"HalfCheetah-v5": "SAC HalfCheetah", "Hopper-v5": "TQC Hopper", "Walker2d-v5": "PPO Walker2d"}
+"""Tasks and their teachers; the last one is trained where it is missing."""
 METHODS = [name for name in TEACHER_METHODS if name != "fine_tune"]
 SETTINGS: dict[str, Any] = {
     **{"eval_freq": 0, "n_eval_episodes": 1, "log_freq": 10_000_000, "checkpoint_freq": 0, "allow_weak_teacher": True},
@@ -106,6 +107,8 @@ class Options:
 
     teachers: Path = Path(os.environ.get("POLICYKD_TEACHERS", "teachers"))
     """Folder of the zoo's agents."""
+    own: Path = Path("runs/retention")
+    """Folder of agents that are trained here."""
     out: Path = Path("results/teacher_student")
     """Where the numbers go."""
     total_timesteps: int = 10_000
@@ -140,22 +143,22 @@ def run(options: Options) -> None:
     cells = [cell for cell, seeds in missing.items() if seeds]
     intact: dict[str, float] = {}
     for number, (condition, task, method) in enumerate(cells[: options.max_cells]):
-        source = options.teachers / TASKS[task]
-        if not source.is_dir():
-            raise PolicyKDError(f"teachers: {source} is no folder; say where the zoo's agents are with --teachers")
+        _, source = teacher_of(options.teachers, options.own, TASKS[task])
+        if not source.exists():
+            raise PolicyKDError(f"teachers: {source} is not there; say where the zoo's agents are with --teachers")
         if task not in intact:
             intact[task] = Teacher.load(source, task).score(task, 10, seed=0).mean
-        found = cell(replace(options, seeds=missing[condition, task, method]), condition, task, method)
+        found = cell(replace(options, seeds=missing[condition, task, method]), condition, task, method, source)
         rows.add(*({**row, "intact_return": intact[task], **budget} for row in found))
         returns = ", ".join(f"{row['return']:.0f}" for row in found)
         say(f"{number + 1}/{len(cells)} {task}, {condition}, {method}: {returns} of {found[0]['teacher_return']:.0f}")
 
 
-def cell(options: Options, condition: str, task: str, method: str) -> list[dict[str, Any]]:
-    """A row per student of one method under one condition on one task."""
+def cell(options: Options, condition: str, task: str, method: str, source: Path) -> list[dict[str, Any]]:
+    """A row per student of one method under one condition of the teacher ``source`` on one task."""
     weaken, changes = CONDITIONS[condition]
     config = {**SETTINGS, **(SHORT if options.total_timesteps < 100_000 else {}), **changes(task)}
-    started, teacher = time.perf_counter(), weaken(Teacher.load(options.teachers / TASKS[task], task))
+    started, teacher = time.perf_counter(), weaken(Teacher.load(source, task))
     agent = TeacherStudent(task, teacher, method=method, seeds=options.seeds, config=config)
     agent.learn(options.total_timesteps)
     returns, score = agent.evaluate(options.episodes, seed=1_000_000).returns.mean(1), agent.score_teacher()
