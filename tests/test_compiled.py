@@ -5,9 +5,10 @@ import types
 
 import pytest
 import torch
+from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
-from policykd import DualStudent
+from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.core.networks import state_tensors
 from policykd.training.compiling import MOST_FORMS, Direct, PerForm, can_compile
 
@@ -32,7 +33,7 @@ def test_a_graph_belongs_to_the_shapes_of_its_arguments_also_where_tuples_come_a
     def compiled_for(args):
         raise AssertionError("there is a graph")
 
-    add = PerForm(compiled_for)
+    add = PerForm(compiled_for, compiled_for)
     pairs = [(torch.zeros(2, size), torch.zeros(size)) for size in range(1, 20)]
     for size, pair in enumerate(pairs):
         add.graphs[(tuple((part.shape, part.stride()) for part in pair), True)] = lambda pair, flag, size=size: size
@@ -80,6 +81,37 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path, backbone):
     assert again.recipe.compiled and again.num_timesteps == steps
     expected = state_tensors(whole.learner)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state_tensors(again.learner).items())
+
+
+def looking(student, teacher):
+    """A divergence that torch cannot compile: it looks at numbers."""
+    distance = (student.actions - teacher.actions).square().sum(-1)
+    return distance if distance.mean().item() < 1e9 else distance.sqrt()
+
+
+def misshapen(student, teacher):
+    return (student.actions - teacher.actions).square()
+
+
+def taught(divergence, compile):
+    config = {**COPY, "divergence": divergence, "net_arch": (8, 8)}
+    return TeacherStudent(POINT, expert, method="dagger", config=config, compile=compile).learn(120)
+
+
+def test_what_torch_cannot_compile_goes_on_without_and_says_so_once(caplog):
+    eager, compiled = (taught(looking, compile) for compile in (False, True))
+    assert torch.equal(compiled.learner.actor, eager.learner.actor)
+    assert caplog.text.count("torch cannot compile this update") == 1
+    assert f"test_compiled.py, line {looking.__code__.co_firstlineno + 3})" in caplog.text
+
+
+def test_a_fault_of_ones_own_is_reported_as_it_is_without_compiling(caplog):
+    told = []
+    for compile in (False, True):
+        with pytest.raises(PolicyKDError) as refused:
+            taught(misshapen, compile)
+        told.append(str(refused.value))
+    assert told[0] == told[1] and "cannot compile" not in caplog.text
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
+import re
 import shutil
 import types
 from collections.abc import Callable, Sequence
@@ -16,6 +18,8 @@ from policykd import native
 from policykd.core.errors import PolicyKDError
 from policykd.native import build
 from policykd.training.cuda_graph import CudaGraph
+
+log = logging.getLogger("policykd")
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable that says where torch keeps what it compiled."""
@@ -60,9 +64,9 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
     options: dict[str, Any] = {"guard_filter_fn": _guards_of_arguments}
     if device.type == "cuda":
         pool = torch.cuda.graph_pool_handle()
-        return PerForm(lambda args: CudaGraph(_compile(method, options), args, device, pool))
+        return PerForm(method, lambda args: CudaGraph(_compile(method, options), args, device, pool))
     options["cpp_wrapper"] = True  # calls from C++ instead of Python: at these sizes a quarter of the time
-    return PerForm(lambda _: Direct(method, options))
+    return PerForm(method, lambda _: Direct(method, options))
 
 
 def record(method: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -70,7 +74,7 @@ def record(method: Callable[..., Any], device: torch.device) -> Callable[..., An
     if device.type != "cuda":
         return method
     pool = torch.cuda.graph_pool_handle()
-    return PerForm(lambda args: CudaGraph(method, args, device, pool))
+    return PerForm(method, lambda args: CudaGraph(method, args, device, pool))
 
 
 def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
@@ -83,12 +87,17 @@ def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
 class PerForm:
     """A method compiled for every form of its arguments on its own, so that each has one graph.
 
+    What torch cannot compile, a divergence of the user's that looks at numbers for example, goes on as it is.
+
     Args:
-        compiled_for: the compiled method for arguments of the form of these.
+        method: the method.
+        compiled_for: what computes it for arguments of the form of these, compiled when first called.
     """
 
-    def __init__(self, compiled_for: Callable[[tuple[Any, ...]], Callable[..., Any]]) -> None:
-        self.compiled_for = compiled_for
+    def __init__(
+        self, method: Callable[..., Any], compiled_for: Callable[[tuple[Any, ...]], Callable[..., Any]]
+    ) -> None:
+        self.method, self.compiled_for = method, compiled_for
         self.graphs: dict[Any, Callable[..., Any]] = {}
         self.forms: dict[int, tuple[tuple[Any, ...], Any]] = {}
         """Latest tuples of tensors by their ``id``, each with its form: most come again and again."""
@@ -97,9 +106,19 @@ class PerForm:
         """The method's answer; the first one of a form of the arguments compiles."""
         form = tuple([self._form(value) for value in args])
         graph = self.graphs.get(form)
-        if graph is None:
-            graph = self.graphs[form] = self.compiled_for(args)
-        return graph(*args)
+        return self._compiling(form, args) if graph is None else graph(*args)
+
+    def _compiling(self, form: Any, args: tuple[Any, ...]) -> Any:
+        graph = self.graphs[form] = self.compiled_for(args)
+        try:
+            return graph(*args)
+        except RuntimeError as error:  # nothing has been computed yet
+            if (why := _refusal(error)) is None:
+                raise
+        result = self.method(*args)  # which says what is wrong, if that is a fault of the method's
+        log.warning("compile: torch cannot compile this update (%s): it goes on without, which is slower", why)
+        self.graphs[form], self.compiled_for = self.method, lambda _: self.method
+        return result
 
     def _form(self, value: Any) -> Any:
         """What a graph depends on of an argument: shape and strides of a tensor, and all of a flag."""
@@ -158,6 +177,18 @@ def _graph_of(compiled: Any, method: types.MethodType) -> Callable[..., Any] | N
     utils = types.SimpleNamespace(**vars(torch._dynamo.utils) | unobserved)
     names = {**known, **within, "__import_torch_dot__dynamo_dot_utils": utils}
     return types.MethodType(types.FunctionType(made, names), method.__self__)
+
+
+def _refusal(error: RuntimeError) -> str | None:
+    """Why torch cannot compile something, and where that is; None is another error."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    if not isinstance(error, TorchDynamoException):
+        return None
+    text = str(error)
+    places = re.findall(r'File "([^"]+)", line (\d+)', text)
+    where = f", {os.path.basename(places[-1][0])}, line {places[-1][1]}" if places else ""
+    return text.strip().split("\n", 1)[0] + where
 
 
 def _guards_of_arguments(guards: Sequence[Any]) -> list[bool]:

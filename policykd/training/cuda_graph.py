@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("policykd")
 
 Step = Callable[..., Any]
 
@@ -58,7 +58,7 @@ class CudaGraph:
                 self.result = result
         except RuntimeError as error:
             why = str(error).strip().split("\n", 1)[0]
-            logger.warning("compile: no CUDA graph (%s): kernels start one by one, which is slower", why)
+            log.warning("compile: no CUDA graph (%s): kernels start one by one, which is slower", why)
             self._run = self._as_it_is
             return self._run()
         self.graph, self._run = graph, self._replay
