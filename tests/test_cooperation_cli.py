@@ -91,8 +91,20 @@ def test_values_are_the_same_in_every_file_however_they_are_written(tmp_path):
         "0.5",
         "٣",
     ]
-    (tmp_path / "one.csv").write_text("x,x ,label\n1,1,red\n")
-    with pytest.raises(PolicyKDError, match="has two columns 'x': name them apart"):
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,x ,label\n1,1,red\n2,2,blue\n", "has two columns 'x': name them apart"),
+        ("x,x,label\n1,1,red\n2,2,blue\n", "has two columns 'x': name them apart"),
+        (",x,label\n0,1,red\n1,2,blue\n", "column 1 of .* has no name: .* only counts the rows .index=False"),
+        ("x,y,label\n1,2,red,\n2,3,blue,\n", "has more values in its rows than names in its header"),
+    ],
+)
+def test_columns_that_would_be_named_or_moved_by_the_reader_are_refused(text, message, tmp_path):
+    (tmp_path / "one.csv").write_text(text)
+    with pytest.raises(PolicyKDError, match=message):
         _read_csv(tmp_path / "one.csv", "label")
 
 

@@ -14,7 +14,10 @@ from policykd.cli.doctor import _options as command_options
 from policykd.measure import doctor, doctor_fit, doctor_play
 from policykd.measure.doctor import diagnose
 from policykd.measure.doctor_fit import r2
+from policykd.measure.fidelity import visited
+from policykd.tasks.spaces import find_task
 from policykd.tasks.views import View
+from policykd.teachers.demonstrations import demonstrate
 
 FAST = {"n_episodes": 40, "net_arch": (32, 32), "learning_rate": 5e-3, "updates": 300}
 THREE = np.full(1, 3.0, np.float32)
@@ -199,6 +202,45 @@ def test_a_teacher_whose_answers_are_not_finite():
 
     diagnosis = diagnose(act, POINT, **TEACHER_ALONE)
     assert wrong(diagnosis) == ["answers"] and "not finite" in diagnosis.wrong[0].measured
+
+
+class Broken(gym.Wrapper):
+    """PointReach whose third step is an observation or a reward of NaN, or raises."""
+
+    def __init__(self, env, how):
+        super().__init__(env)
+        self.how = how
+
+    def reset(self, **options):
+        self.count = 0
+        return self.env.reset(**options)
+
+    def step(self, action):
+        observation, reward, *ends = self.env.step(action)
+        self.count += 1
+        if self.count == 3:
+            assert self.how != "raises", "no solution"
+            observation, reward = (observation * np.nan, reward) if self.how == "observation" else (observation, np.nan)
+        return observation, reward, *ends
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("observation", "returned an observation that is not finite at step"),
+        ("reward", "returned a reward that is not finite at step"),
+        ("raises", "step.* raised AssertionError: no solution"),
+    ],
+)
+def test_a_broken_task_is_not_the_teachers_fault(how, said):
+    task = made(lambda env: Broken(env, how))
+    with pytest.raises(PolicyKDError, match=said):
+        diagnose(controller(), task, **TEACHER_ALONE)
+    with pytest.raises(PolicyKDError, match=said):
+        demonstrate(controller(), task, 2)
+    if how != "reward":  # fidelity looks at none
+        with pytest.raises(PolicyKDError, match=said):
+            visited(find_task(task).make, lambda observation: np.zeros((1, 2)), 10, 0)
 
 
 class Ends(gym.Wrapper):

@@ -77,7 +77,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_report_of_a_run(runs, tmp_path, capsys):
+def test_report_of_a_run(runs, tmp_path, capsys, caplog):
     asked = [str(runs / "0"), "--control", str(runs / "1"), "--steps", "50", "--out", str(tmp_path)]
     main(["fidelity", *asked])
     assert set(read(tmp_path)) == {
@@ -90,8 +90,12 @@ def test_report_of_a_run(runs, tmp_path, capsys):
         main(["fidelity", str(runs / "0"), "--out", str(tmp_path / "out")])
     assert "teacher0.safetensors, was not found: name it with --teacher" in capsys.readouterr().err
     before = (tmp_path / "fidelity.csv").read_bytes()
+    caplog.clear()
     main(["fidelity", *asked, "--teacher", str(runs / "moved.safetensors")])
+    assert not caplog.text
     assert (tmp_path / "fidelity.csv").read_bytes() == before
+    main(["fidelity", *asked[:1], *asked[3:], "--teacher", str(runs / "teacher1.safetensors")])
+    assert "the teacher's action is another at 100 % of the states that the run learnt from" in caplog.text
     (runs / "moved.safetensors").rename(runs / "teacher0.safetensors")
 
 

@@ -222,6 +222,80 @@ def test_files_of_d4rl_and_minari_are_data(tmp_path):
         LoggedStates.read(tmp_path / "link.hdf5")
 
 
+def test_hdf5_files_say_of_which_episode_each_state_is(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        file["observations"], file["actions"], file["episodes"] = ROWS, CHOSEN, np.repeat(np.arange(4), 300)
+    assert np.flatnonzero(LoggedStates.read(tmp_path / "log.hdf5").starts()).tolist() == [0, 300, 600, 900]
+    with h5py.File(tmp_path / "log.hdf5", "a") as file:
+        del file["episodes"]
+        file["episodes"] = 4  # their number: something else that is called so
+    assert LoggedStates.read(tmp_path / "log.hdf5").episodes is None
+
+
+def test_numbers_are_read_whatever_holds_them():
+    tensors = torch.from_numpy(ROWS).requires_grad_(), torch.from_numpy(CHOSEN).float().requires_grad_()
+    named = np.repeat(np.array(["a", "b"], object), 600)
+    for rows, actions in (tensors, (ROWS.astype(">f8"), CHOSEN.astype(">i2")), (ROWS.tolist(), [*CHOSEN])):
+        found = LoggedStates.read({"observations": rows, "actions": actions, "episodes": named})
+        assert (found.observations == ROWS).all() and (found.actions == CHOSEN).all() and found.starts().sum() == 2
+    half = torch.from_numpy(ROWS).bfloat16()
+    assert (LoggedStates(half).checked().observations == half.float().numpy()).all()
+
+
+def test_actions_that_are_called_scaled_must_be():
+    """A buffer that was filled by hand with actions in the task's units would be learnt from wrongly."""
+    buffer = ReplayBuffer(8, gym.spaces.Box(-8, 8, (3,)), gym.spaces.Box(-2, 2, (1,)))
+    student = TeacherStudent("Pendulum-v1", None, config={**CONFIG, "n_eval_episodes": 0}, compile=False)
+    with pytest.raises(PolicyKDError, match="ReplayBuffer is empty"):
+        student.learn_from(buffer, 1)
+    for row, action in zip(STATES, BANG[:8], strict=False):
+        buffer.add(row, row, action, np.zeros(1), np.zeros(1), [{}])
+    with pytest.raises(PolicyKDError, match=r"has actions from -2 to 2, and they should be in .-1, 1."):
+        student.learn_from(buffer, 1)
+    with pytest.raises(PolicyKDError, match="should be 1 at the choice and 0 elsewhere"):
+        students(None).learn_from(LoggedStates(ROWS, ROWS[:, :3], scaled=True), 1)
+    assert not student.dataset.size
+
+
+def test_weights_that_are_no_numbers_are_said_and_no_checkpoint_is_made_of_them(tmp_path):
+    config = {**CONFIG, "distill_learning_rate": 1e30}
+    student = TeacherStudent("Pendulum-v1", None, config=config, compile=False, run_dir=tmp_path / "run")
+    said = r"weights are not finite after 50 gradient steps.*stopped.safetensors; there is no checkpoint: begin anew"
+    with pytest.raises(PolicyKDError, match=said):
+        student.learn_from({"observations": STATES, "actions": BANG}, 50)
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists() and not student.evaluations
+
+
+def test_a_run_whose_folder_is_gone_or_taken_is_refused_before_the_work(tmp_path):
+    student = students(run_dir=tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for learn in (lambda: student.learn(10), lambda: student.learn_from({"observations": ROWS}, 1)):
+        with pytest.raises(PolicyKDError, match=r"run folder: .* was deleted"):
+            learn()
+    assert not (tmp_path / "run").exists() and student.recipe.n_updates == student.dataset.size == 0
+
+
+def test_learning_from_data_and_in_the_environment_goes_on_exactly_in_any_order(tmp_path):
+    def first(student):
+        return student.learn_from({"observations": ROWS[:300]}, 30).learn(24)
+
+    def second(student):
+        return student.learn_from({"observations": ROWS[300:500]}, 20).learn(24)
+
+    config = {**CONFIG, "round_steps": 12, "round_updates": 5}
+    makes = [
+        TeacherStudent(Largest, expert, seeds=(0, 1), config=config, compile=False, run_dir=tmp_path / name)
+        for name in ("whole", "half")
+    ]
+    whole = second(first(makes[0]))
+    first(makes[1])
+    again = second(TeacherStudent.load(tmp_path / "half", env=Largest, teacher=expert))
+    assert torch.equal(again.learner.parameters, whole.learner.parameters)
+    assert torch.equal(again.dataset.storage, whole.dataset.storage)
+    assert again.evaluation_steps == whole.evaluation_steps == [0, 24, 24, 48]
+
+
 def classifier():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -271,6 +345,12 @@ def test_a_policy_that_chooses_teaches_a_classifier(count, tmp_path):
         ({"observations": ROWS[:, :2]}, "has 2 observations, and "),
         ({"observations": ROWS[:, 0]}, "of shape .1200,., not .n, O."),
         ({"observations": ROWS * np.nan}, "not finite"),
+        ({"observations": ROWS.astype(np.float64) * 1e300}, "not finite in float32"),
+        ({"observations": ROWS.astype(str)}, "has observations of type <U"),
+        ({"observations": [[1, 2], [3]]}, "has observations that are no array"),
+        ({"observations": 3.0}, r"has observations of shape \(\), not"),
+        ({"observations": ROWS, "actions": 1.0}, "not one finite action for each of 1,200"),
+        ({"obs": ROWS, "acts": CHOSEN[:1_198], "indices": [700, 500]}, "indices do not part into trajectories"),
         ({"observations": ROWS, "actions": CHOSEN.astype(str)}, "has actions of type <U"),
         ({"observations": ROWS, "actions": CHOSEN[:5]}, "not one finite action for each of 1,200"),
         ({"observations": ROWS}, "has no actions to copy: give a teacher"),

@@ -110,6 +110,7 @@ def test_faults_of_files(tmp_path):
     broken = {
         "is empty": "",
         r"row 2 of .* has 1 columns, not 2": "sentence\tlabel\ngood\t1\nbad\n",
+        "has no rows, only a header": "sentence\tlabel\n",
         "needs rows with label and sentence": "text\tclass\ngood\t1\n",
     }
     for number, (line, content) in enumerate(broken.items()):
@@ -150,6 +151,20 @@ def test_a_text_with_the_padding_token_keeps_its_end(folder):
 def test_longer_than_the_model_is_one_line(folder):
     with pytest.raises(PolicyKDError, match="text: 40 tokens for a model of 32 positions"):
         load_classifier(folder, 2, 0)(torch.ones(1, 2, 40, dtype=torch.long))
+
+
+def test_what_leaves_nothing_of_a_text_or_no_epoch_is_refused_before_the_run_folder(folder, tmp_path, capsys):
+    rows = "sentence\tlabel\n" + "good\t1\nbad\t0\n" * 10
+    words = ["text", "--data", str(write(tmp_path / "data", rows, rows)), "--teacher", str(folder)]
+    for changes, message in (
+        (["--max-length", "-1"], "max_length=-1 must be above 2"),
+        (["--max-length", "2"], "max_length=2 must be above 2, the special tokens of a text"),
+        (["--teacher-epochs", "-1"], "teacher_epochs=-1 must not be negative"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, "--run-dir", str(tmp_path / "run"), *changes])
+        line = capsys.readouterr().err
+        assert message in line and line.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_an_encoder_that_is_not_whole_is_refused(folder, tmp_path):

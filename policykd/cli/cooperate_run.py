@@ -123,11 +123,19 @@ def _read(options: CooperateOptions) -> Tables:
 def _read_csv(path: Path, label: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, skipinitialspace=True).rename(columns=str.strip)
+        header = pd.read_csv(path, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0].str.strip()
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise PolicyKDError(f"data: cannot read {path}: {error}") from None
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise PolicyKDError(f"data: {path} has two columns {twice!r}: name them apart")
+    if not isinstance(table.index, pd.RangeIndex):  # the first columns became the index, and all others moved
+        raise PolicyKDError(f"data: {path} has more values in its rows than names in its header: make them as many")
+    if header.isna().any():
+        place = int(header.isna().argmax())
+        raise PolicyKDError(
+            f"data: column {place + 1} of {path} has no name: name it, or leave it out where it only counts the rows "
+            "(index=False of pandas' to_csv)"
+        )
+    if header.duplicated().any():  # pandas would call the second one otherwise
+        raise PolicyKDError(f"data: {path} has two columns {header[header.duplicated()].iloc[0]!r}: name them apart")
     if label not in table:
         raise PolicyKDError(f"data: {path} has no column {label!r}{nearest(label, map(str, table))}: say it by --label")
     if len(table) < 2:

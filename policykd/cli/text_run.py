@@ -26,6 +26,7 @@ from policykd.cli.distillers import (
 )
 from policykd.cli.text import TextOptions
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import require
 from policykd.distillation.supervised import METHODS
 
 TEACHER, STUDENT = "teacher_model", "student_model"
@@ -34,6 +35,8 @@ TEACHER, STUDENT = "teacher_model", "student_model"
 def run(options: TextOptions[Any]) -> None:
     """Train the student, and fine-tune its teacher where asked, or go on with a run; measure it once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
+    epochs = options.teacher_epochs
+    require(epochs >= 0, "teacher_epochs", epochs, "must not be negative (0: the teacher is used as it is)")
     tokenizer = load_tokenizer(options.teacher)
     of_model = model_classes(options.teacher)
     known, unseen = read_texts(options.data, of_model)

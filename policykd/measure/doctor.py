@@ -21,6 +21,7 @@ from policykd.measure.doctor_checks import Finding
 from policykd.measure.doctor_fit import Fit, Student, clone
 from policykd.measure.doctor_play import Act, Play, play
 from policykd.memory.logged import starts_of
+from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import EnvFactory, find_task
 from policykd.tasks.views import Choice, View, views_of
 from policykd.teachers import Teacher, TeacherScore
@@ -99,8 +100,8 @@ def diagnose(
         trust: run what the teacher's file may hold, as in ``Teacher.load``.
 
     Raises:
-        PolicyKDError: the teacher cannot be loaded, does not fit or remembers its episode; or a column or number makes
-            no sense.
+        PolicyKDError: the teacher cannot be loaded, does not fit or remembers its episode; the task raised, or returned
+            what is not finite; or a column or number makes no sense.
     """
     task, student = find_task(env), _student(backbone, net_arch, learning_rate, normalize)
     require(history >= 1, "history", history, "must be positive")
@@ -120,6 +121,8 @@ def diagnose(
     title = f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} observations{latest}"
     try:
         taught = play(task.make, _act(teacher), n_episodes, seed)
+    except TaskError:
+        raise
     except PolicyKDError as error:  # an answer that is not a number
         return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
     findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)

@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from policykd.core.seeding import env_seed
+from policykd.tasks.contract import task_name
+from policykd.tasks.evaluate import refuse_unless_finite
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 
 LONGEST = 10_000
@@ -44,18 +46,25 @@ class Play:
 
 
 def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = LONGEST) -> Play:
-    """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone."""
+    """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone.
+
+    Raises:
+        TaskError: the task raised or broke the interface, or a number of it is not finite.
+    """
     observations, actions, episodes, ends = [], [], [], []
     with make() as env:
-        scale = action_scale(check_spaces(env)[1])
+        scale, name = action_scale(check_spaces(env)[1]), task_name(env)
         for episode in range(n_episodes):
             observation, _ = env.reset(seed=env_seed(seed, episode, "evaluation"))
+            refuse_unless_finite(name, "reset", np.asarray(observation, np.float32))
             total, terminated, truncated, steps = 0.0, False, False, 0
             while not (terminated or truncated) and steps < longest:
                 observations.append(np.asarray(observation, np.float32))
                 actions.append(act(observations[-1]))
                 observation, reward, terminated, truncated, _ = env.step(scale.to_env(actions[-1]))
                 total, steps = total + float(reward), steps + 1
+                seen = np.asarray(observation, np.float32)
+                refuse_unless_finite(name, f"step {steps} of an episode", seen, float(reward))
             episodes += [episode] * steps
             ends.append((total, terminated, truncated))
     returns, terminations, truncations = zip(*ends, strict=True)

@@ -20,6 +20,8 @@ from policykd.core.seeding import env_seed
 from policykd.distillation.divergences import kl_forward
 from policykd.distillation.labels import Labels
 from policykd.measure.fidelity_report import Row, write
+from policykd.tasks.contract import task_name
+from policykd.tasks.evaluate import refuse_unless_finite
 from policykd.tasks.spaces import action_scale, check_spaces
 from policykd.training.arguments import check_whole
 from policykd.training.teacher_student import TeacherStudent
@@ -136,7 +138,11 @@ def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fideli
 def visited(
     factory: Callable[[], gym.Env], act: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
 ) -> np.ndarray:
-    """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1]."""
+    """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1].
+
+    Raises:
+        PolicyKDError: the task raised, or returned an observation that is not finite.
+    """
     steps, seed = check_whole("steps", steps), check_whole("seed", seed, 0)
     states, episode = [], 0
     with factory() as env:
@@ -144,6 +150,7 @@ def visited(
         observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
         for _ in range(steps):
             states.append(np.asarray(observation, np.float32))
+            refuse_unless_finite(task_name(env), f"step {len(states) - 1}", states[-1])
             observation, _, terminated, truncated, _ = env.step(to_env(act(states[-1][None]))[0])
             if terminated or truncated:
                 episode += 1
@@ -154,6 +161,25 @@ def visited(
 def student_actions(agent: TeacherStudent, learner: int, full: np.ndarray) -> np.ndarray:
     """A student's deterministic actions ``(n, A)`` in [-1, 1] at whole observations ``(n, O)`` of the task."""
     return _outputs(agent, learner, full).actions[0].clamp(-1, 1).numpy()
+
+
+def answered_otherwise(agent: TeacherStudent, states: int = 256) -> float:
+    """Share of states at which the teacher's action is not the one that the students' data set keeps; 0 where none is.
+
+    Args:
+        agent: it must have its teacher.
+        states: the first so many of the first student's are asked.
+    """
+    dataset, panel = getattr(agent, "dataset", None), agent.panel
+    if panel is None or panel.remembers or dataset is None or not agent.view.whole or agent.view.history > 1:
+        return 0.0
+    if agent.tuning is not None:  # the answers may be those of the students before it
+        return 0.0
+    observations, kept = dataset.storage[:1, : min(states, dataset.size)].cpu().split(dataset.sections, dim=-1)
+    if not observations.numel():
+        return 0.0
+    given, before = (Labels.unpack(x, agent.learner.discrete).policy for x in (panel.answer(observations), kept))
+    return float(((given.actions - before.actions).abs() > 1e-3).any(-1).double().mean())
 
 
 @torch.no_grad()

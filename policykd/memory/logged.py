@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,18 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from policykd.core.archives import RATIO, SPARE, Archive, read_npz
+from policykd.core.archives import Archive, read_npz
+from policykd.core.arrays import as_numpy
 from policykd.core.errors import PolicyKDError, one_line, telling
-from policykd.core.extras import needs
-from policykd.core.memory import require_memory
+from policykd.memory.hdf5 import read_hdf5
 from policykd.tasks.flat import is_laid_out
 from policykd.tasks.groups import OwnSpace, flatten
 from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
 """What files call them, and which episode each state is of is called ``episodes``."""
+NAMES, BESIDE = (*OBSERVATIONS, *ACTIONS), ("indices", "episodes")
+"""What is read of a file, and what says of which episodes it is."""
+ROUNDING = 1e-3
+"""How far scaled actions may lie beyond -1 or 1, or beside 0 and 1."""
 
 
 def starts_of(episodes: np.ndarray) -> np.ndarray:
@@ -82,23 +86,28 @@ class LoggedStates(NamedTuple):
         Raises:
             PolicyKDError: they are no vectors, not finite, or not as many as actions; or these are no finite numbers.
         """
-        observations, count = np.asarray(self.observations), len(self.observations)
+        observations, actions = as_array(self.observations, "observations", self.source), self.actions
+        count = len(observations) if observations.ndim else 0
         if isinstance(space, spaces.Box) and observations.shape[1:] == space.shape:
             observations = observations.reshape(count, -1)
-        if observations.ndim != 2 or not observations.size or observations.dtype.kind not in "fiub":
+        if observations.ndim != 2 or not observations.size:
             raise PolicyKDError(f"states: {self.source} has observations of shape {observations.shape}, not (n, O)")
-        if self.actions is not None and np.asarray(self.actions).dtype.kind not in "fiub":
-            kind = np.asarray(self.actions).dtype
-            raise PolicyKDError(f"states: {self.source} has actions of type {kind}: give numbers")
-        if self.actions is not None and (len(self.actions) != count or not np.isfinite(self.actions).all()):
-            raise PolicyKDError(f"states: {self.source} has not one finite action for each of {count:,} observations")
+        if actions is not None:
+            actions = as_array(actions, "actions", self.source)
+            if actions.shape[:1] != (count,) or not np.isfinite(actions).all():
+                raise PolicyKDError(
+                    f"states: {self.source} has not one finite action for each of {count:,} observations"
+                )
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+            observations = np.array(observations, np.float32)
         if not np.isfinite(observations).all():
-            raise PolicyKDError(f"states: {self.source} has observations that are not finite")
-        episodes = None if self.episodes is None else np.asarray(self.episodes)
+            raise PolicyKDError(f"states: {self.source} has observations that are not finite in float32")
+        episodes = None if self.episodes is None else as_array(self.episodes, "episodes", self.source, "fiubUSO")
         if episodes is not None and episodes.shape not in ((count,), (count, 1)):
             episodes = None  # something else that is called so: a number of them, or their lengths
-        episodes = None if episodes is None else episodes.reshape(count)
-        return self._replace(observations=np.array(observations, np.float32), episodes=episodes)
+        if episodes is not None:  # objects, as pandas keeps names: compared as text
+            episodes = episodes.reshape(count).astype(str if episodes.dtype.kind == "O" else episodes.dtype)
+        return self._replace(observations=observations, actions=actions, episodes=episodes)
 
     def starts(self) -> np.ndarray:
         """Whether a state is the first of its episode ``(n,)``.
@@ -134,6 +143,12 @@ class LoggedStates(NamedTuple):
             actions = actions[:, 0]
         elif actions.shape != (rows, scale.size):
             raise PolicyKDError(f"states: {self.source} has actions of shape {actions.shape}, not {(rows, scale.size)}")
+        elif self.scaled and not _are_scaled(actions, isinstance(scale, Choices)):
+            wanted = "1 at the choice and 0 elsewhere" if isinstance(scale, Choices) else "in [-1, 1]"
+            raise PolicyKDError(
+                f"states: {self.source} has actions from {actions.min():g} to {actions.max():g}, and they should be "
+                f"{wanted}: give a mapping of observations and actions in the task's own units"
+            )
         return (actions if self.scaled else scale.from_env(actions)).astype(np.float32)
 
     def dataset(self) -> TensorDataset:
@@ -152,6 +167,33 @@ class LoggedStates(NamedTuple):
         return TensorDataset(torch.from_numpy(observations), labels)
 
 
+def as_array(values: Any, what: str, source: str, kinds: str = "fiub") -> np.ndarray:
+    """Numbers as an array, whatever holds them: lists, tensors that learn or are on another device.
+
+    Args:
+        values: the numbers.
+        what: what they are, for errors.
+        source: whose they are, likewise.
+        kinds: of NumPy's types, which there may be.
+
+    Raises:
+        PolicyKDError: they are no array, or no numbers.
+    """
+    with telling(f"states: {source} has {what} that are no array (", ")", one_line):
+        if isinstance(values, Tensor):
+            values = as_numpy(values.double() if values.is_floating_point() else values)  # NumPy has no bfloat16
+        array = np.asarray(values)
+    if array.dtype.kind not in kinds:
+        raise PolicyKDError(f"states: {source} has {what} of type {array.dtype}: give numbers")
+    return array
+
+
+def _are_scaled(actions: np.ndarray, choices: bool) -> bool:
+    """Whether actions ``(n, A)`` are what ``scaled`` says of them."""
+    nearest = np.eye(actions.shape[1])[actions.argmax(1)] if choices else actions.clip(-1, 1)
+    return bool(np.abs(actions - nearest).max() <= ROUNDING)
+
+
 def _from_file(path: Path) -> LoggedStates:
     """The states of a file, or of a Minari folder."""
     path = next(
@@ -163,10 +205,10 @@ def _from_file(path: Path) -> LoggedStates:
         if path.suffix == ".npz":
             with Archive(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.names]
-            kept = [name for name in (*OBSERVATIONS, *ACTIONS, "indices", "episodes") if name in names]
+            kept = [name for name in (*NAMES, *BESIDE) if name in names]
             return _from_arrays(dict(zip(kept, read_npz(path, kept), strict=True)), str(path))
         if path.suffix in (".hdf5", ".h5"):
-            return _from_hdf5(path)
+            return _from_arrays(read_hdf5(path, NAMES, BESIDE), str(path))
     advice = "; load a replay buffer's pickle with SB3, and give the buffer" if path.suffix == ".pkl" else ""
     raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
 
@@ -178,56 +220,34 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None 
     ]
     if found is None:
         raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
-    observations = _laid_out(found, space, source) if isinstance(found, Mapping) else np.asarray(found)
-    actions, episodes = None if actions is None else np.asarray(actions), arrays.get("episodes")
-    if actions is not None and "indices" in arrays and len(observations) > len(actions):
-        # imitation keeps the last observation of each trajectory, too; ``indices`` are where actions of the next begin.
-        begins = np.asarray(arrays["indices"])
-        ends = [*begins.tolist(), len(actions)]
-        observations = np.delete(observations, [end + number for number, end in enumerate(ends)], axis=0)
-        episodes = np.searchsorted(begins, np.arange(len(actions)), side="right")
-    return LoggedStates(observations, actions, source=source, episodes=None if episodes is None else np.array(episodes))
+    laid_out = isinstance(found, Mapping)
+    observations = _laid_out(found, space, source) if laid_out else as_array(found, "observations", source)
+    actions, episodes = None if actions is None else as_array(actions, "actions", source), arrays.get("episodes")
+    if actions is not None and "indices" in arrays and observations.shape[:1] > actions.shape[:1]:
+        observations, episodes = _without_last(observations, actions, arrays["indices"], source)
+    return LoggedStates(observations, actions, source=source, episodes=episodes)
 
 
-def _from_hdf5(path: Path) -> LoggedStates:
-    """D4RL's arrays at the top, or Minari's groups ``episode_<n>``, whose last observation has no action."""
-    h5py = needs("h5py", "offline")
-    with h5py.File(path, "r") as file:
-        if "observations" in file:
-            names = [name for name in OBSERVATIONS + ACTIONS if name in file]
-            return _from_arrays(dict(zip(names, _read(file, names, path), strict=True)), str(path))
-        episodes = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=lambda name: int(name[8:]))
-        if not episodes:
-            raise PolicyKDError(f"states: {path} has neither observations nor episodes of Minari")
-        parts = _read(file, [f"{name}/{part}" for part in ("actions", "observations") for name in episodes], path)
-    actions = parts[: len(episodes)]
-    states = [part[: len(done)] for part, done in zip(parts[len(episodes) :], actions, strict=True)]
-    numbers = np.repeat(np.arange(len(states)), [len(part) for part in states])
-    return LoggedStates(np.concatenate(states), np.concatenate(actions), source=str(path), episodes=numbers)
+def _without_last(
+    observations: np.ndarray, actions: np.ndarray, indices: Any, source: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observations that have an action, and the episode of each, of trajectories that keep their last one, too.
 
-
-def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
-    """Arrays of an HDF5 file, together no larger than a zip of its size may unpack to."""
-    found = [_array(file, name) for name in names]
-    nbytes = sum(array.size * array.dtype.itemsize for array in found)
-    if nbytes > SPARE + RATIO * path.stat().st_size:
-        raise ValueError(f"{', '.join(names[:3])} unpack to {nbytes:,} bytes, more than they may")
-    require_memory(nbytes, f"{', '.join(names[:3])} of {path}", "a part of the file")
-    return [array[()] for array in found]
-
-
-def _array(file: Any, name: str) -> Any:
-    """An array of an HDF5 file, and of no other file that it points to."""
-    h5py = needs("h5py", "offline")
-    parts = name.split("/")
-    for depth in range(len(parts)):
-        if not isinstance(file.get("/".join(parts[: depth + 1]), getlink=True), h5py.HardLink):
-            raise ValueError(f"{name} is missing, or a link to another file")
-    found = file[name]
-    numbers = isinstance(found, h5py.Dataset) and found.shape and found.dtype.kind in "fiub"
-    if not numbers or found.external or found.is_virtual:
-        raise ValueError(f"{name} is no array of numbers")
-    return found
+    Args:
+        observations: as imitation keeps them.
+        actions: of all trajectories.
+        indices: where actions of the next trajectory begin.
+        source: for errors.
+    """
+    begins, count = as_array(indices, "indices", source), len(actions) if actions.ndim else 0
+    ends = np.append(begins.astype(np.int64), count) if begins.ndim == 1 else np.empty(0, np.int64)
+    if len(observations) != count + len(ends) or (np.diff(ends, prepend=0) < 0).any():
+        raise PolicyKDError(
+            f"states: {source} has {len(observations):,} observations and {count:,} actions, which indices do not part "
+            "into trajectories with one observation more than actions each"
+        )
+    observations = np.delete(observations, ends + np.arange(len(ends)), axis=0)
+    return observations, np.searchsorted(ends[:-1], np.arange(count), side="right")
 
 
 def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
@@ -260,6 +280,8 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
         raise PolicyKDError(f"states: {name} of observations {found.shape[2:]}, not vectors")
     else:
         observations = found[:count].reshape(-1, math.prod(found.shape[2:]))
+    if not count:
+        raise PolicyKDError(f"states: {name} is empty: nothing was collected into it")
     actions = buffer.actions[:count].reshape(-1, buffer.actions.shape[-1])
     discrete = type(buffer.action_space).__name__ == "Discrete"
     return LoggedStates(observations, actions, not discrete, name)

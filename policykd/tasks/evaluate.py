@@ -104,7 +104,7 @@ class Evaluator:
     def _reset(self, k: int, seed: int) -> np.ndarray:
         try:
             observation = self.envs[k].reset(seed=seed)[0].astype(np.float32)
-            self._refuse_unless_finite("reset", 0.0, observation)
+            refuse_unless_finite(self.name, "reset", observation)
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
         return observation
@@ -114,16 +114,27 @@ class Evaluator:
         try:
             observation, reward, terminated, truncated, _ = self.envs[k].step(action)
             observation, reward = observation.astype(np.float32), float(reward)
-            self._refuse_unless_finite(f"step {number} of an episode", reward, observation)
+            refuse_unless_finite(self.name, f"step {number} of an episode", observation, reward)
         except TaskError as error:
             raise TaskError(f"{error} (in the evaluation of learner {k})") from error.__cause__
         return observation, reward, terminated or truncated
 
-    def _refuse_unless_finite(self, when: str, reward: float, observation: np.ndarray) -> None:
-        """Stop before a NaN or infinity is taken for a return or reaches a policy."""
-        if not (math.isfinite(reward) and np.isfinite(observation).all()):
-            what = "an observation" if math.isfinite(reward) else "a reward"
-            raise TaskError(f"environment: {self.name} returned {what} that is not finite at {when}")
+
+def refuse_unless_finite(name: str, when: str, observation: np.ndarray, reward: float = 0.0) -> None:
+    """Stop before a NaN or infinity of a task is taken for a return or reaches a policy.
+
+    Args:
+        name: of the task.
+        when: did it return them.
+        observation: as policies see it, float32.
+        reward: of the step before it.
+
+    Raises:
+        TaskError: one of them is not finite.
+    """
+    if not (math.isfinite(reward) and np.isfinite(observation).all()):
+        what = "an observation" if math.isfinite(reward) else "a reward"
+        raise TaskError(f"environment: {name} returned {what} that is not finite at {when}")
 
 
 def episode_limit(env: gym.Env) -> int | None:

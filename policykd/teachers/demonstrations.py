@@ -19,7 +19,7 @@ from policykd.distillation.labels import Labels
 from policykd.memory import LabelledStates
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.contract import task_name
-from policykd.tasks.evaluate import episode_limit, too_long
+from policykd.tasks.evaluate import episode_limit, refuse_unless_finite, too_long
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers.controllers import begun
 from policykd.teachers.teacher import Teacher
@@ -106,7 +106,8 @@ def demonstrate(
         keep: which of them count.
 
     Raises:
-        PolicyKDError: an expert cannot act, an action is not finite or of another size, or ``keep`` leaves nothing.
+        PolicyKDError: an expert cannot act, an action is not finite or of another size, or ``keep`` leaves nothing; or
+            the task raised, or returned what is not finite.
     """
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
@@ -120,13 +121,15 @@ def demonstrate(
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
             observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
-            ended, said, begun = False, None, len(states)
+            ended, said, begun, reward = False, None, len(states), 0.0
             while not ended:
                 states.append(np.asarray(observation, np.float32))
+                refuse_unless_finite(name, f"step {len(states) - 1 - begun} of an episode", states[-1], reward)
                 actions.append(act(states[-1]))
                 episodes.append(episode)
-                observation, reward, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
-                returns[episode] += float(reward)
+                observation, value, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
+                reward = float(value)
+                returns[episode] += reward
                 ended = terminated or truncated or too_long(name, len(states) - begun, limit)
                 said = next((bool(info[key]) for key in SUCCESS if key in info), said)
             successes.append(said)

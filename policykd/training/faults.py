@@ -30,9 +30,12 @@ def watched(folder: RunFolder | None, save: Callable[[Path], None], steps: Calla
         steps: how many were taken so far.
 
     Raises:
-        PolicyKDError: another process writes into the folder; or training failed by the environment or a file.
+        PolicyKDError: another process writes into the folder, or it was deleted; or training failed by the environment
+            or a file.
     """
     before = steps()
+    if folder is not None:
+        folder.check()  # the lock would make it anew
     with nullcontext() if folder is None else alone(folder.path):
         try:
             yield

@@ -11,6 +11,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.core.interrupts import Interrupts
+from policykd.core.networks import state_tensors
 from policykd.distillation.labels import Labels
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
@@ -18,6 +19,7 @@ from policykd.teachers.panel import Panel
 from policykd.teachers.task import TaskSpaces, look_at
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
+from policykd.training.faults import watched
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 
@@ -117,9 +119,11 @@ class OfflineLearning(Agent):
 
         Raises:
             PolicyKDError: the method needs environments, or the states are of another task or more than
-                ``dataset_size``; or the agent was loaded without its teacher, or should copy values without one.
+                ``dataset_size``; or the agent was loaded without its teacher, or should copy values without one; or
+                training diverged, a file could not be written, or another process writes into the run's folder.
         """
-        if not isinstance(self.recipe, Imitation):
+        recipe = self.recipe
+        if not isinstance(recipe, Imitation):
             raise PolicyKDError(
                 f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
             )
@@ -128,20 +132,31 @@ class OfflineLearning(Agent):
             self.tutor.check()
         values = 0.0 if self.panel is not None else self.teaching.distill_value_coef
         require(values == 0, "distill_value_coef", values, "needs a teacher with a value: logged actions have none")
-        logged = read(states, look_at(self.full_factory), self.recipe.dataset.capacity)
+        logged = read(states, look_at(self.full_factory), recipe.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
         starts = logged.starts() if self.remembers else np.ones(len(logged.observations), bool)
         inputs = torch.from_numpy(self.view.along(logged.observations, starts))
         seen, given = (part.to(self.device).expand(self.n_learners, -1, -1) for part in (inputs, given))
-        if isinstance(self.recipe, RecurrentImitation):
-            self.recipe.take_episodes(seen, given, torch.from_numpy(starts).to(self.device, torch.float32))
-        else:
-            self.recipe.take(seen, given)
+        with watched(self.folder, self.save, lambda: recipe.n_updates):
+            if self.folder is not None:
+                self.get_env()  # what cannot be gone on with ends here, before the work
+            if isinstance(recipe, RecurrentImitation):
+                recipe.take_episodes(seen, given, torch.from_numpy(starts).to(self.device, torch.float32))
+            else:
+                recipe.take(seen, given)
+            self._fit(recipe, gradient_steps)
+        return self
+
+    def _fit(self, recipe: Imitation, gradient_steps: int) -> None:
+        """The gradient steps, and in a run folder an evaluation and a checkpoint."""
         with self.computing():
-            self.recipe.fit(gradient_steps)
+            recipe.fit(gradient_steps)
+        if not all(values.isfinite().all() for values in state_tensors(self.learner).values()):
+            raise PolicyKDError(
+                f"learn_from: weights are not finite after {gradient_steps:,} gradient steps: training diverged; train "
+                "again with a lower distill_learning_rate, or look at the states"
+            )
         if self.folder is not None:
-            self.get_env()
             self._evaluate(Interrupts())
             self._checkpoint()
-        return self

@@ -20,6 +20,7 @@ from policykd.classification.data.batches import Rows, as_it_is
 from policykd.classification.data.sets import check_tested
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
+from policykd.core.fields import require
 
 PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
 """Columns of two texts."""
@@ -145,6 +146,8 @@ def _read_tsv(path: Path) -> Columns:
 def _columns(table: dict[str, list[Any]], where: str) -> Columns:
     pair = next((names for names in PAIRS if names[0] in table and names[1] in table), ("sentence", ""))
     first = table.get(pair[0])
+    if first is not None and "label" in table and not table["label"]:
+        raise PolicyKDError(f"data: {where} has no rows, only a header")
     if not first or "label" not in table:
         raise PolicyKDError(
             f"data: {where} needs rows with label and sentence, or sentence1 and sentence2; it has {', '.join(table)}"
@@ -186,7 +189,13 @@ def tokenise(tokenizer: Any, texts: Texts, max_length: int = 128) -> Tokens:
         tokenizer: of Hugging Face's transformers.
         texts: n texts.
         max_length: tokens kept of a text, special ones included.
+
+    Raises:
+        PolicyKDError: special ones leave no room for another.
     """
+    special = tokenizer.num_special_tokens_to_add(pair=texts.second is not None)
+    beside = f"must be above {special}, the special tokens of a text, or nothing of it is read"
+    require(max_length > special, "max_length", max_length, beside)
     encoded = tokenizer(
         texts.first, texts.second, truncation=True, max_length=max_length, return_token_type_ids=True, padding=False
     )
