@@ -34,6 +34,20 @@ def test_students_learn_from_logged_states_without_a_step(teacher, tmp_path):
     assert torch.equal(again.learner.parameters, learnt.learner.parameters) and again.dataset.size == len(ROWS)
 
 
+def test_gradient_steps_on_logged_states_compile_where_they_repay_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "policykd.training.recipes.imitation.compile_step", lambda step, device: asked.append(step) or step
+    )
+    monkeypatch.setattr("policykd.training.compiling.PAYS", {"cpu": 20})
+    logged = {"observations": ROWS, "actions": CHOSEN}
+    for compile, updates, compiled in (("auto", 10, False), ("auto", 20, True), (True, 5, True), (False, 50, False)):
+        student = TeacherStudent(Largest, None, config=CONFIG, compile=compile).learn_from(logged, updates)
+        assert (student.recipe.compiled, bool(asked)) == (compiled, compiled)
+        assert student.compile == (compile if compile != "auto" or not compiled else True)
+        asked.clear()
+
+
 def test_a_teacher_answers_at_logged_states_as_in_its_environment():
     model = agent("PPO")
     student = students(model).learn_from({"observations": ROWS[:50]}, 1)

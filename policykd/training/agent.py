@@ -231,11 +231,16 @@ class Agent(Saving, SB3Surface):
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         self.get_env()
         self.collector.check()
-        if self.compile == "auto":
-            self.compile = compiling.pays(self.gradient_steps_in(total_timesteps // self.peers), self.device)
+        self.compile_for(self.gradient_steps_in(total_timesteps // self.peers))
+        self.compile = self.compile is True  # "auto" has decided
         if not self.compile and isinstance(self.collector.observations, np.ndarray):
             advise_device(self.device, self.n_learners)
-        if self.compile and not self.recipe.compiled:
+
+    def compile_for(self, updates: int) -> None:
+        """Compile the update where the agent was told to, or where "auto" so many gradient steps repay it."""
+        if self.compile == "auto" and compiling.pays(updates, self.device):
+            self.compile = True
+        if self.compile is True and not self.recipe.compiled:
             self.recipe.compile()
 
     def hooks(

@@ -151,6 +151,7 @@ class OfflineLearning(Agent):
     def _fit(self, recipe: Imitation, gradient_steps: int) -> None:
         """The gradient steps, and in a run folder an evaluation and a checkpoint."""
         with self.computing():
+            self.compile_for(gradient_steps)
             recipe.fit(gradient_steps)
         if not all(values.isfinite().all() for values in state_tensors(self.learner).values()):
             raise PolicyKDError(
