@@ -299,6 +299,14 @@ def test_weights_have_names():
     assert torch.equal(agents[0].learner.actor, agents[1].learner.actor)
 
 
+def test_a_divergence_without_a_gradient_is_refused_before_anything_is_learnt():
+    def frozen(own, target):
+        return (own.actions.detach() - target.actions).abs().sum(-1)
+
+    with pytest.raises(PolicyKDError, match="divergence: has no gradient in its first argument"):
+        DualStudent(POINT, method="mutual", config=SMALL | {"divergence": frozen})
+
+
 def test_the_divergence_of_an_own_method_may_be_a_function():
     method = TeacherMethod("mine", "", divergence=mse)
     for gaussian, discrete in ((True, False), (False, False), (False, True)):
