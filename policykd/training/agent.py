@@ -236,7 +236,9 @@ class Agent(Saving, SB3Surface):
         if not self.compile and isinstance(self.collector.observations, np.ndarray):
             advise_device(self.device, self.n_learners)
         if self.compile and not self.recipe.compiled:
-            self.recipe.compile()
+            with interruptible() as interrupts:  # torch imports its compiler, which half imported is broken for good
+                self.recipe.compile()
+            interrupts.check()
 
     def hooks(
         self,
