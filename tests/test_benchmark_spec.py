@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"methods": []}, "methods={} is an empty matrix"),
         ({"tasks": {}}, "tasks={} is an empty matrix"),
         ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, "every method is left out"),
-        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without: 'dqn' is unknown"),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is none of methods: "),
         (
             {"tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["td4"]}}},
             "backbone: 'td4' is unknown; nearest: td3",
@@ -145,6 +146,12 @@ def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
         parse_spec(changed(**{**fits, "total_timesteps": 240}))
     with pytest.raises(PolicyKDError, match="pools replays, and ppo has none"):
         parse_spec(changed(**fits, methods=["share_replay"]))
+
+
+def test_the_file_of_the_page_is_sound(tmp_path):
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    assert len(load_spec(tmp_path / "mine.yaml").cells) == 6
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)

@@ -1,11 +1,16 @@
-"""The code on the page for users of other libraries runs as it stands there."""
+"""The code on the first pages, and on that for users of other libraries, runs as it stands there."""
 
+import ast
+import builtins
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "coming_from.md"
+ROOT = Path(__file__).parents[1]
+FIRST_PAGES = ("quickstart", "peers", "groups", "memory")
+PAGE = ROOT / "docs" / "coming_from.md"
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = re.findall(r"## (\w+).*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
@@ -18,3 +23,24 @@ def test_the_ten_lines_run(code, tmp_path, monkeypatch):
 
 def test_every_library_has_its_lines():
     assert [name for name, _ in BLOCKS] == ["Stable", "imitation", "CleanRL", "rsl_rl"]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in FIRST_PAGES)])
+def test_the_first_pages_use_no_name_that_they_do_not_make(page):
+    made = set(dir(builtins))
+    for code in PYTHON.findall((ROOT / page).read_text()):
+        nodes = list(ast.walk(ast.parse(code)))
+        made |= {(name.asname or name.name).split(".")[0] for node in nodes for name in getattr(node, "names", [])}
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        made |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        assert {node.id for node in names} <= made
+
+
+def test_the_quickstarts_lines_in_python_run_after_its_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    for folder in re.findall(r"--run-dir (\S+)", page):  # what the commands above left
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").touch()
+    code = PYTHON.findall(page)[0].replace("learn(20_000", "learn(300").replace("evaluate(20", "evaluate(1")
+    exec(code.replace('config="quick"', 'config={"net_arch": (8,), "n_eval_episodes": 1}'), {"__name__": "page"})

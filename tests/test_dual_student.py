@@ -77,7 +77,7 @@ def test_every_learner_has_its_own_policy_and_best_is_that_of_the_last_evaluatio
 
 @pytest.mark.parametrize("learner", [4, -1, "worst", None])
 def test_a_learner_that_does_not_exist_is_refused(trained, learner):
-    with pytest.raises(PolicyKDError, match="does not exist: there are 0 to 3"):
+    with pytest.raises(PolicyKDError, match=r"does not exist: take 0 to 3, or 'best'$"):
         trained.predict(np.zeros(4, np.float32), learner=learner)
 
 

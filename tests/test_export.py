@@ -14,6 +14,7 @@ from tiny import POINT, TINY, contents
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.cli import main
 from policykd.export import deploy, proof
+from policykd.export.c import to_c
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import to_onnx
 from policykd.export.torchscript import to_torchscript
@@ -187,7 +188,7 @@ def test_the_command_writes_what_was_asked(run, tmp_path, capfd):
     ("arguments", "said"),
     [
         (["missing"], "there is no file missing"),
-        (["RUN", "--learner", "9"], "learner 9 does not exist: there are 0 to 1"),
+        (["RUN", "--learner", "9"], "learner 9 does not exist: take 0 to 1"),
         (["RUN", "--format", "onnx", "torchscript"], "PolicyKD-PointReach-v0.pt exists: choose another --out"),
         (["RUN", "--n-eval-episodes", "0"], "n_eval_episodes=0 must be positive"),
         (["RUN", "--seed", "-1"], "seed=-1 must not be negative"),
@@ -203,6 +204,16 @@ def test_the_command_says_why_it_cannot(run, tmp_path, monkeypatch, capfd, argum
     line = capfd.readouterr().err
     assert said in line and line.count("\n") == 1
     assert contents(tmp_path) == {"exported/PolicyKD-PointReach-v0.pt": b"mine"}
+
+
+@pytest.mark.parametrize("to", [to_c, to_onnx, to_torchscript, to_zip, to_hub_folder])
+def test_every_export_takes_a_plain_path_and_the_best_learner(run, tmp_path, monkeypatch, to):
+    monkeypatch.chdir(tmp_path)
+    student = DualStudent.load(run)
+    to(student, "best", "exported")
+    assert contents(tmp_path)
+    with pytest.raises(PolicyKDError, match="learner 9 does not exist: take 0 to 1, or 'best'"):
+        to(student, 9, "more")
 
 
 def test_a_missing_package_is_named_with_its_extra(run, tmp_path, monkeypatch, capfd):

@@ -81,7 +81,7 @@ def test_objects_learn_are_saved_by_name_and_resume_bit_for_bit(tmp_path):
     assert torch.equal(again.learner.actor, whole.learner.actor)
     folder = tmp_path / "run" / "own_curious-own_mean_td3" / "PolicyKD-PointReach-v0_1"
     assert (folder / "best_model.safetensors").is_file() and not (folder / "best_model.zip").exists()
-    with pytest.raises(PolicyKDError, match="has no twin in Stable-Baselines3"):
+    with pytest.raises(PolicyKDError, match="has no twin in Stable-Baselines3: use onnx or torchscript"):
         again.to_sb3(0)
 
 
@@ -297,6 +297,14 @@ def test_weights_have_names():
     named, function = (PeerMethod("mine", "", weight=weight) for weight in ("hard_gate", WEIGHTS["hard_gate"]))
     agents = [make_peers(method, "td3").learn(100) for method in (named, function)]
     assert torch.equal(agents[0].learner.actor, agents[1].learner.actor)
+
+
+def test_a_divergence_without_a_gradient_is_refused_before_anything_is_learnt():
+    def frozen(own, target):
+        return (own.actions.detach() - target.actions).abs().sum(-1)
+
+    with pytest.raises(PolicyKDError, match="divergence: has no gradient in its first argument"):
+        DualStudent(POINT, method="mutual", config=SMALL | {"divergence": frozen})
 
 
 def test_the_divergence_of_an_own_method_may_be_a_function():

@@ -248,3 +248,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
     main([*command, "--total-timesteps", str(saved + 60), "--resume"])
     assert f"going on from {saved:,} steps" in capsys.readouterr().out
     assert DualStudent.load(run).num_timesteps == saved + 60
+
+
+def test_ctrl_c_lets_torch_import_its_compiler_to_the_end(monkeypatch):
+    agent, done = DualStudent(POINT, config=TINY, compile=True), []
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("compiler")
+
+    monkeypatch.setattr(agent.recipe, "compile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(200)
+    assert done == ["compiler"] and agent.num_timesteps == 0

@@ -1,5 +1,6 @@
 """What callbacks of SB3 and its ecosystem ask of a model, answered by agents of both kinds or refused in one line."""
 
+import copy
 import io
 import pickle
 import zipfile
@@ -253,6 +254,21 @@ def test_a_misplaced_argument_is_told_where_it_goes(call, said):
     with pytest.raises(PolicyKDError) as error:
         call()
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickle.dumps])
+def test_an_agent_that_is_copied_or_pickled_says_what_to_do(copied):
+    agent = DualStudent(POINT, config={"net_arch": (4, 4)})
+    with pytest.raises(PolicyKDError, match=r"^DualStudent: an agent cannot be pickled or copied: save\(path\) it"):
+        copied(agent)
+
+
+@pytest.mark.parametrize("writes", [lambda model: model.save("agent.zip"), lambda model: torch.save({}, "agent.zip")])
+def test_a_zip_of_sb3_or_torch_is_no_agent_and_the_line_says_who_reads_it(tmp_path, monkeypatch, writes):
+    monkeypatch.chdir(tmp_path)
+    writes(TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}))
+    with pytest.raises(PolicyKDError, match=r"agent.zip is a zip, as SB3 and torch write them, .* load it with what"):
+        DualStudent.load("agent.zip")
 
 
 def test_a_saved_agent_is_found_without_its_ending_as_in_sb3(tmp_path):

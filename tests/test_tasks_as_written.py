@@ -300,6 +300,10 @@ class Plain(gym.Wrapper):
         (Monitor(gym.make("Pendulum-v1")), "one Monitor cannot be made again"),
         (lambda: 1 / 0, "cannot be made: division by zero"),
         (lambda: gym.make("NoSuch-v0"), "cannot be made"),
+        (
+            lambda: gym.wrappers.TimeLimit(with_spaces(observation_space=None), 5),
+            "makes a Ten whose observation_space is no gymnasium.Space: set it in its __init__",
+        ),
         (lambda: with_spaces(observation_space=None), "makes a Ten whose observation_space is no gymnasium.Space"),
         (lambda: with_spaces(action_space=gym.spaces.Box), "makes a Ten whose action_space is no gymnasium.Space"),
         (lambda: Stuck(), "environment: Stuck: close raised RuntimeError: the window is gone"),

@@ -207,7 +207,7 @@ class Spec:
             for name in task.backbones:
                 find("backbone", name, LEARNERS)
             for name in task.without:
-                find("without", name, self.methods)
+                require(name in self.methods, "without", name, f"is none of methods: {', '.join(self.methods)}")
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if not cells:

@@ -15,6 +15,7 @@ from policykd.benchmark.options import MatrixOptions
 from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import plugins
+from policykd.core.errors import counted
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ def run(arguments: Sequence[str]) -> None:
     if options.plan:
         planned = plan(spec, Results(out), options.matrix.only)
         for cell in planned.cells:
-            say(f"{'done   ' if cell.name in planned.done else 'missing'} {cell.name}, {len(cell.seeds)} seeds")
-        say(f"{len(planned.done)} of {len(planned.cells)} cells done")
+            state = "done   " if cell.name in planned.done else "missing"
+            say(f"{state} {cell.name}, {counted(len(cell.seeds), 'seed')}")
+        say(f"{len(planned.done)} of {counted(len(planned.cells), 'cell')} done")
         return
     failed = run_matrix(options.spec, options.matrix)
     say(f"results {out}   ({plugins.command(f'report {shlex.quote(out)}')})")
     if failed:
-        say(f"{len(failed)} cells failed: {', '.join(failed)}; why is in {out}/*/*.failed.txt; run it again to retry")
+        say(f"{counted(len(failed), 'cell')} failed: {', '.join(failed)}")
+        say(f"why is in {out}/*/*.failed.txt; run it again to retry")
         sys.exit(1)

@@ -7,6 +7,7 @@ in a file can run when it is loaded (stricter than ``torch.load(weights_only=Tru
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.errors import PolicyKDError, kind_and_line, nearest
 from policykd.core.files import writing
 from policykd.core.parsing import parse_json
 
@@ -110,7 +111,7 @@ def load(path: Path) -> dict[str, Any]:
     found = (path.with_name(path.name + ending) for ending in endings if path.name)
     path = next((file for file in found if file.is_file()), path)
     if not path.is_file():
-        raise PolicyKDError(f"checkpoint: there is no file {path}")
+        raise PolicyKDError(f"checkpoint: there is no file {path}{nearest(path.name, _names(path.parent))}")
     try:
         check_header(path)
         with safe_open(path, "pt") as file:
@@ -121,6 +122,11 @@ def load(path: Path) -> dict[str, Any]:
     except PolicyKDError:
         raise
     except Exception as error:  # what a damaged file makes of it has no class in common
+        if zipfile.is_zipfile(path):
+            raise PolicyKDError(
+                f"checkpoint: {path} is a zip, as SB3 and torch write them, not a checkpoint of policykd: load it with "
+                "what wrote it, or as a teacher (Teacher.load, --teacher)"
+            ) from None
         raise PolicyKDError(
             f"checkpoint: {path} is damaged or not a checkpoint of policykd ({kind_and_line(error)})"
         ) from None
@@ -179,6 +185,10 @@ def is_checkpoint(path: Path) -> bool:
             return (file.metadata() or {}).get("format") == FORMAT
     except (SafetensorError, OSError):
         return False
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*"))
 
 
 def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

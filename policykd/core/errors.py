@@ -13,9 +13,15 @@ class PolicyKDError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The names of ``known`` most like ``name``, as the end of an error line (empty if none is near)."""
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.4)
+    """The names of ``known`` most like ``name``, in any case, as the end of an error line (empty if none is near)."""
+    folded = {one.casefold(): one for one in known}
+    close = [folded[one] for one in difflib.get_close_matches(str(name).casefold(), folded, n=3, cutoff=0.4)]
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 seed", "2 seeds"."""
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> str:

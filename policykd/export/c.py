@@ -14,7 +14,7 @@ from policykd.export import c_code
 from policykd.export.calibration import check_along, check_int8, quantise_along, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
-from policykd.export.exportable import Exportable, Inputs
+from policykd.export.exportable import Exportable, Inputs, Which
 from policykd.export.int8 import quantise
 from policykd.export.plain import PlainPolicy, flatten
 from policykd.export.policy import computed
@@ -54,8 +54,8 @@ class CSize(NamedTuple):
 
 def to_c(
     agent: Exportable,
-    k: int,
-    path: Path,
+    k: Which,
+    path: str | Path,
     precision: Precision = "float32",
     states: np.ndarray | None = None,
     inputs: Inputs = "own",
@@ -66,7 +66,7 @@ def to_c(
 
     Args:
         agent: whose learner.
-        k: which one.
+        k: its index, or "best".
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
         states: observations ``(n, O)`` for int8, as ``inputs`` says: each second one calibrates, the others measure;
@@ -76,6 +76,7 @@ def to_c(
     Raises:
         PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
     """
+    k, path = agent.learner_index(k), Path(path)
     require_free(path)
     policy, one, difference = _compared(agent, k, str(path), precision, states, inputs)
     size = CSize(

@@ -15,6 +15,8 @@ from policykd.tasks.views import View
 
 Inputs = Literal["own", "full"]
 """What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
+Which = int | Literal["best"]
+"""A learner by its index, or the one with the best last evaluation."""
 
 
 class Exportable(Protocol):

@@ -17,7 +17,7 @@ from typing import Any
 
 from policykd.core.files import placing, write_text
 from policykd.export.deployed import deploy
-from policykd.export.exportable import Exportable
+from policykd.export.exportable import Exportable, Which
 from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
 from policykd.export.zoo_settings import untold, wrappers_of
@@ -30,8 +30,8 @@ STATISTICS = "vec_normalize.pkl"
 
 def to_hub_folder(
     agent: Exportable,
-    k: int,
-    path: Path,
+    k: Which,
+    path: str | Path,
     n_eval_episodes: int = 20,
     seed: int = 0,
     record: Callable[..., object] | None = None,
@@ -47,6 +47,7 @@ def to_hub_folder(
     Raises:
         PolicyKDError: ``path`` exists, or the written agent acts otherwise (nothing is written).
     """
+    k, path = agent.learner_index(k), Path(path)
     require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
     with placing(path) as folder:

@@ -18,12 +18,12 @@ from policykd.core.files import placing
 from policykd.export import remembering
 from policykd.export.calibration import check_along, check_int8, episodes_met, split
 from policykd.export.deployed import deploy, description, input_size
-from policykd.export.exportable import Exportable, Inputs
+from policykd.export.exportable import Exportable, Inputs, Which
 from policykd.export.proof import Act, Difference, reads, require_free, whole, write_compared
 from policykd.teachers.programs import METADATA, onnx_session
 
 
-def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> float:
+def to_onnx(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own") -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
 
     One with a state has the inputs ``observations``, ``starts`` (1 where an episode starts), and ``history`` or
@@ -31,7 +31,7 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
 
     Args:
         agent: whose learner.
-        k: which one.
+        k: its index, or "best".
         path: the file.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
@@ -42,6 +42,7 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
         PolicyKDError: the file acts otherwise or exists (nothing is written), or a package is missing.
     """
     require_packages()
+    k, path = agent.learner_index(k), Path(path)
     if remembering.needs_state(agent, inputs):
         return remembering.write(agent, k, path, inputs, _export_episodes, _play)
     return write_compared(
@@ -54,13 +55,13 @@ def to_onnx(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> fl
 
 
 def to_onnx_int8(
-    agent: Exportable, k: int, path: Path, states: np.ndarray | None = None, inputs: Inputs = "own"
+    agent: Exportable, k: Which, path: str | Path, states: np.ndarray | None = None, inputs: Inputs = "own"
 ) -> Difference:
     """Write learner ``k`` as ONNX with int8 weights and activations (onnxruntime's static quantisation).
 
     Args:
         agent: whose learner.
-        k: which one.
+        k: its index, or "best".
         path: the file.
         states: observations ``(n, O)``, as ``inputs`` says: each second one calibrates, the others measure; None plays
             the task. Of a file with a state they are one episode in its order, whose first half calibrates.
@@ -73,6 +74,7 @@ def to_onnx_int8(
         PolicyKDError: on average by more than ``calibration.TOLERANCE``, or as ``to_onnx``.
     """
     require_packages()
+    k, path = agent.learner_index(k), Path(path)
     require_free(path)
     if remembering.needs_state(agent, inputs):
         return _episodes_in_int8(remembering.Episodes(agent, k, inputs), path, states)

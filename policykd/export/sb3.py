@@ -125,7 +125,7 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     """
     learner = agent.learner
     if reason := no_twin(agent):
-        raise PolicyKDError(f"export: {reason}")
+        raise PolicyKDError(f"export: {reason}: use onnx or torchscript, which take LayerNorm and gru, too")
     assert learner.sb3 is not None
     config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
     with closing(vec_env(DummyVecEnv([partial(as_seen, agent)] * config.n_envs), config)) as env:

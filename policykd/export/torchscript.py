@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from policykd.export import remembering
 from policykd.export.deployed import deploy, description, input_size
-from policykd.export.exportable import Exportable, Inputs
+from policykd.export.exportable import Exportable, Inputs, Which
 from policykd.export.proof import Act, as_act, reads, write_compared
 from policykd.teachers.programs import METADATA
 
 
-def to_torchscript(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> float:
+def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own") -> float:
     """Write learner ``k`` as TorchScript; raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
     One with a state takes observations, where episodes start ``(B,)`` and the state, and gives actions and state.
 
     Args:
         agent: whose learner.
-        k: which one.
+        k: its index, or "best".
         path: the file.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
@@ -32,6 +32,7 @@ def to_torchscript(agent: Exportable, k: int, path: Path, inputs: Inputs = "own"
     Raises:
         PolicyKDError: the file acts otherwise, or exists (nothing is written).
     """
+    k, path = agent.learner_index(k), Path(path)
     if remembering.needs_state(agent, inputs):
         return remembering.write(
             agent, k, path, inputs, lambda episodes, file: _save(episodes.module, episodes.examples(), file, {}), _play

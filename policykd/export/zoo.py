@@ -10,20 +10,20 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from policykd.core.files import write_bytes
 from policykd.core.normaliser import pickled_to_play
-from policykd.export.exportable import Exportable
+from policykd.export.exportable import Exportable, Which
 from policykd.export.proof import Act, require_free, write_compared
 from policykd.export.sb3 import to_sb3
 from policykd.export.zoo_settings import zoo_settings
 
 
-def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None) -> float:
+def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | None = None) -> float:
     """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
 
     Beside its ``VecNormalize`` go the zoo's ``config.yml`` and ``args.yml``, without which it would play unnormalised.
 
     Args:
         agent: whose learner.
-        k: which one.
+        k: its index, or "best".
         path: the zip; without an ending it gets ``.zip``, as SB3's ``save`` gives it.
         statistics: where a normalised learner's ``VecNormalize`` goes, which SB3 keeps apart; None is the zoo's place.
 
@@ -33,6 +33,7 @@ def to_zip(agent: Exportable, k: int, path: Path, statistics: Path | None = None
     Raises:
         PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
     """
+    k, path = agent.learner_index(k), Path(path)
     path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
     normalizer = model.get_vec_normalize_env()

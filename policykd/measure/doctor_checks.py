@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from policykd.core.errors import counted
 from policykd.measure.doctor_fit import Fit, Student
 from policykd.measure.doctor_play import LONGEST, Play
 from policykd.teachers.policy import Recorded
@@ -64,7 +65,7 @@ def time_limits(play: Play) -> Finding:
 def against_random(returns: np.ndarray, random: np.ndarray, better: bool) -> Finding:
     """Whether the teacher has something to teach."""
     shown = f"{returns.mean():,.1f} +/- {returns.std():,.1f}, random actions {random.mean():,.1f}, "
-    shown += f"{len(returns)} episodes"
+    shown += counted(len(returns), "episode")
     if better:
         return Finding("return", "ok", shown)
     advice = "no better than random actions: another teacher, its normaliser, the units of its actions, or the task"

@@ -171,8 +171,11 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
             raise PolicyKDError(f"environment: {name} gives {not_a_task(made)}")
         for space in ("observation_space", "action_space"):
             if not isinstance(getattr(made, space, None), gym.Space):
+                inside = made.unwrapped
+                own = made if isinstance(getattr(inside, space, None), gym.Space) else inside  # wrappers pass it on
                 raise PolicyKDError(
-                    f"environment: {name} makes a {type(made).__name__} whose {space} is no gymnasium.Space"
+                    f"environment: {name} makes a {type(own).__name__} whose {space} is no gymnasium.Space: set it in "
+                    "its __init__"
                 )
         if made is latest():
             raise PolicyKDError(

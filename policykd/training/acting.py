@@ -243,7 +243,7 @@ class Acting:
             return int(self.evaluations[-1].means.argmax()) if self.evaluations else 0
         k = as_whole(learner)
         if k is None or not 0 <= k < self.n_learners:
-            raise PolicyKDError(f"learner {learner!r} does not exist: there are 0 to {self.n_learners - 1}")
+            raise PolicyKDError(f"learner {learner!r} does not exist: take 0 to {self.n_learners - 1}, or 'best'")
         return k
 
     def policies(self, observations: np.ndarray, learner: Learner | None = None) -> np.ndarray:

@@ -241,7 +241,9 @@ class Agent(Saving, SB3Surface):
         if self.compile == "auto" and compiling.pays(updates, self.device):
             self.compile = True
         if self.compile is True and not self.recipe.compiled:
-            self.recipe.compile()
+            with interruptible() as interrupts:  # torch imports its compiler, which half imported is broken for good
+                self.recipe.compile()
+            interrupts.check()
 
     def hooks(
         self,

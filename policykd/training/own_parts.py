@@ -18,7 +18,7 @@ SEE = "docs/extending/functions.md has examples"
 
 
 def try_divergence(divergence: Divergence, learner: Learner, learners: int, target_std: bool) -> None:
-    """Refuse a divergence that gives no finite number for each state of drawn answers.
+    """Refuse a divergence that gives no finite number, or none with a gradient, for each state of drawn answers.
 
     Args:
         divergence: of a learner from its target.
@@ -30,9 +30,14 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
         PolicyKDError: says what it did.
     """
     shape = learners, learner.config.distill_batch_size, learner.action_size
-    own, target = (_answer(learner, shape, seed, std) for seed, std in enumerate((learner.gaussian, target_std)))
-    if not _asked("divergence", lambda: divergence(own, target), shape[:2]).isfinite().all():
+    own = _answer(learner, _drawn(shape, 0, learner).requires_grad_(), learner.gaussian)
+    target = _answer(learner, _drawn(shape, 1, learner), target_std)
+    with torch.enable_grad():
+        distances = _asked("divergence", lambda: divergence(own, target), shape[:2])
+    if not distances.isfinite().all():
         raise PolicyKDError(f"divergence: returned numbers that are not finite for ordinary answers: {SEE}")
+    if not distances.requires_grad:
+        raise PolicyKDError(f"divergence: has no gradient in its first argument, the learner's own output: {SEE}")
 
 
 def try_weight(
@@ -51,11 +56,11 @@ def try_weight(
     values = _drawn((2 * getattr(learner, "critics", 1), *shape), 0, learner)
     by_critics = values.transpose(0, 1)
     seen = Comparison(EMPTY, EMPTY, by_critics) if compares == "actions" else Comparison(values[0], values[1], EMPTY)
-    _asked("weight", lambda: weight(seen, learner.config), shape)
+    with torch.no_grad():
+        _asked("weight", lambda: weight(seen, learner.config), shape)
 
 
-def _answer(learner: Learner, shape: tuple[int, ...], seed: int, std: bool) -> PolicyOutput:
-    drawn = _drawn(shape, seed, learner)
+def _answer(learner: Learner, drawn: Tensor, std: bool) -> PolicyOutput:
     if learner.discrete:
         return PolicyOutput.choosing(drawn)
     return PolicyOutput(drawn.tanh(), drawn, torch.ones_like(drawn)) if std else PolicyOutput(drawn.tanh())
@@ -67,7 +72,7 @@ def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
 
 def _asked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
     """The answer of a user's own function, which must have this shape; own random numbers stay as they were."""
-    with telling(f"{what}: raised ", f": {SEE}"), torch.no_grad(), torch.random.fork_rng():
+    with telling(f"{what}: raised ", f": {SEE}"), torch.random.fork_rng():
         answer = ask()
     if not isinstance(answer, Tensor) or answer.shape != shape:
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__

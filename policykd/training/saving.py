@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 
@@ -74,6 +74,15 @@ class Saving(Acting):
         def get_env(self) -> LearnerEnvs | BatchedEnvs: ...  # noqa: D102
 
         def _folder(self, path: str | Path) -> RunFolder: ...
+
+    def __getstate__(self) -> NoReturn:
+        """Refused: environments, open files and compiled code cannot be copied (pickle and ``copy.deepcopy`` ask).
+
+        Raises:
+            PolicyKDError: always.
+        """
+        kind = type(self).__name__
+        raise PolicyKDError(f"{kind}: an agent cannot be pickled or copied: save(path) it, and {kind}.load(path)")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.errors import PolicyKDError, counted, nearest
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
@@ -46,7 +46,7 @@ class SB3Surface(Acting):
     """Learners see raw observations: PPO normalises them by itself."""
 
     def __repr__(self) -> str:
-        seeds = f"{len(self.seeds)} {'seed' if len(self.seeds) == 1 else 'seeds'}"
+        seeds = counted(len(self.seeds), "seed")
         groups = f"{self.peers} peers x {seeds}" if self.peers > 1 else seeds
         return (
             f"{type(self).__name__}({self.env_id}, method={self.method_name}, backbone={self.backbone}, {groups}, "
