@@ -11,8 +11,6 @@ from torch import Tensor
 
 log = logging.getLogger("policykd")
 
-Step = Callable[..., Any]
-
 
 class CudaGraph:
     """A step that is recorded at its second call and started as a whole from then on (a CUDA graph).
@@ -29,7 +27,7 @@ class CudaGraph:
         pool: memory that the graphs of one method share, as they never run at once (``torch.cuda.graph_pool_handle``).
     """
 
-    def __init__(self, step: Step, args: Sequence[Any], device: torch.device, pool: Any) -> None:
+    def __init__(self, step: Callable[..., Any], args: Sequence[Any], device: torch.device, pool: Any) -> None:
         self.step, self.device, self.pool = step, device, pool
         self.args = _copied(tuple(args), device)
         self.inputs = list(_tensors(self.args))
