@@ -39,3 +39,10 @@ def test_what_is_said_of_100000_steps():
     assert all(of["dagger"] > of["student_driven"] > value for of, (value, _) in zip(found, best, strict=True))
     hopper = kept("no velocities", "Hopper-v5")
     assert f"`dagger` keeps {hopper.pop('dagger'):.2f}, no other more than {max(hopper.values()):.2f}" in TEXT
+
+
+def test_a_reward_for_the_teachers_actions_alone_ends_below_random_where_episodes_may_end():
+    rows = pd.read_csv(FOLDER / "methods.csv").query("method == 'entropy_regularised' and steps == 100000")
+    below = (rows["return"] < rows.random_return).groupby([rows.task, rows.condition]).mean()
+    assert {task for task, _ in below.index} == {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
+    assert (below.drop("HalfCheetah-v5") == 1).all() and "ends below random actions on Hopper and on Walker2d" in TEXT
