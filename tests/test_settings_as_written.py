@@ -297,8 +297,9 @@ def test_a_task_of_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch
 
 
 def test_few_learners_on_a_gpu_are_told_that_the_processor_is_faster(caplog):
-    for device, learners, steps_here in (("cpu", 2, True), ("cuda", 200, True), ("cuda", 2, False)):
-        advise_device(torch.device(device), learners, steps_here)
+    for device, learners in (("cpu", 2), ("cuda", 200)):
+        advise_device(torch.device(device), learners)
     assert not caplog.text
-    advise_device(torch.device("cuda"), 2, True)
+    advise_device(torch.device("cuda"), 2)
+    assert "compile=True" in caplog.text
     assert "device='cpu'" in caplog.text
