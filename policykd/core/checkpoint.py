@@ -111,7 +111,8 @@ def load(path: Path) -> dict[str, Any]:
     found = (path.with_name(path.name + ending) for ending in endings if path.name)
     path = next((file for file in found if file.is_file()), path)
     if not path.is_file():
-        raise PolicyKDError(f"checkpoint: there is no file {path}{nearest(path.name, _names(path.parent))}")
+        beside = sorted(file.name for file in path.parent.glob("*"))
+        raise PolicyKDError(f"checkpoint: there is no file {path}{nearest(path.name, beside)}")
     try:
         check_header(path)
         with safe_open(path, "pt") as file:
@@ -185,10 +186,6 @@ def is_checkpoint(path: Path) -> bool:
             return (file.metadata() or {}).get("format") == FORMAT
     except (SafetensorError, OSError):
         return False
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.glob("*"))
 
 
 def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -55,16 +55,16 @@ def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = 
     with make() as env:
         scale, name = action_scale(check_spaces(env)[1]), task_name(env)
         for episode in range(n_episodes):
-            observation, _ = env.reset(seed=env_seed(seed, episode, "evaluation"))
-            refuse_unless_finite(name, "reset", np.asarray(observation, np.float32))
+            observation = np.asarray(env.reset(seed=env_seed(seed, episode, "evaluation"))[0], np.float32)
+            refuse_unless_finite(name, "reset", observation)
             total, terminated, truncated, steps = 0.0, False, False, 0
             while not (terminated or truncated) and steps < longest:
-                observations.append(np.asarray(observation, np.float32))
-                actions.append(act(observations[-1]))
-                observation, reward, terminated, truncated, _ = env.step(scale.to_env(actions[-1]))
-                total, steps = total + float(reward), steps + 1
-                seen = np.asarray(observation, np.float32)
-                refuse_unless_finite(name, f"step {steps} of an episode", seen, float(reward))
+                observations.append(observation)
+                actions.append(act(observation))
+                seen, reward, terminated, truncated, _ = env.step(scale.to_env(actions[-1]))
+                observation, reward = np.asarray(seen, np.float32), float(reward)
+                total, steps = total + reward, steps + 1
+                refuse_unless_finite(name, f"step {steps} of an episode", observation, reward)
             episodes += [episode] * steps
             ends.append((total, terminated, truncated))
     returns, terminations, truncations = zip(*ends, strict=True)

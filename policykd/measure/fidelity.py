@@ -146,11 +146,11 @@ def visited(
     steps, seed = check_whole("steps", steps), check_whole("seed", seed, 0)
     states, episode = [], 0
     with factory() as env:
-        to_env = action_scale(check_spaces(env)[1]).to_env
+        to_env, name = action_scale(check_spaces(env)[1]).to_env, task_name(env)
         observation, _ = env.reset(seed=env_seed(seed, 0, "evaluation", episode))
         for _ in range(steps):
             states.append(np.asarray(observation, np.float32))
-            refuse_unless_finite(task_name(env), f"step {len(states) - 1}", states[-1])
+            refuse_unless_finite(name, f"step {len(states) - 1}", states[-1])
             observation, _, terminated, truncated, _ = env.step(to_env(act(states[-1][None]))[0])
             if terminated or truncated:
                 episode += 1
