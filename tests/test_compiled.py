@@ -57,6 +57,32 @@ def test_the_compiled_update_is_the_eager_one(backbone):
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0, msg=name)  # sums in another order
 
 
+def test_a_long_run_compiles_after_its_first_line_with_updates_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("policykd.training.compiling.PAYS", {"cpu": 20})
+    monkeypatch.setattr("policykd.training.recipes.peers_on_replay.compile_step", lambda step, device: step)
+
+    def trained(agent, until=96):
+        seen = []
+        agent.learn(
+            96 - agent.num_timesteps,
+            lambda *_: seen.append((agent.num_timesteps, agent.recipe.compiled)) or seen[-1][0] < until,
+        )
+        return agent, next((steps for steps, compiled in seen if compiled), None)
+
+    def new():
+        return DualStudent(POINT, backbone="td3", config={**TINY, "learning_starts": 20, "log_freq": 16})
+
+    assert trained(new().learn(10))[1] is None, "how long the first training was has decided"
+    whole, compiled = trained(new())
+    assert compiled == 50, "updates begin at 42 steps of the group, and the first line with some is that of 48"
+    expected = state_tensors(whole.learner)
+    for stop in (10, 44, 48, 60):
+        trained(new(), stop)[0].save(tmp_path / "half", include_replay=True)
+        again, compiled = trained(DualStudent.load(tmp_path / "half.safetensors"))
+        assert compiled == max(50, stop + 2)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in state_tensors(again.learner).items())
+
+
 @pytest.mark.nightly
 def test_peers_at_their_own_pace_compiled():
     config = {**TINY, "vary": {"gradient_steps": (1, 3)}}

@@ -49,7 +49,7 @@ def check_content(loaded: dict[str, Any], path: Path) -> None:
     Raises:
         PolicyKDError: a counter is not a number, or there are more learners, or wider layers, than numbers in the file.
     """
-    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto"):
+    if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto", "later"):
         raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
     settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
     own = settings["config"].get("network") is not None  # its size is its own affair

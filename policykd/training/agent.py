@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
+from torch import Tensor
 from tqdm import tqdm
 
 from policykd import export, native
@@ -231,15 +232,15 @@ class Agent(Saving, SB3Surface):
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         self.get_env()
         self.collector.check()
-        self.compile_for(self.gradient_steps_in(total_timesteps // self.peers))
-        self.compile = self.compile is True  # "auto" has decided
+        if self.compile == "auto":
+            pays = compiling.pays(self.gradient_steps_in(total_timesteps // self.peers), self.device)
+            self.compile = "later" if pays else False
+        self._compile()
         if not self.compile and isinstance(self.collector.observations, np.ndarray):
             advise_device(self.device, self.n_learners)
 
-    def compile_for(self, updates: int) -> None:
-        """Compile the update where the agent was told to, or where "auto" so many gradient steps repay it."""
-        if self.compile == "auto" and compiling.pays(updates, self.device):
-            self.compile = True
+    def _compile(self) -> None:
+        """Compile the update, where that is asked for now."""
         if self.compile is True and not self.recipe.compiled:
             with interruptible() as interrupts:  # torch imports its compiler, which half imported is broken for good
                 self.recipe.compile()
@@ -252,10 +253,10 @@ class Agent(Saving, SB3Surface):
         interrupts: Interrupts | None = None,
     ) -> Hooks:
         """What the training loop calls beside learning."""
-        config, records, recipe = self.config, self.records, self.recipe
+        config = self.config
         interrupts = interrupts or Interrupts()
         return Hooks(
-            lambda info: records.log(info, recipe.n_updates),
+            self._log,
             lambda: self._evaluate(interrupts),
             self._checkpoint,
             config.log_freq,
@@ -269,6 +270,13 @@ class Agent(Saving, SB3Surface):
     def gradient_steps_in(self, steps: int) -> int:
         """About how many gradient steps follow from so many environment steps of each learner."""
         return self.learner.gradient_steps_in(steps)
+
+    def _log(self, info: dict[str, Tensor]) -> None:
+        """Log the latest diagnostics; "auto" compiles after the first line with updates: nobody waits for that one."""
+        self.records.log(info, self.recipe.n_updates)
+        if self.compile == "later" and self.recipe.n_updates > 0:
+            self.compile = True
+            self.recipe.compile()
 
     def _evaluate(self, interrupts: Interrupts) -> None:
         """Evaluate all learners and record it, unless that is switched off; a signal puts it off for later."""

@@ -17,6 +17,7 @@ from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
 from policykd.teachers.task import TaskSpaces, look_at
+from policykd.training import compiling
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
 from policykd.training.faults import watched
@@ -151,7 +152,9 @@ class OfflineLearning(Agent):
     def _fit(self, recipe: Imitation, gradient_steps: int) -> None:
         """The gradient steps, and in a run folder an evaluation and a checkpoint."""
         with self.computing():
-            self.compile_for(gradient_steps)
+            if self.compile in ("auto", "later") and compiling.pays(gradient_steps, self.device):
+                self.compile = True
+            self._compile()
             recipe.fit(gradient_steps)
         if not all(values.isfinite().all() for values in state_tensors(self.learner).values()):
             raise PolicyKDError(

@@ -64,7 +64,7 @@ class OwnParts(NamedTuple):
 class Saving(Acting):
     """How an agent is saved and goes on."""
 
-    compile: bool | Literal["auto"]
+    compile: bool | Literal["auto", "later"]
     memories: dict[str, Memory]
     streams: snapshot.Streams
     _resumed: dict[str, Any] | None
