@@ -1,7 +1,10 @@
 """Offline distillation: students learn from logged states, without a step of an environment."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from choosing import LENGTH, Largest, agent, expert, observations
@@ -46,6 +49,23 @@ def test_gradient_steps_on_logged_states_compile_where_they_repay_it(monkeypatch
         assert (student.recipe.compiled, bool(asked)) == (compiled, compiled)
         assert student.compile == (compile if compile != "auto" or not compiled else True)
         asked.clear()
+
+
+@pytest.mark.parametrize("changes", [{}, {"gru": 8}], ids=str)
+def test_gradient_steps_on_logged_states_are_logged_and_shown(tmp_path, capsys, monkeypatch, changes):
+    monkeypatch.setattr("policykd.training.progress_lines.FIRST", 0.0)
+    logged = {"observations": ROWS, "actions": CHOSEN, "episodes": np.zeros(len(ROWS), int)}
+    config = {**CONFIG, **changes, "log_freq": 20}
+    students = TeacherStudent(Largest, None, config=config, seeds=(0, 1), run_dir=tmp_path / "run")
+    students.learn_from(logged, 50, progress_bar=True)
+    rows = pd.read_csv(tmp_path / "run" / "progress.csv").dropna(subset="offline/loss")
+    assert rows["train/n_updates"].tolist() == [20, 40, 50] and (rows["time/total_timesteps"] == 0).all()
+    of_each = [pd.read_csv(file) for file in sorted((tmp_path / "run").glob("*/*/progress.csv"))]
+    assert len(of_each) == 2
+    each = np.mean([rows["offline/loss"].dropna() for rows in of_each], axis=0)
+    np.testing.assert_allclose(rows["offline/loss"], each, rtol=1e-5)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"20 of 50 gradient steps \(40%\), .* gradient steps/s, 0 min left.*", line)
 
 
 def test_a_teacher_answers_at_logged_states_as_in_its_environment():

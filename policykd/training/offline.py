@@ -21,6 +21,7 @@ from policykd.training import compiling
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_whole
 from policykd.training.faults import watched
+from policykd.training.progress_lines import make_bar
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 
@@ -106,17 +107,19 @@ class OfflineLearning(Agent):
         @property
         def teaching(self) -> TeachingConfig: ...  # noqa: D102
 
-    def learn_from(self: S, states: Any, gradient_steps: int = 10_000) -> S:
+    def learn_from(self: S, states: Any, gradient_steps: int = 10_000, progress_bar: bool = False) -> S:
         """Copy the teacher at logged states, without a step of an environment (offline distillation).
 
         The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
-        was done at the states is copied (behaviour cloning). In a run folder an evaluation and a checkpoint follow.
+        was done at the states is copied (behaviour cloning). Every ``log_freq`` gradient steps logs get
+        a row (``offline/``); in a run folder an evaluation and a checkpoint follow.
 
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of
                 SB3, ``Demonstrations``, a mapping of arrays; whole observations of the task, or its dicts of them.
                 Students with a memory, and teachers that remember, need those that know their episodes.
             gradient_steps: of every student.
+            progress_bar: show a live progress bar with the latest loss.
 
         Raises:
             PolicyKDError: the method needs environments, or the states are of another task or more than
@@ -146,16 +149,22 @@ class OfflineLearning(Agent):
                 recipe.take_episodes(seen, given, torch.from_numpy(starts).to(self.device, torch.float32))
             else:
                 recipe.take(seen, given)
-            self._fit(recipe, gradient_steps)
+            self._fit(recipe, gradient_steps, progress_bar)
         return self
 
-    def _fit(self, recipe: Imitation, gradient_steps: int) -> None:
+    def _fit(self, recipe: Imitation, gradient_steps: int, progress_bar: bool) -> None:
         """The gradient steps, and in a run folder an evaluation and a checkpoint."""
-        with self.computing():
+        with self.computing(), make_bar(gradient_steps, 0, progress_bar, "gradient steps") as bar:
+
+            def log(info: dict[str, Tensor], updates: int) -> None:
+                self.records.fitted(info, recipe.n_updates)
+                bar.set_postfix_str(f"loss {info['distill/loss'].mean():.3g}", refresh=False)
+                bar.update(updates)
+
             if self.compile in ("auto", "later") and compiling.pays(gradient_steps, self.device):
                 self.compile = True
             self._compile()
-            recipe.fit(gradient_steps)
+            recipe.fit(gradient_steps, self.config.log_freq, log)
         if not all(values.isfinite().all() for values in state_tensors(self.learner).values()):
             raise PolicyKDError(
                 f"learn_from: weights are not finite after {gradient_steps:,} gradient steps: training diverged; train "

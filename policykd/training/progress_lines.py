@@ -12,17 +12,18 @@ FIRST, EVERY = 10.0, 60.0
 """Seconds until the first line, and between lines."""
 
 
-def make_bar(end: int, start: int, shown: bool) -> tqdm | ProgressLines:
+def make_bar(end: int, start: int, shown: bool, unit: str = "steps") -> tqdm | ProgressLines:
     """What shows a run from step ``start`` to ``end``.
 
     Args:
         end: environment steps of a group when the run is over.
         start: steps that it has already.
         shown: False shows nothing.
+        unit: what is counted.
     """
     if shown and not sys.stderr.isatty():
-        return ProgressLines(end, start)
-    return tqdm(total=end, initial=start, unit="step", smoothing=0.05, disable=not shown)
+        return ProgressLines(end, start, unit)
+    return tqdm(total=end, initial=start, unit=f" {unit}", smoothing=0.05, disable=not shown)
 
 
 class ProgressLines:
@@ -31,10 +32,11 @@ class ProgressLines:
     Args:
         end: environment steps of a group when the run is over.
         start: steps that it has already.
+        unit: what is counted.
     """
 
-    def __init__(self, end: int, start: int) -> None:
-        self.end, self.start, self.steps, self.latest = end, start, start, ""
+    def __init__(self, end: int, start: int, unit: str = "steps") -> None:
+        self.end, self.start, self.steps, self.unit, self.latest = end, start, start, unit, ""
         self.began = time.monotonic()
         self.due = self.began + FIRST
 
@@ -54,7 +56,7 @@ class ProgressLines:
         speed = (self.steps - self.start) / max(now - self.began, 1e-9)
         left = (self.end - self.steps) / max(speed, 1e-9)
         print(
-            f"{self.steps:,} of {self.end:,} steps ({self.steps / self.end:.0%}), {speed:,.0f} steps/s, "
+            f"{self.steps:,} of {self.end:,} {self.unit} ({self.steps / self.end:.0%}), {speed:,.0f} {self.unit}/s, "
             f"{left / 60:,.0f} min left{self.latest}",
             flush=True,
         )

@@ -55,6 +55,12 @@ class Records:
         }
         self.write(rows, common)
 
+    def fitted(self, info: dict[str, Tensor], n_updates: int) -> None:
+        """Write one row per learner of gradient steps without environment steps, which are its steps in TensorBoard."""
+        values = {f"offline/{key.split('/')[-1]}": tensor.detach().cpu().numpy() for key, tensor in info.items()}
+        rows = [{key: float(value[k]) for key, value in values.items()} for k in range(len(self.run.episodes))]
+        self.write(rows, {"train/n_updates": n_updates}, n_updates)
+
     def evaluated(self, result: Evaluation, save_model: Callable[[int], None]) -> None:
         """Keep an evaluation, and the model of every learner that did better than ever before."""
         run, before = self.run, [e.means for e in self.run.evaluations]
@@ -73,8 +79,8 @@ class Records:
                 if all(means[k] > earlier[k] for earlier in before):
                     save_model(k)
 
-    def write(self, rows: list[dict[str, float]], common: dict[str, Any]) -> None:
-        """Dump ``rows`` (one per learner) to the learners' logs and their means to the run's."""
+    def write(self, rows: list[dict[str, float]], common: dict[str, Any], step: int | None = None) -> None:
+        """Dump ``rows`` (one per learner) and, in the run's own log, their means, at ``step`` or the run's steps."""
         names = {name: 0 for row in rows for name in row}
         mean = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
         logger = self.logger()
@@ -82,7 +88,7 @@ class Records:
         for log, row in [*zip(loggers, rows, strict=False), (logger, mean)]:
             for name, value in {**row, **common, "time/total_timesteps": self.run.num_timesteps}.items():
                 log.record(name, value)
-            log.dump(self.run.num_timesteps)
+            log.dump(self.run.num_timesteps if step is None else step)
 
     def _write_evaluations(self, folder: RunFolder, k: int) -> None:
         """SB3's ``evaluations.npz`` is an array: evaluations of another number of episodes go into a file of theirs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -137,22 +138,35 @@ class Imitation:
             self._update(i == self.config.round_updates - 1, recent)
 
     @torch.no_grad()
-    def fit(self, updates: int) -> None:
-        """Gradient steps on all data, whatever the method's rounds, in which the learning rate falls as over a run."""
+    def fit(self, updates: int, log_freq: int, log: Callable[[dict[str, Tensor], int], None]) -> None:
+        """Gradient steps on all data, whatever the method's rounds, in which the learning rate falls as over a run.
+
+        Args:
+            updates: how many.
+            log_freq: gradient steps from one call of ``log`` to the next; the last one calls it, too.
+            log: takes diagnostics ``(K,)`` of the latest gradient step, and how many there were since its last call.
+        """
+        logged = 0
         for i in range(updates):
             if i % self.config.round_updates == 0:
                 self.renew()
             self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
-            self._update(i == updates - 1, None)
+            last = i == updates - 1
+            shown = last or (i + 1) % log_freq == 0
+            info = self._update(shown, None)
+            if shown:
+                log(info, i + 1 - logged)
+                logged = i + 1
 
     def renew(self) -> None:
         """What must follow the students after a round of updates without a step: nothing here."""
 
-    def _update(self, last: bool, recent: int | None) -> None:
-        info = self.teach(self.learning_rate, last, recent)
+    def _update(self, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
+        info = self.teach(self.learning_rate, diagnose, recent)
         self.n_updates += 1
-        if last:
+        if diagnose:
             self.info = {**self.info, **info}
+        return info
 
     def teach(self, learning_rate: Tensor, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
         """One gradient step of every student, on the ``recent`` states alone or on all; diagnostics ``(K,)``."""
