@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from policykd import Distiller, PolicyKDError
 from policykd.classification.data.text import Texts, bucketed, class_metrics, read_texts, split, tokenise
@@ -222,6 +223,9 @@ def test_faults_of_folders(folder, tmp_path):
         "has 3 layers, asked for 4": lambda: load_classifier(folder, 2, 0, layers=4),
         "has 3 layers, asked for 0": lambda: load_classifier(folder, 2, 0, layers=0),
         "has no .safetensors": lambda: load_classifier(_without_weights(folder, tmp_path), 2, 0),
+        "not finite: bert.encoder.layer.0.output.dense.bias;": lambda: load_classifier(
+            _diverged(folder, tmp_path), 2, 0
+        ),
     }
     for line, cause in lines.items():
         with pytest.raises(PolicyKDError, match=line) as error:
@@ -235,6 +239,16 @@ def _without_weights(folder, tmp_path):
     (tmp_path / "pickle" / "config.json").write_text((folder / "config.json").read_text())
     torch.save({}, tmp_path / "pickle" / "pytorch_model.bin")
     return tmp_path / "pickle"
+
+
+def _diverged(folder, tmp_path):
+    """One weight that is no number."""
+    shutil.copytree(folder, tmp_path / "diverged")
+    (file,) = (tmp_path / "diverged").glob("*.safetensors")
+    weights = load_file(file)
+    weights[next(name for name in weights if name.endswith("layer.0.output.dense.bias"))][3] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    return tmp_path / "diverged"
 
 
 def test_a_transformer_learns_from_a_transformer(folder):

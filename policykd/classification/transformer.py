@@ -96,8 +96,8 @@ def load_classifier(
         seed: of what is drawn.
 
     Raises:
-        PolicyKDError: transformers is not installed, the folder does not fit, has fewer layers, or lacks weights other
-            than a head's.
+        PolicyKDError: transformers is not installed, the folder does not fit, has fewer layers, weights that are not
+            finite, or lacks weights other than a head's.
     """
     transformers, path = _transformers(), _checked(folder)
     number = classes if isinstance(classes, int) else len(classes)
@@ -129,6 +129,8 @@ def load_classifier(
         raise
     except Exception as error:  # whatever a damaged file makes of it
         raise PolicyKDError(f"model: cannot load {folder}: {one_line(error)}") from None
+    if bad := [name for name, weights in model.named_parameters() if not weights.isfinite().all()]:
+        raise PolicyKDError(f"model: {folder} has weights that are not finite: {bad[0]}; take an earlier checkpoint")
     missing = _check_encoder(model, report, folder)
     if trained_head and missing:
         raise PolicyKDError(
