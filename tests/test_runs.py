@@ -258,6 +258,10 @@ def test_ctrl_c_lets_torch_import_its_compiler_to_the_end(monkeypatch):
         done.append("compiler")
 
     monkeypatch.setattr(agent.recipe, "compile", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        agent.learn(200)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            agent.learn(200)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert done == ["compiler"] and agent.num_timesteps == 0

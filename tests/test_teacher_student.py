@@ -170,7 +170,7 @@ def test_without_rl_the_rate_falls_and_bc_and_dagger_learn_from_all_states(monke
     recipe.step(0.25)
     assert told == [(pytest.approx(7.5e-3), None)] * COPY["round_updates"]
     told.clear()
-    recipe.fit(4)
+    recipe.fit(4, 4, lambda *_: None)
     assert told == [(pytest.approx(rate), None) for rate in (1e-2, 7.5e-3, 5e-3, 2.5e-3)]
 
 
