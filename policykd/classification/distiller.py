@@ -179,7 +179,8 @@ class Distiller(Training):
             if self.folder is not None and self.accelerator.is_main_process:
                 saved = self.folder.checkpoint
                 there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
-                print(f"\ninterrupted in pass {self.passes + 1}: {there}; go on with --resume", flush=True)
+                passes = f"interrupted in pass {self.passes + 1}"
+                print(f"\n{passes}: {there}; go on with --resume, or load() it", flush=True)
             raise
 
     def check(self, train: Any) -> None:

@@ -211,8 +211,9 @@ class Agent(Saving, SB3Surface):
             self._checkpoint()
         callbacks.on_training_end()
         if interrupts.number is not None:
-            where = "" if self.folder is None else f", saved to {self.folder.checkpoint}; go on with --resume"
-            print(f"\ninterrupted at {self.num_timesteps:,} steps{where}", flush=True)
+            saved = "" if self.folder is None else f", saved to {self.folder.checkpoint}"
+            how = saved and "; go on with --resume, or load() it"
+            print(f"\ninterrupted at {self.num_timesteps:,} steps{saved}{how}", flush=True)
             interrupts.check()
 
     @contextmanager
