@@ -296,6 +296,20 @@ def test_a_task_of_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch
     assert "my_broken_env:MyTask-v0 cannot be made: division by zero" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("compile", ["yes", 1, None, np.ones(2)], ids=str)
+def test_what_says_neither_yes_nor_no_to_compiling_is_refused(compile):
+    message = "compile: must be True, False or 'auto', got "
+    for make in (DualStudent, lambda env, **options: TeacherStudent(env, None, **options)):
+        with pytest.raises(PolicyKDError, match=f"^{re.escape(message)}") as error:
+            make(POINT, compile=compile)
+        assert "\n" not in str(error.value)
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(PolicyKDError, match=r"^device: None is unknown: take auto, cpu, cuda"):
+        DualStudent(POINT, device=None)
+
+
 def test_few_learners_on_a_gpu_are_told_that_the_processor_is_faster(caplog):
     for device, learners in (("cpu", 2), ("cuda", 200)):
         advise_device(torch.device(device), learners)

@@ -16,7 +16,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:  # its text is a list of all that torch could be built for
+    except (RuntimeError, TypeError):  # its text is a list of all that torch could be built for
         raise PolicyKDError(f"device: {name!r} is unknown: take auto, cpu, cuda or, of several, cuda:1") from None
     try:
         torch.zeros((), device=device).item()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from policykd.native.threads import Threads, count
 
 log = logging.getLogger("policykd")
 
+Compile = bool | Literal["auto", "later"]
 C = TypeVar("C", bound=Config)
 
 
@@ -47,6 +48,15 @@ def check_episodes(episodes: int, seed: int) -> tuple[int, int]:
             f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes!r} and {seed!r}{broken}"
         )
     return number, start
+
+
+def check_compile(compile: Compile) -> Compile:
+    """Yes, no, "auto", or what a checkpoint says of "auto": that it compiles later."""
+    if isinstance(compile, bool | np.bool_):
+        return bool(compile)
+    if isinstance(compile, str) and compile in ("auto", "later"):
+        return compile
+    raise PolicyKDError(f"compile: must be True, False or 'auto', got {compile!r}")
 
 
 def check_threads(threads: Threads) -> Threads:

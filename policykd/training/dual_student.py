@@ -88,7 +88,7 @@ class DualStudent(ActingAsOne):
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
         check_method(self.method, learner_type, self.config, isinstance(self.action_scale, Choices))
         check_vary(self.config, self.peers)
-        self.compile, self.threads = compile, arguments.check_threads(threads)
+        self.compile, self.threads = arguments.check_compile(compile), arguments.check_threads(threads)
         self._share_out()
         self._build(learner_type)
         self._limit_views()

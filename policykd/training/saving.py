@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ from policykd.tasks.batched import BatchedEnvs
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training import snapshot
 from policykd.training.acting import Acting
+from policykd.training.arguments import Compile
 from policykd.training.run_folder import CONFIG, RunFolder
 from policykd.training.sb3_surface import explains_arguments
 
@@ -64,7 +65,7 @@ class OwnParts(NamedTuple):
 class Saving(Acting):
     """How an agent is saved and goes on."""
 
-    compile: bool | Literal["auto", "later"]
+    compile: Compile
     memories: dict[str, Memory]
     streams: snapshot.Streams
     _resumed: dict[str, Any] | None

@@ -24,7 +24,7 @@ from policykd.tasks.views import space_of, views_of
 from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers
 from policykd.teachers.sight import ObservationMap
-from policykd.training.arguments import check_seeds, check_threads
+from policykd.training.arguments import check_compile, check_seeds, check_threads
 from policykd.training.choices import LearnerChoice
 from policykd.training.fine_tuning import FineTuning
 from policykd.training.offline import OfflineLearning
@@ -89,7 +89,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
             raise PolicyKDError("method: fine_tune is begun by fine_tune(), after distillation with another method")
         self.method: TeacherMethod = find("method", method, TEACHER_METHODS, TeacherMethod)
         learner_type: type[Learner] = find("backbone", backbone or "ppo", LEARNERS, (OffPolicyLearner, PPO))
-        self.seeds, self.compile, self.threads = check_seeds(seeds), compile, check_threads(threads)
+        self.seeds, self.compile, self.threads = check_seeds(seeds), check_compile(compile), check_threads(threads)
         self._set_task(env, device)
         self.config = _resolve(config, learner_type)
         self._share_out()
