@@ -30,6 +30,14 @@ def test_what_threads_gain():
         assert f"| {width}x{width}, {width} | {(one / two).median():.2f}x |" in PAGE
 
 
+def test_what_compiled_acting_gains():
+    spent = rows("acting").set_index(["backbone", "learners", "round", "acting"]).microseconds.unstack()
+    gains = (spent.eager / spent.compiled).groupby(["backbone", "learners"]).median().unstack()
+    two, twenty = (f"{gains[count].min():.2f} to {gains[count].max():.2f}" for count in (2, 20))
+    said = f"gains {two} times with two learners, and {twenty} with twenty"
+    assert said in " ".join(PAGE.split())
+
+
 def test_what_the_whole_machine_does():
     measured = rows("machine").set_index(["width", "round"])
     sides = {side: group.steps_per_second for side, group in measured.groupby("side")}
