@@ -68,6 +68,13 @@ def test_gradient_steps_on_logged_states_are_logged_and_shown(tmp_path, capsys, 
     assert re.fullmatch(r"20 of 50 gradient steps \(40%\), .* gradient steps/s, 0 min left.*", line)
 
 
+def test_logged_states_open_no_environment_without_a_run_folder(tmp_path):
+    logged = {"observations": ROWS, "actions": CHOSEN}
+    students(None).learn_from(logged, 1).save(tmp_path / "students", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "students.safetensors", env=Largest)
+    assert again.learn_from(logged, 1).envs is None and again.recipe.n_updates == 2
+
+
 def test_a_teacher_answers_at_logged_states_as_in_its_environment():
     model = agent("PPO")
     student = students(model).learn_from({"observations": ROWS[:50]}, 1)

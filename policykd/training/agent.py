@@ -130,7 +130,7 @@ class Agent(Saving, SB3Surface):
     def logger(self) -> Logger:
         """The run's SB3 logger: means over the learners, and what callbacks record."""
         if self._logger is None:
-            if self._resumed is not None:
+            if self._resumed is not None and self.folder is not None:
                 self.get_env()  # cuts the logs back to the checkpoint before they are opened
             self._logger = Logger(folder=None, output_formats=[]) if self.folder is None else self.folder.open_loggers()
         return self._logger
