@@ -16,7 +16,7 @@ def make_bar(end: int, start: int, shown: bool, unit: str = "steps") -> tqdm | P
     """What shows a run from step ``start`` to ``end``.
 
     Args:
-        end: environment steps of a group when the run is over.
+        end: steps of a group when the run is over.
         start: steps that it has already.
         shown: False shows nothing.
         unit: what is counted.
@@ -30,7 +30,7 @@ class ProgressLines:
     """As much of ``tqdm`` as the training loop uses, printing whole lines.
 
     Args:
-        end: environment steps of a group when the run is over.
+        end: steps of a group when the run is over.
         start: steps that it has already.
         unit: what is counted.
     """

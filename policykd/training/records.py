@@ -38,16 +38,14 @@ class Records:
 
     def log(self, info: dict[str, Tensor], n_updates: int) -> None:
         """Write one row of progress per learner, and their means into the run's own log."""
-        run, values = self.run, {key: tensor.detach().cpu().numpy() for key, tensor in info.items()}
-        rows = []
+        run, rows = self.run, self._rows(info)
         of_group = np.reshape(run.ended, (self.groups, -1)).sum(1)
         for k, episodes in enumerate(run.episodes):
-            row = {key: float(value[k]) for key, value in values.items()}
+            row = rows[k]
             row["time/episodes"] = int(of_group[k * self.groups // len(run.ended)])
             if episodes:
                 row["rollout/ep_rew_mean"] = float(np.mean([episode["r"] for episode in episodes]))
                 row["rollout/ep_len_mean"] = float(np.mean([episode["l"] for episode in episodes]))
-            rows.append(row)
         common = {
             "time/fps": int(run.num_timesteps * self.groups / max(run.elapsed, 1e-9)),
             "time/time_elapsed": int(run.elapsed),
@@ -57,9 +55,13 @@ class Records:
 
     def fitted(self, info: dict[str, Tensor], n_updates: int) -> None:
         """Write one row per learner of gradient steps without environment steps, which are its steps in TensorBoard."""
-        values = {f"offline/{key.split('/')[-1]}": tensor.detach().cpu().numpy() for key, tensor in info.items()}
-        rows = [{key: float(value[k]) for key, value in values.items()} for k in range(len(self.run.episodes))]
+        rows = self._rows({f"offline/{key.split('/')[-1]}": values for key, values in info.items()})
         self.write(rows, {"train/n_updates": n_updates}, n_updates)
+
+    def _rows(self, info: dict[str, Tensor]) -> list[dict[str, float]]:
+        """A row of each learner, of diagnostics ``(K,)``."""
+        columns = {key: tensor.detach().cpu().tolist() for key, tensor in info.items()}
+        return [{key: column[k] for key, column in columns.items()} for k in range(len(self.run.episodes))]
 
     def evaluated(self, result: Evaluation, save_model: Callable[[int], None]) -> None:
         """Keep an evaluation, and the model of every learner that did better than ever before."""

@@ -146,17 +146,14 @@ class Imitation:
             log_freq: gradient steps from one call of ``log`` to the next; the last one calls it, too.
             log: takes diagnostics ``(K,)`` of the latest gradient step, and how many there were since its last call.
         """
-        logged = 0
         for i in range(updates):
             if i % self.config.round_updates == 0:
                 self.renew()
             self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(i / updates))
-            last = i == updates - 1
-            shown = last or (i + 1) % log_freq == 0
+            shown = i == updates - 1 or (i + 1) % log_freq == 0
             info = self._update(shown, None)
             if shown:
-                log(info, i + 1 - logged)
-                logged = i + 1
+                log(info, i % log_freq + 1)
 
     def renew(self) -> None:
         """What must follow the students after a round of updates without a step: nothing here."""
