@@ -120,7 +120,7 @@ def value_rewards(scale, coef):
     method = TEACHER_METHODS["teacher_value_reward"]
     recipe = TaughtOnRollouts(learner, method, config, rollout, None, None, None, [None], [None])
     recipe.teaching.reward_stats.var.fill_(0.0)
-    return recipe.pay(), recipe
+    return recipe.pay(recipe.said()), recipe
 
 
 def test_value_rewards_are_in_units_of_the_students_own_rewards(monkeypatch):
@@ -138,8 +138,8 @@ def test_teacher_reward_coef_weighs_what_the_teacher_pays():
         config = {**ROLL, "teacher_reward_coef": coef, "normalize_reward": False, "environment_reward": False}
         agent = TeacherStudent(POINT, expert, method="entropy_regularised", config=config, compile=False)
         seen = []
-        estimate = agent.recipe.estimate
-        agent.recipe.estimate = lambda e=estimate, s=seen, a=agent: (e(), s.append(a.rollout_buffer.rewards.clone()))[0]
+        ask = agent.recipe.rewards
+        agent.recipe.rewards = lambda own, ask=ask, seen=seen: seen.append(ask(own)) or seen[-1]
         agent.learn(50)
         rewards[coef] = seen[0]
     assert not rewards[0.0].any() and rewards[1.0].any()

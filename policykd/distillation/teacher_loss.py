@@ -157,15 +157,14 @@ class JointTeaching:
         assert divergence is not None
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return divergence(outputs(actor), labels.policy).mean(1), {}
-
-        with torch.no_grad():
-            imitated = outputs(self.auxiliary)
+            imitated = outputs(actor)
             apart = mse if imitated.logits is None else kl_forward
-            trust = confidence(apart(imitated, labels.policy), self.config.alpha)
-        gradients, _ = gradient(loss, self.auxiliary)
+            trust = confidence(apart(imitated.map(Tensor.detach), labels.policy), self.config.alpha)
+            return divergence(imitated, labels.policy).mean(1), {"trust": trust}
+
+        gradients, info = gradient(loss, self.auxiliary)
         self.auxiliary_adam.step(self.auxiliary, gradients, learning_rate)
-        return trust
+        return info["trust"]
 
     def scale_rewards(self, rewards: Tensor, dones: Tensor, gamma: float) -> Tensor:
         """The teacher's rewards ``(K, T, N)`` over the running deviation of their own return, as PPO's are scaled."""

@@ -1,5 +1,6 @@
 """What docs/speed.md says of threads, calls, many learners and the first use is what the committed rows say."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,18 @@ def test_what_compiled_acting_gains():
     two, twenty = (f"{gains[count].min():.2f} to {gains[count].max():.2f}" for count in (2, 20))
     said = f"gains {two} times with two learners, and {twenty} with twenty"
     assert said in " ".join(PAGE.split())
+
+
+def test_what_joined_passes_gain():
+    spent = rows("joined").groupby(["passes", "learners", "width", "how"]).microseconds.median().unstack()
+    said, two = " ".join(PAGE.split()), spent.loc["critics", 2, 64]
+    twenty, wide = spent.loc["critics", 20, 64], spent.loc["critics", 2, 256]
+    assert f"take {two['one call']:.0f} us as one call instead of {two['two calls']:.0f} with two learners" in said
+    assert f"and {twenty['one call']:.0f} instead of {twenty['two calls']:.0f} with twenty" in said
+    assert f"nothing is gained ({wide['one call']:,.0f} and {wide['two calls']:,.0f} us" in said
+    update = re.search(r"(\d+), acting 43", PAGE)
+    saved = (spent["two calls"] - spent["one call"]).xs(2, level="learners").xs(64, level="width").sum()
+    assert f"{saved:.0f} of its {2 * int(update[1])} us" in said
 
 
 def test_what_the_whole_machine_does():

@@ -134,16 +134,20 @@ class LearnFromRollouts:
         learner, rollout, config = self.learner, self.rollout, self.config
         shape, learners = rollout.rewards.shape, len(rollout.rewards)
         inputs, actions = rollout.inputs.flatten(1, 2), rollout.actions.flatten(1, 2)
-        values = learner.values(inputs)
+        own, values = self.said(), learner.values(inputs)
         last_values = learner.values(learner.normalise(self.observed(self.collector.observations)))
         advantages = gae(
-            rollout.rewards, values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
+            self.rewards(own), values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
         )
         advantage = advantages.view(learners, -1)
-        log_probs = learner.head.log_prob(*self.said(), actions)
+        log_probs = learner.head.log_prob(*own, actions)
         returns = advantage + values
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
+
+    def rewards(self, own: tuple[Tensor, Tensor]) -> Tensor:
+        """The rewards of the rollout ``(K, T, N)`` that its policies, which ``said`` this, learn from."""
+        return self.rollout.rewards
 
     def said(self) -> tuple[Tensor, Tensor]:
         """What the policies say at all steps of the rollout, ``(K, T * N, A)``, for ``PPO.head``."""

@@ -99,13 +99,13 @@ class TaughtOnRollouts(LearnFromRollouts):
         """Set the teacher's weight beside RL."""
         self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
-    def estimate(self) -> tuple[Minibatch, Tensor]:
-        """All steps of the rollout with the teacher's rewards, and how much of the returns the values explain."""
-        if self.method.reward is not None:
-            self.rollout.rewards += self.config.teacher_reward_coef * self.pay()
-        return super().estimate()
+    def rewards(self, own: tuple[Tensor, Tensor]) -> Tensor:
+        """Those of the rollout and, where it pays, the teacher's: ``(K, T, N)``."""
+        if self.method.reward is None:
+            return super().rewards(own)
+        return super().rewards(own) + self.config.teacher_reward_coef * self.pay(own)
 
-    def pay(self) -> Tensor:
+    def pay(self, own: tuple[Tensor, Tensor]) -> Tensor:
         """The teacher's rewards of the rollout ``(K, T, N)``, in units of the value network."""
         rollout, learner, kind = self.rollout, self.learner, self.method.reward
         dones, flat = rollout.dones, rollout.labels
@@ -117,7 +117,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         last_own = self.latest()
         if kind == "next_distance":
             assert self.divergence is not None
-            distances = self.divergence(learner.head.answer(*self.said()), labels.policy).view(dones.shape)
+            distances = self.divergence(learner.head.answer(*own), labels.policy).view(dones.shape)
             paid = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
         else:
             actions = rollout.actions.view(len(flat), -1, learner.action_size)
