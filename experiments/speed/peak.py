@@ -1,6 +1,6 @@
 """What share of the processor's peak the kernels reach, beside torch.mm: in turn, one thread, by its CPU time.
 
-    python experiments/speed/peak.py --out results/speed/peak.csv
+    python -m experiments.speed.peak --out results/speed/peak.csv
 
 The peak is measured, as clocks move: sums of products in registers, without memory. GFLOP/s of every round; the ratio
 of two in one round is what means something on a shared machine.
@@ -23,6 +23,8 @@ import tyro
 from policykd.core.networks import MLP
 from policykd.native import build, kernels
 
+NATIVE = Path(build.__file__).parent
+
 PEAK = """
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 float peak(long count) {
@@ -39,19 +41,47 @@ float peak(long count) {
 }
 """
 
+PRODUCT = """
+#include "product.h"
+void layers(long count, long width, const float *a, const float *b, float *c, const float *bias, float *panel) {
+    const Matrix left = {a, width, 1}, right = {b, width, 1};
+    for (long i = 0; i < count; i++)
+        product(width, width, width, left, right, c, (Epilogue){bias, NULL, 1, 0, 0}, panel);
+}
+"""
+
+
+def compiled(source: str, *more: Path) -> ctypes.CDLL:
+    """A library of this source, and of more files, compiled as the kernels are."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, library = Path(folder) / "source.c", Path(folder) / "library.so"
+        file.write_text(source)
+        flags = ["-O3", "-march=native", "-fPIC", "-shared", f"-I{NATIVE}", "-o", str(library)]
+        subprocess.run([*build.find_compiler(), *flags, str(file), *map(str, more)], check=True)
+        return ctypes.CDLL(str(library))
+
 
 def peak() -> tuple[Callable[[], object], float]:
     """A function that multiplies and adds in registers alone, and its billions of operations."""
     lanes = 16 if "avx512f" in Path("/proc/cpuinfo").read_text() else 8
-    with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder) / "peak.c", Path(folder) / "peak.so"
-        source.write_text(PEAK.replace("LANES", str(lanes)))
-        flags = ["-O3", "-march=native", "-fPIC", "-shared", "-o", str(library)]
-        subprocess.run([*build.find_compiler(), *flags, str(source)], check=True)
-        loaded = ctypes.CDLL(str(library))
+    loaded = compiled(PEAK.replace("LANES", str(lanes)))
     loaded.peak.restype = ctypes.c_float
     count = 100_000
     return lambda: loaded.peak(ctypes.c_long(count)), 2e-9 * count * 20 * lanes
+
+
+def product(width: int) -> dict[str, tuple[Callable[[], object], float]]:
+    """A hidden layer with its bias and ReLU for as many samples as units, again and again without Python."""
+    layers, count = compiled(PRODUCT, NATIVE / "product.c").layers, ctypes.c_long(1 + 50_000_000 // width**3)
+    a, b, c = torch.randn(3, width, width)
+    bias, panel = torch.randn(width), torch.empty(2 * width, 64)
+
+    def call() -> None:
+        layers(count, ctypes.c_long(width), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (a, b, c, bias, panel)))
+
+    call()
+    torch.testing.assert_close(c, (a @ b + bias).relu(), rtol=1e-3, atol=1e-3)
+    return {f"hidden layer {width}": (call, 2e-9 * count.value * width**3)}
 
 
 def network(width: int, batch: int) -> dict[str, tuple[Callable[[], object], float]]:
@@ -75,11 +105,11 @@ def network(width: int, batch: int) -> dict[str, tuple[Callable[[], object], flo
 def main(rounds: int = 60, out: Path | None = None) -> None:
     """Measure and print medians of the ratios to the peak."""
     torch.set_num_threads(1)
-    cases = {"peak": peak(), **network(64, 64), **network(256, 256)}
+    cases = {"peak": peak(), **product(64), **network(64, 64), **product(256), **network(256, 256)}
     rows: list[tuple[int, str, float]] = []
     for number in range(-2, rounds):
         for who, (call, gflop) in cases.items():
-            calls = max(1, round(0.05 / gflop))
+            calls = max(1, round(0.3 / gflop))
             started = time.thread_time_ns()
             for _ in range(calls):
                 call()
@@ -89,7 +119,7 @@ def main(rounds: int = 60, out: Path | None = None) -> None:
     for who in cases:
         rates = [rate for _, name, rate in rows if name == who]
         share = statistics.median(rate / top for rate, top in zip(rates, peaks, strict=True))
-        print(f"{who:14} {statistics.median(rates):7.1f} GFLOP/s {share:6.2f} of the peak")
+        print(f"{who:16} {statistics.median(rates):7.1f} GFLOP/s {share:6.2f} of the peak")
     if out is not None:
         with out.open("w", newline="") as file:
             csv.writer(file).writerows([("round", "who", "gflops"), *rows])

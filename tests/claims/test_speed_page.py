@@ -39,6 +39,19 @@ def test_what_compiled_acting_gains():
     assert said in " ".join(PAGE.split())
 
 
+def test_shares_of_the_peak():
+    rates = rows("peak").pivot(index="round", columns="who", values="gflops")
+    for width in (64, 256):
+        shares = [
+            (rates[f"{who} {width}"] / rates.peak).median()
+            for who in ("hidden layer", "forward", "backward", "torch.mm")
+        ]
+        figures = " | ".join(f"{share:.2f}" for share in shares)
+        assert f"| 2 networks, {width}x{width}, batch {width} | {figures} |" in PAGE
+    narrow = [(rates[f"{who} 64"] / rates.peak).median() for who in ("forward", "backward")]
+    assert f"reach {narrow[0]:.2f} to {narrow[1]:.2f} of the processor's peak" in " ".join(PAGE.split())
+
+
 def test_what_joined_passes_gain():
     spent = rows("joined").groupby(["passes", "learners", "width", "how"]).microseconds.median().unstack()
     said, two = " ".join(PAGE.split()), spent.loc["critics", 2, 64]
