@@ -1,5 +1,6 @@
 """``policykd compare``: a benchmark of two methods on one task."""
 
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from policykd.benchmark.cell import run_cell
 from policykd.benchmark.compare import CompareOptions, _content, compare
 from policykd.benchmark.engine import Failed, Finished
 from policykd.benchmark.results import Results
+from policykd.benchmark.rows import CellResult
 from policykd.benchmark.spec_file import load_spec, parse_spec
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
@@ -65,6 +67,20 @@ def test_both_sides_are_trained_measured_alike_and_shown(engine, monkeypatch, ca
     engine(None)  # nobody asks it
     main(command)
     assert contents(Path("out/results")) == before
+
+
+def test_the_seconds_of_a_student_hold_those_of_distilling_it(engine):
+    def event(cell, folder):
+        result = made_up(cell, folder).result
+        final = [row for row in result.rows if row.phase == "final" and row.learner == 0]
+        as_one = [] if cell.by_sb3 else [("trained", 30.0), ("student", 90.0)]
+        rows = [replace(row, phase=way, seconds=seconds) for way, seconds in as_one for row in final]
+        return Finished(cell, CellResult([*result.rows, *rows], result.provenance))
+
+    engine(event)
+    _, table = compare(CompareOptions(env=POINT, seeds=3, out=Path("out")))
+    seconds = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in table.splitlines() if "dpd:" in line}
+    assert seconds["dpd: the best peer in training"] == "10" and seconds["dpd: one student of all peers"] == "30"
 
 
 def test_budgets_are_rounded_up_to_whole_rollouts_and_evaluations(engine):

@@ -158,6 +158,32 @@ def test_failures_of_cells_that_the_spec_no_longer_has_are_not_told(tmp_path):
     assert list(summarise(results).failures.values()) == ["RuntimeError: single"]
 
 
+def test_what_failed_on_another_machine_and_is_done_has_not_failed(tmp_path):
+    results, spec = Results(tmp_path), parse_spec(text := changed(methods=["single"]))
+    results.begin(spec, text)
+    simulate(spec, results)
+    results.save_failure(spec.cells[0], "OSError: no space")  # a copied folder brings it back
+    assert summarise(results).failures == {}
+
+
+def test_the_source_of_a_reference_is_one_cell_of_its_table_whatever_it_holds(tmp_path):
+    tasks = {POINT: {**TINY["tasks"][POINT], "reference": {"low": 0, "high": 1, "source": "a | b,\n\nand c\n"}}}
+    results, spec = Results(tmp_path), parse_spec(text := changed(methods=["single"], tasks=tasks))
+    results.begin(spec, text)
+    assert benchmark_tables(summarise(results)).count(f"| {POINT} | 0.00 | 1.00 | a \\| b, and c |\n") == 1
+
+
+def test_hidden_files_are_no_cells(tmp_path):
+    results, spec = Results(tmp_path), parse_spec(text := changed(methods=["single"]))
+    results.begin(spec, text)
+    simulate(spec, results)
+    for name in (f"{POINT.replace('/', '-')}/._single-td3.json", ".vscode/settings.json"):  # of a Mac, of an editor
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert results.done(spec.cells) == {spec.cells[0].name}
+    assert Results("/").store.place == "/"
+
+
 def test_what_does_not_cover_all_tasks_has_no_aggregate(summary):
     single = summary.backbones["td3"]["single"]
     assert single.aggregate is None and single.curve is None and set(single.tasks) == {POINT, "HalfCheetah-v5"}
@@ -201,6 +227,20 @@ def test_results_of_another_spec_are_refused(spec, folder):
     named = changed(name="other")
     with pytest.raises(PolicyKDError, match="holds those of benchmark 'tiny'"):
         Results(folder).begin(parse_spec(named), named)
+
+
+def test_rows_of_a_version_without_a_setting_are_those_of_its_default(tmp_path):
+    results, spec = Results(tmp_path), parse_spec(text := changed(methods=["single"]))
+    results.begin(spec, text)
+    simulate(spec, results)
+    made = tmp_path / f"{spec.cells[0].name}.json"
+    content = json.loads(made.read_text())
+    del content["cell"]["config"]["matmul_precision"]
+    made.write_text(json.dumps(content))
+    assert not plan(spec, results).missing
+    other = parse_spec(changed(methods=["single"], settings={**TINY["settings"], "matmul_precision": "bfloat16"}))
+    with pytest.raises(PolicyKDError, match="matmul_precision was 'float32', now 'bfloat16'"):
+        plan(other, results)
 
 
 def test_what_a_killed_driver_left_is_removed_and_nothing_else(spec, tmp_path):
@@ -267,7 +307,7 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
     with pytest.raises(PolicyKDError, match="not every evaluation"):
         read_scores(cell, [*rows[:-1], rows[0]])
     bad = Row(**{**vars(rows[0]), "mean": float("nan")})
-    with pytest.raises(PolicyKDError, match="not a number"):
+    with pytest.raises(PolicyKDError, match=r"not a number: delete .*\.json to run the cell again"):
         read_scores(cell, [bad, *rows[1:]])
     with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
         read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])

@@ -190,6 +190,12 @@ def test_a_cell_that_is_killed_again_and_again_fails_with_the_end_of_its_log(mon
     assert "its process was killed by signal 9, 3 times" in events[-1].text
 
 
+def test_a_cell_that_is_killed_and_whose_folder_is_deleted_fails(monkeypatch):
+    monkeypatch.setattr(local.sys, "executable", str(_script("rm -r work; kill -9 $$")))
+    cell = parse_spec(changed(methods=["dpd"])).cells[0]
+    assert "killed by signal 9, 3 times" in list(local.run([cell], Path("work"), 1))[-1].text
+
+
 def test_a_cell_whose_folder_cannot_be_made_fails_alone():
     Path("work").mkdir()
     Path("work/PolicyKD-PointReach-v0").write_text("in the way")
@@ -256,6 +262,20 @@ def test_a_result_that_a_killed_driver_left_unread_is_kept_without_running_it_ag
     monkeypatch.setattr(local, "run", None)  # nobody asks it
     assert run_matrix(file, MatrixOptions()) == []
     assert rows("independent")
+    Path("results/tiny", f"{cell.name}.json").unlink()  # asks for the cell again: the rows are not taken twice
+    with pytest.raises(TypeError):
+        run_matrix(file, MatrixOptions())
+
+
+def test_a_learner_of_sb3_that_has_diverged_is_no_result(monkeypatch):
+    from policykd.benchmark import sb3_cell
+
+    cell = parse_spec(changed(methods=["sb3"])).cells[0]
+    rows = simulate_cell(parse_spec(changed()), cell).rows
+    rows[-1] = dataclasses.replace(rows[-1], mean=float("nan"))
+    monkeypatch.setattr(sb3_cell, "_train", lambda cell, seed, *rest: [r for r in rows if r.seed == seed])
+    with pytest.raises(PolicyKDError, match=r"sb3-td3: seed 1 has diverged: .* at step 200"):
+        run_cell(cell, Path("cell"), lambda steps: None)
 
 
 FULL_DISK = """

@@ -56,7 +56,8 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"methods": ["dpdd"]}, "method: 'dpdd' is unknown; nearest: dpd"),
         ({"methods": []}, "methods={} is an empty matrix"),
         ({"tasks": {}}, "tasks={} is an empty matrix"),
-        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, "every method is left out"),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, f"task {POINT}: no method runs"),
+        ({"tasks": {**TINY["tasks"], "Hopper-v5": {"backbones": [], "reference": REFERENCE}}}, "task Hopper-v5: no me"),
         ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is none of methods: "),
         (
             {"tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["td4"]}}},

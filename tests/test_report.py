@@ -107,6 +107,15 @@ def test_a_page_of_one_seed_has_no_intervals_and_names_every_size_of_a_group(tmp
     assert found["iqm"]["mean"]["at"][1:] == [None, None] and found["iqm"]["mean"]["text"].endswith(" [-]")
 
 
+def test_links_lead_to_files_in_folders_of_any_name(tmp_path):
+    spec, results = parse_spec(text := changed(methods=["single"])), Results(tmp_path / "run #1, 50%? é" / "results")
+    results.begin(spec, text)
+    simulate(spec, results)
+    page = page_data(summarise(results), results, tmp_path / "page.html")
+    raw = page["backbones"]["td3"]["methods"]["single"]["tasks"]["PolicyKD/PointReach-v0"]["raw"]
+    assert raw == "run%20%231%2C%2050%25%3F%20%C3%A9/results/PolicyKD-PointReach-v0/single.csv"
+
+
 def test_nothing_to_show_is_one_line(tmp_path):
     text = changed()
     Results(tmp_path).begin(parse_spec(text), text)
@@ -179,6 +188,7 @@ def test_in_a_browser_curves_are_drawn_and_choosing_changes_them(folder, browser
     before = drawn(browser, "final")
     click(browser, "rules", "mean")
     assert before[0] == ["sb3", "independent"] and "mean of peers" in browser.page_source
+    assert browser.page_source.count("Not shown, as they have not run on every task: single, dpd.") == 3
     click(browser, "backbones", "ddpg")
     assert drawn(browser)[0] == names and drawn(browser, "profiles")[0] == names
     text = browser.execute_script("return document.body.innerText")

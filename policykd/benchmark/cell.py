@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from policykd.benchmark.own_cell import train_ours
@@ -9,7 +10,8 @@ from policykd.benchmark.progress import Report
 from policykd.benchmark.rows import CellResult
 from policykd.benchmark.sb3_cell import train_sb3_seeds
 from policykd.benchmark.spec import Cell
-from policykd.core.files import CHECKPOINT, versions
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import versions
 
 
 def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:
@@ -21,14 +23,14 @@ def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:
         report: told the steps so far about once a second.
 
     Raises:
-        PolicyKDError: settings, the task or a file cannot work.
+        PolicyKDError: settings, the task or a file cannot work, or a learner has diverged: its returns are NaN.
     """
     train = train_sb3_seeds if cell.by_sb3 else train_ours
     rows, details = train(cell, folder, report)
+    if (bad := next((r for r in rows if not math.isfinite(r.mean)), None)) is not None:
+        raise PolicyKDError(
+            f"benchmark: {cell.name}: seed {bad.seed} has diverged: its actions are not finite at step {bad.steps}; "
+            "give the method settings with which it trains, such as a lower learning rate, or leave it out"
+        )
     provenance = {"cell": cell.plain(), **details, **versions()}
     return CellResult(rows, provenance)
-
-
-def tidy(folder: Path) -> None:
-    """Drop what only served to go on: a finished cell's replay can take hundreds of megabytes."""
-    (folder / "run" / CHECKPOINT).unlink(missing_ok=True)

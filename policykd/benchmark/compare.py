@@ -125,21 +125,24 @@ def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]
     """Final returns of both sides as Markdown."""
     low = next(iter(spec.tasks.values())).reference.low
     (ours, group), (_, agent) = scores
-    rows = [(f"{options.method}: {WAYS[way]}", returns, group) for way, returns in group.as_one.items()]
+    ways = [(WAYS[way], returns, group.seconds_as_one[way]) for way, returns in group.as_one.items()]
+    rows = [(f"{options.method}: {way}", returns, group.updates, seconds) for way, returns, seconds in ways]
     mean = f"{options.method}: mean of {ours.peers} peers" if ours.peers > 1 else options.method
-    rows += [(mean, group.by("mean"), group), (f"SB3 {options.backbone.upper()}", agent.by("mean"), agent)]
+    sides = (mean, group), (f"SB3 {options.backbone.upper()}", agent)
+    rows += [(who, side.by("mean"), side.updates, side.seconds) for who, side in sides]
     seeds = f"seed {options.seed}" if options.seeds == 1 else f"{options.seeds} seeds from {options.seed} on"
     lines = [
         f"{options.env}, {spec.total_timesteps:,} environment steps a side, {seeds}. Returns of the final evaluation:",
         f"{options.final_episodes} episodes without noise from new initial states, mean over seeds (and standard",
         "deviation). No evaluation chooses anything. One seed shows that it works, not which side is better.",
+        *(["The student's seconds hold those of distilling it; updates count RL alone."] if group.as_one else []),
         "",
         "| | return | gradient updates | seconds of training |",
         "|---|---|---|---|",
     ]
-    for who, returns, found in rows:
+    for who, returns, updates, seconds in rows:
         spread = f" ({returns.std(ddof=1):,.0f})" if options.seeds > 1 else ""
-        lines.append(f"| {who} | {returns.mean():,.0f}{spread} | {found.updates:,} | {found.seconds:,.0f} |")
+        lines.append(f"| {who} | {returns.mean():,.0f}{spread} | {updates:,} | {seconds:,.0f} |")
     return "\n".join([*lines, f"| random actions | {low:,.0f} | | |"]) + "\n"
 
 

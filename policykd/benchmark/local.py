@@ -150,5 +150,8 @@ class _Worker:
         except (OSError, ValueError, KeyError, TypeError) as error:
             return Failed(self.cell, f"cannot read the result of {self.cell.name}: {error}")
         how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        log = (self.folder / "log.txt").read_bytes()[-2000:].decode(errors="replace")
-        return _Died(self.cell, f"its process was {how}, {self.attempt} times\n\n{log}", self.attempt)
+        log = b""
+        with suppress(OSError):  # its folder may be gone
+            log = (self.folder / "log.txt").read_bytes()[-2000:]
+        text = f"its process was {how}, {self.attempt} times\n\n{log.decode(errors='replace')}"
+        return _Died(self.cell, text, self.attempt)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policykd.benchmark import local
-from policykd.benchmark.cell import tidy
 from policykd.benchmark.display import Display
 from policykd.benchmark.engine import Event, Failed, Finished
 from policykd.benchmark.options import MatrixOptions as MatrixOptions
@@ -21,6 +20,7 @@ from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.worker import CELL, RESULT
 from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
+from policykd.core.files import CHECKPOINT
 from policykd.core.lock import alone
 
 
@@ -120,7 +120,8 @@ def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]
     if isinstance(event, Finished):
         provenance = {"command": f"{command} --only {shlex.quote(event.cell.name)}", **event.result.provenance}
         results.save(event.cell, CellResult(event.result.rows, provenance))
-        tidy(work / event.cell.name)
+        for kept in (RESULT, f"run/{CHECKPOINT}"):  # else the cell would not run again when its results are deleted
+            (work / event.cell.name / kept).unlink(missing_ok=True)
     elif isinstance(event, Failed):
         results.save_failure(event.cell, event.text)
         return [event.cell.name]

@@ -9,6 +9,7 @@ import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def _link(results: Results, name: str, out: Path) -> str:
     """Where a file of the results is, seen from the page."""
     if "://" in results.store.place:
         return f"{results.store.place}/{name}"
-    return Path(os.path.relpath(Path(results.store.place, name), out.absolute().parent)).as_posix()
+    return quote(Path(os.path.relpath(Path(results.store.place, name), out.absolute().parent)).as_posix())
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:

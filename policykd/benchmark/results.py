@@ -26,6 +26,7 @@ from policykd.core.errors import PolicyKDError, differences
 from policykd.core.files import csv_text, remove_unfinished, write_bytes
 from policykd.core.lock import alone
 from policykd.core.parsing import parse_json
+from policykd.training import snapshot
 
 COLUMNS = ("backbone", "phase", "seed", "learner", "steps", "updates", "episodes", "return", "return_std", "seconds")
 SPEC = "spec.yaml"
@@ -37,7 +38,7 @@ class Store:
     """Files by name below one place: a folder, or anything that fsspec reaches (``s3://bucket/folder``)."""
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place).rstrip("/")
+        self.place = str(place).rstrip("/") or "/"
         self._remote: Any = None
         if "://" not in self.place and Path(self.place).exists() and not Path(self.place).is_dir():
             raise PolicyKDError(f"results: {self.place} is a file, not a folder: choose another --out")
@@ -108,13 +109,17 @@ class Store:
             yield
 
     def names(self) -> list[str]:
-        """Every file, and those of every folder, sorted; what is deeper, such as a benchmark's work, is not ours."""
+        """Every file, and those of every folder, sorted.
+
+        What is deeper, such as a benchmark's work, is not ours; nor what is hidden, such as a Mac's ``._dpd-td3.json``.
+        """
         if self._remote is not None:
-            return sorted(path.removeprefix(f"{self._root}/") for path in self._remote.find(self._root))
-        root = Path(self.place)
-        return sorted(
-            path.relative_to(root).as_posix() for path in (*root.glob("*"), *root.glob("*/*")) if path.is_file()
-        )
+            found = [path.removeprefix(f"{self._root}/") for path in self._remote.find(self._root)]
+        else:
+            root = Path(self.place)
+            paths = (*root.glob("*"), *root.glob("*/*"))
+            found = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+        return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
 
 
 class Results:
@@ -243,8 +248,11 @@ class Results:
         return {name.removesuffix(FAILED): self.store.read(name) or "" for name in names}
 
     def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
-        was, now = ({**fields, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain()))
-        if changed := differences(was, now, was):
+        known = snapshot.plain(type(cell.settings)())  # a setting that an older version had not was as by default now
+        was, now = (
+            {**fields, **known, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain())
+        )
+        if changed := differences(was, now, was | now):
             raise PolicyKDError(
                 f"results: {self.store.place}/{cell.name} was made by another spec: {changed}; choose "
                 f"another --out, or delete {cell.name}.json to run it again"

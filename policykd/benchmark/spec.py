@@ -210,8 +210,8 @@ class Spec:
                 require(name in self.methods, "without", name, f"is none of methods: {', '.join(self.methods)}")
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
-        if not cells:
-            raise PolicyKDError("config: the matrix is empty: every method is left out on every task")
+        if idle := self.tasks.keys() - {cell.task for cell in cells}:
+            raise PolicyKDError(f"config: task {min(idle)}: no method runs on it: leave the task out")
         last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems know no capitals
         if twice := [cell.name for i, cell in enumerate(cells) if last[cell.name.lower()] > i]:
             raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename a task or a method")

@@ -51,6 +51,8 @@ class Scores:
     """Gradient updates of all learners of a group."""
     seconds: float
     """Seconds of training of one group; groups that train at once share them."""
+    seconds_as_one: dict[str, float]
+    """The same for ``as_one``: with those of distilling, for the student."""
 
     def by(self, rule: Rule) -> np.ndarray:
         """The score of every seed by a rule, ``(S,)``."""
@@ -117,9 +119,10 @@ def summarise(results: Results) -> Summary:
         table = _by_method(spec, backbone, scores)
         if table:
             backbones[backbone] = {m: _summarise_method(spec, backbone, m, table, taus) for m in table}
-    names = [cell.name for cell in spec.cells]
-    failures = {name: text for name, text in results.failures().items() if name in names}  # not of earlier specs
-    return Summary(spec, backbones, [name for name in names if name not in done], failures, taus)
+    missing = [cell.name for cell in spec.cells if cell.name not in done]
+    # Not of earlier specs, nor of another machine before its results were copied here.
+    failures = {name: text for name, text in results.failures().items() if name in missing}
+    return Summary(spec, backbones, missing, failures, taus)
 
 
 def read_scores(cell: Cell, rows: list[Row]) -> Scores:
@@ -150,11 +153,13 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
         raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {wanted}")
     if not all(np.isfinite(part).all() for part in parts):
         raise PolicyKDError(
-            f"results: {cell.name} has not every evaluation of every learner, or one that is not a number"
+            f"results: {cell.name} has not every evaluation of every learner, or one that is not a number: delete "
+            f"{cell.name}.json to run the cell again"
         )
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]
     total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
-    return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds))
+    seconds_as_one = {r.phase: r.seconds / len(cell.seeds) for r in rows if r.phase in AS_ONE}
+    return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds), seconds_as_one)
 
 
 def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:

@@ -88,7 +88,8 @@ def references(summary: Summary) -> str:
     lines = ["| task | counts as 0 | counts as 1 | source |", "|---|---|---|---|"]
     for name, task in summary.spec.tasks.items():
         reference = task.reference
-        lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {reference.source.strip()} |")
+        source = " ".join(reference.source.split()).replace("|", r"\|")  # it ends neither row nor column
+        lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {source} |")
     return "\n".join(lines) + "\n"
 
 

@@ -77,6 +77,12 @@ function lineWithBand(name, x, [middle, low, high], unit) {
 const format = (value) => Number(value.toPrecision(3)).toLocaleString("en");
 const bandsFirst = (pairs) => [...pairs.map((pair) => pair[0]), ...pairs.map((pair) => pair[1])];
 
+// Which methods a figure over all tasks leaves out.
+function leftOut() {
+  const names = visible().filter((name) => !backbone().methods[name].aggregate);
+  return names.length ? ` Not shown, as they have not run on every task: ${names.join(", ")}.` : "";
+}
+
 function drawCurves() {
   const whole = shown.task === ALL;
   const pairs = visible().flatMap((name) => {
@@ -86,6 +92,7 @@ function drawCurves() {
   });
   byId("curves-note").textContent = whole
     ? "Interquartile mean, over seeds and tasks, of the normalised return; the mean of a group's peers. Bands are 95 % intervals."
+      + leftOut()
     : "Interquartile mean over seeds of the return; the mean of a group's peers. Bands are 95 % intervals.";
   const y = whole ? "normalised score" : "return";
   draw("curves", bandsFirst(pairs), {
@@ -125,7 +132,7 @@ function drawFinal() {
   });
   const rule = data.rules[shown.rule];
   byId("final-note").textContent = whole
-    ? `Interquartile mean of the normalised score (${rule}) with its 95 % interval; methods that ran on every task.`
+    ? `Interquartile mean of the normalised score (${rule}) with its 95 % interval.${leftOut()}`
     : `Return of the final evaluation from new initial states (${rule}): interquartile mean with its 95 % interval; dots are seeds.`;
   drawRows("final", rows, { xaxis: { title: { text: whole ? "normalised score" : "return" } } });
 }
@@ -151,6 +158,8 @@ function drawProfiles() {
     const profile = backbone().methods[name].profile;
     return profile ? [lineWithBand(name, data.taus, profile[shown.rule], "")] : [];
   });
+  byId("profiles-note").textContent = "The share of runs whose normalised score is above the threshold, over all tasks of"
+    + ` the backbone. Higher is better.${leftOut()}`;
   draw("profiles", bandsFirst(pairs), {
     xaxis: { title: { text: "normalised score" } },
     yaxis: { title: phone() ? null : { text: "share of runs above it" }, range: [-0.02, 1.02] },
