@@ -103,6 +103,18 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
             assert [g.bit_generator.state != state for g, state in zip(of, then, strict=True)] == moves
 
 
+def test_who_stays_is_copied_as_it_is(monkeypatch):
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_gradient_steps": 3}
+    recipe, copied = make("mutual_shared", "sac", config).learn(100).recipe, []
+    actor, update = recipe.learner.actor, PeerStep.update
+    monkeypatch.setattr(PeerStep, "update", lambda *arguments: copied.append(actor[0].clone()) or update(*arguments))
+    recipe.n_updates = 2 * recipe.n_updates + 1  # the second gradient step of an update is the second peer's alone
+    before = actor.clone()
+    recipe.step(0.5, False)
+    assert len(copied) == 3 and all(torch.equal(row, before[0]) for row in copied)
+    assert (actor != before).any(1).tolist() == [False, True]
+
+
 def test_who_does_not_move_copies_no_critics():
     config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
     recipe = make("piekd", "sac", config).learn(100).recipe
