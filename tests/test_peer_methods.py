@@ -117,6 +117,26 @@ def test_peers_stay_as_near_to_the_best_as_it_moves():
     assert torch.equal(near.before, learner.actor)
 
 
+def test_a_group_that_knows_its_best_looks_how_far_it_is_whatever_the_others_know():
+    agent = make("p3s", config={"best_freq": 1}, seeds=(0, 4)).learn(200)
+    recipe, near = agent.recipe, agent.recipe.near
+    agent.run.episodes[1].clear()
+    recipe.standings.forget(np.array([1]))
+    agent.learner.actor += 0.1
+    before, strength, recipe.n_updates = near.before.clone(), near.strength.clone(), 2
+    recipe._stay_near(near, agent.replay_buffer.latest(9), 1)
+    assert torch.equal(near.before, torch.cat((before[:2], agent.learner.actor[2:])))
+    assert torch.equal(near.strength[:2], strength[:2])
+
+
+def test_the_distance_from_the_best_is_looked_at_once_where_peers_vary_in_gradient_steps(monkeypatch):
+    config = {"vary": {"gradient_steps": (3, 2)}, "best_freq": 2, "policy_delay": 2}
+    agent, looked = make("p3s", config=config), []
+    monkeypatch.setattr(agent.recipe.near, "update", lambda *_: looked.append(agent.recipe.n_updates))
+    agent.learn(200)
+    assert looked == list(range(4, agent.recipe.n_updates + 1, 4))  # two of the busiest peer's actor, each of two steps
+
+
 def test_the_least_distance_from_the_best_is_half_the_squared_distance_of_actions():
     """P3S, equation 7: D is half the squared distance, so peers 0.2 apart are 0.02 from a best that stands still."""
     learner = make_learner("td3", 3, 1, 1, net_arch=())
@@ -296,6 +316,20 @@ def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
     assert seen == [[True, False], [False, True], [True, False]]
 
 
+def test_a_learner_begins_anew_whatever_other_groups_know_and_changes_nothing_there():
+    config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 2, "rebirth": "oldest"}
+    both, alone = (make("share_replay", config=config, seeds=seeds).learn(200) for seeds in ((0, 4), (4,)))
+    both.run.episodes[1].clear()
+    before = both.learner.actor.clone()
+    streams = [generator.bit_generator.state for generator in both.streams["replay"][:2]]
+    assert both.recipe.rebirth.take_place() == [2] and alone.recipe.rebirth.take_place() == [0]
+    torch.testing.assert_close(both.learner.actor, torch.cat((before[:2], alone.learner.actor)), rtol=0, atol=0)
+    assert [generator.bit_generator.state for generator in both.streams["replay"][:2]] == streams
+    assert both.recipe.rebirth.times.tolist() == [0, 1]
+    both.recipe.rebirth.restore({"times": 3})  # of a checkpoint from before
+    assert both.recipe.rebirth.times.tolist() == [3, 3]
+
+
 def test_who_begins_anew_is_taught_by_the_best_of_the_others_and_nobody_else_is_taught(monkeypatch):
     config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 4, "rebirth": "oldest"}
     agent = make("share_replay", config=config, peers=3, seeds=(0, 4)).learn(200)
@@ -433,7 +467,7 @@ def test_critics_are_copied_at_each_peers_own_rate(backbone):
     before, turn = learner.critic.clone(), recipe.peers.turns[0]
     recipe.distill_learning_rate.copy_(recipe.distill_rates)
     recipe.turn = lambda number: (turn[0], turn[1], torch.ones(2))
-    recipe._copy_critics(CriticStep(learner), 0)
+    recipe.copy_critics(CriticStep(learner), 0)
     moved = (learner.critic - before).abs().view(2, -1).amax(1)
     torch.testing.assert_close(moved, torch.tensor([1e-5, 1e-3]), rtol=0.02, atol=1e-7)  # a first step of Adam
 

@@ -103,6 +103,18 @@ def test_who_is_put_back_is_as_it_was_with_its_streams():
             assert [g.bit_generator.state != state for g, state in zip(of, then, strict=True)] == moves
 
 
+def test_who_stays_is_copied_as_it_is(monkeypatch):
+    config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_gradient_steps": 3}
+    recipe, copied = make("mutual_shared", "sac", config).learn(100).recipe, []
+    actor, update = recipe.learner.actor, PeerStep.update
+    monkeypatch.setattr(PeerStep, "update", lambda *arguments: copied.append(actor[0].clone()) or update(*arguments))
+    recipe.n_updates = 2 * recipe.n_updates + 1  # the second gradient step of an update is the second peer's alone
+    before = actor.clone()
+    recipe.step(0.5, False)
+    assert len(copied) == 3 and all(torch.equal(row, before[0]) for row in copied)
+    assert (actor != before).any(1).tolist() == [False, True]
+
+
 def test_who_does_not_move_copies_no_critics():
     config = {"vary": {"gradient_steps": (1, 2)}, "learning_starts": 20, "distill_batch_size": 8}
     recipe = make("piekd", "sac", config).learn(100).recipe
@@ -172,6 +184,17 @@ def test_values_of_unequal_discounts_are_compared_at_one():
     seen = agent.recipe.distillation.compare(agent.learner, states, states, None, *turn)(None)
     per_step = (seen.source_value - seen.own_value) * (1 - agent.learner.gamma)
     torch.testing.assert_close(per_step[:2, 0], torch.tensor([1.0, -1.0]))
+
+
+def test_both_values_of_a_weight_are_those_of_the_same_moment():
+    """In joint coupling critics make a step between the peer's answer and the weight."""
+    agent = make("dpd_pooled", "td3")
+    learner, (peer_of, student_of) = agent.learner, agent.recipe.peers.turns[0][:2]
+    states = torch.randn(2, 5, 4)
+    peer, own = learner.outputs(learner.actor, states[student_of]), learner.outputs(learner.actor, states)
+    compare = agent.recipe.distillation.compare(learner, states, states[student_of], peer, peer_of, student_of)
+    learner.critic += 0.1
+    torch.testing.assert_close(compare(own).source_value, learner.value(states[student_of], peer)[peer_of])
 
 
 @pytest.mark.parametrize(
@@ -478,6 +501,16 @@ def test_greedy_without_critics_is_refused_with_what_works():
     agent.evaluate_group(1, rule="mean"), agent.predict(np.zeros(4), learner="group")
 
 
+def test_the_mean_action_of_a_group_is_that_of_actions_within_bounds():
+    agent = DualStudent(POINT, backbone="ppo", config={"net_arch": (8,)}, compile=False)
+    agent.learner.parameters[0] *= 1_000
+    observation = np.array([0.3, -0.2, 0.5, 0.1], np.float32)
+    agent.learner.actor_network.unpack(agent.learner.actor[:, : agent.learner.sizes[0]])[-1][1][0] += 1_000
+    actions = [agent.predict(observation, learner=k)[0] for k in (0, 1)]
+    assert (actions[0] == 1).all()
+    np.testing.assert_allclose(agent.predict(observation, learner="group")[0], np.mean(actions, 0), atol=1e-6)
+
+
 def test_peers_without_a_replay_are_not_told_to_save_one():
     with pytest.raises(PolicyKDError, match="learners of ppo keep no replay"):
         DualStudent(POINT, backbone="ppo", config={"net_arch": (8,)}).ship()
@@ -515,6 +548,11 @@ def test_a_student_is_shipped_from_many_environments_too():
     assert student.config.target_update_interval == 1
     kept = make("share_replay", "sac", {"gradient_steps": 3, "target_update_interval": 2}).learn(44)
     assert kept.ship(gradient_steps=1).config.target_update_interval == 2
+
+
+def test_a_student_is_shipped_whose_batches_are_smaller_than_its_returns_are_long():
+    config = {"batch_size": 2, "distill_batch_size": 2, "n_steps": 5}
+    assert make("share_replay", config=config).learn(80).ship(gradient_steps=1).config.n_steps == 5
 
 
 def test_predict_of_a_group_is_that_of_its_policy():

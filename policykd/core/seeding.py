@@ -6,6 +6,8 @@ in a batch of fifty, and evaluation never disturbs training.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +37,15 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
 def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
     """Continue a generator from ``state``."""
     generator.bit_generator.state = state
+
+
+@contextmanager
+def undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
+    """Put the generators back of those learners, ``of (K,)`` in bool."""
+    states = {k: generator_state(generators[k]) for k in np.flatnonzero(of)}
+    yield
+    for k, state in states.items():
+        set_generator_state(generators[k], state)
 
 
 def seed_learner(learner: Any, seed: int) -> Any:

@@ -36,18 +36,20 @@ class NearBest:
 
         Args:
             states: observations ``(K, B, O)``; those of a group's first row are used for all of it.
-            best: index of each group's best learner ``(G,)``.
+            best: index of each group's best learner ``(G,)``; -1 where it is not known, and the group stays as it was.
         """
         shared = states[:: self.peers].repeat_interleave(self.peers, dim=0)
         now = self.learner.outputs(self.learner.actor, shared).actions
         before = self.learner.outputs(self.before, shared).actions
-        moved = _distance(now, before)[best]
-        apart = _distance(now, now[best].repeat_interleave(self.peers, dim=0))
+        known, leader = best >= 0, best.clamp_min(0)
+        moved = _distance(now, before)[leader]
+        apart = _distance(now, now[leader].repeat_interleave(self.peers, dim=0))
         spread = apart.view(-1, self.peers).sum(1) / (self.peers - 1)
         aim = (self.ratio * moved).clamp_min(self.least)
         factor = torch.where(spread > 1.5 * aim, 2.0, torch.where(spread < aim / 1.5, 0.5, 1.0))
+        factor, looked = torch.where(known, factor, 1.0), known.repeat_interleave(self.peers).unsqueeze(1)
         self.strength.mul_(factor.repeat_interleave(self.peers).to(self.strength.dtype)).clamp_(LEAST, MOST)
-        self.before.copy_(self.learner.actor)
+        self.before.copy_(torch.where(looked, self.learner.actor, self.before))
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

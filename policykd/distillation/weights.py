@@ -72,11 +72,15 @@ def by_values(
     Where discounts differ, the peer's value is what it would be worth at the learner's own, were its rewards alike in
     every step: r for ever is worth r / (1 - gamma).
     """
-    source_value = learner.value(peer_states, peer)[peer_of]
-    if isinstance(gamma := getattr(learner, "gamma", None), Tensor):
-        ends = (1 - gamma).clamp_min(1e-4)
-        source_value = source_value * ends[peer_of] / ends
-    return lambda own: Comparison(source_value, learner.value(states, own), EMPTY)
+
+    def compare(own: PolicyOutput) -> Comparison:
+        source_value = learner.value(peer_states, peer)[peer_of]
+        if isinstance(gamma := getattr(learner, "gamma", None), Tensor):
+            ends = (1 - gamma).clamp_min(1e-4)
+            source_value = source_value * ends[peer_of] / ends
+        return Comparison(source_value, learner.value(states, own), EMPTY)
+
+    return compare
 
 
 def by_actions(

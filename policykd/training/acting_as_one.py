@@ -62,7 +62,7 @@ class ActingAsOne(Agent):
         """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
 
         Args:
-            episodes: how many of the latest episodes are averaged.
+            episodes: how many of the latest episodes are averaged; 100 of each learner are known.
         """
         means = Standings(self.run, self.peers, check_whole("episodes", episodes)).means()
         places: np.ndarray = np.nan_to_num(means, nan=-np.inf).argmax(1)
@@ -130,7 +130,8 @@ class ActingAsOne(Agent):
         config = self.config
         assert isinstance(config, OffPolicyConfig)
         changed: dict[str, Any] = {"vary": {}, "allocation": "equal", "n_envs": 1, "rebirth_freq": 0}
-        changed |= {"buffer_size": config.batch_size * 2, "distill_batch_size": min(64, config.batch_size)}
+        least = max(2 * config.batch_size, config.n_steps)
+        changed |= {"buffer_size": least, "distill_batch_size": min(64, config.batch_size)}
         if net_arch is not None:
             changed["net_arch"] = tuple(net_arch) if isinstance(net_arch, Iterable) else net_arch
         if isinstance(config, SACConfig):  # gradient_steps=-1: with one environment an update has fewer of them

@@ -38,7 +38,7 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     if rule not in (rules := get_args(Rule)):
         raise PolicyKDError(f"rule: {rule!r} is unknown{nearest(str(rule), rules)}; there are {', '.join(rules)}")
     everybody = observations.repeat_interleave(peers, dim=0)
-    actions = learner.policy(learner.actor, everybody).unflatten(0, (-1, peers))
+    actions = learner.policy(learner.actor, everybody).clamp(-1, 1).unflatten(0, (-1, peers))  # PPO's know no bounds
     if rule == "mean":
         mean: Tensor = actions.mean(1)
         return mean

@@ -14,6 +14,7 @@ import torch
 
 from policykd.core.fields import change
 from policykd.core.networks import Adam, adams_of, state_tensors
+from policykd.core.seeding import undrawn
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import PeerStep
@@ -49,24 +50,27 @@ class Rebirth:
         taught: list[Adam],
     ) -> None:
         self.learner, self.config, self.replay, self.sampling = learner, config, replay, sampling
-        self.standings, self.taught, self.times = standings, taught, 0
+        self.standings, self.taught = standings, taught
+        self.times = np.zeros(len(sampling) // standings.peers, np.int64)
+        """How often it took place in every group ``(G,)``."""
         for adam in (*adams_of(learner), *taught):
             adam.count_by_row()
 
     def take_place(self) -> list[int]:
-        """Let one learner of each group begin anew; nobody does while some peer has no episode to be judged by.
+        """Let one learner of each group begin anew; not of those in which one has no episode to be judged by.
 
         Returns:
             Those that did. Their episodes so far are forgotten: they were another policy's.
         """
         means, peers = self.standings.means(), self.standings.peers
-        if np.isnan(means).any():
+        known = ~np.isnan(means).any(1)
+        if not known.any():
             return []
         first = np.arange(len(means)) * peers
-        place = means.argmin(1) if self.config.rebirth == "worst" else np.full(len(means), self.times % peers)
+        place = means.argmin(1) if self.config.rebirth == "worst" else self.times % peers
         others = np.where(np.arange(peers) == place[:, None], -np.inf, means)
-        reborn, teacher = first + place, first + others.argmax(1)
-        self.times += 1
+        reborn, teacher = (first + place)[known], (first + others.argmax(1))[known]
+        self.times += known
         with torch.no_grad():
             self._initialise(reborn)
             self._teach(reborn, teacher)
@@ -101,18 +105,21 @@ class Rebirth:
         learner, config, device = self.learner, self.config, self.learner.actor.device
         policy, critics = PeerStep(PEER_METHODS["mutual_shared"], config, learner), CriticStep(learner)
         index, peers = np.arange(len(self.sampling)), self.standings.peers
-        shift = np.repeat(teacher - reborn, peers)
+        shift = np.zeros_like(index)
+        for own, best in zip(reborn, teacher, strict=True):
+            shift[index // peers == own // peers] = best - own
         peer_of = index // peers * peers + (index + shift) % peers
         turn = (
             torch.from_numpy(peer_of).to(device),
             torch.from_numpy(np.argsort(peer_of)).to(device),
             torch.from_numpy(np.isin(index, reborn).astype(np.float32)).to(device),
         )
-        for done in range(config.rebirth_gradient_steps):
-            batch = self.replay.sample(config.batch_size, self.sampling, "pooled")
-            rate = torch.tensor(LEARNING_RATE * (1 - done / config.rebirth_gradient_steps), device=device)
-            policy.update(batch.observations, *turn, rate, False)
-            critics.update(batch.observations, batch.actions, *turn, rate)
+        with undrawn(self.sampling, ~np.isin(index // peers, reborn // peers)):  # of groups in which nobody begins anew
+            for done in range(config.rebirth_gradient_steps):
+                batch = self.replay.sample(config.batch_size, self.sampling, "pooled")
+                rate = torch.tensor(LEARNING_RATE * (1 - done / config.rebirth_gradient_steps), device=device)
+                policy.update(batch.observations, *turn, rate, False)
+                critics.update(batch.observations, batch.actions, *turn, rate)
         for name in ("actor", "critic"):
             if isinstance(target := getattr(learner, f"{name}_target", None), torch.Tensor):
                 rows = getattr(learner, name).view(len(index), -1)[reborn]
@@ -133,9 +140,9 @@ class Rebirth:
                     rows.clamp_(0.0, 1.0)
 
     def state(self) -> dict[str, Any]:
-        """How often it took place; settings are the learners' own."""
+        """How often it took place in every group; settings are the learners' own."""
         return {"times": self.times}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self.times = int(state["times"])
+        self.times[:] = state["times"]  # of older checkpoints one number for all groups

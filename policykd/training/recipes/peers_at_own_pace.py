@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import adams_of, state_tensors
-from policykd.core.seeding import Generators, generator_state, set_generator_state
+from policykd.core.seeding import undrawn
+from policykd.distillation.critic_step import CriticStep
 from policykd.memory.replay import Batch
 from policykd.training.recipes.peers_on_replay import PeersOnReplay, Turn
 
@@ -20,9 +21,10 @@ from policykd.training.recipes.peers_on_replay import PeersOnReplay, Turn
 class PeersAtOwnPace(PeersOnReplay):
     """``PeersOnReplay`` with ``config.vary["gradient_steps"]``: each peer learns as it would with that setting alone.
 
-    Every gradient step is computed for all learners at once. Learners whose own number is reached are put back
-    afterwards, with their optimisers and generators; so are actors whose turn has not come (TD3's ``policy_delay``).
-    A learner distils after each own step of its actor. Diagnostics are of steps that are put back, too. Arguments:
+    Every gradient step, of RL or of distillation, is computed for all learners at once. Learners whose own number is
+    reached are put back after it, with their optimisers and generators; so are actors whose turn has not come (TD3's
+    ``policy_delay``). A learner distils after each own step of its actor, from peers as they are by then. Diagnostics
+    are of steps that are put back, too, and so are the critics by which joint coupling weighs states. Arguments:
     ``PeersOnReplay``.
     """
 
@@ -48,7 +50,7 @@ class PeersAtOwnPace(PeersOnReplay):
         before, after = (self.made(self.n_updates + more) for more in (0, 1))
         self.due = after > before
         self.moving = self._moved(after) > self._moved(before)
-        with _undrawn(self.learner.generators, ~self.due):
+        with undrawn(self.learner.generators, ~self.due):
             return super().step(progress, diagnose)
 
     def _moved(self, made: np.ndarray) -> np.ndarray:
@@ -61,7 +63,7 @@ class PeersAtOwnPace(PeersOnReplay):
 
     def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
         """A batch for RL's gradient step; the streams of who is not due stay where they are."""
-        with _undrawn(self.sampling, ~self.due):
+        with undrawn(self.sampling, ~self.due):
             return super().sample(source)
 
     def turn(self, number: int) -> Turn:
@@ -72,7 +74,7 @@ class PeersAtOwnPace(PeersOnReplay):
         return random.Random(number).randrange(len(self.peers.turns))
 
     def _distil_batch(self, number: int) -> Batch:
-        with _undrawn(self.sampling, ~self.moving):
+        with undrawn(self.sampling, ~self.moving):
             return super()._distil_batch(self._drawn(number))
 
     def compile(self) -> None:
@@ -81,21 +83,28 @@ class PeersAtOwnPace(PeersOnReplay):
         self._learn = self._kept(self._learn)
 
     def _kept(self, learn: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
-        """RL's gradient step and the first of distillation, for critics that are due and actors that move."""
+        """RL's gradient step, for critics that are due and actors that move; then distillation's first, for these."""
 
         def rows(name: str) -> np.ndarray:
             return self.due if name.split(".")[0] in ("critic", "critic_adam") else self.moving
 
-        def keeping(*args: Any) -> dict[str, Tensor]:
+        def keeping(batch: Batch, noise: Tensor | None, states: Tensor | None, turn: Turn, *flags: bool) -> Any:
+            apart = states if self.method.coupling == "apart" else None
             with self._only(rows):
-                return learn(*args)
+                info = learn(batch, noise, states if apart is None else None, turn, *flags)
+            return info if apart is None else info | self.distil(apart, turn, flags[-1])
 
         return keeping
 
-    def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
-        """Distillation's other gradient steps, for learners whose actors move."""
+    def distil(self, states: Tensor, turn: Turn, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of distillation, for learners whose actors move."""
         with self._only(lambda name: self.moving):
-            return super().distil_more(first, diagnose)
+            return super().distil(states, turn, diagnose)
+
+    def copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
+        """One gradient step of critics towards their peers', for learners whose actors move."""
+        with self._only(lambda name: self.moving):
+            return super().copy_critics(critics, number)
 
     @contextmanager
     def _only(self, learners: Callable[[str], np.ndarray]) -> Iterator[None]:
@@ -110,12 +119,3 @@ class PeersAtOwnPace(PeersOnReplay):
         yield
         for rows, others, values in kept:
             rows[others] = values
-
-
-@contextmanager
-def _undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
-    """Put the generators back of those learners."""
-    states = {k: generator_state(generators[k]) for k in np.flatnonzero(of)}
-    yield
-    for k, state in states.items():
-        set_generator_state(generators[k], state)

@@ -152,14 +152,17 @@ class PeersOnReplay(LearnFromReplay):
     def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
         """Distillation's gradient steps after its first, number ``first``, which ``learn`` has made."""
         info: dict[str, Tensor] = {}
-        assert self.distillation is not None
         for i in range(first, first + self.config.distill_gradient_steps):
             if i > first:
-                args = self.states(i), *self.turn(i), self.distill_learning_rate
-                info |= self.distillation.update(*args, diagnose)
+                info |= self.distil(self.states(i), self.turn(i), diagnose)
             if self.critics is not None:
-                info |= self._copy_critics(self.critics, i)
+                info |= self.copy_critics(self.critics, i)
         return info
+
+    def distil(self, states: Tensor, turn: Turn, diagnose: bool) -> dict[str, Tensor]:
+        """One gradient step of distillation at ``states (K, B, O)``."""
+        assert self.distillation is not None
+        return self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
 
     def learn(
         self,
@@ -180,7 +183,7 @@ class PeersOnReplay(LearnFromReplay):
             return self.learner.update(batch, noise, update_actor, update_targets, beside_none)
         if self.method.coupling == "apart":
             info = self.learner.update(batch, noise, update_actor, update_targets)
-            return info | self.distillation.update(states, *turn, self.distill_learning_rate, diagnose)
+            return info | self.distil(states, turn, diagnose)
         distance = self.distillation.towards(states, *turn, diagnose)
 
         def beside(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -212,14 +215,16 @@ class PeersOnReplay(LearnFromReplay):
         )
         return self.distil_batch
 
-    def _copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
+    def copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
+        """One gradient step of all critics towards their peers', in distillation step ``number``."""
         batch = self._distil_batch(number)
         rate = critic_rows(self.distill_learning_rate, self.learner.critics)
         return critics.update(batch.observations, batch.actions, *self.turn(number), rate)
 
     def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
-        if moved % self.config.best_freq == 0 and (best := self.standings.best()).min() >= 0:
-            near.update(states, torch.from_numpy(best).to(self.device))
+        # Where peers vary in gradient steps, others may move while the busiest one's count stands still.
+        if moved % self.config.best_freq == 0 and self.learner.updates_actor(self.n_updates):
+            near.update(states, torch.from_numpy(self.standings.best()).to(self.device))
         torch.mul(near.strength, self.config.distill_coef * self.strength, out=self.distill_coef)
 
     def state(self) -> dict[str, Any]:
