@@ -24,3 +24,15 @@ def test_returns_of_peers_beside_one_agent():
             assert len(by_group) == 10
             assert mean == f"{iqm(by_group.mean().to_numpy()):,.0f}"
             assert better == ("-" if method == "single" else f"{iqm(by_group.max().to_numpy()):,.0f}")
+
+
+def test_the_chance_that_two_peers_with_dpd_do_better():
+    pytest.importorskip("rliable")
+    from experiments.peers.answers import answers
+
+    found = answers()
+    (answer,) = (a for a in found if (a.ours, a.theirs) == ("dpd, mean of peers", "single"))
+    assert answer.tasks == ("HalfCheetah-v5", "Swimmer-v5")
+    chance = f"P {answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
+    assert f"the mean of peers with DPD over both tasks: {chance}" in " ".join(TEXT.split())
+    assert all(a.better.low < 0.5 < a.better.high for a in found if a.question == answer.question)
