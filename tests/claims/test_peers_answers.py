@@ -91,12 +91,25 @@ def test_what_is_said_of_one_agent_with_two_updates():
     *first, last = (f"{task[:-3]} {theirs:,.0f}" for task, (_, theirs) in zip(answer.tasks, answer.iqms, strict=True))
     returns, group = f"{', '.join(first)} and {last}", f"{answer.iqms[-1][0]:,.0f}"
     chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
-    assert answer.tasks[-1] == "Walker2d-v5"
-    assert f"(`single_2`: {returns}, where the group has {group}): the group is better with P {chance}." in page
-    number = {5: "five", 6: "six"}[len(answer.tasks)]
-    said = f"does as well on {number} of them: the group is better than it with P {chance} |"
-    assert said in (ROOT / "README.md").read_text()
-    assert answer.better.low < 0.5 < answer.better.high
+    assert len(answer.tasks) == 6 and answer.tasks[-1] == "Walker2d-v5"
+    assert f"(`single_2`: {returns}, where the group has {group}), is below it on Ant and Hopper" in page
+    assert (
+        f"over all the group is better with P {chance}, corrected p {answer.p:.3f}." in page and answer.better.low > 0.5
+    )
+    assert f"and two updates, too, by P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text()
+    assert f"(the group is better with P {chance})" in (ROOT / "docs/peers.md").read_text()
+    by_task = {}
+    for task in answer.tasks:
+        trained, single = (finals(task, *which) for which in (("four_mutual_2", "trained"), ("single_2", "final")))
+        by_task[task] = np.mean(trained[:, None] > single)
+    ant, hopper = (f"{by_task.pop(task):.2f}" for task in ("Ant-v5", "Hopper-v5"))
+    assert f"(P {ant} and {hopper}), and on the others about level" in page
+    assert f"({min(by_task.values()):.2f} to {max(by_task.values()):.2f}): over all" in page
+
+
+def finals(task, method, phase):
+    rows = pd.read_csv(ROOT / f"results/peers_small/{task}/{method}.csv")
+    return rows[rows["phase"] == phase].groupby("seed")["return"].mean().to_numpy()
 
 
 def test_what_is_said_of_beginning_anew():
