@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import POINT, TINY, flags, progress
+from tiny import POINT, TINY, flags, progress, start
 from tiny_benchmark import changed
 
 from policykd.cli import COMMANDS, main
@@ -190,6 +190,28 @@ def test_video_writes_the_file(capsys):
     assert first[4:8] == b"ftyp"
     main(["video", "agent.safetensors", "--out", "replay.mp4", "--steps", "9", "--overwrite"])
     assert Path("replay.mp4").read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("replay.gif", "must end in .mp4"),
+        ("folder.mp4", "is a folder: name the video, such as folder.mp4/replay.mp4"),
+        ("file/replay.mp4", "cannot be made: file is a file"),
+    ],
+)
+def test_a_place_where_no_video_can_be_is_told_before_the_agent_is_loaded(capsys, out, says):
+    Path("folder.mp4").mkdir()
+    Path("file").touch()
+    with pytest.raises(SystemExit):
+        main(["video", "no_run", "--out", out, "--overwrite"])
+    assert says in capsys.readouterr().err
+
+
+def test_a_reader_that_reads_no_further_is_no_error():
+    command = start("--help")
+    command.stdout.close()
+    assert command.stderr.read() == "" and command.wait() == 141
 
 
 def test_a_video_that_cannot_be_drawn_is_one_line_and_another_status(capsys, monkeypatch, caplog):

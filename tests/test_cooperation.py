@@ -1,5 +1,6 @@
 """Cooperative distillation: what each learner receives, keeps to itself and learns."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 import policykd
+from policykd.cooperation import picture
 from policykd.cooperation.cooperative import CooperativeDistillation, make_owners
 from policykd.cooperation.lessons import most_confident, qualified_pairs
 from policykd.cooperation.picture import teaching_graph
@@ -242,6 +244,17 @@ def test_the_teaching_graph(fitted, tmp_path):
     first = path.read_bytes()
     none = fitted.lessons_.assign(sent=0)
     assert teaching_graph(none, fitted.accuracy_, path).read_bytes() != first
+
+
+def test_boxes_of_the_teaching_graph_stay_apart_and_show_names_as_they_are(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(picture, "save_figure", lambda figure, path, **options: drawn.append(figure))
+    names = [rf"owner $\foo{k}$" for k in range(16)]
+    accuracy = pd.DataFrame([{"learner": name, "round": 0, "train": 0.5} for name in names])
+    teaching_graph(pd.DataFrame(columns=["teacher", "student", "sent"]), accuracy, tmp_path / "graph.png")
+    drawn[0].draw_without_rendering()
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_needs_its_extra(monkeypatch):

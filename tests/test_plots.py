@@ -4,6 +4,8 @@ import pytest
 from matplotlib.image import imread
 
 from policykd.core.errors import PolicyKDError
+from policykd.measure import pictures, plots
+from policykd.measure.pictures import Panel, Series, fidelity_picture, seed_panels
 from policykd.measure.plots import LABEL_GAP, Curve, _look, _spread, _standard_error, comparison_grid, learning_curves
 
 
@@ -77,3 +79,79 @@ def test_refuses_no_curves(tmp_path):
     with pytest.raises(PolicyKDError, match="nothing to draw"):
         learning_curves([], tmp_path / "a.png", title="none")
     assert not list(tmp_path.iterdir())
+
+
+# What a reader sees
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures instead of files."""
+    figures = []
+
+    def keep(figure, path, **options):
+        figure.draw_without_rendering()
+        figures.append(figure)
+        return path
+
+    monkeypatch.setattr(plots, "save_figure", keep)
+    monkeypatch.setattr(pictures, "save_figure", keep)
+    return figures
+
+
+def test_steps_are_whole_and_those_of_a_group(drawn):
+    learning_curves([Curve("a", np.arange(2), np.ones((2, 3)))], "x.png", title="x")
+    (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "environment steps of a group"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_learner_that_diverged_is_named_where_it_was_last_finite(drawn):
+    late, never = np.arange(15.0).reshape(5, 3), np.full((5, 3), np.nan)
+    late[2:] = np.nan
+    steps = np.arange(1, 6) * 1000
+    learning_curves([Curve("late", steps, late), Curve("never", steps, never), curve("good")], "x.png", title="x")
+    labels = {text.get_text(): text for text in drawn[0].axes[0].texts}
+    assert set(labels) == {"late: ends in nan", "never: ends in nan", "good"}
+    assert labels["late: ends in nan"].xy == (2000, 4.0)
+    assert all(np.isfinite(text.xyann).all() and np.isfinite(text.xy).all() for text in labels.values())
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    name = r"_100% $\foo$"
+    learning_curves([curve(name)], tmp_path / "a.png", title=name, threshold=0.0, mark=name)
+    comparison_grid([("task", {"a": (np.arange(3), np.zeros((3, 1)))})], tmp_path / "b.png", title=name)
+
+
+@pytest.mark.parametrize("level", [1e6, 1e300])
+def test_the_power_of_ten_of_an_axis_stands_left_of_the_title(drawn, level):
+    learning_curves([curve("a", level=level)], "x.png", title="a title of some length")
+    power = drawn[0].axes[0].yaxis.get_offset_text()
+    assert power.get_text()
+    assert power.get_window_extent().x1 <= drawn[0].texts[0].get_window_extent().x0
+
+
+def test_a_comparison_of_one_evaluation_shows_points(drawn):
+    comparison_grid([("task", {"a": (np.array([9]), np.zeros((1, 3)))})], "x.png", title="x", columns=1)
+    assert drawn[0].axes[0].lines[0].get_marker() == "o"
+
+
+def test_legends_cover_nothing(drawn):
+    sides = {f"peer {k}": (np.arange(3), np.full((3, 1), k)) for k in range(13)}
+    comparison_grid([("task", sides)], "x.png", title="x", columns=1)
+    full = {name: 1.0 for name in ("agreement", "accuracy")}
+    measures = {split: {who: full for who in ("student", "teacher")} for split in ("train", "test")}
+    fidelity_picture(measures, {name: "share" for name in full}, "x.png")
+    assert drawn[1].get_suptitle() == "Fidelity: student beside the teacher"
+    for figure in drawn:
+        (legend,) = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in figure.axes)
+        assert not legend.get_window_extent().overlaps(figure._suptitle.get_window_extent())
+    assert [text.get_text() for text in legend.get_texts()] == ["student", "teacher"]
+
+
+@pytest.mark.parametrize(("seeds", "caption"), [(1, "steps"), (2, "steps   (large: mean; small: each seed)")])
+def test_a_caption_speaks_of_seeds_where_there_are_several(drawn, seeds, caption):
+    seed_panels([Panel("x", "x", "y", {"a": Series([1, 2], np.zeros((2, seeds)))})], "x.png", "x", "steps")
+    assert drawn[0].get_supxlabel() == caption

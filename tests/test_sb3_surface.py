@@ -299,6 +299,13 @@ def test_lines_end_with_the_latest_returns(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("600 of 1,000 steps (60%), ")
 
 
+def test_a_last_step_beyond_the_end_leaves_no_minutes_below_zero(monkeypatch, capsys):
+    monkeypatch.setattr(progress_lines, "FIRST", 0.0)
+    with ProgressLines(100, 0) as lines:
+        lines.update(102)
+    assert ", 0 min left" in capsys.readouterr().out
+
+
 def test_a_terminal_gets_a_bar_and_silence_is_silent(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert not make_bar(10, 0, True).disable

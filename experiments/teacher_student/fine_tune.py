@@ -74,6 +74,7 @@ def run(options: Options) -> None:
         options.out / "fine_tune.png",
         title=f"{options.env}: PPO after DAgger (mean of {tables['naive'].shape[1]} seeds)",
         threshold=score.mean,
+        mark="teacher",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
+UNREAD = 141
+"""Exit status where nobody reads what is printed any more: 128 + SIGPIPE, as of other programs."""
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "distill": "Train small students of a frozen teacher, of one size or of several.",
@@ -49,14 +53,37 @@ def guarded(job: Callable[[], None]) -> None:
     """Run a job; what a user can mend ends in one line on stderr and exit status 2, a signal in that of ``Stopped``."""
     try:
         with terminating():
-            job()
+            _to_the_last_word(job)
     except _mendable() as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            sys.exit(UNREAD)
         print(f"policykd: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         sys.exit(stopped.status)
     except KeyboardInterrupt:
         sys.exit(CTRL_C)
+
+
+def _to_the_last_word(job: Callable[[], None]) -> None:
+    """Run a job and print what it said, so that an error of printing is told like others."""
+    try:
+        job()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more, as below ``head``; what is left to print then goes nowhere."""
+    output = sys.stdout.fileno()
+    pipe = select.poll()
+    pipe.register(output, 0)  # errors are told unasked
+    if not pipe.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _mendable() -> tuple[type[Exception], ...]:

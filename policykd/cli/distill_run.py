@@ -153,6 +153,5 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     curves = [curve_of(f"seed {seed}", k, *done) for k, seed in enumerate(agent.seeds)]
     score = agent.score_teacher()
     title = f"{agent.env_id}: {options.method}"
-    learning_curves(
-        curves, folder / "learning_curves.png", title=title, threshold=None if score is None else score.mean
-    )
+    mean = None if score is None else score.mean
+    learning_curves(curves, folder / "learning_curves.png", title=title, threshold=mean, mark="teacher")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from policykd.measure.plots import COLOURS, FAINT, INK, save_figure
+from policykd.measure.plots import COLOURS, FAINT, INK, TIGHT, save_figure
 
 WIDEST = 7.0
 """Points of the arrow on which most was sent."""
@@ -36,7 +36,8 @@ def teaching_graph(
     place = {name: np.array([np.cos(a), np.sin(a)]) for name, a in zip(names, angles, strict=True)}
     sent = lessons.groupby(["teacher", "student"])["sent"].sum()
     sent = sent[sent > 0]
-    figure = Figure(figsize=(7.0, 6.4), dpi=150, facecolor="white", layout="constrained")
+    size = max(1.0, len(names) / 11)  # so that boxes of neighbours stay apart
+    figure = Figure(figsize=(7.0 * size, 6.4 * size), dpi=150, facecolor="white", layout="constrained")
     axes = figure.subplots()
     for (teacher, student), count in sent.items():
         _arrow(axes, place[teacher], place[student], count, sent.max(), names.index(teacher), len(sent))
@@ -51,12 +52,13 @@ def teaching_graph(
             va="center",
             fontsize=9,
             color=INK,
+            parse_math=False,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": _colour(index), "linewidth": 1.6},
             zorder=5,
         )
     axes.set(xlim=(-1.45, 1.45), ylim=(-1.3, 1.3), aspect="equal")
     axes.axis("off")
-    axes.set_title(title, fontsize=13, fontweight="bold", color=INK, loc="left")
+    axes.set_title(title, fontsize=13, fontweight="bold", color=INK, loc="left", parse_math=False)
     data = "validation data" if column == "validation" else "their own rows"
     figure.supxlabel(
         f"arrow: rows sent from teacher to student, {sent.sum():,} in all; in the boxes: accuracy on {data}, "
@@ -64,7 +66,7 @@ def teaching_graph(
         fontsize=8,
         color=FAINT,
     )
-    return save_figure(figure, Path(path), metadata={"Software": None})
+    return save_figure(figure, Path(path), **TIGHT, metadata={"Software": None})
 
 
 def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int, index: int, arrows: int) -> None:

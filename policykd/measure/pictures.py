@@ -53,7 +53,9 @@ def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = 
             axes.legend(frameon=False, fontsize=8)
     if same and len(panels[0].series) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
-    figure.supxlabel(f"{caption}   (large: mean; small: each seed)", fontsize=8, color=FAINT)
+    if any(series.values.shape[1] > 1 for panel in panels for series in panel.series.values()):
+        caption += "   (large: mean; small: each seed)"
+    figure.supxlabel(caption, fontsize=8, color=FAINT)
     return save_figure(figure, path)
 
 
@@ -85,7 +87,8 @@ def fidelity_picture(
     count = len(drawn) + (reliability is not None)
     width = max(3.75, 1.1 * len(measures))
     figure = Figure(figsize=(width * count, 4.0), dpi=150, facecolor="white", layout="constrained")
-    title = "peers beside one another" if "peers" in whose else f"{' and '.join(whose)} beside the teacher"
+    others = " and ".join(who for who in whose if who != "teacher")
+    title = "peers beside one another" if "peers" in whose else f"{others} beside the teacher"
     figure.suptitle(f"Fidelity: {title}", fontweight="bold", color=INK)
     panels = figure.subplots(1, count, squeeze=False)[0]
     for axes, name in zip(panels, drawn, strict=False):
@@ -101,9 +104,10 @@ def fidelity_picture(
             "",
             units[name],
         )
-        axes.legend(frameon=False, fontsize=8)
     if reliability is not None:
         _reliability(panels[-1], {who: (*points, COLOURS[whose.index(who)]) for who, points in reliability.items()})
+    named = {who: bars for axes in panels for bars, who in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(named.values(), named.keys(), loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     return save_figure(figure, path)
 
 
@@ -117,7 +121,6 @@ def _reliability(axes: Axes, networks: Mapping[str, tuple[np.ndarray, np.ndarray
         if len(inside):
             axes.plot(*points, "-o", markersize=4, color=colour, label=who)
     _decorate(axes, "reliability", "confidence", "accuracy")
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _decorate(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

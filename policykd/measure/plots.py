@@ -42,7 +42,7 @@ class Curve:
     label: str
     """Name beside the line."""
     steps: np.ndarray
-    """Environment steps of all learners together at each evaluation, rising, ``(E,)``."""
+    """Environment steps of its group, all peers together, at each evaluation, rising, ``(E,)``."""
     returns: np.ndarray
     """Undiscounted returns of the episodes of each evaluation, ``(E, n_episodes)``."""
 
@@ -65,11 +65,17 @@ def curve_of(label: str, k: int, steps: Sequence[int], evaluations: Sequence[Eva
 
 
 def learning_curves(
-    curves: Sequence[Curve], path: str | os.PathLike[str], *, title: str, threshold: float | None = None
+    curves: Sequence[Curve],
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    threshold: float | None = None,
+    mark: str = "threshold",
 ) -> Path:
     """Draw the mean return of every curve, with a band of one standard error to each side, as a PNG.
 
-    The mean and the standard error are over the episodes of each evaluation.
+    The mean and the standard error are over the episodes of each evaluation. A curve that ends in NaN or infinity
+    is labelled so, where it was last finite.
 
     Args:
         curves: at least one; each is labelled at its right end. Lines differ in colour, and from the eighth
@@ -77,6 +83,7 @@ def learning_curves(
         path: the PNG file. Its folder is made where missing, and a file already there is replaced whole.
         title: what the picture shows, above it.
         threshold: a return to mark by a dashed line, such as the one that counts as solved.
+        mark: what that return is, beside its line.
 
     Returns:
         ``path``.
@@ -91,23 +98,27 @@ def learning_curves(
     ends = [_draw(axes, curve, index) for index, curve in enumerate(curves)]
     if threshold is not None:
         line = axes.axhline(threshold, color=FAINT, linewidth=1.1, linestyle=(0, (6, 4)), zorder=1)
-        line.set_label(f"threshold {threshold:g}")
+        line.set_label(f"{mark} {threshold:g}")
         ends.append((line, max(step for _, step, _ in ends), threshold))
     _decorate(axes, curves)
     _label_ends(axes, ends)
-    figure.text(0.095, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center")
+    figure.text(0.095, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
     figure.text(0.095, 0.025, _caption(curves), fontsize=8, color=FAINT, va="bottom")
     return save_figure(figure, Path(path), **TIGHT)
 
 
 def _draw(axes: Axes, curve: Curve, index: int) -> End:
-    mean = curve.returns.mean(axis=1)
-    error = _standard_error(curve.returns)
+    with np.errstate(invalid="ignore"):  # learners that diverged
+        mean, error = curve.returns.mean(axis=1), _standard_error(curve.returns)
     (line,) = axes.plot(curve.steps, mean, **_look(index), linewidth=1.9, label=curve.label)
     axes.fill_between(curve.steps, mean - error, mean + error, color=line.get_color(), alpha=0.18, linewidth=0)
-    if len(curve.steps) == 1:
+    finite = np.flatnonzero(np.isfinite(mean))
+    if len(finite) == 1:
         line.set(marker="o", markersize=5, clip_on=False)
-    return line, float(curve.steps[-1]), float(mean[-1])
+    if not np.isfinite(mean[-1]):
+        line.set_label(f"{curve.label}: ends in {mean[-1]}")
+    last = finite[-1] if len(finite) else -1
+    return line, float(curve.steps[last]), float(mean[last])
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -134,14 +145,15 @@ def _caption(curves: Sequence[Curve]) -> str:
 
 def _decorate(axes: Axes, curves: Sequence[Curve]) -> None:
     """Axis labels and limits, round ticks, and a faint grid instead of a frame."""
-    axes.set_xlabel("environment steps of all learners together", color=INK)
+    axes.set_xlabel("environment steps of a group", color=INK)
     axes.set_ylabel("return per evaluation episode", color=INK)
     last = max(float(curve.steps[-1]) for curve in curves)
     axes.set_xlim(0, last or 1)
     axes.margins(y=0.06)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.yaxis.get_offset_text().set_horizontalalignment("right")  # left of the title, not below its letters
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -152,6 +164,8 @@ def _decorate(axes: Axes, curves: Sequence[Curve]) -> None:
 def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
     """Write each line's label right of the axes, joined to its end, where no two labels overlap."""
     low, high = axes.get_ylim()
+    nowhere = low + LABEL_GAP * (high - low)
+    ends = [(line, step, height if np.isfinite(height) else nowhere) for line, step, height in ends]
     places = _spread([(height - low) / (high - low) for _, _, height in ends])
     for (line, step, height), place in zip(ends, places, strict=True):
         axes.annotate(
@@ -162,6 +176,7 @@ def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
             color=line.get_color(),
             fontsize=9,
             va="center",
+            parse_math=False,
             arrowprops={
                 "arrowstyle": "-",
                 "color": line.get_color(),
@@ -227,12 +242,14 @@ def comparison_grid(
     width, height = (7.2, 3.5) if columns == 1 else (3.1, 2.5)
     size = width * columns, height * rows + 0.9
     figure = Figure(figsize=size, dpi=130, facecolor="white", layout="constrained")
-    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK, parse_math=False)
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes, (name, sides) in zip(grid, panels, strict=False):
         for index, (label, (steps, scores)) in enumerate(sides.items()):
             low, middle, high = np.percentile(scores, (25, 50, 75), axis=1)
             (line,) = axes.plot(steps, middle, **_look(index), linewidth=1.8, label=label)
+            if len(steps) == 1:
+                line.set(marker="o", markersize=5)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         axes.set_title(name, fontsize=9, color=INK)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -241,7 +258,8 @@ def comparison_grid(
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    grid[0].legend(frameon=False, fontsize=9)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if columns == 1 else {}
+    grid[0].legend(**beside, frameon=False, fontsize=9)
     figure.supxlabel("environment steps   (line: median over seeds; band: quartiles)", fontsize=8, color=FAINT)
     return save_figure(figure, Path(path), **TIGHT)
 

@@ -54,7 +54,7 @@ class ProgressLines:
             return
         self.due = now + EVERY
         speed = (self.steps - self.start) / max(now - self.began, 1e-9)
-        left = (self.end - self.steps) / max(speed, 1e-9)
+        left = max(0, self.end - self.steps) / max(speed, 1e-9)  # the last step may go beyond the end
         print(
             f"{self.steps:,} of {self.end:,} {self.unit} ({self.steps / self.end:.0%}), {speed:,.0f} {self.unit}/s, "
             f"{left / 60:,.0f} min left{self.latest}",
