@@ -45,7 +45,11 @@ def test_the_table_is_that_of_the_rows_and_the_page_says_no_more():
         without = short.loc[teacher, env]
         assert f"{without.end.min():.2f} to {without.end.max():.2f}" == ends and ends in page.replace("\n", " ")
     assert f"after falls to {without.lowest.min():.2f}" in page
-    assert (runs[runs.way == "naive"].lowest < 0).all()
+    naive = runs[runs.way == "naive"].set_index("protocol")
+    assert (naive.loc["short"].lowest < 0).all()
+    assert naive.loc["full"].lowest.max() < 0.055 and naive.loc["full"].end.max() < 0.175
+    trial = "held by themselves, on trial"
+    assert min(lowest("full", "Hopper-v5", "td3", way).min() for way in (trial, "fine_tune()")) > 0.945
     tried = pd.read_csv(ROOT / "results/fine_tune/search_full.csv")
     shares = (tried["return"] / tried.student_as_it_was).groupby([tried.anchor, tried.anchor_distance]).min().round(2)
     assert shares["student", 0.1] == 0.92 and shares["teacher", 0.1] == 0.91
