@@ -124,10 +124,12 @@ def test_what_is_said_of_beginning_anew():
     assert f"(`four_staggered`) it returns {cheetah[2]} and {hopper[2]}" in page
 
     worst, stay, turns, control = ([number(text) for text in pair] for pair in zip(cheetah, hopper, strict=True))
-    deviation = number(hopper[3].split()[-1])
-    assert worst[1] < control[1] - deviation < turns[1] < stay[1] and control[0] < turns[0] < stay[0]
-    assert 0.2 < 1 - worst[0] / stay[0] < 0.3 < 1 - worst[1] / stay[1]
-    assert "cost a quarter of the return on HalfCheetah and more on Hopper" in (ROOT / "docs/peers.md").read_text()
+    errors = [number(pair[3].split()[-1]) for pair in (cheetah, hopper)]
+    assert worst[1] < control[1] - errors[1] and turns[0] < control[0] - errors[0]
+    losses = [1 - worst[0] / stay[0], 1 - worst[1] / stay[1], 1 - turns[0] / stay[0], 1 - turns[1] / stay[1]]
+    assert 0.3 < losses[0] < 0.35 < losses[1] and 0.45 < losses[2] < 0.5 and losses[3] < losses[1]
+    said = "cost a third of the return on HalfCheetah and more on Hopper"
+    assert said in (ROOT / "docs/peers.md").read_text()
 
 
 def test_what_is_said_of_eight_updates_per_step():
