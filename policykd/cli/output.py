@@ -35,16 +35,31 @@ def outcome(agent: Agent) -> str:
     return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, agent.evaluations[-1].returns)}"
 
 
+def check_file(command: str, out: Path, what: str, example: str) -> None:
+    """Refuse a place where no file can be, before it is made.
+
+    Args:
+        command: who asks.
+        out: where the file would be.
+        what: it would hold.
+        example: a name for it.
+
+    Raises:
+        PolicyKDError: it is a folder or below a file.
+    """
+    if out.is_dir():
+        raise PolicyKDError(f"{command}: {out} is a folder: name the {what}, such as {out / example}")
+    if (file := file_above(out)) is not None:
+        raise PolicyKDError(f"{command}: {out} cannot be made: {file} is a file: choose another --out")
+
+
 def check_page(command: str, out: Path, begins: str) -> None:
     """Refuse a place where the page of a command cannot be, before it is made; it replaces nothing but such a page.
 
     Raises:
         PolicyKDError: it is a folder or below a file, or another file is there.
     """
-    if out.is_dir():
-        raise PolicyKDError(f"{command}: {out} is a folder: name the page, such as {out / f'{command}.html'}")
-    if (file := file_above(out)) is not None:
-        raise PolicyKDError(f"{command}: {out} cannot be made: {file} is a file: choose another --out")
+    check_file(command, out, "page", f"{command}.html")
     if out.exists():
         with open(out, "rb") as found:
             first = found.read(len(begins))

@@ -10,10 +10,9 @@ from pathlib import Path
 import tyro
 
 from policykd.cli.options import parse
-from policykd.cli.output import say
+from policykd.cli.output import check_file, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.core.files import file_above
 from policykd.training.choices import LearnerChoice
 
 
@@ -40,7 +39,9 @@ class VideoOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd video``; the exit status is 1 if the task cannot be drawn."""
     options = parse(VideoOptions, arguments, "video")
-    _check_place(options.out)
+    if options.out.suffix.lower() != ".mp4":  # told before the agent is loaded and plays
+        raise PolicyKDError(f"video: {options.out}: must end in .mp4")
+    check_file("video", options.out, "video", "replay.mp4")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
@@ -60,16 +61,6 @@ def run(arguments: Sequence[str]) -> None:
     if record is None:  # a warning has said why
         sys.exit(1)
     say(f"video {record}")
-
-
-def _check_place(out: Path) -> None:
-    """Refuse a place where no video can be before the agent is loaded and plays."""
-    if out.suffix.lower() != ".mp4":
-        raise PolicyKDError(f"video: {out}: must end in .mp4")
-    if out.is_dir():
-        raise PolicyKDError(f"video: {out} is a folder: name the video, such as {out / 'replay.mp4'}")
-    if (file := file_above(out)) is not None:
-        raise PolicyKDError(f"video: {out} cannot be made: {file} is a file: choose another --out")
 
 
 def _index(text: str) -> int:
