@@ -24,7 +24,7 @@ def main(folder: Path, steps: int = 4_000) -> None:
     for precision in ("float32", "int8"):
         size = to_c(student, 0, folder / precision, precision)  # int8 is calibrated on states that it plays
         print(precision, *size.lines(), sep="\n  ")
-    print((folder / "int8" / "policy.h").read_text())
+    print((folder / "int8" / "policy.h").read_text(encoding="utf-8"))
 
     policy = Policy(student, 0)  # load_policy(run) of a folder: the same C, compiled here; NumPy where nothing compiles
     observation = student.observation_space.sample()

@@ -34,7 +34,7 @@ class Measurements:
         self.path, self.keys, self.columns = path, tuple(keys), (*keys, *values)
         self.rows: list[dict[str, str]] = []
         if path.exists():
-            with open(path, newline="") as file:
+            with open(path, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
                 self.rows = list(reader)
             if tuple(reader.fieldnames or ()) != self.columns:

@@ -21,7 +21,7 @@ from policykd.cli import main
 CASES = [
     (file.stem, case)
     for file in sorted((Path(__file__).parent / "bad_input").glob("*.yaml"))
-    for case in yaml.safe_load(file.read_text())
+    for case in yaml.safe_load(file.read_text(encoding="utf-8"))
 ]
 
 

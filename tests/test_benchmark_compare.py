@@ -47,7 +47,7 @@ def test_both_sides_are_trained_measured_alike_and_shown(engine, monkeypatch, ca
     command = ["compare", "--env", POINT, "--backbone", "td3", "--total-timesteps", "400", "--evaluations", "2"]
     command += ["--n-eval-episodes", "1", "--final-episodes", "3", "--out", "out"]
     main(command)
-    table = Path("out/table.md").read_text()
+    table = Path("out/table.md").read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
     ways = ["the best peer in training", "all peers as one, mean action", "all peers as one, by their critics"]
     who = [*ways, "one student of all peers", "mean of 2 peers"]

@@ -234,7 +234,7 @@ def test_rows_of_a_version_without_a_setting_are_those_of_its_default(tmp_path):
     results.begin(spec, text)
     simulate(spec, results)
     made = tmp_path / f"{spec.cells[0].name}.json"
-    content = json.loads(made.read_text())
+    content = json.loads(made.read_text(encoding="utf-8"))
     del content["cell"]["config"]["matmul_precision"]
     made.write_text(json.dumps(content))
     assert not plan(spec, results).missing
@@ -275,7 +275,7 @@ def test_a_damaged_csv_is_one_line(spec, tmp_path, damage):
     results.begin(spec, MADE_UP)
     results.save(cell, simulate_cell(spec, cell))
     file = tmp_path / "PolicyKD-PointReach-v0" / "sb3.csv"
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     if damage == "gone":
         file.unlink()
     elif damage == "binary":

@@ -71,7 +71,7 @@ def test_a_whole_matrix_then_nothing_is_left_to_do(capsys):
     assert {(r["steps"], r["updates"], r["episodes"]) for r in rows("sb3") if r["phase"] == "final"} == {
         ("200", "180", "3")
     }
-    made = json.loads(Path("results/tiny/PolicyKD-PointReach-v0/dpd-td3.json").read_text())
+    made = json.loads(Path("results/tiny/PolicyKD-PointReach-v0/dpd-td3.json").read_text(encoding="utf-8"))
     assert made["command"] == "policykd benchmark spec.yaml --only PolicyKD-PointReach-v0/dpd-td3"
     assert made["cell"]["config"]["batch_size"] == 8 and made["packages"]["torch"] and made["learners_at_once"] == 4
     assert not list(Path("runs").rglob("checkpoint.safetensors"))
@@ -198,7 +198,7 @@ def test_a_cell_that_is_killed_and_whose_folder_is_deleted_fails(monkeypatch):
 
 def test_a_cell_whose_folder_cannot_be_made_fails_alone():
     Path("work").mkdir()
-    Path("work/PolicyKD-PointReach-v0").write_text("in the way")
+    Path("work/PolicyKD-PointReach-v0").write_text("in the way", encoding="utf-8")
     cell = parse_spec(changed(methods=["dpd"])).cells[0]
     (failed,) = local.run([cell], Path("work"), 1)
     assert isinstance(failed, Failed) and failed.text.startswith(f"cannot begin {cell.name}: ")
@@ -248,7 +248,7 @@ def test_ctrl_c_saves_what_runs_and_a_rerun_goes_on_from_there():
 
 
 def _state(process):
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 def test_a_result_that_a_killed_driver_left_unread_is_kept_without_running_it_again(monkeypatch):
@@ -396,7 +396,7 @@ def test_seeds_of_sb3_count_for_the_settings_that_they_were_trained_with(monkeyp
     assert trained == [(0, 0.001), (1, 0.001), (0, 0.1), (1, 0.1)]
     for seed in cell.seeds:  # as older versions kept them
         file = folder / f"seed_{seed}.json"
-        file.write_text(json.dumps(json.loads(file.read_text())["rows"]))
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8"))["rows"]))
     sb3_cell.name_cell(folder, {**edited.plain(), "seeds": [0]})
     run(edited)
     assert len(trained) == 4
@@ -410,19 +410,19 @@ def test_an_unfinished_cell_of_ours_begins_anew_once_its_spec_was_edited():
     run_cell(cell, Path("cell"), lambda steps: None)  # leaves its checkpoint
     found = run_cell(other, Path("cell"), lambda steps: None)
     assert found.provenance["cell"]["config"]["learning_rate"] == 0.1
-    assert json.loads(Path("cell", "run", "config.json").read_text())["config"]["learning_rate"] == 0.1
+    assert json.loads(Path("cell", "run", "config.json").read_text(encoding="utf-8"))["config"]["learning_rate"] == 0.1
 
 
 def test_the_cell_that_a_folder_was_used_for_is_noted_before_the_next_one_takes_it(monkeypatch):
     cell = parse_spec(changed(methods=["sb3"])).cells[0]
     Path("cell").mkdir()
-    Path("cell", CELL).write_text('{"a": 1}')
-    Path("cell", "seed_0.json").write_text("[[2]]")
+    Path("cell", CELL).write_text('{"a": 1}', encoding="utf-8")
+    Path("cell", "seed_0.json").write_text("[[2]]", encoding="utf-8")
     monkeypatch.setattr(local.subprocess, "Popen", _refuse)
     with pytest.raises(OSError, match="no process"):
         local._Worker(cell, 1, Path("cell"), None, 1)
-    assert json.loads(Path("cell", "seed_0.json").read_text()) == {"cell": {"a": 1}, "rows": [[2]]}
-    assert json.loads(Path("cell", CELL).read_text()) == cell.plain()
+    assert json.loads(Path("cell", "seed_0.json").read_text(encoding="utf-8")) == {"cell": {"a": 1}, "rows": [[2]]}
+    assert json.loads(Path("cell", CELL).read_text(encoding="utf-8")) == cell.plain()
 
 
 def _refuse(*arguments, **options):
@@ -448,10 +448,10 @@ def test_commands_do_not_tell_where_this_machine_keeps_things_but_name_plugins(i
     file = write(methods=["independent"]).absolute()
     out = folder / "elsewhere"
     run_matrix(file, MatrixOptions(out=str(out), jobs=1))
-    text = (out / "PolicyKD-PointReach-v0" / "independent-td3.json").read_text()
+    text = (out / "PolicyKD-PointReach-v0" / "independent-td3.json").read_text(encoding="utf-8")
     assert str(folder) not in text
     assert _command(file, load_spec(file), MatrixOptions()) == "policykd --plugins my_parts,more benchmark spec.yaml"
-    assert yaml.safe_load((out / "spec.yaml").read_text())["name"] == "tiny"
+    assert yaml.safe_load((out / "spec.yaml").read_text(encoding="utf-8"))["name"] == "tiny"
 
 
 @pytest.mark.parametrize("backbone", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("ddpg", "sac")), "ppo"])

@@ -150,7 +150,7 @@ def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
 
 
 def test_the_file_of_the_page_is_sound(tmp_path):
-    page = (ROOT / "docs" / "benchmark.md").read_text()
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
     assert len(load_spec(tmp_path / "mine.yaml").cells) == 6
 

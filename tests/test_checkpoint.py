@@ -76,10 +76,10 @@ def test_saving_takes_no_second_copy_of_the_replay(tmp_path):
     checkpoint.save(tmp_path / "state", {"small": torch.zeros(1)})
 
     def peak():
-        with open("/proc/self/status") as status:
+        with open("/proc/self/status", encoding="utf-8") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
-    with open("/proc/self/clear_refs", "w") as file:
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
         file.write("5")
     before = peak()
     checkpoint.save(tmp_path / "state", {"replay": replay})

@@ -376,7 +376,7 @@ def test_a_student_carries_the_names_of_its_classes(make, tmp_path):
     made = Distiller(student, None, method="cross_entropy", config={**FAST, "epochs": 1}, classes=NAMES, device="cpu")
     made.fit((INPUTS, LABELS))
     Distiller(untrained, None, method="cross_entropy", classes=NAMES).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"a": 0, "b": 1, "c": 2}
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["label2id"] == {"a": 0, "b": 1, "c": 2}
     assert Distiller(net(8), student, classes=NAMES).classes == [*NAMES]
     for network in (student, untrained):
         with pytest.raises(PolicyKDError, match="class 0 is 'c' for the data and 'a' for the teacher"):
@@ -401,7 +401,9 @@ def test_a_teacher_of_a_folder_carries_the_names_beside_it(tmp_path):
     assert Distiller(new(), from_pretrained(tmp_path / "unnamed")[0], classes=NAMES).classes == [*NAMES]
     read_teacher([new()], [tmp_path / "unnamed" / "model.safetensors"], NAMES)
     config = tmp_path / "unnamed" / "config.json"
-    config.write_text(config.read_text().replace("LABEL_", ""))  # as unnamed classes were written before
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("LABEL_", "")
+    )  # as unnamed classes were written before
     assert Distiller(new(), from_pretrained(tmp_path / "unnamed")[0], classes=NAMES).classes == [*NAMES]
 
 
@@ -414,7 +416,7 @@ def test_the_command_trains_labels_alone_beside_and_keeps_class_names(tmp_path, 
     run = tmp_path / "run"
     main([*COMMAND, "--data", data, "--run-dir", str(run)])
     out = capsys.readouterr().out
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert "from labels alone, test data: accuracy" in out and "hinton, test data: accuracy" in out
     assert {"accuracy", "balanced_accuracy", "f1"} <= result["test"].keys() & result["test_of_labels_alone"].keys()
     student, names = from_pretrained(run / "student_model")
@@ -444,7 +446,9 @@ def test_a_method_of_ones_own_is_handed_in_and_resumes(tmp_path, monkeypatch):
     config = {**FAST, "epochs": 2}
     made = Distiller(net(8), None, method=Mine, config=config, device="cpu", run_dir=tmp_path / "run")
     made.fit((INPUTS, LABELS))
-    assert made.method_name == "Mine" and "train/mine" in (tmp_path / "run" / "progress.csv").read_text()
+    assert made.method_name == "Mine" and "train/mine" in (tmp_path / "run" / "progress.csv").read_text(
+        encoding="utf-8"
+    )
     with pytest.raises(PolicyKDError, match="method: 'Mine' is unknown"):
         Distiller.load(tmp_path / "run", net(8))
     assert Distiller.load(tmp_path / "run", net(8), method=Mine, device="cpu").passes == 2

@@ -288,11 +288,11 @@ COMMAND += ["--student-features", "hidden", "--teacher-features", "hidden", "--d
 def test_command(tmp_path, capsys):
     run = tmp_path / "run"
     main([*COMMAND, "--run-dir", str(run)])
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert {"accuracy", "agreement", "kl", "ece", "nll"} <= result["test"].keys() and len(result["validation"]) == 2
     assert "policykd classify: rid on digits, 180 training examples" in capsys.readouterr().out
     main([*COMMAND, "--run-dir", str(run), "--resume"])  # all is done: the same result once more
-    assert json.loads((run / "result.json").read_text()) == result
+    assert json.loads((run / "result.json").read_text(encoding="utf-8")) == result
     for arguments, message in (
         ([*COMMAND, "--run-dir", str(run)], "is not empty"),
         ([*COMMAND, "--run-dir", str(run), "--resume", "--epochs", "3"], "made with other settings"),
@@ -304,7 +304,7 @@ def test_command(tmp_path, capsys):
         assert stop.value.code == 2 and message in capsys.readouterr().err
     weights = run / "teacher" / "best_model.safetensors"
     main([*COMMAND, "--teacher-files", str(weights), "--run-dir", str(tmp_path / "again")])
-    assert json.loads((tmp_path / "again" / "result.json").read_text())["test"] == result["test"]
+    assert json.loads((tmp_path / "again" / "result.json").read_text(encoding="utf-8"))["test"] == result["test"]
     both = ["--teacher-files", str(weights), str(weights), "--teacher-features", "members.1.hidden"]
     main([*COMMAND, *both, "--run-dir", str(tmp_path / "ensemble")])
     for arguments, message in (

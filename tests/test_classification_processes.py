@@ -18,7 +18,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
     command = [sys.executable, str(Path(__file__).parent / "support" / "classifiers.py"), "2", str(paths[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (json.loads(path.read_text()) for path in paths)
+    one, two = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["smallest_batch"] == FAST["batch_size"] // 2
     assert len(one["losses"]) == 6 and one["losses"] == pytest.approx(two["losses"], abs=1e-5)  # 3 passes of 6 steps

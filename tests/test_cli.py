@@ -82,14 +82,16 @@ def test_the_installed_command_is_this_one():
 def _settings(*options, run="run"):
     """The resolved settings of a short run with these options."""
     main(["train", "--env", POINT, "--total-timesteps", "4", "--n-eval-episodes", "1", "--run-dir", run, *options])
-    return json.loads((Path(run) / "config.json").read_text())
+    return json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
 
 
 def test_the_config_of_a_run_repeats_it():
     options = ["--backbone", "td3", "--method", "mutual", "--peers", "3", "--seeds", "5", "2", "--policy-delay", "3"]
     main(["train", "--env", POINT, "--total-timesteps", "120", *flags(gamma=0.9), *options, "--run-dir", "first"])
     main(["train", "--config-file", "first/config.json", "--total-timesteps", "120", "--run-dir", "again"])
-    assert Path("first/config.json").read_text() == Path("again/config.json").read_text()
+    assert Path("first/config.json").read_text(encoding="utf-8") == Path("again/config.json").read_text(
+        encoding="utf-8"
+    )
     first, again = (DualStudent.load(run) for run in ("first", "again"))
     assert (first.method_name, first.peers, first.seeds, first.config.policy_delay) == ("mutual", 3, (5, 2), 3)
     assert first.learner.actor.equal(again.learner.actor)
@@ -106,7 +108,9 @@ def test_a_preset_sets_the_fields_of_its_row(name):
 
 def test_flags_change_the_file_and_the_file_changes_the_preset():
     changes = {"alpha": 3.0, "learning_starts": 77, "buffer_size": 500}
-    Path("file.json").write_text(json.dumps({"preset": "quick", "method": "mutual", "config": changes}))
+    Path("file.json").write_text(
+        json.dumps({"preset": "quick", "method": "mutual", "config": changes}), encoding="utf-8"
+    )
     settings = _settings("--config-file", "file.json", "--alpha", "0.5")
     assert settings["method"] == "mutual"
     config = settings["config"]
@@ -117,7 +121,9 @@ def test_flags_change_the_file_and_the_file_changes_the_preset():
 
 @pytest.mark.parametrize("backbone", [["--backbone", "td3"], ["--backbone=td3"]])
 def test_the_settings_of_a_file_hold_for_another_backbone_too(backbone):
-    Path("file.json").write_text(json.dumps({"backbone": "ddpg", "config": {"alpha": 3.0, "buffer_size": 500}}))
+    Path("file.json").write_text(
+        json.dumps({"backbone": "ddpg", "config": {"alpha": 3.0, "buffer_size": 500}}), encoding="utf-8"
+    )
     settings = _settings("--config-file", "file.json", *backbone)
     assert settings["backbone"] == "td3"
     assert (settings["config"]["alpha"], settings["config"]["policy_delay"]) == (3.0, 2)
@@ -133,7 +139,7 @@ def test_runs_without_a_folder_get_the_next_free_one(capsys):
 def test_the_command_line_of_a_run_is_kept(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["policykd", "train", "--env", POINT, "--run-dir", "a folder"])
     main(["train", "--env", POINT, "--total-timesteps", "4", *flags(), "--run-dir", "a folder"])
-    assert shlex.split(Path("a folder/command.txt").read_text())[1:] == sys.argv
+    assert shlex.split(Path("a folder/command.txt").read_text(encoding="utf-8"))[1:] == sys.argv
 
 
 def test_names_that_are_no_unicode_are_told_and_kept(monkeypatch, capsys):
@@ -147,13 +153,13 @@ def test_names_that_are_no_unicode_are_told_and_kept(monkeypatch, capsys):
         assert rule in capsys.readouterr().err and not Path(odd).exists()
     monkeypatch.setattr(sys, "argv", ["policykd", odd])
     main(["train", "--env", POINT, "--total-timesteps", "4", *flags(), "--run-dir", "run"])
-    assert "x\\udcff" in Path("run/command.txt").read_text()
+    assert "x\\udcff" in Path("run/command.txt").read_text(encoding="utf-8")
 
 
 def test_printed_commands_can_be_pasted(monkeypatch, capsys):
     monkeypatch.setattr("policykd.benchmark.matrix.run_matrix", lambda *_: [])
     monkeypatch.setattr("policykd.benchmark.compare.compare", lambda _: (None, ""))
-    Path("spec.yaml").write_text(changed())
+    Path("spec.yaml").write_text(changed(), encoding="utf-8")
     assert "policykd report 'a folder')" in said(capsys, "benchmark", "spec.yaml", "--out", "a folder")
     assert "policykd report 'a folder/results' --out 'a folder/report.html'" in said(
         capsys, "compare", "--out", "a folder"

@@ -45,9 +45,9 @@ def test_a_run(files, capsys):
     assert {"x3", "colour=red", "label", "teacher", "round"} <= set(received) and "x2" not in received
     assert (received[COLOURS].sum(axis=1) == 1).all() and set(received["teacher"]) == {"logistic"}
     assert (files / "run" / "teaching.png").read_bytes().startswith(b"\x89PNG")
-    options = json.loads((files / "run" / "options.json").read_text())
+    options = json.loads((files / "run" / "options.json").read_text(encoding="utf-8"))
     assert options["search"]["alpha"] == 0.7 and options["rounds"] == 2
-    assert "policykd" in json.loads((files / "run" / "versions.json").read_text())["packages"]
+    assert "policykd" in json.loads((files / "run" / "versions.json").read_text(encoding="utf-8"))["packages"]
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(files, capsys, monkeypatch):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FIRST_PAGES = ("quickstart", "peers", "groups", "memory")
 PAGE = ROOT / "docs" / "coming_from.md"
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-BLOCKS = re.findall(r"## (\w+).*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+BLOCKS = re.findall(r"## (\w+).*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("code", [code for _, code in BLOCKS], ids=[name for name, _ in BLOCKS])
@@ -28,7 +28,7 @@ def test_every_library_has_its_lines():
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in FIRST_PAGES)])
 def test_the_first_pages_use_no_name_that_they_do_not_make(page):
     made = set(dir(builtins))
-    for code in PYTHON.findall((ROOT / page).read_text()):
+    for code in PYTHON.findall((ROOT / page).read_text(encoding="utf-8")):
         nodes = list(ast.walk(ast.parse(code)))
         made |= {(name.asname or name.name).split(".")[0] for node in nodes for name in getattr(node, "names", [])}
         names = [node for node in nodes if isinstance(node, ast.Name)]
@@ -38,7 +38,7 @@ def test_the_first_pages_use_no_name_that_they_do_not_make(page):
 
 def test_the_quickstarts_lines_in_python_run_after_its_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "quickstart.md").read_text()
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     for folder in re.findall(r"--run-dir (\S+)", page):  # what the commands above left
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").touch()

@@ -401,7 +401,7 @@ def test_the_command_prints_a_page_and_exits_with_1_where_something_is_wrong(tmp
     assert ended.value.code == 1
     page = capfd.readouterr().out
     assert "student 8x8 sees 2 of 4 observations" in page and "wrong   return" in page and "13 wrong: " in page
-    assert (tmp_path / "page.txt").read_text() == page
+    assert (tmp_path / "page.txt").read_text(encoding="utf-8") == page
     for words, said in (
         (["--student", "8y"], "'8y' is not a list of widths"),
         (["--updatez", "3"], "nearest: --updates (policykd doctor --help)"),

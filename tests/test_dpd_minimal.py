@@ -95,6 +95,6 @@ def test_it_trains(minimal, capsys):
 
 
 def test_it_needs_nothing_of_the_package_and_stays_short():
-    text = FILE.read_text()
+    text = FILE.read_text(encoding="utf-8")
     assert "import policykd" not in text and "from policykd" not in text
     assert len(text.splitlines()) <= 170

@@ -44,7 +44,7 @@ def test_spec_survives_json(env_id):
 
 
 def test_readme_table_is_current():
-    readme = (Path(policykd_envs.__file__).parent / "README.md").read_text()
+    readme = (Path(policykd_envs.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert readme_table() in readme, "run `python -m policykd_envs` and paste its table"
     assert {i for i in gym.registry if i.startswith("PolicyKD/")} == set(policykd_envs.TASKS)
 

@@ -47,14 +47,14 @@ def test_glue_script_resumes(folder, tmp_path, monkeypatch, capsys):  # noqa: F8
     )
     monkeypatch.setattr(glue, "VARIANTS", {name: glue.VARIANTS[name] for name in ("hinton", "reaugkd")})
     glue.main(options)
-    written = (tmp_path / "out" / "glue.csv").read_text()
+    written = (tmp_path / "out" / "glue.csv").read_text(encoding="utf-8")
     assert set(pd.read_csv(tmp_path / "out/glue.csv")["row"]) == {"teacher", "hinton", "reaugkd", "reaugkd_student"}
     sweep = pd.read_csv(tmp_path / "out/glue_sweep.csv")
     assert len(sweep) == len(glue.COUNTS) + len(glue.SHARES) - 1 and sweep["score"].between(0, 1).all()
-    assert "| ReAugKD |" in page.read_text() and (tmp_path / "out/glue.png").exists()
+    assert "| ReAugKD |" in page.read_text(encoding="utf-8") and (tmp_path / "out/glue.png").exists()
     monkeypatch.setattr(glue, "one_student", lambda *_: pytest.fail("measured again"))
     glue.main(options)
-    assert (tmp_path / "out" / "glue.csv").read_text() == written
+    assert (tmp_path / "out" / "glue.csv").read_text(encoding="utf-8") == written
 
 
 def test_glue_script_says_what_it_needs(monkeypatch):

@@ -148,7 +148,7 @@ def test_a_hub_folder_is_whole(tmp_path):
     assert json.loads(files["config.json"])["n_steps"] == 32
     results = json.loads(files["results.json"])
     assert (results["mean_reward"], results["n_eval_episodes"]) == (score.mean, 3)
-    card = (tmp_path / "hub" / "README.md").read_text()
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: stable-baselines3\ntags:\n- PolicyKD/PointReach-v0\n")
     assert f"value: {score.mean:.2f} +/- {score.returns.std():.2f}\n" in card.split("---\n")[1]
     assert f"| {score.mean:,.1f} +/- " in card and "VecNormalize.load" in card and "training | 128 |" in card

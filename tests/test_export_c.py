@@ -88,7 +88,7 @@ def test_the_written_int8_is_as_near_as_its_header_says(student, tmp_path):
     assert np.isclose(size.difference.worst, distances.max(), atol=1e-5)
     assert np.isclose(size.difference.mean, distances.mean(), atol=1e-5)
     assert 1e-6 < size.difference.mean < 0.1  # quantised, and not broken
-    text = (tmp_path / "policy" / "policy.h").read_text()
+    text = (tmp_path / "policy" / "policy.h").read_text(encoding="utf-8")
     assert f"differs by at most {size.difference.worst:.1e}, on average {size.difference.mean:.1e}" in text
 
 
@@ -124,10 +124,10 @@ def test_each_observation_has_a_range_of_its_own():
 def test_sizes_are_those_of_the_constants(student, tmp_path):
     whole, small = (to_c(student, 0, tmp_path / p, p, observations()) for p in ("float32", "int8"))
     for size, name, kinds in ((whole, "float32", {"float": 4}), (small, "int8", {"float": 4, "int8_t": 1})):
-        text = (tmp_path / name / "policy.c").read_text()
+        text = (tmp_path / name / "policy.c").read_text(encoding="utf-8")
         found = re.findall(r"static const (\w+) \w+\[(\d+)\]", text)
         assert size.constants == sum(kinds[kind] * int(count) for kind, count in found)
-        header = (tmp_path / name / "policy.h").read_text()
+        header = (tmp_path / name / "policy.h").read_text(encoding="utf-8")
         assert f"flash: {size.constants:,} bytes of constants" in header
         assert f"RAM: buffers of {size.buffers:,} bytes on the stack" in header
     assert small.buffers < whole.buffers
@@ -141,7 +141,7 @@ def test_without_a_compiler_the_files_are_written_and_say_so(student, tmp_path, 
     monkeypatch.setattr(compiled, "find_compiler", none)
     size = to_c(student, 0, tmp_path / "policy")
     assert not size.compiled and size.code is None
-    text = (tmp_path / "policy" / "policy.h").read_text()
+    text = (tmp_path / "policy" / "policy.h").read_text(encoding="utf-8")
     assert "code not measured" in text and "nothing compiles here" in text
     policy = Policy(student, 1)
     assert policy.computed_by == "numpy"
@@ -311,5 +311,5 @@ def test_c_that_acts_otherwise_is_not_written(tmp_path, monkeypatch):
 
 def test_the_figures_in_the_docs_are_the_measured_ones():
     root = Path(__file__).parent.parent
-    measured = (root / "results/latency/latency.md").read_text().partition("| format")
-    assert "".join(measured[1:]) in (root / "docs/export.md").read_text()
+    measured = (root / "results/latency/latency.md").read_text(encoding="utf-8").partition("| format")
+    assert "".join(measured[1:]) in (root / "docs/export.md").read_text(encoding="utf-8")

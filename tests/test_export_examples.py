@@ -31,4 +31,4 @@ def test_the_doctor_finds_what_the_student_cannot_see(capsys):
 
 @pytest.mark.parametrize("name", ["export_to_c", "doctor"])
 def test_an_example_is_short(name):
-    assert 20 <= len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60
+    assert 20 <= len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 60

@@ -79,9 +79,9 @@ def test_the_written_c_is_the_student_along_episodes(student, tmp_path):
     size = to_c(student, 0, tmp_path / "c", inputs="full")
     assert size.compiled and size.difference.worst <= 1e-5
     np.testing.assert_allclose(play_in_c(tmp_path / "c", rows, STARTS), expected, atol=1e-5)
-    text = (tmp_path / "c" / "policy.h").read_text()
+    text = (tmp_path / "c" / "policy.h").read_text(encoding="utf-8")
     assert f"#define POLICY_STATE {size.state // 4}\n" in text and f"a state of {size.state} bytes" in text
-    text = (tmp_path / "c" / "policy.c").read_text()
+    text = (tmp_path / "c" / "policy.c").read_text(encoding="utf-8")
     assert "malloc" not in text and "<math.h>" not in text
 
 
@@ -156,7 +156,7 @@ def test_units_in_int8_act_as_near_as_their_header_says(tmp_path, sees):
     assert 1e-6 < size.difference.mean < 0.02 < np.abs(wanted - forgetful).mean()
     whole = to_c(student, 0, tmp_path / "whole", inputs="full")
     assert size.constants < 0.6 * whole.constants and size.state == whole.state
-    text = (tmp_path / "c" / "policy.c").read_text()
+    text = (tmp_path / "c" / "policy.c").read_text(encoding="utf-8")
     assert "static const int8_t heard_weight" in text and "static const int8_t seen_weight" in text
 
 

@@ -101,11 +101,11 @@ def test_report_with_control(tmp_path):
     assert found["test", "control"]["agreement"] == 0.25, "the control is measured against this teacher"
     assert found["test", "control"]["accuracy"] == 0.5
     assert found["test", "teacher"]["agreement"] == 1 and found["test", "teacher"]["kl"] == pytest.approx(0, abs=1e-6)
-    with open(tmp_path / "fidelity.csv") as file:
+    with open(tmp_path / "fidelity.csv", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert [float(row["agreement"]) for row in written] == pytest.approx([row.measures["agreement"] for row in rows])
     assert list(written[0]) == ["split", "who", *MEASURES]
-    assert (tmp_path / "fidelity.md").read_text().count("\n") == 2 + len(rows)
+    assert (tmp_path / "fidelity.md").read_text(encoding="utf-8").count("\n") == 2 + len(rows)
     assert (tmp_path / "fidelity.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -27,17 +27,17 @@ def runs(tmp_path_factory):
 
 def test_report_of_a_run(runs, tmp_path, capsys):
     main(["fidelity", str(runs / "0"), "--control", str(runs / "1"), "--out", str(tmp_path)])
-    with open(tmp_path / "fidelity.csv") as file:
+    with open(tmp_path / "fidelity.csv", encoding="utf-8") as file:
         rows = {(row["split"], row["who"]): row for row in csv.DictReader(file)}
     assert set(rows) == {(split, who) for split in ("train", "test") for who in ("student", "control", "teacher")}
-    result = json.loads((runs / "0" / "result.json").read_text())["test"]
+    result = json.loads((runs / "0" / "result.json").read_text(encoding="utf-8"))["test"]
     student = rows["test", "student"]
     for name in ("accuracy", "agreement", "kl", "ece", "nll"):
         assert float(student[name]) == pytest.approx(result[name], rel=1e-4, abs=1e-6), "the run's own numbers"
     assert rows["test", "control"]["agreement"] != student["agreement"]
     assert float(rows["test", "teacher"]["agreement"]) == 1
     assert (tmp_path / "fidelity.png").exists() and not (runs / "0" / "fidelity.md").exists()
-    assert (tmp_path / "fidelity.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "fidelity.md").read_text(encoding="utf-8") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_faults_are_one_line(runs, arguments, message, capsys, tmp_path):
 def test_a_control_of_another_recipe_is_refused(runs, capsys, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    made = json.loads((runs / "1" / "options.json").read_text())
+    made = json.loads((runs / "1" / "options.json").read_text(encoding="utf-8"))
     made["config"]["temperature"] = 3.0
     (other / "options.json").write_text(json.dumps(made))
     with pytest.raises(SystemExit):

@@ -24,7 +24,7 @@ def opposite(observation):
 
 
 def read(folder):
-    with open(folder / "fidelity.csv") as file:
+    with open(folder / "fidelity.csv", encoding="utf-8") as file:
         return {(row["split"], row["who"]): row for row in csv.DictReader(file)}
 
 
@@ -84,7 +84,7 @@ def test_report_of_a_run(runs, tmp_path, capsys, caplog):
         (split, who) for split in ("student_states", "teacher_states") for who in ("student", "control")
     }
     assert all(float(row["kl"]) > 0 for row in read(tmp_path).values())  # the teachers here are Gaussian
-    assert (tmp_path / "fidelity.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "fidelity.md").read_text(encoding="utf-8") in capsys.readouterr().out
     (runs / "teacher0.safetensors").rename(runs / "moved.safetensors")
     with pytest.raises(SystemExit):
         main(["fidelity", str(runs / "0"), "--out", str(tmp_path / "out")])
@@ -172,7 +172,7 @@ def test_logs_say_how_far_peers_act_apart(backbone, tmp_path):
     agent = DualStudent(POINT, method="independent", backbone=backbone, config=quick, run_dir=tmp_path / "run").learn(
         64
     )
-    with open(tmp_path / "run" / "progress.csv") as file:
+    with open(tmp_path / "run" / "progress.csv", encoding="utf-8") as file:
         logged = [float(row[peers.APART]) for row in csv.DictReader(file) if row.get(peers.APART)]
     off_policy = backbone == "td3"
     states = agent.replay_buffer.observations if off_policy else agent.rollout_buffer.observations.flatten(1, 2)

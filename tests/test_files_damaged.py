@@ -216,7 +216,7 @@ def network(tmp_path):
 def test_a_network_of_a_file_is_no_larger_than_the_file(network):
     expected = make_model("mlp", (8,), (4,), 3, 0)(torch.ones(2, 4))
     assert torch.equal(from_pretrained(network)[0](torch.ones(2, 4)), expected)
-    content = json.loads((network / "config.json").read_text())
+    content = json.loads((network / "config.json").read_text(encoding="utf-8"))
     for text in (json.dumps({**content, "widths": [20_000, 20_000]}), "[" * 10_000):
         (network / "config.json").write_text(text)
         refused(lambda: from_pretrained(network), network)

@@ -21,7 +21,7 @@ def modules():
 def imports(name, path, known):
     """The modules of the package that one imports, anywhere in it; a package as the parent of its own is no import."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             wanted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -44,7 +44,9 @@ def test_there_is_no_circle():
 
 def test_no_arrow_goes_from_a_lower_room_to_a_higher_one():
     """The order of rooms is that of docs/architecture.md, from the ground up."""
-    (line,) = re.findall(r"^    (native < .*)$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    (line,) = re.findall(
+        r"^    (native < .*)$", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     floor = {room.strip(): number for number, room in enumerate(line.split("<"))}
     known = modules()
     rooms = {name: name.split(".")[1] for name, path in known.items() if path.parent != PACKAGE}
@@ -61,5 +63,15 @@ def test_no_arrow_goes_from_a_lower_room_to_a_higher_one():
 
 def test_no_file_is_over_300_lines():
     files = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".c", ".cpp", ".h", ".js"))
-    long = {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 300}
+    long = {
+        str(path.relative_to(ROOT)): n
+        for path in files
+        if (n := len(path.read_text(encoding="utf-8").splitlines())) > 300
+    }
     assert not long
+
+
+def test_text_is_read_in_utf_8_whatever_the_locale():
+    """Ruff's PLW1514 sees only paths whose type it can tell."""
+    files = (path for room in ("policykd", "envs", "experiments", "scripts") for path in (ROOT / room).rglob("*.py"))
+    assert not [str(path.relative_to(ROOT)) for path in files if ".read_text()" in path.read_text(encoding="utf-8")]

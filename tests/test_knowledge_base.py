@@ -88,7 +88,7 @@ def test_a_file_holds_it_without_pickle_and_is_mapped(tmp_path):
     assert b"pickle" not in content[:1000] and memory.nbytes < len(content) < memory.nbytes + 1000
     again = KnowledgeBase.load(path, "me")
     maps = Path("/proc/self/maps")
-    assert not maps.exists() or str(path) in maps.read_text()
+    assert not maps.exists() or str(path) in maps.read_text(encoding="utf-8")
     asked = random(3, 64, seed=2)
     assert torch.equal(again.search(asked, 5).rows, memory.search(asked, 5).rows)
     again.add(random(1, 64), torch.full((1, 2), 0.5))  # grows in memory, not in the file

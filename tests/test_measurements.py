@@ -27,7 +27,7 @@ def test_rows_survive_and_are_found_again(tmp_path):
     assert again.has(seed=0, method="rid") and again.has(method="vid") and not again.has(seed=1, method="vid")
     assert again.values("accuracy", method="rid").tolist() == [0.5, 0.25], "in the order of seeds"
     assert not len(again.values("accuracy", method="none"))
-    assert path.read_text() == "seed,method,accuracy\n1,rid,0.25\n0,rid,0.5\n0,vid,1\n"
+    assert path.read_text(encoding="utf-8") == "seed,method,accuracy\n1,rid,0.25\n0,rid,0.5\n0,vid,1\n"
     assert path.with_suffix(".versions.json").exists()
 
 
@@ -36,7 +36,7 @@ def test_rows_of_another_experiment_are_left_alone(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(PolicyKDError, match="other columns"):
         Measurements(path, KEYS, VALUES)
-    assert path.read_text() == "a,b\n1,2\n"
+    assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"
 
 
 def test_a_run_is_added_whole_or_not_at_all(tmp_path):
@@ -57,10 +57,10 @@ def test_a_table_goes_between_its_markers(tmp_path):
     text = "# Title\n<!-- a table: begin -->\n{}<!-- a table: end -->\nrest\n<!-- b table: begin -->\nb\n"
     page.write_text(text.format("old\n"))
     publish("| new |\n", page, "a table")
-    assert page.read_text() == text.format("| new |\n")
+    assert page.read_text(encoding="utf-8") == text.format("| new |\n")
     for name in ("b table", "c table"):  # not closed; not there
         publish("| other |\n", page, name)
-    assert page.read_text() == text.format("| new |\n")
+    assert page.read_text(encoding="utf-8") == text.format("| new |\n")
     publish("nothing", tmp_path / "none.md", "a table")
     assert not (tmp_path / "none.md").exists()
 
@@ -111,7 +111,7 @@ def test_rows_of_the_comparison_are_appended_and_resumed(tmp_path):
     for seed in (0, 1):
         run._append(rows, {"variant": "hinton", "seed": seed, "accuracy": 0.5})
     assert run._done(rows) == {("hinton", 0), ("hinton", 1)}
-    assert len(rows.read_text().splitlines()) == 3
+    assert len(rows.read_text(encoding="utf-8").splitlines()) == 3
 
 
 # Programs of experiments go on, and refuse what they do not know
@@ -170,8 +170,8 @@ def test_the_zoo_and_teachers_that_choose_train_the_seeds_that_are_missing(tmp_p
     for case, seeds in (("SAC HalfCheetah", (0,)), ("PPO HalfCheetah", (0,)), ("SAC HalfCheetah", (0, 1))):
         zoo.run(zoo.Options(**options, cases=(case,), seeds=seeds))
     assert Trained.asked == [(0,), (0,), (1,)]
-    assert len((tmp_path / "zoo.csv").read_text().splitlines()) == 1 + 3
-    assert (tmp_path / "zoo.md").read_text().count("## ") == 2
+    assert len((tmp_path / "zoo.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3
+    assert (tmp_path / "zoo.md").read_text(encoding="utf-8").count("## ") == 2
 
     monkeypatch.setattr(discrete, "TeacherStudent", Trained)
     for seeds in ((0, 1), (0, 1, 2)):

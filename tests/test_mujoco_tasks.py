@@ -25,7 +25,7 @@ def test_five_thousand_steps_of_dpd_stay_finite(task, backbone, tmp_path):
     assert agent.num_timesteps >= 5_000 and agent.recipe.n_updates > 0
     for name, tensor in state_tensors(agent.learner).items():
         assert torch.isfinite(tensor).all(), name
-    rows = [log.read_text().splitlines() for log in (tmp_path / "run").rglob("progress.csv")]
+    rows = [log.read_text(encoding="utf-8").splitlines() for log in (tmp_path / "run").rglob("progress.csv")]
     assert rows and all("distill/loss" in lines[0] for lines in rows)
     for lines in rows:
         cells = [cell for line in lines[1:] for cell in line.split(",") if cell]

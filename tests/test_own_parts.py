@@ -366,7 +366,7 @@ def test_what_is_tried_once_is_left_as_it_was_and_may_need_what_a_run_gives():
 
 def page_learner():
     """The class on the page about learners of one's own."""
-    page = (Path(__file__).parents[1] / "docs" / "extending" / "learner.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "extending" / "learner.md").read_text(encoding="utf-8")
     scope = {"DualStudent": None}
     exec(page.partition("```python\n")[2].partition("\n\n\nagent")[0], scope)
     return scope["MeanTD3"]
@@ -437,7 +437,8 @@ def test_a_plugin_makes_parts_known_to_a_benchmark(capsys):
         "{name: own, total_timesteps: 200, seeds: 1, evaluations: 1, n_eval_episodes: 1, final_episodes: 1,"
         " settings: {net_arch: [8], batch_size: 16, learning_starts: 30, buffer_size: 500, divergence: absolute},"
         f" tasks: {{{POINT}: {{backbones: [td3], reference: {{low: -53, high: -5, source: test}}}}}},"
-        " methods: [curious]}"
+        " methods: [curious]}",
+        encoding="utf-8",
     )
     with pytest.raises(SystemExit):
         policykd(["benchmark", "spec.yaml", "--plan"])
@@ -448,8 +449,8 @@ def test_a_plugin_makes_parts_known_to_a_benchmark(capsys):
 
 
 def test_plugins_that_cannot_be_imported_are_one_line(capsys):
-    Path("broken.py").write_text("raise RuntimeError('on purpose')")
-    Path("ends.py").write_text("import sys; sys.exit()")
+    Path("broken.py").write_text("raise RuntimeError('on purpose')", encoding="utf-8")
+    Path("ends.py").write_text("import sys; sys.exit()", encoding="utf-8")
     for arguments, words in (
         (["--plugins", "no_such_module", "train"], "plugins: no_such_module cannot be imported"),
         (["--plugins", "broken", "train"], "plugins: broken cannot be imported: on purpose"),

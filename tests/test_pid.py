@@ -199,7 +199,7 @@ def test_a_curve_over_a_training(tmp_path):
     assert last.redundant > 0.5 and last.unique_teacher < first.unique_teacher - 0.5
     assert first.teacher == pytest.approx(last.teacher, abs=1e-6), "the teacher is frozen"
     curve.write(tmp_path)
-    with open(tmp_path / "pid.csv") as file:
+    with open(tmp_path / "pid.csv", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert [row["epoch"] for row in written] == ["0", "2", "4"]
     assert float(written[2]["redundant"]) == pytest.approx(last.redundant, abs=1e-4)

@@ -340,7 +340,7 @@ def test_command_line(tmp_path, capsys):
         ["classify", "--method", "reaugkd", "--student-features", "hidden.0.0", "--teacher-features", "hidden.1",
          "--epochs", "2", "--teacher-epochs", "2", "--run-dir", str(run), "--device", "cpu"]
     )  # fmt: skip
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert result["lookup"].keys() == {"k", "temperature", "beta"}
     assert 0 < result["test_with_retrieval"]["accuracy"] <= 1
     assert (run / "knowledge_base.safetensors").stat().st_size > 1294 * 26 * 4

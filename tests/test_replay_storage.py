@@ -128,7 +128,9 @@ def test_memory_is_counted_as_it_is_taken(monkeypatch):
 
 
 def status(what):
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(what)
+    )
     return 1024 * int(line.split()[1])
 
 
@@ -147,7 +149,7 @@ def test_a_replay_on_disk_takes_no_memory_of_its_own_and_leaves_no_file(tmp_path
 
 def maps(folder, process="self"):
     """Files without a name in a folder that a process has mapped: their room is free when it ends, however it does."""
-    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    lines = Path(f"/proc/{process}/maps").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if str(folder) in line and line.endswith("(deleted)")]
 
 

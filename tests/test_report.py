@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(folder):
-    text = (folder / "report.html").read_text()
+    text = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
@@ -63,7 +63,7 @@ def test_numbers_of_the_page_recomputed_from_raw_rows_by_hand(folder, data):
 
 
 def test_the_page_needs_no_network(folder):
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""<(script|link|img|iframe)[^>]+(src|href)=["'](?!data:)""", page)
     assert len(page) < 10e6
 
@@ -71,7 +71,7 @@ def test_the_page_needs_no_network(folder):
 def test_failures_and_cells_not_run_are_in_the_page_as_text(data, folder):
     assert data["failures"] == {"Hopper-v5/dpd-td3": FAILURE}
     assert data["missing"] == []
-    assert "<b>boom</b>" not in (folder / "report.html").read_text()
+    assert "<b>boom</b>" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_videos_are_in_the_page_as_far_as_there_is_room(folder, data, tmp_path):
@@ -82,7 +82,7 @@ def test_videos_are_in_the_page_as_far_as_there_is_room(folder, data, tmp_path):
     shutil.copytree(folder / "results", copy)
     (copy / "HalfCheetah-v5" / "sb3-td3.mp4").write_bytes(bytes(VIDEO_BYTES))
     write_page(summarise(Results(copy)), Results(copy), tmp_path / "page.html")
-    assert '"source":"results/HalfCheetah-v5/sb3-td3.mp4"' in (tmp_path / "page.html").read_text()
+    assert '"source":"results/HalfCheetah-v5/sb3-td3.mp4"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_ten_tasks_ten_methods_ten_seeds_a_hundred_evaluations_fit(tmp_path):
@@ -130,7 +130,7 @@ def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, ca
         main(["report", results, "--tables", str(document), "--check"])
     assert "is stale: policykd report" in capsys.readouterr().err
     main(["report", results, "--tables", str(document)])
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("after\n") and "#### HalfCheetah-v5, TD3" in text
     main(["report", results, "--tables", str(document), "--check"])
     document.write_text(text.replace("| 800 |", "| 801 |", 1))

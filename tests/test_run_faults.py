@@ -107,7 +107,7 @@ def test_cooperation_begins_anew_where_it_was_killed_and_knows_when_it_is_finish
     for name, shift in (("a", 0.0), ("b", 0.5)):
         rows = [{"x": (i * 7 % 11) / 11, "y": (i * 5 % 13) / 13} for i in range(60)]
         tables.append(tmp_path / f"{name}.csv")
-        with open(tables[-1], "w", newline="") as file:
+        with open(tables[-1], "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, ["x", "y", "label"])
             writer.writeheader()
             writer.writerows({**row, "label": int(row["x"] + shift > 0.7)} for row in rows)
@@ -264,11 +264,11 @@ def test_a_torn_row_is_cut_and_new_columns_replace_the_file_at_once(tmp_path, mo
     log = ProgressCSV(path)
     for steps in (50, 100, 1500):
         log.write({STEPS: steps, "loss": 0.5}, {STEPS: (), "loss": ()})
-    whole = path.read_text()
+    whole = path.read_text(encoding="utf-8")
     for torn in ("0.5,1500", "0.5,150", "0.5,", "0.5", "0", '"0'):
         path.write_text(f"{whole.rpartition('0.5,')[0]}{torn}")
         progress_csv.rewind(path, 10_000, None)
-        assert path.read_text() == f"loss,{STEPS}\n0.5,50\n0.5,100\n"
+        assert path.read_text(encoding="utf-8") == f"loss,{STEPS}\n0.5,50\n0.5,100\n"
     log = ProgressCSV(path)
 
     def full(source, target):
@@ -280,7 +280,7 @@ def test_a_torn_row_is_cut_and_new_columns_replace_the_file_at_once(tmp_path, mo
         log.write({STEPS: 150, "new": 1.0}, {STEPS: (), "new": ()})
     assert contents(tmp_path) == {"progress.csv": before}
     ProgressCSV(path).write({STEPS: 150, "new": 1.0}, {STEPS: (), "new": ()})
-    assert path.read_text() == f"loss,{STEPS},new\n0.5,50,\n0.5,100,\n,150,1.0\n"
+    assert path.read_text(encoding="utf-8") == f"loss,{STEPS},new\n0.5,50,\n0.5,100,\n,150,1.0\n"
 
 
 def test_rows_after_a_checkpoint_go_also_where_their_steps_are_those_of_the_checkpoint(tmp_path):
@@ -339,7 +339,7 @@ def test_a_second_writer_is_told_who_the_first_one_is_and_its_death_frees_the_fo
     holder.kill()
     holder.communicate()
     with alone(run), alone(run):  # whoever holds it may ask for it again
-        assert json.loads((run / LOCK).read_text())["pid"] == os.getpid()
+        assert json.loads((run / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
     assert contents(run) == before
 
 
@@ -377,7 +377,7 @@ def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, ca
     line = refused(capsys, *words, "--total-timesteps", "400")
     assert "environment: Raises-v0: reset raised RuntimeError: the simulator fell over at step" in line
     assert f"the learners are in {run / 'stopped.safetensors'}; --resume goes on from the last checkpoint" in line
-    assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text()
+    assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text(encoding="utf-8")
     assert DualStudent.load(run / "stopped.safetensors").num_timesteps > 60
     assert DualStudent.load(run).num_timesteps % 60 == 0
 

@@ -57,16 +57,16 @@ def test_a_run_has_one_folder_per_learner_and_explains_itself(run, learners):
 
 
 def test_settings_command_and_versions_are_kept(run):
-    settings = json.loads((run / "config.json").read_text())
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     agent = DualStudent.load(run)
     assert settings == agent.settings
     assert (settings["env"], settings["method"], settings["backbone"]) == (POINT, "dpd", "td3")
     assert (settings["peers"], settings["seeds"]) == (2, [0, 1])
     assert settings["config"]["buffer_size"] == 10_000
     assert settings["config"]["tau"] == 0.005  # a default, resolved
-    command = shlex.split((run / "command.txt").read_text())
+    command = shlex.split((run / "command.txt").read_text(encoding="utf-8"))
     assert command[1:] == sys.argv
-    versions = json.loads((run / "versions.json").read_text())
+    versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
     assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert {"torch", "numpy", "gymnasium", "mujoco", "stable-baselines3"} <= versions["packages"].keys()
     assert re.fullmatch("[0-9a-f]{40}", versions["git_commit"] or "0" * 40)
@@ -78,7 +78,7 @@ def test_sb3_reads_the_monitors(learners):
         steps, returns = ts2xy(frame, X_TIMESTEPS)
         assert steps.tolist() == [50, 100, 150]  # 150 steps of each peer
         assert (returns < 0).all()
-        assert json.loads((folder / "monitor.csv").read_text().splitlines()[0][1:])["env_id"] == POINT
+        assert json.loads((folder / "monitor.csv").read_text(encoding="utf-8").splitlines()[0][1:])["env_id"] == POINT
 
 
 def test_sb3_plots_the_monitors(learners, monkeypatch):

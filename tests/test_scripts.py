@@ -64,7 +64,7 @@ def test_a_benchmark_leaves_a_page(monkeypatch):
         monkeypatch.setattr(f"policykd.benchmark.statistics.{name}", 20)
     script("benchmark")((POINT,), steps=60, seeds=2, methods=("single",), high=-5.2)
     assert Path("runs/benchmark/report.html").stat().st_size > 10_000
-    assert "given by --high" in Path("runs/benchmark/spec.yaml").read_text()
+    assert "given by --high" in Path("runs/benchmark/spec.yaml").read_text(encoding="utf-8")
 
 
 def test_a_classifier_is_distilled_beside_one_that_learns_from_labels(capsys):
@@ -75,4 +75,4 @@ def test_a_classifier_is_distilled_beside_one_that_learns_from_labels(capsys):
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
 def test_scripts_stay_short_enough_to_read(path):
-    assert 15 <= len(path.read_text().splitlines()) <= 60
+    assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 60

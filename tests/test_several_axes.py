@@ -101,7 +101,7 @@ def test_the_zip_reads_the_tasks_own_axes(tmp_path, backbone):
         env = VecNormalize.load(tmp_path / "agent" / "vecnormalize.pkl", DummyVecEnv([square]))
         seen = env.normalize_obs(rows)
     np.testing.assert_allclose(model.predict(seen, deterministic=True)[0], agent.predict(rows, learner=0)[0], atol=1e-5)
-    assert "Flatten" not in (tmp_path / "agent" / "config.yml").read_text()
+    assert "Flatten" not in (tmp_path / "agent" / "config.yml").read_text(encoding="utf-8")
     loaded = Teacher.load(tmp_path / "agent.zip", square)
     np.testing.assert_allclose(loaded.predict(rows)[0], agent.predict(rows, learner=0)[0], atol=1e-5)
     policy = Policy(agent, 0)

@@ -52,7 +52,7 @@ def test_the_experiment_in_small_goes_on_where_it_stopped(teacher, tmp_path):
     }
     assert set(zip(found.method, found.width, found.weight, strict=True)) == expected
     assert len(found) == 2 * len(expected) and np.isfinite(found[["return", "error"]].to_numpy()).all()
-    before = (tmp_path / "rows.csv").read_text()
+    before = (tmp_path / "rows.csv").read_text(encoding="utf-8")
     kept = [line for line in before.splitlines(keepends=True) if ",disk,16," not in line]
     (tmp_path / "rows.csv").write_text("".join(kept))
     run.measure(POINT, teacher, Measurements(tmp_path / "rows.csv", run.KEYS, run.VALUES), options)

@@ -574,12 +574,12 @@ def test_a_teacher_that_is_worth_nothing_has_no_share(tmp_path):
     agent = TeacherStudent(POINT, lambda observation: np.zeros(2), config=config, run_dir=tmp_path / "run")
     agent.tutor.score = TeacherScore("t", POINT, np.zeros(2), np.zeros(2))
     agent.learn(50)
-    assert "eval/return_ratio" not in (tmp_path / "run" / "progress.csv").read_text()
+    assert "eval/return_ratio" not in (tmp_path / "run" / "progress.csv").read_text(encoding="utf-8")
 
 
 def test_the_score_of_the_teacher_is_logged(tmp_path):
     agent = TeacherStudent(POINT, expert, config=COPY, run_dir=tmp_path / "run").learn(100)
-    text = (tmp_path / "run" / "progress.csv").read_text().splitlines()
+    text = (tmp_path / "run" / "progress.csv").read_text(encoding="utf-8").splitlines()
     row = dict(zip(text[0].split(","), text[1].split(","), strict=True))
     assert float(row["teacher/mean_reward"]) == pytest.approx(agent.score_teacher().mean)
     assert float(row["teacher/random_reward"]) == pytest.approx(agent.score_teacher().random_mean)

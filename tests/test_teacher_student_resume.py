@@ -94,7 +94,7 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     assert "| 2 | 16 |" in output  # 16 parameters: (4 + 1) * 2 + (2 + 1) * 2
     files = {"students.csv", "students.md", "students.png"}
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"2", "4x4", *files}
-    rows = (tmp_path / "sweep" / "students.csv").read_text().splitlines()
+    rows = (tmp_path / "sweep" / "students.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 5
     main([*common, str(tmp_path / "one"), "--student", "4x4"])
     (tmp_path / "one" / ".theirs.1.tmp").write_text("of a run that is refused")

@@ -132,7 +132,7 @@ def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
     assert "the task's RescaleAction has min_action=-1" in refused(folder, task(-1, skip=8))
 
     config = folder / "Pendulum-v1" / "config.yml"
-    text = config.read_text()
+    text = config.read_text(encoding="utf-8")
     config.write_text(text.replace(zoos, "[{policykd_envs.wrappers.SelectObservation: {columns: [2, 0, 1]}}]"))
     Teacher.load(folder, lambda: SelectObservation(gym.make("Pendulum-v1"), (2, 0, 1)))
     assert "which it does not say" not in caplog.text

@@ -170,7 +170,7 @@ def test_what_leaves_nothing_of_a_text_or_no_epoch_is_refused_before_the_run_fol
 
 def test_an_encoder_that_is_not_whole_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    config = json.loads((copy / "config.json").read_text())
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
     with pytest.raises(PolicyKDError, match="lacks weights of its encoder, or has them in other shapes: bert"):
         load_classifier(copy, 2, 0)
@@ -236,7 +236,7 @@ def test_faults_of_folders(folder, tmp_path):
 def _without_weights(folder, tmp_path):
     """Only the pickle that torch would load."""
     (tmp_path / "pickle").mkdir()
-    (tmp_path / "pickle" / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "pickle" / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"))
     torch.save({}, tmp_path / "pickle" / "pytorch_model.bin")
     return tmp_path / "pickle"
 
@@ -285,7 +285,7 @@ def test_command_line(folder, tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--data", str(data), "--teacher", str(folder), "--student-layers", "1", "--teacher-epochs", "1"]
     main(["text", *options, "--epochs", "1", "--projection-epochs", "1", "--run-dir", str(run), "--device", "cpu"])
-    result = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert {"test", "test_of_labels_alone", "test_with_retrieval", "lookup", "validation"} == result.keys()
     student = transformers.AutoModelForSequenceClassification.from_pretrained(run / "student_model")
     assert student.config.num_hidden_layers == 1

@@ -88,7 +88,7 @@ def test_evaluations_and_teachers_play_single_environments_of_the_function(tmp_p
     agent = DualStudent(pendulums, backbone="td3", config=config, run_dir=tmp_path / "run").learn(80)
     assert agent.env_id == "Pendulums"
     assert agent.evaluations[-1].returns.shape == (2, 3) and agent.evaluations[-1].lengths.max() <= 12
-    rows = (tmp_path / "run" / "dpd-td3" / "Pendulums_1" / "monitor.csv").read_text().splitlines()
+    rows = (tmp_path / "run" / "dpd-td3" / "Pendulums_1" / "monitor.csv").read_text(encoding="utf-8").splitlines()
     assert rows[1] == "r,l,t" and len(rows) >= 4
     students = TeacherStudent(
         partial(Pendulums, tensors=True),

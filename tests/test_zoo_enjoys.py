@@ -118,7 +118,9 @@ def test_who_takes_a_normalised_agent_is_told_what_its_zip_lacks(normalised, cap
 def test_what_the_zoo_reads_is_yaml(normalised, tmp_path):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     to_zip(normalised, 1, tmp_path / "a.zip")
-    config, arguments = (yaml.safe_load((tmp_path / "a" / f"{name}.yml").read_text()) for name in ("config", "args"))
+    config, arguments = (
+        yaml.safe_load((tmp_path / "a" / f"{name}.yml").read_text(encoding="utf-8")) for name in ("config", "args")
+    )
     assert config["normalize"] == "{'norm_obs': True, 'norm_reward': True}" and config["n_timesteps"] == 128
     assert arguments["env"] == POINT and arguments["env_kwargs"] is None and arguments["algo"] == "ppo"
     value = {"a": [1e-5, 2.5e16, 1.5, True, None, "x: y"], "b": {}}
@@ -149,7 +151,7 @@ def test_the_code_on_the_hubs_card_plays_what_sees_a_part_or_a_history(tmp_path,
         student = TeacherStudent(task, lambda o: np.clip(10 * o[..., 2:], -1, 1), method="kickstarting", config=config)
         student.learn(64)
         to_hub_folder(student, 0, tmp_path / "hub", n_eval_episodes=1)
-        card = (tmp_path / "hub" / "README.md").read_text()
+        card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
         assert "| observations | columns 2, 3 of 4, the latest 2 together, normalised;" in card
         monkeypatch.chdir(tmp_path / "hub")
         names = {"Teacher": Teacher}

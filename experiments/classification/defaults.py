@@ -77,7 +77,7 @@ def run(name: str, seed: int, folder: Path, data: Path | None) -> dict[str, floa
     if name == FASHION:
         arguments += ["--examples", str(EXAMPLES), *([] if data is None else ["--data-dir", str(data)])]
     policykd([*arguments, "--device", "cpu"])
-    result = json.loads((folder / f"{name}_{seed}" / "result.json").read_text())
+    result = json.loads((folder / f"{name}_{seed}" / "result.json").read_text(encoding="utf-8"))
     own, alone = result["test"], result["test_of_labels_alone"]
     found = {name: own[name] for name in ("accuracy", "teacher_accuracy", "agreement", "kl")}
     found |= {"labels_alone": alone["accuracy"], "agreement_of_labels_alone": alone["agreement"]}

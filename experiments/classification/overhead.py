@@ -91,7 +91,7 @@ def measure_growth(options: Options, inputs: Tensor, labels: Tensor) -> list[tup
     def watch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         done = distiller.passes
         if done >= 10 and done % 10 == 0 and (not rows or rows[-1][0] != done):
-            rows.append((done, int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")))
+            rows.append((done, int(STATM.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")))
         return batch
 
     distiller = Distiller(student, teacher, method="vid", config=config, device="cpu", adaptor=watch)

@@ -161,7 +161,7 @@ def _append(rows: Path, row: dict[str, Any]) -> None:
     if not rows.exists():
         writer.writeheader()
     writer.writerow(row)
-    write_text(rows, (rows.read_text() if rows.exists() else "") + text.getvalue())
+    write_text(rows, (rows.read_text(encoding="utf-8") if rows.exists() else "") + text.getvalue())
 
 
 def write_table(rows: Path, page: Path) -> None:

@@ -80,7 +80,7 @@ def main() -> None:
         "from the same starts. Distances in actions scaled to [-1, 1]. By `experiments/latency/returns.py`.\n\n"
     )
     write_text(options.out / "returns.md", about + "\n".join(lines) + "\n")
-    print((options.out / "returns.md").read_text())
+    print((options.out / "returns.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

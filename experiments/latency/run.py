@@ -119,7 +119,7 @@ a turn: its median over turns (least to most).
 
 """
     write_text(options.out / "latency.md", about + table(rows))
-    print((options.out / "latency.md").read_text())
+    print((options.out / "latency.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

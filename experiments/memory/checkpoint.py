@@ -43,13 +43,13 @@ class Options:
 
 def memory(what: str) -> int:
     """Bytes of this process from the kernel: ``VmRSS`` now, ``VmHWM`` at most since the last ``reset``."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(what))
     return 1024 * int(line.split()[1])
 
 
 def measure(job: Callable[[], Any]) -> tuple[int, float]:
     """Bytes that a job takes at most beyond those before it, and its seconds."""
-    RESET.write_text("5")  # the peak is what it is now
+    RESET.write_text("5", encoding="utf-8")  # the peak is what it is now
     before, started = memory("VmRSS"), time.perf_counter()
     job()
     return memory("VmHWM") - before, time.perf_counter() - started

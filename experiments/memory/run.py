@@ -73,7 +73,7 @@ class Sampler(BaseCallback):
 
 def resident_bytes() -> int:
     """Memory of this process that is in use, from the kernel."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(STATM.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measure_replay(megabytes: int) -> tuple[int, int]:

@@ -272,7 +272,7 @@ def main() -> None:
     path = parser.parse_args().tables
     found = answers()
     text = table(found)
-    write_text(path, inserted(path.read_text(), text))
+    write_text(path, inserted(path.read_text(encoding="utf-8"), text))
     pictures()
     print(text)
 

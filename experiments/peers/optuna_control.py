@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--task", default="HalfCheetah-v5")
     parser.add_argument("--seeds", type=int, default=10)
     asked = parser.parse_args()
-    spec = yaml.safe_load((HERE / "tuning.yaml").read_text())
+    spec = yaml.safe_load((HERE / "tuning.yaml").read_text(encoding="utf-8"))
     settings = spec["settings"] | {"eval_freq": 0, "n_eval_episodes": 0, "log_freq": 5_000}
     path = ROOT / "results" / "peers_optuna" / f"{asked.task}.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []

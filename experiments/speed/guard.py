@@ -97,7 +97,7 @@ def measure(case: Iterator[float], committed: float, least: int, most: int) -> l
 def read(path: Path) -> dict[tuple[str, bool], float]:
     """Committed median ratios by backbone and whether compiled."""
     found: dict[tuple[str, bool], list[float]] = {}
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault((row["backbone"], row["compiled"] == "True"), []).append(float(row["ratio"]))
     return {key: statistics.median(ratios) for key, ratios in found.items()}

@@ -55,7 +55,7 @@ def compiled(source: str, *more: Path) -> ctypes.CDLL:
     """A library of this source, and of more files, compiled as the kernels are."""
     with tempfile.TemporaryDirectory() as folder:
         file, library = Path(folder) / "source.c", Path(folder) / "library.so"
-        file.write_text(source)
+        file.write_text(source, encoding="utf-8")
         flags = ["-O3", "-march=native", "-fPIC", "-shared", f"-I{NATIVE}", "-o", str(library)]
         subprocess.run([*build.find_compiler(), *flags, str(file), *map(str, more)], check=True)
         return ctypes.CDLL(str(library))
@@ -63,7 +63,7 @@ def compiled(source: str, *more: Path) -> ctypes.CDLL:
 
 def peak() -> tuple[Callable[[], object], float]:
     """A function that multiplies and adds in registers alone, and its billions of operations."""
-    lanes = 16 if "avx512f" in Path("/proc/cpuinfo").read_text() else 8
+    lanes = 16 if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else 8
     loaded = compiled(PEAK.replace("LANES", str(lanes)))
     loaded.peak.restype = ctypes.c_float
     count = 100_000

@@ -49,7 +49,7 @@ class ReplayOptions:
 
 def own_memory() -> int:
     """Bytes of this process that no file holds (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 
 

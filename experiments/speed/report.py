@@ -25,7 +25,7 @@ def values(raw: list[dict], who: str, width: int, key: str) -> list[float]:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write raw rows, all of the same columns, as CSV."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -56,7 +56,7 @@ def compare(options: CompareOptions) -> tuple[Spec, str]:
     parse_spec(yaml.safe_dump(content))  # what cannot work ends here
     content["tasks"][options.env]["reference"] = measured_reference(options.env, options.final_episodes, options.seed)
     text = yaml.safe_dump(content, sort_keys=False)
-    if file.is_file() and file.read_text() != text:
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
         raise PolicyKDError(in_use)
     out.mkdir(parents=True, exist_ok=True)
     write_text(file, text)

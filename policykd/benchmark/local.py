@@ -105,7 +105,7 @@ class _Worker:
         for name in (RESULT, FAILURE):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError, ValueError):
-            name_cell(folder, json.loads((folder / CELL).read_text()))
+            name_cell(folder, json.loads((folder / CELL).read_text(encoding="utf-8")))
         write_text(folder / CELL, json.dumps(cell.plain()))
         with open(folder / "log.txt", "ab") as log:
             self.process = subprocess.Popen(
@@ -144,9 +144,9 @@ class _Worker:
     def _outcome(self, status: int) -> Event | _Died:
         try:
             if status == 0:
-                return Finished(self.cell, from_json((self.folder / RESULT).read_text()))
+                return Finished(self.cell, from_json((self.folder / RESULT).read_text(encoding="utf-8")))
             if (self.folder / FAILURE).exists():
-                return Failed(self.cell, (self.folder / FAILURE).read_text())
+                return Failed(self.cell, (self.folder / FAILURE).read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             return Failed(self.cell, f"cannot read the result of {self.cell.name}: {error}")
         how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -79,7 +79,7 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     work.mkdir(parents=True, exist_ok=True)
     with alone(work):
         planned = plan(spec, results, options.only)
-        results.begin(spec, path.read_text())
+        results.begin(spec, path.read_text(encoding="utf-8"))
         command = _command(path, spec, options)
         failed: list[str] = []
         unkept: list[str] = []
@@ -130,8 +130,8 @@ def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]
 
 def _left_result(cell: Cell, folder: Path) -> CellResult | None:
     try:
-        if json.loads((folder / CELL).read_text()) == cell.plain():
-            return from_json((folder / RESULT).read_text())
+        if json.loads((folder / CELL).read_text(encoding="utf-8")) == cell.plain():
+            return from_json((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

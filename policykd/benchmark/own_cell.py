@@ -121,6 +121,6 @@ def _check_updates(cell: Cell, agent: DualStudent) -> None:
 
 def _seconds(run_dir: Path) -> dict[int, float]:
     """Seconds of training at every row of a run's log, by steps."""
-    with open(run_dir / "progress.csv", newline="") as file:
+    with open(run_dir / "progress.csv", encoding="utf-8", newline="") as file:
         rows = [line for line in csv.DictReader(file) if line.get("time/time_elapsed")]
     return {int(line[STEPS]): float(line["time/time_elapsed"]) for line in rows}

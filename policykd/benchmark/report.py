@@ -192,4 +192,4 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _part(name: str) -> str:
-    return resources.files("policykd.benchmark").joinpath("page").joinpath(name).read_text()
+    return resources.files("policykd.benchmark").joinpath("page").joinpath(name).read_text(encoding="utf-8")

@@ -75,7 +75,7 @@ def name_cell(folder: Path, fields: Any) -> None:
     """
     for done in folder.glob("seed_*.json"):
         with suppress(OSError, ValueError):
-            if isinstance(rows := json.loads(done.read_text()), list):
+            if isinstance(rows := json.loads(done.read_text(encoding="utf-8")), list):
                 _keep(done, fields, rows)
 
 
@@ -86,7 +86,7 @@ def _keep(done: Path, fields: dict[str, Any], rows: list[list[Any]]) -> None:
 def _kept(done: Path, cell: Cell) -> list[Row] | None:
     """The rows of a seed; None where there are none, or those of a cell that differs in more than its seeds."""
     try:
-        content = json.loads(done.read_text())
+        content = json.loads(done.read_text(encoding="utf-8"))
         before = Cell.from_plain(content["cell"])
         same = _but_seeds(before) == _but_seeds(cell)
         return [Row(*values) for values in content["rows"]] if same else None

@@ -47,7 +47,7 @@ def main(folder: Path) -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print goes into the log
     try:
         plugins.load_inherited()
-        cell = Cell.from_plain(json.loads((folder / CELL).read_text()))
+        cell = Cell.from_plain(json.loads((folder / CELL).read_text(encoding="utf-8")))
         with terminating():
             write_text(folder / RESULT, work(cell, folder, lambda steps: lines.write(f"{steps}\n")))
     except BrokenPipeError:

@@ -58,7 +58,7 @@ def alone(folder: Path, timeout: float = 0) -> Iterator[None]:
 def _holder(path: Path) -> str:
     """Who holds a lock, as far as it says."""
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(path.read_text(encoding="utf-8"))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
         return f" by process {holder['pid']} on {holder['host']} since {since}"
     except (OSError, ValueError, KeyError, TypeError, OverflowError):

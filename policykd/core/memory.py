@@ -74,7 +74,7 @@ def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
     """
     limits = [2**63]
     try:
-        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in groups.read_text(encoding="utf-8").splitlines()]
     except OSError:  # no Linux
         return limits[0]
     for _, controllers, path in (line for line in lines if len(line) == 3):
@@ -91,6 +91,6 @@ def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 def _number(file: Path) -> int:
     """The number in a file; without bound where there is none, or "max"."""
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return 2**63

@@ -76,7 +76,7 @@ def _compile(policy: PlainPolicy, folder: Path, flags: list[str], name: str) -> 
     command = [*compiler, *flags, "-o", str(folder / name), str(folder / "policy.c")]
     try:
         (folder / "policy.h").write_text(c_code.header(policy, ["policy"]))
-        (folder / "policy.c").write_text(c_code.source(policy))
+        (folder / "policy.c").write_text(c_code.source(policy), encoding="utf-8")
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"{compiler[0]}: {error}") from None

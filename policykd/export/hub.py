@@ -70,7 +70,7 @@ def _write_config(folder: Path, name: str) -> None:
 
     with zipfile.ZipFile(folder / f"{name}.zip") as archive:
         archive.extractall(folder / name)
-    data = json.loads((folder / name / "data").read_text())
+    data = json.loads((folder / name / "data").read_text(encoding="utf-8"))
     data["system_info"] = get_system_info(print_info=False)[0]
     write_text(folder / "config.json", json.dumps(data))
 

@@ -78,7 +78,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def _processor() -> str:
     """Describe the processor: homes travel, and a library built for one processor may crash on another."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = ("model name", "flags", "Features", "CPU part")
@@ -124,7 +124,7 @@ def _compile(
     """
     folder = cache_folder()
     version = _run([*compiler, "--version"]).stdout
-    texts = [path.read_text() for path in (*sources, *HEADERS)]
+    texts = [path.read_text(encoding="utf-8") for path in (*sources, *HEADERS)]
     key = "\0".join([*texts, repr((compiler, choices, libraries)), version, _processor()])
     stem = f"{name}-{_digest(key.encode())}"
     for library in folder.glob(f"{stem}-*.so"):

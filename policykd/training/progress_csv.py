@@ -90,7 +90,7 @@ def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[st
         PolicyKDError: it cannot be read.
     """
     with _readable(path):
-        text = path.read_text() if path.exists() and lines != 0 else ""
+        text = path.read_text(encoding="utf-8") if path.exists() and lines != 0 else ""
         whole = "".join(f"{line}\n" for line in text.split("\n")[:-1][: None if lines is None else lines + 1])
         header, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
     return header, [row for row in rows if len(row) == len(header)]

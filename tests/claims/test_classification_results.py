@@ -15,7 +15,7 @@ BEGIN, END = "<!-- fashion-mnist table: begin -->\n", "<!-- fashion-mnist table:
 
 def test_table_is_that_of_the_rows():
     rows = pd.read_csv(ROOT / "results/classification/fashion_mnist.csv")
-    page = (ROOT / "docs/classification.md").read_text()
+    page = (ROOT / "docs/classification.md").read_text(encoding="utf-8")
     written = page.split(BEGIN)[1].split(END)[0]
     assert written == run.tabulated(rows)
 
@@ -25,7 +25,7 @@ def test_the_words_on_disk_are_those_of_the_table():
     accuracy = rows.pivot(index="seed", columns="variant", values="accuracy")
     gain = interval(100 * (accuracy["disk"] - accuracy["hinton_warm"]))
     for page in ("docs/classification.md", "docs/methods/disk.md"):
-        words = (ROOT / page).read_text().rpartition(END)[2]
+        words = (ROOT / page).read_text(encoding="utf-8").rpartition(END)[2]
         assert f"{gain} points of accuracy" in " ".join(words.split()), page
 
 
@@ -46,7 +46,7 @@ def test_the_defaults_are_those_that_the_search_found():
     assert rows["data"].nunique() == 6
     setting, pair = ["fade", "alpha", "temperature"], ["epochs", "learning_rate"]
     gains = 100 * rows[rows["alpha"] > 0].groupby([*setting, *pair])["gain"].mean().unstack(pair)
-    config, words = HintonConfig(), (ROOT / "docs/methods/hinton.md").read_text()
+    config, words = HintonConfig(), (ROOT / "docs/methods/hinton.md").read_text(encoding="utf-8")
     assert gains.min(axis=1).idxmax() == (config.alpha_schedule, config.alpha, config.temperature)
     for found in (gains.loc[gains.min(axis=1).idxmax()], gains.loc["constant", 0.9, 4.0]):
         assert f"{found.min():.2f}" in words and f"{found.mean():.2f}" in words
@@ -54,16 +54,16 @@ def test_the_defaults_are_those_that_the_search_found():
 
 def test_the_table_of_the_default_command_is_that_of_its_rows():
     rows = pd.read_csv(ROOT / "results/classification/defaults.csv")
-    page = (ROOT / "docs/classification.md").read_text()
+    page = (ROOT / "docs/classification.md").read_text(encoding="utf-8")
     begin, end = (f"<!-- defaults table: {word} -->\n" for word in ("begin", "end"))
     assert page.split(begin)[1].split(end)[0] == defaults.tabulated(rows)
     assert not rows.duplicated(["data", "method", "seed"]).any()
 
 
 def test_every_method_has_its_page():
-    page = (ROOT / "docs/classification.md").read_text()
+    page = (ROOT / "docs/classification.md").read_text(encoding="utf-8")
     for name in METHODS:
         (row,) = [line for line in page.splitlines() if line.startswith("| `") and f"`{name}`" in line and "](" in line]
-        text = (ROOT / "docs" / row.split("](")[1].split(")")[0]).read_text()
+        text = (ROOT / "docs" / row.split("](")[1].split(")")[0]).read_text(encoding="utf-8")
         for heading in ("## Idea", "## Equation", "## Differences", "## Logged keys", "## How to repeat"):
             assert heading in text, f"{name} lacks {heading}"

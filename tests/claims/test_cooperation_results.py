@@ -78,9 +78,9 @@ def test_rows_are_written_once(rows):
 def test_the_page_shows_the_rows(tmp_path):
     out, page = tmp_path / "cooperative", tmp_path / "page.md"
     shutil.copytree(ROWS.parent, out)
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     emptied = re.sub(r"(<!-- (\w+) table: begin -->\n).*?(<!-- \2 table: end -->)", r"\1\3", text, flags=re.S)
     assert emptied != text
     page.write_text(emptied)
     run.main(run.Options(out=out, page=page, report=True))
-    assert page.read_text() == text
+    assert page.read_text(encoding="utf-8") == text

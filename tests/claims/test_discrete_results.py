@@ -11,8 +11,8 @@ RESULTS = Path(__file__).parents[2] / "results" / "discrete"
 
 
 def test_the_table_is_that_of_the_rows():
-    assert table(RESULTS) in (RESULTS / "students.md").read_text()
-    assert table(RESULTS) in (RESULTS.parents[1] / "docs" / "discrete.md").read_text()
+    assert table(RESULTS) in (RESULTS / "students.md").read_text(encoding="utf-8")
+    assert table(RESULTS) in (RESULTS.parents[1] / "docs" / "discrete.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("teacher", [name for name in TASKS if (RESULTS / f"{name}.csv").exists()])

@@ -21,14 +21,16 @@ def rows():
 
 
 def test_table_is_that_of_the_rows(rows):
-    published = PAGE.read_text().split("<!-- disk table: begin -->\n")[1].split("<!-- disk table: end -->")[0]
-    assert run.table(rows) == published == (ROOT / "results/disk/rows.md").read_text()
+    published = (
+        PAGE.read_text(encoding="utf-8").split("<!-- disk table: begin -->\n")[1].split("<!-- disk table: end -->")[0]
+    )
+    assert run.table(rows) == published == (ROOT / "results/disk/rows.md").read_text(encoding="utf-8")
     assert len(rows.rows) == 5 * len(run.SETS) * (1 + len(run.WIDTHS) * len(run.ROWS))
     assert not pd.DataFrame(rows.rows).duplicated(list(run.KEYS)).any()
 
 
 def test_the_guide_helps_students_of_letter_and_no_others(rows):
-    text = " ".join(PAGE.read_text().split())
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
 
     def gain(name, width, row, than):
         return mean_and_half(run.difference(rows, name, width, row, than))

@@ -8,12 +8,12 @@ from experiments.measurements import Measurements
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "doctor" / "rows.csv", KEYS, VALUES).where()
-PAGE = (ROOT / "docs" / "doctor.md").read_text()
+PAGE = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 
 
 def test_the_page_shows_the_table_of_the_rows():
-    assert table(ROWS) + "\n" == (ROOT / "results" / "doctor" / "table.md").read_text()
+    assert table(ROWS) + "\n" == (ROOT / "results" / "doctor" / "table.md").read_text(encoding="utf-8")
     assert table(ROWS) in PAGE
     assert set(ROWS.fault) == set(FAULTS)
 

@@ -7,11 +7,11 @@ from experiments.measurements import Measurements
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "latency" / "memory.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "export.md").read_text()
+PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_the_table_of_the_rows():
-    assert table(ROWS) == (ROOT / "results" / "latency" / "memory.md").read_text()
+    assert table(ROWS) == (ROOT / "results" / "latency" / "memory.md").read_text(encoding="utf-8")
     assert table(ROWS) in PAGE
 
 

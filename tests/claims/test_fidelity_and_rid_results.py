@@ -28,14 +28,14 @@ def test_tables_are_those_of_the_rows(name, place, page, tmp_path):
     raw = ROOT / f"{place}.csv"
     if not raw.exists():
         pytest.skip(f"no {place}.csv: the experiment has not been run")
-    header = raw.read_text().partition("\n")[0].split(",")
+    header = raw.read_text(encoding="utf-8").partition("\n")[0].split(",")
     lenet = name == "lenet"
     module = importlib.import_module("experiments.fidelity.data" if lenet else name)
     table = module.write_report(Measurements(raw, header, ()), tmp_path, *(["lenet"] if lenet else []))
-    assert table == (ROOT / f"{place}.md").read_text()
+    assert table == (ROOT / f"{place}.md").read_text(encoding="utf-8")
     assert (tmp_path / f"{Path(place).name}.png").exists()
     lines = [line for line in table.splitlines() if line.startswith("|")]
-    assert all(line in (ROOT / page).read_text() for line in lines), f"{page} shows an older table"
+    assert all(line in (ROOT / page).read_text(encoding="utf-8") for line in lines), f"{page} shows an older table"
 
 
 TABLES = {
@@ -51,8 +51,8 @@ def test_tables_without_a_picture_are_those_of_the_rows(name):
         pytest.skip(f"no {place}.csv: the experiment has not been run")
     rows, module = measured(name)
     text = module.table(rows)
-    assert text == (ROOT / f"{place}.md").read_text()
-    assert text.strip() in (ROOT / page).read_text(), f"{page} shows an older table"
+    assert text == (ROOT / f"{place}.md").read_text(encoding="utf-8")
+    assert text.strip() in (ROOT / page).read_text(encoding="utf-8"), f"{page} shows an older table"
 
 
 def test_at_equal_weights_rid_protects_no_more_than_vid():
@@ -81,7 +81,7 @@ def test_general_tables_are_decomposed_to_less_than_a_millionth_of_a_bit():
 
 def measured(name):
     raw = ROOT / f"{(EXPERIMENTS | TABLES)[name][0]}.csv"
-    header = raw.read_text().partition("\n")[0].split(",")
+    header = raw.read_text(encoding="utf-8").partition("\n")[0].split(",")
     return Measurements(raw, header, ()), importlib.import_module(name)
 
 
@@ -131,13 +131,13 @@ def test_claims_of_fidelity_in_the_rows():
 
 @pytest.mark.parametrize("page", sorted({page for _, page in EXPERIMENTS.values()} | {"docs/classification.md"}))
 def test_pictures_of_the_pages_are_there(page):
-    links = re.findall(r"!\[[^]]*]\(([^)]+)\)", (ROOT / page).read_text())
+    links = re.findall(r"!\[[^]]*]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert links and all((ROOT / page).parent.joinpath(link).exists() for link in links)
 
 
 def test_claims_of_lenet_in_the_rows():
     raw = ROOT / f"{LENET[0]}.csv"
-    rows = Measurements(raw, raw.read_text().partition("\n")[0].split(","), ())
+    rows = Measurements(raw, raw.read_text(encoding="utf-8").partition("\n")[0].split(","), ())
 
     def mean(name, asked, network="student"):
         values = rows.values(name, asked=asked, network=network, split="test")

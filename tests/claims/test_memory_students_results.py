@@ -8,9 +8,9 @@ from experiments.memory_students.run import KEYS, VALUES
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "memory_students" / "rows.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "memory.md").read_text()
+PAGE = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_the_table_of_the_rows():

@@ -10,13 +10,16 @@ from policykd.distillation.methods import TEACHER_METHODS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results/teacher_student"
-TEXT = " ".join((ROOT / "docs/teacher_student.md").read_text().split())
+TEXT = " ".join((ROOT / "docs/teacher_student.md").read_text(encoding="utf-8").split())
 
 
 def kept(condition, column):
     """What students keep at 100,000 steps by method, as a column of the table shows it."""
     part = (
-        (FOLDER / "methods.md").read_text().split(f"## {condition}, 100,000 environment steps\n")[1].split("\n## ")[0]
+        (FOLDER / "methods.md")
+        .read_text(encoding="utf-8")
+        .split(f"## {condition}, 100,000 environment steps\n")[1]
+        .split("\n## ")[0]
     )
     head, _, *lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
     return {line[0]: float(line[head.index(column)]) for line in lines}
@@ -26,7 +29,7 @@ def kept(condition, column):
 def test_the_tables_are_those_of_the_rows(tmp_path):
     pytest.importorskip("rliable")
     report(pd.read_csv(FOLDER / "methods.csv"), tmp_path / "methods.md")
-    assert (tmp_path / "methods.md").read_text() == (FOLDER / "methods.md").read_text()
+    assert (tmp_path / "methods.md").read_text(encoding="utf-8") == (FOLDER / "methods.md").read_text(encoding="utf-8")
 
 
 def test_what_is_said_of_100000_steps():

@@ -7,12 +7,12 @@ from experiments.n_envs.run import ENVS, KEYS, VALUES, at, table
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "n_envs" / "rows.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "many_environments.md").read_text()
+PAGE = (ROOT / "docs" / "many_environments.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 
 
 def test_the_page_shows_the_table_of_the_rows():
-    assert table(ROWS) + "\n" == (ROOT / "results" / "n_envs" / "table.md").read_text()
+    assert table(ROWS) + "\n" == (ROOT / "results" / "n_envs" / "table.md").read_text(encoding="utf-8")
     assert table(ROWS) in PAGE
 
 

@@ -13,7 +13,7 @@ from policykd.benchmark.statistics import summarise
 
 def test_the_page_shows_the_table_of_the_rows():
     table = report.table()
-    assert f"<!-- parity table: begin -->\n{table}<!-- parity table: end -->" in report.PAGE.read_text()
+    assert f"<!-- parity table: begin -->\n{table}<!-- parity table: end -->" in report.PAGE.read_text(encoding="utf-8")
     assert len(report.cases()) == 11 and table.count("| equal |") == 11
 
 
@@ -29,4 +29,4 @@ def test_what_is_said_of_choices():
     summary = summarise(Results(report.ROOT / "results/parity_choices"))
     better = summary.backbones["ppo"]["single"].better["selected"]["sb3"]
     said = f"a probability of {better.value:.2f} [{better.low:.2f}, {better.high:.2f}]"
-    assert said in " ".join(report.PAGE.read_text().split()) and better.low < 0.5 < better.high
+    assert said in " ".join(report.PAGE.read_text(encoding="utf-8").split()) and better.low < 0.5 < better.high

@@ -14,7 +14,7 @@ answers = functools.cache(questions.answers)
 
 
 def test_the_page_leads_with_the_answers_that_the_rows_give():
-    page = (ROOT / "BENCHMARK.md").read_text()
+    page = (ROOT / "BENCHMARK.md").read_text(encoding="utf-8")
     assert inserted(page, table(answers())) == page
 
 
@@ -23,14 +23,14 @@ def test_what_is_said_of_optuna():
     chance = "0.84 [0.73, 0.94]"
     assert f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]" == chance
     for page in ("BENCHMARK.md", "README.md", "docs/peers.md"):
-        assert chance in (ROOT / page).read_text()
+        assert chance in (ROOT / page).read_text(encoding="utf-8")
     assert answer.tasks[:2] == ("HalfCheetah-v5", "Hopper-v5")
     assert all(0.45 < theirs / ours < 0.55 for ours, theirs in answer.iqms[:2])
 
 
 def test_what_is_said_of_sb3s_default():
     ours = {answer.ours: answer for answer in answers() if answer.question == "Q2" and answer.theirs == "sb3"}
-    text = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    text = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     trained, student = (ours[f"four_mutual, {way}"] for way in ("best in training", "student"))
     chances = [f"P {a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (trained, student)]
     shown = "{:,.0f} on HalfCheetah, {:,.0f} on Hopper and {:,.0f} on Walker2d".format(
@@ -44,7 +44,7 @@ def test_what_is_said_of_sb3s_default():
     )
     assert f"; {chances[1]})" in text
     for page in ("README.md", "docs/peers.md"):
-        assert chances[0][2:] in (ROOT / page).read_text()
+        assert chances[0][2:] in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_holms_correction_by_hand():
@@ -57,7 +57,7 @@ def test_what_a_step_of_the_group_costs():
     by_round = rows.pivot(index="round", columns=["method", "groups"], values="microseconds")
     ratio = (by_round["four_mutual_2", 1] / by_round["sb3", 1]).median()
     for page in ("BENCHMARK.md", "README.md"):
-        assert f"in {ratio:.2f} of its" in " ".join((ROOT / page).read_text().split())
+        assert f"in {ratio:.2f} of its" in " ".join((ROOT / page).read_text(encoding="utf-8").split())
 
 
 def test_what_is_said_of_sb3_at_equal_steps():
@@ -70,7 +70,9 @@ def test_what_is_said_of_sb3_at_equal_steps():
     pairs = f"{', '.join(first)} and {last}"
     *first, last = (f"{group:,.0f}" for group, _ in student.iqms)
     shipped = f"{', '.join(first)} and {last}"
-    page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("BENCHMARK.md", "README.md"))
+    page, readme = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("BENCHMARK.md", "README.md")
+    )
     assert trained.tasks == student.tasks == tuple(f"{task}-v5" for task in tasks)
     behind = [task for task, (group, sb3) in zip(tasks, trained.iqms, strict=True) if group < sb3]
     assert behind == ["InvertedDoublePendulum"] and "on five of six tasks" in page
@@ -82,12 +84,14 @@ def test_what_is_said_of_sb3_at_equal_steps():
     assert f"though not on {below}, where two of ten students drop" in page
     poles = pd.read_csv(ROOT / "results/peers_small/InvertedDoublePendulum-v5/four_mutual_2.csv")
     assert (poles.loc[poles["phase"] == "student", "return"] < 500).sum() == 2
-    assert all(f"(P {chance})" in " ".join((ROOT / "docs/peers.md").read_text().split()) for chance in chances)
+    assert all(
+        f"(P {chance})" in " ".join((ROOT / "docs/peers.md").read_text(encoding="utf-8").split()) for chance in chances
+    )
 
 
 def test_what_is_said_of_one_agent_with_two_updates():
     (answer,) = (answer for answer in answers() if answer.theirs == "single_2")
-    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     *first, last = (f"{task[:-3]} {theirs:,.0f}" for task, (_, theirs) in zip(answer.tasks, answer.iqms, strict=True))
     returns, group = f"{', '.join(first)} and {last}", f"{answer.iqms[-1][0]:,.0f}"
     chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
@@ -96,8 +100,8 @@ def test_what_is_said_of_one_agent_with_two_updates():
     assert (
         f"over all the group is better with P {chance}, corrected p {answer.p:.3f}." in page and answer.better.low > 0.5
     )
-    assert f"and two updates, too, by P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text()
-    assert f"(the group is better with P {chance})" in (ROOT / "docs/peers.md").read_text()
+    assert f"and two updates, too, by P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"(the group is better with P {chance})" in (ROOT / "docs/peers.md").read_text(encoding="utf-8")
     by_task = {}
     for task in answer.tasks:
         trained, single = (finals(task, *which) for which in (("four_mutual_2", "trained"), ("single_2", "final")))
@@ -113,9 +117,11 @@ def finals(task, method, phase):
 
 
 def test_what_is_said_of_beginning_anew():
-    rows = [line.split(" | ") for line in (ROOT / "results/peers_gate/table.md").read_text().splitlines()]
+    rows = [
+        line.split(" | ") for line in (ROOT / "results/peers_gate/table.md").read_text(encoding="utf-8").splitlines()
+    ]
     students = {(row[0][2:], row[2]): row[7] for row in rows if len(row) > 7}
-    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     cheetah, hopper = (
         [students[task, way] for way in ("four_rebirth", "four_mutual", "four_staggered", "four_share")]
         for task in ("HalfCheetah-v5", "Hopper-v5")
@@ -129,15 +135,17 @@ def test_what_is_said_of_beginning_anew():
     losses = [1 - worst[0] / stay[0], 1 - worst[1] / stay[1], 1 - turns[0] / stay[0], 1 - turns[1] / stay[1]]
     assert 0.3 < losses[0] < 0.35 < losses[1] and 0.45 < losses[2] < 0.5 and losses[3] < losses[1]
     said = "cost a third of the return on HalfCheetah and more on Hopper"
-    assert said in (ROOT / "docs/peers.md").read_text()
+    assert said in (ROOT / "docs/peers.md").read_text(encoding="utf-8")
 
 
 def test_what_is_said_of_eight_updates_per_step():
-    rows = [line.split(" | ") for line in (ROOT / "results/peers_regimes/table.md").read_text().splitlines()]
+    rows = [
+        line.split(" | ") for line in (ROOT / "results/peers_regimes/table.md").read_text(encoding="utf-8").splitlines()
+    ]
     cheetah, hopper = (
         {row[2]: row[4:8] for row in rows if row[0] == f"| {task}"} for task in ("HalfCheetah-v5", "Hopper-v5")
     )
-    page = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     names = "single_8", "share_8", "paired_8"
     (alone, *_), (_, shared, *_), (_, paired, _, student) = (cheetah[name] for name in names)
     assert f"one agent does not fall over on HalfCheetah ({alone})" in page and f"best in training ({shared})" in page

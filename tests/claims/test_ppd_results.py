@@ -8,7 +8,7 @@ from experiments.ppd.run import KEYS, VALUES
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "ppd" / "rows.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "teacher_student.md").read_text()
+PAGE = (ROOT / "docs" / "teacher_student.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 
 

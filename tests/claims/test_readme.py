@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def line(beginning):
@@ -40,7 +40,7 @@ def test_the_demo_is_what_its_rows_say():
 
 
 def test_the_benchmark_says_the_same():
-    tables = " ".join((ROOT / "BENCHMARK.md").read_text().split())
+    tables = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     first, second = re.findall(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", line("DPD against independent peers"))
     assert f"`dpd` {first} with TD3 and {second} with DDPG" in tables
 
@@ -51,7 +51,7 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "BENCHMARK.md", *PAGES])
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.S)
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
     for link in re.findall(r"\]\(([^)#\s]+)", text):
         assert "://" in link or (ROOT / page).parent.joinpath(link).exists(), link
 
@@ -62,5 +62,5 @@ def test_every_page_is_in_the_navigation_of_the_site():
             return [entry]
         return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
 
-    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     assert sorted(named) == sorted(page.removeprefix("docs/") for page in PAGES if page.startswith("docs/"))

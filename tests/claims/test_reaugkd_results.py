@@ -16,7 +16,11 @@ PAGE = ROOT / "docs/methods/reaugkd.md"
 
 
 def published(name):
-    return PAGE.read_text().split(f"<!-- {name} table: begin -->\n")[1].split(f"<!-- {name} table: end -->")[0]
+    return (
+        PAGE.read_text(encoding="utf-8")
+        .split(f"<!-- {name} table: begin -->\n")[1]
+        .split(f"<!-- {name} table: end -->")[0]
+    )
 
 
 def rows_of(name):
@@ -30,7 +34,11 @@ def rows_of(name):
 def test_digits_table_is_that_of_the_rows(tmp_path):
     rows_of("digits")
     rows = Measurements(RESULTS / "digits.csv", digits.KEYS, digits.VALUES)
-    assert digits.write_report(rows, tmp_path) == published("digits") == (RESULTS / "digits.md").read_text()
+    assert (
+        digits.write_report(rows, tmp_path)
+        == published("digits")
+        == (RESULTS / "digits.md").read_text(encoding="utf-8")
+    )
 
 
 def test_retrieval_gains_on_digits_and_needs_the_relational_loss():
@@ -43,8 +51,8 @@ def test_retrieval_gains_on_digits_and_needs_the_relational_loss():
 
 def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
     rows = Measurements(RESULTS / "larger.csv", larger.KEYS, larger.VALUES)
-    assert larger.table(rows) == published("larger") == (RESULTS / "larger.md").read_text()
-    text = " ".join(PAGE.read_text().split())
+    assert larger.table(rows) == published("larger") == (RESULTS / "larger.md").read_text(encoding="utf-8")
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
     mean = rows_of("larger").groupby(["images", "row"])["accuracy"].mean().round(3)
     for images in (150, 500):
         gain = 100 * (
@@ -61,7 +69,7 @@ def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
 def test_neighbours_by_words_beside_the_students():
     rows_of("glue_neighbours")
     rows = glue_neighbours.open_rows(RESULTS)
-    text = (RESULTS / "glue_neighbours.md").read_text()
+    text = (RESULTS / "glue_neighbours.md").read_text(encoding="utf-8")
     assert glue_neighbours.table(rows) == text == published("glue neighbours")
     of_students = rows_of("glue").query("row != 'teacher'").groupby(["task", "row"]).mean(numeric_only=True)
     students = {task: of_students.loc[task][measure].max() for task, measure in glue.TASKS.items()}
@@ -80,7 +88,7 @@ def test_glue_after_ten_passes_is_as_the_page_says(tmp_path):
     results = glue.open_results(RESULTS, "glue_ten_passes")
     assert glue.write_report(results, tmp_path, "glue_ten_passes") == published("glue_ten_passes")
     assert set(rows["seed"]) == set(range(5)) and set(rows["passes"]) == {10}
-    text = " ".join(PAGE.read_text().split())
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
     gains = {task: 100 * glue._difference(results.rows, task) for task in ("MRPC", "SST-2")}
     assert f"ReAugKD is {gains['MRPC'].mean():.1f} (MRPC) and {gains['SST-2'].mean():.1f} points (SST-2) above" in text
     assert all(gain.mean() < gain.std(ddof=1) / 2 for gain in gains.values())

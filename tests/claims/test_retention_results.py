@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.teacher_student.retention import table
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/teacher_student.md").read_text()
+PAGE = (ROOT / "docs/teacher_student.md").read_text(encoding="utf-8")
 ROWS = pd.read_csv(ROOT / "results/teacher_student/retention.csv")
 
 

@@ -8,7 +8,7 @@ from experiments.sensors.run import KEYS, VALUES, table
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "sensors" / "rows.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "groups.md").read_text()
+PAGE = (ROOT / "docs" / "groups.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 
 
@@ -17,7 +17,7 @@ def kept(sensors, history=1):
 
 
 def test_the_page_shows_the_table_of_the_rows():
-    assert table(ROWS) + "\n" == (ROOT / "results" / "sensors" / "table.md").read_text()
+    assert table(ROWS) + "\n" == (ROOT / "results" / "sensors" / "table.md").read_text(encoding="utf-8")
     assert table(ROWS) in PAGE
     assert "64x64 students learn by DAgger from 20,000" in TEXT and set(ROWS.where().steps) == {20_000}
 

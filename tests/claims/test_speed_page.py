@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/speed.md").read_text()
+PAGE = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 
 
 def rows(name):

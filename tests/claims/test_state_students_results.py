@@ -12,12 +12,12 @@ RESULTS = ROOT / "results" / "state_students"
 
 def test_the_table_is_that_of_the_rows():
     made = table(Measurements(RESULTS / "rows.csv", KEYS, VALUES)) + "\n"
-    assert made == (RESULTS / "table.md").read_text()
-    assert made in (ROOT / "docs" / "offline.md").read_text()
+    assert made == (RESULTS / "table.md").read_text(encoding="utf-8")
+    assert made in (ROOT / "docs" / "offline.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_the_rows_say():
-    page = " ".join((ROOT / "docs" / "offline.md").read_text().split())
+    page = " ".join((ROOT / "docs" / "offline.md").read_text(encoding="utf-8").split())
     rows = Measurements(RESULTS / "rows.csv", KEYS, VALUES).where(task="HalfCheetah-v5")
     means = rows.groupby(["width", "method", "weight"])[["return", "error"]].mean()
     gain = means["return"] - means["return"].xs(("plain", 0), level=("method", "weight"))  # of the same width

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs/dpd.md").read_text()
+TEXT = (ROOT / "docs/dpd.md").read_text(encoding="utf-8")
 
 
 def test_returns_of_peers_beside_one_agent():

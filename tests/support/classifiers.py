@@ -94,7 +94,7 @@ def in_a_process(result):
             "history": distiller.history,
             "weights": [p.tolist() for p in student.parameters()],
         }
-        with open(result, "w") as file:
+        with open(result, "w", encoding="utf-8") as file:
             json.dump(content, file)
 
 

@@ -138,7 +138,7 @@ def count_writes(file: Path) -> None:
 
     def count(kind: str, what: Any) -> None:
         counts[kind] += 1
-        file.write_text(json.dumps(counts))
+        file.write_text(json.dumps(counts), encoding="utf-8")
 
     on_write(count)
 
@@ -194,7 +194,9 @@ def wait(process: int) -> int:
 def children(process: int) -> list[int]:
     """The processes that a process has begun."""
     try:
-        return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        return [
+            int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()
+        ]
     except (OSError, ValueError):
         return []
 
@@ -232,9 +234,9 @@ class Victim:
     def finish(self) -> None:
         """Wait for the undisturbed run."""
         status = wait(self.process)
-        assert status == 0, self.log.read_text()
+        assert status == 0, self.log.read_text(encoding="utf-8")
         self.seconds = time.monotonic() - self.started
-        self.writes = Writes(**json.loads(self.counts.read_text()))
+        self.writes = Writes(**json.loads(self.counts.read_text(encoding="utf-8")))
 
     def once(self, number: int, kills: int, chance: random.Random) -> list[Kill]:
         """Kill a new run so many times at most, go on to its end, and compare."""
@@ -271,9 +273,13 @@ class Victim:
         if how == "SIGTERM":
             seconds = round(time.monotonic() - began, 2)
             early = -signal.SIGTERM  # before the command had begun
-            assert status in (0, REQUEUE, early), f"{self.name}: status {status}: {self.log.read_text()}"
+            assert status in (0, REQUEUE, early), (
+                f"{self.name}: status {status}: {self.log.read_text(encoding='utf-8')}"
+            )
         elif how != "SIGKILL of a worker":
-            assert status in (0, -signal.SIGKILL), f"{self.name}: status {status}: {self.log.read_text()}"
+            assert status in (0, -signal.SIGKILL), (
+                f"{self.name}: status {status}: {self.log.read_text(encoding='utf-8')}"
+            )
         if status == 0 and how != "SIGKILL of a worker":
             return None
         saved = int(any(run.rglob(CHECKPOINT)) if run.exists() else 0)
@@ -313,7 +319,11 @@ def reader(file: Path) -> Callable[[Path], Any] | None:
         return lambda path: dict(np.load(path))
     if file.suffix == ".zip":
         return weights
-    return (lambda path: json.loads(path.read_text())) if file.name in ("result.json", "config.json") else None
+    return (
+        (lambda path: json.loads(path.read_text(encoding="utf-8")))
+        if file.name in ("result.json", "config.json")
+        else None
+    )
 
 
 def rows(path: Path, clocks: list[str], **options: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 def logged_steps(folder: Path) -> int:
     """The last step in a run's progress.csv, which may be half written at the moment; 0 where there is none."""
     file = folder / "progress.csv"
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     column = lines[0].split(",").index("time/total_timesteps") if len(lines) > 1 else 0
     cells = lines[-1].split(",") if len(lines) > 1 else []
     return int(cells[column]) if len(cells) > column and cells[column].isdigit() else 0

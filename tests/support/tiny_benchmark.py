@@ -37,18 +37,18 @@ MADE_UP = changed(tasks=TASKS, seeds=5, total_timesteps=800, evaluations=4, summ
 
 
 def write(name="spec.yaml", **changes):
-    Path(name).write_text(changed(**changes))
+    Path(name).write_text(changed(**changes), encoding="utf-8")
     return Path(name)
 
 
 def rows(method, task="PolicyKD-PointReach-v0", results="results/tiny"):
     """Raw rows but their seconds, which no two runs share."""
-    with open(Path(results, task, f"{method}.csv"), newline="") as file:
+    with open(Path(results, task, f"{method}.csv"), encoding="utf-8", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def raw(folder, task, method, backbone="td3"):
-    with open(folder / task / f"{method}.csv", newline="") as file:
+    with open(folder / task / f"{method}.csv", encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["backbone"] == backbone]
 
 
