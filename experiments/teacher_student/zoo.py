@@ -90,7 +90,7 @@ def run(options: Options) -> None:
         text[-1] += f"{own[0]['cpu_seconds_with_evaluations']:.0f} s of one core."
         text += ["", students.table(own), ""]
     (options.out / "zoo.md").write_text("\n".join(text), encoding="utf-8")
-    say("\n".join(text), encoding="utf-8")
+    say("\n".join(text))
 
 
 if __name__ == "__main__":
