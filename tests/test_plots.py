@@ -106,6 +106,13 @@ def test_steps_are_whole_and_those_of_a_group(drawn):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1"]
 
 
+def test_a_picture_says_whose_steps_and_what_its_means_are_over(drawn):
+    curves = [Curve("a", np.arange(2), np.ones((2, 3)))]
+    learning_curves(curves, "x.png", title="x", xlabel="environment steps of a student", over="seeds")
+    assert drawn[0].axes[0].get_xlabel() == "environment steps of a student"
+    assert drawn[0].texts[-1].get_text() == "Line: mean over the 3 seeds. Band: one standard error to each side."
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_learner_that_diverged_is_named_where_it_was_last_finite(drawn):
     late, never = np.arange(15.0).reshape(5, 3), np.full((5, 3), np.nan)

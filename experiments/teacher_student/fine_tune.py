@@ -72,9 +72,11 @@ def run(options: Options) -> None:
     learning_curves(
         [Curve(way, table.index.to_numpy(), table.to_numpy()) for way, table in tables.items()],
         options.out / "fine_tune.png",
-        title=f"{options.env}: PPO after DAgger (mean of {tables['naive'].shape[1]} seeds)",
+        title=f"{options.env}: PPO after DAgger",
         threshold=score.mean,
         mark="teacher",
+        xlabel="environment steps of a student",
+        over="seeds",
     )
 
 

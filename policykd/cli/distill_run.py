@@ -154,4 +154,7 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     score = agent.score_teacher()
     title = f"{agent.env_id}: {options.method}"
     mean = None if score is None else score.mean
-    learning_curves(curves, folder / "learning_curves.png", title=title, threshold=mean, mark="teacher")
+    picture = folder / "learning_curves.png"
+    learning_curves(
+        curves, picture, title=title, threshold=mean, mark="teacher", xlabel="environment steps of a student"
+    )

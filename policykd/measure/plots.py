@@ -71,11 +71,12 @@ def learning_curves(
     title: str,
     threshold: float | None = None,
     mark: str = "threshold",
+    xlabel: str = "environment steps of a group",
+    over: str = "episodes of an evaluation",
 ) -> Path:
     """Draw the mean return of every curve, with a band of one standard error to each side, as a PNG.
 
-    The mean and the standard error are over the episodes of each evaluation. A curve that ends in NaN or infinity
-    is labelled so, where it was last finite.
+    A curve that ends in NaN or infinity is labelled so, where it was last finite.
 
     Args:
         curves: at least one; each is labelled at its right end. Lines differ in colour, and from the eighth
@@ -84,6 +85,8 @@ def learning_curves(
         title: what the picture shows, above it.
         threshold: a return to mark by a dashed line, such as the one that counts as solved.
         mark: what that return is, beside its line.
+        xlabel: what ``Curve.steps`` count.
+        over: what the columns of ``Curve.returns`` are, which the means are taken over.
 
     Returns:
         ``path``.
@@ -100,10 +103,10 @@ def learning_curves(
         line = axes.axhline(threshold, color=FAINT, linewidth=1.1, linestyle=(0, (6, 4)), zorder=1)
         line.set_label(f"{mark} {threshold:g}")
         ends.append((line, max(step for _, step, _ in ends), threshold))
-    _decorate(axes, curves)
+    _decorate(axes, curves, xlabel)
     _label_ends(axes, ends)
     figure.text(0.095, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
-    figure.text(0.095, 0.025, _caption(curves), fontsize=8, color=FAINT, va="bottom")
+    figure.text(0.095, 0.025, _caption(curves, over), fontsize=8, color=FAINT, va="bottom")
     return save_figure(figure, Path(path), **TIGHT)
 
 
@@ -135,17 +138,17 @@ def _standard_error(returns: np.ndarray) -> np.ndarray:
     return returns.std(axis=1, ddof=1) / np.sqrt(episodes)
 
 
-def _caption(curves: Sequence[Curve]) -> str:
+def _caption(curves: Sequence[Curve], over: str) -> str:
     counts = sorted({curve.returns.shape[1] for curve in curves})
     if counts == [1]:
         return "Line: the return of one episode per evaluation."
-    episodes = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Line: mean over the {episodes} episodes of an evaluation. Band: one standard error to each side."
+    several = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Line: mean over the {several} {over}. Band: one standard error to each side."
 
 
-def _decorate(axes: Axes, curves: Sequence[Curve]) -> None:
+def _decorate(axes: Axes, curves: Sequence[Curve], xlabel: str) -> None:
     """Axis labels and limits, round ticks, and a faint grid instead of a frame."""
-    axes.set_xlabel("environment steps of a group", color=INK)
+    axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel("return per evaluation episode", color=INK)
     last = max(float(curve.steps[-1]) for curve in curves)
     axes.set_xlim(0, last or 1)
