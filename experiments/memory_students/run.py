@@ -1,7 +1,7 @@
 """Students without velocities of teachers that see all: feed-forward, with a history, with a GRU.
 
-Appends the rows of a cell (a task and a kind of student, all seeds) to results/memory_students/rows.csv when it is
-finished, and skips what is there: start it again to go on. The zoo's agents are not part of this project: say where
+Appends the rows of a cell (a task and a kind of student, all seeds without rows) to results/memory_students/rows.csv
+when it is finished, and skips what is there: start it again to go on. The zoo's agents are not part of this project: say where
 they are with --teachers or the variable POLICYKD_TEACHERS. The teacher of Walker2d is trained where it is missing.
 """
 
@@ -55,27 +55,31 @@ def run(options: Options) -> None:
     check_names("students", options.students, STUDENTS)
     rows = Measurements(options.out / "rows.csv", KEYS, VALUES)
     for task in options.tasks:
-        missing = [n for n in options.students if not rows.has(task=task, protocol=options.protocol, student=n)]
+        missing = {
+            name: seeds
+            for name in options.students
+            if (seeds := rows.missing(SEEDS, task=task, protocol=options.protocol, student=name))
+        }
         if not missing:
             continue
         _, source = teacher_of(options.teachers, options.own, TEACHERS[task])
         if not source.exists():
             say(f"{task}: left out, there is no {source}")
             continue
-        for name in missing:
-            rows.add(*cell(task, source, name, options.protocol))
+        for name, seeds in missing.items():
+            rows.add(*cell(task, source, name, options.protocol, seeds))
 
 
-def cell(task: str, source: Path, name: str, protocol: str) -> list[dict[str, object]]:
+def cell(task: str, source: Path, name: str, protocol: str, seeds: tuple[int, ...]) -> list[dict[str, object]]:
     """One row per seed of one kind of student on one task."""
     started, (steps, episodes, settings) = time.process_time(), PROTOCOLS[protocol]
     config = {**SETTINGS, **settings, **STUDENTS[name]}
-    agent = TeacherStudent(task, source, seeds=SEEDS, config=config, compile=False)
+    agent = TeacherStudent(task, source, seeds=seeds, config=config, compile=False)
     agent.learn(steps, progress_bar=True)
     seconds, score = time.process_time() - started, agent.score_teacher()
     assert score is not None
     found, measured = agent.evaluate(episodes, seed=START), []
-    for kept, returns, seed in zip(retention(agent, found, START), found.returns, SEEDS, strict=True):
+    for kept, returns, seed in zip(retention(agent, found, START), found.returns, seeds, strict=True):
         row = {"task": task, "protocol": protocol, "student": name, "seed": seed, "steps": steps, "episodes": episodes}
         row |= {"return": round(float(returns.mean()), 1), "random_return": round(score.random_mean, 1), **kept}
         measured.append(row | {"parameters": agent.learner.actor.shape[1], "cpu_seconds": round(seconds, 1)})

@@ -31,5 +31,5 @@ PROTOCOLS: dict[str, tuple[int, int, dict[str, Any]]] = {
 """Environment steps of each student, episodes of the measurement (on starts of their own, which the teacher plays,
 too) and settings: the defaults, and those of experiments/teacher_student/methods.py, where such a student kept 0.26 of
 the SAC HalfCheetah and 0.12 of the TQC Hopper (dagger, 5 seeds)."""
-SEEDS = (0, 1, 2)
-"""One student each, all of a cell in one update."""
+SEEDS = (0, 1, 2, 3, 4)
+"""One student each, those of a cell in one update."""
