@@ -1,8 +1,9 @@
 """Students without velocities of teachers that see all: feed-forward, with a history, with a GRU.
 
 Appends the rows of a cell (a task and a kind of student, all seeds without rows) to results/memory_students/rows.csv
-when it is finished, and skips what is there: start it again to go on. The zoo's agents are not part of this project: say where
-they are with --teachers or the variable POLICYKD_TEACHERS. The teacher of Walker2d is trained where it is missing.
+when it is finished, and skips what is there: start it again to go on. The zoo's agents are not part of this project:
+say where they are with --teachers or the variable POLICYKD_TEACHERS. The teacher of Walker2d is trained where it is
+missing.
 """
 
 from __future__ import annotations
