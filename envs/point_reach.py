@@ -10,8 +10,9 @@ from gymnasium import spaces
 class PointReach(gym.Env):
     """A point moves to a goal in the square [-1, 1]²; the action is its velocity.
 
-    Both are drawn uniformly at reset. The reward is minus the distance to the goal after the step. An episode
-    never terminates: it is truncated after 50 steps.
+    Both are drawn uniformly at reset. The reward is minus the distance to the goal after the step; of the sparse task
+    0 within 0.1 of the goal and -1 elsewhere, as FetchReach pays. An episode never terminates: it is truncated after
+    50 steps.
 
     - Observation: float32 of shape (4,): position, in [-1, 1]; vector to the goal, in [-2, 2].
     - Action: float32 of shape (2,), in [-1, 1]; the point moves by 0.1 × action, and stops at the walls.
@@ -27,21 +28,25 @@ class PointReach(gym.Env):
     REWARD_THRESHOLD: ClassVar[float] = -12.0
     STEP: ClassVar[float] = 0.1
     """Distance moved along an axis by an action of 1."""
+    RADIUS: ClassVar[float] = 0.1
+    """Distance from the goal below which the sparse task pays."""
     FRAME: ClassVar[int] = 128
     """Height and width of a rendered frame, in pixels."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 - as in Env
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, sparse: bool = False) -> None:
         """Build the task.
 
         Args:
             render_mode: ``"rgb_array"`` for frames from `render`, or None.
+            sparse: whether reaching alone is paid.
         """
         high = np.array([1, 1, 2, 2], dtype=np.float32)
         self.observation_space = spaces.Box(-high, high)
         self.action_space = spaces.Box(-1.0, 1.0, shape=(2,))
         self.render_mode = render_mode
+        self.sparse = sparse
         self._position = np.zeros(2)
         self._goal = np.zeros(2)
 
@@ -58,7 +63,8 @@ class PointReach(gym.Env):
         velocity = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         self._position = np.clip(self._position + self.STEP * velocity, -1.0, 1.0)
         distance = float(np.linalg.norm(self._goal - self._position))
-        return self._observation(), -distance, False, False, {"distance": distance}
+        reward = -float(distance > self.RADIUS) if self.sparse else -distance
+        return self._observation(), reward, False, False, {"distance": distance}
 
     def render(self) -> np.ndarray | None:
         """Draw the goal (green) and the point (blue).

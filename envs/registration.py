@@ -39,7 +39,10 @@ VARIANTS = (
     Variant("WeakActuators", LOCOMOTION, "ShiftedDynamics", "motors x 0.7", {"actuator_strength": 0.7}),
 )
 
-TASKS = {"PolicyKD/PointReach-v0": "solved within seconds: tests and first tries"} | {
+TASKS = {
+    "PolicyKD/PointReach-v0": "solved within seconds: tests and first tries",
+    "PolicyKD/PointReachSparse-v0": "exploration: -1 until within 0.1 of the goal",
+} | {
     f"PolicyKD/{base}{variant.suffix}-v0": variant.why for variant in VARIANTS for base in variant.bases
 }
 """Every id of this package, with the reason why it is there."""
@@ -52,6 +55,12 @@ def register_tasks() -> None:
         entry_point="policykd_envs.point_reach:PointReach",
         max_episode_steps=PointReach.HORIZON,
         reward_threshold=PointReach.REWARD_THRESHOLD,
+    )
+    gym.register(
+        id="PolicyKD/PointReachSparse-v0",
+        entry_point="policykd_envs.point_reach:PointReach",
+        max_episode_steps=PointReach.HORIZON,
+        kwargs={"sparse": True},
     )
     for variant in VARIANTS:
         for base in variant.bases:

@@ -211,6 +211,17 @@ def test_threshold_lies_between_random_and_proportional():
     assert mean_return(lambda _, obs: np.clip(10 * obs[2:], -1, 1)) > 0.6 * threshold
 
 
+def test_sparse_reaching_is_paid_within_the_radius_alone():
+    env = gym.make("PolicyKD/PointReachSparse-v0")
+    obs, _ = env.reset(seed=1)
+    seen = set()
+    for _ in range(50):
+        obs, reward, *_ = env.step(np.clip(10 * obs[2:], -1, 1))
+        assert reward == (0.0 if np.linalg.norm(obs[2:]) <= PointReach.RADIUS else -1.0)
+        seen.add(reward)
+    assert seen == {0.0, -1.0}
+
+
 def test_walls_and_clipping():
     env = PointReach()
     env.reset(seed=0)
