@@ -40,15 +40,24 @@ REGIMES = (
     ("paired_8", "share_8"),
 )
 """A row that distils, and the same without: rewards are delayed, each peer sees a part, updates are many."""
+SPARSE = (("mutual", "share"), ("paired", "share"), ("four_mutual", "four_share"))
+"""The same where rewards are sparse."""
+AGAINST_SB3 = [
+    *(((GATED, way), ("sb3", "final")) for way in ("trained", "student")),
+    *(((GATED, "trained"), (control, "final")) for control in ("single_2", "single_4")),
+    (("single_4", "final"), ("sb3", "final")),
+]
 QUESTIONS: dict[str, dict[str, Any]] = {
     "Q1": {
         "question": "Against SB3 at equal steps, do peers do better, in no more time?",
         "results": "results/peers_small",
-        "pairs": [
-            *(((GATED, way), ("sb3", "final")) for way in ("trained", "student")),
-            *(((GATED, "trained"), (control, "final")) for control in ("single_2", "single_4")),
-            (("single_4", "final"), ("sb3", "final")),
-        ],
+        "pairs": AGAINST_SB3,
+    },
+    "Q1 with TD3": {
+        "question": "The same with TD3: do peers do better than SB3 at equal steps?",
+        "results": "results/peers_small",
+        "backbone": "td3",
+        "pairs": AGAINST_SB3,
     },
     "Q2": {
         "question": "Without knowing the learning rate, does a group of four do as well as the best rate alone?",
@@ -72,6 +81,11 @@ QUESTIONS: dict[str, dict[str, Any]] = {
         "question": "Does distillation add to sharing where rewards are delayed, peers see parts, or updates are many?",
         "results": "results/peers_regimes",
         "pairs": [((row, way), (shared, way)) for row, shared in REGIMES for way in ("trained", "final", "student")],
+    },
+    "Q3 where rewards are sparse": {
+        "question": "Does distillation add to sharing where the reward must first be found?",
+        "results": "results/peers_sparse",
+        "pairs": [((row, way), (shared, way)) for row, shared in SPARSE for way in ("trained", "final", "student")],
     },
     "Table 1": {
         "question": "Of the paper's Table 1, what holds with PPO at a tenth of its steps?",
