@@ -35,7 +35,7 @@ PEERS_ONLY = (
     "rebirth_gradient_steps",
     "rebirth_perturbation",
 )
-"""Settings that mean nothing to a teacher's student, and keep their defaults."""
+"""Settings of peers, which keep their defaults here; so does ``vary``."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,12 @@ class TeachingConfig:
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
         positive(self, "fine_tune_std", "fine_tune_learning_rate", "anchor_distance")
         fractions(self, "beta_decay")
+        rule = "is for peers, which students of a teacher are not: leave it out"
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default
-            require(kept, known.name, getattr(self, known.name), "means nothing to a teacher")
+            require(kept, known.name, getattr(self, known.name), rule)
+        vary = getattr(self, "vary", {})
+        require(not vary, "vary", vary, rule)
 
 
 def _of_a_student(kind: type[T]) -> type[T]:
