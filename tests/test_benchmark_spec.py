@@ -128,6 +128,15 @@ def test_budgets_do_not_override_a_tasks_own_settings(settings, says):
         parse_spec(changed(tasks=tasks, utd=1, random_steps=20, settings={}, methods=["dpd"]))
 
 
+def test_numbers_are_written_as_in_python():
+    text = changed(methods=["dpd"]).replace(
+        "learning_starts: 20", "learning_rate: 1e-3\n  vary: {gamma: [9e-1, 99E-02]}"
+    )
+    (cell,) = parse_spec(text.replace("total_timesteps: 200", "total_timesteps: 2e2")).cells
+    assert (cell.settings.learning_rate, cell.settings.vary) == (0.001, {"gamma": [0.9, 0.99]})
+    assert cell.total_timesteps == 200 and isinstance(cell.total_timesteps, int)
+
+
 def test_a_file_that_is_no_spec(tmp_path):
     file = tmp_path / "spec.yaml"
     for text, says in (
