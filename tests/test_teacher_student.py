@@ -534,7 +534,7 @@ def test_values_are_distilled_beside_rl_off_policy_too(critic_teacher, backbone)
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
         ({"config": {"scale_free": False}}, "scale_free=False is for peers"),
         ({"backbone": "sac", "config": {"vary": {"learning_rate": (1e-3, 3e-4)}}}, "vary=.* is for peers"),
-        ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher beside RL; dagger has none"),
+        ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher against RL; dagger has none"),
         ({"method": "fine_tune"}, "begun by fine_tune"),
         ({"teacher": []}, "the list of teachers is empty"),
     ],
