@@ -30,7 +30,7 @@ BASELINES = {
     "sb3_double": "The same with twice the parameters",
     "single": "One learner of ours with the whole budget",
 }
-"""What peers are compared with, beside the rows of ``METHODS``."""
+"""What peers are compared with, beside the rows of ``PEER_METHODS``."""
 
 OWN = ("eval_freq", "n_eval_episodes", "log_freq", "checkpoint_freq")
 """Settings that follow from the spec's own keys."""
@@ -78,7 +78,7 @@ class Entry:
     """One method of a benchmark."""
 
     method: str = ""
-    """The row of ``METHODS`` or the baseline; left out, it is the entry's own name."""
+    """The row of ``PEER_METHODS`` or the baseline; left out, it is the entry's own name."""
     seeds: int | None = None
     """Seeds of this method where they differ from the benchmark's."""
     peers: int | None = None
@@ -101,7 +101,7 @@ class Cell:
     method: str
     backbone: str
     base: str
-    """What is trained: a row of ``METHODS`` or a baseline."""
+    """What is trained: a row of ``PEER_METHODS`` or a baseline."""
     peers: int
     seeds: tuple[int, ...]
     total_timesteps: int
