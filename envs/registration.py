@@ -42,9 +42,7 @@ VARIANTS = (
 TASKS = {
     "PolicyKD/PointReach-v0": "solved within seconds: tests and first tries",
     "PolicyKD/PointReachSparse-v0": "exploration: -1 until within 0.1 of the goal",
-} | {
-    f"PolicyKD/{base}{variant.suffix}-v0": variant.why for variant in VARIANTS for base in variant.bases
-}
+} | {f"PolicyKD/{base}{variant.suffix}-v0": variant.why for variant in VARIANTS for base in variant.bases}
 """Every id of this package, with the reason why it is there."""
 
 

@@ -102,7 +102,10 @@ def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
     engine(made_up)
     rates = (1e-4, 1e-3, 1e-2)
     options = {"env": POINT, "backbone": "sac", "peers": 3, "learning_rates": rates, "updates": 2, "random_steps": 600}
-    spec, _ = compare(CompareOptions(**options, out=Path("out")))
+    with pytest.raises(PolicyKDError, match="allocation: best needs a pooled replay, and dpd has none"):
+        compare(CompareOptions(**options, out=Path("out")))
+    assert not Path("out").exists()  # nor was SB3's side trained before
+    spec, _ = compare(CompareOptions(**options, method="mutual_shared", out=Path("out")))
     ours, sb3 = spec.cells
     assert ours.settings.vary == {"learning_rate": list(rates)} and ours.settings.allocation == "best"
     assert (ours.settings.gradient_steps, ours.settings.learning_starts) == (2 * 3, 200)

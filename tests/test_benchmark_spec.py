@@ -71,7 +71,11 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"total_timesteps": 1e5 + 0.5}, "total_timesteps=100000.5 must be int"),
         ({"total_timesteps": 201}, "must divide total_timesteps=201"),
         ({"total_timesteps": 202}, "must be a multiple of 2"),
-        ({"peers": 1}, "peers=1 is too few for dpd"),
+        ({"peers": 1}, "peers: dpd needs at least 2 learners per group, got 1"),
+        ({"settings": {"allocation": "best"}, "methods": ["dpd"]}, "allocation: best needs a pooled replay, and dpd"),
+        ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["single"]}, "vary: gamma has 2 values for 1 peer:"),
+        ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["sb3"]}, "vary: gamma has 2 values for 1 peer:"),
+        ({"settings": {"vary": {"tau": [0.1, 0.2]}}, "peers": 4, "methods": ["dpd"]}, "tau has 2 values for 4 peers"),
         ({"seeds": 0}, "seeds=0 must be positive"),
         ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),
         ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is none for SB3"),
@@ -124,6 +128,15 @@ def test_budgets_do_not_override_a_tasks_own_settings(settings, says):
         parse_spec(changed(tasks=tasks, utd=1, random_steps=20, settings={}, methods=["dpd"]))
 
 
+def test_numbers_are_written_as_in_python():
+    text = changed(methods=["dpd"]).replace(
+        "learning_starts: 20", "learning_rate: 1e-3\n  vary: {gamma: [9e-1, 99E-02]}"
+    )
+    (cell,) = parse_spec(text.replace("total_timesteps: 200", "total_timesteps: 2e2")).cells
+    assert (cell.settings.learning_rate, cell.settings.vary) == (0.001, {"gamma": [0.9, 0.99]})
+    assert cell.total_timesteps == 200 and isinstance(cell.total_timesteps, int)
+
+
 def test_a_file_that_is_no_spec(tmp_path):
     file = tmp_path / "spec.yaml"
     for text, says in (
@@ -145,7 +158,7 @@ def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
     assert len(parse_spec(changed(**fits)).cells) == 4
     with pytest.raises(PolicyKDError, match="must be whole rollouts: a multiple of 32"):
         parse_spec(changed(**{**fits, "total_timesteps": 240}))
-    with pytest.raises(PolicyKDError, match="pools replays, and ppo has none"):
+    with pytest.raises(PolicyKDError, match="share_replay pools the replays of a group, and ppo learns from no replay"):
         parse_spec(changed(**fits, methods=["share_replay"]))
 
 

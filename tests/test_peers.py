@@ -143,7 +143,7 @@ def test_whose_actor_does_not_move_draws_no_states_to_distil_at():
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
-        ({"learning_rate": (1e-3,)}, "one value for each of 2 peers"),
+        ({"learning_rate": (1e-3,)}, "vary: learning_rate has 1 value for 2 peers: give one each"),
         ({"batch_size": (1, 2)}, "cannot differ between peers"),
         ({"gamma": (0.9, 1.5)}, "gamma=1.5 must lie in"),
         ({"gamma": "ab"}, "must be numbers"),
@@ -153,7 +153,7 @@ def test_whose_actor_does_not_move_draws_no_states_to_distil_at():
         ({"observations": ((0, 9), None)}, "vary.observations: columns must lie between 0 and 3"),
         ({"observations": ("qpos", None)}, "there is no group 'qpos'"),
         ({"observations": 3}, "needs columns or names of groups"),
-        ({"observations": (None,)}, "one value for each of 2 peers"),
+        ({"observations": (None,)}, "vary: observations has 1 value for 2 peers"),
     ],
 )
 def test_what_cannot_vary_is_refused(vary, words):

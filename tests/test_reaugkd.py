@@ -29,7 +29,7 @@ from policykd.distillation.supervised.config import ReAugKDConfig
 from policykd.distillation.supervised.reaugkd import (
     as_embedding,
     mixed,
-    neighbours_word,
+    neighbours_mean,
     relational_loss,
     supervised_contrastive_loss,
 )
@@ -92,9 +92,9 @@ def test_mix_by_hand():
     """Similarities of log 3, 0 and -inf at temperature 1 weigh 3/4, 1/4 and nothing."""
     similarities = torch.tensor([[math.log(3.0), 0.0, -math.inf]])
     values = torch.tensor([[[0.8, 0.2], [0.4, 0.6], [0.0, 1.0]]])
-    word = neighbours_word(similarities, values, 1.0)
-    torch.testing.assert_close(word, torch.tensor([[0.7, 0.3]]))
-    torch.testing.assert_close(mixed(torch.tensor([[0.1, 0.9]]), word, 0.25), torch.tensor([[0.55, 0.45]]))
+    mean = neighbours_mean(similarities, values, 1.0)
+    torch.testing.assert_close(mean, torch.tensor([[0.7, 0.3]]))
+    torch.testing.assert_close(mixed(torch.tensor([[0.1, 0.9]]), mean, 0.25), torch.tensor([[0.55, 0.45]]))
 
 
 def test_embedding_of_any_feature():

@@ -15,7 +15,7 @@ from policykd.distillation.divergences import DIVERGENCES, distance, divergence_
 from policykd.distillation.peer_step import DistillationStep
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised.config import HintonConfig
-from policykd.distillation.supervised.hinton import WEIGHTS, Hinton, hinton_loss, likelihood
+from policykd.distillation.supervised.hinton import WEIGHTS, Hinton, hinton_loss, log_likelihood
 from policykd.distillation.supervised.method import Outputs, Step
 from policykd.learners.config import DDPGConfig
 
@@ -139,7 +139,7 @@ def test_what_is_no_divergence_is_one_line():
 
 def test_weights_and_schedules_of_policies_are_those_of_classifiers():
     labels = torch.tensor([1, 0])
-    values = likelihood(TARGET, labels), likelihood(OWN, labels)
+    values = log_likelihood(TARGET, labels), log_likelihood(OWN, labels)
     assert values[0].tolist() == [pytest.approx([math.log(0.5), math.log(0.9)])]
     expected = weighting.disadvantage(*values, 1.0)  # exp(xi) is 0.5/0.8 and 0.9/0.5, brought to mean 1
     assert expected[0].tolist() == pytest.approx([2 * 0.625 / 2.425, 2 * 1.8 / 2.425])
@@ -149,7 +149,7 @@ def test_weights_and_schedules_of_policies_are_those_of_classifiers():
     _, second = at_temperature_2()
     loss, _ = hinton_loss(OWN, TARGET, labels, 1.0, 2.0, weight=gate[0])
     assert loss.item() == pytest.approx(second)
-    assert likelihood(TARGET, torch.tensor([1, -100]))[0, 1] == 0
+    assert log_likelihood(TARGET, torch.tensor([1, -100]))[0, 1] == 0
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(0.8, 0.6), (1.0, 1.0)])

@@ -48,7 +48,8 @@ class CompareOptions:
     total_timesteps: int = 40_000
     """Environment steps: of all peers of a group together, and of SB3's agent. Rounded up to whole rollouts."""
     learning_rates: tuple[float, ...] = ()
-    """A learning rate of each peer; environment steps then go to those that do best. SB3's agent has the preset's."""
+    """A learning rate of each peer; environment steps then go to those that do best, which needs a method that pools
+    replays, such as mutual_shared. SB3's agent has the preset's."""
     updates: int | None = None
     """Gradient steps of each peer per environment step of its group. Left out: as the preset says, per own step."""
     random_steps: int | None = None

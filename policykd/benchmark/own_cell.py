@@ -30,7 +30,7 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     """Train all seeds at once, or go on from their last checkpoint.
 
     Args:
-        cell: a cell of ``single`` or of a row of ``METHODS``.
+        cell: a cell of ``single`` or of a row of ``PEER_METHODS``.
         folder: gets the run, in ``run``.
         report: told the steps so far of a group.
     """

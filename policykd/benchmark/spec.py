@@ -23,13 +23,14 @@ from policykd.learners.config import Config, PPOConfig
 from policykd.tasks.spaces import find_task, foreign_module, short_id
 from policykd.training import snapshot
 from policykd.training.dual_student import resolve_config
+from policykd.training.peer_checks import check_method, check_peers
 
 BASELINES = {
     "sb3": "One agent of Stable-Baselines3 with the whole budget",
     "sb3_double": "The same with twice the parameters",
     "single": "One learner of ours with the whole budget",
 }
-"""What peers are compared with, beside the rows of ``METHODS``."""
+"""What peers are compared with, beside the rows of ``PEER_METHODS``."""
 
 OWN = ("eval_freq", "n_eval_episodes", "log_freq", "checkpoint_freq")
 """Settings that follow from the spec's own keys."""
@@ -77,7 +78,7 @@ class Entry:
     """One method of a benchmark."""
 
     method: str = ""
-    """The row of ``METHODS`` or the baseline; left out, it is the entry's own name."""
+    """The row of ``PEER_METHODS`` or the baseline; left out, it is the entry's own name."""
     seeds: int | None = None
     """Seeds of this method where they differ from the benchmark's."""
     peers: int | None = None
@@ -100,7 +101,7 @@ class Cell:
     method: str
     backbone: str
     base: str
-    """What is trained: a row of ``METHODS`` or a baseline."""
+    """What is trained: a row of ``PEER_METHODS`` or a baseline."""
     peers: int
     seeds: tuple[int, ...]
     total_timesteps: int
@@ -254,14 +255,13 @@ class Spec:
         }
         config = resolve_config(settings, backbone, short_id(task))
         at_once, rollout = steps_at_once(config, peers)
-        fits = eval_freq % at_once == 0
-        require(fits, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
+        require(not eval_freq % at_once, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
         # SB3 finishes the rollout it is in, which would be more steps than the others get.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
-        if (row := PEER_METHODS.get(base)) and row.replay == "pooled" and backbone == "ppo":
-            raise PolicyKDError(f"config: method={base!r} pools replays, and ppo has none: leave it out with 'without'")
-        require(peers > 1 or not row or row.source is None, "peers", peers, f"is too few for {base}")
+        check_peers(row := PEER_METHODS["independent" if alone else base], peers)
+        # As its agents will, when others have been computed; only they know whether the task's actions are discrete.
+        check_method(row, LEARNERS[backbone], config, peers, discrete=True)
         cell = Cell(
             task=task,
             method=method,

@@ -28,9 +28,8 @@ def measure(
     """One row per student of a trained agent.
 
     The final return is that of the last student, on starts of its own (``seed``), which the teacher plays, too
-    (``retention``). The steps and seconds to a share of
-    the teacher are those of the first evaluation in training whose mean return reaches it; seconds are of training
-    all seeds together.
+    (``retention``). The steps and seconds to a share of the teacher are those of the first evaluation in training whose
+    mean return reaches it; seconds are of training all seeds together.
     """
     score = agent.score_teacher()
     assert score is not None

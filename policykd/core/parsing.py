@@ -16,6 +16,8 @@ MOST_JSON, MOST_YAML, MOST_NODES = 32_000_000, 200_000, 100_000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}(?<!\.)")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that cannot be files on Windows."""
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
+"""Numbers without a point, such as 1e-3, which YAML 1.1 takes for text."""
 
 
 def read_text(path: Path, most: int = MOST_JSON, errors: str = "strict") -> str:
@@ -47,7 +49,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, loader_type: Any = None) -> Any:
-    """Plain values.
+    """Plain values; ``1e-3`` is a number, as in YAML 1.2, where PyYAML by itself wants ``1.0e-3``.
 
     Args:
         text: the YAML.
@@ -58,8 +60,12 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
     """
     import yaml
 
+    class Loader(loader_type or yaml.SafeLoader):  # type: ignore[misc]
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     try:
-        loader = (loader_type or yaml.SafeLoader)(_bounded(text, MOST_YAML))
+        loader = Loader(_bounded(text, MOST_YAML))
         if _deepest(text) > 100:  # at which PyYAML becomes slow before it gives up
             raise RecursionError
         node = loader.get_single_node()

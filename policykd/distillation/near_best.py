@@ -8,14 +8,15 @@ from torch import Tensor
 from policykd.distillation.weights import Student
 
 LEAST, MOST = 2.0**-14, 2.0**7
-"""Bounds of the weight, about those of ``schedules.hold``: from within them it comes back."""
+"""Bounds of the weight, about those of ``schedules.hold``, so that it never is too small or large to come back."""
 
 
 class NearBest:
     """One weight of imitation per group, doubled where its peers are too far from the best, halved where too near.
 
-    With D(a, b) = |a - b|^2 / 2 averaged over states, peers should keep at the distance max(ratio * D(best now, best
-    before), least): half or twice of the weight follow where they are 1.5 times nearer or farther.
+    With D(a, b) = |a - b|^2 / 2 averaged over states, peers should keep the distance max(ratio * D(best now, best
+    before), least). The weight is doubled where they are farther than 1.5 times that, and halved where they are nearer
+    than that over 1.5.
 
     Args:
         learner: the learners.

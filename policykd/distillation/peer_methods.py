@@ -53,8 +53,8 @@ class PeerMethod:
     """What a weight looks at: the values of both policies, each by its own critics; or what the critics of both say of
     both actions."""
     coupling: Literal["apart", "joint"] = "apart"
-    """How distillation meets RL: in a gradient step of its own; or in the actor's loss, beside RL over mean |Q|, with
-    the weight ``distill_coef``."""
+    """How distillation meets RL: in a gradient step of its own; or in the actor's loss, with the weight
+    ``distill_coef`` relative to RL's, which is divided by mean |Q|."""
     adaptive: bool = False
     """Joint coupling: halve or double that weight so that the group stays about as far from its best peer as that peer
     moves (P3S)."""
@@ -77,7 +77,7 @@ class PeerMethod:
             raise PolicyKDError(f"method {self.name}: {contradiction}")
 
     def _contradictions(self) -> Iterator[str]:
-        """What columns say of which another makes nothing."""
+        """Columns that another column leaves without a meaning."""
         plain = PeerMethod.__dataclass_fields__
         if self.source is None:
             for column in ("states", "weight", "compares", "coupling", "adaptive", "copies"):

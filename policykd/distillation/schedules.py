@@ -46,7 +46,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 BY_STUDENT = ("return_ratio", "held_kl")
-"""Beside RL, schedules of a teacher that follow its students, not the progress."""
+"""Alongside RL, schedules of a teacher that follow its students, not the progress."""
 
 
 def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], float]:

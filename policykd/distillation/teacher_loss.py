@@ -56,6 +56,7 @@ KL_OF = (
     (TEACHER_DIVERGENCES["gaussian_nll"], kl_of_mean),
     (nll, kl_of_mean),
 )
+"""Divergences that are not 0 between equals, and the KL divergence that differs from each by an entropy."""
 
 
 def zero_between_equals(divergence: Divergence) -> Divergence:
@@ -90,7 +91,7 @@ class JointTeaching:
         """What the weight holds at a bound, if anything: a distance ``(K, B)``, also where the loss is none."""
         self.log_coefficient = torch.zeros(len(actor), device=actor.device)
         self.lambdas = torch.zeros(len(actor), device=actor.device)
-        """The teacher's weight beside RL at the moment, of each student, ``(K,)``."""
+        """The teacher's present weight relative to RL, of each student, ``(K,)``."""
         if method.confident:  # ADVISOR's imitator
             self.auxiliary = actor.clone()
             self.auxiliary_adam = Adam(self.auxiliary)
@@ -99,7 +100,7 @@ class JointTeaching:
             self.discounted_rewards = torch.zeros(len(actor), n_envs, dtype=torch.float64, device=actor.device)
 
     def fade(self, progress: float, returns: Sequence[Sequence[float]], score: Score | None) -> None:
-        """Set the teacher's weight lambda beside RL, of each student.
+        """Set the teacher's weight lambda relative to RL, of each student.
 
         Args:
             progress: from 0 to 1 over the run.

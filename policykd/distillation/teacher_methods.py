@@ -78,25 +78,25 @@ class TeacherMethod:
             raise PolicyKDError(f"method {self.name}: {contradiction}")
 
     def _contradictions(self) -> Iterator[str]:
-        """What columns say of which another makes nothing."""
+        """Columns that another column leaves without a meaning."""
         alone = self.coupling == "alone"
         if self.divergence is None and (alone or self.confident or self.reward in (None, "next_distance")):
-            yield "divergence=None copies nothing: it is for methods beside RL whose teacher pays another reward"
+            yield "divergence=None copies nothing: it is for methods with RL whose teacher pays another reward"
         if self.divergence is None and self.coupling == "proximal":
             yield "divergence=None leaves coupling='proximal' without a loss to multiply: use 'joint'"
         if alone and (self.reward or self.confident or self.schedule in BY_STUDENT):
-            yield f"reward, confident and schedule={BY_STUDENT} are beside RL, and coupling='alone' has none"
+            yield f"reward, confident and schedule={BY_STUDENT} are for methods with RL, and coupling='alone' has none"
         if not alone and self.states == "mixed":
-            yield "states='mixed' is for coupling='alone': beside RL one of the two acts"
+            yield "states='mixed' is for coupling='alone': with RL one of the two acts"
         if (self.weight is not None) + self.confident + (self.coupling == "proximal") > 1:
             yield "weight, confident and coupling='proximal' each weigh the states: choose one"
 
     @property
     def on_policy(self) -> bool:
         """Whether it needs a backbone that learns on policy."""
-        plain = self.coupling == "joint" and self.environment_reward and self.divergence is not None
-        plain = plain and self.reward is None and self.states == "own"
-        return self.coupling != "alone" and not (plain and not self.confident)
+        plain = self.environment_reward and self.divergence is not None and self.reward is None
+        off_policy_too = plain and self.coupling == "joint" and self.states == "own" and not self.confident
+        return self.coupling != "alone" and not off_policy_too
 
 
 TEACHER_METHODS: dict[str, TeacherMethod] = rows(

@@ -35,7 +35,7 @@ PEERS_ONLY = (
     "rebirth_gradient_steps",
     "rebirth_perturbation",
 )
-"""Settings that mean nothing to a teacher's student, and keep their defaults."""
+"""Settings of peers, which keep their defaults here; so does ``vary``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TeachingConfig:
     alpha: float = 1.0
     """ADVISOR: imitation weighs exp(-alpha * D(imitator, teacher)) at a state, RL the rest."""
     several_teachers: typing.Literal["mean", "best_value", "by_task", "by_environment"] = "mean"
-    """Who is right where there are several teachers: their mean; the one of the highest value at each state; the one
+    """How several teachers answer as one: by their mean; by the one with the highest value at each state; by the one
     that the function task_of names; or by_environment, of T teachers number e % T in each student's environment e."""
     student_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
     """What of the task's observation the student sees: names of groups, columns, or a function of ``(B, O)`` that makes
@@ -90,11 +90,11 @@ class TeachingConfig:
     history: int = 1
     """Observations that the student sees together, the latest ones of its episode."""
     gru: int | None = None
-    """Width of gated recurrent units before the student's hidden layers, in methods without RL and beside ppo; None is
+    """Width of gated recurrent units before the student's hidden layers, in methods without RL and with ppo; None is
     none."""
     bptt_steps: int = 16
-    """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch, beside ppo
-    batch_size, where it must divide n_steps."""
+    """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch; with ppo
+    batch_size steps do, and bptt_steps must divide n_steps."""
     burn_in: int = 4
     """gru: without RL, steps before them that only renew what the student remembers."""
     teacher_episodes: int = 10
@@ -122,21 +122,23 @@ class TeachingConfig:
     distill_learning_rate: float = 1e-3
     """Adam's learning rate without RL, and of distilled values."""
     anchor: typing.Literal["auto", "teacher", "student"] = "auto"
-    """fine_tune: who holds a student at first: its teacher, or the student as it was, as always with PPO. "auto" is the
-    teacher where it is there."""
+    """fine_tune: what the student is held near at first: its teacher, or itself as it was (with PPO always). "auto" is
+    the teacher where it is there."""
     anchor_steps: int | None = None
     """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
     is the whole budget."""
     anchor_distance: float = 0.1
-    """fine_tune off policy: length of the leash in the end, a root mean square distance of actions scaled to [-1, 1].
-    It is 0 at first; the weight of the anchor's pull follows. Another distill_schedule sets the weight instead."""
+    """fine_tune off policy: how far from the anchor the student may be in the end (the leash), a root mean square
+    distance of actions scaled to [-1, 1] that grows from 0; the weight of the anchor's pull is adapted to hold it.
+    Another distill_schedule sets that weight instead."""
     critic_steps: int = 20_000
     """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
     fine_tune_learning_rate: float = 1e-4
-    """fine_tune off policy: Adam's learning rate of the actor; critics learn with learning_rate."""
+    """fine_tune off policy: Adam's learning rate of the actor (and of SAC's temperature); critics learn with
+    learning_rate."""
     trial_episodes: int = 10
-    """fine_tune off policy: whole training episodes of a policy before it may take the place of the one that is handed
-    out, which it does if it returned more, by a standard error of the difference; 0 hands out the actor as it is."""
+    """fine_tune off policy: whole training episodes on which a policy is tried. It replaces the one that is handed out
+    if it returned more, by at least a standard error of the difference; 0 hands out the actor as it is, untried."""
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
@@ -154,9 +156,12 @@ class TeachingConfig:
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
         positive(self, "fine_tune_std", "fine_tune_learning_rate", "anchor_distance")
         fractions(self, "beta_decay")
+        rule = "is for peers, which students of a teacher are not: leave it out"
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default
-            require(kept, known.name, getattr(self, known.name), "means nothing to a teacher")
+            require(kept, known.name, getattr(self, known.name), rule)
+        vary = getattr(self, "vary", {})
+        require(not vary, "vary", vary, rule)
 
 
 def _of_a_student(kind: type[T]) -> type[T]:

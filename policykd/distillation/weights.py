@@ -1,4 +1,4 @@
-"""How much each state counts in a distillation loss, and what of two policies that looks at.
+"""How much each state counts in a distillation loss, and what is compared of two policies for that.
 
 Every weight is ``(K, B)``, without gradient, of mean 1 over B.
 The mean of 1 makes the strength of distillation independent of the weights' scale: ``alpha = 0`` is exactly the

@@ -68,7 +68,7 @@ class ReplayDistillationConfig(DistillationConfig):
     """How learners with a replay distil from their peers, and what makes a group of them more than its learners."""
 
     distill_coef: float = 1.0
-    """Joint coupling: weight of distillation beside RL in the actor's loss."""
+    """Joint coupling: weight of distillation relative to RL in the actor's loss."""
     distill_freq: int = 1
     """Updates of the actors between distillations."""
     distill_gradient_steps: int = 1
@@ -86,23 +86,23 @@ class ReplayDistillationConfig(DistillationConfig):
     """Settings with one value per peer, such as {"learning_rate": (3e-4, 1e-3)}; the command line has --vary.
     "observations" are what each peer sees: columns, a group's name such as qpos, or None for everything."""
     allocation: typing.Literal["equal", "best"] = "equal"
-    """Who acts in the episodes of a group: its peers alike; or mostly the one whose latest training episodes returned
-    most. The second needs a method with a pooled replay."""
+    """Who acts in a group's episodes: all peers equally; or mostly the one whose latest training episodes returned
+    most, which needs a method with a pooled replay."""
     allocation_floor: float = 0.5
-    """allocation="best": this part of the environment steps is shared alike, the rest goes to the best peer."""
+    """allocation="best": share of the environment steps that is split equally; the rest goes to the best peer."""
     allocation_episodes: int = 2
-    """The latest training episodes of each peer by whose mean return it is judged: for allocation="best", rebirth, and
-    methods that copy the best peer."""
+    """How many of its latest training episodes a peer is judged by, by their mean return: for allocation="best",
+    rebirth, and methods that copy the best peer."""
     rebirth_freq: int = 0
-    """Environment steps of a group after which one of its learners begins anew: initialised again, taught by the best
-    peer. 0 is never. Needs a method with a pooled replay."""
+    """Environment steps of a group between rebirths, at which one of its peers is initialised again and taught by the
+    best one. 0 is never. Needs a method with a pooled replay."""
     rebirth: typing.Literal["worst", "oldest"] = "worst"
-    """Who begins anew: the peer whose latest training episodes returned least; or the peers in turn."""
+    """Which peer: the one whose latest training episodes returned least; or each in turn."""
     rebirth_gradient_steps: int = 1_000
-    """Steps of distillation by which it is taught, at states of the whole replay."""
+    """Distillation steps by which it is then taught, at states of the whole replay."""
     rebirth_perturbation: float = 1.25
-    """Varied settings of the reborn are the best peer's, each times this number or over it (1: as they are); a
-    discount by its horizon 1/(1 - gamma)."""
+    """The reborn peer takes the best peer's varied settings, each multiplied or divided by this number (1: unchanged),
+    a discount by its horizon 1/(1 - gamma); n_steps, gradient_steps and distill_learning_rate stay its own."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

@@ -30,7 +30,7 @@ from policykd.training.acting_as_one import ActingAsOne
 from policykd.training.choices import LearnerChoice, Rule
 from policykd.training.group import group_actions
 from policykd.training.own_parts import try_divergence, try_weight
-from policykd.training.peer_checks import check_method, check_peers, check_vary
+from policykd.training.peer_checks import check_method, check_peers
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.peers_on_rollouts import PeersOnRollouts
@@ -86,8 +86,7 @@ class DualStudent(ActingAsOne):
         self.peers, self.seeds = check_peers(self.method, peers), arguments.check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        check_method(self.method, learner_type, self.config, isinstance(self.action_scale, Choices))
-        check_vary(self.config, self.peers)
+        check_method(self.method, learner_type, self.config, self.peers, isinstance(self.action_scale, Choices))
         self.compile, self.threads = arguments.check_compile(compile), arguments.check_threads(threads)
         self._share_out()
         self._build(learner_type)

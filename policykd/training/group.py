@@ -53,8 +53,8 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
     # Every peer's critics judge the actions of all peers: (K, N * B) state-action pairs in each row.
     candidates = actions.reshape(groups, 1, peers * batch, size).expand(-1, peers, -1, -1).flatten(0, 1)
     values = learner.q_values(learner.critic, everybody.repeat(1, peers, 1), candidates).amin(1)
-    best = values.view(groups, peers, peers, batch).mean(1).argmax(1)
-    chosen: Tensor = actions.gather(1, best[:, None, :, None].expand(-1, 1, -1, size)).squeeze(1)
+    favourite = values.view(groups, peers, peers, batch).mean(1).argmax(1)
+    chosen: Tensor = actions.gather(1, favourite[:, None, :, None].expand(-1, 1, -1, size)).squeeze(1)
     return chosen
 
 

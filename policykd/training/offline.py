@@ -111,8 +111,8 @@ class OfflineLearning(Agent):
         """Copy the teacher at logged states, without a step of an environment (offline distillation).
 
         The states join the data set; the learning rate falls over these gradient steps. Without a teacher (None) what
-        was done at the states is copied (behaviour cloning). Every ``log_freq`` gradient steps logs get
-        a row (``offline/``); in a run folder an evaluation and a checkpoint follow.
+        was done at the states is copied (behaviour cloning). Every ``log_freq`` gradient steps the logs get a row
+        (``offline/``); in a run folder an evaluation and a checkpoint follow.
 
         Args:
             states: whatever ``LoggedStates.read`` takes: an ``.npz`` or HDF5 file (D4RL, Minari), a replay buffer of

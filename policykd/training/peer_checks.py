@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, counted
 from policykd.core.fields import as_whole
 from policykd.distillation.methods import PeerMethod
 from policykd.learners import Learner
@@ -12,17 +12,6 @@ from policykd.learners.config import Config, OffPolicyConfig
 
 MOST_PEERS = 1_000
 log = logging.getLogger("policykd")
-
-
-def check_vary(config: Config, peers: int) -> None:
-    """Refuse varied settings that do not have one value per peer.
-
-    Raises:
-        PolicyKDError: names the setting.
-    """
-    for name, values in getattr(config, "vary", {}).items():
-        if len(values) != peers:
-            raise PolicyKDError(f"vary: {name} needs one value for each of {peers} peers, got {list(values)}")
 
 
 def check_peers(method: PeerMethod, peers: int) -> int:
@@ -37,20 +26,29 @@ def check_peers(method: PeerMethod, peers: int) -> int:
     return number
 
 
-def check_method(method: PeerMethod, learner: type[Learner], config: Config, discrete: bool = False) -> None:
-    """Refuse a method that a backbone cannot run, or settings that contradict it or the actions."""
+def check_method(
+    method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool = False
+) -> None:
+    """Refuse a method that a backbone cannot run, or settings that contradict it, the group or the actions."""
     if config.temperature != 1 and not discrete:
         raise PolicyKDError(f"temperature: {config.temperature} softens logits, and continuous actions have none")
     if isinstance(config, OffPolicyConfig):
         name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
         if best and not pooled:
             raise PolicyKDError(
-                f"allocation: best needs a pooled replay, and {name} has none: who does not act would learn nothing"
+                f"allocation: best needs a pooled replay, and {name} has none, so peers that do not act would learn "
+                "nothing: use a method such as mutual_shared"
             )
         if best and method.acting == "advised":
             raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
         if config.rebirth_freq and not pooled:
-            raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from")
+            advice = "use a method such as mutual_shared"
+            raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from: {advice}")
+        for setting, values in config.vary.items():
+            if len(values) != peers:
+                raise PolicyKDError(
+                    f"vary: {setting} has {counted(len(values), 'value')} for {counted(peers, 'peer')}: give one each"
+                )
         if "gamma" in config.vary:
             _check_discounts(method)
     if learner.memory == "replay":

@@ -94,7 +94,7 @@ def check_method(
     if config.gru is not None and method.confident:
         raise PolicyKDError(f"gru: {name}'s imitator keeps no state of its own: use kickstarting, or history=")
     if method.coupling == "alone" and config.distill_schedule in BY_STUDENT:
-        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher beside RL; {name} has none")
+        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher against RL; {name} has none")
     if discrete and config.collect_noise_std > 0:
         raise PolicyKDError(
             "collect_noise_std: is noise on continuous actions, and this task's are choices: leave it 0"

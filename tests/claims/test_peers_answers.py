@@ -100,7 +100,9 @@ def test_what_is_said_of_one_agent_with_two_updates():
     assert (
         f"over all the group is better with P {chance}, corrected p {answer.p:.3f}." in page and answer.better.low > 0.5
     )
-    assert f"and two updates, too, by P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"with that rate and two updates, P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert f"(the group is better with P {chance})" in (ROOT / "docs/peers.md").read_text(encoding="utf-8")
     by_task = {}
     for task in answer.tasks:

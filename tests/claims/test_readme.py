@@ -35,8 +35,8 @@ def test_the_demo_is_what_its_rows_say():
     for method, phase in (("mutual_shared", "trained"), ("sb3", "final")):
         rows = pd.read_csv(ROOT / f"results/demo/HalfCheetah-v5/{method}.csv")
         means[method] = rows[rows.phase == phase]["return"].mean()
-    said = f"four peers return {means['mutual_shared']:,.0f}, SB3 at its default rate {means['sb3']:,.0f}"
-    assert said in line("question 2 with one seed")
+    said = f"they return {means['mutual_shared']:,.0f}, SB3 at its default rate {means['sb3']:,.0f}"
+    assert said in line("four peers with different learning rates, one seed")
 
 
 def test_the_benchmark_says_the_same():

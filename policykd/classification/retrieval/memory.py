@@ -17,7 +17,7 @@ from policykd.classification.retrieval.student import Lookup, Retrieval
 from policykd.classification.state import fingerprint
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Outputs
-from policykd.distillation.supervised.reaugkd import ReAugKD, mixed, neighbours_word
+from policykd.distillation.supervised.reaugkd import ReAugKD, mixed, neighbours_mean
 from policykd.memory.knowledge_base import KnowledgeBase
 
 Score = Callable[[Tensor, Tensor], float]
@@ -115,9 +115,9 @@ def choose(
     best, most = Lookup(counts[0], temperatures[0], 1.0), (float("-inf"), 1.0)
     for k in counts:
         for temperature in temperatures:
-            word = neighbours_word(found.similarities[:, :k], values[:, :k], temperature).to(own)
+            mean = neighbours_mean(found.similarities[:, :k], values[:, :k], temperature).to(own)
             for beta in betas:
-                value = score(mixed(own, word, beta), labels)
+                value = score(mixed(own, mean, beta), labels)
                 if (value, beta) > most:
                     best, most = Lookup(k, temperature, beta), (value, beta)
     return Retrieval(retrieval.student, memory, retrieval.embedding, best)

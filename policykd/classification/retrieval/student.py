@@ -13,7 +13,7 @@ from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, call, evaluating, first_look
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.distillation.supervised.reaugkd import as_embedding, mixed, neighbours_word
+from policykd.distillation.supervised.reaugkd import as_embedding, mixed, neighbours_mean
 from policykd.memory.knowledge_base import KnowledgeBase
 
 
@@ -62,8 +62,8 @@ class Retrieval(nn.Module):
             return call(self.student, inputs)
         logits, queries = self.own_answer(inputs)
         found = self.memory.search(queries, self.lookup.k, exclude)
-        word = neighbours_word(found.similarities, self.memory.values[found.rows], self.lookup.temperature)
-        return mixed(logits.softmax(1), word.to(logits), self.lookup.beta).log()
+        mean = neighbours_mean(found.similarities, self.memory.values[found.rows], self.lookup.temperature)
+        return mixed(logits.softmax(1), mean.to(logits), self.lookup.beta).log()
 
     def own_answer(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The student's logits ``(B, C)`` and its embeddings ``(B, d)``."""

@@ -67,7 +67,7 @@ def hinton_loss(
     return loss, terms
 
 
-def likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """What stands for a value in weights of examples: the log-probability of the label ``(1, B)``, 0 without one."""
     known = labels != UNLABELLED
     return (logits.log_softmax(1).gather(1, labels.where(known, 0)[:, None]).squeeze(1) * known)[None]
@@ -101,6 +101,6 @@ class Hinton(Method):
         alpha = config.alpha if config.alpha == 1 else config.alpha * self.schedule(step.progress)
         if config.example_weight != "uniform":
             with torch.no_grad():
-                values = (likelihood(logits, step.labels) for logits in (target, own))
+                values = (log_likelihood(logits, step.labels) for logits in (target, own))
                 weight = self.weight(*values).squeeze(0)
         return hinton_loss(own, target, step.labels, alpha, config.temperature, self.divergence, weight)

@@ -61,8 +61,8 @@ def relational_loss(student: Tensor, teacher: Tensor, temperature: float, keep_d
     return categorical_kl(own, target, temperature).mean()
 
 
-def neighbours_word(similarities: Tensor, values: Tensor, temperature: float) -> Tensor:
-    """What the neighbours say together: sum_k w_k y_k with w the softmax of their similarities.
+def neighbours_mean(similarities: Tensor, values: Tensor, temperature: float) -> Tensor:
+    """The weighted mean of the neighbours' values: sum_k w_k y_k with w the softmax of their similarities.
 
     Args:
         similarities: ``(B, K)``.
@@ -76,9 +76,9 @@ def neighbours_word(similarities: Tensor, values: Tensor, temperature: float) ->
     return (weights[:, :, None] * values).sum(1)
 
 
-def mixed(probabilities: Tensor, word: Tensor, beta: float) -> Tensor:
-    """``beta * student + (1 - beta) * neighbours``, all ``(B, C)``."""
-    return beta * probabilities + (1 - beta) * word
+def mixed(own: Tensor, neighbours: Tensor, beta: float) -> Tensor:
+    """``beta * own + (1 - beta) * neighbours``, all ``(B, C)``."""
+    return beta * own + (1 - beta) * neighbours
 
 
 def as_embedding(feature: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class TaughtOnReplay(LearnFromReplay):
         return info | {"distill/coefficient": teaching.lambdas}
 
     def fade(self, progress: float) -> None:
-        """Set the teacher's weight beside RL."""
+        """Set the teacher's weight relative to RL."""
         self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
     def updates_actor(self) -> bool:

@@ -96,7 +96,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         self.info["distill/coefficient"] = self.teaching.lambdas.clone()
 
     def fade(self, progress: float) -> None:
-        """Set the teacher's weight beside RL."""
+        """Set the teacher's weight relative to RL."""
         self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
     def rewards(self, own: tuple[Tensor, Tensor]) -> Tensor:
