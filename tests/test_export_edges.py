@@ -14,7 +14,7 @@ from test_student_memory import SEES
 from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
-from policykd import DualStudent, PolicyKDError, TeacherStudent
+from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
 from policykd.export import Policy, c_code
 from policykd.export.c import to_c
@@ -34,6 +34,21 @@ def test_actions_that_float32_rounds_coarsely_are_exported(tmp_path):
     student = DualStudent(FarFromZero, **SAC_OF_TWO)
     assert to_c(student, 0, tmp_path / "c").difference.worst <= 2.5e-4
     assert to_zip(student, 0, tmp_path / "a.zip") <= 2.5e-4
+
+
+class HeldStill(Lopsided):
+    """Its first action cannot move."""
+
+    action_space = gym.spaces.Box(np.array([0.5, -1], np.float32), np.array([0.5, 3], np.float32))
+
+
+def test_a_file_of_an_action_that_cannot_move_says_its_sizes(tmp_path):
+    """Read back without a task, as other files are; it was asked for one."""
+    student = DualStudent(HeldStill, **SAC_OF_TWO)
+    to_torchscript(student, 0, tmp_path / "a.pt")
+    inputs = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    read = Teacher.load(tmp_path / "a.pt", trust=True)
+    np.testing.assert_allclose(read.predict(inputs)[0], student.predict(inputs, learner=0)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("column", [0, 1])
