@@ -262,7 +262,7 @@ def test_visited_states_are_those_of_the_task_and_reproducible():
 
 @pytest.mark.parametrize("states", [np.zeros((5, 3)), np.zeros(4), np.full((5, 4), np.nan), np.zeros((1, 4))])
 def test_states_that_cannot_calibrate_are_refused(tmp_path, states):
-    with pytest.raises(PolicyKDError, match=r"calibration needs 2 or more finite states \(n, 4\), got"):
+    with pytest.raises(PolicyKDError, match=r"calibration needs 3 or more finite states \(n, 4\), got"):
         to_c(DualStudent(POINT, config=TINY), 0, tmp_path / "out", "int8", states)
 
 

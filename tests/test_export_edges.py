@@ -14,10 +14,11 @@ from test_student_memory import SEES
 from test_teacher_student import COPY, expert
 from tiny import POINT, TINY
 
-from policykd import DualStudent, PolicyKDError, TeacherStudent
+from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
-from policykd.export import Policy, c_code
+from policykd.export import Policy, c_code, deploy
 from policykd.export.c import to_c
+from policykd.export.onnx import to_onnx
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 
@@ -34,6 +35,52 @@ def test_actions_that_float32_rounds_coarsely_are_exported(tmp_path):
     student = DualStudent(FarFromZero, **SAC_OF_TWO)
     assert to_c(student, 0, tmp_path / "c").difference.worst <= 2.5e-4
     assert to_zip(student, 0, tmp_path / "a.zip") <= 2.5e-4
+
+
+class HeldStill(Lopsided):
+    """Its first action cannot move."""
+
+    action_space = gym.spaces.Box(np.array([0.5, -1], np.float32), np.array([0.5, 3], np.float32))
+
+
+def test_a_file_of_an_action_that_cannot_move_says_its_sizes(tmp_path):
+    """Read back without a task, as other files are; it was asked for one."""
+    student = DualStudent(HeldStill, **SAC_OF_TWO)
+    to_torchscript(student, 0, tmp_path / "a.pt")
+    inputs = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    read = Teacher.load(tmp_path / "a.pt", trust=True)
+    np.testing.assert_allclose(read.predict(inputs)[0], student.predict(inputs, learner=0)[0], atol=1e-5)
+
+
+class Precise(Lopsided):
+    """Bounds that float32 rounds outwards, but for an action that cannot move."""
+
+    action_space = gym.spaces.Box(np.array([-0.1, -0.3, 0.1]), np.array([0.3, 0.7, 0.1]), dtype=np.float64)
+
+
+@pytest.mark.parametrize("by", ["c", "numpy", "module"])
+def test_bounds_of_double_precision_are_not_overstepped(by):
+    student = DualStudent(Precise, **SAC_OF_TWO)
+    student.learner.actor.mul_(30)
+    inputs = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    if by == "c":
+        compiler()
+    policy = deploy(student, 0) if by == "module" else Policy(student, 0, by)
+    actions = policy(torch.from_numpy(inputs)).numpy() if by == "module" else policy.predict(inputs)[0]
+    low, high = (bound[:2] for bound in (Precise.action_space.low, Precise.action_space.high))
+    moving = actions[:, :2].astype(np.float64)
+    assert (moving >= low).all() and (moving <= high).all()
+    assert (np.isclose(moving, low) | np.isclose(moving, high)).any(0).all()  # they reach them
+
+
+def test_too_few_states_to_calibrate_on_are_counted_as_the_user_counts_them(tmp_path):
+    """Half of them calibrate, and 2 of 2 are 1: it said that 2 are enough."""
+    student, memory = DualStudent(Lopsided, **SAC_OF_TWO), {**COPY, **SEES["units"]}
+    with pytest.raises(PolicyKDError, match=r"needs 3 or more finite states \(n, 5\), got \(2, 5\)"):
+        to_c(student, 0, tmp_path / "c", "int8", np.ones((2, 5)))
+    student = TeacherStudent(POINT, expert, backbone="sac", config=memory)
+    with pytest.raises(PolicyKDError, match=r"needs 4 or more finite states \(n, 4\), got \(3, 4\)"):
+        to_c(student, 0, tmp_path / "c", "int8", np.ones((3, 4)))
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -164,3 +211,38 @@ def test_no_observations_of_a_student_that_sees_a_function_are_no_actions():
     config = {**COPY, "student_observations": lambda observations: observations[:, :2]}
     student = TeacherStudent(POINT, expert, backbone="sac", config=config)
     assert student.predict(np.zeros((0, 4), np.float32))[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("write", [to_c, to_torchscript, to_zip, to_onnx])
+def test_a_learner_that_diverged_is_one_line_and_another_leaves(tmp_path, write):
+    if write is to_onnx:
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    student = DualStudent(Lopsided, **SAC_OF_TWO)
+    student.learner.actor[0, 3] = np.nan
+    with pytest.raises(PolicyKDError, match="learner 0 has weights that are not finite: its training"):
+        write(student, 0, tmp_path / "a.x")
+    assert list(tmp_path.iterdir()) == []
+    write(student, 1, tmp_path / "a.x")
+
+
+def test_a_diverged_student_with_a_memory_is_one_line(tmp_path):
+    student = TeacherStudent(POINT, expert, backbone="sac", config={**COPY, **SEES["units"]})
+    student.learner.actor[0, 3] = np.nan
+    for export in (to_torchscript, to_c):
+        with pytest.raises(PolicyKDError, match="learner 0 has weights that are not finite"):
+            export(student, 0, tmp_path / "a")
+
+
+@pytest.mark.parametrize("write", [to_c, to_torchscript, to_zip])
+def test_a_link_to_nowhere_is_not_replaced(tmp_path, write):
+    path = tmp_path / "a.x"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PolicyKDError, match="exists: choose another"):
+        write(DualStudent(Lopsided, **SAC_OF_TWO), 0, path)
+    assert path.is_symlink() and [file.name for file in tmp_path.iterdir()] == ["a.x"]
+
+
+def test_a_name_that_is_no_unicode_is_one_line(tmp_path):
+    with pytest.raises(PolicyKDError, match="is no name in UTF-8: choose another one"):
+        to_torchscript(DualStudent(Lopsided, **SAC_OF_TWO), 0, tmp_path / "a\udcff.pt")
+    assert list(tmp_path.iterdir()) == []

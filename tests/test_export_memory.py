@@ -165,7 +165,7 @@ def test_units_in_int8_are_calibrated_where_the_student_acts(tmp_path, inputs):
     student = TeacherStudent(POINT, expert, config={**COPY, "gru": 5, "history": 2, "student_observations": (2, 3)})
     size = to_c(student, 0, tmp_path / "c", "int8", inputs=inputs)
     assert size.difference.observations == 1000 and size.difference.mean < 0.02
-    with pytest.raises(PolicyKDError, match="calibration needs 2 or more finite states"):
+    with pytest.raises(PolicyKDError, match="calibration needs 4 or more finite states"):
         to_c(student, 0, tmp_path / "other", "int8", np.zeros((9, 3)), inputs)
     with pytest.raises(PolicyKDError, match="leave as onnx, torchscript and c"):
         deploy(student, 0)

@@ -11,7 +11,7 @@ import stable_baselines3
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sb3_agents import OBSERVATIONS, Lopsided, agent, observations
+from sb3_agents import ACTIONS, OBSERVATIONS, Lopsided, agent, observations
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -21,6 +21,7 @@ from torch import nn
 
 from policykd import PolicyKDError, Teacher
 from policykd.teachers import proof
+from policykd.teachers.policy import Policy
 
 
 class ELU(nn.Module):
@@ -224,9 +225,10 @@ def test_the_activation_can_be_told_where_a_zip_has_a_function_that_makes_a_usua
 
 @pytest.mark.parametrize("extractor", [Scaled, Wider, WithLayer])
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
-def test_an_own_feature_extractor_is_refused_in_a_zip_and_exact_live(tmp_path, extractor, algorithm):
+@pytest.mark.parametrize("use_sde", [False, True])  # which keeps noise of a graph in the policy
+def test_an_own_feature_extractor_is_refused_in_a_zip_and_exact_live(tmp_path, extractor, algorithm, use_sde):
     options = {"features_extractor_class": extractor, "net_arch": [4]}
-    model = algorithm("MlpPolicy", Lopsided(), policy_kwargs=options, seed=0, device="cpu")
+    model = algorithm("MlpPolicy", Lopsided(), use_sde=use_sde, policy_kwargs=options, seed=0, device="cpu")
     assert check(model, tmp_path / "agent.zip") == 2
     said = refused(tmp_path / "agent.zip")
     assert f"features_extractor_class <class 'test_teacher_exact.{extractor.__name__}'>" in said
@@ -286,6 +288,40 @@ def test_observations_to_ask_at_fill_a_bounded_space_and_go_far_in_another():
     wide = proof.inputs(gym.spaces.Box(low, high))[proof.USUAL :]
     least, most = wide.min(0), wide.max(0)
     assert least[0] < -500 and most[0] > 500 and 2 <= least[1] < most[1] <= 3 and least[2] < -500 and most[2] <= 300
+
+
+class FarFromZero(Lopsided):
+    """Actions such as kelvins: a step of float32 at 300 is more than 1e-5 of their half range."""
+
+    action_space = gym.spaces.Box(np.array([297.4, -1], np.float32), np.array([299.7, 1], np.float32))
+
+
+@pytest.mark.parametrize("name", ["SAC", "PPO, gSDE, squashed"])
+def test_actions_that_float32_rounds_coarsely_do_not_hide_the_networks(name):
+    """The agent acted by its own predict, without a standard deviation and a value, or was refused."""
+    teacher = Teacher.load(agent(name, FarFromZero()), FarFromZero)
+    assert teacher.distribution(torch.from_numpy(observations()))[1] is not None
+    assert teacher.value(torch.from_numpy(observations())) is not None
+
+
+@pytest.mark.parametrize(("apart", "same"), [(1e-8, True), (1e-3, False)])
+def test_of_two_actions_that_are_worth_the_same_rounding_decides(apart, same):
+    class Asked:
+        examples = np.zeros((2, 1), np.float32)
+
+        def __call__(self, observations, **options):
+            return np.array([3, 4]), None
+
+    def scores(observations):
+        return torch.tensor([[1.0, 1.0 + apart], [1.0, 2.0]], dtype=torch.float64), None
+
+    policy = Policy("a policy", 1, 2, scores, "logits", first=3)
+    assert proof.acts_alike(policy, Asked(), torch.device("cpu")) == same
+
+
+@pytest.mark.parametrize("name", ["PPO", "ARS"])
+def test_no_observations_are_no_actions(name):
+    assert Teacher.load(agent(name)).predict(np.zeros((0, OBSERVATIONS), np.float32))[0].shape == (0, ACTIONS)
 
 
 def test_settings_that_are_not_known_are_refused(tmp_path):

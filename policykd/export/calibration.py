@@ -94,7 +94,7 @@ def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Me
         states, starts = _visit(agent, episodes.k, act, STATES, 0)
         states = seen(states)
     else:
-        states = check_states(states, episodes.size)
+        states = check_states(states, episodes.size, 4)  # the first half calibrates: 2 of them
         starts = np.zeros(len(states), bool)
     middle = len(states) // 2
     starts[[0, middle]] = True
@@ -134,8 +134,8 @@ def split(
     if states is None:
         states = visited_states(agent, k)
     elif inputs == "full":
-        states = agent.view(check_states(states, agent.view.size))
-    states = check_states(states, agent.observation_space.shape[0])
+        states = agent.view(check_states(states, agent.view.size, 3))
+    states = check_states(states, agent.observation_space.shape[0], 3)  # each second one calibrates: 2 of them
     return states[::2], states[1::2]
 
 

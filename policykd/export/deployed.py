@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import as_act, check, reads
+from policykd.export.proof import as_act, check, reads, require_finite
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.tasks.spaces import ActionScale, Choices
 
@@ -75,7 +76,7 @@ class DeployedPolicy(nn.Module):
             self.register_buffer("observation_mean", statistics[0].clone())
             self.register_buffer("observation_std", statistics[1].clone())
         if isinstance(actions, ActionScale):
-            low, high = (torch.from_numpy(bound) for bound in actions.bounds)
+            low, high = (torch.from_numpy(bound) for bound in _within(actions))
             self.register_buffer("low", low)
             self.register_buffer("high", high)
             self.register_buffer("middle", (high + low) / 2)
@@ -122,6 +123,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
         )
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
+    require_finite(agent, k)
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
     picks = inputs == "full" and not (view.whole and view.history == 1)
     if picks and (view.columns is None or view.history > 1):
@@ -133,6 +135,15 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
     policy = DeployedPolicy(network, row, agent.action_scale, squashes(learner), statistics, columns)
     check(agent, k, reads(agent, inputs, as_act(policy)), "the torch module")
     return policy
+
+
+def _within(scale: ActionScale) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest action ``(A,)`` in float32, which do not overstep the task's where these are float64."""
+    low, high = scale.bounds
+    up, down = np.nextafter(low, np.float32(np.inf)), np.nextafter(high, np.float32(-np.inf))
+    least, most = np.where(low < scale.low, up, low), np.where(high > scale.high, down, high)
+    moves = least <= most  # else no float32 is between them
+    return np.where(moves, least, low), np.where(moves, most, high)
 
 
 def squashes(learner: Learner) -> bool:

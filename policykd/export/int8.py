@@ -51,17 +51,17 @@ def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | N
     return replace(policy, layers=tuple(layers), input_scale=input_scale, units=units)
 
 
-def check_states(states: np.ndarray, size: int) -> np.ndarray:
-    """States as float32 ``(n, O)``.
+def check_states(states: np.ndarray, size: int, least: int = 2) -> np.ndarray:
+    """States as float32 ``(n, O)``, at least so many.
 
     Raises:
         PolicyKDError: they are not.
     """
     states = np.asarray(states)
-    fits = states.ndim == 2 and states.shape[1] == size and len(states) > 1 and states.dtype.kind in "fiub"
+    fits = states.ndim == 2 and states.shape[1] == size and len(states) >= least and states.dtype.kind in "fiub"
     states = states.astype(np.float32, copy=False) if fits else states
     if not fits or not np.isfinite(states).all():
-        raise PolicyKDError(f"export: calibration needs 2 or more finite states (n, {size}), got {states.shape}")
+        raise PolicyKDError(f"export: calibration needs {least} or more finite states (n, {size}), got {states.shape}")
     return states
 
 

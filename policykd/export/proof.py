@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import file_above, placing
+from policykd.core.files import check_unicode, file_above, placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
@@ -154,9 +155,19 @@ def write_compared(
     return difference
 
 
+def require_finite(agent: Exportable, k: int) -> None:
+    """Refuse a learner that has diverged."""
+    if not torch.isfinite(agent.learner.actor[k]).all():
+        raise PolicyKDError(
+            f"export: learner {k} has weights that are not finite: its training diverged; take another learner, or an "
+            "earlier checkpoint"
+        )
+
+
 def require_free(path: Path, command: str = "export") -> None:
-    """Refuse to overwrite, and a place below a file."""
-    if path.exists():
+    """Refuse to overwrite, a link to nowhere, too; a place below a file, and a name that torch and onnx cannot open."""
+    check_unicode(path)
+    if os.path.lexists(path):
         raise PolicyKDError(f"{command}: {path} exists: choose another --out")
     if (file := file_above(path)) is not None:
         raise PolicyKDError(f"{command}: {path} cannot be made: {file} is a file: choose another --out")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from policykd.core.errors import PolicyKDError, kind_and_line, telling
 from policykd.tasks.spaces import Choices
@@ -122,12 +123,22 @@ def copied(module: nn.Module) -> nn.Module:
     """
     try:
         programs = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
-        return copy.deepcopy(module, {id(part): _program_again(part) for part in programs})
-    except Exception as error:  # modules may hold anything, such as tensors of a graph
+        with _OutOfGraphs():
+            return copy.deepcopy(module, {id(part): _program_again(part) for part in programs})
+    except Exception as error:  # modules may hold anything
         raise PolicyKDError(
             f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({kind_and_line(error)}); "
             "give a function observation -> action"
         ) from None
+
+
+class _OutOfGraphs(TorchFunctionMode):
+    """Lets ``deepcopy`` take tensors of a graph, such as the noise that state-dependent exploration drew."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

@@ -126,7 +126,7 @@ def _described(text: str) -> dict[str, Any] | None:
             actions: Any = Choices(Discrete(found["choices"], start=found["first"])) if fits else None
             return {"observation_size": size, "actions": actions} if fits else None
         low, high = (np.array(found[name], np.float32) for name in ("low", "high"))
-        fits = type(size) is int and size > 0 and low.ndim == 1 and low.shape == high.shape and (low < high).all()
+        fits = type(size) is int and size > 0 and low.ndim == 1 and low.shape == high.shape and (low <= high).all()
         return {"observation_size": size, "actions": (low, high)} if fits else None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

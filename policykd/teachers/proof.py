@@ -18,6 +18,8 @@ from policykd.tasks.groups import flatten, unflatten
 from policykd.teachers.policy import Policy, to_unit
 
 TOLERANCE = 1e-5
+TIE = 1e-6
+"""How far a choice may be from the best one, in units of the largest score that was seen."""
 ROWS = 32
 """Observations of each size that are asked."""
 SIZES = (0.1, 1.0, 10.0)
@@ -99,20 +101,18 @@ def is_known(code: Any) -> bool:
 @torch.no_grad()
 def acts_alike(policy: Policy, asked: Asked, device: torch.device) -> bool:
     """Whether a policy's deterministic actions are those of SB3's ``predict``, in the task's units."""
-    half = 0.0 if policy.low is None or policy.high is None else (policy.high - policy.low) / 2
     examples = asked.examples
     if policy.step is None:
-        mine = _actions(policy, policy.gaussian(torch.from_numpy(examples).to(device))[0])
+        mean = policy.gaussian(torch.from_numpy(examples).to(device))[0]
         size = np.abs(examples).max(1).clip(SIZES[-1])[:, None] / SIZES[-1]  # with which rounding grows
-        apart = np.abs(mine - asked(examples, deterministic=True)[0])
-        return bool((apart <= (TOLERANCE * half * size if policy.scores is None else 0)).all())
+        return _same(policy, mean, asked(examples, deterministic=True)[0], size)
     memory, state, examples = None, None, examples[:USUAL]
     starts = np.ones(len(examples), bool)
     for _ in range(STEPS):
         inputs = torch.from_numpy(examples).to(device), memory, torch.from_numpy(starts).to(device)
         mean, _, memory = policy.step(*inputs)
         theirs, state = asked(examples, state=state, episode_start=starts, deterministic=True)
-        if not (np.abs(_actions(policy, mean) - theirs) <= TOLERANCE * half).all():
+        if not _same(policy, mean, theirs):
             return False
         starts, examples = np.arange(len(examples)) % 5 == 0, examples[::-1].copy()
     return True
@@ -163,13 +163,17 @@ def same_twice(predict: Any, examples: np.ndarray, source: str) -> None:
         )
 
 
-def _actions(policy: Policy, mean: Tensor) -> np.ndarray:
-    if policy.scores is not None:
-        chosen: np.ndarray = policy.first + mean.argmax(-1).cpu().numpy()
-        return chosen
+def _same(policy: Policy, mean: Tensor, theirs: np.ndarray, size: np.ndarray | float = 1.0) -> bool:
+    """Whether actions or choices are those of SB3, but for rounding, which grows with ``size (n, 1)``."""
+    answer = mean.detach().cpu()
+    if policy.scores is not None:  # of actions that are worth the same to a policy, rounding decides
+        chosen = answer.gather(1, torch.from_numpy(theirs - policy.first).long().unsqueeze(1))
+        return bool((answer.amax(1, keepdim=True) - chosen <= TIE * answer.abs().max()).all())
     assert policy.low is not None and policy.high is not None
-    scaled = (mean.tanh() if policy.squashed else mean.clamp(-1, 1)).detach().cpu().numpy()
-    return (policy.high + policy.low) / 2 + scaled * (policy.high - policy.low) / 2
+    scaled = (answer.tanh() if policy.squashed else answer.clamp(-1, 1)).numpy()
+    half, step = (policy.high - policy.low) / 2, np.spacing(np.maximum(np.abs(policy.low), np.abs(policy.high)))
+    apart = np.abs((policy.high + policy.low) / 2 + scaled * half - theirs)
+    return bool((apart <= np.maximum(TOLERANCE * half * size, 2 * step)).all())  # a step of float32 may be as coarse
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -168,7 +168,8 @@ def _by_predict(
 ) -> Policy:
     """A copy of a live policy that acts by its own ``predict``."""
     if recurrent.is_recurrent(live.state_dict()):
-        raise PolicyKDError(f"{reason}: a policy with memory and code of its own cannot teach")
+        said = reason.removeprefix("teacher: ")
+        raise PolicyKDError(f"teacher: {said}: a policy with memory and code of its own cannot teach")
     try:
         copied = modules.copied(live)
         again = proof.Asked(copied.predict, live.observation_space)

@@ -180,12 +180,12 @@ class Teacher:
         if not deterministic and std is not None:
             mean = mean + std * torch.randn_like(mean)
         actions = self.scale.to_env(self._act(mean).cpu().numpy())
-        return actions.reshape(*observation.shape[:-1], -1), kept
+        return actions.reshape(*observation.shape[:-1], self.action_size), kept
 
     def _rows(self, observation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
         """Raw observations as ``(..., O)``."""
         if isinstance(observation, Mapping) and not isinstance(self.space, gym.spaces.Dict):
-            raise PolicyKDError(f"teacher: {self.source} got a dict of observations, and its task gives vectors: env=")
+            raise PolicyKDError(f"teacher: {self.source} got a dict of observations and knows no task of dicts: env=")
         try:
             return as_rows(self.space, observation)
         except ValueError as error:
