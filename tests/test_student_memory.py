@@ -22,6 +22,7 @@ from policykd.core.recurrent import GRU
 from policykd.core.seeding import env_seed
 from policykd.export.c import to_c
 from policykd.export.onnx import to_onnx, to_onnx_int8
+from policykd.export.policy import Policy
 from policykd.export.remembering import Episodes
 from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
@@ -75,6 +76,19 @@ def test_the_wrapper_is_gymnasiums_two():
 def student():
     config = {**COPY, "history": FRAMES, "student_observations": (2, 3)}
     return TeacherStudent(POINT, expert, seeds=(0, 3), config=config).learn(200)
+
+
+@pytest.mark.parametrize("who", ["agent", "policy", "teacher"])
+def test_flags_for_other_numbers_of_episodes_are_one_line(student, who):
+    asked = {
+        "agent": lambda: student,
+        "policy": lambda: Policy(student),
+        "teacher": lambda: Teacher.load(student, POINT),
+    }
+    policy, rows = asked[who](), np.zeros((3, 4), np.float32)
+    _, state = policy.predict(rows, state=None, episode_start=[True])  # one for all, as broadcast
+    with pytest.raises(PolicyKDError, match="episode_start has 2 flags, and there are 3 observations"):
+        policy.predict(rows, state=state, episode_start=[True, False])
 
 
 def test_predict_remembers_an_episode_and_forgets_it(student):
