@@ -184,6 +184,18 @@ def test_a_saved_agent_without_its_replay_is_only_its_policies(tmp_path):
     assert loaded.num_timesteps == 100
 
 
+@pytest.mark.parametrize("began", [False, True])
+def test_returns_of_a_loaded_replay_do_not_run_into_the_episodes_under_way(tmp_path, began):
+    agent = DualStudent(POINT, config=TINY).learn(60)
+    agent.save_replay_buffer(tmp_path / "replay")
+    other = DualStudent(POINT, config=TINY)
+    other.learn(4 if began else 0)
+    other.load_replay_buffer(tmp_path / "replay")
+    other.learn(2)
+    truncated = other.replay_buffer.storage[:, :31, -1]
+    assert truncated[:, 29].all() and not truncated[:, 30].any()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of 100 steps."""

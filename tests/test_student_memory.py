@@ -22,6 +22,7 @@ from policykd.core.recurrent import GRU
 from policykd.core.seeding import env_seed
 from policykd.export.c import to_c
 from policykd.export.onnx import to_onnx, to_onnx_int8
+from policykd.export.policy import Policy
 from policykd.export.remembering import Episodes
 from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
@@ -75,6 +76,19 @@ def test_the_wrapper_is_gymnasiums_two():
 def student():
     config = {**COPY, "history": FRAMES, "student_observations": (2, 3)}
     return TeacherStudent(POINT, expert, seeds=(0, 3), config=config).learn(200)
+
+
+@pytest.mark.parametrize("who", ["agent", "policy", "teacher"])
+def test_flags_for_other_numbers_of_episodes_are_one_line(student, who):
+    asked = {
+        "agent": lambda: student,
+        "policy": lambda: Policy(student),
+        "teacher": lambda: Teacher.load(student, POINT),
+    }
+    policy, rows = asked[who](), np.zeros((3, 4), np.float32)
+    _, state = policy.predict(rows, state=None, episode_start=[True])  # one for all, as broadcast
+    with pytest.raises(PolicyKDError, match="episode_start has 2 flags, and there are 3 observations"):
+        policy.predict(rows, state=state, episode_start=[True, False])
 
 
 def test_predict_remembers_an_episode_and_forgets_it(student):
@@ -332,6 +346,40 @@ def test_windows_of_the_most_recent_steps_are_of_all_environments_latest():
     drawn = memory.sample(300, 3, [np.random.default_rng(0)], recent=10)
     assert set(drawn.state[0, :, 0].tolist()) == {22.0, 23.0, 24.0, 122.0, 123.0, 124.0}
     assert drawn.observations.max() == 126
+
+
+def test_where_a_round_is_shorter_than_a_window_the_latest_steps_reach_back_to_make_one():
+    """With many environments a round is a few steps of each, and none of them would count."""
+    config = {**SHORT, "n_envs": 8, "round_steps": 16, "burn_in": 4, "bptt_steps": 4}
+    agent = TeacherStudent(POINT, expert, method="student_driven", config=config).learn(160)
+    before = agent.learner.actor.clone()
+    agent.recipe.step(0.0)
+    assert agent.recipe.info["distill/loss"].item() > 0 and not torch.equal(agent.learner.actor, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gru": 4, "dataset_size": 39, "burn_in": 4}, "dataset_size=39 keeps no steps of n_envs=8 .* burn_in=4"),
+        ({"gru": None, "dataset_size": 7}, "n_envs=8 is more than the data set keeps"),
+    ],
+)
+def test_a_data_set_too_small_for_the_environments_is_one_line(changes, message):
+    with pytest.raises(PolicyKDError, match=message):
+        TeacherStudent(POINT, expert, config={**SHORT, "n_envs": 8, **changes})
+
+
+def test_nothing_reaches_over_a_seam_between_steps_that_do_not_follow_one_another(tmp_path):
+    """Logged episodes are cut among environments, and steps of running episodes go on behind them."""
+    agent = TeacherStudent(POINT, expert, config={**SHORT, "n_envs": 2}).learn(20)
+    states = {"observations": np.random.default_rng(0).normal(size=(10, 4)), "episodes": np.zeros(10, int)}
+    agent.learn_from(states, 2).learn_from(states, 2)
+    agent.save(tmp_path / "seam", include_replay=True)
+    agent = TeacherStudent.load(tmp_path / "seam", teacher=expert).learn(20)
+    memory = agent.recipe.dataset
+    starts = memory.storage[0, : memory.filled, :, -7]
+    assert starts[1:].nonzero().tolist() == [[9, 0], [9, 1], [14, 0], [14, 1], [19, 0], [19, 1]]
+    assert starts[:, 0].tolist().count(1) == 3 and starts[:, 1].tolist().count(1) == 1  # where episodes start
 
 
 def test_states_are_renewed_along_the_steps_that_are_kept(recurrent):

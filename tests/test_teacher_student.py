@@ -657,3 +657,25 @@ def test_whom_the_task_does_not_pay_the_scale_of_its_rewards_is_known_to_all_the
     assert not unpaid.rollout_buffer.rewards.any() and paid.rollout_buffer.rewards[:, :10].all()
     assert torch.equal(unpaid.learner.return_stats.std, paid.learner.return_stats.std)
     assert (unpaid.learner.return_stats.std > 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("calls", "changes", "warns"),
+    [
+        ([39], {}, True),
+        ([40], {}, True),  # the round is over where the learning rate has fallen to 0
+        ([40, 40, 40], {}, True),
+        ([80], {}, False),
+        ([40], {"distill_schedule": "constant"}, False),
+        ([39], {"distill_schedule": "constant", "n_envs": 4}, False),  # 40 steps are made
+        ([0], {}, False),
+    ],
+)
+def test_calls_too_short_to_learn_anything_say_so(calls, changes, warns, caplog):
+    agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 1, **changes})
+    before = agent.learner.actor.clone()
+    for steps in calls:
+        agent.learn(steps)
+    said = [record.getMessage() for record in caplog.records if "nothing is learnt" in record.getMessage()]
+    assert len(said) == warns * len(calls)
+    assert torch.equal(agent.learner.actor, before) == (warns or calls == [0])

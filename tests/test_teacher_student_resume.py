@@ -195,3 +195,17 @@ def test_a_task_with_a_simulator_of_its_own_begins_a_new_episode(tmp_path, caplo
     assert "Held.simulator): new episodes begin" in caplog.text
     assert again.collector.observations.min() >= 3 and again.collector.starts.all()
     assert again.learn(20).num_timesteps == 80
+
+
+def test_returns_that_scale_rewards_do_not_run_into_the_episodes_of_a_saved_agent(tmp_path):
+    """Saved without its environments it begins new ones."""
+    config = {"n_envs": 2, "n_steps": 8, "batch_size": 8, "normalize_reward": True, "n_eval_episodes": 0}
+    config |= {"teacher_std": 0.2, "allow_weak_teacher": True, "teacher_episodes": 1}
+    agent = TeacherStudent(POINT, expert, method="n_distill", config=config).learn(40)
+    agent.save(tmp_path / "agent")
+    loaded = TeacherStudent.load(tmp_path / "agent", teacher=expert)
+    for part in (loaded.learner, loaded.recipe.teaching):
+        assert part.discounted_rewards.any()
+    loaded.get_env()
+    for part in (loaded.learner, loaded.recipe.teaching):
+        assert not part.discounted_rewards.any()

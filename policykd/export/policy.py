@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from policykd.core.arrays import where_episodes_start
 from policykd.core.errors import PolicyKDError
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.deployed import deploy
@@ -78,7 +79,7 @@ class Policy:
         the policy remembers its episodes, the state goes in and out: None at first. Else it is passed through.
 
         Raises:
-            PolicyKDError: they have another size, or the state has.
+            PolicyKDError: they have another size, or the state has, or there are other numbers of starts.
         """
         array = self._view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
@@ -103,8 +104,8 @@ class Policy:
         if after.shape != shape:
             raise PolicyKDError(f"predict: the state has shape {after.shape}, and {shape} is needed")
         begun = np.full(len(rows), state is None)
-        if state is not None and starts is not None:
-            begun[:] = np.asarray(starts, bool).reshape(-1)
+        if state is not None:
+            begun[:] = where_episodes_start(starts, len(rows))
         parts = self._pick(rows)
         if parts.shape[1] != self._plain.part_size:  # histories, stacked by hand
             after[begun], begun = 0, np.zeros_like(begun)

@@ -156,6 +156,8 @@ class SharedReplay:
 
     def cut(self) -> None:
         """The latest step of every environment ends its episode, as by a time limit: the next one begins another."""
+        if not self.size:
+            return  # and no storage is made
         places = torch.from_numpy((self.position - 1 - np.arange(min(self.n_envs, self.size))) % self.capacity)
         truncated = torch.ones(1).view(self.storage.dtype)
         self.storage[:, places.to(self.device), -len(truncated) :] = truncated.to(self.device)

@@ -21,7 +21,7 @@ class Windows(NamedTuple):
     answers: Tensor
     """The teacher's packed answers ``(K, L, B, W)``."""
     starts: Tensor
-    """1 where an episode starts ``(K, L, B)``."""
+    """1 where an episode starts ``(K, L, B)``; -1 where steps that do not follow the last one begin within another."""
     state: Tensor
     """The student's state before the first step, as it was when it acted, ``(K, B, H)``."""
 
@@ -54,6 +54,8 @@ class LabelledSequences:
         require_memory(4 * math.prod(shape), f"{learners} students x {capacity:,} steps", "dataset_size", device)
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(device)  # takes no memory before it is filled
         self.filled, self.position, self.total = 0, 0, 0
+        self.apart = False
+        """Whether the next step does not follow the latest one."""
 
     @property
     def capacity(self) -> int:
@@ -67,11 +69,17 @@ class LabelledSequences:
 
     def add(self, observations: Tensor, labels: Tensor, starts: Tensor, state: Tensor) -> None:
         """Append a step in all environments: ``(K, N, O)``, ``(K, N, W)``, ``(K, N)`` and the state before it."""
+        if self.apart:
+            starts, self.apart = starts.where(starts > 0, -1.0), False
         parts = observations, labels, starts.unsqueeze(-1), state
         self.storage[:, self.position] = torch.cat([part.to(self.storage) for part in parts], dim=-1)
         self.position = (self.position + 1) % self.steps
         self.filled = min(self.filled + 1, self.steps)
         self.total += self.envs
+
+    def cut(self) -> None:
+        """The next step does not follow the latest one, where there is one."""
+        self.apart = self.filled > 0
 
     def follow(self, say: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """Make states those of a student as it is now.
@@ -112,9 +120,11 @@ class LabelledSequences:
 
     def state(self) -> dict[str, Any]:
         """The steps so far, for a checkpoint."""
-        return {"storage": self.storage[:, : self.filled], "position": self.position, "total": self.total}
+        places = {"position": self.position, "total": self.total, "apart": self.apart}
+        return {"storage": self.storage[:, : self.filled], **places}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.filled, self.position, self.total = state["storage"].shape[1], state["position"], state["total"]
+        self.apart = bool(state.get("apart", False))
         self.storage[:, : self.filled] = state["storage"].to(self.storage.device)

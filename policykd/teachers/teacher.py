@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policykd.core.arrays import where_episodes_start
 from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import as_type
 from policykd.core.networks import one_hot
@@ -169,9 +170,8 @@ class Teacher:
         """
         observation = self._rows(observation)
         inputs = torch.from_numpy(observation).reshape(-1, observation.shape[-1])
-        memory = None if state is None else of_state(state, self.device)
-        starts = np.zeros(len(inputs)) if episode_start is None else np.asarray(episode_start, np.float32).reshape(-1)
-        mean, std, memory = self.step(inputs, memory, torch.from_numpy(starts))
+        starts = torch.from_numpy(where_episodes_start(episode_start, len(inputs)).astype(np.float32))
+        mean, std, memory = self.step(inputs, None if state is None else of_state(state, self.device), starts)
         kept = None if memory is None else as_state(memory)
         if self.discrete:
             drawn = not deterministic and self.policy.scores == "logits"

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from policykd import export
+from policykd.core.arrays import where_episodes_start
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_whole
 from policykd.core.recurrent import GRU, Along
@@ -146,12 +147,11 @@ class Acting:
             the actions ``(A,)`` or ``(n, A)``, and the state for the next call.
 
         Raises:
-            PolicyKDError: the observation is not the task's.
+            PolicyKDError: the observation is not the task's, or state and starts are of other numbers of episodes.
         """
-        k = self.learner_index(learner)
-        array = self.view.flat(observation)
+        k, array = self.learner_index(learner), self.view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
-        starts = np.zeros(len(rows), bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
+        starts = where_episodes_start(episode_start, len(rows))
         inputs, stack = self._look(rows, state, starts)
         if self.network is None:
             actions, state = self.actions_at(inputs, k, deterministic), stack or state

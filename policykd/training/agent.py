@@ -156,14 +156,14 @@ class Agent(Saving, SB3Surface):
             self.envs = self._open(folders, resumed is not None)
             seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
             if resumed is None:
-                observations, starts = self.envs.start(seeds), np.ones(len(seeds), bool)
+                observations, starts, new = self.envs.start(seeds), np.ones(len(seeds), bool), True
             else:
                 latest = resumed["last_observations"]
                 starts = np.array(resumed.get("episode_starts", np.zeros(len(latest))), bool)
                 observations, new = snapshot.restore_envs(self.envs, resumed["envs"], latest, self.env_id, seeds)
-                if new:
-                    starts |= True
-                    snapshot.cut(self.memories, self.learner)
+            if new:
+                starts |= True
+                snapshot.cut(self.memories, self.learner, getattr(self.recipe, "teaching", None))
             self.collector.attach(self.envs, observations, starts)
         return self.envs
 

@@ -35,6 +35,7 @@ class SB3Surface(Acting):
     """Attributes and methods that SB3's ``BaseAlgorithm`` has and an agent answers; the rest is refused in one line."""
 
     _logger: Logger | None
+    envs: Any
 
     if TYPE_CHECKING:
 
@@ -107,7 +108,10 @@ class SB3Surface(Acting):
         loaded = checkpoint.load(Path(path))
         if "replay_buffer" not in loaded:
             raise PolicyKDError(f"load_replay_buffer: {path} holds no replay of policykd")
-        self._replay("load_replay_buffer").restore(loaded["replay_buffer"])
+        replay = self._replay("load_replay_buffer")
+        replay.restore(loaded["replay_buffer"])
+        if self.envs is not None:  # else it is cut where they open
+            replay.cut()  # no n-step return runs on into the episodes that are under way here
 
     def set_env(self, env: object) -> NoReturn:
         """Refused: an agent keeps its task.

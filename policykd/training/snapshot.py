@@ -17,7 +17,6 @@ from policykd.core.registry import OWN
 from policykd.core.seeding import generator_state, set_generator_state
 from policykd.distillation.divergences import DIVERGENCES, TEACHER_DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
-from policykd.learners import PPO, Learner
 from policykd.learners.config import Config
 from policykd.learners.settings import NETWORKS
 from policykd.memory import Rollout, SharedReplay
@@ -98,13 +97,19 @@ def restore_envs(
     return envs.observations.copy(), False
 
 
-def cut(memories: Mapping[str, Any], learner: Learner) -> None:
-    """Let no return run from the episodes that were under way into those with which new environments begin."""
+def cut(memories: Mapping[str, Any], *scaling: Any) -> None:
+    """Let no return run from the episodes that were under way into those with which new environments begin.
+
+    Args:
+        memories: of the learners.
+        scaling: learners and their teaching, some of which scale rewards by the returns of running episodes.
+    """
     for memory in memories.values():
         if isinstance(memory, SharedReplay | Rollout):
             memory.cut()
-    if isinstance(learner, PPO):
-        learner.discounted_rewards.zero_()
+    for part in scaling:
+        if (returns := getattr(part, "discounted_rewards", None)) is not None:
+            returns.zero_()
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:

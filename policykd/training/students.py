@@ -131,13 +131,18 @@ class Students:
 
     def dataset(self, learner: Learner, config: TeachingConfig) -> LabelledStates:
         """States with answers, none so far."""
+        rule = "is more than the data set keeps: dataset_size"
+        require(config.n_envs <= config.dataset_size, "n_envs", config.n_envs, rule)
         width = Labels.width(self.sizes[1], learner.discrete)
         return LabelledStates(config.dataset_size, self.sizes[0], width, len(self.sampling), self.device)
 
     def sequences(self, learner: Learner, config: TeachingConfig, network: GRU) -> LabelledSequences:
         """Steps of episodes with answers, none so far."""
+        envs, burn_in = self.collector.n_envs, config.burn_in
+        rule = f"keeps no steps of n_envs={envs:,} environments beyond burn_in={burn_in}: raise it or lower n_envs"
+        require(config.dataset_size // envs > burn_in, "dataset_size", config.dataset_size, rule)
         sizes = self.sizes[0], Labels.width(self.sizes[1], learner.discrete), network.width
-        return LabelledSequences(config.dataset_size, self.collector.n_envs, *sizes, len(self.sampling), self.device)
+        return LabelledSequences(config.dataset_size, envs, *sizes, len(self.sampling), self.device)
 
     def replay(self, config: OffPolicyConfig) -> SharedReplay:
         """Transitions, none so far."""

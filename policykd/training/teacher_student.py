@@ -31,6 +31,7 @@ from policykd.training.offline import OfflineLearning
 from policykd.training.own_parts import try_divergence, try_weight
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
+from policykd.training.recipes.imitation import Imitation
 from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.students import Made, Students
@@ -95,8 +96,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         self._share_out()
         self.full_factory = self.factory
         observation_map = self._set_views()
-        self.tuning = None
-        panel = None
+        self.tuning, panel = None, None
         if teacher is not None:
             teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
@@ -146,8 +146,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         teaching, learners = self.teaching, self.n_learners
         partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device)
-        discrete = self.learner.discrete
-        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, discrete)
+        name = choose_divergence(self.method, teaching, self.learner_type.gaussian, panel, self.learner.discrete)
         divergence = None if name is None else at_temperature(divergence_of(name, taught=True), teaching.temperature)
         if divergence is not None and not isinstance(name, str):
             try_divergence(divergence, self.learner, learners, target_std=True)
@@ -177,6 +176,8 @@ class TeacherStudent(OfflineLearning, FineTuning):
             if self.score is None and (score := self.score_teacher()) is not None:
                 row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
                 self.records.write([row] * self.n_learners, {})
+        if isinstance(self.recipe, Imitation):
+            self.recipe.expect(self.num_timesteps + total_timesteps)
         super().ready(total_timesteps)
 
     def gradient_steps_in(self, steps: int) -> int:
@@ -266,8 +267,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
             agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
         agent.tutor.restore(extra.get("memories"))
         if tuned:
-            span = Span(extra["fine_tune_start"], extra["fine_tune_span"])
-            agent._tune(change(agent.config, asked), span, fresh=False)
+            agent._tune(change(agent.config, asked), Span(extra["fine_tune_start"], extra["fine_tune_span"]), False)
         return agent._restore(path, loaded)
 
     @property

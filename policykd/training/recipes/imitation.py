@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
 from policykd.training.tutor import Tutor
+
+log = logging.getLogger("policykd")
 
 
 class Imitation:
@@ -120,6 +123,19 @@ class Imitation:
         if config.beta_schedule == "linear":
             return beta_linear(number, config.beta_rounds)
         return beta_exponential(number, config.beta_decay)
+
+    def expect(self, end: int) -> None:
+        """Warn where no round that is over by ``end`` steps can teach: in short calls of ``learn`` nobody sees why."""
+        run, every, n_envs = self.collector.run, self.config.round_steps, self.collector.n_envs
+        now, (start, stop) = run.num_timesteps, run.span
+        last = now + -(-(end - now) // n_envs) * n_envs
+        over = range(now // every + 1, last // every + 1)
+        if end > now and not any(self.schedule(min(1.0, (n * every - start) / (stop - start))) > 0 for n in over):
+            log.warning(
+                "learn: nothing is learnt in these %s steps: no round of round_steps=%s is over before they end, and "
+                "there the learning rate is 0: give one call of learn more steps, or lower round_steps",
+                *(f"{end - now:,}", f"{every:,}"),
+            )
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The updates where a round is over; returns the diagnostics of the last one."""

@@ -55,10 +55,12 @@ class RecurrentImitation(Imitation):
         count, envs = len(starts), self.dataset.envs
         length = -(-count // envs)
         unknown = torch.zeros_like(self.hidden.state)
+        self.dataset.cut()
         for t in range(length):
             places = (torch.arange(envs) * length + t) % count
             begun = starts[places].expand(len(observations), -1)
             self.dataset.add(observations[:, places], answers[:, places], begun, unknown)
+        self.dataset.cut()
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
 
@@ -80,10 +82,12 @@ class RecurrentImitation(Imitation):
         return actions
 
     def teach(self, learning_rate: Tensor, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
-        """One gradient step of every student, on the ``recent`` steps alone or on all; diagnostics ``(K,)``."""
+        """One gradient step of every student, on all steps or, if more than a window, the ``recent``; diagnostics."""
         config = self.config
         length = config.burn_in + config.bptt_steps
         windows = max(1, config.distill_batch_size // config.bptt_steps)
+        if recent is not None:  # many environments: a round is a few steps of each, and none would count
+            recent = max(recent, length * self.dataset.envs)
         drawn = self.dataset.sample(windows, length, self.sampling, recent)
         self.hidden.along.place(drawn.starts, drawn.state)
         self.counts = counted_steps(drawn.starts, config.burn_in).flatten(1)
@@ -106,5 +110,5 @@ def counted_steps(starts: Tensor, burn_in: int) -> Tensor:
     The mean over a learner's steps is 1.
     """
     late = (torch.arange(starts.shape[1], device=starts.device) >= burn_in).view(1, -1, 1)
-    counts = (late | (starts.cumsum(1) > 0)).to(starts)
+    counts = (late | ((starts > 0).cumsum(1) > 0)).to(starts)
     return counts / counts.mean((1, 2), keepdim=True).clamp_min(1e-6)
