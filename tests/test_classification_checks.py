@@ -230,6 +230,42 @@ def test_networks_are_refused_before_anything_is_trained():
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_one_logit_is_refused(who):
+    """Its softmax is 1, whatever it says: the loss would be 0, and agreement 1."""
+    networks = {"student": nn.Linear(SIZE, 1), "teacher": nn.Linear(SIZE, 1), who: nn.Sequential(nn.Linear(SIZE, 1))}
+    with pytest.raises(PolicyKDError, match="returns one logit per example; two classes need two"):
+        distiller(**networks, alpha=1.0).fit(INPUTS)
+    with pytest.raises(PolicyKDError, match="model: Sequential returns one logit"):
+        answers(networks[who], INPUTS)
+
+
+def test_labels_alone_need_a_label():
+    """Nothing would be learned; where there is a teacher, it speaks of them."""
+    none = INPUTS, torch.full_like(LABELS, -100)
+    for method in ("cross_entropy", "label_smoothing"):
+        made = Distiller(net(8), None, method=method, config={**FAST, "epochs": 1}, device="cpu")
+        with pytest.raises(PolicyKDError, match="labels: all are -100, no label, and this method learns from labels"):
+            made.fit(none)
+    assert distiller().fit(none).n_updates > 0
+
+
+@pytest.mark.parametrize(
+    ("augment", "got"), [(lambda x: x.numpy(), "ndarray"), (lambda x: torch.cat((x, x)), r"\(32, 6\)")]
+)
+def test_an_augmentation_gives_back_as_many_inputs(augment, got):
+    with pytest.raises(PolicyKDError, match=f"augment: must return a tensor of 16 inputs, as it was given; got {got}"):
+        distiller().fit((INPUTS, LABELS), augment=augment)
+
+
+def test_features_are_those_of_before_what_works_in_place():
+    """torchvision's ReLUs and residual sums overwrite what the module before them gave."""
+    network = nn.Sequential(nn.Linear(SIZE, 8), nn.ReLU(inplace=True), nn.Linear(8, CLASSES))
+    expected = network[0](INPUTS).detach()
+    assert (expected < 0).any()
+    torch.testing.assert_close(answers(network, INPUTS, ("0",)).features["0"], expected)
+
+
 def test_labels_with_gaps_are_learned():
     labels = torch.where(LABELS == 1, 2, LABELS)
     assert distiller(epochs=10, alpha=0.0).fit((INPUTS, labels)).evaluate((INPUTS, labels))["accuracy"] > 0.6

@@ -19,6 +19,7 @@ from torch import nn
 from policykd import PolicyKDError
 from policykd.classification.estimator import DistilledClassifier
 from policykd.cooperation.torch_classifier import TorchClassifier
+from policykd.distillation.supervised.config import HintonConfig
 
 X, CODES = load_wine(return_X_y=True)
 Y = np.array(["red", "white", "green"])[CODES]
@@ -94,6 +95,9 @@ def test_what_cannot_be_learned_is_one_line():
             DistilledClassifier(**{name: nn.Linear(13, 3)}, **FAST).fit(X, Y)
     with pytest.raises(PolicyKDError, match="teacher: LinearSVC has no predict_proba: choose one that has"):
         DistilledClassifier(LinearSVC(), **FAST).fit(X, Y)
+    for config, line in (({"lr": 1}, "unknown key 'lr'"), (HintonConfig(), "changed settings as a dict, got Hinton")):
+        with pytest.raises(PolicyKDError, match=line):  # before a teacher is made
+            DistilledClassifier(lambda *sizes: pytest.fail("trained"), **{**FAST, "config": config}).fit(X, Y)
     own = DistilledClassifier(lambda f, c: nn.Linear(f, c), lambda f, c: nn.Linear(f, c), **FAST).fit(X, Y)
     assert isinstance(own.network_, nn.Linear)
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from classifiers import make, net, problem, same, trained_teacher, weights
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from policykd import Distiller
 from policykd.classification.distiller import BEST
@@ -58,6 +59,36 @@ def test_resumed_runs_are_the_uninterrupted_run(method, after, teacher, tmp_path
     ]
     assert logs[0].equals(logs[1])
     assert (tmp_path / "whole" / BEST).read_bytes() == (tmp_path / "killed" / BEST).read_bytes()
+
+
+class Noisy(TensorDataset):
+    """Augments inside."""
+
+    def __getitem__(self, index):
+        inputs, label = super().__getitem__(index)
+        return inputs + torch.randn_like(inputs), label
+
+
+def with_generators():
+    """A loader as torch's page on reproducibility has it, with a sampler for rare classes."""
+    rows, generator = Noisy(*problem()), torch.Generator().manual_seed(7)
+    sampler = WeightedRandomSampler(torch.ones(len(rows)), len(rows), generator=generator)
+    return DataLoader(rows, 16, sampler=sampler, generator=torch.Generator().manual_seed(8), num_workers=1)
+
+
+def test_a_loaders_own_generators_begin_every_pass_anew(teacher, tmp_path):
+    """They would go on from pass to pass, and a resumed run would see other examples."""
+    whole = make("hinton", net(8), teacher, epochs=3).fit(with_generators())
+    killed = make("hinton", net(8), teacher, tmp_path / "killed", epochs=3)
+
+    def stop(distiller):
+        if distiller.passes == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        killed.fit(with_generators(), callback=stop)
+    resumed = Distiller.load(tmp_path / "killed", net(8, seed=9), teacher, device="cpu").fit(with_generators())
+    assert same(weights(resumed.student), weights(whole.student))
 
 
 def test_fit_called_again_goes_on(teacher):

@@ -82,6 +82,7 @@ def test_cka_by_hand_and_its_invariances():
     k, l = kernel(x), kernel(y)  # noqa: E741
     assert cka(x, y) == pytest.approx(float(hsic(k, l) / (hsic(k, k) * hsic(l, l)).sqrt()))
     assert cka(x.view(60, 8, 1, 1).expand(60, 8, 2, 3), x) == pytest.approx(1), "maps are averaged over space"
+    assert cka(x.view(60, 1, 8).expand(60, 5, 8), x) == pytest.approx(1), "sequences over their positions"
 
 
 def test_report_with_control(tmp_path):

@@ -67,4 +67,12 @@ def test_a_control_of_another_recipe_is_refused(runs, capsys, tmp_path):
     (other / "options.json").write_text(json.dumps(made))
     with pytest.raises(SystemExit):
         main(["fidelity", str(runs / "0"), "--control", str(other)])
-    assert "other settings" in capsys.readouterr().err
+    assert "other settings" in (error := capsys.readouterr().err) and "temperature was 1.0, now 3.0" in error
+
+
+def test_a_control_needs_no_baseline(runs, tmp_path):
+    control = shutil.copytree(runs / "1", tmp_path / "control")
+    made = json.loads((control / "options.json").read_text(encoding="utf-8"))
+    (control / "options.json").write_text(json.dumps({**made, "baseline": False}))
+    main(["fidelity", str(runs / "0"), "--control", str(control), "--out", str(tmp_path / "out")])
+    assert "control" in (tmp_path / "out" / "fidelity.csv").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from classifiers import FAST, net, problem, same, trained_teacher, weights
+from classifiers import CLASSES, FAST, net, problem, same, trained_teacher, weights
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -13,7 +13,7 @@ from policykd import Distiller, PolicyKDError
 from policykd.classification.data.batches import Rows
 from policykd.classification.data.sets import load
 from policykd.classification.data.text import LengthBatches
-from policykd.classification.measures.fidelity import answers
+from policykd.classification.measures.fidelity import answers, report
 from policykd.classification.models import make_model
 from policykd.classification.retrieval import (
     Lookup,
@@ -208,6 +208,16 @@ def test_mix_of_a_student_and_its_memory(trained):
     torch.testing.assert_close(said.sum(1), torch.ones(20))
 
 
+def test_neighbours_that_rule_a_class_out_leave_finite_logits(trained):
+    """A class that all of them give 0 would be -inf, of which KL and CKA are NaN."""
+    memory = build_memory(trained, problem())
+    memory.values = torch.eye(CLASSES)[memory.values.argmax(1)]
+    retrieval = with_memory(trained, memory, Lookup(3, 0.1, 0.0))
+    measures = report(net(8), retrieval, {"test": problem(50, seed=3)})[0].measures
+    assert all(math.isfinite(value) for value in measures.values())
+    assert retrieval(problem(50, seed=3)[0]).isfinite().all()
+
+
 def test_training_rows_do_not_find_themselves(trained):
     """Values that tell who was found: every example's own is another class than all others'."""
     memory = build_memory(trained, problem())
@@ -220,7 +230,8 @@ def test_training_rows_do_not_find_themselves(trained):
         labels = torch.zeros(len(memory), dtype=torch.long)
         found = retrieval.predict_proba((rows, labels))
         assert int(found[row].argmax()) == 1
-        assert torch.equal(retrieval.predict_proba((rows, labels), own_rows=True)[row], torch.tensor([1.0, 0.0, 0.0]))
+        others = retrieval.predict_proba((rows, labels), own_rows=True)[row]
+        torch.testing.assert_close(others, torch.tensor([1.0, 0.0, 0.0]))
         assert retrieval.evaluate((rows, labels), own_rows=True)["accuracy"] == pytest.approx(
             1.0 if _nobody_else_finds(memory, row) else 1 - _finders(memory, row) / len(memory)
         )

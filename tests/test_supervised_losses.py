@@ -34,6 +34,16 @@ def test_kl_by_hand():
     assert categorical_kl(teacher, student)[0].item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
 
 
+def test_a_class_that_the_teacher_rules_out_adds_nothing_to_the_kl():
+    """Of -inf, as the logarithm of a tree's 0 has: 0 log 0 is 0, whatever the student says of it."""
+    teacher, student = logits([0.5, 0.5, 0.0]), logits([0.25, 0.25, 0.5]).requires_grad_()
+    found = categorical_kl(student, teacher)
+    found.sum().backward()
+    assert found.item() == pytest.approx(LN2)
+    assert student.grad.squeeze().tolist() == pytest.approx([-0.25, -0.25, 0.5])
+    assert categorical_kl(teacher, teacher).item() == 0
+
+
 def test_kl_refuses_other_shapes():
     with pytest.raises(ValueError, match="one shape"):
         categorical_kl(random(4, 3), random(4, 1))

@@ -271,6 +271,20 @@ def test_a_transformer_learns_from_a_transformer(folder):
     assert memory.keys.shape == (300, 16)
 
 
+def test_layers_of_texts_are_compared_at_the_length_of_the_batch(folder):
+    """The teacher's are not kept: they would be as long as the longest text of another batch."""
+    train = tokenise(load_tokenizer(folder), reviews(40, 3))
+    teacher, student = (load_classifier(folder, 2, 0, layers=layers) for layers in (2, 1))
+    paths = {f"{who}_features": (f"model.bert.encoder.layer.{n}",) for who, n in (("student", 0), ("teacher", 1))}
+    config = {**paths, "epochs": 1, "batch_size": 8}
+    for method, own in {"ted": {"filter_epochs": 1}, "fitnets": {}}.items():
+        distiller = Distiller(student, teacher, method=method, config=config | own, device="cpu")
+        assert distiller.fit(bucketed(train, 8, 0)).n_updates == 5 * (1 + len(own))
+    distiller = Distiller(student, teacher, method="rid", config=config, device="cpu")
+    with pytest.raises(PolicyKDError, match="features: rid needs maps of one size in all batches"):
+        distiller.fit(bucketed(train, 8, 0))
+
+
 def test_class_metrics_by_hand():
     # 2 hits of class 1, 1 false alarm, 1 miss, 1 right 0: F1 = 4/6, Matthews = (2*1 - 1*1) / sqrt(3*3*2*2)
     found = class_metrics([1, 1, 1, 0, 0], [1, 1, 0, 1, 0])

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from policykd.classification.data.batches import seeded
 from policykd.classification.distiller import Distiller
 from policykd.classification.models import check_names, make_model
+from policykd.classification.settings import resolve_config
 from policykd.classification.teacher import as_log_probabilities
 from policykd.core.arrays import mean_and_scale
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import seed_learner
+from policykd.distillation.supervised import find_method
 from policykd.distillation.supervised.method import Method
 
 Make = Callable[[int, int], nn.Module]
@@ -84,6 +86,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
+        if not isinstance(self.config, dict | None):
+            raise PolicyKDError(f"config: expected changed settings as a dict, got {type(self.config).__name__}")
+        resolve_config(find_method(self.method)[1], self.config)  # before a teacher is trained
         self.mean_, self.std_ = mean_and_scale(X)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))

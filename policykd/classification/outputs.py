@@ -22,7 +22,7 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
     """The model's logits ``(B, C)`` for some inputs; floats and uint8 come in the model's own precision.
 
     Raises:
-        PolicyKDError: the output holds no logits ``(B, C)``.
+        PolicyKDError: the output holds no logits ``(B, C)``, or a single one per example.
     """
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if isinstance(inputs, Mapping):
@@ -40,6 +40,11 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise PolicyKDError(
             f"model: {type(model).__name__} must return logits (B, C), alone or as .logits; got {shape}"
+        )
+    if output.shape[1] == 1:  # its softmax is always 1: nothing would be learned or compared
+        raise PolicyKDError(
+            f"model: {type(model).__name__} returns one logit per example; two classes need two: "
+            "torch.cat((torch.zeros_like(z), z), 1) of one logit z"
         )
     return output
 
@@ -148,7 +153,9 @@ class FeatureReader:
 
     def _keeper(self, path: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-            self.seen[path] = _first_tensor(output)
+            found = _first_tensor(output)
+            # A copy: what follows may work in place, as torchvision's ReLUs and residual sums do.
+            self.seen[path] = found.clone() if isinstance(found, Tensor) else found
 
         return keep
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from policykd.classification.data.augment import Augment, augmented
-from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, seeded
+from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, reseed, seeded
 from policykd.classification.data.checks import check_batches
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
@@ -30,15 +30,7 @@ from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.method import (
-    OPTIMIZERS,
-    WARM_UP,
-    Method,
-    Outputs,
-    Phase,
-    Step,
-    Terms,
-)
+from policykd.distillation.supervised.method import OPTIMIZERS, WARM_UP, Method, Outputs, Phase, Step, Terms
 from policykd.distillation.supervised.training_config import TrainingConfig
 
 log = logging.getLogger("policykd")
@@ -78,7 +70,7 @@ class Trainer:
             if asks:
                 self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
-        self.batches = shared(self.accelerator, batches)
+        self.source, self.batches = batches, shared(self.accelerator, batches)
 
     def run(
         self, judge: Evaluation | None, after_pass: Callable[[], None], interrupts: Interrupts, progress_bar: bool
@@ -132,6 +124,7 @@ class Trainer:
         started = time.perf_counter()
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(training.passes)
+        reseed(self.source, self.config.seed, training.passes)  # alike in all processes
         with seeded(self.config.seed, training.passes, self.accelerator.process_index):
             for batch in on_device(self.batches, training.device):
                 loss, terms = self._loss(phase, read(batch))
@@ -201,9 +194,11 @@ class Trainer:
                 student = self._student_outputs(inputs)
             with first_look("teacher", training.teacher or training.student, inputs):
                 teacher = self._teacher_outputs(inputs)
-            taught = student if training.teacher is None else teacher
-            check_classes(student.logits, taught.logits, training.classes)
+            compared = student if training.teacher is None else teacher
+            check_classes(student.logits, compared.logits, training.classes)
             check_logits(training.student, inputs, student.logits)
+            # Of sequences (B, N, D) the length N may be the batch's, as that of trimmed texts.
+            self.sequences = any(feature.ndim == 3 for feature in teacher.features)
             method = training.kind(config, student, teacher).to(training.device)
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
@@ -217,7 +212,8 @@ class Trainer:
                 "or use hinton with alpha=1 and no warm_up_epochs"
             )
         learning = nn.ModuleList([training.student, method])
-        check_batches(batches, training.adaptor, labels, student.logits, learning, looks)
+        taught = training.kind.uses_teacher
+        check_batches(batches, training.adaptor, labels, student.logits, learning, looks, taught)
         share_state(self.accelerator, training.student, method)
         return method
 
@@ -264,7 +260,8 @@ class Trainer:
     def _fill_cache(self, batches: DataLoader) -> None:
         """Ask the teacher once about every row, where the answers repeat and fit into memory."""
         rows, megabytes = batches.dataset, self.config.cache_megabytes
-        fixed = isinstance(rows, Rows) and rows.arrays is not None and self.augment is None and self.config.mixup == 0
+        changed = self.augment is not None or self.config.mixup > 0 or self.sequences
+        fixed = isinstance(rows, Rows) and rows.arrays is not None and not changed
         wanted = any(phase.teacher for phase in self.training.plan[self.training.passes :])
         if not (fixed and wanted and megabytes) or self.training.teacher is None:
             return

@@ -18,7 +18,7 @@ from policykd.cli.fidelity import FidelityOptions
 from policykd.cli.output import say
 from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, differences
 from policykd.core.fields import require
 from policykd.core.files import CHECKPOINT, file_above
 from policykd.core.parsing import parse_json, read_text
@@ -190,12 +190,16 @@ def _check_recipe(made: dict[str, Any], other: dict[str, Any], options: Fidelity
     """Refuse a control that was not made in the same way, or has the same teacher."""
 
     def recipe(asked: dict[str, Any]) -> dict[str, Any]:
-        return {**asked, "teacher_files": len(asked["teacher_files"]), "config": {**asked["config"], "seed": None}}
+        free = {"config": None, "baseline": None, "teacher_files": len(asked["teacher_files"])}
+        return {**asked, **asked["config"], **free, "seed": None}
 
     def teacher(asked: dict[str, Any]) -> Any:
         return asked["teacher_files"] or asked["config"]["seed"]
 
-    if recipe(made) != recipe(other):
-        raise PolicyKDError(f"fidelity: the control {options.control} was made with other settings than {options.run}")
+    ours, theirs = recipe(made), recipe(other)
+    if changed := differences(ours, theirs, {**ours, **theirs}):
+        raise PolicyKDError(
+            f"fidelity: the control {options.control} was made with other settings than {options.run}: {changed}"
+        )
     if teacher(made) == teacher(other):
         raise PolicyKDError(f"fidelity: the control {options.control} has the same teacher: use another --seed")

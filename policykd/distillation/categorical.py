@@ -18,7 +18,7 @@ def categorical_kl(logits: Tensor, target_logits: Tensor, temperature: float = 1
 
     Args:
         logits: the student's ``(..., C)``.
-        target_logits: the target's ``(..., C)``.
+        target_logits: the target's ``(..., C)``; a class of -inf, which it rules out, adds nothing.
         temperature: both logits are divided by it.
 
     Returns:
@@ -29,7 +29,8 @@ def categorical_kl(logits: Tensor, target_logits: Tensor, temperature: float = 1
     """
     _check(logits, target_logits)
     own, target = ((x / temperature).log_softmax(-1) for x in (logits, target_logits))
-    return F.kl_div(own, target, reduction="none", log_target=True).sum(-1)
+    terms = F.kl_div(own, target, reduction="none", log_target=True)
+    return terms.masked_fill(target == -torch.inf, 0.0).sum(-1)  # 0 log 0 = 0
 
 
 def categorical_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:

@@ -23,14 +23,17 @@ def augmented(inputs: Inputs, augment: Augment | None, mixup: float) -> Inputs:
         mixup: both parameters of the Beta distribution of the share of each input.
 
     Raises:
-        PolicyKDError: the inputs are not one tensor.
+        PolicyKDError: the inputs are not one tensor, or ``augment`` gives something else than as many inputs.
     """
     if augment is None and mixup == 0:
         return inputs
     if not isinstance(inputs, Tensor):
         raise PolicyKDError(f"augment: mixup and augment= need inputs that are one tensor, got {type(inputs).__name__}")
     if augment is not None:
-        inputs = augment(inputs)
+        examples, inputs = len(inputs), augment(inputs)
+        if not isinstance(inputs, Tensor) or len(inputs) != examples:
+            got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise PolicyKDError(f"augment: must return a tensor of {examples} inputs, as it was given; got {got}")
     if mixup > 0:
         share = float(torch.distributions.Beta(mixup, mixup).sample())
         inputs = share * inputs + (1 - share) * inputs[torch.randperm(len(inputs), device=inputs.device)]

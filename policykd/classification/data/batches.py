@@ -211,8 +211,7 @@ def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed the global generators (dropout, a data set's own augmentation), and put them back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    python, numpy, seed = random.getstate(), np.random.get_state(), _seed(*key)
     with torch.random.fork_rng():
         random.seed(seed)
         np.random.seed(seed)
@@ -222,6 +221,18 @@ def seeded(*key: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def reseed(batches: DataLoader, *key: int) -> None:
+    """Seed the generators that a user gave a loader or its sampler, which else go on from pass to pass."""
+    for part in (batches, batches.sampler, batches.batch_sampler):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(_seed(*key))
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def _is_arrays(source: Any) -> bool:

@@ -14,7 +14,13 @@ from policykd.distillation.categorical import UNLABELLED
 
 
 def check_batches(
-    batches: DataLoader, adaptor: Adaptor, labels: Any, logits: Tensor, learning: nn.Module, labelled: bool
+    batches: DataLoader,
+    adaptor: Adaptor,
+    labels: Any,
+    logits: Tensor,
+    learning: nn.Module,
+    labelled: bool,
+    taught: bool,
 ) -> None:
     """Refuse training data that would only fail, or teach nothing, later.
 
@@ -25,9 +31,11 @@ def check_batches(
         logits: of the student for the first batch.
         learning: all modules that learn.
         labelled: whether the loss looks at labels.
+        taught: whether it looks at a teacher.
 
     Raises:
-        PolicyKDError: labels are not classes, or all of one; or a batch of one example meets batch normalisation.
+        PolicyKDError: labels are not classes, all of one, or all missing; or a batch of one example meets batch
+            normalisation.
     """
     arrays = _in_memory(batches) if adaptor is split_batch else None
     if arrays is None:
@@ -36,6 +44,8 @@ def check_batches(
         labels = split_batch(arrays)[1]
         known = whole_labels(labels, len(arrays[0]), logits.shape[1])
         present = known[known != UNLABELLED].unique()
+        if labels is not None and not len(present) and not taught:
+            raise PolicyKDError(f"labels: all are {UNLABELLED}, no label, and this method learns from labels alone")
         if labelled and labels is not None and len(present) == 1:
             raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())

@@ -22,6 +22,7 @@ from policykd.classification.outputs import FeatureReader, call, evaluating, fir
 from policykd.classification.teacher import Teachers, as_log_probabilities, as_teacher, sum_to_one
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
+from policykd.distillation.supervised.feature_maps import as_map
 from policykd.measure.fidelity_report import Row, Who, write
 
 MEASURES = ("accuracy", "nll", "ece", "agreement", "kl", "distance", "cka")
@@ -44,7 +45,7 @@ class Answers(NamedTuple):
     labels: Tensor
     """``(N,)``, ``UNLABELLED`` where there is none."""
     features: dict[str, Tensor]
-    """Outputs of the named modules, ``(N, D)`` or ``(N, D, ...)`` each."""
+    """Outputs of the named modules, ``(N, D)``, ``(N, L, D)`` or ``(N, D, H, W)`` each."""
 
 
 @torch.no_grad()
@@ -91,11 +92,11 @@ def cka(features: Tensor, teacher_features: Tensor, examples: int = 2000) -> Ten
     """Centred kernel alignment of two representations with RBF kernels, 0 to 1 (Kornblith et al. 2019).
 
     It does not change when a representation is turned, shifted or scaled as a whole, and widths may differ. The
-    bandwidth is each side's median distance; maps are averaged over space.
+    bandwidth is each side's median distance; maps are averaged over space, sequences over their positions.
 
     Args:
-        features: ``(N, D)`` or ``(N, D, ...)``.
-        teacher_features: ``(N, E)`` or ``(N, E, ...)`` of the same examples.
+        features: ``(N, D)``, a sequence ``(N, L, D)`` or a map ``(N, D, H, W)``.
+        teacher_features: the same of width E, of the same examples.
         examples: only the first so many are compared: the kernels are (N, N).
     """
     x, y = (_centred_kernel(side[:examples].double()) for side in (features, teacher_features))
@@ -103,7 +104,7 @@ def cka(features: Tensor, teacher_features: Tensor, examples: int = 2000) -> Ten
 
 
 def _centred_kernel(features: Tensor) -> Tensor:
-    rows = features.flatten(2).mean(2) if features.ndim > 2 else features
+    rows = as_map(features).mean(2)
     squared = torch.cdist(rows, rows).square()
     kernel = torch.exp(-squared / (2 * squared.median()).clamp(min=1e-300))
     return kernel - kernel.mean(0, keepdim=True) - kernel.mean(1, keepdim=True) + kernel.mean()

@@ -11,6 +11,7 @@ from policykd.classification.data.batches import Adaptor, Inputs, checked_labels
 from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import FeatureReader, call, evaluating, first_look
+from policykd.classification.teacher import as_log_probabilities
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.distillation.supervised.reaugkd import as_embedding, mixed, neighbours_mean
@@ -63,7 +64,7 @@ class Retrieval(nn.Module):
         logits, queries = self.own_answer(inputs)
         found = self.memory.search(queries, self.lookup.k, exclude)
         mean = neighbours_mean(found.similarities, self.memory.values[found.rows], self.lookup.temperature)
-        return mixed(logits.softmax(1), mean.to(logits), self.lookup.beta).log()
+        return as_log_probabilities(mixed(logits.softmax(1), mean.to(logits), self.lookup.beta))
 
     def own_answer(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The student's logits ``(B, C)`` and its embeddings ``(B, d)``."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.supervised.config import Reduction, RIDConfig
 from policykd.distillation.supervised.feature_maps import (
@@ -107,8 +108,18 @@ class RID(Method):
             rid = torch.stack([rid_loss(x, t, sigma, how) for (x, sigma), t in together]).sum()
             loss = self.config.hard_weight * hard + self.config.weight * rid
             return loss, {"ce_loss": hard.detach(), "rid_loss": rid.detach()}
-        answers = [head(t) for head, t in zip(self.heads, filtered, strict=True)]
+        answers = [_answer(head, t) for head, t in zip(self.heads, filtered, strict=True)]
         hard = torch.stack([hard_loss(answer, step.labels) for answer in answers]).sum()
         distance = torch.stack([rid_distance(x, t, sigma, how) for (x, sigma), t in together]).sum()
         loss = hard if step.phase == FILTERS_WARM_UP.name else hard + distance
         return loss, {"ce_loss": hard.detach(), "distance": distance.detach()}
+
+
+def _answer(head: nn.Module, filtered: Tensor) -> Tensor:
+    """Logits ``(B, C)`` of a map ``(B, D, S)`` of the size for which the head was made."""
+    if filtered[0].numel() != head[-1].in_features:  # type: ignore[index]
+        raise PolicyKDError(
+            f"features: rid needs maps of one size in all batches, and now got {tuple(filtered.shape)}, as of texts of "
+            "another length: name modules that give one vector (B, D) per example"
+        )
+    return head(filtered)
