@@ -82,7 +82,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
         "results": "results/peers_regimes",
         "pairs": [((row, way), (shared, way)) for row, shared in REGIMES for way in ("trained", "final", "student")],
     },
-    "Q3 where rewards are sparse": {
+    "Q3 sparse": {
         "question": "Does distillation add to sharing where the reward must first be found?",
         "results": "results/peers_sparse",
         "pairs": [((row, way), (shared, way)) for row, shared in SPARSE for way in ("trained", "final", "student")],

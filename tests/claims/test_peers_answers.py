@@ -113,9 +113,36 @@ def test_what_is_said_of_one_agent_with_two_updates():
     assert f"({min(by_task.values()):.2f} to {max(by_task.values()):.2f}): over all" in page
 
 
+def test_what_is_said_of_td3():
+    text = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
+    trained, student = (answer for answer in answers() if answer.question == "Q1 with TD3")
+    ((group, sb3),), ((shipped, _),) = trained.iqms, student.iqms
+    first, second = (f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (trained, student))
+    assert (
+        f"on HalfCheetah so far, the group returns {group:,.0f} and its student {shipped:,.0f} where SB3's agent "
+        f"returns {sb3:,.0f} (P {first} and {second}; corrected, neither is significant)" in text
+    )
+    assert trained.tasks == ("HalfCheetah-v5",) and min(trained.p, student.p) > 0.05
+
+
+def test_what_is_said_of_sparse_rewards():
+    lines = (ROOT / "results/peers_sparse/table.md").read_text(encoding="utf-8").splitlines()
+    rows = {cells[2]: cells for line in lines if len(cells := line.split(" | ")) > 8 and cells[1] == "sac"}
+    text = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
+    distil, share = (
+        sorted(number(rows[name][5]) for name in names)
+        for names in (("mutual", "paired", "four_mutual"), ("share", "four_share"))
+    )
+    assert f"groups that distil return {distil[0]:.0f} to {distil[-1]:.0f} by their best in training" in text
+    said = f"groups that share {share[0]:.0f} to {share[-1]:.0f}, and one agent with as many updates"
+    assert f"{said} {rows['single_2'][4]}." in text
+    assert all(a.better.low < 0.5 < a.better.high for a in answers() if a.question.startswith(("Q3 in", "Q3 sparse")))
+
+
 def finals(task, method, phase):
     rows = pd.read_csv(ROOT / f"results/peers_small/{task}/{method}.csv")
-    return rows[rows["phase"] == phase].groupby("seed")["return"].mean().to_numpy()
+    chosen = rows[(rows["phase"] == phase) & (rows["backbone"] == "sac")]
+    return chosen.groupby("seed")["return"].mean().to_numpy()
 
 
 def test_what_is_said_of_beginning_anew():
