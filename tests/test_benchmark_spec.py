@@ -74,7 +74,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"peers": 1}, "peers: dpd needs at least 2 learners per group, got 1"),
         ({"settings": {"allocation": "best"}, "methods": ["dpd"]}, "allocation: best needs a pooled replay, and dpd"),
         ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["single"]}, "vary: gamma has 2 values for 1 peer:"),
-        ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["sb3"]}, "vary: gamma has 2 values for 1 peer:"),
+        ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["sb3"]}, "give one each (PolicyKD-PointReach"),
         ({"settings": {"vary": {"tau": [0.1, 0.2]}}, "peers": 4, "methods": ["dpd"]}, "tau has 2 values for 4 peers"),
         ({"seeds": 0}, "seeds=0 must be positive"),
         ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),

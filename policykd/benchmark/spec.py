@@ -6,9 +6,8 @@ cell is also what a worker gets and what its results are checked against.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -146,7 +145,7 @@ class Cell:
 
     def plain(self) -> dict[str, Any]:
         """Its fields as JSON reads them back."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @staticmethod
     def from_plain(fields: dict[str, Any]) -> Cell:
@@ -189,8 +188,8 @@ class Spec:
         file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
-        require(bool(self.tasks), "tasks", {}, "is an empty matrix: name a task")
-        require(bool(self.methods), "methods", {}, "is an empty matrix: name a method")
+        for name in ("tasks", "methods"):
+            require(bool(getattr(self, name)), name, {}, f"is an empty matrix: name a {name[:-1]}")
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -236,8 +235,13 @@ class Spec:
         return budgets
 
     def _cell(self, task: str, backbone: str, method: str) -> Cell:
-        entry = self.methods[method]
-        base = entry.method or method
+        try:
+            return self._planned(task, backbone, method)
+        except PolicyKDError as error:
+            raise PolicyKDError(f"{error} ({task_folder(task)}/{method}-{backbone})") from None
+
+    def _planned(self, task: str, backbone: str, method: str) -> Cell:
+        base = (entry := self.methods[method]).method or method
         find("method", base, {**BASELINES, **PEER_METHODS})
         alone = base in BASELINES
         require(not alone or entry.peers in (None, 1), "peers", entry.peers, f"is too many for {base}: leave it out")
@@ -247,12 +251,8 @@ class Spec:
         for name in OWN:
             require(name not in settings, name, settings.get(name), "follows from the spec's evaluations: leave it out")
         eval_freq = self.total_timesteps // self.evaluations
-        settings |= {
-            "eval_freq": eval_freq,
-            "log_freq": eval_freq,
-            "n_eval_episodes": self.n_eval_episodes,
-            "checkpoint_freq": max(1, self.total_timesteps // CHECKPOINTS),
-        }
+        settings |= {"eval_freq": eval_freq, "log_freq": eval_freq, "n_eval_episodes": self.n_eval_episodes}
+        settings["checkpoint_freq"] = max(1, self.total_timesteps // CHECKPOINTS)
         config = resolve_config(settings, backbone, short_id(task))
         at_once, rollout = steps_at_once(config, peers)
         require(not eval_freq % at_once, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
