@@ -69,9 +69,9 @@ class Noisy(TensorDataset):
         return inputs + torch.randn_like(inputs), label
 
 
-def with_generators():
+def with_generators(seed=7):
     """A loader as torch's page on reproducibility has it, with a sampler for rare classes."""
-    rows, generator = Noisy(*problem()), torch.Generator().manual_seed(7)
+    rows, generator = Noisy(*problem()), torch.Generator().manual_seed(seed)
     sampler = WeightedRandomSampler(torch.ones(len(rows)), len(rows), generator=generator)
     return DataLoader(rows, 16, sampler=sampler, generator=torch.Generator().manual_seed(8), num_workers=1)
 
@@ -89,6 +89,12 @@ def test_a_loaders_own_generators_begin_every_pass_anew(teacher, tmp_path):
         killed.fit(with_generators(), callback=stop)
     resumed = Distiller.load(tmp_path / "killed", net(8, seed=9), teacher, device="cpu").fit(with_generators())
     assert same(weights(resumed.student), weights(whole.student))
+
+
+def test_a_samplers_own_seed_counts(teacher):
+    loaders = with_generators(7), with_generators(11)
+    runs = [weights(make("hinton", net(8), teacher, epochs=1).fit(loader).student) for loader in [loaders[0], *loaders]]
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
 
 def test_fit_called_again_goes_on(teacher):

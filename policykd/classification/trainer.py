@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from policykd.classification.data.augment import Augment, augmented
-from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, reseed, seeded
+from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, reseeded, seeded
 from policykd.classification.data.checks import check_batches
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
@@ -124,8 +124,8 @@ class Trainer:
         started = time.perf_counter()
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(training.passes)
-        reseed(self.source, self.config.seed, training.passes)  # alike in all processes
-        with seeded(self.config.seed, training.passes, self.accelerator.process_index):
+        key = self.config.seed, training.passes
+        with reseeded(self.source, *key), seeded(*key, self.accelerator.process_index):
             for batch in on_device(self.batches, training.device):
                 loss, terms = self._loss(phase, read(batch))
                 optimizer.zero_grad()

@@ -223,12 +223,18 @@ def seeded(*key: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def reseed(batches: DataLoader, *key: int) -> None:
-    """Seed the generators that a user gave a loader or its sampler, which else go on from pass to pass."""
-    for part in (batches, batches.sampler, batches.batch_sampler):
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(_seed(*key))
+@contextmanager
+def reseeded(batches: DataLoader, *key: int) -> Iterator[None]:
+    """Seed the generators of a user's loader and its sampler by their own seeds and the key, and put them back."""
+    parts = (getattr(part, "generator", None) for part in (batches, batches.sampler, batches.batch_sampler))
+    before = {part: part.get_state() for part in parts if isinstance(part, torch.Generator)}
+    for generator in before:
+        generator.manual_seed(_seed(generator.initial_seed(), *key))
+    try:
+        yield
+    finally:
+        for generator, state in before.items():
+            generator.set_state(state)
 
 
 def _seed(*key: int) -> int:
