@@ -26,13 +26,21 @@ def test_returns_of_peers_beside_one_agent():
             assert better == ("-" if method == "single" else f"{iqm(by_group.max().to_numpy()):,.0f}")
 
 
-def test_the_chance_that_two_peers_with_dpd_do_better():
+def test_the_chances_of_dpd():
     pytest.importorskip("rliable")
     from experiments.peers.answers import answers
 
-    found = answers()
-    (answer,) = (a for a in found if (a.ours, a.theirs) == ("dpd, mean of peers", "single"))
-    assert answer.tasks == ("HalfCheetah-v5", "Swimmer-v5")
-    chance = f"P {answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
-    assert f"the mean of peers with DPD over both tasks: {chance}" in " ".join(TEXT.split())
-    assert all(a.better.low < 0.5 < a.better.high for a in found if a.question == answer.question)
+    found = {(a.ours, a.theirs): a for a in answers() if a.question == "Table 1"}
+
+    def said(method, control):
+        answer = found[f"{method}, mean of peers", control]
+        assert answer.tasks == ("HalfCheetah-v5", "Swimmer-v5")
+        return f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]", answer.p
+
+    page, controls = " ".join(TEXT.split()), ("single", "independent, mean of peers")
+    (alone, _), (code_alone, _) = (said(method, controls[0]) for method in ("dpd", "dpd_published_code"))
+    (sharing, _), (code_sharing, p) = (said(method, controls[1]) for method in ("dpd", "dpd_published_code"))
+    assert f"over both tasks: P {alone}, as the code does it {code_alone}. Nor is either" in page
+    assert f"share nothing: {sharing} and {code_sharing}, which corrected" in page and f"(p {p:.2f})" in page
+    assert all(a.better.low < 0.5 < a.better.high for (_, control), a in found.items() if control == "single")
+    assert p == min(a.p for a in found.values()) > 0.05
