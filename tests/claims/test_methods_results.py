@@ -13,16 +13,12 @@ FOLDER = ROOT / "results/teacher_student"
 TEXT = " ".join((ROOT / "docs/teacher_student.md").read_text(encoding="utf-8").split())
 
 
-def kept(condition, column):
-    """What students keep at 100,000 steps by method, as a column of the table shows it."""
-    part = (
-        (FOLDER / "methods.md")
-        .read_text(encoding="utf-8")
-        .split(f"## {condition}, 100,000 environment steps\n")[1]
-        .split("\n## ")[0]
-    )
+def kept(condition, column, steps="100,000", kind=float):
+    """What students keep by method, as a column of the table shows it."""
+    text = (FOLDER / "methods.md").read_text(encoding="utf-8")
+    part = text.split(f"## {condition}, {steps} environment steps\n")[1].split("\n## ")[0]
     head, _, *lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
-    return {line[0]: float(line[head.index(column)]) for line in lines}
+    return {line[0]: kind(line[head.index(column)]) for line in lines}
 
 
 @pytest.mark.slow
@@ -44,6 +40,18 @@ def test_what_is_said_of_100000_steps():
     dagger = " and ".join(f"{of.pop('dagger'):.2f}" for of in blind)
     others = " and ".join(f"{max(of.values()):.2f}" for of in blind)
     assert f"`dagger` keeps {dagger}, no other more than {others}" in TEXT
+
+
+def test_what_is_said_of_300000_steps():
+    before, after = (kept("8x8 student", "HalfCheetah-v5", steps) for steps in ("100,000", "300,000"))
+    said = {name: f"{after[name]:.2f} ({before[name]:.2f})" for name in after}
+    assert f"`dagger` and `student_driven` stay at {said['dagger']} and {said['student_driven']}:" in TEXT
+    for name in ("kickstarting", "expected_entropy_regularised", "advisor", "teacher_value_reward", "ppd"):
+        assert f"`{name}` {said[name]}" in TEXT
+    iqm, bounds = kept("8x8 student", "IQM", "300,000"), kept("8x8 student", "95 % interval", "300,000", str)
+    first, second, third = sorted(iqm, key=iqm.get, reverse=True)[:3]
+    assert {first, second} == {"dagger", "student_driven"} and third == "kickstarting"
+    assert all(float(bounds[name].split(" to ")[0]) <= iqm[third] for name in (first, second))
 
 
 def test_a_reward_for_the_teachers_actions_alone_ends_below_random_where_episodes_may_end():
