@@ -14,7 +14,7 @@ from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import as_act, check, reads, require_finite
+from policykd.export.proof import as_act, check, reads
 from policykd.learners import PPO, Learner, OffPolicyLearner
 from policykd.tasks.spaces import ActionScale, Choices
 
@@ -123,7 +123,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
         )
     if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
-    require_finite(agent, k)
+    agent.check_finite("export", k)
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
     picks = inputs == "full" and not (view.whole and view.history == 1)
     if picks and (view.columns is None or view.history > 1):

@@ -55,6 +55,9 @@ class Exportable(Protocol):
     def learner_index(self, learner: Any) -> int:
         """Index of a learner."""
 
+    def check_finite(self, command: str, only: int | None = None) -> None:
+        """Refuse learners that have diverged."""
+
     def predict(
         self,
         observation: np.ndarray,

@@ -155,15 +155,6 @@ def write_compared(
     return difference
 
 
-def require_finite(agent: Exportable, k: int) -> None:
-    """Refuse a learner that has diverged."""
-    if not torch.isfinite(agent.learner.actor[k]).all():
-        raise PolicyKDError(
-            f"export: learner {k} has weights that are not finite: its training diverged; take another learner, or an "
-            "earlier checkpoint"
-        )
-
-
 def require_free(path: Path, command: str = "export") -> None:
     """Refuse to overwrite, a link to nowhere, too; a place below a file, and a name that torch and onnx cannot open."""
     check_unicode(path)

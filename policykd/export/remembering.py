@@ -18,7 +18,7 @@ from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import PlainPolicy, Units, as_columns, as_layer, flatten
-from policykd.export.proof import Difference, apart, near, require_finite, require_free
+from policykd.export.proof import Difference, apart, near, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
@@ -78,7 +78,7 @@ class Episodes:
         learner, view, network = agent.learner, agent.view, getattr(agent.learner, "actor_network", None)
         if view.function is not None and inputs == "full":
             raise PolicyKDError("export: this student sees a function of the observation: use inputs=own")
-        require_finite(agent, k)
+        agent.check_finite("export", k)
         self.agent, self.k, self.inputs = agent, k, inputs
         self.picks = inputs == "full" and view.columns is not None
         self.size = view.size if inputs == "full" else view.part_size

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from policykd.core.files import write_bytes
 from policykd.core.normaliser import pickled_to_play
 from policykd.export.exportable import Exportable, Which
-from policykd.export.proof import Act, require_finite, require_free, write_compared
+from policykd.export.proof import Act, require_free, write_compared
 from policykd.export.sb3 import to_sb3
 from policykd.export.zoo_settings import zoo_settings
 
@@ -36,7 +36,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
     k, path = agent.learner_index(k), Path(path)
     path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
-    require_finite(agent, k)  # SB3's own predict would fail
+    agent.check_finite("export", k)  # SB3's own predict would fail
     normalizer = model.get_vec_normalize_env()
     statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics
     beside = {name: text.encode() for name, text in zoo_settings(agent, k).items()}

@@ -87,18 +87,17 @@ class Acting:
         """Length K of the learner axis."""
         return len(self.seeds) * self.peers
 
-    def check_finite(self, command: str) -> None:
-        """Refuse learners whose actors have weights that are not finite.
+    def check_finite(self, command: str, only: int | None = None) -> None:
+        """Refuse learners, or the one of index ``only``, whose actors have weights that are not finite.
 
         Raises:
             PolicyKDError: names them.
         """
-        if k := (~torch.isfinite(self.learner.actor).all(-1)).nonzero().flatten().tolist():
+        finite = torch.isfinite(self.learner.actor).all(-1).tolist()
+        if k := [i for i, fine in enumerate(finite) if not fine and only in (None, i)]:
             which = f"learner {k[0]} has" if len(k) == 1 else f"learners {', '.join(map(str, k))} have"
-            raise PolicyKDError(
-                f"{command}: {which} weights that are not finite: training diverged; take an earlier checkpoint, or "
-                "train again with a lower learning rate"
-            )
+            again = "take an earlier checkpoint, or train again with a lower learning rate"
+            raise PolicyKDError(f"{command}: {which} weights that are not finite: training diverged; {again}")
 
     @property
     def n_envs(self) -> int:
