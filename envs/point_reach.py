@@ -19,8 +19,7 @@ class PointReach(gym.Env):
 
     The reward threshold is -12, the return of reaching the goal and then staying within about 0.15 of it.
     Measured means over 500 episodes: random actions -53, standing still -52, full speed towards the goal
-    without slowing down -8.4, the proportional controller ``clip(10 * vector to the goal)`` -5.2. DDPG with
-    two layers of 64 units, nine runs, 20 or 50 episodes each: -10.5 to -7.5 after 3000 steps. The positions
+    without slowing down -8.4, the proportional controller ``clip(10 * vector to the goal)`` -5.2. The positions
     drawn alone give single returns a standard deviation of 4 to 5, so compare means of many episodes.
     """
 
