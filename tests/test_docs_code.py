@@ -48,6 +48,13 @@ def test_the_quickstarts_lines_in_python_run_after_its_commands(tmp_path, monkey
     exec(code.replace('config="quick"', 'config={"net_arch": (8,), "n_eval_episodes": 1}'), {"__name__": "page"})
 
 
+def test_the_controller_of_the_page_on_teachers_keeps_its_pole_up():
+    page = (ROOT / "docs" / "extending" / "teacher.md").read_text(encoding="utf-8")
+    made = {}
+    exec(PYTHON.findall(page)[0], made)
+    assert made["students"].panel.score(made["students"].full_factory, 1, 0).mean == 1_000
+
+
 def test_the_site_has_no_link_to_a_page_that_only_the_repository_has():
     pytest.importorskip("mkdocs")
     pytest.importorskip("latex2mathml")
