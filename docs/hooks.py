@@ -16,7 +16,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-LINK = re.compile(r"(\]\()((?:\.\./)+)((?:results|examples|scripts|experiments|envs|BENCHMARK\.md)[^)#\s]*)(\))")
+LINK = re.compile(r"\]\((?:\.\./)+((?:results|examples|scripts|experiments|envs|BENCHMARK\.md)[^)#\s]*)(?:#[^)\s]*)?\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
@@ -33,9 +33,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     folder = posixpath.dirname(page.file.src_uri)
 
     def replace(match: re.Match[str]) -> str:
-        if match[3].endswith(".png"):
-            return f"{match[1]}{posixpath.relpath(match[3], folder or '.')}{match[4]}"
-        return f"](#){{ title='{match[3]} in the repository' }}"
+        if match[1].endswith(".png"):
+            return f"]({posixpath.relpath(match[1], folder or '.')})"
+        return f"](#){{ title='{match[1]} in the repository' }}"
 
     return LINK.sub(replace, markdown)
 

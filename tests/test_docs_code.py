@@ -3,7 +3,9 @@
 import ast
 import builtins
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,3 +46,23 @@ def test_the_quickstarts_lines_in_python_run_after_its_commands(tmp_path, monkey
         (tmp_path / folder / "config.json").touch()
     code = PYTHON.findall(page)[0].replace("learn(20_000", "learn(300").replace("evaluate(20", "evaluate(1")
     exec(code.replace('config="quick"', 'config={"net_arch": (8,), "n_eval_episodes": 1}'), {"__name__": "page"})
+
+
+def test_the_controller_of_the_page_on_teachers_keeps_its_pole_up():
+    page = (ROOT / "docs" / "extending" / "teacher.md").read_text(encoding="utf-8")
+    made = {}
+    exec(PYTHON.findall(page)[0], made)
+    assert made["students"].panel.score(made["students"].full_factory, 1, 0).mean == 1_000
+
+
+def test_the_site_has_no_link_to_a_page_that_only_the_repository_has():
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("latex2mathml")
+    on_page_markdown = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["on_page_markdown"]
+    for path in (ROOT / "docs").rglob("*.md"):
+        page = path.relative_to(ROOT / "docs")
+        shown = on_page_markdown(
+            path.read_text(encoding="utf-8"), SimpleNamespace(file=SimpleNamespace(src_uri=str(page)))
+        )
+        up = "../" * len(page.parts)
+        assert not re.findall(rf"\]\({re.escape(up)}[^)]*", shown), page

@@ -86,6 +86,12 @@ def test_a_teacher_is_frozen(name):
     assert not any(output.requires_grad for output in outputs if output is not None)
 
 
+def test_arrays_are_answered_as_tensors_are():
+    teacher, array = Teacher.load(agent("SAC")), observations(5).astype(np.float64)
+    for ask in (teacher.actions, lambda seen: teacher.distribution(seen)[0], teacher.value):
+        torch.testing.assert_close(ask(array), ask(torch.from_numpy(array).float()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["PPO", "SAC"])
 def test_without_determinism_actions_are_samples_of_the_distribution(name):
     teacher, inputs = Teacher.load(agent(name), Lopsided), torch.from_numpy(observations(1))

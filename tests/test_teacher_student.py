@@ -578,12 +578,18 @@ def test_a_teacher_that_is_worth_nothing_has_no_share(tmp_path):
     assert "eval/return_ratio" not in (tmp_path / "run" / "progress.csv").read_text(encoding="utf-8")
 
 
-def test_the_score_of_the_teacher_is_logged(tmp_path):
-    agent = TeacherStudent(POINT, expert, config=COPY, run_dir=tmp_path / "run").learn(100)
+@pytest.mark.parametrize("asked_before", [True, False])  # as policykd distill asks
+def test_the_score_of_the_teacher_is_logged_once(asked_before, tmp_path):
+    agent = TeacherStudent(POINT, expert, config=COPY, run_dir=tmp_path / "run")
+    if asked_before:
+        agent.score_teacher()
+    agent = TeacherStudent.load(agent.learn(50).folder.path, teacher=expert).learn(50)
     text = (tmp_path / "run" / "progress.csv").read_text(encoding="utf-8").splitlines()
     row = dict(zip(text[0].split(","), text[1].split(","), strict=True))
     assert float(row["teacher/mean_reward"]) == pytest.approx(agent.score_teacher().mean)
     assert float(row["teacher/random_reward"]) == pytest.approx(agent.score_teacher().random_mean)
+    column = text[0].split(",").index("teacher/mean_reward")
+    assert not any(line.split(",")[column] for line in text[2:])
     last, evaluation = dict(zip(text[0].split(","), text[-1].split(","), strict=True)), agent.evaluations[-1].returns[0]
     assert float(last["eval/return_ratio"]) == pytest.approx(agent.score_teacher().ratio(evaluation.mean()))
     assert float(last["eval/min_reward"]) == pytest.approx(evaluation.min())

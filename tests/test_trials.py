@@ -123,6 +123,18 @@ def test_an_actor_that_gets_worse_is_never_handed_out_and_it_is_said(monkeypatch
     assert (agent.evaluate(20, seed=5).means < before).all()
 
 
+@pytest.mark.parametrize(("backbone", "critic_steps"), [("td3", 60), ("td3", 40), ("ppo", 60), ("ppo", 40)])
+def test_a_budget_in_which_actors_never_move_says_so_and_nothing_of_trials(backbone, critic_steps, caplog):
+    agent = distilled(backbone)
+    before = agent.evaluate(2, seed=5).means
+    agent.fine_tune(60, config={"critic_steps": critic_steps})
+    stays = f"only critics learn in these 60 steps (critic_steps={critic_steps})" in caplog.text
+    assert stays == (critic_steps == 60)
+    if stays:
+        np.testing.assert_array_equal(agent.evaluate(2, seed=5).means, before)
+        assert "no later policy returned more" not in caplog.text
+
+
 def test_without_trials_the_actor_is_handed_out_as_it_is():
     agent = distilled("td3")
     was = agent.learner.actor.clone()

@@ -61,7 +61,7 @@ class Erring(Weakened):
         super().__init__(teacher)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def distribution(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def distribution(self, observations: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As the teacher's, but for the states where it errs."""
         mean, std = super().distribution(observations)
         wrong = torch.rand(len(mean), 1, generator=self.generator) < self.share

@@ -191,7 +191,7 @@ class Teacher:
         except ValueError as error:
             raise PolicyKDError(f"teacher: {error}") from None
 
-    def actions(self, observations: Tensor) -> Tensor:
+    def actions(self, observations: Tensor | np.ndarray) -> Tensor:
         """Deterministic actions ``(B, A)`` in [-1, 1] at raw observations ``(B, O)``, without gradient.
 
         Raises:
@@ -200,7 +200,7 @@ class Teacher:
         return self._act(self.distribution(observations)[0])
 
     @torch.no_grad()
-    def distribution(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    def distribution(self, observations: Tensor | np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Means ``(B, A)`` and standard deviations ``(B, A)`` at raw observations ``(B, O)``, without gradient.
 
         In [-1, 1] units, and before tanh where ``squashed``. A teacher without a standard deviation has None, and its
@@ -215,7 +215,7 @@ class Teacher:
         return mean, std
 
     @torch.no_grad()
-    def value(self, observations: Tensor) -> Tensor | None:
+    def value(self, observations: Tensor | np.ndarray) -> Tensor | None:
         """Values ``(B,)`` at raw observations ``(B, O)``, in the task's units of reward; None where it has no critic.
 
         PPO, A2C, TRPO: V(s). SAC, TD3, DDPG: the least of the critics' Q(s, pi(s)). TQC: the mean of all quantiles.
@@ -285,12 +285,12 @@ class Teacher:
             return one_hot(mean)
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
 
-    def _look(self, observations: Tensor) -> Tensor:
+    def _look(self, observations: Tensor | np.ndarray) -> Tensor:
         """What the teacher itself reads of raw observations."""
         if observations.ndim != 2 or observations.shape[1] != self.observation_size:
             shape = tuple(observations.shape)
             raise PolicyKDError(f"teacher: {self.source} reads observations (B, {self.observation_size}), not {shape}")
-        return self.map(observations.to(self.device, torch.float32))
+        return self.map(torch.as_tensor(observations, dtype=torch.float32, device=self.device))
 
     def _check_finite(self, what: str, values: Tensor) -> None:
         if not torch.isfinite(values).all():

@@ -101,14 +101,21 @@ class FineTuning(Agent):
         require(pays, "environment_reward", False, "is not for fine_tune: it learns from the task's reward")
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
         tuned = change(self.config, {**changed, **chosen})
+        assert isinstance(tuned, TeachingConfig)
         for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
             require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
-        if isinstance(tuned, TeachingConfig) and tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
+        if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
-        if isinstance(tuned, TeachingConfig) and callable(tuned.divergence):
+        if callable(tuned.divergence):
             try_divergence(tuned.divergence, self.learner, self.n_learners, target_std=True)
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
+        if 0 < total_timesteps <= tuned.critic_steps:
+            log.warning(
+                "fine_tune: students stay as they are, only critics learn in these %s steps (critic_steps=%s): give it "
+                "more steps, or lower critic_steps",
+                *(f"{total_timesteps:,}", f"{tuned.critic_steps:,}"),
+            )
         self.learn(total_timesteps, callback, progress_bar)
         if total_timesteps:
             self.warn_of_unchanged()
@@ -116,7 +123,8 @@ class FineTuning(Agent):
 
     def warn_of_unchanged(self) -> None:
         """Name the students of whom nothing new is handed out, so that nobody takes them for fine-tuned ones."""
-        trials = self.recipe.trials if isinstance(self.recipe, FineTuneOnReplay) else None
+        recipe = self.recipe
+        trials = recipe.trials if isinstance(recipe, FineTuneOnReplay) and recipe.fitted else None
         if trials is None:
             return
         if stayed := np.flatnonzero(trials.replaced == 0).tolist():

@@ -53,6 +53,11 @@ class Records:
         }
         self.write(rows, common)
 
+    def scored(self, score: TeacherScore) -> None:
+        """Write one row of what the teacher, and random actions, return."""
+        row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
+        self.write([row] * len(self.run.episodes), {})
+
     def fitted(self, info: dict[str, Tensor], n_updates: int) -> None:
         """Write one row per learner of gradient steps without environment steps, which are its steps in TensorBoard."""
         rows = self._rows({f"offline/{key.split('/')[-1]}": values for key, values in info.items()})

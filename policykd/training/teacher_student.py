@@ -170,12 +170,12 @@ class TeacherStudent(OfflineLearning, FineTuning):
             self.replay_buffer = made.replay
 
     def ready(self, total_timesteps: int) -> None:
-        """Score the teacher, once, before anything is learnt; then open the environments and decide on compiling."""
+        """Score the teacher and log it, once, before anything is learnt; open the environments; decide on compiling."""
         if self.tuning is None or self.teaching.anchor == "teacher":
             self.tutor.check()
-            if self.score is None and (score := self.score_teacher()) is not None:
-                row = {"teacher/mean_reward": score.mean, "teacher/random_reward": score.random_mean}
-                self.records.write([row] * self.n_learners, {})
+            if (score := self.score_teacher()) is not None and not self.tutor.score_logged:
+                self.records.scored(score)
+                self.tutor.score_logged = True
         if isinstance(self.recipe, Imitation):
             self.recipe.expect(self.num_timesteps + total_timesteps)
         super().ready(total_timesteps)

@@ -48,6 +48,7 @@ class FrozenTeacher:
         self.panel, self.collector, self.learners, self.partial = panel, collector, learners, partial
         self.device, self.source = device, "" if panel is None else panel.source
         self.score: TeacherScore | None = None
+        self.score_logged = False
         self._asked_for: Array | None = None
         self._answers = torch.empty(0)
         self._memories: Memories | None = None
@@ -90,8 +91,8 @@ class FrozenTeacher:
         return self.panel.keep(self._before if asked else self._memories)
 
     def restore(self, memories: list[Any] | None) -> None:
-        """Go on with saved memories."""
-        self._saved = memories
+        """Go on with saved memories, and with a score that the run's log holds already."""
+        self._saved, self.score_logged = memories, self.score is not None
         self._memories = None if self.panel is None else self.panel.renew(memories)
 
     def value_at_end(self, info: dict[str, Any], env: int) -> float:
