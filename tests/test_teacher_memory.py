@@ -235,6 +235,11 @@ def test_learning_from_logged_episodes_asks_whoever_remembers_along_them():
     learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(data, 1)
     labels = Labels.unpack(learnt.dataset.storage[:, :30, TEACHING["history"] :])
     np.testing.assert_allclose(labels.policy.actions[0], data.actions, atol=1e-6)
+    kept = np.r_[:15, 20:30]  # the second episode is cut short
+    uneven = {"observations": data.observations[kept], "episodes": data.episodes[kept]}
+    learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(uneven, 1)
+    labels = Labels.unpack(learnt.dataset.storage[:, :25, TEACHING["history"] :])
+    np.testing.assert_allclose(labels.policy.actions[0], data.actions[kept], atol=1e-6)
     with pytest.raises(PolicyKDError, match="a mapping does not say which of them are of one episode"):
         learnt.learn_from({"observations": data.observations}, 1)
 
