@@ -745,6 +745,7 @@ def test_settings_of_each_peer_may_be_whole_numbers_or_numpys():
     values = {"target_entropy": np.array([-1, -2]), "tau": (1, 0.5), "learning_rate": list(np.logspace(-4, -3, 2))}
     agent = make("share_replay", config={"vary": values})
     assert agent.config.vary == {"target_entropy": [-1, -2], "tau": (1, 0.5), "learning_rate": [1e-4, 1e-3]}
+    assert agent.learner.target_entropy.view(-1, 2).unique(dim=0).tolist() == [[-1, -2]]
     assert agent.learner.target_entropy.dtype == agent.learner.tau.dtype == torch.float32
     agent.learn(100)
 
