@@ -122,11 +122,12 @@ def test_mujocos_own_state_is_not_enough():
     state, kind = get_env_state(env), mujoco.mjtState.mjSTATE_INTEGRATION
     own = np.zeros(mujoco.mj_stateSize(env.unwrapped.model, kind))
     mujoco.mj_getState(env.unwrapped.model, env.unwrapped.data, own, kind)
-    action = env.action_space.sample()
+    action, time = env.action_space.sample(), env.unwrapped.data.time
     reward = env.step(action)[1]
 
     fresh = build("Humanoid-v5")
     set_env_state(fresh, state)
+    assert fresh.unwrapped.data.time == time > 0.0
     assert fresh.step(action)[1] == reward
     set_env_state(fresh, state)
     mujoco.mj_setState(fresh.unwrapped.model, fresh.unwrapped.data, own, kind)

@@ -146,6 +146,11 @@ def test_delayed_pays_at_truncation_and_forgets_at_reset():
         assert rewards[:6] == [0.0] * 6 and 5.0 < rewards[6] < 9.0
         env.reset(seed=0)
         env.step(np.zeros(3))  # left in the middle of an episode
+    env = DelayedReward(gym.make("Hopper-v5"), 2)
+    for steps in (1, 2):  # the steps until a payment are counted from the reset, too
+        env.reset(seed=0)
+        rewards = [env.step(np.zeros(3))[1] for _ in range(steps)]
+    assert rewards[0] == 0.0 < rewards[1]
     with pytest.raises(ValueError, match="at least 1"):
         DelayedReward(env, 0)
 

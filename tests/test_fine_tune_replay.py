@@ -72,6 +72,7 @@ def test_the_students_act_from_the_first_step_and_never_at_random():
 def test_what_was_asked_for_is_what_is_done_and_auto_means_what_it_says():
     sac = distilled("sac").fine_tune(0, config={"ent_coef": 0.3, "anchor": "auto"})
     assert (sac.config.ent_coef, sac.config.anchor) == (0.3, "teacher")
+    assert distilled("sac").fine_tune(0, config={"ent_coef": "auto"}).config.ent_coef == "auto"
     td3 = distilled("td3").fine_tune(0, config={"action_noise_std": 0.4, "anchor": "student"})
     assert (td3.config.action_noise_std, td3.config.anchor) == (0.4, "student")
 

@@ -1,6 +1,7 @@
 """Several environments of each learner, off policy: SB3's counting, its transitions, and exact resumption."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import stable_baselines3
 from stable_baselines3.common.callbacks import BaseCallback
@@ -10,7 +11,8 @@ from tiny import POINT, TINY, unlike
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.export import make_model
-from policykd.learners.config import SACConfig, TD3Config
+from policykd.learners import PPO, TD3
+from policykd.learners.config import PPOConfig, SACConfig, TD3Config
 
 QUIET = {**TINY, "n_eval_episodes": 0, "eval_freq": 0}
 
@@ -44,6 +46,14 @@ def test_gradient_steps_come_when_sb3s_do(backbone, n_envs, train_freq, gradient
     model.learn(72, callback=theirs)
     assert ours.seen == theirs.seen
     assert ours.seen[-1][1] > 0
+
+
+def test_how_many_gradient_steps_a_run_will_have_is_known_before_it():
+    """Of that depends whether compiling pays; in 1,000 environment steps of each learner."""
+    td3 = TD3(3, 1, TD3Config(n_envs=4, train_freq=2, gradient_steps=3), [np.random.default_rng(0)])
+    assert td3.gradient_steps_in(1_000) == 125 * 3  # an update after every 2 steps of 4 environments
+    ppo = PPO(3, 1, PPOConfig(n_steps=100, batch_size=50, n_epochs=5), [np.random.default_rng(0)])
+    assert ppo.gradient_steps_in(1_000) == 10 * 5 * 2  # rollouts, epochs, minibatches
 
 
 def test_every_environment_of_a_learner_goes_its_own_way_and_all_is_remembered():

@@ -77,6 +77,10 @@ def test_a_normalisation_starts_as_the_identity_and_draws_nothing():
     orthogonal = normalised.initialise_orthogonal(np.random.default_rng(0), [2.0, 1.0, 0.5])
     weight, bias, scale, shift = normalised.unpack(orthogonal.unsqueeze(0))[0]
     torch.testing.assert_close(weight[0] @ weight[0].t(), 4 * torch.eye(4), atol=1e-5, rtol=0)
+    drawn = np.random.default_rng(0).standard_normal((8, 4))
+    # Of its factors Q and R, where R has a positive diagonal: so all rotations are as likely.
+    q = np.linalg.solve(np.linalg.cholesky(drawn.T @ drawn), drawn.T)
+    np.testing.assert_allclose(weight[0], 2 * q, atol=1e-6)
     assert not bias.any() and not shift.any() and (scale == 1).all()
 
 

@@ -316,6 +316,16 @@ def test_the_oldest_are_reborn_in_turn_and_nobody_before_all_have_episodes():
     assert seen == [[True, False], [False, True], [True, False]]
 
 
+def test_who_begins_anew_is_dealt_episodes_by_what_it_returns_from_now_on(monkeypatch):
+    agent = make("share_replay", config=REBIRTH | {"rebirth_freq": 2, "allocation": "best"}, peers=2)
+    agent.get_env()
+    for returns in agent.recipe.allocation.returns[0]:
+        returns.append(1.0)
+    monkeypatch.setattr(agent.recipe.rebirth, "take_place", lambda: [1])
+    agent.recipe.collect()
+    assert [list(returns) for returns in agent.recipe.allocation.returns[0]] == [[1.0], []]
+
+
 def test_a_learner_begins_anew_whatever_other_groups_know_and_changes_nothing_there():
     config = {"rebirth_freq": 10**5, "rebirth_gradient_steps": 2, "rebirth": "oldest"}
     both, alone = (make("share_replay", config=config, seeds=seeds).learn(200) for seeds in ((0, 4), (4,)))

@@ -295,7 +295,10 @@ def test_until_every_peer_has_episodes_all_share_alike():
     allocation.returns[1][0].extend([9.0, 9.0, 9.0])
     np.testing.assert_allclose(allocation.shares(), 0.25)
     for peer in range(1, 4):
-        allocation.returns[1][peer].extend([1.0, 2.0, 3.0])
+        allocation.returns[1][peer].extend([1.0, 2.0])
+    np.testing.assert_allclose(allocation.shares(), 0.25)  # three episodes are asked for, and these are two
+    for peer in range(1, 4):
+        allocation.returns[1][peer].append(3.0)
     np.testing.assert_allclose(allocation.shares()[0], 0.25)  # the other group is not touched
     np.testing.assert_allclose(allocation.shares()[1], [0.85, 0.05, 0.05, 0.05])
 
@@ -612,6 +615,10 @@ def test_the_best_by_training_is_that_of_the_ten_latest_episodes_on_average():
         episodes.extend({"r": value, "l": 1, "t": 0.0} for value in returns)
     assert agent.best_by_training().tolist() == [2] and agent.best_by_training(1).tolist() == [1]
     assert agent.best_by_training(15).tolist() == [0]
+    for episodes, returns in zip(agent.run.episodes, ([-5.0], [], [-4.0]), strict=True):
+        episodes.clear()
+        episodes.extend({"r": value, "l": 1, "t": 0.0} for value in returns)
+    assert agent.best_by_training().tolist() == [2]  # who has no episode is not the best, however bad the others are
 
 
 def test_a_student_visits_the_states_to_which_its_own_actions_lead(monkeypatch):
@@ -738,6 +745,7 @@ def test_settings_of_each_peer_may_be_whole_numbers_or_numpys():
     values = {"target_entropy": np.array([-1, -2]), "tau": (1, 0.5), "learning_rate": list(np.logspace(-4, -3, 2))}
     agent = make("share_replay", config={"vary": values})
     assert agent.config.vary == {"target_entropy": [-1, -2], "tau": (1, 0.5), "learning_rate": [1e-4, 1e-3]}
+    assert agent.learner.target_entropy.view(-1, 2).unique(dim=0).tolist() == [[-1, -2]]
     assert agent.learner.target_entropy.dtype == agent.learner.tau.dtype == torch.float32
     agent.learn(100)
 

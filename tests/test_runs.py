@@ -24,6 +24,7 @@ from zoo import zoo
 from policykd.cli import main
 from policykd.core import checkpoint
 from policykd.tasks import Evaluation
+from policykd.tasks.vector import LearnerEnvs
 from policykd.training.dual_student import DualStudent
 from policykd.training.progress import Progress
 
@@ -79,6 +80,14 @@ def test_sb3_reads_the_monitors(learners):
         assert steps.tolist() == [50, 100, 150]  # 150 steps of each peer
         assert (returns < 0).all()
         assert json.loads((folder / "monitor.csv").read_text(encoding="utf-8").splitlines()[0][1:])["env_id"] == POINT
+
+
+def test_a_monitor_itself_remembers_the_latest_episodes_alone(monkeypatch):
+    monkeypatch.setattr("policykd.tasks.vector.KEPT_EPISODES", 2)
+    envs = LearnerEnvs(lambda: policykd_envs.make(POINT, max_episode_steps=3), 1, None)
+    envs.start([0])
+    ended = [value for _ in range(12) for value in envs.advance(np.ones((1, 2)), True).ended_returns.values()]
+    assert len(ended) == 4 and envs.envs[0].get_episode_rewards() == pytest.approx(ended[2:], abs=1e-5)
 
 
 def test_sb3_plots_the_monitors(learners, monkeypatch):

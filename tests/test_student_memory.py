@@ -284,6 +284,7 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
     np.testing.assert_array_equal(kept, np.append(seen, seen[:2]).astype(np.float32))
     starts = memory.storage[0, :62, :, -17].T.flatten().nonzero().flatten()
     assert starts.tolist() == list(range(0, 248, 6))
+    assert memory.storage[0, 1:62, :, -16:].any(-1).all()  # what is not known at first is renewed round by round
     assert student.learner.observation_stats.mean[0].item() == pytest.approx(seen.mean(), abs=1e-5)
     for cue in (-1.0, 1.0):
         state, start = None, np.ones(1, bool)

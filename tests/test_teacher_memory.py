@@ -230,11 +230,28 @@ def test_a_student_of_a_controller_goes_on_exactly_where_its_state_is_plain(tmp_
     assert "controller Nested keeps state that cannot be saved" in caplog.text
 
 
+def test_a_teacher_that_was_asked_already_remembers_the_state_once_when_the_run_goes_on(tmp_path):
+    """N-distill asks at the state after a rollout, in the middle of an episode, and again when it steps from there."""
+    config = {"net_arch": (8,), "n_envs": 2, "n_steps": 12, "batch_size": 12, "n_epochs": 2, "n_eval_episodes": 0}
+    config |= {"teacher_episodes": 3, "allow_weak_teacher": True, "teacher_std": 0.2}
+    whole, half = (TeacherStudent(Remember, Integrator(), method="n_distill", config=config).learn(24) for _ in "12")
+    half.save(tmp_path / "half", include_replay=True)
+    again = TeacherStudent.load(tmp_path / "half", Remember, teacher=Integrator())
+    for agent in (whole, again):
+        agent.learn(24)
+    assert torch.equal(again.learner.parameters, whole.learner.parameters)
+
+
 def test_learning_from_logged_episodes_asks_whoever_remembers_along_them():
     data = demonstrate(Integrator(), Remember, 3)
     learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(data, 1)
     labels = Labels.unpack(learnt.dataset.storage[:, :30, TEACHING["history"] :])
     np.testing.assert_allclose(labels.policy.actions[0], data.actions, atol=1e-6)
+    kept = np.r_[:15, 20:30]  # the second episode is cut short
+    uneven = {"observations": data.observations[kept], "episodes": data.episodes[kept]}
+    learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(uneven, 1)
+    labels = Labels.unpack(learnt.dataset.storage[:, :25, TEACHING["history"] :])
+    np.testing.assert_allclose(labels.policy.actions[0], data.actions[kept], atol=1e-6)
     with pytest.raises(PolicyKDError, match="a mapping does not say which of them are of one episode"):
         learnt.learn_from({"observations": data.observations}, 1)
 

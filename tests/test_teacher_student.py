@@ -319,15 +319,16 @@ def test_beside_ppo_the_teachers_weight_is_adapted_by_the_distance_of_the_update
     assert expected.all()
 
 
-def test_off_policy_the_teachers_weight_is_adapted_after_every_hundred_updates(monkeypatch):
-    config = {**REPLAY, "distill_schedule": "held_kl", "distill_coef": 2.0}
+@pytest.mark.parametrize(("policy_delay", "after"), [(2, [100, 200, 300]), (3, [102, 201, 300])])
+def test_off_policy_the_teachers_weight_is_adapted_after_every_hundred_updates(policy_delay, after, monkeypatch):
+    config = {**REPLAY, "distill_schedule": "held_kl", "distill_coef": 2.0, "policy_delay": policy_delay}
     agent = TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
     adapted, adapt = [], agent.recipe.teaching.adapt
     monkeypatch.setattr(
         agent.recipe.teaching, "adapt", lambda held: adapted.append(agent.recipe.n_updates) or adapt(held)
     )
-    agent.learn(20 + 205)
-    assert agent.recipe.n_updates == 205 and adapted == [100, 200]
+    agent.learn(20 + 305)
+    assert agent.recipe.n_updates == 305 and adapted == after  # whose actors move then
     teaching = agent.recipe.teaching
     assert teaching.log_coefficient.all()
     torch.testing.assert_close(teaching.lambdas, 2.0 * teaching.log_coefficient.exp())

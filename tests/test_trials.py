@@ -48,6 +48,10 @@ def test_learners_are_judged_by_their_own_episodes_each_at_its_own_time():
     assert trials.kept.flatten().tolist() == [1, 2] and trials.best[:, 0].tolist() == [7, 5]
     trials.stepped({0: 8.0, 1: 6.0}, True)
     assert trials.kept.flatten().tolist() == [11, 12] and trials.best[:, 0].tolist() == [8, 6]
+    trials = Trials(policy(1, 2), 5, 2)  # of two environments each
+    trials.stepped(dict.fromkeys(range(4), 0.0), True)
+    trials.stepped({1: 7.0, 2: 4.0}, True)
+    assert trials.returns == [[7.0], [4.0]]
 
 
 def test_an_episode_that_another_policy_began_does_not_count():
