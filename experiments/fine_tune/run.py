@@ -88,7 +88,7 @@ class Options:
     """How long and how (``PROTOCOLS``)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One student per seed. Settings were found on seeds from 1000."""
-    page: Path = Path("docs/teacher_student.md")
+    page: Path = Path("docs/fine_tuning.md")
     """The page that shows the table."""
     report: bool = False
     """Only write the table of what is there."""

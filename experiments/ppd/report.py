@@ -21,7 +21,7 @@ class Options:
 
     out: Path = Path("results/ppd")
     """Where the rows are."""
-    page: Path = Path("docs/teacher_student.md")
+    page: Path = Path("docs/students_measured.md")
     """The page that shows the table."""
 
 

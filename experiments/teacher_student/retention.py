@@ -68,7 +68,7 @@ class Options:
     """Folder for the agents that are trained here."""
     out: Path = Path("results/teacher_student")
     """Folder of the rows."""
-    page: Path = Path("docs/teacher_student.md")
+    page: Path = Path("docs/students_measured.md")
     """The document that shows the table between its markers."""
     names: tuple[str, ...] = TEACHERS
     """Which teachers."""

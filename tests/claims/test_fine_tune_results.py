@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_table_is_that_of_the_rows_and_the_page_says_no_more():
     measured = Measurements(ROOT / "results/fine_tune/rows.csv", KEYS, VALUES)
-    page = (ROOT / "docs/teacher_student.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/fine_tuning.md").read_text(encoding="utf-8")
     assert table(measured) + "\n" == (ROOT / "results/fine_tune/table.md").read_text(encoding="utf-8")
     assert table(measured) in page
     runs = summary(measured)

@@ -10,7 +10,7 @@ from policykd.distillation.methods import TEACHER_METHODS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results/teacher_student"
-TEXT = " ".join((ROOT / "docs/teacher_student.md").read_text(encoding="utf-8").split())
+TEXT = " ".join((ROOT / "docs/students_measured.md").read_text(encoding="utf-8").split())
 
 
 def kept(condition, column, steps="100,000", kind=float):

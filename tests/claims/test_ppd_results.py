@@ -1,4 +1,4 @@
-"""The table of PPD in docs/teacher_student.md is that of the rows, and its sentences hold."""
+"""The table of PPD in docs/students_measured.md is that of the rows, and its sentences hold."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from experiments.ppd.run import KEYS, VALUES
 
 ROOT = Path(__file__).parents[2]
 ROWS = Measurements(ROOT / "results" / "ppd" / "rows.csv", KEYS, VALUES)
-PAGE = (ROOT / "docs" / "teacher_student.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "students_measured.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())
 
 

@@ -1,4 +1,4 @@
-"""What docs/teacher_student.md says of what default students keep is what the committed rows say."""
+"""What docs/students_measured.md says of what default students keep is what the committed rows say."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.teacher_student.retention import table
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/teacher_student.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/students_measured.md").read_text(encoding="utf-8")
 ROWS = pd.read_csv(ROOT / "results/teacher_student/retention.csv")
 
 
