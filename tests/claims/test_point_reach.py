@@ -1,4 +1,4 @@
-"""What simple controllers return on PointReach is what its docstring and sparse.yaml say, measured anew on fewer episodes."""
+"""What simple controllers return on PointReach, beside what its docstring and sparse.yaml say."""
 
 import re
 from pathlib import Path
