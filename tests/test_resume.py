@@ -229,6 +229,17 @@ def test_resuming_with_other_settings_is_refused(finished, capsys, change, named
     assert contents(finished) == before
 
 
+def test_a_run_that_lost_its_config_is_not_gone_on_with_as_if_it_had_no_folder(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "config.json").unlink()
+    before = contents(run)
+    with pytest.raises(SystemExit):
+        main(["train", "--env", POINT, "--total-timesteps", "300", *flags(), "--run-dir", str(run), "--resume"])
+    assert "run has a checkpoint and no config.json: restore it" in capsys.readouterr().err
+    assert contents(run) == before
+
+
 def test_the_budget_may_grow_and_a_finished_run_stays_as_it_is(finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -25,6 +25,36 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def check_defaults() -> None:
+    """Refuse defaults of torch in which learners would mix numbers of two kinds.
+
+    Raises:
+        PolicyKDError: names the default, and how to take it back.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32:
+        raise PolicyKDError(
+            f"torch: its default dtype is {dtype}, and learners compute in float32: call "
+            "torch.set_default_dtype(torch.float32), and name float64 where you need it"
+        )
+    if device.type != "cpu":
+        raise PolicyKDError(
+            f"torch: its default device is {device}, and agents place their tensors themselves: call "
+            f'torch.set_default_device("cpu"), and give the agent device="{device}"'
+        )
+
+
+def check_learns(parameters: torch.Tensor) -> None:
+    """Refuse to learn where torch cannot.
+
+    Raises:
+        PolicyKDError: its defaults are others, or ``torch.inference_mode`` is on, or was on for the parameters.
+    """
+    check_defaults()
+    if torch.is_inference_mode_enabled() or parameters.is_inference():
+        raise PolicyKDError("torch: nothing learns in torch.inference_mode, nor what was made in it: leave it for both")
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute on one thread: at these sizes handing work to others costs more than it saves."""

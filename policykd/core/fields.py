@@ -15,6 +15,7 @@ import numpy as np
 from policykd.core.errors import PolicyKDError, nearest, telling
 
 D = typing.TypeVar("D")
+LARGEST = float(np.finfo(np.float32).max)
 LINEAR = "lin_"
 """How SB3's zoo begins a value that falls linearly to 0."""
 
@@ -254,6 +255,7 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
         with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits stays one, and is refused
             value = float(value) if fits else value
         fits = isinstance(value, float)
+        require(not fits or not LARGEST < abs(value) < math.inf, name, value, "is more than float32 holds")
     elif hint is int and type(value) is float and value.is_integer():
         fits, value = True, int(value)
     else:

@@ -129,7 +129,8 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     assert learner.sb3 is not None
     config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
     with closing(vec_env(DummyVecEnv([partial(as_seen, agent)] * config.n_envs), config)) as env:
-        model = make_model(learner.sb3, config, env)
+        with torch.random.fork_rng(devices=[]):  # its first weights are not kept, nor drawn from the user's
+            model = make_model(learner.sb3, config, env)
         if isinstance(learner, PPO):
             sb3_ppo.write_sb3(learner, k, model)
         else:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 import policykd_envs
 
-from policykd.core.errors import PolicyKDError, one_line
+from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.files import placing
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def record_video(
         ``path``, or None where the environment cannot be drawn.
 
     Raises:
-        PolicyKDError: ``path`` does not end in ``.mp4``.
+        PolicyKDError: ``path`` does not end in ``.mp4``, or the video is not whole once written, as on a full disk.
         gymnasium.error.Error: Gymnasium knows no such environment.
         OSError: the file cannot be written.
     """
@@ -174,10 +175,15 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
             output_params=["-movflags", "+faststart"],
         )
         writer.send(None)
+        sent = 0
         try:
-            writer.send(first)
-            for picture in pictures:
+            for picture in chain((first,), pictures):
                 writer.send(picture)
+                sent += 1
         finally:
             writer.close()
+        with telling(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's status is not told
+            written, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
+        if written != sent:
+            raise PolicyKDError(f"video: {path} holds {written} of {sent} pictures: is the disk full?")
     return path

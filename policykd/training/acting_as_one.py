@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import as_numpy
-from policykd.core.compute import one_thread
+from policykd.core.compute import check_learns, one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
 from policykd.learners.config import OffPolicyConfig, SACConfig
@@ -103,6 +103,7 @@ class ActingAsOne(Agent):
         dagger_steps = check_whole("dagger_steps", dagger_steps, 0)
         learning_rate = as_type("learning_rate", learning_rate, float)
         require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")
+        check_learns(self.learner.actor)
         self.check_finite("ship")
         if self.learner_type.memory != "replay":
             raise PolicyKDError(f"ship: learners of {self.backbone} keep no replay, whose states a student needs")

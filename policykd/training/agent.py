@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
-from policykd.core.compute import find_device, one_thread
+from policykd.core.compute import check_defaults, check_learns, find_device, one_thread
 from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import change
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
@@ -60,6 +60,7 @@ class Agent(Saving, SB3Surface):
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
+        check_defaults()
         task = find_vector(env) or find_task(env)  # type: ignore[arg-type]
         self.env_id, self.factory, self.made_by_id, self.vector, self.plays_alone = task
         self.device = find_device(device)
@@ -231,6 +232,7 @@ class Agent(Saving, SB3Surface):
 
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
+        check_learns(self.learner.actor)
         self.get_env()
         self.collector.check()
         if self.compile == "auto":

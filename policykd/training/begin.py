@@ -55,6 +55,10 @@ def resuming(path: Path | None, asked: dict[str, Any]) -> Iterator[Path | None]:
         raise PolicyKDError(f"resume: {path} is no folder of a run")
     with alone(path):
         if (path / CHECKPOINT).exists():
+            if not (path / CONFIG).is_file():  # without it the file is not taken for that of a run
+                raise PolicyKDError(
+                    f"resume: {path} has a checkpoint and no {CONFIG}: restore it, or choose another folder"
+                )
             yield path / CHECKPOINT
         else:
             clear(path, asked)

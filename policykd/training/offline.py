@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd.core.compute import check_learns
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.core.interrupts import Interrupts
@@ -126,6 +127,7 @@ class OfflineLearning(Agent):
                 ``dataset_size``; or the agent was loaded without its teacher, or should copy values without one; or
                 training diverged, a file could not be written, or another process writes into the run's folder.
         """
+        check_learns(self.learner.actor)
         recipe = self.recipe
         if not isinstance(recipe, Imitation):
             raise PolicyKDError(

@@ -30,9 +30,9 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
         PolicyKDError: says what it did.
     """
     shape = learners, learner.config.distill_batch_size, learner.action_size
-    own = _answer(learner, _drawn(shape, 0, learner).requires_grad_(), learner.gaussian)
-    target = _answer(learner, _drawn(shape, 1, learner), target_std)
-    with torch.enable_grad():
+    with torch.inference_mode(False):  # which turns gradients on, too, whatever the caller's mode
+        own = _answer(learner, _drawn(shape, 0, learner).requires_grad_(), learner.gaussian)
+        target = _answer(learner, _drawn(shape, 1, learner), target_std)
         distances = _asked("divergence", lambda: divergence(own, target), shape[:2])
     if not distances.isfinite().all():
         raise PolicyKDError(f"divergence: returned numbers that are not finite for ordinary answers: {SEE}")
