@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from sb3_agents import Lopsided
 from stable_baselines3 import SAC
 from test_export_c import SHORT, act_in_c, compiler
@@ -246,3 +247,14 @@ def test_a_name_that_is_no_unicode_is_one_line(tmp_path):
     with pytest.raises(PolicyKDError, match="is no name in UTF-8: choose another one"):
         to_torchscript(DualStudent(Lopsided, **SAC_OF_TWO), 0, tmp_path / "a\udcff.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [to_zip, to_onnx, to_torchscript, to_c])
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path, write):
+    """Torch's own writer of TorchScript ended the process there."""
+    if write is to_onnx:
+        pytest.importorskip("onnxscript")
+    student, path = DualStudent(POINT, **SAC_OF_TWO), tmp_path / "new" / "policy"
+    with full_disk(100), pytest.raises(OSError, match=r"File too large: .*new/policy(\.zip)?'$"):
+        write(student, 0, path)
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,6 @@
 """The replay in half precision, and on disk: the same transitions as in memory, in less of it."""
 
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from test_teacher_student import REPLAY, expert
 from tiny import POINT, TINY, flags, logged_steps, start, unlike
 
@@ -154,15 +154,11 @@ def maps(folder, process="self"):
 
 
 def test_a_disk_without_room_is_one_line_before_anything_is_lost(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
-    try:
+    with full_disk(2**20):
         config = {**TINY, "buffer_size": 100_000, "buffer_on_disk": True}
         agent = DualStudent(POINT, config=config, run_dir=tmp_path / "run")
         with pytest.raises(PolicyKDError, match=r"run cannot hold 0\.0 GB of transitions \(File too large\)") as error:
             agent.learn(20)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value) and "stopped.safetensors" in str(error.value)
 
 

@@ -5,7 +5,6 @@ import csv
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import time
 
 import pytest
 import torch
+from full_disk import full_disk
 from tiny import POINT, TINY, contents, flags, logged_steps, progress, start
 
 from policykd.cli import main
@@ -31,13 +31,9 @@ from policykd.training.teacher_student import TeacherStudent
 def test_a_row_that_a_full_disk_cuts_leaves_nothing_of_it(tmp_path):
     log = ProgressCSV(tmp_path / "progress.csv")
     log.write({STEPS: 1, "x": 0.5}, {STEPS: (), "x": ()})
-    whole, limits = log.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 3, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"progress\.csv"):
-            log.write({STEPS: 2, "x": 0.25}, {STEPS: (), "x": ()})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    whole = log.path.read_bytes()
+    with full_disk(len(whole) + 3), pytest.raises(OSError, match=r"progress\.csv"):
+        log.write({STEPS: 2, "x": 0.25}, {STEPS: (), "x": ()})
     assert log.path.read_bytes() == whole
     log.write({STEPS: 3, "x": 0.125}, {STEPS: (), "x": ()})
     assert log.path.read_bytes() == whole + b"3,0.125\n"

@@ -1,7 +1,5 @@
 import logging
 import os
-import resource
-import signal
 import subprocess
 import sys
 
@@ -9,6 +7,7 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from full_disk import full_disk
 
 from policykd.core.errors import PolicyKDError
 from policykd.measure import video
@@ -181,17 +180,6 @@ def test_mujoco_without_a_display(tmp_path):
 
 @pytest.mark.parametrize("left", [0, 1000])
 def test_a_video_that_a_full_disk_cuts_short_is_told_and_not_kept(tmp_path, left):
-    def full():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handled = signal.getsignal(signal.SIGXFSZ)
-    full()
-    try:
-        with pytest.raises(PolicyKDError, match="is the disk full"):
-            record_video("PolicyKDTest/Blocks-v0", lambda _: np.ones(1), tmp_path / "a.mp4", seed=0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handled)
+    with full_disk(left), pytest.raises(PolicyKDError, match="is the disk full"):
+        record_video("PolicyKDTest/Blocks-v0", lambda _: np.ones(1), tmp_path / "a.mp4", seed=0)
     assert not list(tmp_path.iterdir())

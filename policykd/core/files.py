@@ -101,18 +101,21 @@ def placing(path: Path) -> Iterator[Path]:
     """Where to make a file or folder that moves to ``path`` when it is whole; else nothing is left, nor new parents.
 
     Raises:
-        OSError: it cannot be made there.
+        OSError: it cannot be made there; the error names ``path``.
     """
     new = [parent for parent in path.parents if not parent.exists()]
+    temporary = f".{path.name}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=temporary) as folder:
             yield Path(folder, path.name)
             shutil.move(Path(folder, path.name), path)
-    except BaseException:
+    except BaseException as error:
         for parent in new:
             with suppress(OSError):  # another process writes there, too
                 parent.rmdir()
+        if isinstance(error, OSError) and error.errno and temporary in str(error.filename or temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

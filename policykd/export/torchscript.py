@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -49,9 +50,11 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
 
 
 def _save(module: nn.Module, examples: tuple[Tensor, ...], path: Path, files: dict[str, str]) -> None:
+    content = io.BytesIO()  # a full disk ends the process in torch's own writer
     with warnings.catch_warnings():  # torch calls TorchScript deprecated, and people deploy it
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.trace(module, examples), str(path), _extra_files=files)
+        torch.jit.save(torch.jit.trace(module, examples), content, _extra_files=files)
+    path.write_bytes(content.getvalue())
 
 
 def _load(path: Path) -> torch.jit.ScriptModule:
