@@ -17,6 +17,7 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import policykd_envs
+from tqdm import tqdm
 
 from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.files import placing
@@ -154,7 +155,7 @@ def _play(
     env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], observation: np.ndarray, steps: int
 ) -> Iterator[np.ndarray]:
     """The pictures after each step, to the end of the episode or for ``steps``."""
-    for _ in range(steps):
+    for _ in tqdm(range(steps), "video", leave=False, unit="frame", disable=None):  # on a terminal alone
         observation, _, terminated, truncated, _ = env.step(policy(observation))
         yield _picture(env)
         if terminated or truncated:
