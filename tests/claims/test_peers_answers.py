@@ -89,28 +89,49 @@ def test_what_is_said_of_sb3_at_equal_steps():
     )
 
 
-def test_what_is_said_of_one_agent_with_two_updates():
-    (answer,) = (answer for answer in answers() if answer.theirs == "single_2")
-    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
-    *first, last = (f"{task[:-3]} {theirs:,.0f}" for task, (_, theirs) in zip(answer.tasks, answer.iqms, strict=True))
-    returns, group = f"{', '.join(first)} and {last}", f"{answer.iqms[-1][0]:,.0f}"
-    chance = f"{answer.better.value:.2f} [{answer.better.low:.2f}, {answer.better.high:.2f}]"
-    assert len(answer.tasks) == 6 and answer.tasks[-1] == "Walker2d-v5"
-    assert f"(`single_2`: {returns}, where the group has {group}), is below it on Ant and Hopper" in page
-    assert (
-        f"over all the group is better with P {chance}, corrected p {answer.p:.3f}." in page and answer.better.low > 0.5
+def test_what_is_said_of_one_agent_with_more_updates():
+    asked = {(a.ours, a.theirs): a for a in answers() if a.question == "Q1"}
+    two, four = (asked["four_mutual_2, best in training", name] for name in ("single_2", "single_4"))
+    alone = asked["single_4", "sb3"]
+    page, readme, peers = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        for name in ("BENCHMARK.md", "README.md", "docs/peers.md")
     )
-    assert f"with that rate and two updates, P {chance}: on Ant and Hopper" in (ROOT / "README.md").read_text(
-        encoding="utf-8"
+    first, second, third = (
+        f"{a.better.value:.2f} [{a.better.low:.2f}, {a.better.high:.2f}]" for a in (two, four, alone)
     )
-    assert f"(the group is better with P {chance})" in (ROOT / "docs/peers.md").read_text(encoding="utf-8")
-    by_task = {}
-    for task in answer.tasks:
-        trained, single = (finals(task, *which) for which in (("four_mutual_2", "trained"), ("single_2", "final")))
-        by_task[task] = np.mean(trained[:, None] > single)
-    ant, hopper = (f"{by_task.pop(task):.2f}" for task in ("Ant-v5", "Hopper-v5"))
-    assert f"(P {ant} and {hopper}), and on the others about level" in page
+    assert len(two.tasks) == len(four.tasks) == 6 and two.tasks[-1] == "Walker2d-v5"
+    assert f"(`single_2`: {listed(two)}, where the group has {two.iqms[-1][0]:,.0f}), is below it on" in page
+    assert f"(`single_4`: {listed(four)}) one agent is far above the group" in page
+    assert f"over all the group is better with P {first}, corrected p {two.p:.3f}." in page
+    assert f"over all neither is better ({second})." in page and four.better.low < 0.5 < four.better.high
+    assert f"(P {third}). The group is" in page and alone.better.low < 0.5 < alone.better.high
+    for text in (readme, peers):
+        assert f"is level with them over all (P {first}, corrected p {two.p:.2f}, and {second})" in text
+    ant, cheetah = (alone.iqms[alone.tasks.index(task)] for task in ("Ant-v5", "HalfCheetah-v5"))
+    assert f"{cheetah[0]:,.0f} on HalfCheetah and {ant[0]:,.0f} on Ant, where one gives {ant[1]:,.0f}" in peers
+    by_task = shares(two)
+    assert f"(P {by_task.pop('Ant-v5'):.2f} and {by_task.pop('Hopper-v5'):.2f}), and on the others about level" in page
     assert f"({min(by_task.values()):.2f} to {max(by_task.values()):.2f}): over all" in page
+    by_task = shares(four)
+    assert f"HalfCheetah (P of the group {by_task['HalfCheetah-v5']:.2f}) and far below it on Ant" in page
+    assert f"on Ant ({by_task['Ant-v5']:.2f}): over all" in page and by_task["Hopper-v5"] > 0.75
+    seconds = pd.read_csv(ROOT / "results" / "peers_seconds.csv").pivot(
+        index="round", columns=["method", "groups"], values="microseconds"
+    )
+    assert f"in {(seconds['single_4', 1] / seconds['sb3', 1]).median():.2f} of SB3's time" in page
+
+
+def listed(answer):
+    """What the second side returns, task by task."""
+    *first, last = (f"{task[:-3]} {theirs:,.0f}" for task, (_, theirs) in zip(answer.tasks, answer.iqms, strict=True))
+    return f"{', '.join(first)} and {last}"
+
+
+def shares(answer):
+    """How often the group's best in training is above one agent, by task."""
+    sides = ((finals(task, "four_mutual_2", "trained"), finals(task, answer.theirs, "final")) for task in answer.tasks)
+    return {task: np.mean(ours[:, None] > theirs) for task, (ours, theirs) in zip(answer.tasks, sides, strict=True)}
 
 
 def test_what_is_said_of_td3():
