@@ -176,7 +176,7 @@ def finished(tmp_path_factory):
 def test_a_run_folder_in_use_is_not_touched(refused, tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = contents(tmp_path)
-    assert "run exists and is not empty: choose another one, or go on with --resume" in refused(*_train())
+    assert "run exists and is not empty: choose another one, or go on with --resume, or load() it" in refused(*_train())
     (tmp_path / "run" / "checkpoint.safetensors").unlink()  # a folder of something else
     assert "run exists and is not empty" in refused(*_train())
     (tmp_path / "file").write_text("mine")

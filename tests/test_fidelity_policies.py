@@ -103,6 +103,7 @@ def test_report_of_a_run(runs, tmp_path, capsys, caplog):
     ("arguments", "message"),
     [
         (["0", "--control", "0"], "has the same teacher"),
+        (["0", "--control", "teacher1.safetensors"], "net_arch was [4, 4], now "),
         (["peers.safetensors", "--teacher", "0"], "is a run of peers, which have no teacher"),
         (["0", "--control", "peers.safetensors"], "is a run of peers, which have no teacher"),
         (["peers.safetensors", "--control", "0"], "is no run of peers that share nothing"),

@@ -22,9 +22,9 @@ from policykd.cooperation.picture import teaching_graph
 from policykd.cooperation.tables import Dataset
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
-from policykd.core.files import versions, write_text
+from policykd.core.files import OPTIONS, versions, write_text
 from policykd.core.lock import alone
-from policykd.training.begin import OPTIONS, command_folder, keep_options
+from policykd.training.begin import command_folder, keep_options
 from policykd.training.run_folder import holds_nothing
 
 RESULT, RECEIVED = "teaching.png", "received"

@@ -18,17 +18,17 @@ from policykd.cli.fidelity import FidelityOptions
 from policykd.cli.output import say
 from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError, differences
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.core.files import CHECKPOINT, file_above
+from policykd.core.files import CHECKPOINT, OPTIONS, file_above
 from policykd.core.parsing import parse_json, read_text
 from policykd.measure import peers
 from policykd.measure.fidelity import answered_otherwise
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
-from policykd.training.begin import OPTIONS
 from policykd.training.dual_student import DualStudent
 from policykd.training.loading import load_agent
+from policykd.training.snapshot import changes
 from policykd.training.teacher_student import TeacherStudent
 
 log = logging.getLogger("policykd")
@@ -101,8 +101,10 @@ def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> T
         raise PolicyKDError(f"fidelity: the control {folder} is a run of peers, which have no teacher")
     if control.teacher_source == agent.teacher_source:
         raise PolicyKDError(f"fidelity: the control {folder} has the same teacher")
-    if {**control.settings, "teacher": None, "seeds": None} != {**agent.settings, "teacher": None, "seeds": None}:
-        raise PolicyKDError(f"fidelity: the control {folder} was made with other settings than {options.run}")
+    if changed := changes(agent.settings, control.settings, "teacher", "seeds"):
+        raise PolicyKDError(
+            f"fidelity: the control {folder} was made with other settings than {options.run}: {changed}"
+        )
     return control
 
 
@@ -190,14 +192,12 @@ def _check_recipe(made: dict[str, Any], other: dict[str, Any], options: Fidelity
     """Refuse a control that was not made in the same way, or has the same teacher."""
 
     def recipe(asked: dict[str, Any]) -> dict[str, Any]:
-        free = {"config": None, "baseline": None, "teacher_files": len(asked["teacher_files"])}
-        return {**asked, **asked["config"], **free, "seed": None}
+        return {**asked, "teacher_files": len(asked["teacher_files"])}
 
     def teacher(asked: dict[str, Any]) -> Any:
         return asked["teacher_files"] or asked["config"]["seed"]
 
-    ours, theirs = recipe(made), recipe(other)
-    if changed := differences(ours, theirs, {**ours, **theirs}):
+    if changed := changes(recipe(made), recipe(other), "baseline", "seed"):
         raise PolicyKDError(
             f"fidelity: the control {options.control} was made with other settings than {options.run}: {changed}"
         )

@@ -20,6 +20,8 @@ from policykd.core.errors import PolicyKDError
 
 CHECKPOINT = "checkpoint.safetensors"
 """What a run folder goes on from."""
+OPTIONS = "options.json"
+"""What a command was asked for whose run is made of several."""
 STEPS = "time/total_timesteps"
 """The column of a log that counts environment steps, as SB3 names it."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT
+from policykd.core.files import CHECKPOINT, OPTIONS
 from policykd.tasks.spaces import check_named
 
 
@@ -21,12 +21,14 @@ def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         runs = sorted(file.parent.name for file in path.glob(f"*/{CHECKPOINT}"))
+        if runs and (path / OPTIONS).is_file():
+            raise PolicyKDError(f"checkpoint: {path} is a run of classifiers, which do not act; see its result.json")
         if runs and not (path / CHECKPOINT).is_file():
             raise PolicyKDError(f"checkpoint: {path} holds several runs: name one of them, {', '.join(runs)}")
         path /= CHECKPOINT
     loaded = checkpoint.load(path)
     if "settings" not in loaded or "learner" not in loaded:
-        raise PolicyKDError(f"checkpoint: {path} holds no agent")
+        raise PolicyKDError(f"checkpoint: {path} holds no agent{', but a classifier' if 'student' in loaded else ''}")
     if env is None and not loaded["made_by_id"]:
         name = loaded["settings"]["env"]
         raise PolicyKDError(f"load: {path} was trained on an instance or a function of {name}: give it as env=")

@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from policykd.core.errors import PolicyKDError, differences
-from policykd.core.files import CHECKPOINT, remove_unfinished, write_text
+from policykd.core.errors import PolicyKDError
+from policykd.core.files import CHECKPOINT, OPTIONS, remove_unfinished, write_text
 from policykd.core.lock import LOCK, alone
 from policykd.core.parsing import parse_json, read_text
 from policykd.training.run_folder import CONFIG, check_free, holds_nothing
 from policykd.training.snapshot import check_same
-
-OPTIONS = "options.json"
-"""What a command was asked for whose run is made of several."""
 
 
 def check_named(run_dir: Path | None, resume: bool) -> None:
@@ -130,6 +127,5 @@ def keep_options(folder: Path, command: str, options: Any, *free: str) -> None:
             saved, now = parse_json(read_text(folder / OPTIONS)), json.loads(text)
         except (OSError, ValueError) as error:
             raise PolicyKDError(f"resume: {folder} is not a run of policykd {command}: {error}") from None
-        if changed := differences(saved, now, now):
-            raise PolicyKDError(f"resume: the run was made with other settings: {changed}")
+        check_same(saved, now)
     remove_unfinished(folder, *folder.iterdir())

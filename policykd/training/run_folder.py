@@ -173,7 +173,9 @@ def check_free(path: Path) -> None:
     """
     check_unicode(path)
     if path.exists() and not (path.is_dir() and holds_nothing(path)):
-        raise PolicyKDError(f"run folder: {path} exists and is not empty: choose another one, or go on with --resume")
+        raise PolicyKDError(
+            f"run folder: {path} exists and is not empty: choose another one, or go on with --resume, or load() it"
+        )
     if (file := file_above(path)) is not None:
         raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")
 

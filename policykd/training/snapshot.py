@@ -118,6 +118,11 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
     Raises:
         PolicyKDError: names every setting that differs, with both values.
     """
-    flat_saved, flat_asked = ({**s, **s["config"], "config": None} for s in (saved, asked))
-    if changed := differences(flat_saved, flat_asked, flat_asked):
+    if changed := changes(saved, asked):
         raise PolicyKDError(f"resume: the run was made with other settings: {changed}")
+
+
+def changes(saved: dict[str, Any], asked: dict[str, Any], *free: str) -> str:
+    """What differs in two runs' settings but for ``free``, those of their ``config`` one by one; empty if nothing."""
+    was, now = ({**one, **(one.get("config") or {}), "config": None, **dict.fromkeys(free)} for one in (saved, asked))
+    return differences(was, now, now)
