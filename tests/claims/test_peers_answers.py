@@ -213,3 +213,21 @@ def test_what_is_said_of_eight_updates_per_step():
 
 def number(text: str) -> float:
     return float(text.split()[0].replace(",", ""))
+
+
+def test_what_is_said_of_four_updates_at_the_gate():
+    lines = (ROOT / "results/peers_gate/table.md").read_text(encoding="utf-8").splitlines()
+    rows = {(cells[0][2:], cells[2]): cells for line in lines if len(cells := line.split(" | ")) > 7}
+    page, protocol = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        for name in ("BENCHMARK.md", "experiments/peers/protocol.md")
+    )
+    cheetah, hopper = (
+        (rows[task, "four_mutual_4"][7], rows[task, "single_4"][4]) for task in ("HalfCheetah-v5", "Hopper-v5")
+    )
+    before = rows["HalfCheetah-v5", "four_mutual"][7]
+    assert f"a student of {cheetah[0]} on HalfCheetah (with one update {before}) where" in page
+    assert f"returns {cheetah[1]}; on Hopper {hopper[0]} to {hopper[1]}." in page
+    assert f"returns {cheetah[0].split()[0]} and {hopper[0].split()[0]} (HalfCheetah" in protocol
+    assert f"`single_4` {cheetah[1]} and {hopper[1]}." in protocol
+    assert number(cheetah[0]) < number(cheetah[1])
