@@ -231,3 +231,17 @@ def test_what_is_said_of_four_updates_at_the_gate():
     assert f"returns {cheetah[0].split()[0]} and {hopper[0].split()[0]} (HalfCheetah" in protocol
     assert f"`single_4` {cheetah[1]} and {hopper[1]}." in protocol
     assert number(cheetah[0]) < number(cheetah[1])
+
+
+def test_what_is_said_of_the_trials_of_sparse_rewards():
+    folder = ROOT / "results/peers_sparse_trials"
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
+    alone = pd.read_csv(folder / "PolicyKD-PointReachSparse-v0/single.csv").query("phase == 'curve'")
+    early, late = (
+        "{:.0f} to {:.0f}".format(*alone.loc[alone["steps"] == steps, "return"].agg(["min", "max"]))
+        for steps in (5_000, 10_000)
+    )
+    assert f"returns {early} after 5,000 steps and {late} after 10,000." in page
+    for method in ("single", "four_mutual"):
+        assert pd.read_csv(folder / f"MountainCarContinuous-v0/{method}.csv")["return"].between(-1, 0).all()
+    assert "every return lies between -1 and 0" in page
