@@ -109,7 +109,8 @@ def test_what_is_said_of_one_agent_with_more_updates():
     for text in (readme, peers):
         assert f"is level with them over all (P {first}, corrected p {two.p:.2f}, and {second})" in text
     ant, cheetah = (alone.iqms[alone.tasks.index(task)] for task in ("Ant-v5", "HalfCheetah-v5"))
-    assert f"{cheetah[0]:,.0f} on HalfCheetah and {ant[0]:,.0f} on Ant, where one gives {ant[1]:,.0f}" in peers
+    assert f"{cheetah[0]:,.0f} on HalfCheetah and {ant[0]:,.0f} on Ant, SB3's with one" in peers
+    assert f"with one {cheetah[1]:,.0f} and {ant[1]:,.0f}." in peers
     by_task = shares(two)
     assert f"(P {by_task.pop('Ant-v5'):.2f} and {by_task.pop('Hopper-v5'):.2f}), and on the others about level" in page
     assert f"({min(by_task.values()):.2f} to {max(by_task.values()):.2f}): over all" in page
