@@ -246,3 +246,15 @@ def test_what_is_said_of_the_trials_of_sparse_rewards():
     for method in ("single", "four_mutual"):
         assert pd.read_csv(folder / f"MountainCarContinuous-v0/{method}.csv")["return"].between(-1, 0).all()
     assert "every return lies between -1 and 0" in page
+
+
+def test_what_is_said_of_the_paired_advantage_at_the_gate():
+    lines = (ROOT / "results/peers_gate/table.md").read_text(encoding="utf-8").splitlines()
+    rows = {(cells[0][2:], cells[2]): cells for line in lines if len(cells := line.split(" | ")) > 7}
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
+    cheetah, hopper = (rows[task, "four_paired"] for task in ("HalfCheetah-v5", "Hopper-v5"))
+    assert f"(`four_paired`: mean of the peers {cheetah[4]}, its student {cheetah[7]})" in page
+    assert f"the mean of the peers is {hopper[4]} and their student {hopper[7]}: one point short" in page
+    for task, row in (("HalfCheetah-v5", cheetah), ("Hopper-v5", hopper)):
+        mean, error = (float(part.replace(",", "")) for part in rows[task, "four_share"][7].split(" +- "))
+        assert number(row[7]) <= mean + error
