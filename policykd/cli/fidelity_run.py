@@ -197,7 +197,9 @@ def _check_recipe(made: dict[str, Any], other: dict[str, Any], options: Fidelity
     def teacher(asked: dict[str, Any]) -> Any:
         return asked["teacher_files"] or asked["config"]["seed"]
 
-    if changed := changes(recipe(made), recipe(other), "baseline", "seed"):
+    ours, theirs = recipe(made), recipe(other)
+    free = "baseline", "seed"
+    if changed := changes(ours, theirs, *free) or changes(theirs, ours, *free):  # either may have one the other lacks
         raise PolicyKDError(
             f"fidelity: the control {options.control} was made with other settings than {options.run}: {changed}"
         )

@@ -16,6 +16,7 @@ from policykd.core.errors import PolicyKDError, nearest, telling
 
 D = typing.TypeVar("D")
 LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it a setting is infinite in the networks' arithmetic."""
 LINEAR = "lin_"
 """How SB3's zoo begins a value that falls linearly to 0."""
 
