@@ -43,7 +43,7 @@ class Options:
     """Folder for the agent that is trained here."""
     out: Path = Path("results/memory_students")
     """Where the rows go."""
-    protocol: Literal["full", "short"] = "full"
+    protocol: Literal["long", "full", "short"] = "full"
     """How long and how (``spec.PROTOCOLS``)."""
     tasks: tuple[str, ...] = tuple(TEACHERS)
     """Which tasks; those whose agent is not there are named and left out."""

@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
 }
 """The same for every student: MuJoCo's positions alone; all else is the default of DAgger."""
 PROTOCOLS: dict[str, tuple[int, int, dict[str, Any]]] = {
+    "long": (300_000, 10, {}),
     "full": (100_000, 10, {}),
     "short": (10_000, 5, {"n_envs": 8, "round_steps": 500, "round_updates": 125}),
 }
