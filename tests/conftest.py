@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from policykd import native
+from policykd.native import kernels
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def seeded():
 def path(request, monkeypatch):
     """Networks with the native kernels, where they can be had, and without."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "usable", lambda rows, inputs: False)
+        monkeypatch.setattr(kernels, "available", lambda: False)
     elif native.reason():
         pytest.skip(f"no native kernels: {native.reason()}")
     return request.param

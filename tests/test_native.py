@@ -12,6 +12,7 @@ import torch
 
 from policykd import native
 from policykd.core.networks import MLP, Adam, gradient
+from policykd.core.recurrent import GRU
 from policykd.native import build, kernels
 
 
@@ -275,6 +276,32 @@ def test_a_learning_rate_per_row_is_as_many_separate_runs(path, dtype):
     assert all(map(torch.equal, steps_of_adam(Adam.step, rows, gradients, columns), together))
 
 
+@pytest.mark.usefixtures("path")
+def test_actors_that_are_parts_of_longer_rows_make_the_same_steps():
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(3, 100, generator=generator)
+    gradients = [torch.randn(3, 64, generator=generator) for _ in range(3)]
+    part, alone = whole.clone()[:, :64], whole[:, :64].contiguous()
+    adams = Adam(part), Adam(alone)
+    for gradient_ in gradients:
+        for rows, adam in zip((part, alone), adams, strict=True):
+            adam.step(rows, gradient_, 1e-2)
+    assert torch.equal(part, alone) and not torch.equal(alone, whole[:, :64])
+
+
+@needs_kernels
+def test_the_kernels_serve_parts_of_longer_rows():
+    rows, moments = torch.zeros(2, 10)[:, :4], torch.zeros(2, 2, 4)
+    options = {"steps": 1.0, "learning_rate": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}
+    assert native.adam_(rows, *moments, torch.ones(2, 4), **options)
+    torch.testing.assert_close(rows, torch.full((2, 4), -0.1))
+
+
+def test_the_paths_of_tests_are_two(path):
+    outputs = native.mlp(*draw((3, 8, 1), 2, 4)[:2], (3, 8, 1))
+    assert (outputs is None) == (path == "torch")
+
+
 def test_a_learning_rate_per_row_compiles():
     rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     gradients, rates = [rows.sin(), rows.cos()], torch.tensor([[1e-2], [3e-4], [0.0]])
@@ -313,7 +340,63 @@ def everything(threads):
             rows, adam = rows.repeat(4, 1), Adam(rows.repeat(4, 1))
             adam.step(rows, gradients[0].repeat(4, 1), torch.linspace(0, 1e-2, len(rows)).unsqueeze(1))
         found += [outputs, *gradients, rows, adam.exp_avg_sq]
+    with native.threads(threads):
+        found += through_time(native.gru, *sequences(7, 64, 20, 16, 5))
     return found
+
+
+def sequences(width, units, length, batch, networks, dtype=torch.float32):
+    """Parameters, inputs, where episodes go on and the first state of a GRU."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(networks, 3 * units * (width + units + 2) + 9, generator=generator, dtype=dtype) / units**0.5
+    inputs = torch.randn(networks, length, batch, width, generator=generator, dtype=dtype)
+    goes_on = torch.rand(networks, length, batch, generator=generator) > 0.2
+    return rows[:, :-9], inputs, goes_on, torch.randn(networks, batch, units, generator=generator, dtype=dtype)
+
+
+def through_time(function, rows, inputs, goes_on, state):
+    """States and the gradients of a weighted sum of them."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (rows, inputs, state)]
+    states = function(leaves[0], leaves[1], goes_on, leaves[2])
+    weights = torch.arange(states[0].numel(), dtype=states.dtype).view(states[:1].shape).sin()
+    return [states.detach(), *torch.autograd.grad(states, leaves, weights.expand(states.shape))]
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "shape", [(17, 64, 20, 16, 5), (1, 1, 1, 1, 2), (3, 5, 4, 7, 2), (9, 130, 3, 40, 2), (2, 16, 6, 1, 3)]
+)
+def test_units_along_sequences_are_torchs(shape):
+    arguments = sequences(*shape)
+    found = through_time(native.gru, *arguments)
+    network = GRU(*shape[:2], MLP((sum(shape[:2]), 1)))
+    exact = through_time(network._states, *(x.double() if x.is_floating_point() else x for x in arguments))
+    for mine, theirs in zip(found, exact, strict=True):
+        scale = max(1.0, float(theirs.abs().max()))
+        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=3e-6 * scale)
+    with torch.no_grad():
+        assert torch.equal(native.gru(*arguments), found[0])
+    alone = through_time(native.gru, *(x[1:2] for x in arguments))
+    assert all(torch.equal(one[1:2], other) for one, other in zip(found, alone, strict=True))
+
+
+@needs_kernels
+def test_an_episode_forgets_what_is_no_number_and_sends_nothing_back():
+    rows, inputs, goes_on, state = sequences(3, 16, 4, 2, 1)
+    state[0, 0], goes_on[0, 0] = float("nan"), torch.tensor([False, True])
+    states, to_rows, _, to_state = through_time(native.gru, rows, inputs, goes_on, state)
+    assert all(part.isfinite().all() for part in (states, to_rows, to_state))
+    assert not to_state[0, 0].any() and to_state[0, 1].all()
+
+
+@needs_kernels
+def test_units_refuse_what_does_not_fit_and_leave_other_numbers_to_torch():
+    rows, inputs, goes_on, state = sequences(3, 16, 4, 2, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        native.gru(rows, inputs[..., 1:], goes_on, state)
+    with pytest.raises(ValueError, match="do not fit"):
+        native.gru(rows, inputs, goes_on[:, 1:], state)
+    assert native.gru(rows.double(), inputs.double(), goes_on, state.double()) is None
 
 
 @needs_kernels

@@ -244,7 +244,7 @@ class Adam:
         if self.mask is not None:
             gradients = gradients * self.mask
         # Compiled, the lines below are one loop as fast as the kernel's.
-        if not torch.compiler.is_compiling() and rows.is_contiguous() and self.steps.ndim == 0:
+        if not torch.compiler.is_compiling() and rows.stride(-1) == 1 and self.steps.ndim == 0:
             moments, steps, rate = (self.exp_avg, self.exp_avg_sq), self.steps, learning_rate
             if native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps):
                 return

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policykd import native
 from policykd.core.networks import MLP
 
 
@@ -65,20 +66,28 @@ class GRU:
         Returns:
             outputs ``(R, L, B, out)`` and the state after the last step.
         """
-        learners, length, batch, width = inputs.shape
-        weights, recurrent, bias, recurrent_bias, head = rows.split(self.sections, dim=1)
-        gates = 3 * self.width
-        seen = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(learners, -1, width), weights.view(-1, width, gates))
-        seen = seen.view(learners, length, batch, gates)
-        goes_on = (starts == 0).unsqueeze(-1)
-        arguments = seen, recurrent.view(-1, self.width, gates), recurrent_bias.unsqueeze(1), goes_on, state
-        if torch.is_grad_enabled():
-            states = _Unrolled.apply(*arguments)
-        else:
-            states = torch.stack([state for state, _ in _steps(*arguments)], dim=1)
+        learners, length, batch, _ = inputs.shape
+        units, head = rows.split((sum(self.sections[:-1]), self.sections[-1]), dim=1)
+        states = native.gru(units, inputs, starts == 0, state)
+        if states is None:
+            states = self._states(units, inputs, starts == 0, state)
         read = torch.cat((states, inputs), dim=-1)
         outputs = self.head(head, read.view(learners, length * batch, -1))
         return outputs.view(learners, length, batch, -1), states[:, -1]
+
+    def _states(self, units: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor:
+        """States ``(R, L, B, H)`` by torch, of the units' parameters alone."""
+        learners, length, batch, width = inputs.shape
+        weights, recurrent, bias, recurrent_bias = units.split(self.sections[:-1], dim=1)
+        gates = 3 * self.width
+        seen = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(learners, -1, width), weights.view(-1, width, gates))
+        seen = seen.view(learners, length, batch, gates)
+        recurrent = recurrent.view(-1, self.width, gates)
+        arguments = seen, recurrent, recurrent_bias.unsqueeze(1), goes_on.unsqueeze(-1), state
+        if torch.is_grad_enabled():
+            states: Tensor = _Unrolled.apply(*arguments)
+            return states
+        return torch.stack([state for state, _ in _steps(*arguments)], dim=1)
 
 
 class _Step(NamedTuple):

@@ -114,9 +114,11 @@ class LabelledSequences:
         envs = np.stack([generator.integers(self.envs, size=windows) for generator in generators])
         places = (first + begins[:, None] + np.arange(length)[:, None]) % self.steps
         rows = torch.from_numpy(places).to(device), torch.from_numpy(envs[:, None]).to(device)
-        chosen = self.storage[torch.arange(len(begins), device=device)[:, None, None], rows[0], rows[1]]
-        observations, answers, starts, state = chosen.split(self.sections, dim=-1)
-        return Windows(observations, answers, starts.squeeze(-1), state[:, 0])
+        learners = torch.arange(len(begins), device=device)[:, None, None]
+        steps, states = self.storage.split((sum(self.sections[:-1]), self.sections[-1]), dim=-1)
+        observations, answers, starts = steps[learners, rows[0], rows[1]].split(self.sections[:-1], dim=-1)
+        state = states[learners[:, 0], rows[0][:, 0], rows[1][:, 0]]
+        return Windows(observations, answers, starts.squeeze(-1), state)
 
     def state(self) -> dict[str, Any]:
         """The steps so far, for a checkpoint."""

@@ -1,9 +1,10 @@
-"""MLPs and Adam in C for small networks on the CPU, where torch is far from the speed of the machine.
+"""MLPs, GRUs and Adam in C for small networks on the CPU, where torch is far from the speed of the machine.
 
 The kernels are compiled at first use, and optional: where they cannot be had, ``usable`` is false,
 ``reason()`` says why, and callers keep to torch. ``POLICYKD_NATIVE=0`` in the environment switches them off.
 """
 
+from policykd.native.gru import gru
 from policykd.native.kernels import adam_, mlp, reason, usable
 from policykd.native.precision import Precision, precision, supports
 from policykd.native.threads import Threads, cores, count, threads
@@ -15,6 +16,7 @@ __all__ = [
     "adam_",
     "cores",
     "count",
+    "gru",
     "mlp",
     "precision",
     "prepare_to_compile",

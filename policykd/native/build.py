@@ -174,7 +174,9 @@ def load() -> ctypes.CDLL:
     batch: tuple[Any, ...] = (pointer, integer, integer, integer)  # with its strides
     library.forward.argtypes = (*rows, *batch, pointer, pointer)
     library.backward.argtypes = (*rows, *batch, pointer, *batch, pointer, pointer)
-    library.adam.argtypes = (integer, integer, *[pointer] * 5, integer, *[real] * 4, ctypes.c_double, real)
+    library.adam.argtypes = (*[integer] * 3, *[pointer] * 5, integer, *[real] * 4, ctypes.c_double, real)
     library.gather.argtypes = (*[integer] * 4, pointer, *[integer] * 6, *[pointer] * 4)
     library.adam.restype = None
+    library.gru_forward.argtypes = (*[integer] * 5, pointer, integer, *[pointer] * 5)
+    library.gru_backward.argtypes = (*[integer] * 5, pointer, integer, *[pointer] * 7)
     return library

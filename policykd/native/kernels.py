@@ -241,7 +241,7 @@ def adam_(
     That is, other than float32 on the CPU with torch on one thread (``usable``).
 
     Args:
-        rows: parameters ``(R, P)``, contiguous.
+        rows: parameters ``(R, P)``, contiguous along ``P``.
         exp_avg: mean of gradients ``(R, P)``, contiguous.
         exp_avg_sq: mean of squared gradients ``(R, P)``, contiguous.
         gradients: gradients ``(R, P)``, with any strides.
@@ -256,8 +256,8 @@ def adam_(
     if rows.dtype is not torch.float32 or not rows.is_cpu or torch.get_num_threads() != 1 or not available():
         return False
     gradients = gradients.contiguous()
-    if not (rows.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
-        raise ValueError("parameters and moments must be contiguous")
+    if not (rows.stride(-1) == 1 and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()):
+        raise ValueError("parameters must be contiguous along a row, and moments altogether")
     if not rows.shape == exp_avg.shape == exp_avg_sq.shape == gradients.shape:
         raise ValueError("parameters, moments and gradients must have one shape")
     beta1, beta2 = betas
@@ -269,7 +269,14 @@ def adam_(
     else:
         address = ctypes.byref(ctypes.c_float(rates))
     library().adam(
-        *(*rows.shape, rows.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
+        *(
+            *rows.shape,
+            rows.stride(0),
+            rows.data_ptr(),
+            exp_avg.data_ptr(),
+            exp_avg_sq.data_ptr(),
+            gradients.data_ptr(),
+        ),
         *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
         *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )

@@ -6,14 +6,12 @@
 #include "mlp.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "bfloat16.h"
 #include "norm.h"
 #include "pool.h"
 #include "product.h"
-
-static Int whole_lines(Int numbers) { return (numbers + 15) / 16 * 16; }
+#include "space.h"
 
 static Int parameters(const Network *net, Int l) {
     return net->sizes[l + 1] * (net->sizes[l] + (net->norm && l < net->layers - 1 ? 3 : 1));
@@ -65,23 +63,6 @@ static void forward_one(const Network *net, int rounds, Int samples, const float
         x = (Matrix){y, out, 1};
     }
 }
-
-/* Working space at the beginning of a cache line: vectors that cross lines take twice the time. The latest one is kept
- * for the next call, whichever thread makes it; its first line says how many numbers it has. */
-static _Atomic(float *) spare_space;
-enum { LINE = 16 };
-
-static float *space(Int numbers) {
-    float *kept = atomic_exchange(&spare_space, NULL);
-    if (kept && *(Int *)kept >= numbers) return kept + LINE;
-    free(kept);
-    void *found = NULL;
-    if (posix_memalign(&found, 64, sizeof(float) * (size_t)(numbers + LINE))) return NULL;
-    *(Int *)found = numbers;
-    return (float *)found + LINE;
-}
-
-static void give_back(float *numbers) { free(atomic_exchange(&spare_space, numbers - LINE)); }
 
 typedef struct {
     const Network *net;

@@ -62,6 +62,9 @@ INLINE Vec tanh_of(Vec x) {
     return choose(z < 1.6e-7f, x, y * p / q);
 }
 
+/* Through tanh: off by at most 3e-7, absolutely. NaN passes. */
+INLINE Vec sigmoid_of(Vec x) { return 0.5f + 0.5f * tanh_of(0.5f * x); }
+
 /* ELU: x above 0, else exp(x) - 1 = 2^n (exp(r) - 1) + 2^n - 1 with x = n log 2 + r, |r| <= log(2) / 2, where the
  * series of exp(r) - 1 has eight terms. Below -18 it is -1 in float32. NaN passes. */
 INLINE Vec elu_of(Vec x) {
