@@ -49,16 +49,15 @@ def run(arguments: Sequence[str]) -> None:
     with_part(document, results.spec().name, "")  # before the numbers, which take a while
     summary = summarise(results)
     if options.tables is not None:
-        name, text = summary.spec.name, benchmark_tables(summary)
-        new = with_part(document, name, text)
-        if not options.check:
-            write_text(options.tables, new)
-            say(f"tables {options.tables}")
-        elif document != new:
+        new = with_part(document, summary.spec.name, benchmark_tables(summary))
+        if options.check and document != new:
             again = shlex.join(["policykd", "report", options.results, "--tables", str(options.tables)])
             raise PolicyKDError(f"report: {options.tables} is stale: {again}")
-    if page is not None:
+    if page is not None:  # before the document: it may be refused
         from policykd.benchmark.report import write_page
 
         write_page(summary, results, page)
         say(f"page {page}, {page.stat().st_size / 1e6:.1f} MB")
+    if options.tables is not None and not options.check:
+        write_text(options.tables, new)
+        say(f"tables {options.tables}")
