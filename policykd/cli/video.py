@@ -39,15 +39,15 @@ class VideoOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd video``; the exit status is 1 if the task cannot be drawn."""
     options = parse(VideoOptions, arguments, "video")
-    if options.out.suffix.lower() != ".mp4":  # told before the agent is loaded and plays
-        raise PolicyKDError(f"video: {options.out}: must end in .mp4")
+    from policykd.measure.video import check_name, record_video  # brings gymnasium
+
+    check_name(options.out)  # before the agent is loaded and plays
     check_file("video", options.out, "video", "replay.mp4")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    from policykd.measure.video import record_video  # brings torch
-    from policykd.training.loading import load_agent
+    from policykd.training.loading import load_agent  # brings torch
 
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
