@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +21,7 @@ from policykd.core.files import write_text
 class ReportOptions:
     """Make the page of a benchmark's results, or keep its tables in a document up to date."""
 
-    results: tyro.conf.Positional[str]
+    results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
     """Folder of the results (or any place that fsspec reaches)."""
     out: Path | None = None
     """The page to write, one self-contained HTML file. Default: report.html, unless --tables is given."""

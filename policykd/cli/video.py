@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -26,7 +27,7 @@ class VideoOptions:
     """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     out: Path = Path("replay.mp4")
     """The file to write."""
-    learner: str = "best"
+    learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     steps: int = 1_000
     """At most this many environment steps."""
@@ -50,20 +51,8 @@ def run(arguments: Sequence[str]) -> None:
     from policykd.training.loading import load_agent  # brings torch
 
     agent = load_agent(options.path, options.env)
-    choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
-    record = record_video(
-        agent.env_id,
-        agent.player(choice),
-        options.out,
-        seed=options.seed,
-        steps=options.steps,
-    )
+    choice: LearnerChoice = options.learner
+    record = record_video(agent.env_id, agent.player(choice), options.out, seed=options.seed, steps=options.steps)
     if record is None:  # a warning has said why
         sys.exit(1)
     say(f"video {record}")
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal():
-        raise PolicyKDError(f"learner: {text!r} is neither an index nor 'best'")
-    return int(text)
