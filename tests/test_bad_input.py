@@ -220,7 +220,7 @@ def test_to_resume_needs_to_know_which_run(refused):
         (["video", "RUN", "--out", "there.mp4"], "there.mp4 exists: choose another --out, or --overwrite"),
         (["video", "RUN", "--out", "x.avi"], "must end in .mp4"),
         (["video", "RUN", "--learner", "9"], "learner 9 does not exist: take 0 to 1"),
-        (["video", "RUN", "--learner", "good"], "'good' is neither an index nor 'best'"),
+        (["video", "RUN", "--learner", "good"], "--learner: 'good' is no INT|{best}"),
         (["video", "RUN", "--steps", "0"], "steps=0 must be positive"),
         (["video", "RUN", "--seed", "-1"], "seed=-1 must not be negative"),
         (["compare", "--env", POINT, "--out", "."], ". is not empty: choose another folder with --out"),

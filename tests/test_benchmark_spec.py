@@ -183,5 +183,7 @@ def test_planning_500_cells_reads_what_is_done(tmp_path, monkeypatch):
     spec = parse_spec(changed(tasks=tasks, methods=methods))
     planned = plan(spec, Results(tmp_path), ["*/dpd_1?-td3"])
     assert len(spec.cells) == 500 and len(planned.missing) == 10 and not planned.done
+    for pattern in (f"{POINT}/dpd_1?-td3", "PolicyKD-PointReach-v0/dpd_1?-td3"):
+        assert len(plan(spec, Results(tmp_path), [pattern]).missing) == 10
     with pytest.raises(PolicyKDError, match=r"--only '\*/dqn-td3' fits no cell"):
         plan(spec, Results(tmp_path), ["*/dqn-td3"])

@@ -97,11 +97,13 @@ def test_a_samplers_own_seed_counts(teacher):
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
 
-def test_fit_called_again_goes_on(teacher):
-    """A finished run stays as it is; an interrupted one keeps helpers and optimisers."""
+def test_fit_called_again_goes_on(teacher, caplog):
+    """A finished run stays as it is, and says so; an interrupted one keeps helpers and optimisers."""
     distiller = make("rid", net(8), teacher).fit(problem(), problem(seed=2))
     before = weights(distiller.student), weights(distiller.method)
+    assert caplog.text == ""
     distiller.fit(problem(), problem(seed=2))
+    assert f"fit: all {distiller.epochs} epochs are over: nothing was trained" in caplog.text
     assert same(before[0], weights(distiller.student)) and same(before[1], weights(distiller.method))
 
 

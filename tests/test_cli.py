@@ -335,6 +335,6 @@ def test_a_checkpoint_is_saved_when_it_is_due(tmp_path):
 
 def test_what_gymnasium_warns_of_is_no_second_line():
     """In a new process: gymnasium is imported after the words are understood."""
-    command = [sys.executable, "-m", "policykd.cli", "train", "--env", "Hopper-v3"]
+    command = [sys.executable, "-m", "policykd", "train", "--env", "Hopper-v3"]
     (line,) = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
     assert line.startswith("policykd: error: environment: Hopper-v3 cannot be made")

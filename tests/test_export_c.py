@@ -291,6 +291,14 @@ def test_the_command_writes_c_and_int8_and_says_their_sizes(tmp_path, capfd):
     with pytest.raises(SystemExit):
         main([*command[:-1], str(tmp_path / "else"), "--states", str(tmp_path / "bad.npy")])
     assert "cannot be read as a .npy file" in capfd.readouterr().err
+    np.save(tmp_path / "other.npy", np.zeros((50, 3)))
+    with pytest.raises(SystemExit):
+        main([*command[:-1], str(tmp_path / "else"), "--states", str(tmp_path / "other.npy")])
+    assert "calibration needs 3 or more finite states (n, 4)" in capfd.readouterr().err
+    assert not (tmp_path / "else").exists()  # no float32 either, though it was asked for first
+    with pytest.raises(SystemExit):
+        main([*command[:3], "c", "--out", str(tmp_path / "else"), "--states", str(tmp_path / "states.npy")])
+    assert "states: they calibrate int8" in capfd.readouterr().err
 
 
 def test_layers_that_c_does_not_know_are_refused():

@@ -19,7 +19,8 @@ from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
 from policykd.export import Policy, c_code, deploy
 from policykd.export.c import to_c
-from policykd.export.onnx import to_onnx
+from policykd.export.hub import to_hub_folder
+from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
 
@@ -30,6 +31,12 @@ class FarFromZero(Lopsided):
     """Actions such as kelvins: a step of float32 at 1000 is 1.2e-4 of their half range."""
 
     action_space = gym.spaces.Box(np.array([1000, -1], np.float32), np.array([1001, 1], np.float32))
+
+
+def test_what_is_no_path_is_refused_in_one_line():
+    for write in (to_c, to_zip, to_onnx, to_onnx_int8, to_torchscript, to_hub_folder):
+        with pytest.raises(PolicyKDError, match="export: 3 is no path"):
+            write(DualStudent(POINT, **SAC_OF_TWO), 0, 3)
 
 
 def test_actions_that_float32_rounds_coarsely_are_exported(tmp_path):

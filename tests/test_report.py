@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_tables_are_written_between_markers_and_found_stale(folder, tmp_path, ca
     document.write_text(text.replace("| 800 |", "| 801 |", 1))
     with pytest.raises(SystemExit):
         main(["report", results, "--tables", str(document), "--check"])
+
+
+def test_tables_stay_where_the_page_is_refused(folder, tmp_path, monkeypatch, capsys):
+    document = tmp_path / "BENCHMARK.md"
+    document.write_text(text := "<!-- tiny: begin -->\n<!-- tiny: end -->\n")
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)  # not installed
+    with pytest.raises(SystemExit):
+        main(["report", str(folder / "results"), "--tables", str(document), "--out", str(tmp_path / "page.html")])
+    assert "policykd[benchmark]" in capsys.readouterr().err
+    assert document.read_text() == text
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,15 @@ def test_what_is_saved_under_a_name_is_loaded_under_it(tmp_path, monkeypatch, na
     assert (DualStudent.load(name).learner.actor == agent.learner.actor).all()
 
 
+@pytest.mark.parametrize("given", [3, b"agent", ["agent"]], ids=str)
+def test_what_is_no_path_is_refused_in_one_line(given):
+    agent = dual()
+    calls = agent.save, agent.save_replay_buffer, agent.load_replay_buffer, DualStudent.load
+    for call in (*calls, lambda given: dual(run_dir=given)):
+        with pytest.raises(PolicyKDError, match=r"^\w+: .* is no path: give a str or a pathlib.Path$"):
+            call(given)
+
+
 def test_a_file_called_zip_is_read_by_policykd_and_is_no_agent_of_sb3(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     agent = dual().learn(60, callback=sb3.CheckpointCallback(30, "o"))

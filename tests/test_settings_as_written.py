@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from tiny import POINT, TINY, flags
 
-from policykd import DualStudent, PolicyKDError, TeacherStudent
+from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.cli import main
 from policykd.cli.train import read as train_options
 from policykd.cooperation.config import SearchConfig
@@ -127,11 +127,38 @@ def test_a_linear_schedule_is_understood_where_there_is_one():
         ("tau", "lin_0.1", "TD3Config has no schedule for tau: give a number"),
         ("batch_size", "lin_64", "no schedule for batch_size"),
         ("learning_rate", "lin_fast", "must be lin_ and a number"),
+        ("layer_norm", "lin_1", "layer_norm='lin_1' must be bool"),
     ],
 )
 def test_a_linear_schedule_elsewhere_is_refused(name, value, said):
     with pytest.raises(PolicyKDError, match=said):
         change(TD3Config(), {name: value})
+
+
+@pytest.mark.parametrize("name", ["network", "critic_network", "divergence", "distill_schedule"])
+def test_a_name_may_begin_as_a_linear_schedule_does(name):
+    with pytest.raises(PolicyKDError, match=f"{name}: 'lin_0.1' is unknown"):
+        DualStudent(POINT, backbone="sac", config={**TINY, name: "lin_0.1"})
+
+
+def test_a_group_of_the_observation_may_begin_as_a_linear_schedule_does():
+    config = change(TAUGHT_CONFIGS["sac"](), {"student_observations": "lin_vel"})
+    assert config.student_observations == "lin_vel"
+
+
+@pytest.mark.parametrize("said", ["false", "no", "0"])
+def test_a_word_is_no_truth(said, tmp_path):
+    """Python takes "false" for True."""
+    agent = DualStudent(POINT, backbone="sac", config=TINY)
+    with pytest.raises(PolicyKDError, match=f"DualStudent.learn: progress_bar='{said}' must be True or False"):
+        agent.learn(0, progress_bar=said)
+    with pytest.raises(PolicyKDError, match=f"DualStudent.save: include_replay='{said}' must be True or False"):
+        agent.save(tmp_path / "agent", said)
+    with pytest.raises(PolicyKDError, match=f"trust='{said}' must be bool"):
+        Teacher.load(tmp_path / "program.pt", trust=said)
+    with pytest.raises(PolicyKDError, match=f"layer_norm='{said}' must be bool"):
+        SACConfig(layer_norm=said)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

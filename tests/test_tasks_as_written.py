@@ -210,6 +210,20 @@ def test_observations_of_another_kind_are_refused_with_a_wrapper_that_works(spac
     assert learn(advised(make, refusal(make))).num_timesteps == 80
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (spaces.Sequence(Box(-1, 1, (2,))), "observations in a Sequence; .*: no fixed length is known of these"),
+        (spaces.Tuple([spaces.Sequence(Box(-1, 1, (2,)))]), "observations in a Tuple; .*: no fixed length is known"),
+        (spaces.Dict(a=spaces.Sequence(Box(-1, 1, (2,)))), "the observation's group a is a Sequence; policykd takes"),
+    ],
+    ids=str,
+)
+def test_observations_of_any_length_are_refused_without_a_wrapper_that_does_not_help(space, said):
+    line = refusal(lambda: Ten(observations=space))
+    assert re.search(said, line) and "FlattenObservation" not in line
+
+
 def test_clip_action_is_told_to_go():
     assert "take ClipAction away" in refusal(lambda: ClipAction(gym.make("Pendulum-v1")))
 

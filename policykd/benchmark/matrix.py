@@ -15,7 +15,7 @@ from policykd.benchmark.engine import Event, Failed, Finished
 from policykd.benchmark.options import MatrixOptions as MatrixOptions
 from policykd.benchmark.results import Results
 from policykd.benchmark.rows import CellResult, from_json
-from policykd.benchmark.spec import Cell, Spec
+from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.worker import CELL, RESULT
 from policykd.core import plugins
@@ -47,6 +47,8 @@ def plan(spec: Spec, results: Results, only: Sequence[str] = ()) -> Plan:
     """
     done = results.done(spec.cells)
     names = [cell.name for cell in spec.cells]
+    for task in spec.tasks:  # as the spec writes it, in the name of whose cells - stands for /
+        only = [f"{task_folder(task)}{p.removeprefix(task)}" if p.startswith(f"{task}/") else p for p in only]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
             raise PolicyKDError(f"benchmark: --only {pattern!r} fits no cell{nearest(pattern, names)}")

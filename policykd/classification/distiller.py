@@ -25,7 +25,7 @@ from policykd.classification.teacher import Teachers, as_teacher, named_classes
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT, checkpoint_path, write_bytes
+from policykd.core.files import CHECKPOINT, as_path, checkpoint_path, write_bytes
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.lock import alone
 from policykd.distillation.supervised import find_method
@@ -273,7 +273,8 @@ class Distiller(Training):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or these are other networks.
         """
-        path = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+        path = as_path("load", path)
+        path = path / CHECKPOINT if path.is_dir() else path
         loaded = checkpoint.load(path)
         if "student" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no distiller")

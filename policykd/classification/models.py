@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from policykd.core.checkpoint import read_weights
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_bytes, write_text
+from policykd.core.files import as_path, write_bytes, write_text
 from policykd.core.memory import require_memory
 from policykd.core.parsing import parse_json, read_text
 
@@ -133,7 +133,7 @@ def save_pretrained(network: nn.Module, folder: str | Path, classes: Sequence[st
     if not isinstance(network, MLP | CNN):
         network.save_pretrained(folder)  # type: ignore[operator]
         return
-    folder = Path(folder)
+    folder = as_path("save_pretrained", folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = dict(enumerate(class_names(network) or (f"{UNNAMED}{number}" for number in range(network.classes))))
     content = {

@@ -84,6 +84,8 @@ class Trainer:
             progress_bar: whether to show one.
         """
         training, plan = self.training, self.training.plan
+        if training.passes == len(plan):
+            log.warning("fit: all %d epochs are over: nothing was trained; for more, make a Distiller", training.epochs)
         with tqdm(
             total=len(plan) * self.steps_per_pass or None,
             initial=training.passes * self.steps_per_pass,

@@ -34,6 +34,8 @@ def run(options: ExportOptions) -> None:
     require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
+    if options.states is not None and not any("int8" in kind for kind in options.format):
+        raise PolicyKDError("states: they calibrate int8: say --format c-int8 or onnx-int8, or leave them out")
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
@@ -50,7 +52,8 @@ def run(options: ExportOptions) -> None:
         as_arrays(agent, k, options.inputs)
     say(f"learner {k} of {options.path} ({agent.env_id})")
     states = None if options.states is None else _read_states(options.states)
-    for kind, file in files.items():
+    # int8 first: it alone may be refused for its states, or for how far it is from the learner, once it is made
+    for kind, file in sorted(files.items(), key=lambda item: "int8" not in item[0]):
         first, *rest = _write(kind, agent, k, file, states, options)
         say(f"{kind:12} {file}   {first}")
         for line in rest:

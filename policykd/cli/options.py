@@ -95,5 +95,8 @@ def _one_line(box: str, command: str) -> str:
     if not box.startswith("╭"):  # where the terminal has no such letters, the title is a part of its own
         parts = parts[1:] or parts
     said = " ".join(parts[0].split()).removeprefix("Error parsing config: ")
+    # Of a setting of several types tyro lists what each of them said, in Python's words.
+    several = r"no type matching (\S+) could be instantiated from \['(.*?)'\]\. Got errors: .*"
+    said = re.sub(several, r"'\2' is no \1", said)
     near = re.findall(r"^--[\w-]+", parts[1], re.MULTILINE) if len(parts) > 1 and "Perhaps" in parts[1] else []
     return f"{said}{'; nearest: ' + ', '.join(dict.fromkeys(near)) if near else ''} (policykd {command} --help)"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -20,7 +21,7 @@ from policykd.core.files import write_text
 class ReportOptions:
     """Make the page of a benchmark's results, or keep its tables in a document up to date."""
 
-    results: tyro.conf.Positional[str]
+    results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
     """Folder of the results (or any place that fsspec reaches)."""
     out: Path | None = None
     """The page to write, one self-contained HTML file. Default: report.html, unless --tables is given."""
@@ -49,16 +50,15 @@ def run(arguments: Sequence[str]) -> None:
     with_part(document, results.spec().name, "")  # before the numbers, which take a while
     summary = summarise(results)
     if options.tables is not None:
-        name, text = summary.spec.name, benchmark_tables(summary)
-        new = with_part(document, name, text)
-        if not options.check:
-            write_text(options.tables, new)
-            say(f"tables {options.tables}")
-        elif document != new:
+        new = with_part(document, summary.spec.name, benchmark_tables(summary))
+        if options.check and document != new:
             again = shlex.join(["policykd", "report", options.results, "--tables", str(options.tables)])
             raise PolicyKDError(f"report: {options.tables} is stale: {again}")
-    if page is not None:
+    if page is not None:  # before the document: it may be refused
         from policykd.benchmark.report import write_page
 
         write_page(summary, results, page)
         say(f"page {page}, {page.stat().st_size / 1e6:.1f} MB")
+    if options.tables is not None and not options.check:
+        write_text(options.tables, new)
+        say(f"tables {options.tables}")

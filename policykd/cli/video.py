@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -26,7 +27,7 @@ class VideoOptions:
     """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
     out: Path = Path("replay.mp4")
     """The file to write."""
-    learner: str = "best"
+    learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     steps: int = 1_000
     """At most this many environment steps."""
@@ -39,31 +40,19 @@ class VideoOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd video``; the exit status is 1 if the task cannot be drawn."""
     options = parse(VideoOptions, arguments, "video")
-    if options.out.suffix.lower() != ".mp4":  # told before the agent is loaded and plays
-        raise PolicyKDError(f"video: {options.out}: must end in .mp4")
+    from policykd.measure.video import check_name, record_video  # brings gymnasium
+
+    check_name(options.out)  # before the agent is loaded and plays
     check_file("video", options.out, "video", "replay.mp4")
     if options.out.exists() and not options.overwrite:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    from policykd.measure.video import record_video  # brings torch
-    from policykd.training.loading import load_agent
+    from policykd.training.loading import load_agent  # brings torch
 
     agent = load_agent(options.path, options.env)
-    choice: LearnerChoice = "best" if options.learner == "best" else _index(options.learner)
-    record = record_video(
-        agent.env_id,
-        agent.player(choice),
-        options.out,
-        seed=options.seed,
-        steps=options.steps,
-    )
+    choice: LearnerChoice = options.learner
+    record = record_video(agent.env_id, agent.player(choice), options.out, seed=options.seed, steps=options.steps)
     if record is None:  # a warning has said why
         sys.exit(1)
     say(f"video {record}")
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal():
-        raise PolicyKDError(f"learner: {text!r} is neither an index nor 'best'")
-    return int(text)

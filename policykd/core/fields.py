@@ -89,7 +89,7 @@ def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, A
     for name, value in given.items():
         if (read := getattr(config, "AS_SB3", {}).get(name)) is not None:
             value = read(value)
-        if isinstance(value, str) and value.startswith(LINEAR):
+        if isinstance(value, str) and value.startswith(LINEAR) and _is_number(hints[name]):
             falling |= _linear(name, value, hints, config)
         else:
             values[name] = as_type(name, value, hints[name])
@@ -185,6 +185,11 @@ def split_linear(words: Sequence[str], kind: type) -> list[str]:
             result.append(flag)
         result += [value.removeprefix(LINEAR), f"{flag}-schedule", "linear"]
     return result
+
+
+def _is_number(hint: Any) -> bool:
+    """Whether a field takes a number; elsewhere "lin_vel" is a name."""
+    return not {int, float}.isdisjoint((hint, *typing.get_args(hint)))
 
 
 def _has_schedule(name: str, hints: Mapping[str, Any]) -> bool:

@@ -48,13 +48,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def as_path(what: str, given: str | os.PathLike[str]) -> Path:
+    """A place that a user names.
+
+    Raises:
+        PolicyKDError: it is no path; ``what`` it is of begins the line.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise PolicyKDError(f"{what}: {given!r:.200} is no path: give a str or a pathlib.Path")
+    return Path(given)
+
+
 def checkpoint_path(path: str | Path) -> Path:
     """The file that an agent is saved in: ``path``, with ``.safetensors`` if it has no ending.
 
     Raises:
         PolicyKDError: it names no file.
     """
-    path = Path(path)
+    path = as_path("checkpoint", path)
     if path.name in ("", ".."):
         raise PolicyKDError(f"checkpoint: {path} is a folder: name a file, such as {path / 'agent.safetensors'}")
     check_unicode(path)

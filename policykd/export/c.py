@@ -76,8 +76,7 @@ def to_c(
     Raises:
         PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
     """
-    k, path = agent.learner_index(k), Path(path)
-    require_free(path)
+    k, path = agent.learner_index(k), require_free(path)
     policy, one, difference = _compared(agent, k, str(path), precision, states, inputs)
     size = CSize(
         difference,

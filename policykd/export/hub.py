@@ -47,8 +47,7 @@ def to_hub_folder(
     Raises:
         PolicyKDError: ``path`` exists, or the written agent acts otherwise (nothing is written).
     """
-    k, path = agent.learner_index(k), Path(path)
-    require_free(path)
+    k, path = agent.learner_index(k), require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
     with placing(path) as folder:
         to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)

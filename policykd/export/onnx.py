@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import placing
+from policykd.core.files import as_path, placing
 from policykd.export import remembering
 from policykd.export.calibration import check_along, check_int8, episodes_met, split
 from policykd.export.deployed import deploy, description, input_size
@@ -42,7 +42,7 @@ def to_onnx(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own
         PolicyKDError: the file acts otherwise or exists (nothing is written), or a package is missing.
     """
     require_packages()
-    k, path = agent.learner_index(k), Path(path)
+    k, path = agent.learner_index(k), as_path("export", path)
     if remembering.needs_state(agent, inputs):
         return remembering.write(agent, k, path, inputs, _export_episodes, _play)
     return write_compared(
@@ -74,8 +74,7 @@ def to_onnx_int8(
         PolicyKDError: on average by more than ``calibration.TOLERANCE``, or as ``to_onnx``.
     """
     require_packages()
-    k, path = agent.learner_index(k), Path(path)
-    require_free(path)
+    k, path = agent.learner_index(k), require_free(path)
     if remembering.needs_state(agent, inputs):
         return _episodes_in_int8(remembering.Episodes(agent, k, inputs), path, states)
     calibrated, measured = split(agent, k, states, inputs)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import check_unicode, file_above, placing
+from policykd.core.files import as_path, check_unicode, file_above, placing
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
@@ -155,10 +155,12 @@ def write_compared(
     return difference
 
 
-def require_free(path: Path, command: str = "export") -> None:
+def require_free(path: str | Path, command: str = "export") -> Path:
     """Refuse to overwrite, a link to nowhere, too; a place below a file, and a name that torch and onnx cannot open."""
+    path = as_path(command, path)
     check_unicode(path)
     if os.path.lexists(path):
         raise PolicyKDError(f"{command}: {path} exists: choose another --out")
     if (file := file_above(path)) is not None:
         raise PolicyKDError(f"{command}: {path} cannot be made: {file} is a file: choose another --out")
+    return path

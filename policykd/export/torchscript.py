@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from policykd.core.files import as_path
 from policykd.export import remembering
 from policykd.export.deployed import deploy, description, input_size
 from policykd.export.exportable import Exportable, Inputs, Which
@@ -33,7 +34,7 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
     Raises:
         PolicyKDError: the file acts otherwise, or exists (nothing is written).
     """
-    k, path = agent.learner_index(k), Path(path)
+    k, path = agent.learner_index(k), as_path("export", path)
     if remembering.needs_state(agent, inputs):
         return remembering.write(
             agent, k, path, inputs, lambda episodes, file: _save(episodes.module, episodes.examples(), file, {}), _play

@@ -70,8 +70,7 @@ def record_video(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise PolicyKDError(f"video {path}: must end in .mp4")
+    check_name(path)
     gym.spec(env_id.split(":")[-1])
     with ExitStack() as stack:
         try:
@@ -88,6 +87,16 @@ def record_video(
             return None
         fps = env.metadata.get("render_fps") or DEFAULT_FPS
         return _write(_play(env, policy, observation, steps), first, path, fps)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file that is called no MP4.
+
+    Raises:
+        PolicyKDError: says so.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise PolicyKDError(f"video: {path} must end in .mp4")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.core.fields import require
+from policykd.core.files import as_path
 from policykd.memory.approximate import Graph, Scan
 
 QUERIES, CELLS = 1024, 2**24
@@ -170,7 +171,7 @@ class KnowledgeBase:
     def save(self, path: str | Path) -> None:
         """Write keys, values, the teacher's fingerprint and the metric as safetensors, whole or not at all."""
         kind = {"teacher": self.teacher, "metric": self.metric, "probabilities": self.probabilities}
-        checkpoint.save(Path(path), {"keys": self.keys, "values": self.values, **kind})
+        checkpoint.save(as_path("save", path), {"keys": self.keys, "values": self.values, **kind})
 
     @classmethod
     def load(
@@ -194,7 +195,7 @@ class KnowledgeBase:
         Raises:
             PolicyKDError: no such file, a foreign or damaged one, or a memory of another teacher.
         """
-        found = checkpoint.load(Path(path))
+        found = checkpoint.load(as_path("load", path))
         keys, values = (_table(found.get(part)) for part in ("keys", "values"))
         name = found.get("teacher")
         if keys is None or values is None or len(keys) != len(values) or not isinstance(name, str):

@@ -93,13 +93,13 @@ class FlatVector(VectorWrapper):
 
 def _flat(space: OwnSpace) -> tuple[Groups | None, spaces.Box]:
     """Where the groups of a dict lie (those of a box the task tells), and the space of the vectors."""
+    groups = None  # first: it refuses dicts of what has no one length
+    if not isinstance(space, spaces.Box):
+        groups = in_turn({name: spaces.flatdim(part) for name, part in leaves(space)})
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     with np.errstate(over="ignore"):
-        box = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
-    if isinstance(space, spaces.Box):
-        return None, box
-    return in_turn({name: spaces.flatdim(part) for name, part in leaves(space)}), box
+        return groups, spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32))
 
 
 def own_space(env: gym.Env) -> OwnSpace | None:

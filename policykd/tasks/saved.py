@@ -8,7 +8,7 @@ from typing import Any
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import CHECKPOINT, OPTIONS
+from policykd.core.files import CHECKPOINT, OPTIONS, as_path
 from policykd.tasks.spaces import check_named
 
 
@@ -18,7 +18,7 @@ def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    path = Path(path)
+    path = as_path("load", path)
     if path.is_dir():
         runs = sorted(file.parent.name for file in path.glob(f"*/{CHECKPOINT}"))
         if runs and (path / OPTIONS).is_file():

@@ -153,9 +153,12 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
         _check_actions(env, action_space, name)
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         shape = "" if observation_space.shape is None else f" of shape {observation_space.shape}"
+        wrapper = "wrap it in `FlattenObservation(env)`"
+        if not observation_space.is_np_flattenable:
+            wrapper = "no fixed length is known of these: make a vector of them in an ObservationWrapper of your own"
         raise PolicyKDError(
             f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; numbers in a Box "
-            "that are no image, or a Dict of them, are needed: wrap it in `FlattenObservation(env)`"
+            f"that are no image, or a Dict of them, are needed: {wrapper}"
         )
     if not observation_space.shape[0]:
         raise PolicyKDError(f"environment: {name} has observations of no numbers; a policy needs something to see")

@@ -16,6 +16,7 @@ from torch import nn
 from policykd.core.archives import Archive
 from policykd.core.checkpoint import is_checkpoint
 from policykd.core.errors import PolicyKDError, telling
+from policykd.core.fields import as_type
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import (
     controllers,
@@ -55,6 +56,7 @@ def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options
     Raises:
         PolicyKDError: there is nothing at a path, or nothing that can act.
     """
+    as_type("trust", options.trust, bool)  # "no" would be True
     policy = _policy(source, env, task, options, device)
     return policy if task is None or options.mapped else of_groups(policy, task.groups)
 

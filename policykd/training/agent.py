@@ -119,8 +119,8 @@ class Agent(Saving, SB3Surface):
         """
         if run_dir is not None:
             check_precision(self.config, self.device)
-            self.check_disk(Path(run_dir))
             self.folder = self._folder(run_dir)
+            self.check_disk(self.folder.path)
             self.folder.create(self.settings)
 
     def _folder(self, path: str | Path) -> RunFolder:

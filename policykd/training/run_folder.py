@@ -26,6 +26,7 @@ from stable_baselines3.common.logger import Logger
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import (
     CHECKPOINT,
+    as_path,
     check_unicode,
     file_above,
     is_unfinished,
@@ -53,7 +54,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, algorithm: str, env_id: str, learners: int) -> None:
-        self.path = Path(path)
+        self.path = as_path("run_dir", path)
         self.task = env_id.replace("/", "-")
         self.learner_folders = [self.path / algorithm / f"{self.task}_{k + 1}" for k in range(learners)]
         self.loggers: list[Logger] = []

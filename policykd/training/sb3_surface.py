@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, counted, nearest
+from policykd.core.files import as_path
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
@@ -97,7 +98,8 @@ class SB3Surface(Acting):
         Raises:
             PolicyKDError: the learners have no replay, or the file cannot be written.
         """
-        checkpoint.save(Path(path), {"replay_buffer": self._replay("save_replay_buffer").state()})
+        replay = self._replay("save_replay_buffer")
+        checkpoint.save(as_path("save_replay_buffer", path), {"replay_buffer": replay.state()})
 
     def load_replay_buffer(self, path: str | Path) -> None:
         """Read back what ``save_replay_buffer`` wrote.
@@ -105,7 +107,7 @@ class SB3Surface(Acting):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or of learners of other numbers or sizes.
         """
-        loaded = checkpoint.load(Path(path))
+        loaded = checkpoint.load(as_path("load_replay_buffer", path))
         if "replay_buffer" not in loaded:
             raise PolicyKDError(f"load_replay_buffer: {path} holds no replay of policykd")
         replay = self._replay("load_replay_buffer")
@@ -143,9 +145,12 @@ def explains_arguments(method: F) -> F:
                 place = _kept(argument, signature) if own == "load" else _place(argument, signature)
                 raise PolicyKDError(f"{name}: unknown argument {argument!r}{place}")
         try:
-            signature.bind(self, *given, **named)
+            bound = signature.bind(self, *given, **named)
         except TypeError as error:
             raise PolicyKDError(f"{name}: {error}; all but the first arguments are given by name") from None
+        for argument, value in bound.arguments.items():
+            if isinstance(value, str) and signature.parameters[argument].annotation == "bool":  # "no" would be True
+                raise PolicyKDError(f"{name}: {argument}={value!r:.200} must be True or False")
         return method(self, *given, **named)
 
     return explained  # type: ignore[return-value]

@@ -38,7 +38,7 @@ def flags(**changes: Any) -> list[str]:
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """The command ``policykd`` as a process of its own; Ctrl-C reaches it also where tests run in the background."""
-    command = [sys.executable, "-m", "policykd.cli", *arguments]
+    command = [sys.executable, "-m", "policykd", *arguments]
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's & makes children deaf
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 

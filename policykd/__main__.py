@@ -1,4 +1,4 @@
-"""``python -m policykd.cli``: the same as ``policykd``."""
+"""``python -m policykd``: the same as ``policykd``."""
 
 from policykd.cli import main
 
