@@ -9,7 +9,7 @@ from helpers import flat_row, make_learner, random_batch, sequential
 
 from policykd import DualStudent
 from policykd.distillation.divergences import DIVERGENCES
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.methods import METHODS, PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
 
 GENERATOR = torch.Generator()
@@ -17,7 +17,7 @@ RATE = torch.tensor(1e-3)
 
 
 def make_step(learner, method="dpd", **changes):
-    method = PEER_METHODS[method] if isinstance(method, str) else method
+    method = METHODS[method] if isinstance(method, str) else method
     return PeerStep(method, dataclasses.replace(learner.config, **changes), learner)
 
 
@@ -123,7 +123,7 @@ def test_xi_is_the_peers_value_minus_the_own_value_of_the_same_state(backbone, c
         return torch.ones_like(compared.own_value)
 
     learner = learner_with_spread_values(backbone, 4)
-    step = make_step(learner, dataclasses.replace(PEER_METHODS["dpd"], weight=spy))
+    step = make_step(learner, dataclasses.replace(METHODS["dpd"], weight=spy))
     states, peer_of = random_states(4), [2, 0, 3, 1]  # not its own inverse: who copies is not who is copied
 
     def value(k, at):
@@ -155,7 +155,7 @@ def test_a_method_of_wrong_shapes_is_refused(change, monkeypatch):
     if "divergence" in change:
         monkeypatch.setitem(DIVERGENCES, "action_mse", change.pop("divergence"))
     learner = make_learner("ddpg", 2)
-    step = make_step(learner, dataclasses.replace(PEER_METHODS["dpd"], **change))
+    step = make_step(learner, dataclasses.replace(METHODS["dpd"], **change))
     with pytest.raises(ValueError, match=r"\(K, B\)"):
         step.update(random_states(2), *turn_of([1, 0]), RATE, False)
 

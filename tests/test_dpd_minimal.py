@@ -11,7 +11,7 @@ import torch
 from helpers import flat_row, make_learner, random_batch
 from tiny import POINT
 
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.methods import METHODS
 from policykd.distillation.peer_step import PeerStep
 
 FILE = Path(__file__).parents[1] / "examples/dpd_minimal.py"
@@ -34,7 +34,7 @@ def package(minimal):
         "weight_ratio": minimal.WEIGHT_RATIO,
     }
     learner = make_learner("ddpg", PEERS, **settings)
-    step = PeerStep(PEER_METHODS["dpd"], learner.config, learner)
+    step = PeerStep(METHODS["dpd"], learner.config, learner)
     return learner, step
 
 

@@ -11,7 +11,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from policykd import DualStudent, native
 from policykd.distillation.methods import METHODS, PEER_METHODS
 from policykd.native import kernels
-from policykd.distillation.methods import PEER_METHODS
 
 POINT = "PolicyKD/PointReach-v0"
 SMALL = {
@@ -244,9 +243,9 @@ def test_three_peers_with_every_method(method, backbone):
         assert getattr(agent.learner, name).isfinite().all()
     assert ((agent.learner.actor - start).abs().amax(1) > 1e-3).all()
     assert agent.evaluations[-1].returns.shape == (6, 1)
-    distils = PEER_METHODS[method].source is not None
+    distils = METHODS[method].source is not None
     assert (agent.recipe.distillation is not None) == distils
-    if distils and PEER_METHODS[method].coupling == "apart":
+    if distils and METHODS[method].coupling == "apart":
         taught = agent.recipe.distillation.adam.exp_avg_sq.any(1)
         if method == "one_way":
             assert not taught[[0, 3]].any() and taught[[1, 2, 4, 5]].all()

@@ -15,7 +15,7 @@ from policykd.cli import main as policykd
 from policykd.core import plugins
 from policykd.core.networks import MLP
 from policykd.distillation.divergences import DIVERGENCES, mse
-from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMethod, TeacherMethod
+from policykd.distillation.methods import METHODS, PEER_METHODS, TEACHER_METHODS, PeerMethod, TeacherMethod
 from policykd.distillation.teaching_config import TaughtPPOConfig
 from policykd.distillation.weights import (
     WEIGHTS,
@@ -385,8 +385,9 @@ def test_the_learner_that_is_shown_distils_in_one_loss_and_follows_every_peers_r
     assert slow < 1e-6 < 1e-3 < fast
 
 
-def test_tables_take_rows():
+def test_tables_are_views_and_take_rows():
     PEER_METHODS["mine"] = PEER_METHODS["dpd"]
+    assert METHODS["mine"] is PEER_METHODS["dpd"]
     assert DualStudent(POINT, method="mine", config=SMALL).settings["method"] == "dpd"
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from policykd import DualStudent
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.methods import METHODS, PEER_METHODS
 from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.distillation.weights import Comparison, weight_of
 from policykd.export import sb3_ppo
@@ -341,7 +341,7 @@ def test_the_distillation_step_is_that_of_the_paper(scale_free):
     for loss, optimizer in zip(losses, optimizers, strict=True):
         loss.backward()
         optimizer.step()
-    step = PeerStep(PEER_METHODS["dpd"], learner.config, learner)
+    step = PeerStep(METHODS["dpd"], learner.config, learner)
     turn = Peers(2, 2, "peer", torch.device("cpu")).turns[0]
     info = step.update(states, *turn, torch.tensor(1e-3, dtype=torch.float64), True)
     torch.testing.assert_close(info["distill/loss"], torch.stack(losses).detach())
@@ -359,7 +359,7 @@ def test_the_released_code_weighs_the_wrong_way_round_and_less():
     states = torch.randn(2, 64, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     seen = learner.value(states, learner.outputs(learner.actor, states))
     own, peer = seen, learner.value(states[[1, 0]], learner.outputs(learner.actor, states[[1, 0]]))[[1, 0]]
-    weight = weight_of(PEER_METHODS["dpd_published_code"].weight)(Comparison(peer, own, None), learner.config)
+    weight = weight_of(METHODS["dpd_published_code"].weight)(Comparison(peer, own, None), learner.config)
     expected = torch.exp(0.5 * (own - peer)).clamp(0.01, 100)
     torch.testing.assert_close(weight, expected / expected.sum(1, keepdim=True))
     ahead = own - peer
@@ -372,7 +372,7 @@ def test_the_shared_optimiser_is_that_of_ppo():
     learner = spread_learner()
     learner.update(random_minibatch(torch.Generator().manual_seed(0), 2), torch.tensor(1e-3), torch.tensor(0.2))
     before, momentum = learner.parameters.clone(), learner.adam.exp_avg.clone()
-    step = PeerStep(PEER_METHODS["mutual"], learner.config, learner, learner.step_actor)
+    step = PeerStep(METHODS["mutual"], learner.config, learner, learner.step_actor)
     turn = Peers(2, 2, "peer", torch.device("cpu")).turns[0]
     step.update(torch.randn(2, 8, 4, dtype=torch.float64), *turn, torch.tensor(1e-3), False)
     assert learner.adam.steps == 2 and not step.adam.exp_avg.any()
@@ -460,7 +460,7 @@ def test_the_learning_rate_and_the_clip_range_follow_schedules_of_their_own():
 @pytest.mark.parametrize("method", PEER_METHODS)
 def test_every_method_runs_or_is_refused(method):
     arguments = {"method": method, "peers": 3, "seeds": (3, 7)}
-    if PEER_METHODS[method].replay == "pooled":
+    if METHODS[method].replay == "pooled":
         with pytest.raises(
             PolicyKDError, match=f"{method} pools the replays of a group, and ppo learns from no replay"
         ):
@@ -471,7 +471,7 @@ def test_every_method_runs_or_is_refused(method):
     agent.learn(3 * 70)
     assert agent.recipe.n_updates == 4
     assert agent.learner.parameters.isfinite().all() and ((agent.learner.parameters - start).abs().amax(1) > 1e-3).all()
-    distils = PEER_METHODS[method].source is not None
+    distils = METHODS[method].source is not None
     assert (agent.recipe.distillation is not None) == distils
     if method == "one_way":
         taught = agent.recipe.distillation.adam.exp_avg_sq.any(1)

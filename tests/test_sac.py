@@ -17,7 +17,7 @@ from policykd import DualStudent, PolicyKDError
 from policykd.core import checkpoint
 from policykd.core.networks import PolicyOutput, state_tensors
 from policykd.distillation.divergences import DIVERGENCES, gaussian_kl
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.methods import METHODS, PEER_METHODS
 from policykd.distillation.peer_step import PeerStep
 from policykd.export import read_sb3
 from policykd.learners.config import SACConfig
@@ -148,7 +148,7 @@ def test_kl_of_the_gaussians_is_kl_of_the_squashed_policies_by_sampling(directio
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_brings_the_learner_to_its_peer(divergence):
     learner = make_learner("sac", 2, divergence=divergence)
-    step = PeerStep(PEER_METHODS["mutual"], learner.config, learner)
+    step = PeerStep(METHODS["mutual"], learner.config, learner)
     states, alone = torch.randn(2, 32, 4, dtype=torch.float64), torch.tensor([1.0, 0.0])
     turn = torch.tensor([1, 0]), torch.tensor([1, 0]), alone
     peer = learner.outputs(learner.actor, states[[1, 0]]).map(lambda part: part[[1, 0]])  # what 1 says at 0's states
@@ -216,7 +216,7 @@ def test_three_peers_with_every_method(method):
     assert all(tensor.isfinite().all() for tensor in state_tensors(agent.learner).values())
     assert ((agent.learner.actor - start).abs().amax(1) > 1e-3).all()
     assert (agent.learner.log_ent_coef != 0).all()
-    assert (agent.recipe.distillation is not None) == (PEER_METHODS[method].source is not None)
+    assert (agent.recipe.distillation is not None) == (METHODS[method].source is not None)
 
 
 def test_both_peers_learn():

@@ -13,7 +13,7 @@ from policykd import DualStudent, Teacher, TeacherStudent
 from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
-from policykd.distillation.methods import TEACHER_METHODS
+from policykd.distillation.methods import METHODS, TEACHER_METHODS
 from policykd.distillation.schedules import hold
 from policykd.memory import LabelledStates
 from policykd.teachers import TeacherScore
@@ -555,6 +555,7 @@ def test_a_teacher_of_another_task_is_refused_with_both_shapes(critic_teacher):
 def test_peers_refuse_the_methods_of_teachers():
     with pytest.raises(PolicyKDError, match="dagger needs a teacher: use TeacherStudent"):
         DualStudent(POINT, method="dagger")
+    assert set(TEACHER_METHODS) < set(METHODS)
 
 
 def test_a_weak_teacher_is_refused_before_anything_is_learnt(tmp_path):

@@ -21,7 +21,7 @@ from policykd.benchmark.tables import number, partly, shown
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.core.files import write_text
-from policykd.distillation.methods import PEER_METHODS
+from policykd.distillation.methods import METHODS
 
 VIDEO_BYTES = 2_500_000
 """Videos are part of the page up to this size, all together; what is beyond is only linked."""
@@ -104,7 +104,7 @@ def _facts(spec: Spec) -> list[str]:
 def _looks(spec: Spec) -> dict[str, dict[str, str]]:
     """A colour for every method; baselines are grey and dashed."""
     looks: dict[str, dict[str, str]] = {}
-    known = {**BASELINES, **{name: method.summary for name, method in PEER_METHODS.items()}}
+    known = {**BASELINES, **{name: method.summary for name, method in METHODS.items()}}
     greys = colours = 0
     for name, entry in spec.methods.items():
         base = entry.method or name

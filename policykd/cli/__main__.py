@@ -1,0 +1,5 @@
+"""``python -m policykd.cli``: the same as ``policykd``."""
+
+from policykd.cli import main
+
+main()
