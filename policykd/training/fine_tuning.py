@@ -15,7 +15,7 @@ from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
 from policykd.training import snapshot
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_whole
+from policykd.training.arguments import check_precision, check_whole
 from policykd.training.own_parts import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, Span
@@ -105,6 +105,7 @@ class FineTuning(Agent):
         for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
             require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
+        check_precision(tuned, self.device)
         if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
         if callable(tuned.divergence):
