@@ -262,3 +262,25 @@ def test_the_command_fine_tunes_td3_and_resumes(tmp_path, capsys):
     agent = TeacherStudent.load(tmp_path / "run")
     assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 150, 70)
     assert (tmp_path / "run" / "dagger-td3").is_dir()
+
+
+class Counts:
+    """Pushes by how many observations of its episode it has seen."""
+
+    def reset(self):
+        self.seen = 0
+
+    def __call__(self, observation):
+        self.seen += 1
+        return np.full(2, self.seen / 1_000, np.float32)
+
+
+def test_a_teacher_that_is_the_anchor_again_is_asked_anew():
+    config = {**OFF_POLICY, "teacher_episodes": 1, "allow_weak_teacher": True}
+    agent = TeacherStudent(POINT, Counts(), backbone="td3", config=config).learn(70)
+    agent.fine_tune(50, config={"anchor": "student", "critic_steps": 10})
+    agent.fine_tune(5, config={"anchor": "teacher"})
+    dataset = agent.dataset  # neither the students' answers nor a memory of the episode before those
+    answers = dataset.storage[:, : dataset.size].split(dataset.sections, dim=-1)[1]
+    pushes = Labels.unpack(answers, discrete=False).policy.actions[0, :, 0]
+    assert (pushes * 1_000).round().tolist() == [1, 2, 3, 4, 5]

@@ -162,6 +162,21 @@ def test_what_cannot_vary_is_refused(vary, words):
 
 
 @pytest.mark.parametrize(
+    ("method", "name", "ent_coef", "told"),
+    [
+        ("share_replay", "distill_learning_rate", "auto", True),
+        ("paired_joint", "distill_learning_rate", "auto", True),
+        ("piekd", "distill_learning_rate", "auto", False),
+        ("mutual_shared", "target_entropy", 0.1, True),
+        ("mutual_shared", "target_entropy", "auto_0.1", False),
+    ],
+)
+def test_it_is_told_where_what_varies_has_no_effect(method, name, ent_coef, told, caplog):
+    make(method, "sac", config={"ent_coef": ent_coef, "vary": {name: (0.1, 0.2)}})
+    assert (f"vary.{name} has no effect" in caplog.text) is told
+
+
+@pytest.mark.parametrize(
     ("method", "words"),
     [
         ("council", "council makes targets by the critics of the whole group"),

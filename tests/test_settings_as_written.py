@@ -253,9 +253,11 @@ def test_a_budget_of_fine_tuning_that_is_none_leaves_the_students_as_they_were()
         ({"n_envs": 3}, "n_envs=3 cannot change any more"),
         ({"net_arch": (8,)}, "net_arch=(8,) cannot change any more"),
         ({"anchor": "teacher"}, "holds no students of ppo"),  # with or without a teacher
+        ({"matmul_precision": "bfloat16"}, "matmul_precision: bfloat16 is not for this machine"),
     ],
 )
-def test_settings_that_fine_tuning_cannot_change_leave_the_students_as_they_were(changed, said):
+def test_settings_that_fine_tuning_cannot_change_leave_the_students_as_they_were(changed, said, monkeypatch):
+    monkeypatch.setattr("policykd.native.supports", lambda precision: "is not for this machine")
     student = TeacherStudent(POINT, None, backbone="ppo", config={"net_arch": (4,)})
     with pytest.raises(PolicyKDError, match=re.escape(said)):
         student.fine_tune(64, config=changed)

@@ -15,10 +15,10 @@ from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
 from policykd.training import snapshot
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_whole
+from policykd.training.arguments import check_precision, check_whole
 from policykd.training.own_parts import try_divergence
 from policykd.training.recipes import fine_tune_replay
-from policykd.training.recipes.fine_tune import Span
+from policykd.training.recipes.fine_tune import Anchor, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
@@ -105,6 +105,7 @@ class FineTuning(Agent):
         for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
             require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
+        check_precision(tuned, self.device)
         if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
             self.tutor.check()  # before anything is changed
         if callable(tuned.divergence):
@@ -139,6 +140,8 @@ class FineTuning(Agent):
         """Replace the recipe by that of fine-tuning; off policy also the learners, by new ones with the same actors."""
         learner, known, before = self.learner, getattr(self, "dataset", None), self.recipe
         assert isinstance(config, TeachingConfig)
+        if isinstance(getattr(before, "tutor", None), Anchor):
+            known = None  # an earlier fine-tuning's answers: the students' own
         check_tunable(config, self.learner_type, self.panel, learner.discrete)
         drawn = snapshot.streams_state(self.streams)
         try:
@@ -153,5 +156,7 @@ class FineTuning(Agent):
             raise
         if isinstance(before, RecurrentImitation | RecurrentRollouts) and isinstance(made.recipe, RecurrentRollouts):
             made.recipe.follow(before.hidden.state)  # episodes go on
+        if config.anchor != "teacher":
+            self.tutor.forget()
         self._take(made)
         self.learner, self.config, self.tuning = learner, config, span

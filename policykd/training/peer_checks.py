@@ -8,7 +8,7 @@ from policykd.core.errors import PolicyKDError, counted
 from policykd.core.fields import as_whole
 from policykd.distillation.methods import PeerMethod
 from policykd.learners import Learner
-from policykd.learners.config import Config, OffPolicyConfig
+from policykd.learners.config import Config, OffPolicyConfig, SACConfig
 
 MOST_PEERS = 1_000
 log = logging.getLogger("policykd")
@@ -51,6 +51,10 @@ def check_method(
                 )
         if "gamma" in config.vary:
             _check_discounts(method)
+        if "target_entropy" in config.vary and isinstance(config, SACConfig) and not config.learns_ent_coef:
+            log.warning("vary.target_entropy has no effect: ent_coef=%s is kept, whatever the entropy", config.ent_coef)
+        if "distill_learning_rate" in config.vary and (method.source is None or method.coupling == "joint"):
+            log.warning("vary.distill_learning_rate has no effect: %s has no distillation step of its own", name)
     if learner.memory == "replay":
         if method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
             log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)

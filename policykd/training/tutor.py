@@ -95,6 +95,10 @@ class FrozenTeacher:
         self._saved, self.score_logged = memories, self.score is not None
         self._memories = None if self.panel is None else self.panel.renew(memories)
 
+    def forget(self) -> None:
+        """Remember no episode: from now on others are asked, and when this one is again, other episodes will run."""
+        self._memories = self._before = self._saved = self._asked_for = None
+
     def value_at_end(self, info: dict[str, Any], env: int) -> float:
         """The teacher's value of the state that ended an episode in environment ``env`` of all E."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
