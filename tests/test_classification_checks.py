@@ -19,7 +19,7 @@ from policykd.classification.data.batches import Batches, Shuffled, loader
 from policykd.classification.measures.evaluation import Evaluation
 from policykd.classification.measures.fidelity import answers
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.models import check_names, from_pretrained, make_model
+from policykd.classification.models import MLP, check_names, from_pretrained, make_model
 from policykd.cli import main
 from policykd.cli.classify_run import read_teacher
 from policykd.distillation.supervised import METHODS
@@ -67,6 +67,11 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
     with pytest.raises(PolicyKDError, match="do not sum to 1, as of a sigmoid"):
         distiller(teacher=teacher).fit((INPUTS, LABELS))
     assert distiller(teacher=teacher, teacher_outputs="logits").fit((INPUTS, LABELS)).probabilities is False
+    early = MLP(SIZE, (8,), CLASSES)  # known to give logits, which may all lie in [0, 1] before it has learnt much
+    nn.init.zeros_(early.classifier.weight)
+    nn.init.constant_(early.classifier.bias, 0.2)
+    for logits in (early, [early, early]):
+        assert distiller(teacher=logits).fit((INPUTS, LABELS)).n_updates
     with pytest.raises(PolicyKDError, match="student: its outputs are probabilities: leave its softmax out"):
         distiller(Ending(net(8), nn.Softmax(1))).fit((INPUTS, LABELS))
     student = Ending(net(8), nn.Sigmoid())

@@ -267,9 +267,10 @@ def test_the_command_line_trains_goes_on_distils_and_plans_benchmarks(tmp_path, 
     settings = ["--n-steps", "16", "--batch-size", "16", "--n-epochs", "1", "--net-arch", "4", "--eval-freq", "0"]
     settings += ["--n-eval-episodes", "1", "--compile", "no"]
     train = ["train", "--env", "CartPole-v1", "--backbone", "ppo", "--run-dir", str(tmp_path / "run"), *settings]
-    main([*train, "--total-timesteps", "64"])
+    main([*train, "--total-timesteps", "30"])
+    assert "no learner has learnt: 30 steps end before the first update" in capsys.readouterr().out
     main([*train, "--total-timesteps", "128", "--resume"])
-    assert "going on from 64 steps" in capsys.readouterr().out
+    assert "going on from 30 steps" in (said := capsys.readouterr().out) and "has learnt" not in said
     rounds = ["--round-steps", "16", "--round-updates", "1", "--allow-weak-teacher", "--teacher-episodes", "1"]
     words = f"distill --final-episodes 3 --env CartPole-v1 --teacher {tmp_path / 'run'}"
     distill = [*words.split(), *settings[-8:], *rounds]

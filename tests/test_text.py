@@ -155,12 +155,16 @@ def test_longer_than_the_model_is_one_line(folder):
 
 
 def test_what_leaves_nothing_of_a_text_or_no_epoch_is_refused_before_the_run_folder(folder, tmp_path, capsys):
-    rows = "sentence\tlabel\n" + "good\t1\nbad\t0\n" * 10
+    rows = "sentence\tlabel\n" + "good\t1\nbad\t0\n" * 10 + "good " * 40 + "\t1\n"
     words = ["text", "--data", str(write(tmp_path / "data", rows, rows)), "--teacher", str(folder)]
     for changes, message in (
         (["--max-length", "-1"], "max_length=-1 must be above 2"),
         (["--max-length", "2"], "max_length=2 must be above 2, the special tokens of a text"),
         (["--teacher-epochs", "-1"], "teacher_epochs=-1 must not be negative"),
+        (
+            ["--max-length", "64"],
+            "max_length=64 leaves 42 tokens of a text, and the model reads 32: lower --max-length",
+        ),
     ):
         with pytest.raises(SystemExit):
             main([*words, "--run-dir", str(tmp_path / "run"), *changes])

@@ -35,6 +35,8 @@ class MLP(nn.Module):
         classes: C.
     """
 
+    gives = "logits"
+
     def __init__(self, inputs: int, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.shape, self.widths, self.classes = (inputs,), tuple(widths), classes
@@ -58,6 +60,8 @@ class CNN(nn.Module):
         widths: channels of each block; the last number is the width of the hidden layer.
         classes: C.
     """
+
+    gives = "logits"
 
     def __init__(self, shape: Sequence[int], widths: Sequence[int], classes: int) -> None:
         super().__init__()

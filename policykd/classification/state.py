@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from policykd.classification.data.batches import Adaptor, Inputs
 from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
-from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities
+from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, said
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Method, Phase
 from policykd.distillation.supervised.training_config import TrainingConfig
@@ -75,7 +75,7 @@ class Training:
         answer = call(self.teacher, inputs).float()
         if self.probabilities is None:  # an ensemble looks at each of its members
             whole = not isinstance(self.teacher, Ensemble)
-            self.probabilities = whole and are_probabilities(answer, self.config.teacher_outputs)
+            self.probabilities = whole and are_probabilities(answer, said(self.teacher, self.config.teacher_outputs))
         return as_log_probabilities(answer) if self.probabilities else answer
 
     def state(self) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Ensemble(nn.Module):
         if len({each.shape for each in answers}) > 1:
             raise PolicyKDError(f"teacher: members of the ensemble differ in classes: {[x.shape[1] for x in answers]}")
         if self.probabilities is None:
-            self.probabilities = [are_probabilities(each, self.gives) for each in answers]
+            self.probabilities = [
+                are_probabilities(each, said(member, self.gives))
+                for member, each in zip(self.members, answers, strict=True)
+            ]
         logits = [as_log_probabilities(x) if p else x for x, p in zip(answers, self.probabilities, strict=True)]
         return ensemble_logits(torch.stack(logits))
 
@@ -92,6 +95,11 @@ def named_classes(student: nn.Module, teacher: nn.Module | None) -> dict[str, tu
     if isinstance(teacher, Ensemble):
         networks |= {f"member {number} of the teacher": member for number, member in enumerate(teacher.members)}
     return {who: class_names(network) for who, network in networks.items()}
+
+
+def said(network: nn.Module, gives: Gives) -> Gives:
+    """What a network gives by the user's word, or by its class where that is one of the package's own."""
+    return vars(type(network)).get("gives", "auto") if gives == "auto" else gives  # a subclass may end in a softmax
 
 
 def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:

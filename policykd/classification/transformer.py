@@ -30,6 +30,8 @@ class TextClassifier(nn.Module):
         padding: the id of the padding token.
     """
 
+    gives = "logits"
+
     def __init__(self, model: nn.Module, padding: int) -> None:
         super().__init__()
         self.model, self.padding = model, padding

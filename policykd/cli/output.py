@@ -29,10 +29,13 @@ def table(agent: Agent, returns: np.ndarray) -> str:
 
 
 def outcome(agent: Agent) -> str:
-    """The last evaluation, a line per learner."""
+    """The last evaluation, a line per learner, and whether nothing was learnt before it."""
+    steps, untrained = f"{agent.num_timesteps:,} steps", ""
+    if not agent.recipe.n_updates:
+        untrained = f"\nno learner has learnt: {steps} end before the first update (after n_steps or learning_starts)"
     if not agent.evaluations:
-        return f"{agent.num_timesteps:,} steps, not evaluated (n_eval_episodes=0)"
-    return f"last evaluation, after {agent.num_timesteps:,} steps\n{table(agent, agent.evaluations[-1].returns)}"
+        return f"{steps}, not evaluated (n_eval_episodes=0){untrained}"
+    return f"last evaluation, after {steps}\n{table(agent, agent.evaluations[-1].returns)}{untrained}"
 
 
 def check_file(command: str, out: Path, what: str, example: str) -> None:

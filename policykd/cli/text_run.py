@@ -53,6 +53,8 @@ def run(options: TextOptions[Any]) -> None:
     )
     new_student = partial(classifier, layers=options.student_layers)
     student = new_student()
+    longest = max(part.inputs.shape[-1] for part in (train, validation, test))
+    require(longest <= student.positions, "max_length", options.max_length, _too_long(longest, student.positions))
     teacher = classifier(trained_head=not options.teacher_epochs) if METHODS[options.method].uses_teacher else None
     batches = bucketed(train, options.config.batch_size, options.config.seed)
     check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
@@ -96,6 +98,10 @@ def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, le
         f"classes: the data have {', '.join(of_data)} and the teacher {', '.join(of_model)}: choose another teacher, "
         "or fine-tune it first (--teacher-epochs)"
     )
+
+
+def _too_long(longest: int, positions: int) -> str:
+    return f"leaves {longest} tokens of a text, and the model reads {positions}: lower --max-length"
 
 
 def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
