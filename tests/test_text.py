@@ -16,7 +16,13 @@ from policykd.cli import main
 
 transformers = pytest.importorskip("transformers", reason="needs policykd[transformers]")
 from policykd.classification.retrieval import build_memory  # noqa: E402
-from policykd.classification.transformer import EMBEDDING, load_classifier, load_tokenizer, model_classes  # noqa: E402
+from policykd.classification.transformer import (  # noqa: E402
+    EMBEDDING,
+    TextClassifier,
+    load_classifier,
+    load_tokenizer,
+    model_classes,
+)
 from policykd.cli.text_run import settled_names  # noqa: E402
 
 GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
@@ -147,6 +153,18 @@ def test_a_text_with_the_padding_token_keeps_its_end(folder):
     with torch.no_grad():
         whole = model.model(input_ids=ids[:, :6], attention_mask=(ids[:, :6] != 0).long()).logits
         torch.testing.assert_close(model(tokens), whole)
+
+
+@pytest.mark.parametrize(("kind", "read"), [("Bert", 32), ("Roberta", 30)])
+def test_a_text_as_long_as_a_model_reads_is_read(kind, read):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=20, max_position_embeddings=32, **sizes)
+    network = TextClassifier(getattr(transformers, f"{kind}ForSequenceClassification")(config), config.pad_token_id)
+    tokens = torch.full((1, 2, read + 1), 5)
+    tokens[:, 1] = 0
+    assert network(tokens[..., :read]).shape == (1, 2)
+    with pytest.raises(PolicyKDError, match=f"text: {read + 1} tokens for a model of {read} positions"):
+        network(tokens)
 
 
 def test_longer_than_the_model_is_one_line(folder):

@@ -36,7 +36,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.model, self.padding = model, padding
         self.embedding = nn.Identity()
-        self.positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        self.positions = _positions(model)
         self.segments = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -56,6 +56,14 @@ class TextClassifier(nn.Module):
         output = self.model(**arguments, output_hidden_states=True)
         self.embedding(output.hidden_states[-1][:, 0])
         return output.logits
+
+
+def _positions(model: nn.Module) -> int:
+    """How many tokens of a text a model reads; RoBERTa and its kin count from behind the padding token's position."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            return part.num_embeddings - part.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
 
 
 def load_tokenizer(folder: str | Path) -> Any:
