@@ -123,8 +123,7 @@ def value_rewards(scale, coef):
     return recipe.pay(recipe.said()), recipe
 
 
-def test_value_rewards_are_in_units_of_the_students_own_rewards(monkeypatch):
-    monkeypatch.setattr(TaughtOnRollouts, "observed", lambda self, o: None)
+def test_value_rewards_are_in_units_of_the_students_own_rewards():
     paid, recipe = value_rewards(4.0, 1.0)
     # shaping gamma V(s') - V(s) = 0.5 * 6 - 2 = 1, over the deviation
     std = float(recipe.learner.return_scale)
