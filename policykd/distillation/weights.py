@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -83,13 +83,12 @@ def by_values(
 
 
 def by_actions(
-    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
+    learner: HasCritics, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
 ) -> Compare:
     """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
-    judge = cast(HasCritics, learner)  # other learners are refused with the method
 
     def compare(own: PolicyOutput) -> Comparison:
-        q_values, critic = judge.q_values, judge.critic
+        q_values, critic = learner.q_values, learner.critic
         mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
         theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])
         return Comparison(EMPTY, EMPTY, torch.cat((mine, theirs[peer_of]), dim=1))
