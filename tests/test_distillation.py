@@ -71,6 +71,12 @@ def test_raising_the_peers_value_at_a_state_raises_its_share_of_the_gradient(val
         assert gradient_shares(WEIGHTS[name](peer, own_better))[1, state] < before[1, state] * 0.99
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_as_precise_as_the_values(values, name):
+    for peer, own in (values, values.float()):
+        assert WEIGHTS[name](peer, own).dtype == own.dtype
+
+
 def test_weights_are_exp_of_alpha_xi_over_their_mean():
     peer, own = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]])  # xi = 0 and 1
     expected = torch.tensor([[1.0, math.e]]) * 2 / (1 + math.e)

@@ -332,6 +332,24 @@ def test_the_best_is_the_one_whose_latest_episodes_returned_most_on_average_whoe
     assert [len(latest) for latest in allocation.returns[0]] == [2, 0] and len(allocation.returns[1][1]) == 2
 
 
+def test_credit_follows_the_returns_that_are_known_at_every_step():
+    """Beside one that never remembers what a step is worth: it is read back from plain values each time."""
+    rng, allocation, other = np.random.default_rng(0), Allocation(2, 3, 0.5, 2), Allocation(2, 3, 0.5, 2)
+    for step in range(200):
+        if step > 50 and step % 10 == 0:
+            allocation.restore(other.state())
+        elif step % 30 == 29:
+            allocation.forget(step % 6)
+        fresh, dones = Allocation(2, 3, 0.5, 2), rng.random(6) < 0.1
+        fresh.restore(allocation.state())
+        returns = {int(e): float(rng.normal()) for e in np.flatnonzero(dones)}
+        for each in (allocation, fresh):
+            each.stepped(dones, returns)
+        np.testing.assert_array_equal(allocation.credit, fresh.credit)
+        if step < 50:
+            other.stepped(dones, returns)
+
+
 def test_where_credits_are_alike_a_peer_keeps_its_environment():
     allocation = Allocation(groups=1, peers=3, floor=1.0, episodes=2)
     for _ in range(2):

@@ -39,6 +39,12 @@ def test_the_compiler_of_torch_is_not_imported_before_something_is_compiled():
     assert not imported(classes, ["torch._dynamo", "torch._inductor"])
 
 
+def test_an_update_that_is_not_compiled_imports_no_compiler():
+    gradient = "gradient(lambda rows: (rows.square().sum(1), {}), torch.ones(2, 3))"
+    asked = f"import torch; from policykd.core.networks import gradient; {gradient}"
+    assert not imported(asked, ["torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"])
+
+
 def test_every_public_name_can_be_imported():
     import policykd
 

@@ -201,7 +201,8 @@ def gradient(loss: Loss, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
         losses, info = loss(leaf)
-        (result,) = torch.autograd.grad(losses, leaf, torch.ones_like(losses))
+        # Of the sum: asked for the gradient of a vector, torch imports its compiler's shapes and sympy (a second).
+        (result,) = torch.autograd.grad(losses.sum(), leaf)
     return result, info
 
 

@@ -160,7 +160,8 @@ class PeerStep(DistillationStep):
         self.rest = rest and optimise is None
         if self.rest:
             self.adam.count_by_row()
-        self.compare = by_values if method.compares == "values" else by_actions
+        # Who has no critics is refused with the method.
+        self.compare: Callable[..., Compare] = by_values if method.compares == "values" else by_actions
 
     def update(
         self,

@@ -168,7 +168,7 @@ class JointTeaching:
         return info["trust"]
 
     def scale_rewards(self, rewards: Tensor, dones: Tensor, gamma: float) -> Tensor:
-        """The teacher's rewards ``(K, T, N)`` over the running deviation of their own return, as PPO's are scaled."""
+        """The teacher's rewards ``(K, T, N)`` over their own return's running deviation: as PPO's, but not clipped."""
         scaled = torch.empty_like(rewards)
         for t in range(rewards.shape[1]):
             self.discounted_rewards.mul_(gamma).add_(rewards[:, t])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -53,7 +53,6 @@ class Student(Protocol):
         """V(s) of the policies that answered so, ``(K, B)``."""
 
 
-@runtime_checkable
 class HasCritics(Student, Protocol):
     """What weights that compare actions need, too."""
 
@@ -84,12 +83,11 @@ def by_values(
 
 
 def by_actions(
-    learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
+    learner: HasCritics, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
 ) -> Compare:
     """Q(s, a_peer) - Q(s, a_self) by the own critics and by the peer's, each in its own row."""
 
     def compare(own: PolicyOutput) -> Comparison:
-        assert isinstance(learner, HasCritics)
         q_values, critic = learner.q_values, learner.critic
         mine = q_values(critic, states, peer.actions[peer_of]) - q_values(critic, states, own.actions)
         theirs = q_values(critic, peer_states, peer.actions) - q_values(critic, peer_states, own.actions[student_of])
@@ -146,7 +144,7 @@ def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
     A learner whose peer is nowhere better in the batch has weights 0.
     """
     _check(peer_value, own_value)
-    passes = (peer_value > own_value).float()
+    passes = (peer_value > own_value).to(own_value.dtype)
     return passes / passes.mean(1, keepdim=True).clamp_min(1.0 / passes.shape[1])
 
 

@@ -68,6 +68,8 @@ class Allocation:
         self.returns = [[deque[float](maxlen=episodes) for _ in range(peers)] for _ in range(groups)]
         self.steps = np.zeros((groups, peers), np.int64)
         """Environment steps that each peer has taken ``(G, N)``."""
+        self._due: np.ndarray | None = None
+        """Credit of every step ``(G, N)`` until the returns change, which they do with episodes only."""
 
     def actor_in(self, environment: int) -> int:
         """The learner that acts in an environment."""
@@ -89,11 +91,14 @@ class Allocation:
             episode_returns: the return of each episode that ended, by environment.
         """
         peers = self.acting.shape[1]
-        for peer in range(peers):
-            taken = (self.acting == peer).sum(1)
-            self.steps[:, peer] += taken
-            self.credit[:, peer] -= taken
-        self.credit += peers * self.shares()
+        taken = (self.acting[:, :, None] == np.arange(peers)).sum(1)
+        self.steps += taken
+        self.credit -= taken
+        if self._due is None:
+            self._due = peers * self.shares()
+        self.credit += self._due
+        if dones.any():
+            self._due = None
         for e in np.flatnonzero(dones):
             group, place = divmod(int(e), peers)
             self.returns[group][self.acting[group, place]].append(episode_returns[int(e)])
@@ -105,6 +110,7 @@ class Allocation:
         """Judge a learner by later episodes alone."""
         group, peer = divmod(learner, self.acting.shape[1])
         self.returns[group][peer].clear()
+        self._due = None
 
     def shares(self) -> np.ndarray:
         """The part of its group's steps that each peer is due, ``(G, N)``; rows sum to 1."""
@@ -139,3 +145,4 @@ class Allocation:
             for latest, values in zip(group, saved, strict=True):
                 latest.clear()
                 latest.extend(values)
+        self._due = None
