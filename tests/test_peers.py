@@ -393,6 +393,23 @@ def test_allocation_needs_a_pooled_replay():
         make("mutual", config={"allocation": "best"})
 
 
+def test_who_is_best_is_judged_by_no_more_episodes_than_are_kept():
+    with pytest.raises(PolicyKDError, match="allocation_episodes=101 must be at most 100"):
+        make("mutual_shared", config={"allocation_episodes": 101})
+    make("mutual_shared", config={"allocation_episodes": 100})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [({"allocation": "best"}, "allocation=best"), ({"rebirth_freq": 9}, "rebirth_freq=9")]
+)
+def test_a_group_of_one_is_told_what_has_no_effect(config, told, caplog):
+    make("share_replay", peers=1, config=config)
+    assert f"{told} has no effect: a group of 1 peer has no other" in caplog.text
+    caplog.clear()
+    make("share_replay", config=config)
+    assert caplog.text == ""
+
+
 # Targets of a group
 
 
