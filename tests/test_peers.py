@@ -613,6 +613,12 @@ def test_episodes_of_a_group_are_those_of_its_predictions(name, rule):
         assert found.returns[0, episode] == pytest.approx(total)
 
 
+@pytest.mark.parametrize("backbone", ["ddpg", "td3"])
+def test_the_targets_of_a_shipped_student_are_its_policies(backbone):
+    student = make("mutual_shared", backbone).learn(80).ship(gradient_steps=20)
+    assert torch.equal(student.learner.actor_target, student.learner.actor)
+
+
 def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(tmp_path):
     agent = make("share_replay", seeds=(0, 1), config={"net_arch": (16, 16)}).learn(800)
     student = agent.ship(gradient_steps=800, net_arch=(32, 32))

@@ -64,7 +64,7 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
     if isinstance(learner, SAC):
         learner.set_std(std)
     if isinstance(learner, DDPG):
-        learner.actor_target.copy_(learner.actor)
+        learner.renew_target()
     if learner.critic.shape == students.critic.shape:
         learner.critic.copy_(students.critic)
         learner.critic_target.copy_(students.critic_target)
