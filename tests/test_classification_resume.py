@@ -107,6 +107,54 @@ def test_fit_called_again_goes_on(teacher, caplog):
     assert same(before[0], weights(distiller.student)) and same(before[1], weights(distiller.method))
 
 
+def stopped(teacher, data, validation=None, **changes):
+    """A distiller whose training was stopped after two passes."""
+
+    def stop(distiller):
+        if distiller.passes == 2:
+            raise Stop
+
+    distiller = make("hinton", net(8), teacher, epochs=4, **changes)
+    with pytest.raises(Stop):
+        distiller.fit(data, validation, callback=stop)
+    return distiller
+
+
+def test_without_validation_the_last_student_is_kept_whatever_an_earlier_call_measured(teacher):
+    distiller, latest = stopped(teacher, problem(), problem(seed=2)), []
+    distiller.fit(problem(), callback=lambda d: latest.append(weights(d.student)))
+    assert len(latest) == 2 and same(weights(distiller.student), latest[-1])
+
+
+def test_the_learning_rate_falls_by_passes_also_on_data_of_another_length(teacher):
+    inputs, labels = problem()
+    half, rates = len(inputs) // 2, []
+
+    def rate(distiller):
+        rates.append(distiller.optimizers["student"].param_groups[0]["lr"])
+
+    distiller = stopped(teacher, (inputs, labels), learning_rate_schedule="linear")
+    distiller.fit((inputs[:half], labels[:half]), callback=rate)
+    assert rates == pytest.approx([0.25e-2, 0.0])
+
+
+def test_the_learning_rate_falls_to_its_end_after_a_pass_that_was_cut_short(teacher):
+    seen = []
+
+    def cut(inputs):
+        seen.append(inputs)
+        if len(seen) == 8:
+            raise Stop
+        return inputs
+
+    distiller = make("hinton", net(8), teacher, epochs=4, learning_rate_schedule="linear")
+    with pytest.raises(Stop):
+        distiller.fit(problem(), augment=cut)
+    rates = []
+    distiller.fit(problem(), callback=lambda d: rates.append(d.schedulers["student"].get_last_lr()[0]))
+    assert rates == pytest.approx([0.5e-2, 0.25e-2, 0.0])
+
+
 def test_the_seed_decides_everything(teacher):
     runs = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):

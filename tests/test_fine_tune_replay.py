@@ -284,3 +284,47 @@ def test_a_teacher_that_is_the_anchor_again_is_asked_anew():
     answers = dataset.storage[:, : dataset.size].split(dataset.sections, dim=-1)[1]
     pushes = Labels.unpack(answers, discrete=False).policy.actions[0, :, 0]
     assert (pushes * 1_000).round().tolist() == [1, 2, 3, 4, 5]
+
+
+def against(observation):
+    """Away from the goal: worse than random actions."""
+    return -expert(observation)
+
+
+STATES = {"observations": np.random.default_rng(0).uniform(-1, 1, (60, 4)).astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({}, "it has nothing to teach"), ({"callback": 3}, "callback: got a int")]
+)
+def test_what_is_refused_when_learning_begins_leaves_the_students_as_they_were(options, words):
+    agent = TeacherStudent(POINT, against, backbone="td3", config=OFF_POLICY).learn_from(STATES, 5)
+    before = agent.settings, agent.learner, agent.recipe
+    with pytest.raises(PolicyKDError, match=words):
+        agent.fine_tune(40, config={"anchor": "teacher"}, **options)
+    assert before == (agent.settings, agent.learner, agent.recipe)
+    assert (agent.method_name, agent.num_timesteps) == ("dagger", 0)
+
+
+def test_schedules_of_fine_tuning_begin_with_it_also_after_a_run_that_was_stopped():
+    agent = TeacherStudent(POINT, expert, config=COPY)
+    agent.learn(100, callback=lambda *_: agent.num_timesteps < 40)
+    fractions = []
+    agent.fine_tune(60, callback=lambda *_: fractions.append(agent.run.fraction) or True)
+    assert fractions[0] == 4 / 60 and agent.run.span == (40, 100)
+
+
+def test_what_the_teacher_returned_is_not_taken_for_the_students_return():
+    agent = distilled("td3", method="bc", steps=120, learning_starts=0)
+    assert all(agent.run.returns())  # of episodes in which the teacher acted
+    agent.fine_tune(0, config={"anchor": "teacher", "distill_schedule": "return_ratio", "distill_coef": 0.5})
+    agent.learn(5)
+    assert agent.recipe.teaching.lambdas.tolist() == [0.5, 0.5]
+
+
+def test_what_was_asked_for_once_stays_when_fine_tuning_is_called_again():
+    td3 = distilled("td3").fine_tune(0, config={"action_noise_std": 0.4}).fine_tune(0)
+    assert td3.config.action_noise_std == 0.4
+    assert td3.fine_tune(0, config={"fine_tune_std": 0.3}).config.action_noise_std == 0.3
+    sac = distilled("sac").fine_tune(0, config={"ent_coef": "auto"}).fine_tune(0)
+    assert sac.config.ent_coef == "auto"

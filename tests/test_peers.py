@@ -411,6 +411,23 @@ def test_allocation_needs_a_pooled_replay():
         make("mutual", config={"allocation": "best"})
 
 
+def test_who_is_best_is_judged_by_no_more_episodes_than_are_kept():
+    with pytest.raises(PolicyKDError, match="allocation_episodes=101 must be at most 100"):
+        make("mutual_shared", config={"allocation_episodes": 101})
+    make("mutual_shared", config={"allocation_episodes": 100})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [({"allocation": "best"}, "allocation=best"), ({"rebirth_freq": 9}, "rebirth_freq=9")]
+)
+def test_a_group_of_one_is_told_what_has_no_effect(config, told, caplog):
+    make("share_replay", peers=1, config=config)
+    assert f"{told} has no effect: a group of 1 peer has no other" in caplog.text
+    caplog.clear()
+    make("share_replay", config=config)
+    assert caplog.text == ""
+
+
 # Targets of a group
 
 
@@ -612,6 +629,12 @@ def test_episodes_of_a_group_are_those_of_its_predictions(name, rule):
             observation, reward, terminated, truncated, _ = env.step(agent.predict(observation, learner=name)[0])
             done, total = terminated or truncated, total + reward
         assert found.returns[0, episode] == pytest.approx(total)
+
+
+@pytest.mark.parametrize("backbone", ["ddpg", "td3"])
+def test_the_targets_of_a_shipped_student_are_its_policies(backbone):
+    student = make("mutual_shared", backbone).learn(80).ship(gradient_steps=20)
+    assert torch.equal(student.learner.actor_target, student.learner.actor)
 
 
 def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(tmp_path):

@@ -130,6 +130,12 @@ def test_a_recurrent_teacher_labels_no_single_states():
         agent.panel.answer(torch.zeros(1, 2, 1))
 
 
+@pytest.mark.parametrize("asked", [{"method": "value_gated"}, {"config": {**TEACHING, "distill_value_coef": 1.0}}])
+def test_why_a_recurrent_teacher_has_no_value_is_said(asked):
+    with pytest.raises(PolicyKDError, match="that is read: it remembers its episode, and values are asked of single"):
+        TeacherStudent(Remember, recurrent(), **{"config": TEACHING, **asked})
+
+
 class Integrator:
     """A controller: it pushes by the sum of what it saw, times a gain that its user may turn, and by its change."""
 

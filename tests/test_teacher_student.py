@@ -78,6 +78,16 @@ def test_dagger_learns_the_experts_behaviour(backbone):
     assert agent.evaluate(30, seed=9).returns.mean() > score.mean - 6
 
 
+@pytest.mark.parametrize("backbone", ["ddpg", "td3"])
+def test_the_targets_of_distilled_students_are_their_policies_also_in_sb3(backbone):
+    agent = TeacherStudent(POINT, expert, backbone=backbone, config=COPY).learn(80)
+    for _ in range(2):
+        model = agent.to_sb3()
+        for own, target in zip(model.actor.parameters(), model.actor_target.parameters(), strict=True):
+            assert torch.equal(own, target)
+        agent.learn_from({"observations": np.random.default_rng(0).uniform(-1, 1, (60, 4))}, 20)
+
+
 def test_the_data_set_of_dagger_grows_and_keeps_every_state():
     agent = TeacherStudent(POINT, expert, config={**COPY, "n_envs": 2})
     sizes = []

@@ -1,5 +1,6 @@
 """A student that was saved goes on exactly as if nothing had happened, bit by bit."""
 
+import shutil
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from policykd import TeacherStudent
 from policykd.cli import main
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
+from policykd.distillation.labels import Labels
 
 CASES = {
     "dagger": ("dagger", "ppo", {**COPY, "collect_noise_std": 0.1}),
@@ -108,6 +110,10 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*common, str(tmp_path / "one"), "--student", "4x4", "8", "--resume"])  # no sweep
     assert "exists and is not empty" in capsys.readouterr().err
+    other = shutil.copy(tmp_path / "teacher.safetensors", tmp_path / "other.safetensors")
+    with pytest.raises(SystemExit):
+        main([*common, str(tmp_path / "one"), "--student", "4x4", "--resume", "--teacher", str(other)])
+    assert "other settings: teacher was" in capsys.readouterr().err
     assert contents(tmp_path / "one") == before
     longer = [*common[:-2], "160", "--run-dir"]
     main([*longer, str(tmp_path / "one"), "--student", "4x4", "--resume"])
@@ -167,6 +173,62 @@ def test_a_checkpoint_of_a_student_says_which_teacher_it_had(tmp_path):
     assert loaded.score_teacher().mean == agent.score_teacher().mean
     with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
         loaded.learn(10)
+
+
+def contrary(observation):
+    return -expert(observation)
+
+
+def test_another_teacher_is_scored_and_named_and_what_the_data_set_holds_is_said(tmp_path, caplog):
+    TeacherStudent(POINT, expert, config=COPY, seeds=(0, 3)).learn(80).save(tmp_path / "first", include_replay=True)
+    agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=contrary)
+    assert (agent.score, agent.teacher_source) == (None, "function contrary")
+    assert (
+        "function contrary teaches from now on, and 80 states of the data set keep answers of function" in caplog.text
+    )
+    with pytest.raises(PolicyKDError, match=r"function contrary returns .* it has nothing to teach"):
+        agent.learn(10)
+    caplog.clear()
+    assert TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert).score is not None
+    assert TeacherStudent.load(tmp_path / "first.safetensors").score is not None and caplog.text == ""
+    elsewhere = "PolicyKD/PointReachSparse-v0"  # on another task a teacher returns something else
+    assert TeacherStudent.load(tmp_path / "first.safetensors", elsewhere, teacher=expert).score is None
+
+
+class Pushes:
+    """A controller that counts what it has seen of an episode."""
+
+    def reset(self):
+        self.seen = 0
+
+    def __call__(self, observation):
+        self.seen += 1
+        return np.full(2, self.seen / 1_000)
+
+
+class Shoves(Pushes):
+    """Another one, with the same memory."""
+
+
+def test_what_another_teacher_remembers_is_not_this_ones(tmp_path):
+    config = {**COPY, "allow_weak_teacher": True, "n_envs": 1}
+    TeacherStudent(POINT, Pushes(), config=config).learn(7).save(tmp_path / "first", include_replay=True)
+    for teacher, seen in ((Pushes(), 8), (Shoves(), 1)):
+        agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=teacher)
+        agent.get_env()
+        answers = Labels.unpack(agent.tutor.answers(), discrete=False)
+        assert answers.policy.actions.flatten().tolist() == pytest.approx([seen / 1_000] * 2)
+
+
+def test_logged_actions_do_not_stand_for_a_teacher_that_was_handed_in_later(tmp_path, caplog):
+    states = np.random.default_rng(0).uniform(-1, 1, (60, 4)).astype(np.float32)
+    logged = {"observations": states, "actions": np.zeros((60, 2))}
+    TeacherStudent(POINT, None, config=COPY).learn_from(logged, 5).save(tmp_path / "first", include_replay=True)
+    agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert)
+    assert "60 states of the data set keep actions that were logged" in caplog.text
+    agent.learn(40).save(tmp_path / "second", include_replay=True)
+    with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
+        TeacherStudent.load(tmp_path / "second.safetensors").learn_from(logged, 5)
 
 
 class Held(gym.Env):

@@ -164,7 +164,7 @@ class Distiller(Training):
             if judge is not None and self.passes == 0:
                 judge.measure()  # data that do not fit are told before anything is trained
             trainer.run(judge, after_pass, interrupts, progress_bar)
-        if self.config.keep_best and self.best is not None:
+        if judge is not None and self.config.keep_best and self.best is not None:
             self.student.load_state_dict(self.best)
             self._checkpoint()
         return self

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from policykd.classification.data.batches import Adaptor, Inputs
 from policykd.classification.models import load_weights
@@ -37,7 +37,7 @@ class Training:
     """Built at the first batch, which tells the shapes."""
     optimizers: dict[str, Optimizer] = dataclasses.field(default_factory=dict, init=False)
     """One per group of modules that the plan trains."""
-    schedulers: dict[str, LRScheduler] = dataclasses.field(default_factory=dict, init=False)
+    schedulers: dict[str, LambdaLR] = dataclasses.field(default_factory=dict, init=False)
     plan: list[Phase] = dataclasses.field(default_factory=list, init=False)
     """What every pass over the data does."""
     passes: int = dataclasses.field(default=0, init=False)
@@ -88,11 +88,10 @@ class Training:
         if self.method is not None:
             result["method"] = self.method.state_dict()
             result["optimizers"] = {name: _listed(o.state_dict()) for name, o in self.optimizers.items()}
-            result["schedulers"] = {name: s.last_epoch for name, s in self.schedulers.items()}
             scaler = self.accelerator.scaler
             result["scaler"] = None if scaler is None else scaler.state_dict()
         elif self.waiting is not None:
-            result |= {name: self.waiting.get(name) for name in ("method", "optimizers", "schedulers", "scaler")}
+            result |= {name: self.waiting.get(name) for name in ("method", "optimizers", "scaler")}
         return result
 
     def restore(self, loaded: dict[str, Any]) -> None:
@@ -108,8 +107,12 @@ class Training:
             setattr(self, name, loaded[name])
         self.waiting = loaded if "method" in loaded else None
 
-    def restore_method(self) -> None:
-        """Put back optimisers and a method's helpers, now that they are built."""
+    def restore_method(self, steps_per_pass: int) -> None:
+        """Put back optimisers and a method's helpers, now that they are built; schedules go on from the whole passes.
+
+        Args:
+            steps_per_pass: of these data, which may be others than before; 0 where that is not known.
+        """
         loaded, self.waiting = self.waiting, None
         if loaded is None:
             return
@@ -120,7 +123,11 @@ class Training:
         if loaded.get("scaler") is not None:  # checkpoints made before it was saved have none
             self.accelerator.scaler.load_state_dict(loaded["scaler"])
         for name, scheduler in self.schedulers.items():
-            scheduler.last_epoch = loaded["schedulers"][name]
+            done = steps_per_pass * sum(phase.trains == name for phase in self.plan[: self.passes])
+            parts = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, rate, factor in parts:
+                group["lr"] = rate * factor(done)
+            scheduler.last_epoch = done
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 

@@ -234,7 +234,7 @@ class Trainer:
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
             training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
         with understood("the run's checkpoint"):
-            training.restore_method()
+            training.restore_method(self.steps_per_pass)
 
     def _length(self, batches: DataLoader) -> int:
         """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""

@@ -17,6 +17,7 @@ from policykd.core.files import remove_unfinished, write_text
 from policykd.core.parsing import parse_json, read_text
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.measure.plots import curve_of, learning_curves
+from policykd.tasks.saved import rename
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import snapshot
@@ -69,7 +70,7 @@ def _train(
     with resuming(folder, asked) if options.resume else nullcontext() as saved:
         if saved:
             agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
-            snapshot.check_same(_begun_with(agent, folder), asked)
+            snapshot.check_same(_begun_with(folder), asked)
             _check_steps(agent, options)
             agent.threads = options.threads
             say(f"going on from {agent.num_timesteps:,} steps")
@@ -79,16 +80,15 @@ def _train(
     return agent
 
 
-def _begun_with(agent: TeacherStudent, folder: Path) -> dict[str, Any]:
-    """The settings of the distillation; fine-tuning has others, and the run's config.json keeps those.
+def _begun_with(folder: Path) -> dict[str, Any]:
+    """The settings of the distillation: fine-tuning has others, and the agent its teacher of now.
 
     Raises:
-        PolicyKDError: it is not there, or cannot be read.
+        PolicyKDError: the run's config.json cannot be read.
     """
-    if agent.tuning is None:
-        return agent.settings
     try:
         saved = parse_json(read_text(folder / CONFIG))
+        rename(saved["config"])
         config = change(TAUGHT_CONFIGS[saved["backbone"]](), saved["config"])  # with what was not known then
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PolicyKDError(f"resume: cannot read {folder / CONFIG}: {error}: restore it") from None

@@ -58,6 +58,10 @@ class DDPG(OffPolicyLearner):
             self.critic_target.lerp_(self.critic, self.critic_tau)
         return info
 
+    def renew_target(self) -> None:
+        """Let the target be the actor as it is: after distillation alone, which moves no target."""
+        self.actor_target.copy_(self.actor)
+
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the target policy does, ``(K, B, A)``."""
         return self.policy(self.actor_target, observations), None

@@ -92,7 +92,7 @@ class ReplayDistillationConfig(DistillationConfig):
     """allocation="best": share of the environment steps that is split equally; the rest goes to the best peer."""
     allocation_episodes: int = 2
     """How many of its latest training episodes a peer is judged by, by their mean return: for allocation="best",
-    rebirth, and methods that copy the best peer."""
+    rebirth, and methods that copy the best peer. At most 100."""
     rebirth_freq: int = 0
     """Environment steps of a group between rebirths, at which one of its peers is initialised again and taught by the
     best one. 0 is never. Needs a method with a pooled replay."""

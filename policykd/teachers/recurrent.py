@@ -33,7 +33,7 @@ def from_tensors(
     actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
-    """The policy of a RecurrentPPO; its value is not read.
+    """The policy of a RecurrentPPO, without a value: values are asked of single states, and its critic remembers, too.
 
     Raises:
         PolicyKDError: its LSTM has parts that are not the usual ones.

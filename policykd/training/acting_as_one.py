@@ -14,6 +14,7 @@ from policykd.core.arrays import as_numpy
 from policykd.core.compute import check_learns, one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
+from policykd.learners import DDPG
 from policykd.learners.config import OffPolicyConfig, SACConfig
 from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
@@ -83,8 +84,8 @@ class ActingAsOne(Agent):
     ) -> A:
         """One student per group, distilled from the group as one at the later half of its replay, without a step.
 
-        The student is an agent like any other: it predicts, evaluates, saves and is exported; it has not been trained
-        by RL.
+        The student predicts, evaluates, saves and is exported as any agent. It has not been trained by RL, and is not
+        made for it: its critics know nothing, and its replay holds two batches.
 
         Args:
             net_arch: widths of its hidden layers; None is the peers'.
@@ -124,6 +125,8 @@ class ActingAsOne(Agent):
         distillation = GroupDistillation(*sources, batch_size, learning_rate, self._best(rule))
         with one_thread():
             distillation.run(gradient_steps, student.visit, dagger_steps)
+        if isinstance(student.learner, DDPG):
+            student.learner.renew_target()
         return student
 
     def _config_of_one(self, net_arch: Sequence[int] | None) -> OffPolicyConfig:

@@ -16,16 +16,18 @@ from policykd.learners.config import Config
 from policykd.training import snapshot
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_precision, check_whole
+from policykd.training.faults import watched
 from policykd.training.own_parts import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
-from policykd.training.sb3_surface import explains_arguments
+from policykd.training.sb3_surface import as_callback, explains_arguments
 from policykd.training.teacher_checks import check_tunable
 
 if TYPE_CHECKING:
+    from policykd.teachers import TeacherScore
     from policykd.teachers.panel import Panel
     from policykd.training.students import Made, Students
     from policykd.training.tutor import FrozenTeacher
@@ -64,6 +66,8 @@ class FineTuning(Agent):
 
         tutor: FrozenTeacher
 
+        def score_teacher(self) -> TeacherScore | None: ...  # noqa: D102
+
         def _take(self, made: Made) -> None: ...
 
     @property
@@ -87,11 +91,13 @@ class FineTuning(Agent):
             total_timesteps: environment steps of each student.
             callback: as in ``learn``.
             progress_bar: as in ``learn``.
-            config: settings to change, such as critic_steps, anchor, anchor_steps, trial_episodes, fine_tune_std.
+            config: settings to change, also for later calls, such as critic_steps, anchor, anchor_steps,
+                trial_episodes, fine_tune_std.
 
         Raises:
             PolicyKDError: a setting cannot change any more or does not fit the anchor, or the teacher is wanted and not
-                there; nothing has changed.
+                there, or no better than random actions; or another process writes into the run's folder; nothing has
+                changed.
         """
         total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
@@ -99,18 +105,23 @@ class FineTuning(Agent):
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
         pays = changed.get("environment_reward") is not False
         require(pays, "environment_reward", False, "is not for fine_tune: it learns from the task's reward")
-        chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher)
+        begins = self.tuning is None
+        chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher, begins)
         tuned = change(self.config, {**changed, **chosen})
         assert isinstance(tuned, TeachingConfig)
         for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
             require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
         check_precision(tuned, self.device)
-        if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
-            self.tutor.check()  # before anything is changed
         if callable(tuned.divergence):
             try_divergence(tuned.divergence, self.learner, self.n_learners, target_std=True)
+        with watched(self.folder, self.save, lambda: self.num_timesteps):  # what is refused is before anything changes
+            callback = as_callback(callback)
+            if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
+                self.tutor.check()
+                self.score_teacher()
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
+        self.run.begin_anew()
         if 0 < total_timesteps <= tuned.critic_steps:
             log.warning(
                 "fine_tune: students stay as they are, only critics learn in these %s steps (critic_steps=%s): give it "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
     from policykd.training.tutor import FrozenTeacher
 
+log = logging.getLogger("policykd")
 S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
 """States that a teacher is asked at once."""
@@ -153,6 +155,16 @@ class OfflineLearning(Agent):
                 recipe.take(seen, given)
             self._fit(recipe, gradient_steps, progress_bar)
         return self
+
+    def warn_of_answers(self, before: str) -> None:
+        """Say where states are answered by other teachers than those who are there: by ``before``; empty: by none."""
+        held = getattr(self.memories.get("dataset"), "size", 0)
+        if held and self.tutor.source != before and getattr(self.recipe, "tutor", None) is self.tutor:
+            whose = f"answers of {before}" if before else "actions that were logged"
+            text = (
+                "load: %s teaches from now on, and %s states of the data set keep %s: begin anew to learn from it alone"
+            )
+            log.warning(text, self.tutor.source, f"{held:,}", whose)
 
     def _fit(self, recipe: Imitation, gradient_steps: int, progress_bar: bool) -> None:
         """The gradient steps, and in a run folder an evaluation and a checkpoint."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 
 from policykd.core.errors import PolicyKDError, counted
-from policykd.core.fields import as_whole
+from policykd.core.fields import as_whole, require
 from policykd.distillation.methods import PeerMethod
 from policykd.learners import Learner
 from policykd.learners.config import Config, OffPolicyConfig, SACConfig
+from policykd.training.progress import KEPT_EPISODES
 
 MOST_PEERS = 1_000
 log = logging.getLogger("policykd")
@@ -44,6 +45,11 @@ def check_method(
         if config.rebirth_freq and not pooled:
             advice = "use a method such as mutual_shared"
             raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from: {advice}")
+        rule = f"must be at most {KEPT_EPISODES}: the returns of so many of a peer are kept"
+        require(config.allocation_episodes <= KEPT_EPISODES, "allocation_episodes", config.allocation_episodes, rule)
+        for setting, asked in (("allocation=best", best), (f"rebirth_freq={config.rebirth_freq}", config.rebirth_freq)):
+            if asked and peers == 1:
+                log.warning("%s has no effect: a group of 1 peer has no other", setting)
         for setting, values in config.vary.items():
             if len(values) != peers:
                 raise PolicyKDError(

@@ -57,6 +57,12 @@ class Progress:
         if self.span[1] != end:
             self.span = (self.num_timesteps, end)
 
+    def begin_anew(self) -> None:
+        """Let schedules begin here, and judge by later episodes alone: those so far were of others, or of a teacher."""
+        self.span = (self.num_timesteps, self.num_timesteps)
+        for episodes in self.episodes:
+            episodes.clear()
+
     def due(self, every: int) -> bool:
         """Whether the last step crossed a multiple of ``every`` (never for 0)."""
         return every > 0 and self.num_timesteps % every < self.steps_at_once

@@ -121,7 +121,8 @@ class SB3Surface(Acting):
         Raises:
             PolicyKDError: always.
         """
-        raise PolicyKDError(f"set_env: an agent keeps its task, {self.env_id}: save it, and load it with env=")
+        how = "save it without its replay, and load it with env="  # with it environments go on as they were saved
+        raise PolicyKDError(f"set_env: an agent keeps its task, {self.env_id}: {how}")
 
     def _replay(self, what: str) -> SharedReplay:
         if REPLAY not in self.memories:

@@ -101,10 +101,11 @@ def check_method(
         )
     if panel is None:
         return
+    why = " that is read: it remembers its episode, and values are asked of single states" if panel.remembers else ""
     if (method.weight is not None or method.reward == "value") and not panel.has_value:
-        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none")
+        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none{why}")
     if config.distill_value_coef > 0 and not panel.has_value:
-        raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value to distil")
+        raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value{why or ' to distil'}")
     if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
         wanted = "that says how likely each action is" if discrete else "with a standard deviation: set teacher_std"
         raise PolicyKDError(f"method: {name} needs a teacher {wanted}")

@@ -229,7 +229,8 @@ class TeacherStudent(OfflineLearning, FineTuning):
             path: a file that ``save`` wrote, or a run folder.
             env: the environment, where it is not a registered id.
             device: where to put it.
-            teacher: needed to go on learning from it; to act, evaluate and fine-tune no teacher is needed.
+            teacher: needed to go on learning from it; to act, evaluate and fine-tune no teacher is needed. Another one
+                than before is scored anew; what the data set holds stays, which a warning says.
             task_of: as when it was made.
             method: the own method that it was made with.
             backbone: the own learner class that it was made with.
@@ -262,13 +263,12 @@ class TeacherStudent(OfflineLearning, FineTuning):
         # Of fine-tuning's anchor, and perhaps not for the method before it:
         asked = {name: parts["config"].pop(name) for name in ("divergence", "distill_schedule") if tuned}
         agent = cls(task, teacher, device=device, compile=loaded["compile"], task_of=task_of, **parts)
-        agent.tutor.source = settings["teacher"]
-        if extra["score"] is not None:
-            agent.tutor.score = TeacherScore(settings["teacher"], settings["env"], **extra["score"])
-        agent.tutor.restore(extra.get("memories"))
+        score = extra["score"] and TeacherScore(settings["teacher"], settings["env"], **extra["score"])
+        agent.tutor.restore(settings["teacher"], score, extra.get("memories"))
         if tuned:
             agent._tune(change(agent.config, asked), Span(extra["fine_tune_start"], extra["fine_tune_span"]), False)
-        return agent._restore(path, loaded)
+        agent._restore(path, loaded).warn_of_answers(settings["teacher"])
+        return agent
 
     @property
     def memory(self) -> str:

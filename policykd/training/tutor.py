@@ -90,10 +90,20 @@ class FrozenTeacher:
         asked = self._asked_for is not None and self._asked_for is self.collector.observations
         return self.panel.keep(self._before if asked else self._memories)
 
-    def restore(self, memories: list[Any] | None) -> None:
-        """Go on with saved memories, and with a score that the run's log holds already."""
-        self._saved, self.score_logged = memories, self.score is not None
-        self._memories = None if self.panel is None else self.panel.renew(memories)
+    def restore(self, source: str, score: TeacherScore | None, memories: list[Any] | None) -> None:
+        """Go on with the teachers of a checkpoint; others, or these on another task, are scored and remember nothing.
+
+        Args:
+            source: where those of the checkpoint came from.
+            score: theirs, which the run's log holds already.
+            memories: what they remembered.
+        """
+        if self.panel is None:
+            self.source = source
+        if self.source == source:
+            self.score = score if score is not None and score.env_id == self.collector.env_id else None
+            self.score_logged, self._saved = self.score is not None, memories
+            self._memories = None if self.panel is None else self.panel.renew(memories)
 
     def forget(self) -> None:
         """Remember no episode: from now on others are asked, and when this one is again, other episodes will run."""

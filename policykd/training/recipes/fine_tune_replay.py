@@ -35,15 +35,19 @@ FIRST_ENT_COEF = "auto_0.01"
 """SAC's temperature at first: it is about right for a policy that is good already, where 1 would blur it."""
 
 
-def settings(config: Config, asked: Mapping[str, Any], by_teacher: bool) -> dict[str, Any]:
-    """What fine-tuning chooses where it was not ``asked`` for: the anchor; little noise; SAC's small temperature."""
+def settings(config: Config, asked: Mapping[str, Any], by_teacher: bool, begins: bool) -> dict[str, Any]:
+    """What fine-tuning chooses where it was not ``asked`` for: the anchor; as it begins, little noise and temperature.
+
+    Later calls keep those of before, which may have been asked for.
+    """
     assert isinstance(config, TeachingConfig)
     chosen: dict[str, Any] = {}
     if config.anchor == "auto":
         chosen["anchor"] = "teacher" if by_teacher else "student"
-    if isinstance(config, DDPGConfig) and "action_noise_std" not in asked:
+    quiet = begins or "fine_tune_std" in asked
+    if isinstance(config, DDPGConfig) and "action_noise_std" not in asked and quiet:
         chosen["action_noise_std"] = config.fine_tune_std
-    if isinstance(config, SACConfig) and str(config.ent_coef) == "auto" and "ent_coef" not in asked:
+    if isinstance(config, SACConfig) and str(config.ent_coef) == "auto" and "ent_coef" not in asked and begins:
         chosen["ent_coef"] = FIRST_ENT_COEF
     return chosen
 
@@ -60,7 +64,7 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
     if isinstance(learner, SAC):
         learner.set_std(std)
     if isinstance(learner, DDPG):
-        learner.actor_target.copy_(learner.actor)
+        learner.renew_target()
     if learner.critic.shape == students.critic.shape:
         learner.critic.copy_(students.critic)
         learner.critic_target.copy_(students.critic_target)

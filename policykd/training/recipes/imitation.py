@@ -19,7 +19,7 @@ from policykd.distillation.methods import TeacherMethod
 from policykd.distillation.schedules import beta_exponential, beta_linear, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.teaching_step import TeachingStep
-from policykd.learners import PPO, OffPolicyLearner
+from policykd.learners import DDPG, PPO, OffPolicyLearner
 from policykd.memory.labelled import LabelledStates
 from policykd.memory.sequences import LabelledSequences
 from policykd.training.collector import Collector, Step
@@ -152,6 +152,7 @@ class Imitation:
         recent = None if self.method.aggregate else self.config.round_steps
         for i in range(self.config.round_updates):
             self._update(i == self.config.round_updates - 1, recent)
+        self._settle()
 
     @torch.no_grad()
     def fit(self, updates: int, log_freq: int, log: Callable[[dict[str, Tensor], int], None]) -> None:
@@ -170,6 +171,12 @@ class Imitation:
             info = self._update(shown, None)
             if shown:
                 log(info, i % log_freq + 1)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Students that are exported may be trained on elsewhere."""
+        if isinstance(self.learner, DDPG):
+            self.learner.renew_target()
 
     def renew(self) -> None:
         """What must follow the students after a round of updates without a step: nothing here."""
