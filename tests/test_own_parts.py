@@ -191,7 +191,7 @@ OWN_NETWORKS = [
     (torch.nn.Linear, "network: made a Linear, which has no parameter_count, initialise: docs/extending/network"),
     (lambda inputs: None, "network: of .4, 2. raised TypeError"),
     (lambda i, o: MLP((i, 4, o + 1)), r"on inputs .1, 16, 4. must return .1, 16, 2., and returned .1, 16, 3."),
-    (lambda i, o: MLP((i + 1, 4, o)), r"network: on inputs .1, 16, 4. raised ValueError"),
+    (lambda i, o: MLP((i + 1, 4, o)), r"network: on inputs .1, 16, 4. raised (Value|Runtime)Error"),
 ]
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from experiments.speed import guard
 from experiments.speed.calls import both, own
+from policykd import native
 
 
+@pytest.mark.skipif(bool(native.reason()), reason=f"no native kernels: {native.reason()}")
 def test_two_learners_with_distillation_make_no_more_calls_in_no_more_files_than_one_of_sb3():
     calls = both("sac")
     ours, theirs = (own(calls[package], package) for package in ("policykd", "stable_baselines3"))
