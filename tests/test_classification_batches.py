@@ -86,6 +86,18 @@ def test_users_own_loader(teacher):
     assert result == pytest.approx(make("hinton", students[0], teacher).evaluate((inputs, labels)), abs=1e-6)
 
 
+def test_labels_that_come_as_lists(teacher):
+    """As some collate functions give them; the second pass ended in an AttributeError."""
+
+    def listed(rows):
+        return torch.stack([row for row, _ in rows]), [int(label) for _, label in rows]
+
+    data = TensorDataset(*problem())
+    loaders = DataLoader(data, 16), DataLoader(data, 16, collate_fn=listed)
+    students = [make("hinton", net(8), teacher).fit(loader).student for loader in loaders]
+    assert same(weights(students[0]), weights(students[1]))
+
+
 class Redrawn(torch.utils.data.Dataset):
     """Draws new inputs whenever it is read, as sets that augment themselves do."""
 

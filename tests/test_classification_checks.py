@@ -67,6 +67,9 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
     with pytest.raises(PolicyKDError, match="do not sum to 1, as of a sigmoid"):
         distiller(teacher=teacher).fit((INPUTS, LABELS))
     assert distiller(teacher=teacher, teacher_outputs="logits").fit((INPUTS, LABELS)).probabilities is False
+    for logits in (net(16), [net(16), net(16)]):
+        with pytest.raises(PolicyKDError, match=r"teacher: its outputs lie from -.*, which are no probabilities"):
+            distiller(teacher=logits, teacher_outputs="probabilities").fit((INPUTS, LABELS))
     early = MLP(SIZE, (8,), CLASSES)  # known to give logits, which may all lie in [0, 1] before it has learnt much
     nn.init.zeros_(early.classifier.weight)
     nn.init.constant_(early.classifier.bias, 0.2)

@@ -120,6 +120,45 @@ def stopped(teacher, data, validation=None, **changes):
     return distiller
 
 
+@pytest.mark.parametrize("method", ["hinton", "rid"])
+def test_a_check_changes_nothing(method, teacher, tmp_path):
+    """Not before a run that was stopped, or read back, goes on: optimisers and helpers would begin anew."""
+    whole = make(method, net(8), teacher).fit(problem())
+    going, passes = make(method, net(8), teacher, tmp_path / "run"), len(whole.plan)
+
+    def stop(distiller):
+        if distiller.passes == passes - 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        going.fit(problem(), callback=stop)
+    read = Distiller.load(tmp_path / "run", net(8, seed=9), teacher, device="cpu")
+    for distiller in (going, read):
+        epochs = distiller.epochs
+        distiller.check(problem())
+        assert distiller.epochs == epochs
+        assert same(weights(distiller.fit(problem()).student), weights(whole.student))
+        distiller.check(problem())
+        assert same(weights(distiller.method), weights(whole.method))
+
+
+def test_clipping_unscales_once_also_where_fit_is_called_again(teacher, monkeypatch):
+    """A GPU's fp16 scales losses; a second unscaling left gradients of almost nothing."""
+    whole = make("hinton", net(8), teacher, max_grad_norm=0.1).fit(problem())
+    scaled = make("hinton", net(8), teacher, max_grad_norm=0.1)
+    monkeypatch.setattr(scaled.accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    monkeypatch.setattr(scaled.accelerator, "native_amp", True)
+    monkeypatch.setitem(scaled.accelerator.state.__dict__, "_mixed_precision", "fp16")
+
+    def stop(distiller):
+        if distiller.passes == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        scaled.fit(problem(), callback=stop)
+    assert same(weights(scaled.fit(problem()).student), weights(whole.student))
+
+
 def test_without_validation_the_last_student_is_kept_whatever_an_earlier_call_measured(teacher):
     distiller, latest = stopped(teacher, problem(), problem(seed=2)), []
     distiller.fit(problem(), callback=lambda d: latest.append(weights(d.student)))

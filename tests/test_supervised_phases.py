@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED, hard_loss, soft_loss
 from policykd.distillation.supervised import METHODS, rkd
 from policykd.distillation.supervised.config import (
@@ -81,6 +82,13 @@ def test_hintons_alpha_fades_and_the_gate_asks_who_finds_the_label_likelier():
     gated = METHODS["hinton"](HintonConfig(alpha=1.0, example_weight="value_gate"), STUDENT, TEACHER)
     loss, _ = gated.loss(Step("student", STUDENT, TEACHER, labels, 0.25))
     assert loss.item() == pytest.approx((gate * (target.exp() * (target - own)).sum(1)).mean().item())
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), "half"])
+def test_a_schedule_of_alpha_gives_numbers_from_0_up(value):
+    fading = METHODS["hinton"](HintonConfig(alpha_schedule=lambda progress: value), STUDENT, TEACHER)
+    with pytest.raises(PolicyKDError, match=r"config: alpha_schedule\(0.25\) gives .*, and must give a finite number"):
+        fading.loss(Step("student", STUDENT, TEACHER, LABELS, 0.25))
 
 
 def test_losses_on_two_pairs_of_features_are_weighted_and_added_to_hintons():

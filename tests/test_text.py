@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file, save_file
 
 from policykd import Distiller, PolicyKDError
@@ -222,6 +223,17 @@ def test_batches_of_like_length_hold_every_row_once(folder):
     assert spread.mean() < 2 < float(length.max() - length.min())
     assert any(not torch.equal(a, b) for a, b in zip(first, one_pass(1), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(first, one_pass(0), strict=True))
+
+
+def test_every_row_is_seen_where_processes_share_batches(folder):
+    """accelerate passes over a short batch that others follow."""
+    batches = bucketed(tokenise(load_tokenizer(folder), reviews(103, 1)), 8, seed=4, processes=2).batch_sampler
+    halves = [BatchSamplerShard(batches, 2, which, split_batches=True) for which in range(2)]
+    for number in range(3):
+        batches.set_epoch(number)
+        steps = [list(half) for half in halves]
+        assert [len(own) for own in steps] == [len(batches)] * 2
+        assert {row for own in steps for batch in own for row in batch} == set(range(103))
 
 
 def test_first_layers_are_copied_and_padding_does_not_matter(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +185,13 @@ class Distiller(Training):
             raise
 
     def check(self, train: Any) -> None:
-        """Find out whether data, networks and method fit together, before anything is trained or written.
+        """Find out whether data, networks and method fit together; nothing is trained, written or changed.
 
         Raises:
             PolicyKDError: they do not.
         """
         batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
-        with closing(Trainer(self, batches, None, Logger(None, []), asks=False)):
-            self.method, self.plan, self.optimizers, self.schedulers = None, [], {}, {}
+        Trainer(copy(self), batches, None, Logger(None, []), asks=False).close()
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student on some data (see ``policykd.classification.measures.metrics``)."""

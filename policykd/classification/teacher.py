@@ -110,8 +110,14 @@ def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
         gives: what the user says of them; "auto" looks.
 
     Raises:
-        PolicyKDError: all lie in [0, 1] and are not distributions, as those of a sigmoid.
+        PolicyKDError: all lie in [0, 1] and are not distributions, as those of a sigmoid; or the user says
+            probabilities, and not all lie there.
     """
+    if gives == "probabilities" and not in_unit_interval(answers, 1e-3):
+        raise PolicyKDError(
+            f"teacher: its outputs lie from {float(answers.min()):.3g} to {float(answers.max()):.3g}, which are no "
+            'probabilities: leave teacher_outputs="probabilities" out'
+        )
     if gives != "auto":
         return gives == "probabilities"
     if sum_to_one(answers):
@@ -145,9 +151,9 @@ def sum_to_one(answers: Tensor) -> bool:
     return in_unit_interval(answers) and torch.allclose(answers.sum(1), torch.ones_like(answers[:, 0]), atol=1e-3)
 
 
-def in_unit_interval(answers: Tensor) -> bool:
-    """Whether all of them lie in [0, 1]."""
-    return bool(((answers >= 0) & (answers <= 1)).all())
+def in_unit_interval(answers: Tensor, beyond: float = 0.0) -> bool:
+    """Whether all of them lie in [0, 1], or no further beyond than so much."""
+    return bool(((answers >= -beyond) & (answers <= 1 + beyond)).all())
 
 
 def as_log_probabilities(probabilities: Tensor) -> Tensor:

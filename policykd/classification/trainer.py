@@ -134,7 +134,8 @@ class Trainer:
                 self.accelerator.backward(loss)
                 average_gradients(self.accelerator, learning)
                 if self.config.max_grad_norm is not None:
-                    self.accelerator.clip_grad_norm_(learning, self.config.max_grad_norm)
+                    self.accelerator.unscale_gradients(optimizer)  # its clip_grad_norm_ unscales for older ones, too
+                    nn.utils.clip_grad_norm_(learning, self.config.max_grad_norm)
                 optimizer.step()
                 training.n_updates += 1
                 self.log.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
@@ -164,7 +165,7 @@ class Trainer:
     def _labels(self, labels: Any, logits: Tensor) -> Tensor:
         if self.check_labels or labels is None:
             return checked_labels(labels, logits)
-        return labels.long()
+        return torch.as_tensor(labels, device=logits.device).long()
 
     def _student_outputs(self, inputs: Inputs) -> Outputs:
         with autocast(self.training.device, self.config.mixed_precision):
@@ -222,7 +223,7 @@ class Trainer:
     def _make_optimizers(self, batches: DataLoader) -> None:
         """One optimiser and one schedule for every group of modules that the plan trains."""
         training, config = self.training, self.config
-        training.plan = self.method.plan(config)
+        training.plan, training.optimizers, training.schedulers = self.method.plan(config), {}, {}
         self.steps_per_pass = self._length(batches)
         for group in dict.fromkeys(phase.trains for phase in training.plan):
             steps = self.steps_per_pass * sum(phase.trains == group for phase in training.plan)

@@ -79,6 +79,11 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many share the batches, as ``accelerate launch`` says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def tell(text: str) -> None:
     """Print from one process."""
     if _is_first():

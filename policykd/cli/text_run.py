@@ -20,6 +20,7 @@ from policykd.cli.distillers import (
     fit_baseline,
     measure,
     open_distiller,
+    processes,
     run_folder,
     tell,
     train_teacher,
@@ -56,7 +57,7 @@ def run(options: TextOptions[Any]) -> None:
     longest = max(part.inputs.shape[-1] for part in (train, validation, test))
     require(longest <= student.positions, "max_length", options.max_length, _too_long(longest, student.positions))
     teacher = classifier(trained_head=not options.teacher_epochs) if METHODS[options.method].uses_teacher else None
-    batches = bucketed(train, options.config.batch_size, options.config.seed)
+    batches = bucketed(train, options.config.batch_size, options.config.seed, processes())
     check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
     with run_folder(options, "text") as folder:
         tell(

@@ -209,26 +209,29 @@ def tokenise(tokenizer: Any, texts: Texts, max_length: int = 128) -> Tokens:
     return Tokens(inputs, torch.from_numpy(texts.labels[order]).long())
 
 
-def bucketed(tokens: Tokens, batch_size: int, seed: int) -> DataLoader:
+def bucketed(tokens: Tokens, batch_size: int, seed: int, processes: int = 1) -> DataLoader:
     """Training batches of texts of like length, in an order of the seed and the pass alone.
 
     Args:
         tokens: as ``tokenise`` sorted them.
         batch_size: texts per batch.
         seed: of the order.
+        processes: that share the batches.
     """
-    batches = LengthBatches(len(tokens.labels), batch_size, seed)
+    batches = LengthBatches(len(tokens.labels), batch_size, seed, processes)
     return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=as_it_is)
 
 
 class LengthBatches(Sampler[list[int]]):
     """Batches of rows that lie near one another, where rows are sorted by length.
 
-    Rows are shuffled, sorted within chunks of ``CHUNK`` batches, cut into batches, and the batches are shuffled.
+    Rows are shuffled, sorted within chunks of ``CHUNK`` batches, cut into batches, and the batches are shuffled. Where
+    processes share them, a short one comes last: accelerate would pass over it elsewhere.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: int, batch_size: int, seed: int, processes: int = 1) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = rows, batch_size, seed, 0
+        self.short_last = processes > 1
         self.drop_last = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -243,7 +246,8 @@ class LengthBatches(Sampler[list[int]]):
         order, chunk = generator.permutation(self.rows), CHUNK * self.batch_size
         order = np.concatenate([np.sort(order[start : start + chunk]) for start in range(0, self.rows, chunk)])
         batches = [order[start : start + self.batch_size].tolist() for start in range(0, self.rows, self.batch_size)]
-        yield from (batches[place] for place in generator.permutation(len(batches)))
+        mixed = [batches[place] for place in generator.permutation(len(batches))]
+        yield from sorted(mixed, key=len, reverse=True) if self.short_last else mixed
 
 
 def class_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:

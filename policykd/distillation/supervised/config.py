@@ -52,7 +52,8 @@ class HintonConfig(TrainingConfig):
     example_weight: Annotated[str | Function, NAME] = "uniform"
     """How much the teacher's loss counts at each example: uniform; disadvantage, by how much likelier the teacher finds
     the label than the student does; hard_gate, only where it does (all of mean 1 over the batch); value_gate, 1 where
-    it does and 0 elsewhere; or a function of both log-likelihoods ``(1, B)`` (``policykd.distillation.weights``)."""
+    it does and 0 elsewhere; or a function of both log-likelihoods ``(1, B)`` (``policykd.distillation.weights``). An
+    example without a label passes no gate."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

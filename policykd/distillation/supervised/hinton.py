@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
+from policykd.core.fields import number_at
 from policykd.core.registry import find
 from policykd.distillation import weights
 from policykd.distillation.categorical import UNLABELLED, hard_loss
@@ -98,7 +99,9 @@ class Hinton(Method):
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
         """Hinton's loss."""
         config, own, target, weight = self.config, step.student.logits, step.teacher.logits, None
-        alpha = config.alpha if config.alpha == 1 else config.alpha * self.schedule(step.progress)
+        alpha = config.alpha
+        if alpha < 1:
+            alpha *= number_at("alpha_schedule", self.schedule, step.progress)
         if config.example_weight != "uniform":
             with torch.no_grad():
                 values = (log_likelihood(logits, step.labels) for logits in (target, own))
