@@ -19,7 +19,7 @@ from policykd.core.registry import find
 
 
 class Measurements:
-    """Rows of one experiment; what it was made with stands beside it.
+    """Rows of one experiment; what the latest were made with stands beside it, and the commits of those before.
 
     Args:
         path: the CSV file.
@@ -57,7 +57,7 @@ class Measurements:
         writer.writerows(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, text.getvalue())
-        write_text(self.path.with_suffix(".versions.json"), json.dumps(versions(), indent=2) + "\n")
+        write_made_with(self.path.with_suffix(".versions.json"))
 
     def where(self, **key: object) -> pd.DataFrame:
         """The rows whose columns are these, numbers as numbers."""
@@ -69,6 +69,15 @@ class Measurements:
         """One column of the rows whose columns are these ``(n,)``, in the order of their seeds."""
         frame = self.where(**key)
         return frame.sort_values("seed")[name].to_numpy(float)
+
+
+def write_made_with(path: Path) -> None:
+    """Say what the latest rows were made with; ``earlier_commits`` are those that the file named before."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    now = versions()
+    commits = [*before.get("earlier_commits", []), before.get("git_commit")]
+    earlier = [commit for commit in dict.fromkeys(commits) if commit not in (None, now["git_commit"])]
+    write_text(path, json.dumps(now | ({"earlier_commits": earlier} if earlier else {}), indent=2) + "\n")
 
 
 def check_names(option: str, names: Iterable[str], known: Mapping[str, Any]) -> None:

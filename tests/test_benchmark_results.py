@@ -13,6 +13,7 @@ from tiny import POINT, contents
 from tiny_benchmark import MADE_UP, TASKS, TINY, by_hand, changed, raw
 
 from experiments.benchmark_size.simulated import simulate, simulate_cell
+from experiments.peers import report as peers_report
 from policykd.benchmark import statistics
 from policykd.benchmark.bootstrap import interval, iqm, optimality_gap, probability_of_improvement
 from policykd.benchmark.documents import with_part
@@ -53,6 +54,23 @@ def test_files_are_where_they_should_be_with_the_columns_that_were_promised(fold
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 5 * 2 * (4 + 1)
     assert len(raw(folder, "PolicyKD-PointReach-v0", "dpd", "td3")) == 50
+
+
+def test_answers_take_only_rows_that_their_cells_wrote(tmp_path):
+    results, spec = Results(tmp_path), parse_spec(text := changed(methods=["single", "dpd"]))
+    results.begin(spec, text)
+    simulate(spec, results)
+    found = peers_report.rows(tmp_path)
+    assert list(found["method"].unique()) == ["dpd", "single"] and set(COLUMNS) - {"return_std"} <= set(found)
+    file = tmp_path / "PolicyKD-PointReach-v0" / "dpd.csv"
+    file.write_text(file.read_text(encoding="utf-8").replace("final", "curve", 1), encoding="utf-8")
+    with pytest.raises(PolicyKDError, match="not those that the cell wrote"):
+        peers_report.rows(tmp_path)
+    results.store.remove("PolicyKD-PointReach-v0/dpd-td3.json")
+    assert list(peers_report.rows(tmp_path)["method"].unique()) == ["single"]
+    results.begin(spec, changed(methods=["single", "dpd"], seeds=3))
+    with pytest.raises(PolicyKDError, match="made by another spec: seeds"):
+        peers_report.rows(tmp_path)
 
 
 def test_rows_come_back_as_they_were_saved(folder, spec):

@@ -25,7 +25,7 @@ from policykd.benchmark.display import TimeLeft, duration
 from policykd.benchmark.engine import Failed, Finished, Progressed, Started
 from policykd.benchmark.matrix import MatrixOptions, _command, run_matrix
 from policykd.benchmark.results import Results
-from policykd.benchmark.rows import gradient_updates, to_json
+from policykd.benchmark.rows import Row, gradient_updates, to_json
 from policykd.benchmark.sb3_cell import double_width, parameters
 from policykd.benchmark.spec_file import load_spec, parse_spec
 from policykd.benchmark.statistics import summarise
@@ -402,6 +402,18 @@ def test_seeds_of_sb3_count_for_the_settings_that_they_were_trained_with(monkeyp
     assert len(trained) == 4
     run(cell)
     assert trained[4:] == [(0, 0.001), (1, 0.001)]
+
+
+def test_a_seed_of_sb3_that_was_kept_keeps_its_commit(monkeypatch):
+    from policykd.benchmark import sb3_cell
+
+    cell = parse_spec(changed(methods=["sb3"])).cells[0]
+    made = Row("td3", "final", 0, 0, 200, 180, 3, 0.0, 0.0, 1.0)
+    monkeypatch.setattr(sb3_cell, "_train", lambda cell, seed, *_: [dataclasses.replace(made, seed=seed)])
+    for commit, seeds in (("a", (0,)), ("b", (0, 1))):
+        monkeypatch.setattr(sb3_cell, "versions", lambda commit=commit: {"git_commit": commit})
+        result = run_cell(dataclasses.replace(cell, seeds=seeds), Path("cell"), lambda steps: None)
+    assert result.provenance["seed_commits"] == ["a", "b"]
 
 
 def test_an_unfinished_cell_of_ours_begins_anew_once_its_spec_was_edited():

@@ -1,6 +1,8 @@
 """Raw rows of experiments that go on where they stopped, and the digits that experiments use."""
 
+import dataclasses
 import importlib
+import json
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -9,8 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments import measurements
 from experiments.classification import run
 from experiments.measurements import Measurements, interval, mean_std
+from experiments.teacher_student import zoo
 from policykd.benchmark.documents import publish
 from policykd.classification.data.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.core.errors import PolicyKDError
@@ -29,6 +33,26 @@ def test_rows_survive_and_are_found_again(tmp_path):
     assert not len(again.values("accuracy", method="none"))
     assert path.read_text(encoding="utf-8") == "seed,method,accuracy\n1,rid,0.25\n0,rid,0.5\n0,vid,1\n"
     assert path.with_suffix(".versions.json").exists()
+
+
+def test_the_commits_of_all_rows_are_named(tmp_path, monkeypatch):
+    rows = Measurements(tmp_path / "rows.csv", KEYS, VALUES)
+    for seed, commit in enumerate("aabca"):
+        monkeypatch.setattr(measurements, "versions", lambda commit=commit: {"git_commit": commit})
+        rows.add({"seed": seed, "method": "rid", "accuracy": 1.0})
+    made = json.loads((tmp_path / "rows.versions.json").read_text(encoding="utf-8"))
+    assert made == {"git_commit": "a", "earlier_commits": ["b", "c"]}
+
+
+def test_a_table_of_students_of_the_zoo_is_of_one_budget(tmp_path):
+    rows = Measurements(tmp_path / "zoo.csv", zoo.KEYS, zoo.VALUES)
+    one = dict.fromkeys((*zoo.KEYS, *zoo.VALUES), 1.0) | {"student": "64x64", "env_steps": 100_000}
+    rows.add(*({**one, "teacher": case, "seed": 0} for case in zoo.CASES))
+    options = zoo.Options(teachers=tmp_path / "none", out=tmp_path, seeds=(0,))
+    zoo.run(options)
+    assert "100,000 environment steps" in (tmp_path / "zoo.md").read_text(encoding="utf-8")
+    with pytest.raises(PolicyKDError, match="is no folder"):  # there is none of that budget, so they are trained
+        zoo.run(dataclasses.replace(options, total_timesteps=50_000))
 
 
 def test_rows_of_another_experiment_are_left_alone(tmp_path):
@@ -159,7 +183,6 @@ def measured(values):
 
 def test_the_zoo_and_teachers_that_choose_train_the_seeds_that_are_missing(tmp_path, monkeypatch):
     from experiments.discrete import run as discrete
-    from experiments.teacher_student import zoo
 
     monkeypatch.setattr(Trained, "asked", [])
     monkeypatch.setattr(zoo, "TeacherStudent", Trained)
@@ -168,7 +191,7 @@ def test_the_zoo_and_teachers_that_choose_train_the_seeds_that_are_missing(tmp_p
         (tmp_path / folder).mkdir(parents=True)
     options = {"teachers": tmp_path, "out": tmp_path}
     for case, seeds in (("SAC HalfCheetah", (0,)), ("PPO HalfCheetah", (0,)), ("SAC HalfCheetah", (0, 1))):
-        zoo.run(zoo.Options(**options, cases=(case,), seeds=seeds))
+        zoo.run(zoo.Options(**options, cases=(case,), seeds=seeds, total_timesteps=1))  # as its rows say
     assert Trained.asked == [(0,), (0,), (1,)]
     assert len((tmp_path / "zoo.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3
     assert (tmp_path / "zoo.md").read_text(encoding="utf-8").count("## ") == 2

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 
@@ -22,7 +23,7 @@ from tiny import POINT, TINY, differences, flags, logged_steps, progress, start
 from zoo import zoo
 
 from policykd.cli import main
-from policykd.core import checkpoint
+from policykd.core import checkpoint, files
 from policykd.tasks import Evaluation
 from policykd.tasks.vector import LearnerEnvs
 from policykd.training.dual_student import DualStudent
@@ -55,6 +56,32 @@ def test_a_run_has_one_folder_per_learner_and_explains_itself(run, learners):
     events = [path.name for path in run.glob("events.out.tfevents*")]
     assert {path.name for path in run.iterdir()} == others | {"learning_curves.png"} | set(events)
     assert len(events) == 1
+
+
+def test_the_commit_is_that_of_the_source_and_results_are_no_changes(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True
+        )
+
+    source = tmp_path / "package" / "files.py"
+    (tmp_path / "results").mkdir()
+    source.parent.mkdir()
+    source.write_text("")
+    (tmp_path / "README").write_text("")
+    git("init", "-q")
+    git("add", "README")
+    git("commit", "-q", "-m", "another project's")
+    monkeypatch.setattr(files, "__file__", str(source))
+    found = files.versions()
+    assert found["git_commit"] is None and found["git_changed_files"] is None
+    git("add", ".")
+    git("commit", "-q", "-m", "its source")
+    (tmp_path / "results" / "rows.csv").write_text("")
+    found = files.versions()
+    assert len(found["git_commit"]) == 40 and found["git_changed_files"] == 0
+    source.write_text("changed")
+    assert files.versions()["git_changed_files"] == 1
 
 
 def test_settings_command_and_versions_are_kept(run):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from policykd.benchmark.bootstrap import interval, iqm
 from policykd.benchmark.documents import publish
+from policykd.core.errors import PolicyKDError
 from policykd.measure.plots import comparison_grid
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +24,16 @@ RESAMPLES = 10_000
 
 
 def scores(task: str, backbone: str) -> dict[str, pd.DataFrame]:
-    """By side, the mean return of every evaluation (rows, by environment steps) and seed (columns)."""
+    """By side, the mean return of every evaluation (rows, by environment steps) and seed (columns).
+
+    Raises:
+        PolicyKDError: an evaluation of one of the seeds is missing, or not a number: its side would end earlier.
+    """
     rows = pd.read_csv(ROWS / f"{task}_{backbone}.csv")
-    means = rows.pivot_table(index="steps", columns=["who", "seed"], values="return")
-    return {side: means[side].dropna() for side in (OURS, SB3)}
+    means = rows.groupby(["steps", "who", "seed"])["return"].agg(lambda of: of.mean(skipna=False)).unstack([1, 2])
+    if means.isna().to_numpy().any():
+        raise PolicyKDError(f"parity: {task}_{backbone}.csv has not every evaluation of every seed, as a number")
+    return {side: means[side] for side in (OURS, SB3)}
 
 
 def difference(ours: np.ndarray, sb3: np.ndarray) -> tuple[float, float, float]:
@@ -44,7 +51,7 @@ def table() -> str:
         sides = scores(task, backbone)
         ours, sb3 = (sides[side].iloc[-1].to_numpy() for side in (OURS, SB3))
         gap, low, high = difference(ours, sb3)
-        verdict = "equal" if low <= 0 <= high else ("ours better" if low > 0 else "**ours worse**")
+        verdict = "none seen" if low <= 0 <= high else ("ours better" if low > 0 else "**ours worse**")
         lines.append(
             f"| {task} | {backbone.upper()} | {sides[OURS].index[-1]:,} | {iqm(ours):,.0f} ({len(ours)}) "
             f"| {iqm(sb3):,.0f} ({len(sb3)}) | {gap:+,.0f} | {low:+,.0f} to {high:+,.0f} | {verdict} |"

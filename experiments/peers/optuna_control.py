@@ -1,11 +1,12 @@
-"""Optuna at the steps of one group: learning rates of Q2 searched by TPE with successive halving; pip install optuna.
+"""Optuna at the steps of one group: learning rates of Q2 by successive halving; pip install optuna.
 
     python -m experiments.peers.optuna_control --task HalfCheetah-v5
 
-A study of one seed spends 50,000 environment steps, as a group of Q2 does. Four agents with rates that TPE draws take
-5,000 steps each, the better two 5,000 more, and the best of these all that is left (20,000). They are judged by their
-latest two training episodes, as peers are; random first steps are 1,250 per agent, together those of a group. The agent
-that is left is judged by the evaluator, and on the initial states, of the other rows. Finished seeds are kept.
+A study of one seed spends 50,000 environment steps, as a group of Q2 does. Four agents with rates that TPE draws
+(its first ten, so all of these, at random: four returns are too few for its model) take 5,000 steps each, the
+better two 5,000 more, and the best of these all that is left (20,000). They are judged by their latest two training
+episodes, as peers are; random first steps are 1,250 per agent, together those of a group. The agent that is left is
+judged by the evaluator, and on the initial states, of the other rows. Finished seeds are kept.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from policykd.benchmark.results import Results
+from policykd.benchmark.spec import task_folder
 from policykd.core.files import write_text
 
 WAYS = {"final": "mean of peers", "trained": "best in training", "group": "mean action", "student": "student"}
@@ -17,14 +19,20 @@ WAYS = {"final": "mean of peers", "trained": "best in training", "group": "mean 
 
 
 def rows(folder: Path) -> pd.DataFrame:
-    """All rows of finished cells."""
-    parts = []
-    for cell in sorted(folder.glob("*/*.json")):
-        method, _, backbone = cell.stem.rpartition("-")
-        part = pd.read_csv(cell.with_name(f"{method}.csv"))
-        part = part[part["backbone"] == backbone]
-        parts.append(part.assign(task=cell.parent.name, method=method))
-    return pd.concat(parts, ignore_index=True)
+    """All rows of finished cells, in the order of their names.
+
+    Raises:
+        PolicyKDError: rows that were changed since, or are of another spec than the one beside them.
+    """
+    results = Results(folder)
+    cells = results.spec().cells
+    done = results.done(cells)
+    parts = [
+        pd.DataFrame([vars(row) for row in results.rows(cell)]).assign(task=task_folder(cell.task), method=cell.method)
+        for cell in sorted(cells, key=lambda cell: cell.name)
+        if cell.name in done
+    ]
+    return pd.concat(parts, ignore_index=True).rename(columns={"mean": "return"})
 
 
 def table(found: pd.DataFrame) -> str:

@@ -60,7 +60,7 @@ def run(options: Options) -> None:
     check_names("cases", options.cases, CASES)
     rows = Measurements(options.out / "zoo.csv", KEYS, VALUES)
     for case in options.cases:
-        if not (seeds := rows.missing(options.seeds, teacher=case)):
+        if not (seeds := rows.missing(options.seeds, teacher=case, env_steps=options.total_timesteps)):
             continue
         env, folder = CASES[case]
         if not (options.teachers / folder).is_dir():
@@ -82,8 +82,8 @@ def run(options: Options) -> None:
         f"{options.episodes} episodes on starts of their own. Seconds are those of all seeds together, on one thread.",
         "",
     ]
-    for case in [case for case in CASES if rows.has(teacher=case)]:
-        own = rows.where(teacher=case).to_dict("records")
+    for case in [case for case in CASES if rows.has(teacher=case, env_steps=options.total_timesteps)]:
+        own = rows.where(teacher=case, env_steps=options.total_timesteps).to_dict("records")
         ratios = ", ".join(f"{row['return_ratio']:.3f}" for row in own)
         text += [f"## {case}", "", f"Teacher {own[0]['teacher_return']:,.0f}; ratio by seed {ratios}; "]
         text[-1] += f"{own[0]['seconds']:.0f} s on a busy machine; with all evaluations "

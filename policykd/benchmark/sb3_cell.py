@@ -27,7 +27,7 @@ from policykd.benchmark.spec import Cell
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change
-from policykd.core.files import write_text
+from policykd.core.files import versions, write_text
 from policykd.core.networks import MLP
 from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
@@ -47,6 +47,7 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
     net_arch = _net_arch(cell)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    commits: list[str | None] = []
     for number, seed in enumerate(cell.seeds):
         done = folder / f"seed_{seed}.json"
         if (trained := _kept(done, cell)) is None:
@@ -54,8 +55,9 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
             trained = _train(
                 cell, seed, net_arch, folder / f"seed_{seed}", Throttled(report, number * cell.total_timesteps)
             )
-            _keep(done, cell.plain(), [list(vars(r).values()) for r in trained])
+            _keep(done, cell.plain(), [list(vars(r).values()) for r in trained], versions()["git_commit"])
         rows += trained
+        commits.append(json.loads(done.read_text(encoding="utf-8")).get("git_commit"))
         report((number + 1) * cell.total_timesteps)
     seconds = sum(r.seconds for r in rows if r.phase == "final")
     return rows, {
@@ -63,6 +65,7 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
         "learners_at_once": 1,
         "computed_by": "stable-baselines3, torch, cpu",
         "seconds": round(seconds, 1),
+        "seed_commits": commits,  # a seed that was kept may be older than the cell's git_commit
     }
 
 
@@ -79,8 +82,8 @@ def name_cell(folder: Path, fields: Any) -> None:
                 _keep(done, fields, rows)
 
 
-def _keep(done: Path, fields: dict[str, Any], rows: list[list[Any]]) -> None:
-    write_text(done, json.dumps({"cell": fields, "rows": rows}))
+def _keep(done: Path, fields: dict[str, Any], rows: list[list[Any]], commit: str | None = None) -> None:
+    write_text(done, json.dumps({"cell": fields, "rows": rows, "git_commit": commit}))
 
 
 def _kept(done: Path, cell: Cell) -> list[Row] | None:

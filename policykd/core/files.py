@@ -154,7 +154,11 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def versions() -> dict[str, Any]:
-    """What the run was made with: packages, Python, machine and the commit of policykd's source."""
+    """What the run was made with: packages, Python, machine, and the commit of policykd's source.
+
+    ``git_changed_files`` counts what that checkout has beside the commit, but for ``results``, which grow as they are
+    written. Both are None where the source is of no checkout, such as an installed package in another project's.
+    """
     packages = ("policykd", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "safetensors")
     found = {}
     for name in packages:
@@ -162,12 +166,14 @@ def versions() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    tracked = _git("ls-files", Path(__file__).name)
+    changed = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)results") if tracked else None
     return {
         "python": platform.python_version(),
         "packages": found,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()),
+        "git_commit": _git("rev-parse", "HEAD") if tracked else None,
+        "git_changed_files": None if changed is None else len(changed.splitlines()),
     }
 
 

@@ -47,6 +47,8 @@ def test_the_table_is_that_of_the_rows_and_the_page_says_no_more():
     assert f"after falls to {without.lowest.min():.2f}" in page
     naive = runs[runs.way == "naive"].set_index("protocol")
     assert (naive.loc["short"].lowest < 0).all()
+    again = naive.loc["short"].end[naive.loc["short"].end > 1]
+    assert f"and end at {again.min():.2f} and {again.max():.2f}" in page and len(again) == 2
     assert naive.loc["full"].lowest.max() < 0.055 and naive.loc["full"].end.max() < 0.175
     trial = "held by themselves, on trial"
     assert min(lowest("full", "Hopper-v5", "td3", way).min() for way in (trial, "fine_tune()")) > 0.945

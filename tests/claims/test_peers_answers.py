@@ -8,8 +8,11 @@ import pandas as pd
 
 from experiments.peers import answers as questions
 from experiments.peers.answers import holm, inserted, table
+from experiments.peers.questions import QUESTIONS
+from policykd.benchmark.bootstrap import interval, probability_of_improvement
 
 ROOT = Path(__file__).parents[2]
+WAYS = "trained", "student"
 answers = functools.cache(questions.answers)
 
 
@@ -37,8 +40,11 @@ def test_what_is_said_of_sb3s_default():
         *(sb3 for _, sb3 in trained.iqms)
     )
     assert f"SB3 at its default rate, 3e-4, returns {shown}" in text
-    assert f"the group is above it on each ({chances[0]})" in text
-    assert all(group > sb3 for group, sb3 in trained.iqms)
+    assert f"the group is above it ({chances[0]})" in text
+    above = "task by task both are on HalfCheetah and Hopper, and neither is shown to be on Walker2d."
+    assert above in text and trained.tasks[:2] == ("HalfCheetah-v5", "Hopper-v5")
+    lows = [[chance.low > 0.5 for chance in by_task("Q2", "four_mutual", way, "sb3").values()] for way in WAYS]
+    assert lows == [[True, True, False]] * 2
     assert (
         "its shipped student ({:,.0f}, {:,.0f} and {:,.0f};".format(*(shipped for shipped, _ in student.iqms)) in text
     )
@@ -77,8 +83,25 @@ def test_what_is_said_of_sb3_at_equal_steps():
     behind = [task for task, (group, sb3) in zip(tasks, trained.iqms, strict=True) if group < sb3]
     assert behind == ["InvertedDoublePendulum"] and "on five of six tasks" in page
     assert f"({pairs}), and over all with P {chances[0]}, where 0.8 was aimed at" in page and trained.better.low > 0.5
-    assert f"above it on five of six, P(better) {chances[0]}, in" in readme
-    assert "On Ant it is above the peer" in page and student.iqms[0][0] > trained.iqms[0][0]
+    assert (
+        f"above it over all, P(better) {chances[0]}, and with its whole interval on Ant, HalfCheetah and Hopper"
+        in readme
+    )
+    each = by_task("Q1", "four_mutual_2", "trained", "sb3")
+    assert [task for task, chance in each.items() if chance.low > 0.5] == ["Ant-v5", "HalfCheetah-v5", "Hopper-v5"]
+    assert all(each[f"{task}-v5"].high > 0.5 for task in ("Swimmer", "Walker2d"))
+    assert f"InvertedDoublePendulum ({said(each['InvertedDoublePendulum-v5'])})" in page
+    over_best = by_task("Q1", "four_mutual_2", "student", "four_mutual_2", "trained")
+    cheetah = over_best.pop("HalfCheetah-v5")
+    assert f"shown to be on HalfCheetah alone ({said(cheetah)}), above it nowhere." in page
+    assert all(chance.low < 0.5 < chance.high for chance in over_best.values())
+    updates = [
+        pd.read_csv(ROOT / f"results/peers_small/HalfCheetah-v5/{method}.csv")
+        .query("backbone == 'sac'")["updates"]
+        .max()
+        for method in ("four_mutual_2", "sb3")
+    ]
+    assert updates[0] == 8 * updates[1] and all("eight times its updates" in text for text in (page, readme))
     assert f"({shipped}, P {chances[1]}, corrected p {student.p:.3f})" in page and student.better.low > 0.5
     below = " and ".join(task for task, (own, sb3) in zip(tasks, student.iqms, strict=True) if own < sb3)
     assert f"though not on {below}, where two of ten students drop" in page
@@ -107,19 +130,26 @@ def test_what_is_said_of_one_agent_with_more_updates():
     )
     assert f"(`single_4`: {listed(four)}) one agent is far above the group" in page
     assert f"over all the group is better with P {first}, corrected p {two.p:.3f}." in page and two.better.low > 0.5
-    assert f"over all neither is better ({second})." in page and four.better.low < 0.5 < four.better.high
+    assert f"over all neither is shown to be better ({second})." in page and four.better.low < 0.5 < four.better.high
     assert f"(P {third}). The group is" in page and alone.better.low < 0.5 < alone.better.high
     for text in (readme, peers):
-        assert f"is level with them over all (P {first}, corrected p {two.p:.2f}, and {second})" in text
+        assert (
+            f"is shown over all (P {first}, corrected p {two.p:.2f}, and {second}): it is below on Ant and Hopper"
+            in text
+        )
+        assert min(two.p, four.p) > 0.05
     ant, cheetah = (alone.iqms[alone.tasks.index(task)] for task in ("Ant-v5", "HalfCheetah-v5"))
     assert f"{cheetah[0]:,.0f} on HalfCheetah and {ant[0]:,.0f} on Ant, SB3's with one" in peers
     assert f"with one {cheetah[1]:,.0f} and {ant[1]:,.0f}." in peers
-    by_task = shares(two)
-    assert f"(P {by_task.pop('Ant-v5'):.2f} and {by_task.pop('Hopper-v5'):.2f}), and on the others about level" in page
-    assert f"({min(by_task.values()):.2f} to {max(by_task.values()):.2f}): over all" in page
-    by_task = shares(four)
-    assert f"HalfCheetah (P of the group {by_task['HalfCheetah-v5']:.2f}) and far below it on Ant" in page
-    assert f"on Ant ({by_task['Ant-v5']:.2f}): over all" in page and by_task["Hopper-v5"] > 0.75
+    of_two, of_four = (by_task("Q1", "four_mutual_2", "trained", name) for name in ("single_2", "single_4"))
+    assert all(of[task].low > 0.5 for of in (of_two, of_four) for task in ("Ant-v5", "Hopper-v5"))
+    ant, hopper = of_two.pop("Ant-v5").value, of_two.pop("Hopper-v5").value
+    assert f"(P {ant:.2f} and {hopper:.2f}), and on the others not told apart" in page
+    values = [chance.value for chance in of_two.values()]
+    assert f"({min(values):.2f} to {max(values):.2f}, every interval holds 0.5): over all" in page
+    assert all(chance.low < 0.5 < chance.high for chance in of_two.values())
+    assert f"HalfCheetah (P of the group {of_four['HalfCheetah-v5'].value:.2f}) and far below it on Ant" in page
+    assert f"on Ant ({of_four['Ant-v5'].value:.2f}): over all" in page and of_four["HalfCheetah-v5"].high < 0.5
     seconds = pd.read_csv(ROOT / "results" / "peers_seconds.csv").pivot(
         index="round", columns=["method", "groups"], values="microseconds"
     )
@@ -132,10 +162,29 @@ def listed(answer):
     return f"{', '.join(first)} and {last}"
 
 
-def shares(answer):
-    """How often the group's best in training is above one agent, by task."""
-    sides = ((finals(task, "four_mutual_2", "trained"), finals(task, answer.theirs, "final")) for task in answer.tasks)
-    return {task: np.mean(ours[:, None] > theirs) for task, (ours, theirs) in zip(answer.tasks, sides, strict=True)}
+def by_task(question, ours, way, theirs, their_way="final"):
+    """P(better) with its interval, task by task."""
+    rows = questions.question_rows(QUESTIONS[question])
+    first, second = (questions._scores(rows, *side) for side in ((ours, way), (theirs, their_way)))
+    return {
+        task: interval([first[task][:, None], second[task][:, None]], chance, questions.RESAMPLES) for task in first
+    }
+
+
+def chance(x, y):
+    return probability_of_improvement(x, y).item()
+
+
+def said(estimate):
+    return f"P {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def test_what_is_said_of_the_good_rates():
+    against = {answer.theirs: answer for answer in answers() if answer.question == "Q2"}
+    page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
+    first, second = (against[f"single_{rate}"].better for rate in ("1e-3", "3e-3"))
+    assert f"not told apart from 1e-3 and 3e-3 ({said(first)} and {said(second)[2:]})" in page
+    assert all(better.low < 0.5 < better.high for better in (first, second))
 
 
 def test_what_is_said_of_td3():
@@ -162,12 +211,6 @@ def test_what_is_said_of_sparse_rewards():
     said = f"groups that share {share[0]:.0f} to {share[-1]:.0f}, and one agent with as many updates"
     assert f"{said} {rows['single_2'][4]}." in text
     assert all(a.better.low < 0.5 < a.better.high for a in answers() if a.question.startswith(("Q3 in", "Q3 sparse")))
-
-
-def finals(task, method, phase):
-    rows = pd.read_csv(ROOT / f"results/peers_small/{task}/{method}.csv")
-    chosen = rows[(rows["phase"] == phase) & (rows["backbone"] == "sac")]
-    return chosen.groupby("seed")["return"].mean().to_numpy()
 
 
 def test_what_is_said_of_beginning_anew():
@@ -199,9 +242,14 @@ def test_what_is_said_of_eight_updates_per_step():
     page = " ".join((ROOT / "BENCHMARK.md").read_text(encoding="utf-8").split())
     names = "single_8", "share_8", "paired_8"
     (alone, *_), (_, shared, *_), (_, paired, _, student) = (cheetah[name] for name in names)
-    assert f"one agent does not fall over on HalfCheetah ({alone})" in page and f"best in training ({shared})" in page
-    assert f"level with it ({paired})" in page and f"far below ({student})" in page
-    assert number(shared) < number(alone) < number(paired)
+    assert (
+        f"one agent does not fall over on HalfCheetah ({alone})" in page and f"share ({shared} by their best in" in page
+    )
+    assert f"advantage ({paired}) are not told apart from it" in page and f"far below ({student})" in page
+    for row in ("share_8", "paired_8"):
+        better = by_task("Q3 in regimes", row, "trained", "single_8")["HalfCheetah-v5"]
+        assert better.low < 0.5 < better.high
+    assert by_task("Q3 in regimes", "paired_8", "student", "single_8")["HalfCheetah-v5"].high < 0.5
     (alone, *_), (_, shared, *_), (_, paired, *_) = (hopper[name] for name in names)
     assert f"On Hopper one agent returns {alone}, two that share {shared} by their best in training" in page
     assert f"and two that distil {paired}" in page
