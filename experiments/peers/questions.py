@@ -21,7 +21,7 @@ def in_every_way(*rows: tuple[str, str]) -> list[Any]:
 
 AGAINST_SB3 = [
     *(((GATED, way), ("sb3", "final")) for way in ("trained", "student")),
-    *(((GATED, "trained"), (control, "final")) for control in ("single_2", "single_4")),
+    *(((GATED, "trained"), (control, "final")) for control in ("single_2", "single_4", "single_8")),
     (("single_4", "final"), ("sb3", "final")),
 ]
 QUESTIONS: dict[str, dict[str, Any]] = {
