@@ -144,6 +144,22 @@ def test_columns_of_a_vector_get_names(tmp_path):
         TeacherStudent(POINT, towards, config={**SMALL, "student_observations": ("legs",)})
 
 
+def test_groups_of_a_task_are_not_those_of_a_wrapper_that_moves_its_columns():
+    class Named(gym.Wrapper):
+        observation_groups = {"place": (0, 1), "way": (2, 3)}  # noqa: RUF012 - as an attribute of a task is
+
+    named = Named(gym.make(POINT))
+    same = gym.wrappers.RescaleObservation(named, np.float32(-1), np.float32(1))
+    assert groups_of(same) == groups_of(gym.wrappers.ReshapeObservation(named, (2, 2))) == named.observation_groups
+    assert groups_of(SelectObservation(named, (2, 3, 0))) == {}
+    with pytest.raises(PolicyKDError, match="the task names none: set observation_groups"):
+        TeacherStudent(
+            lambda: SelectObservation(Named(gym.make(POINT)), (2, 3, 0)),
+            None,
+            config={**SMALL, "student_observations": "place"},
+        )
+
+
 @pytest.mark.parametrize("choice", [("way",), (2, 3), lambda o: o[:, 2:]], ids=["names", "columns", "function"])
 def test_the_teacher_reads_its_own_groups(choice):
     config = {**SMALL, "teacher_observations": choice, "student_observations": ("place",)}
