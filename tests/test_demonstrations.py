@@ -69,6 +69,51 @@ def test_experts_take_turns_and_only_good_episodes_are_kept():
     assert np.array_equal(np.sort(best.returns), np.sort(everything.returns)[4:])
 
 
+class Breaks(gym.Wrapper):
+    """Pays NaN with the last step of an episode."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, np.nan if truncated else reward, terminated, truncated, info
+
+
+def test_a_last_reward_that_is_not_finite_is_no_return():
+    with pytest.raises(PolicyKDError, match="returned a reward that is not finite at step 50 of an episode"):
+        demonstrate(towards, lambda: Breaks(gym.make(POINT)), 1)
+
+
+def writes(observation):
+    """Acts as ``towards``, and hides the position in what it was given."""
+    observation[..., :2] = 0
+    return np.clip(5 * observation[..., 2:], -1, 1)
+
+
+class Writes(torch.nn.Module):
+    def forward(self, observations):
+        observations[:, :2] = 0
+        return (5 * observations[:, 2:]).clamp(-1, 1)
+
+
+def hides(observations):
+    observations[:, :2] = 0
+    return observations
+
+
+@pytest.mark.parametrize("teacher", [writes, Writes()], ids=["function", "module"])
+@pytest.mark.parametrize("seen", [None, hides], ids=["all", "a function that writes"])
+def test_a_program_that_writes_into_an_observation_changes_nobody_elses(teacher, seen):
+    config = {"round_steps": 100, "round_updates": 2, "net_arch": (8,), "n_eval_episodes": 0}
+    student = TeacherStudent(POINT, teacher, config={**config, "student_observations": seen}, compile=False).learn(100)
+    positions = student.dataset.storage[0, : student.dataset.size, :2]
+    assert bool((positions == 0).all()) == (seen is hides)
+    asked = np.ones((3, 4), np.float32)
+    Teacher.load(teacher, POINT, observation_map=seen).actions(asked)
+    student.predict(asked)
+    assert (asked == 1).all()
+    if teacher is writes:
+        assert (demonstrate(teacher, POINT, 1).observations[:, :2] != 0).any()
+
+
 def test_a_teacher_demonstrates_what_it_answers():
     teacher = Teacher.load(towards, POINT)
     data = demonstrate(teacher, POINT, 2)

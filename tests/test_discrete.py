@@ -35,6 +35,14 @@ def taught():
     return TeacherStudent(Largest, expert, config=config, compile=False).learn(1_500)
 
 
+def test_a_learner_that_has_diverged_is_not_measured_by_its_first_choice():
+    peers = DualStudent(Largest, method="independent", backbone="ppo", config=PPO, compile=False)
+    peers.learner.actor[1] = np.nan
+    found = peers.evaluate(2)
+    assert np.isfinite(found.returns[0]).all() and np.isnan(found.returns[1]).all() and found.means[1] == -np.inf
+    assert np.isnan(peers.evaluate_group(2).returns).all()
+
+
 def zipped(kind, folder):
     """An agent of SB3 and its file."""
     model = agent(kind)

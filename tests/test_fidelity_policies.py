@@ -60,6 +60,15 @@ def test_a_control_of_another_task_is_refused():
         report(student, 0, control=other)
 
 
+def test_a_control_of_another_recipe_is_refused():
+    """SAC's Gaussians are before tanh: a KL from the teacher's in PPO's units would be no number."""
+    student = TeacherStudent(POINT, expert, config=COPY)
+    for backbone, config, said in (("sac", {}, "is of sac, the student of ppo"), ("ppo", {"history": 2}, "remembers")):
+        small = {"n_eval_episodes": 0}
+        with pytest.raises(PolicyKDError, match=f"the control {said}"):
+            report(student, 0, control=TeacherStudent(POINT, None, backbone=backbone, config={**small, **config}))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Runs of ``policykd distill``: two teachers, a student of each; and a run of peers."""

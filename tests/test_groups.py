@@ -9,6 +9,7 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from policykd_envs.wrappers import SelectObservation
 from sb3_agents import agent
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -18,6 +19,7 @@ from tiny import POINT, TINY
 from policykd import DualStudent, TeacherStudent
 from policykd.cli import distill_run, main
 from policykd.core.errors import PolicyKDError
+from policykd.export.hub import to_hub_folder
 from policykd.measure.doctor import diagnose
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import columns_of, flatten, groups_of, unflatten
@@ -142,6 +144,22 @@ def test_columns_of_a_vector_get_names(tmp_path):
         TeacherStudent(POINT, towards, config={**SMALL, "student_observations": ("legs",)})
 
 
+def test_groups_of_a_task_are_not_those_of_a_wrapper_that_moves_its_columns():
+    class Named(gym.Wrapper):
+        observation_groups = {"place": (0, 1), "way": (2, 3)}  # noqa: RUF012 - as an attribute of a task is
+
+    named = Named(gym.make(POINT))
+    same = gym.wrappers.RescaleObservation(named, np.float32(-1), np.float32(1))
+    assert groups_of(same) == groups_of(gym.wrappers.ReshapeObservation(named, (2, 2))) == named.observation_groups
+    assert groups_of(SelectObservation(named, (2, 3, 0))) == {}
+    with pytest.raises(PolicyKDError, match="the task names none: set observation_groups"):
+        TeacherStudent(
+            lambda: SelectObservation(Named(gym.make(POINT)), (2, 3, 0)),
+            None,
+            config={**SMALL, "student_observations": "place"},
+        )
+
+
 @pytest.mark.parametrize("choice", [("way",), (2, 3), lambda o: o[:, 2:]], ids=["names", "columns", "function"])
 def test_the_teacher_reads_its_own_groups(choice):
     config = {**SMALL, "teacher_observations": choice, "student_observations": ("place",)}
@@ -256,3 +274,21 @@ def test_distill_and_doctor_take_teachers_that_read_a_part(tmp_path, monkeypatch
     (teacher,) = TeacherStudent(POINT, begun[0], config={**SMALL, **seen}).panel.teachers
     page = str(diagnose(tmp_path / "part.zip", POINT, **seen, n_episodes=4, updates=0))
     assert teacher.observation_size == 4 and "sees all 4 observations" in page
+
+
+def test_a_hub_folder_of_a_task_of_dicts_has_a_replay(tmp_path, monkeypatch):
+    monkeypatch.setitem(gym.registry, "Goal-v0", EnvSpec("Goal-v0", Goal, max_episode_steps=5))
+    config = {"net_arch": (8,), "student_observations": "way", "history": 2, "n_eval_episodes": 0}
+    student, done = TeacherStudent("Goal-v0", towards, config=config, compile=False), []
+
+    def record(env_id, policy, path, *, seed):
+        env = gym.make(env_id)
+        seen, _ = env.reset(seed=seed)
+        for _ in range(3):
+            done.append((seen, policy(seen)))
+            seen = env.step(done[-1][1])[0]
+
+    to_hub_folder(student, 0, tmp_path / "hub", n_eval_episodes=1, record=record)
+    play = student.player(0)
+    for seen, action in done:
+        np.testing.assert_allclose(action, play(seen), atol=1e-5)

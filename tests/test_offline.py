@@ -284,6 +284,19 @@ def test_numbers_are_read_whatever_holds_them():
     assert (LoggedStates(half).checked().observations == half.float().numpy()).all()
 
 
+def test_a_full_buffer_of_half_the_memory_has_one_pair_less():
+    """Where the next step is written lies what the latest one led to, beside the action of the oldest."""
+    spaces = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Box(-1, 1, (1,))
+    options = {"optimize_memory_usage": True, "handle_timeout_termination": False, "n_envs": 2}
+    buffer = ReplayBuffer(8, *spaces, **options)
+    for step in range(7):
+        row, following = (np.full((2, 1), float(at)) for at in (step, step + 1))
+        buffer.add(row, following, row / 10, np.zeros(2), np.zeros(2), [{}, {}])
+        found = LoggedStates.read(buffer)
+        np.testing.assert_allclose(found.actions, found.observations / 10, atol=1e-7)
+        assert len(found.actions) == 2 * min(step + 1, 3)
+
+
 def test_actions_that_are_called_scaled_must_be():
     """A buffer that was filled by hand with actions in the task's units would be learnt from wrongly."""
     buffer = ReplayBuffer(8, gym.spaces.Box(-8, 8, (3,)), gym.spaces.Box(-2, 2, (1,)))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from tiny import POINT
@@ -23,6 +24,7 @@ from policykd.distillation.supervised.feature_maps import two_layers
 from policykd.distillation.supervised.method import STUDENT, WARM_UP
 from policykd.memory import KnowledgeBase, NearestStates
 from policykd.tasks.spaces import find_task
+from policykd.teachers.demonstrations import demonstrate
 from policykd.teachers.teacher import Teacher
 
 SMALL = Protocol(states=160, games=4, epochs=3, batch_size=32, components=4, relations=6, episodes=2)
@@ -114,11 +116,21 @@ class TestNearestStates:
         mean, _ = evaluate_policy(near, env, n_eval_episodes=1, warn=False)
         assert math.isfinite(mean)
 
+    def test_actions_that_are_kept_in_minus_1_to_1_are_played_in_the_tasks_units(self):
+        data, space = demonstrate(lambda o: np.full(1, 2.0), "Pendulum-v1", 1), Box(-2, 2, (1,))
+        assert NearestStates.of(data, 3, space).predict(np.zeros(3))[0].tolist() == [2.0]
+        for given in (None, Discrete(2)):
+            with pytest.raises(PolicyKDError, match=r"in \[-1, 1\], or choices, which are refused: give action_space"):
+                NearestStates.of(data, 3, given)
+
     def test_faults_are_one_line(self):
         with pytest.raises(PolicyKDError, match="at least k=5"):
             NearestStates(self.STATES, self.ACTIONS, 5)
         with pytest.raises(PolicyKDError, match="NaN"):
             NearestStates(self.STATES * math.nan, self.ACTIONS, 1)
+        for asked in (torch.zeros(4, 1), torch.zeros(4, 2), torch.zeros(3)):
+            with pytest.raises(PolicyKDError, match=r"reads observations \(B, 3\), got"):
+                NearestStates(self.STATES, self.ACTIONS, 1)(asked)
         for actions in (None, np.arange(4), np.zeros((4, 1), np.int64)):
             log = {"observations": self.STATES.numpy(), **({} if actions is None else {"actions": actions})}
             with pytest.raises(PolicyKDError, match="no continuous actions"):

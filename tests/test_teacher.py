@@ -226,6 +226,17 @@ def test_any_learner_of_a_run_can_be_the_best(tmp_path, monkeypatch, backbone):
         np.testing.assert_allclose(teacher.predict(inputs)[0], student.predict(inputs, learner=k)[0], atol=2e-6)
 
 
+def test_a_learner_that_has_diverged_is_not_the_best_of_a_file(tmp_path):
+    student = DualStudent(POINT, backbone="td3", config={**TINY, "eval_freq": 40, "n_eval_episodes": 1})
+    student.learner.actor[0] = np.nan
+    student.run.evaluations.append(student.evaluate())
+    student.run.evaluation_steps.append(0)
+    student.save(tmp_path / "agent.safetensors")
+    asked = np.ones(student.observation_space.shape, np.float32)
+    said = Teacher.load(tmp_path / "agent.safetensors", POINT).predict(asked)[0]
+    np.testing.assert_allclose(said, student.predict(asked, learner=1)[0], atol=2e-6)
+
+
 def test_a_run_folder_is_a_teacher(tmp_path):
     student = DualStudent(POINT, config=TINY, run_dir=tmp_path / "run").learn(40)
     inputs = np.zeros((1, student.observation_space.shape[0]), np.float32)

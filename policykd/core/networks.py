@@ -178,8 +178,9 @@ class PolicyOutput(NamedTuple):
 
 
 def one_hot(scores: Tensor) -> Tensor:
-    """1 at the largest of each row of ``(..., A)``, the first where several are, and 0 elsewhere."""
-    return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
+    """1 at the largest of each row of ``(..., A)``, the first where several are, and 0 elsewhere; NaN where that is."""
+    place = scores.argmax(-1, keepdim=True)
+    return torch.zeros_like(scores).scatter(-1, place, 1.0 + 0.0 * scores.detach().gather(-1, place))
 
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]

@@ -57,8 +57,8 @@ def to_hub_folder(
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
         drawn = record is not None and agent.made_by_id
         if record is not None and drawn:
-            look = agent.view.follow()
-            record(agent.env_id, lambda o: teacher.predict(look(o))[0], folder / "replay.mp4", seed=seed)
+            view, look = agent.view, agent.view.follow()
+            record(agent.env_id, lambda o: teacher.predict(look(view.flat(o)))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
     return dataclasses.replace(score, source=str(path))
 

@@ -91,10 +91,15 @@ def report(
         out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
 
     Raises:
-        PolicyKDError: the agent was loaded without its teacher, or the control is of another task.
+        PolicyKDError: the agent was loaded without its teacher, or the control is of another task or backbone, or
+            remembers.
     """
-    if control is not None and control.env_id != agent.env_id:
-        raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the student of {agent.env_id}")
+    if control is not None:
+        for own, other in ((agent.env_id, control.env_id), (agent.backbone, control.backbone)):
+            if other != own:  # of another backbone its Gaussians may be in other units than the teacher's here
+                raise PolicyKDError(f"fidelity: the control is of {other}, the student of {own}")
+        if control.remembers:
+            raise PolicyKDError("fidelity: compares at single states, and the control remembers its episode")
     rows = []
     for split, (states, teacher) in _asked(agent, learner, steps, seed).items():
         rows.append(Row(split, "student", asdict(_compare(agent, learner, states, teacher, tolerance))))

@@ -265,7 +265,9 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
 
     Dicts of observations are laid out as the task's space says, or the buffer's own.
     """
-    name, count = f"a {type(buffer).__name__}", buffer.buffer_size if buffer.full else buffer.pos
+    name, rows = f"a {type(buffer).__name__}", np.arange(buffer.buffer_size if buffer.full else buffer.pos)
+    if buffer.full and getattr(buffer, "optimize_memory_usage", False):
+        rows = np.delete(rows, buffer.pos)  # there the latest step led, and the action is of the oldest one
     if hasattr(buffer, "log_probs"):
         raise PolicyKDError(
             f"states: {name} is of learning on policy, its actions are not those that the task took: give a replay "
@@ -274,14 +276,14 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
     found = buffer.observations
     if isinstance(found, Mapping):
         own = buffer.observation_space
-        parts = {key: part[:count].reshape(-1, *own[key].shape) for key, part in found.items()}
+        parts = {key: part[rows].reshape(-1, *own[key].shape) for key, part in found.items()}
         observations = _laid_out(parts, space or own, name)
     elif found.ndim != 3 and not is_laid_out(buffer.observation_space):
         raise PolicyKDError(f"states: {name} of observations {found.shape[2:]}, not vectors")
     else:
-        observations = found[:count].reshape(-1, math.prod(found.shape[2:]))
-    if not count:
+        observations = found[rows].reshape(-1, math.prod(found.shape[2:]))
+    if not len(rows):
         raise PolicyKDError(f"states: {name} is empty: nothing was collected into it")
-    actions = buffer.actions[:count].reshape(-1, buffer.actions.shape[-1])
+    actions = buffer.actions[rows].reshape(-1, buffer.actions.shape[-1])
     discrete = type(buffer.action_space).__name__ == "Discrete"
     return LoggedStates(observations, actions, not discrete, name)

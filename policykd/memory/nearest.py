@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
 from policykd.memory.knowledge_base import KnowledgeBase
 from policykd.memory.logged import LoggedStates
+from policykd.tasks.spaces import ActionScale
 
 
 class NearestStates:
@@ -41,20 +43,30 @@ class NearestStates:
         self.memory.add((observations - self.mean) / self.std, actions)
 
     @classmethod
-    def of(cls, source: Any, k: int = 8) -> NearestStates:
+    def of(cls, source: Any, k: int = 8, action_space: spaces.Box | None = None) -> NearestStates:
         """The policy of whatever holds states with actions.
 
         Args:
             source: whatever ``LoggedStates.read`` takes.
             k: neighbours.
+            action_space: the task's, into whose units actions are brought that are kept in [-1, 1] (those of SB3's
+                replay buffers and of ``Demonstrations``); others are in them already.
 
         Raises:
-            PolicyKDError: it cannot be read, or holds no continuous actions.
+            PolicyKDError: it cannot be read, or holds no continuous actions, or of another task.
         """
         logged = LoggedStates.read(source)
         actions = None if logged.actions is None else np.asarray(logged.actions)
         if actions is None or actions.ndim != 2 or actions.dtype.kind != "f":
             raise PolicyKDError(f"nearest states: {logged.source} has no continuous actions (n, A) to take the mean of")
+        if logged.scaled:
+            if not isinstance(action_space, spaces.Box):
+                raise PolicyKDError(
+                    f"nearest states: {logged.source} keeps actions in [-1, 1], or choices, which are refused: give "
+                    "action_space=, the task's Box"
+                )
+            scale = ActionScale(action_space)
+            actions = scale.to_env(logged.as_learners_hold(scale))
         return cls(torch.from_numpy(logged.observations), torch.from_numpy(actions.astype(np.float32)), k)
 
     def __call__(self, observations: Tensor, exclude: Tensor | None = None) -> Tensor:
@@ -67,6 +79,10 @@ class NearestStates:
         Raises:
             PolicyKDError: another width, an observation that is not finite, or fewer than k states to find.
         """
+        if observations.ndim != 2 or observations.shape[1] != len(self.mean):
+            raise PolicyKDError(
+                f"nearest states: reads observations (B, {len(self.mean)}), got {tuple(observations.shape)}"
+            )
         queries = (observations.to(self.mean) - self.mean) / self.std
         return self.memory.values[self.memory.search(queries, self.k, exclude).rows].mean(1)
 

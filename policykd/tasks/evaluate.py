@@ -80,9 +80,10 @@ class Evaluator:
         observations = np.stack([self._reset(k, starts[k][0]) for k in range(learners)])
         self.starts[:] = True
         while (playing := np.flatnonzero(episode < n_episodes)).size:
-            actions = self.to_env(act(observations))
+            said = act(observations)
+            actions = self.to_env(said)  # of a choice that is NaN a number, too
             self.starts[:] = False
-            diverged = ~np.isfinite(actions).reshape(learners, -1).all(1)
+            diverged = ~np.isfinite(said).reshape(learners, -1).all(1)
             for k in playing:
                 if diverged[k]:  # its other learners are measured all the same
                     returns[k, episode[k] :], episode[k] = np.nan, n_episodes

@@ -8,6 +8,7 @@ row, Discrete and MultiDiscrete are one-hot. It is that of Gymnasium's ``Flatten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -155,13 +156,15 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
     """The groups that a task itself tells: those of its dict, an attribute ``observation_groups``, MuJoCo's parts.
 
     MuJoCo's v5 tasks have ``qpos``, ``qvel`` and others (``observation_structure``). A vector that names none has the
-    groups of the environments that it copies.
+    groups of the environments that it copies. In a wrapper that shows another number of columns there are none.
     """
-    size = getattr(env, "single_observation_space", env.observation_space).shape
+    size = _length(env)
     layer: Any = env
     while True:
         own = getattr(layer, "observation_groups", None)
         if isinstance(own, Mapping):
+            if _length(layer) not in (size, None):  # of columns that a wrapper has moved
+                return {}
             return {str(name): tuple(int(column) for column in columns) for name, columns in own.items()}
         if not isinstance(layer, gym.Wrapper | VectorWrapper):
             break
@@ -169,9 +172,15 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
     if isinstance(layer, SyncVectorEnv | AsyncVectorEnv):
         copy = layer.env_fns[0]()
         copy.close()
-        return groups_of(copy) if copy.observation_space.shape == size else {}
+        return groups_of(copy) if _length(copy) == size else {}
     parts = {name: n for name, n in getattr(layer, "observation_structure", {}).items() if name != "skipped_qpos"}
-    return in_turn(parts) if size == (sum(parts.values()),) else {}
+    return in_turn(parts) if size == sum(parts.values()) else {}
+
+
+def _length(env: gym.Env | VectorEnv) -> int | None:
+    """How many numbers an observation of one environment has, where its space has a shape."""
+    shape = getattr(env, "single_observation_space", env.observation_space).shape
+    return None if shape is None else math.prod(shape)
 
 
 def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:

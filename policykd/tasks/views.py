@@ -70,14 +70,14 @@ class View:
         """The part ``(..., P)`` of observations ``(..., O)``."""
         if self.function is None:
             return observations if self.columns is None else observations[..., list(self.columns)]
-        flat = np.asarray(observations, np.float32).reshape(-1, self.size)
+        flat = np.array(observations, np.float32).reshape(-1, self.size)  # a copy, into which it may write
         part: np.ndarray = self.function(torch.from_numpy(flat)).numpy()
         return part.reshape(*observations.shape[:-1], self.part_size)
 
     def of_torch(self, observations: Tensor) -> Tensor:
         """The part ``(B, P)`` of observations ``(B, O)``."""
         if self.function is not None:
-            return self.function(observations)
+            return self.function(observations.clone())
         return observations if self.columns is None else observations[:, list(self.columns)]
 
     def flat(self, observation: Any) -> np.ndarray:

@@ -120,16 +120,17 @@ def demonstrate(
         scale, limit, name = action_scale(check_spaces(made)[1]), episode_limit(made), task_name(made)
         for episode in range(n_episodes):
             act = _begun(several[episode % len(several)], scale)
-            observation, _ = made.reset(seed=env_seed(seed, episode, "evaluation"))
-            ended, said, begun, reward = False, None, len(states), 0.0
+            observation = np.asarray(made.reset(seed=env_seed(seed, episode, "evaluation"))[0], np.float32)
+            refuse_unless_finite(name, "reset", observation)
+            ended, said, begun = False, None, len(states)
             while not ended:
-                states.append(np.asarray(observation, np.float32))
-                refuse_unless_finite(name, f"step {len(states) - 1 - begun} of an episode", states[-1], reward)
-                actions.append(act(states[-1]))
+                states.append(observation)
+                actions.append(act(observation.copy()))  # into which an expert may write
                 episodes.append(episode)
-                observation, value, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
-                reward = float(value)
-                returns[episode] += reward
+                seen, reward, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
+                observation = np.asarray(seen, np.float32)
+                refuse_unless_finite(name, f"step {len(states) - begun} of an episode", observation, float(reward))
+                returns[episode] += float(reward)
                 ended = terminated or truncated or too_long(name, len(states) - begun, limit)
                 said = next((bool(info[key]) for key in SUCCESS if key in info), said)
             successes.append(said)

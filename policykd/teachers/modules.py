@@ -51,8 +51,8 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     @torch.no_grad()
     def function(observations: np.ndarray) -> np.ndarray:
         if hasattr(source, "predict"):
-            return _numbers(source.predict(observations, deterministic=True)[0], f"{name}.predict")
-        return _numbers(source(observations), f"function {name}")
+            return _numbers(source.predict(observations.copy(), deterministic=True)[0], f"{name}.predict")
+        return _numbers(source(observations.copy()), f"function {name}")  # into which it may write
 
     def one_by_one(observations: np.ndarray) -> np.ndarray:
         return np.stack([function(observation) for observation in observations])

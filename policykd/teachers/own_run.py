@@ -20,7 +20,7 @@ from policykd.core.registry import OWN, find
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
-from policykd.tasks import saved
+from policykd.tasks import Evaluation, saved
 from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
 from policykd.tasks.views import view_of
 from policykd.teachers.policy import Memory, Policy, remembers
@@ -89,7 +89,10 @@ def with_value_if_learnt(policy: Policy, learner: Any, config: dict[str, Any]) -
 
 def _best(loaded: dict[str, Any]) -> int:
     evaluations = loaded["evaluations"]
-    return int(np.asarray(evaluations[-1]["returns"]).mean(1).argmax()) if evaluations else 0
+    if not evaluations:
+        return 0
+    returns, lengths = (np.asarray(evaluations[-1][name]) for name in ("returns", "lengths"))
+    return int(Evaluation(returns, lengths).means.argmax())  # a learner that has diverged returns NaN
 
 
 def _learner(

@@ -208,7 +208,7 @@ class Panel:
             best = (envs % len(values)).repeat(len(observations) // len(envs)).to(values.device)
         else:
             assert self.task_of is not None
-            best = as_numbers(self.task_of(observations), len(observations), len(several[0]))
+            best = as_numbers(self.task_of(observations.clone()), len(observations), len(several[0]))
         rows = torch.arange(len(best), device=best.device)
         chosen = [part[best, rows] for part in several]
         policy = PolicyOutput.choosing(*chosen) if self.discrete else PolicyOutput(*chosen)

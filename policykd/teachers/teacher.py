@@ -286,11 +286,11 @@ class Teacher:
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
 
     def _look(self, observations: Tensor | np.ndarray) -> Tensor:
-        """What the teacher itself reads of raw observations."""
+        """What the teacher itself reads of raw observations; a copy, for a program of the user's may write into it."""
         if observations.ndim != 2 or observations.shape[1] != self.observation_size:
             shape = tuple(observations.shape)
             raise PolicyKDError(f"teacher: {self.source} reads observations (B, {self.observation_size}), not {shape}")
-        return self.map(torch.as_tensor(observations, dtype=torch.float32, device=self.device))
+        return self.map(torch.as_tensor(observations, dtype=torch.float32, device=self.device).clone())
 
     def _check_finite(self, what: str, values: Tensor) -> None:
         if not torch.isfinite(values).all():
