@@ -182,17 +182,32 @@ def contrary(observation):
 def test_another_teacher_is_scored_and_named_and_what_the_data_set_holds_is_said(tmp_path, caplog):
     TeacherStudent(POINT, expert, config=COPY, seeds=(0, 3)).learn(80).save(tmp_path / "first", include_replay=True)
     agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=contrary)
-    assert (agent.score, agent.teacher_source) == (None, "function contrary")
-    assert (
-        "function contrary teaches from now on, and 80 states of the data set keep answers of function" in caplog.text
-    )
+    assert (agent.score, agent.teacher_source, caplog.text) == (None, "function contrary", "")
     with pytest.raises(PolicyKDError, match=r"function contrary returns .* it has nothing to teach"):
         agent.learn(10)
-    caplog.clear()
     assert TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert).score is not None
     assert TeacherStudent.load(tmp_path / "first.safetensors").score is not None and caplog.text == ""
     elsewhere = "PolicyKD/PointReachSparse-v0"  # on another task a teacher returns something else
     assert TeacherStudent.load(tmp_path / "first.safetensors", elsewhere, teacher=expert).score is None
+
+
+def slower(observation):
+    return 0.5 * expert(observation)
+
+
+def moved(observation):
+    return expert(observation)
+
+
+@pytest.mark.parametrize(("teacher", "said"), [(slower, 1), (moved, 0), (expert, 0)])
+def test_whose_answers_the_data_set_holds_is_said_once_where_learning_goes_on(tmp_path, caplog, teacher, said):
+    TeacherStudent(POINT, expert, config=COPY).learn(80).save(tmp_path / "first", include_replay=True)
+    agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=teacher)
+    assert (agent.answered_otherwise() > 0.5) == said
+    for _ in range(2):
+        agent.learn(40)
+    line = "function slower teaches from now on, and 80 states of the data set keep answers of function expert"
+    assert caplog.text.count("teaches from now on") == caplog.text.count(line) == said
 
 
 class Pushes:
@@ -225,8 +240,8 @@ def test_logged_actions_do_not_stand_for_a_teacher_that_was_handed_in_later(tmp_
     logged = {"observations": states, "actions": np.zeros((60, 2))}
     TeacherStudent(POINT, None, config=COPY).learn_from(logged, 5).save(tmp_path / "first", include_replay=True)
     agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert)
-    assert "60 states of the data set keep actions that were logged" in caplog.text
     agent.learn(40).save(tmp_path / "second", include_replay=True)
+    assert "60 states of the data set keep actions that were logged" in caplog.text
     with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
         TeacherStudent.load(tmp_path / "second.safetensors").learn_from(logged, 5)
 

@@ -23,20 +23,17 @@ from policykd.core.fields import require
 from policykd.core.files import CHECKPOINT, OPTIONS, file_above
 from policykd.core.parsing import parse_json, read_text
 from policykd.measure import peers
-from policykd.measure.fidelity import answered_otherwise
 from policykd.measure.fidelity import report as policy_report
 from policykd.measure.fidelity_report import Row, as_table
 from policykd.training.dual_student import DualStudent
 from policykd.training.loading import load_agent
+from policykd.training.offline import SAME
 from policykd.training.snapshot import changes
 from policykd.training.teacher_student import TeacherStudent
 
 log = logging.getLogger("policykd")
 ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher", "teacher_widths", "teacher_files"}
 """Options of ``policykd classify`` that say what its networks are."""
-
-SAME = 0.01
-"""Share of answers in which a teacher may differ from what the run kept of it: it is computed in another order."""
 
 OF_POLICIES = "env", "teacher", "vecnormalize", "trust", "learner", "tolerance", "steps"
 """Options that a classifier has no use for."""
@@ -78,7 +75,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     loaded = load_teachers(teachers, agent.env_id, part, options.vecnormalize, options.trust)
     taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None if options.control is None else _control(options.control, options, agent)
-    if (gap := answered_otherwise(taught)) > SAME:
+    if (gap := taught.answered_otherwise() or 0.0) > SAME:
         log.warning(
             "fidelity: the teacher's action is another at %.0f %% of the states that the run learnt from: it may not "
             "be the run's own (--teacher), or lack its statistics (--vecnormalize)",

@@ -168,25 +168,6 @@ def student_actions(agent: TeacherStudent, learner: int, full: np.ndarray) -> np
     return _outputs(agent, learner, full).actions[0].clamp(-1, 1).numpy()
 
 
-def answered_otherwise(agent: TeacherStudent, states: int = 256) -> float:
-    """Share of states at which the teacher's action is not the one that the students' data set keeps; 0 where none is.
-
-    Args:
-        agent: it must have its teacher.
-        states: the first so many of the first student's are asked.
-    """
-    dataset, panel = getattr(agent, "dataset", None), agent.panel
-    if panel is None or panel.remembers or dataset is None or not agent.view.whole or agent.view.history > 1:
-        return 0.0
-    if agent.tuning is not None:  # the answers may be those of the students before it
-        return 0.0
-    observations, kept = dataset.storage[:1, : min(states, dataset.size)].cpu().split(dataset.sections, dim=-1)
-    if not observations.numel():
-        return 0.0
-    given, before = (Labels.unpack(x, agent.learner.discrete).policy for x in (panel.answer(observations), kept))
-    return float(((given.actions - before.actions).abs() > 1e-3).any(-1).double().mean())
-
-
 @torch.no_grad()
 def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOutput:
     """What one student answers, ``(1, n, ...)``: all learners are asked, for each has a normaliser of its own."""

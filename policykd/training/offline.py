@@ -15,6 +15,7 @@ from policykd.core.fields import require
 from policykd.core.interrupts import Interrupts
 from policykd.core.networks import state_tensors
 from policykd.distillation.labels import Labels
+from policykd.memory.labelled import LabelledStates
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
 from policykd.teachers.panel import Panel
@@ -29,12 +30,15 @@ from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 
 if TYPE_CHECKING:
     from policykd.distillation.teaching_config import TeachingConfig
+    from policykd.training.recipes.fine_tune import Span
     from policykd.training.tutor import FrozenTeacher
 
 log = logging.getLogger("policykd")
 S = TypeVar("S", bound="OfflineLearning")
 CHUNK = 4_096
 """States that a teacher is asked at once."""
+SAME = 0.01
+"""Share of answers in which a teacher may differ from what was kept of it: it is computed in another order."""
 STD = 0.1
 """Standard deviation that logged continuous actions are taken to have, in actions scaled to [-1, 1]."""
 
@@ -103,6 +107,7 @@ class OfflineLearning(Agent):
     if TYPE_CHECKING:
         full_factory: EnvFactory
         tutor: FrozenTeacher
+        tuning: Span | None
 
         @property
         def panel(self) -> Panel | None: ...  # noqa: D102
@@ -143,6 +148,7 @@ class OfflineLearning(Agent):
         logged = read(states, look_at(self.full_factory), recipe.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
+        self.warn_of_answers()
         starts = logged.starts() if self.remembers else np.ones(len(logged.observations), bool)
         inputs = torch.from_numpy(self.view.along(logged.observations, starts))
         seen, given = (part.to(self.device).expand(self.n_learners, -1, -1) for part in (inputs, given))
@@ -156,15 +162,34 @@ class OfflineLearning(Agent):
             self._fit(recipe, gradient_steps, progress_bar)
         return self
 
-    def warn_of_answers(self, before: str) -> None:
-        """Say where states are answered by other teachers than those who are there: by ``before``; empty: by none."""
+    def warn_of_answers(self) -> None:
+        """Say once, where learning goes on, that the data set holds answers of others than those who teach now."""
+        before, self.tutor.before = self.tutor.before, None
         held = getattr(self.memories.get("dataset"), "size", 0)
-        if held and self.tutor.source != before and getattr(self.recipe, "tutor", None) is self.tutor:
+        if before is None or not held or getattr(self.recipe, "tutor", None) is not self.tutor:
+            return
+        if (gap := self.answered_otherwise()) is None or gap > SAME:
             whose = f"answers of {before}" if before else "actions that were logged"
-            text = (
-                "load: %s teaches from now on, and %s states of the data set keep %s: begin anew to learn from it alone"
+            log.warning(
+                "%s teaches from now on, and %s states of the data set keep %s: begin anew to learn from it alone",
+                *(self.tutor.source, f"{held:,}", whose),
             )
-            log.warning(text, self.tutor.source, f"{held:,}", whose)
+
+    @torch.no_grad()
+    def answered_otherwise(self, states: int = 256) -> float | None:
+        """Share of states at which the teacher's action is not the one that the data set keeps; None where it is open.
+
+        Args:
+            states: the first so many of the first student's are asked.
+        """
+        dataset, panel = self.memories.get("dataset"), self.panel
+        if panel is None or panel.remembers or not isinstance(dataset, LabelledStates) or self.tuning is not None:
+            return None  # fine-tuned: the answers may be those of the students before
+        if not self.view.whole or self.view.history > 1 or not dataset.size:
+            return None
+        observations, kept = dataset.storage[:1, : min(states, dataset.size)].cpu().split(dataset.sections, dim=-1)
+        given, before = (Labels.unpack(x, self.learner.discrete).policy for x in (panel.answer(observations), kept))
+        return float(((given.actions - before.actions).abs() > 1e-3).any(-1).double().mean())
 
     def _fit(self, recipe: Imitation, gradient_steps: int, progress_bar: bool) -> None:
         """The gradient steps, and in a run folder an evaluation and a checkpoint."""

@@ -176,6 +176,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
             if (score := self.score_teacher()) is not None and not self.tutor.score_logged:
                 self.records.scored(score)
                 self.tutor.score_logged = True
+        self.warn_of_answers()
         if isinstance(self.recipe, Imitation):
             self.recipe.expect(self.num_timesteps + total_timesteps)
         super().ready(total_timesteps)
@@ -267,8 +268,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         agent.tutor.restore(settings["teacher"], score, extra.get("memories"))
         if tuned:
             agent._tune(change(agent.config, asked), Span(extra["fine_tune_start"], extra["fine_tune_span"]), False)
-        agent._restore(path, loaded).warn_of_answers(settings["teacher"])
-        return agent
+        return agent._restore(path, loaded)
 
     @property
     def memory(self) -> str:

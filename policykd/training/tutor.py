@@ -49,6 +49,8 @@ class FrozenTeacher:
         self.device, self.source = device, "" if panel is None else panel.source
         self.score: TeacherScore | None = None
         self.score_logged = False
+        self.before: str | None = None
+        """Where the teachers before these came from, empty where there were none; None where these are the first."""
         self._asked_for: Array | None = None
         self._answers = torch.empty(0)
         self._memories: Memories | None = None
@@ -104,6 +106,8 @@ class FrozenTeacher:
             self.score = score if score is not None and score.env_id == self.collector.env_id else None
             self.score_logged, self._saved = self.score is not None, memories
             self._memories = None if self.panel is None else self.panel.renew(memories)
+        else:
+            self.before = source
 
     def forget(self) -> None:
         """Remember no episode: from now on others are asked, and when this one is again, other episodes will run."""
