@@ -133,6 +133,9 @@ def test_what_students_of_every_kind_cost():
     medians = rows("students").groupby(["case", "students"]).microseconds.median()
     for case in medians.index.get_level_values(0).unique():
         assert f"| {case} | {medians[case, 2]:,.0f} | {medians[case, 20]:,.0f} |" in PAGE
+    before = rows("students_before_gru_kernel").query("case == 'GRU of 64'").groupby("students").microseconds.median()
+    times = [f"{before[k] / medians['GRU of 64', k]:.1f}" for k in (2, 20)]
+    assert f"{before[2]:,.0f} and {before[20]:,.0f}: {times[0]} and {times[1]} times as much." in PAGE
 
 
 def test_what_many_learners_cost_on_a_gpu():
