@@ -46,7 +46,7 @@ def test_what_is_said_of_300000_steps():
     in_both = "dagger", "student_driven", "kickstarting", "expected_entropy_regularised", "teacher_value_reward", "ppd"
     for condition, tasks, shown in (
         ("8x8 student", ("HalfCheetah-v5", "Hopper-v5"), (*in_both, "advisor")),
-        ("no velocities", ("HalfCheetah-v5",), (*in_both, "bc")),
+        ("no velocities", ("HalfCheetah-v5", "Hopper-v5"), (*in_both, "bc")),
     ):
         columns = []
         for task in tasks:
