@@ -131,6 +131,11 @@ def test_what_is_said_of_one_agent_with_more_updates():
     assert f"(`single_4`: {listed(four)}) one agent is far above the group" in page
     assert f"over all the group is better with P {first}, corrected p {two.p:.3f}." in page and two.better.low > 0.5
     assert f"over all neither is shown to be better ({second})." in page and four.better.low < 0.5 < four.better.high
+    eight = asked["four_mutual_2, best in training", "single_8"]
+    ((group, one),) = eight.iqms
+    assert eight.tasks == ("HalfCheetah-v5",) and eight.better.high < 0.5
+    chance = f"{eight.better.value:.2f} [{eight.better.low:.2f}, {eight.better.high:.2f}], corrected p {eight.p:.3f}"
+    assert f"it returns {one:,.0f} there, to the group's {group:,.0f} (P of the group {chance})." in page
     assert f"(P {third}). The group is" in page and alone.better.low < 0.5 < alone.better.high
     for text in (readme, peers):
         assert (
