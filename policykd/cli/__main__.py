@@ -2,4 +2,5 @@
 
 from policykd.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
