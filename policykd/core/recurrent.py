@@ -68,9 +68,10 @@ class GRU:
         """
         learners, length, batch, _ = inputs.shape
         units, head = rows.split((sum(self.sections[:-1]), self.sections[-1]), dim=1)
-        states = native.gru(units, inputs, starts == 0, state)
+        arguments = units, inputs, starts == 0, state
+        states = native.gru(*arguments)
         if states is None:
-            states = self._states(units, inputs, starts == 0, state)
+            states = self._states(*arguments)
         read = torch.cat((states, inputs), dim=-1)
         outputs = self.head(head, read.view(learners, length * batch, -1))
         return outputs.view(learners, length, batch, -1), states[:, -1]

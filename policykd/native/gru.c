@@ -18,13 +18,13 @@ typedef struct {
 static Int parameters(Shape s) { return 3 * s.units * (s.inputs + s.units + 2); }
 static Int steps(Shape s) { return s.length * s.batch; }
 
-#define CHUNKS(i, width, H) \
-    for (Int i = 0, width = H < LANES ? H : LANES; i < H; i += LANES, width = H - i < LANES ? H - i : LANES)
+/* A width in vectors, the last of which may be narrower. */
+#define CHUNKS(i, w, H) \
+    for (Int i = 0, w = H < LANES ? H : LANES; i < H; i += LANES, w = H - i < LANES ? H - i : LANES)
 
 /* One step of one sequence: `seen` is what its input says, `told` what the state before it says. */
 static void step_forward(Int H, const float *seen, const float *told, float *kept, float *state) {
-    CHUNKS(i, width, H) {
-        const int w = (int)width;
+    CHUNKS(i, w, H) {
         const Vec before = load(kept + BEFORE * H + i, w), heard = load(told + 2 * H + i, w);
         const Vec reset = sigmoid_of(load(seen + i, w) + load(told + i, w));
         const Vec update = sigmoid_of(load(seen + H + i, w) + load(told + H + i, w));
@@ -40,8 +40,7 @@ static void step_forward(Int H, const float *seen, const float *told, float *kep
 /* Back, from the gradient of the state after it: to what the input and the state say, and past the gates. */
 static void step_backward(Int H, const float *kept, const float *gradient, float *to_seen, float *to_told,
                           float *to_before) {
-    CHUNKS(i, width, H) {
-        const int w = (int)width;
+    CHUNKS(i, w, H) {
         const Vec reset = load(kept + RESET * H + i, w), update = load(kept + UPDATE * H + i, w);
         const Vec candidate = load(kept + CANDIDATE * H + i, w), g = load(gradient + i, w);
         const Vec to_candidate = (g - g * update) * (1 - candidate * candidate);

@@ -269,14 +269,8 @@ def adam_(
     else:
         address = ctypes.byref(ctypes.c_float(rates))
     library().adam(
-        *(
-            *rows.shape,
-            rows.stride(0),
-            rows.data_ptr(),
-            exp_avg.data_ptr(),
-            exp_avg_sq.data_ptr(),
-            gradients.data_ptr(),
-        ),
+        *(*rows.shape, rows.stride(0), rows.data_ptr()),
+        *(exp_avg.data_ptr(), exp_avg_sq.data_ptr(), gradients.data_ptr()),
         *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
         *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )
