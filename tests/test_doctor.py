@@ -343,6 +343,21 @@ def test_a_learning_rate_that_cannot_learn(rate, advised):
     assert advised in next(f.advice for f in diagnosis.wrong if f.check == "learning rate")
 
 
+def fit(explained):
+    return doctor.Fit(explained, np.ones(100), np.ones(100))
+
+
+def test_cloning_that_explains_nothing_blames_no_setting():
+    """However far below 0 its R^2 is: an answer that never changes makes that a matter of rounding."""
+    student = doctor.Student((8,), "tanh", 1e-3, True)
+    fits = {1e-4: fit(0.03), 1e-3: fit(-1.3), 1e-2: fit(-np.inf)}
+    assert doctor.checks.learning_rate(fits, student).state == "ok"
+    assert doctor.checks.capacity({(8,): fit(-6e9), (64, 64): fit(-1e9)}, student).state == "ok"
+    sight = doctor.checks.sight(fit(0.9), fit(-6.0), fit(-1.0), [2])
+    assert sight.state == "wrong" and sight.advice == "show it more (most is missed of column 2)"
+    assert "give it memory" in doctor.checks.sight(fit(0.9), fit(-1.0), fit(0.6), [2]).advice
+
+
 def test_observations_that_no_network_can_read():
     huge = made(lambda env: gym.wrappers.TransformObservation(env, lambda o: o * [1, 1, 1e5, 1e5], None))
 

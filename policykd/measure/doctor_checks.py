@@ -242,7 +242,7 @@ def sight(full: Fit, seen: Fit | None, remembered: Fit | None, missed: list[int]
         return Finding("what the student sees", "ok", shown)
     columns = ", ".join(map(str, missed))
     advice = f"show it more (most is missed of column {columns})"
-    if remembered is not None and remembered.r2 - seen.r2 > (full.r2 - seen.r2) / 2:
+    if remembered is not None and remembered.explained > (full.explained + seen.explained) / 2:
         advice = f"give it memory, which brings back most; or show it column {columns}"
     return Finding("what the student sees", "wrong", shown, advice)
 
@@ -270,7 +270,7 @@ def learning_rate(fits: dict[float, Fit], student: Student) -> Finding:
 
 
 def _loses(fit: Fit, best: Fit) -> bool:
-    return best.r2 - fit.r2 > LOST + LOST_OF_REST * (1 - best.r2)
+    return best.explained - fit.explained > LOST + LOST_OF_REST * (1 - best.explained)
 
 
 def gradients(fit: Fit) -> Finding:

@@ -60,6 +60,11 @@ class Fit(NamedTuple):
     gradient_norms: np.ndarray
     """Euclidean norm of the gradient of every step ``(updates,)``."""
 
+    @property
+    def explained(self) -> float:
+        """``r2``, or 0 where it is below: how much worse than the mean says nothing about what could be learnt."""
+        return max(self.r2, 0.0)
+
 
 def clone(
     inputs: np.ndarray, actions: np.ndarray, held_out: np.ndarray, student: Student, updates: int, seed: int = 0
