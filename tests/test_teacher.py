@@ -259,12 +259,19 @@ class Several:
         return np.stack([observation[..., 0], -observation[..., 1]], -1), None
 
 
+class Alone(Several):
+    """A predict that returns the action and no state beside it."""
+
+    def predict(self, observation, deterministic=True):
+        return super().predict(observation, deterministic)[0]
+
+
 class Module(torch.nn.Module):
     def forward(self, inputs):
         return torch.stack([inputs[:, 0], -inputs[:, 1]], 1)
 
 
-@pytest.mark.parametrize("source", [one, Several(), Module()])
+@pytest.mark.parametrize("source", [one, Several(), Alone(), Module()])
 def test_functions_and_modules_give_actions_in_the_tasks_units(source):
     teacher, inputs = Teacher.load(source, Lopsided), observations()
     low, high = Lopsided.action_space.low, Lopsided.action_space.high

@@ -205,6 +205,22 @@ def test_a_controller_acts_and_is_scored_from_the_start_of_every_episode():
     np.testing.assert_allclose(one.actions, two.actions, atol=1e-6)
 
 
+class Predicts:
+    """A planner whose ``predict`` returns the action alone."""
+
+    def reset(self):
+        self.inner = Integrator()
+        self.inner.reset()
+
+    def predict(self, observation, deterministic=True):
+        return self.inner(observation)
+
+
+def test_a_controller_may_say_its_action_by_a_predict_without_a_state_beside_it():
+    called, asked = (Teacher.load(own, Remember).score(Remember, 2, seed=0) for own in (Integrator(), Predicts()))
+    assert np.array_equal(called.returns, asked.returns)
+
+
 class Nested(Integrator):
     """Its state lies in an object of its own."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError, kind_and_line
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.teachers.modules import acting, shape
+from policykd.teachers.modules import acting, answer_of, shape
 from policykd.teachers.policy import Memory, Policy, remembers
 from policykd.teachers.task import TaskSpaces
 
@@ -98,10 +98,7 @@ def _name(source: Any) -> str:
 def _answer(controller: Any, observation: np.ndarray, name: str) -> Tensor:
     """The action of one controller, in the task's units, float32."""
     try:
-        if hasattr(controller, "predict"):
-            given = controller.predict(observation.copy(), deterministic=True)[0]
-        else:
-            given = controller(observation.copy())  # which it may keep, and the environment overwrite
+        given = answer_of(controller, observation)
         return torch.as_tensor(given).detach().to("cpu", torch.float32)
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(

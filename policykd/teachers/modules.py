@@ -37,7 +37,7 @@ SAMPLES = (
 
 
 def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
-    """A function ``observation (O,) -> action (A,)``, or an object with SB3's ``predict``.
+    """A function ``observation (O,) -> action (A,)``, or an object with ``predict``, as ``answer_of`` asks it.
 
     It is called once per observation, unless it answers the task's first observations alike one by one and together.
 
@@ -50,9 +50,7 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
 
     @torch.no_grad()
     def function(observations: np.ndarray) -> np.ndarray:
-        if hasattr(source, "predict"):
-            return _numbers(source.predict(observations.copy(), deterministic=True)[0], f"{name}.predict")
-        return _numbers(source(observations.copy()), f"function {name}")  # into which it may write
+        return _numbers(answer_of(source, observations), f"function {name}")
 
     def one_by_one(observations: np.ndarray) -> np.ndarray:
         return np.stack([function(observation) for observation in observations])
@@ -68,6 +66,15 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     except Exception:  # a function of one observation may fail on several in any way
         pass
     return acting(f"function {name}", through_numpy(act, device), None, _actions(task), device, apart.shape)
+
+
+def answer_of(source: Any, observations: np.ndarray) -> Any:
+    """What an object with ``predict``, which may give SB3's state beside the action, or else a function answers."""
+    observations = observations.copy()  # which it may keep, and write into
+    if not hasattr(source, "predict"):
+        return source(observations)
+    answer = source.predict(observations, deterministic=True)
+    return answer[0] if isinstance(answer, tuple) else answer
 
 
 def from_module(
