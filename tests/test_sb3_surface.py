@@ -11,7 +11,7 @@ import pytest
 import torch
 from policykd_envs import PointReach
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-from stable_baselines3 import TD3
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common import callbacks as sb3
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
@@ -22,7 +22,7 @@ from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.training import progress_lines
 from policykd.training.progress_lines import ProgressLines, make_bar
 
-PPO = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "distill_batch_size": 8}
+ROLLOUTS = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "distill_batch_size": 8}
 QUIET = {"eval_freq": 0, "n_eval_episodes": 0}
 
 
@@ -32,7 +32,7 @@ def dual(**options):
 
 def taught(**options):
     teacher = Teacher.load(lambda o: np.clip(10 * o[..., 2:], -1, 1), env=POINT)
-    config = {**PPO, **QUIET, "round_steps": 50, "round_updates": 2, "teacher_episodes": 3}
+    config = {**ROLLOUTS, **QUIET, "round_steps": 50, "round_updates": 2, "teacher_episodes": 3}
     return TeacherStudent(POINT, teacher, config=config, **options)
 
 
@@ -86,6 +86,44 @@ CALLBACKS = {
 def test_sb3s_callbacks_work(make, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert make().learn(120, callback=CALLBACKS[name]()).num_timesteps == 120
+
+
+class Rollouts(sb3.BaseCallback):
+    """Notes when rollouts begin and end, and stops at some step."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.heard, self.last = [], last
+
+    def _on_rollout_start(self):
+        self.heard.append("start")
+
+    def _on_rollout_end(self):
+        self.heard.append("end")
+
+    def _on_step(self):
+        self.heard.append(self.num_timesteps)
+        return self.num_timesteps < self.last
+
+
+@pytest.mark.parametrize("last", [1_000, 40])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [(PPO, {"n_steps": 16, "batch_size": 8, "n_epochs": 1}), (SAC, {"learning_starts": 20, "train_freq": 3})],
+)
+def test_callbacks_hear_of_every_rollout_as_in_sb3(algorithm, settings, last):
+    theirs, ours = Rollouts(last), Rollouts(last)
+    algorithm("MlpPolicy", POINT, policy_kwargs={"net_arch": [8]}, **settings).learn(48, callback=theirs)
+    single = {"backbone": algorithm.__name__.lower(), "method": "independent", "peers": 1}
+    DualStudent(POINT, **single, config={"net_arch": (8,), **settings, **QUIET}).learn(48, callback=ours)
+    assert ours.heard == theirs.heard
+
+
+def test_a_round_of_a_student_is_a_rollout():
+    callback = Rollouts(1_000)
+    agent = taught().learn(120, callback=callback)
+    heard = [event for event in callback.heard if isinstance(event, str)]
+    assert agent.teaching.round_steps == 50 and heard == ["start", "end", "start", "end", "start"]
 
 
 class Unwilling(sb3.BaseCallback):

@@ -204,9 +204,7 @@ class Agent(Saving, SB3Surface):
             callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
         with bar, self.computing(), interruptible() as interrupts:
-            callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
-            callbacks.on_rollout_end()
             if not run.evaluated:
                 self._evaluate(interrupts)
             self._checkpoint()

@@ -17,6 +17,10 @@ class Recipe(Protocol):
     n_updates: int
     """Gradient steps so far (of PPO: epochs, as SB3 counts them)."""
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether what SB3 calls a rollout ended with the last step: an update follows."""
+
     def collect(self) -> Step:
         """One step of all environments into the memory."""
 

@@ -99,9 +99,14 @@ class LearnFromRollouts:
         noise = standard_normal(self.exploration, inputs.shape[1], self.learner.action_size)
         return self.learner.sample(inputs, torch.from_numpy(noise).to(inputs.device))
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether the rollout is full."""
+        return self.rollout.full
+
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The update where the rollout is full; returns the diagnostics of the last one."""
-        if self.rollout.full:
+        if self.rollout_over:
             self.step(progress)
         return self.info
 
