@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 import zipfile
 
 import gymnasium as gym
@@ -237,6 +238,34 @@ def test_buffers_parameters_and_logs_are_there(tmp_path):
         PolicyKDError, match=r"set_env: an agent keeps its task, .*: save it without its replay, and load"
     ):
         agent.set_env(gym.make(POINT))
+
+
+def test_settings_are_attributes_as_sb3s_and_cannot_be_assigned():
+    agent = dual()
+    assert (agent.gamma, agent.learning_rate) == (agent.config.gamma, agent.config.learning_rate)
+    rates = (1e-3, 1e-4)
+    peers = DualStudent(POINT, backbone="td3", config={**TINY, "vary": {"learning_rate": rates}})
+    assert peers.learning_rate == rates and taught().n_epochs == 1
+    for name in ("gamma", "learning_rate", "n_epochs", "n_envs"):  # SB3's agents would learn with it from then on
+        with pytest.raises(PolicyKDError, match=rf"{name}: an agent keeps the settings .*make another with config=\{{"):
+            setattr(agent, name, 1)
+    agent.mine = 3  # W&B's callback and users keep things of their own there
+    assert agent.mine == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("env", "DualStudent has no env; get_env() gives"),
+        ("set_parameters", "has no set_parameters; load() reads"),
+        ("set_random_seed", "has no set_random_seed; seeds=(...) is"),
+        ("nothing", "'DualStudent' object has no attribute 'nothing'"),
+    ],
+)
+def test_what_sb3s_agents_have_beside_is_told_where_it_is(name, said):
+    assert not hasattr(dual(), name)
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(dual(), name)
 
 
 def test_a_logger_that_is_set_hears_what_is_logged():

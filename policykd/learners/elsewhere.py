@@ -66,3 +66,10 @@ OF_LOAD = {
     "force_reset": "a run goes on from where it stopped; leave it out",
 }
 """The same for arguments of SB3's ``load``."""
+
+OF_AGENT = {
+    "env": "get_env() gives the training environments",
+    "set_parameters": "load() reads an agent back",
+    "set_random_seed": "seeds=(...) is an argument of the agent, one per group",
+}
+"""The same for what SB3's agents have beside settings."""
