@@ -349,6 +349,45 @@ def test_a_zip_of_sb3_or_torch_is_no_agent_and_the_line_says_who_reads_it(tmp_pa
         DualStudent.load("agent.zip")
 
 
+def test_a_replay_that_sb3_saved_is_refused_and_the_line_says_who_learns_from_it(tmp_path):
+    SAC("MlpPolicy", POINT, buffer_size=100).save_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(PolicyKDError, match=r"replay.pkl is a pickle, .*TeacherStudent.learn_from"):
+        dual().load_replay_buffer(tmp_path / "replay.pkl")
+
+
+SINGLE = {"method": "independent", "peers": 1}
+
+
+def test_an_activation_is_read_as_sb3s_policy_kwargs_write_it():
+    for backbone, of_torch, name in (("ppo", torch.nn.ReLU, "relu"), ("sac", torch.nn.ELU, "elu")):
+        agent = DualStudent(POINT, backbone=backbone, **SINGLE, config={"activation_fn": of_torch})
+        assert agent.config.activation_fn == name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "config", "said"),
+    [
+        ("td3", {"net_arch": {"pi": [8], "qf": [8]}}, "must be one list of widths, of actor and critics alike"),
+        ("td3", {"activation_fn": torch.nn.LeakyReLU}, "'leakyrelu' must be Literal['relu', 'tanh', 'elu']"),
+        ("ppo", {"clip_range": lambda left: 0.2 * left}, "clip_range_schedule='linear' lets it fall to 0"),
+        ("ppo", {"clip_range_vf": None}, "values are not clipped, as in SB3 by default; leave it out"),
+        ("ppo", {"target_kl": 0.01}, "learners share Adam's step count; leave it out"),
+        ("ppo", {"rollout_buffer_class": None}, "every learner's rollout is policykd's own"),
+        ("td3", {"n_critics": 2}, "td3 and sac have two critics"),
+        ("sac", {"use_sde_at_warmup": False}, "there is no state-dependent exploration"),
+        ("sac", {"stats_window_size": 10}, "logs average the latest 100 episodes"),
+    ],
+)
+def test_a_setting_of_sb3_that_is_not_here_says_what_to_do(backbone, config, said):
+    with pytest.raises(PolicyKDError, match=re.escape(said)):
+        DualStudent(POINT, backbone=backbone, **SINGLE, config=config)
+
+
+def test_what_reset_returns_is_no_observation():
+    with pytest.raises(PolicyKDError, match=r"predict: got what reset\(\) returns; take its first, the observation"):
+        dual().predict(gym.make(POINT).reset())
+
+
 def test_a_saved_agent_is_found_without_its_ending_as_in_sb3(tmp_path):
     agent = dual()
     for name in ("zipped.zip", "ours.safetensors", "steps_1.5_steps.zip"):
