@@ -120,6 +120,16 @@ def test_callbacks_hear_of_every_rollout_as_in_sb3(algorithm, settings, last):
     assert ours.heard == theirs.heard
 
 
+def test_a_call_of_learn_without_a_whole_rollout_says_that_nothing_is_learnt(caplog):
+    agent = DualStudent(POINT, backbone="ppo", config={**ROLLOUTS, **QUIET})
+    said = "nothing is learnt in these 62 steps: a rollout of n_steps=32 takes 64,"
+    agent.learn(62)
+    assert said in caplog.text and agent.recipe.n_updates == 0
+    caplog.clear()
+    agent.learn(2).learn(64)  # the rollout goes on
+    assert not caplog.text and agent.recipe.n_updates == 2
+
+
 def test_a_round_of_a_student_is_a_rollout():
     callback = Rollouts(1_000)
     agent = taught().learn(120, callback=callback)

@@ -231,6 +231,7 @@ class Agent(Saving, SB3Surface):
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         check_learns(self.learner.actor)
+        self.recipe.expect(self.num_timesteps + total_timesteps)
         self.get_env()
         self.collector.check()
         if self.compile == "auto":

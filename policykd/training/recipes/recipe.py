@@ -21,6 +21,9 @@ class Recipe(Protocol):
     def rollout_over(self) -> bool:
         """Whether what SB3 calls a rollout ended with the last step: an update follows."""
 
+    def expect(self, end: int) -> None:
+        """Warn where nothing can be learnt by ``end`` steps of a group, because a rollout or round is longer."""
+
     def collect(self) -> Step:
         """One step of all environments into the memory."""
 

@@ -67,6 +67,9 @@ class LearnFromReplay:
         """From now on compute gradient steps with ``torch.compile``, and on a GPU actions at once."""
         self.compiled, self._acted = True, record(self.acted, self.learner.actor.device)
 
+    def expect(self, end: int) -> None:
+        """Nothing: before ``learning_starts`` SB3's agents learn nothing either."""
+
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
         observations = self.collector.observations
