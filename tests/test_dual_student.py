@@ -152,11 +152,10 @@ class Count(BaseCallback):
 
 
 def test_callbacks_are_called_as_sb3_calls_them():
-    callback, agent = Count(), make(seeds=(0, 1))
+    callback, agent = Count(), make(seeds=(0, 1), config={**TINY, "train_freq": 2})
     agent.learn(8, callback=callback)
-    assert callback.events == [
-        *("init", "training start", "rollout start", 2, 4, 6, 8, "rollout end", "training end"),
-    ]
+    rollouts = ["rollout start", 2, 4, "rollout end", "rollout start", 6, 8, "rollout end"]
+    assert callback.events == ["init", "training start", *rollouts, "training end"]
     assert callback.sizes == [((4,), (4,), 4)] * 4
     assert callback.model is agent
     assert callback.training_env is agent.get_env()

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 import zipfile
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import pytest
 import torch
 from policykd_envs import PointReach
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-from stable_baselines3 import TD3
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common import callbacks as sb3
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
@@ -22,7 +23,7 @@ from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
 from policykd.training import progress_lines
 from policykd.training.progress_lines import ProgressLines, make_bar
 
-PPO = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "distill_batch_size": 8}
+ROLLOUTS = {"net_arch": (8, 8), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "distill_batch_size": 8}
 QUIET = {"eval_freq": 0, "n_eval_episodes": 0}
 
 
@@ -32,7 +33,7 @@ def dual(**options):
 
 def taught(**options):
     teacher = Teacher.load(lambda o: np.clip(10 * o[..., 2:], -1, 1), env=POINT)
-    config = {**PPO, **QUIET, "round_steps": 50, "round_updates": 2, "teacher_episodes": 3}
+    config = {**ROLLOUTS, **QUIET, "round_steps": 50, "round_updates": 2, "teacher_episodes": 3}
     return TeacherStudent(POINT, teacher, config=config, **options)
 
 
@@ -86,6 +87,54 @@ CALLBACKS = {
 def test_sb3s_callbacks_work(make, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert make().learn(120, callback=CALLBACKS[name]()).num_timesteps == 120
+
+
+class Rollouts(sb3.BaseCallback):
+    """Notes when rollouts begin and end, and stops at some step."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.heard, self.last = [], last
+
+    def _on_rollout_start(self):
+        self.heard.append("start")
+
+    def _on_rollout_end(self):
+        self.heard.append("end")
+
+    def _on_step(self):
+        self.heard.append(self.num_timesteps)
+        return self.num_timesteps < self.last
+
+
+@pytest.mark.parametrize("last", [1_000, 40])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [(PPO, {"n_steps": 16, "batch_size": 8, "n_epochs": 1}), (SAC, {"learning_starts": 20, "train_freq": 3})],
+)
+def test_callbacks_hear_of_every_rollout_as_in_sb3(algorithm, settings, last):
+    theirs, ours = Rollouts(last), Rollouts(last)
+    algorithm("MlpPolicy", POINT, policy_kwargs={"net_arch": [8]}, **settings).learn(48, callback=theirs)
+    single = {"backbone": algorithm.__name__.lower(), "method": "independent", "peers": 1}
+    DualStudent(POINT, **single, config={"net_arch": (8,), **settings, **QUIET}).learn(48, callback=ours)
+    assert ours.heard == theirs.heard
+
+
+def test_a_call_of_learn_without_a_whole_rollout_says_that_nothing_is_learnt(caplog):
+    agent = DualStudent(POINT, backbone="ppo", config={**ROLLOUTS, **QUIET})
+    said = "nothing is learnt in these 62 steps: a rollout of n_steps=32 takes 64,"
+    agent.learn(62)
+    assert said in caplog.text and agent.recipe.n_updates == 0
+    caplog.clear()
+    agent.learn(2).learn(64)  # the rollout goes on
+    assert not caplog.text and agent.recipe.n_updates == 2
+
+
+def test_a_round_of_a_student_is_a_rollout():
+    callback = Rollouts(1_000)
+    agent = taught().learn(120, callback=callback)
+    heard = [event for event in callback.heard if isinstance(event, str)]
+    assert agent.teaching.round_steps == 50 and heard == ["start", "end", "start", "end", "start"]
 
 
 class Unwilling(sb3.BaseCallback):
@@ -201,6 +250,34 @@ def test_buffers_parameters_and_logs_are_there(tmp_path):
         agent.set_env(gym.make(POINT))
 
 
+def test_settings_are_attributes_as_sb3s_and_cannot_be_assigned():
+    agent = dual()
+    assert (agent.gamma, agent.learning_rate) == (agent.config.gamma, agent.config.learning_rate)
+    rates = (1e-3, 1e-4)
+    peers = DualStudent(POINT, backbone="td3", config={**TINY, "vary": {"learning_rate": rates}})
+    assert peers.learning_rate == rates and taught().n_epochs == 1
+    for name in ("gamma", "learning_rate", "n_epochs", "n_envs"):  # SB3's agents would learn with it from then on
+        with pytest.raises(PolicyKDError, match=rf"{name}: an agent keeps the settings .*make another with config=\{{"):
+            setattr(agent, name, 1)
+    agent.mine = 3  # W&B's callback and users keep things of their own there
+    assert agent.mine == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("env", "DualStudent has no env; get_env() gives"),
+        ("set_parameters", "has no set_parameters; load() reads"),
+        ("set_random_seed", "has no set_random_seed; seeds=(...) is"),
+        ("nothing", "'DualStudent' object has no attribute 'nothing'"),
+    ],
+)
+def test_what_sb3s_agents_have_beside_is_told_where_it_is(name, said):
+    assert not hasattr(dual(), name)
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(dual(), name)
+
+
 def test_a_logger_that_is_set_hears_what_is_logged():
     class Heard(Logger):
         rows = 0
@@ -280,6 +357,45 @@ def test_a_zip_of_sb3_or_torch_is_no_agent_and_the_line_says_who_reads_it(tmp_pa
     writes(TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}))
     with pytest.raises(PolicyKDError, match=r"agent.zip is a zip, as SB3 and torch write them, .* load it with what"):
         DualStudent.load("agent.zip")
+
+
+def test_a_replay_that_sb3_saved_is_refused_and_the_line_says_who_learns_from_it(tmp_path):
+    SAC("MlpPolicy", POINT, buffer_size=100).save_replay_buffer(tmp_path / "replay.pkl")
+    with pytest.raises(PolicyKDError, match=r"replay.pkl is a pickle, .*TeacherStudent.learn_from"):
+        dual().load_replay_buffer(tmp_path / "replay.pkl")
+
+
+SINGLE = {"method": "independent", "peers": 1}
+
+
+def test_an_activation_is_read_as_sb3s_policy_kwargs_write_it():
+    for backbone, of_torch, name in (("ppo", torch.nn.ReLU, "relu"), ("sac", torch.nn.ELU, "elu")):
+        agent = DualStudent(POINT, backbone=backbone, **SINGLE, config={"activation_fn": of_torch})
+        assert agent.config.activation_fn == name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "config", "said"),
+    [
+        ("td3", {"net_arch": {"pi": [8], "qf": [8]}}, "must be one list of widths, of actor and critics alike"),
+        ("td3", {"activation_fn": torch.nn.LeakyReLU}, "'leakyrelu' must be Literal['relu', 'tanh', 'elu']"),
+        ("ppo", {"clip_range": lambda left: 0.2 * left}, "clip_range_schedule='linear' lets it fall to 0"),
+        ("ppo", {"clip_range_vf": None}, "values are not clipped, as in SB3 by default; leave it out"),
+        ("ppo", {"target_kl": 0.01}, "learners share Adam's step count; leave it out"),
+        ("ppo", {"rollout_buffer_class": None}, "every learner's rollout is policykd's own"),
+        ("td3", {"n_critics": 2}, "td3 and sac have two critics"),
+        ("sac", {"use_sde_at_warmup": False}, "there is no state-dependent exploration"),
+        ("sac", {"stats_window_size": 10}, "logs average the latest 100 episodes"),
+    ],
+)
+def test_a_setting_of_sb3_that_is_not_here_says_what_to_do(backbone, config, said):
+    with pytest.raises(PolicyKDError, match=re.escape(said)):
+        DualStudent(POINT, backbone=backbone, **SINGLE, config=config)
+
+
+def test_what_reset_returns_is_no_observation():
+    with pytest.raises(PolicyKDError, match=r"predict: got what reset\(\) returns; take its first, the observation"):
+        dual().predict(gym.make(POINT).reset())
 
 
 def test_a_saved_agent_is_found_without_its_ending_as_in_sb3(tmp_path):

@@ -128,6 +128,11 @@ def load(path: Path) -> dict[str, Any]:
                 f"checkpoint: {path} is a zip, as SB3 and torch write them, not a checkpoint of policykd: load it with "
                 "what wrote it, or as a teacher (Teacher.load, --teacher)"
             ) from None
+        if _is_pickle(path):
+            raise PolicyKDError(
+                f"checkpoint: {path} is a pickle, as SB3 saves replay buffers, not a checkpoint of policykd: students "
+                "learn from the buffer that SB3 loads (TeacherStudent.learn_from)"
+            ) from None
         raise PolicyKDError(
             f"checkpoint: {path} is damaged or not a checkpoint of policykd ({kind_and_line(error)})"
         ) from None
@@ -144,6 +149,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     check_header(Path(path))
     return safetensors.torch.load_file(path)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file, which is not opened as one, begins as pickles of protocols 4 and 5 do."""
+    with open(path, "rb") as file:
+        return file.read(3) in (b"\x80\x04\x95", b"\x80\x05\x95")
 
 
 def check_header(path: Path) -> None:

@@ -287,9 +287,8 @@ class PPOConfig(DistillationConfig, RunConfig):
         fractions(self, "gamma", "gae_lambda")
         not_negative(self, "ent_coef", "vf_coef")
         require(self.n_steps * self.n_envs > 1, "n_steps", self.n_steps, "is too small for a rollout: raise it")
-        require(
-            self.target_kl is None, "target_kl", self.target_kl, "is not supported: learners share Adam's step count"
-        )
+        rule = "is not supported: learners share Adam's step count; leave it out"
+        require(self.target_kl is None, "target_kl", self.target_kl, rule)
         require(all(width > 0 for width in self.net_arch), "net_arch", self.net_arch, "needs positive widths")
 
 

@@ -21,7 +21,39 @@ def steps_between(value: Any) -> Any:
     return value[0] if unit == "step" else value
 
 
-AS_SB3 = {"train_freq": steps_between}
+def one_list(value: Any) -> Any:
+    """SB3's ``net_arch``, where it is a list.
+
+    Raises:
+        PolicyKDError: it is a dict, with widths of actor and critics.
+    """
+    require(not isinstance(value, dict), "net_arch", value, "must be one list of widths, of actor and critics alike")
+    return value
+
+
+def name_of_activation(value: Any) -> Any:
+    """SB3's ``activation_fn``: the name of a class such as ``torch.nn.ReLU``."""
+    return value.__name__.lower() if isinstance(value, type) else value
+
+
+def no_function(value: Any) -> Any:
+    """SB3's ``clip_range``, where it is a number.
+
+    Raises:
+        PolicyKDError: it is a function of what remains of the run.
+    """
+    require(
+        not callable(value), "clip_range", value, "must be a number; clip_range_schedule='linear' lets it fall to 0"
+    )
+    return value
+
+
+AS_SB3 = {
+    "train_freq": steps_between,
+    "net_arch": one_list,
+    "activation_fn": name_of_activation,
+    "clip_range": no_function,
+}
 """Settings that SB3 writes in more than one way, and what reads them."""
 
 ELSEWHERE = {
@@ -36,9 +68,15 @@ ELSEWHERE = {
     "action_noise": "exploration noise is normal, of action_noise_std (ddpg and td3)",
     "use_sde": "there is no state-dependent exploration; leave it out",
     "sde_sample_freq": "there is no state-dependent exploration; leave it out",
+    "use_sde_at_warmup": "there is no state-dependent exploration; leave it out",
+    "clip_range_vf": "values are not clipped, as in SB3 by default; leave it out",
+    "n_critics": "td3 and sac have two critics, ddpg has one, as in SB3 by default; leave it out",
+    "stats_window_size": "logs average the latest 100 episodes of every learner, as in SB3 by default; leave it out",
     "optimize_memory_usage": "buffer_dtype='float16' takes half the memory, buffer_on_disk=True takes hardly any",
     "replay_buffer_class": "every learner's replay is policykd's own; leave it out",
     "replay_buffer_kwargs": "every learner's replay is policykd's own; leave it out",
+    "rollout_buffer_class": "every learner's rollout is policykd's own; leave it out",
+    "rollout_buffer_kwargs": "every learner's rollout is policykd's own; leave it out",
     "env_wrapper": "hand in a function that makes the wrapped environment, as env",
     "frame_stack": "hand in a function that makes the wrapped environment, as env",
     "env_kwargs": "hand in gymnasium.make(id, ...) with them, as env",
@@ -54,6 +92,7 @@ ELSEWHERE = {
     "callback": "callback= is an argument of learn()",
     "log_interval": "it is called log_freq, a setting in environment steps",
     "tb_log_name": "run_dir= is an argument of the agent, and TensorBoard's files are written there",
+    "eval_env": "every eval_freq steps learners are evaluated on environments of their own; leave it out",
     "reset_num_timesteps": "learn() goes on counting; a new agent begins anew",
     "include": "all of an agent is saved; leave it out",
     "exclude": "all of an agent is saved; leave it out",
@@ -66,3 +105,10 @@ OF_LOAD = {
     "force_reset": "a run goes on from where it stopped; leave it out",
 }
 """The same for arguments of SB3's ``load``."""
+
+OF_AGENT = {
+    "env": "get_env() gives the training environments",
+    "set_parameters": "load() reads an agent back",
+    "set_random_seed": "seeds=(...) is an argument of the agent, one per group",
+}
+"""The same for what SB3's agents have beside settings."""

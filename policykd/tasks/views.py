@@ -88,6 +88,8 @@ class View:
         """
         if isinstance(observation, Mapping) and not isinstance(self.space, spaces.Dict):
             raise PolicyKDError("predict: got a dict of observations, and the task gives vectors")
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping):
+            raise PolicyKDError("predict: got what reset() returns; take its first, the observation")
         try:
             array = as_rows(self.space, observation)
         except ValueError as error:

@@ -204,9 +204,7 @@ class Agent(Saving, SB3Surface):
             callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
         with bar, self.computing(), interruptible() as interrupts:
-            callbacks.on_rollout_start()
             train(self.recipe, run, self.hooks(callbacks, bar, interrupts), end)
-            callbacks.on_rollout_end()
             if not run.evaluated:
                 self._evaluate(interrupts)
             self._checkpoint()
@@ -233,6 +231,7 @@ class Agent(Saving, SB3Surface):
     def ready(self, total_timesteps: int) -> None:
         """Open the environments; decide whether to compile, once, when it is known how long training will be."""
         check_learns(self.learner.actor)
+        self.recipe.expect(self.num_timesteps + total_timesteps)
         self.get_env()
         self.collector.check()
         if self.compile == "auto":

@@ -27,7 +27,7 @@ class Hooks:
     eval_freq: int
     checkpoint_freq: int
     callback: BaseCallback | None = None
-    """SB3's callbacks; asked after every step of the environments, before the update."""
+    """SB3's callbacks; asked after every step of the environments, before the update, and told of rollouts."""
     bar: tqdm | ProgressLines | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
     """Whether to stop after this step."""
@@ -35,12 +35,15 @@ class Hooks:
 
 def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     """Collect and improve until the run has ``end`` steps, a callback says stop, or it is interrupted."""
-    go_on = True
+    go_on, in_rollout = True, False
     if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated and not run.pending:
         hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
     while run.pending or (go_on and run.num_timesteps < end and hooks.interrupts.number is None):
         started, episodes = time.perf_counter(), run.n_episodes
         if not run.pending:
+            if hooks.callback is not None and not in_rollout:
+                hooks.callback.on_rollout_start()
+                in_rollout = True
             step = recipe.collect()
             run.pending = True
             if hooks.callback is not None:
@@ -48,6 +51,9 @@ def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
                 go_on = hooks.callback.on_step()
             if hooks.bar is not None:
                 hooks.bar.update(run.steps_at_once)
+        if hooks.callback is not None and in_rollout and go_on and recipe.rollout_over:
+            hooks.callback.on_rollout_end()
+            in_rollout = False
         diagnose = run.due(hooks.log_freq)
         info = recipe.improve(run.fraction, diagnose)
         run.pending = False

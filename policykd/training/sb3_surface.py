@@ -22,7 +22,7 @@ from policykd.core.files import as_path
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
-from policykd.learners.elsewhere import ELSEWHERE, OF_LOAD
+from policykd.learners.elsewhere import ELSEWHERE, OF_AGENT, OF_LOAD
 from policykd.memory import SharedReplay
 from policykd.teachers import Teacher
 from policykd.training.acting import Acting
@@ -42,6 +42,27 @@ class SB3Surface(Acting):
 
         @property
         def logger(self) -> Logger: ...  # noqa: D102
+    else:  # a checker of types would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """A setting, which SB3's agents have as an attribute; of peers that differ, the value of each."""
+            config = self.__dict__.get("config")
+            if name in getattr(config, "__dataclass_fields__", ()):
+                return getattr(config, "vary", {}).get(name, getattr(config, name))
+            if name in OF_AGENT:
+                raise AttributeError(f"{type(self).__name__} has no {name}; {OF_AGENT[name]}")
+            return object.__getattribute__(self, name)  # says what is missing
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse a setting: nothing would read it.
+
+            Raises:
+                PolicyKDError: it is one.
+            """
+            if _is_setting(name):
+                how = f"make another with config={{{name!r}: ...}}"
+                raise PolicyKDError(f"{name}: an agent keeps the settings that it was made with: {how}")
+            object.__setattr__(self, name, value)
 
     verbose = 0
     _vec_normalize_env = None

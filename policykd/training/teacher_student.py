@@ -31,7 +31,6 @@ from policykd.training.offline import OfflineLearning
 from policykd.training.own_parts import try_divergence, try_weight
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
-from policykd.training.recipes.imitation import Imitation
 from policykd.training.saving import OwnParts
 from policykd.training.sb3_surface import explains_arguments
 from policykd.training.students import Made, Students
@@ -177,8 +176,6 @@ class TeacherStudent(OfflineLearning, FineTuning):
                 self.records.scored(score)
                 self.tutor.score_logged = True
         self.warn_of_answers()
-        if isinstance(self.recipe, Imitation):
-            self.recipe.expect(self.num_timesteps + total_timesteps)
         super().ready(total_timesteps)
 
     def gradient_steps_in(self, steps: int) -> int:

@@ -137,9 +137,14 @@ class Imitation:
                 *(f"{end - now:,}", f"{every:,}"),
             )
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether a round is over."""
+        return self.collector.run.due(self.config.round_steps)
+
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The updates where a round is over; returns the diagnostics of the last one."""
-        if self.collector.run.num_timesteps % self.config.round_steps < self.collector.n_envs:
+        if self.rollout_over:
             self.step(progress)
             ones = torch.ones(len(self.sampling))
             self.info |= {"distill/beta": self.beta() * ones, "distill/dataset_size": self.dataset.size * ones}

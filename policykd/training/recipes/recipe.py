@@ -17,6 +17,13 @@ class Recipe(Protocol):
     n_updates: int
     """Gradient steps so far (of PPO: epochs, as SB3 counts them)."""
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether what SB3 calls a rollout ended with the last step: an update follows."""
+
+    def expect(self, end: int) -> None:
+        """Warn where nothing can be learnt by ``end`` steps of a group, because a rollout or round is longer."""
+
     def collect(self) -> Step:
         """One step of all environments into the memory."""
 

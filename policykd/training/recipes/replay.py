@@ -67,6 +67,9 @@ class LearnFromReplay:
         """From now on compute gradient steps with ``torch.compile``, and on a GPU actions at once."""
         self.compiled, self._acted = True, record(self.acted, self.learner.actor.device)
 
+    def expect(self, end: int) -> None:
+        """Nothing: before ``learning_starts`` SB3's agents learn nothing either."""
+
     def collect(self) -> Step:
         """One environment step of every learner into the replay."""
         observations = self.collector.observations
@@ -116,11 +119,16 @@ class LearnFromReplay:
         answers: Tensor = to_asker(self._acted(*everybody), peers)
         return answers.view(len(answers), peers, -1, answers.shape[-1])
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether ``train_freq`` steps are over; before ``learning_starts`` no update follows them."""
+        return self.own_steps // self.collector.n_envs % self.config.train_freq == 0
+
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The gradient steps that are due after a step of the environments; returns the latest diagnostics."""
         config, info = self.config, dict[str, Tensor]()
-        steps, self.diagnosing = self.own_steps, self.diagnosing or diagnose
-        if steps <= config.learning_starts or steps // self.collector.n_envs % config.train_freq:
+        self.diagnosing = self.diagnosing or diagnose
+        if self.own_steps <= config.learning_starts or not self.rollout_over:
             return self.info
         if self.learner.settings.scheduled is not None:
             self.learner.settings.advance(progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +20,8 @@ from policykd.learners.ppo import PPO, Minibatch
 from policykd.memory.rollout import Rollout, gae
 from policykd.training.collector import Collector, Step
 from policykd.training.compiling import compile_step
+
+log = logging.getLogger("policykd")
 
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
@@ -67,6 +70,17 @@ class LearnFromRollouts:
         """From now on compute gradient steps with ``torch.compile``."""
         self.compiled, self._learn = True, compile_step(self.descend, self.device)
 
+    def expect(self, end: int) -> None:
+        """Warn where no rollout is full by ``end`` steps, which SB3 would exceed to fill it."""
+        run, rollout = self.collector.run, self.rollout
+        steps = max(0, end - run.num_timesteps)
+        if 0 < -(-steps // run.steps_at_once) < rollout.steps - rollout.position:
+            log.warning(
+                "learn: nothing is learnt in these %s steps: a rollout of n_steps=%s takes %s, all learners of a group "
+                "together: give learn more steps, or lower n_steps",
+                *(f"{number:,}" for number in (steps, rollout.steps, rollout.steps * run.steps_at_once)),
+            )
+
     @torch.no_grad()
     def collect(self) -> Step:
         """One step of all environments of every learner into the rollout."""
@@ -99,9 +113,14 @@ class LearnFromRollouts:
         noise = standard_normal(self.exploration, inputs.shape[1], self.learner.action_size)
         return self.learner.sample(inputs, torch.from_numpy(noise).to(inputs.device))
 
+    @property
+    def rollout_over(self) -> bool:
+        """Whether the rollout is full."""
+        return self.rollout.full
+
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """The update where the rollout is full; returns the diagnostics of the last one."""
-        if self.rollout.full:
+        if self.rollout_over:
             self.step(progress)
         return self.info
 
