@@ -303,7 +303,7 @@ def test_a_run_that_diverged_is_not_blamed_on_its_task():
         agent.collector.step(actions)
 
 
-def test_a_reset_that_is_not_finite_stops_training_and_is_named(refused, tmp_path, broken):
+def test_a_reset_that_is_not_finite_stops_training_and_is_named(refused, broken):
     said = refused(*_train("--env", broken("reset"), "--checkpoint-freq", "100", "--total-timesteps", "400"))
     assert "observation that is not finite" in said
     assert "of learner 1 (seed 0, peer 1)" in said

@@ -224,7 +224,7 @@ def test_done_cells_are_skipped_and_a_cell_without_provenance_is_not_done(spec, 
     assert ", `PolicyKD-PointReach-v0/single-td3`, " in benchmark_tables(partial).partition("Not run yet: ")[2]
 
 
-def test_what_is_missing_is_named_by_patterns_that_fit_it_and_nothing_else(spec, tmp_path):
+def test_what_is_missing_is_named_by_patterns_that_fit_it_and_nothing_else(spec):
     names = [cell.name for cell in spec.cells]
     generator = np.random.default_rng(0)
     for share in (0.3, 0.9, 1.0):

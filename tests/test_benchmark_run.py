@@ -82,7 +82,7 @@ def test_a_whole_matrix_then_nothing_is_left_to_do(capsys):
     assert contents(Path("results")) == before
 
 
-def test_sb3_is_judged_on_the_same_starts_as_ours(monkeypatch, folder):
+def test_sb3_is_judged_on_the_same_starts_as_ours():
     """An SB3 model and one of our learners with its weights get the same returns from the same evaluation."""
     from policykd.benchmark.sb3_cell import SameEvaluation
 
@@ -95,7 +95,7 @@ def test_sb3_is_judged_on_the_same_starts_as_ours(monkeypatch, folder):
     assert not np.allclose(SameEvaluation(cell, 0).play(agent.to_sb3(0), 3, 1).returns, ours)
 
 
-def test_twice_the_parameters_is_what_sb3_really_gets(folder):
+def test_twice_the_parameters_is_what_sb3_really_gets():
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     from policykd import export
@@ -330,7 +330,7 @@ def test_results_that_cannot_be_written_do_not_stop_the_others(instant, monkeypa
     assert rows("mutual") and not Path("results/tiny/PolicyKD-PointReach-v0/independent.csv").exists()
 
 
-def test_two_drivers_do_not_share_a_folder(folder):
+def test_two_drivers_do_not_share_a_folder():
     file = write()
     Path("runs/benchmark/tiny").mkdir(parents=True)
     with FileLock("runs/benchmark/tiny/.lock"), pytest.raises(PolicyKDError, match="is in use by another process"):

@@ -176,7 +176,7 @@ def test_the_specs_of_this_repository_are_sound(file):
         assert task.reference.source
 
 
-def test_planning_500_cells_reads_what_is_done(tmp_path, monkeypatch):
+def test_planning_500_cells_reads_what_is_done(tmp_path):
     """The time that it takes is measured by experiments/benchmark_size/run.py."""
     methods = {f"dpd_{n}": {"method": "dpd", "settings": {"alpha": n / 100}} for n in range(250)}
     tasks = {POINT: {"backbones": ["ddpg", "td3"], "reference": REFERENCE}}

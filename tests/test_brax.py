@@ -37,7 +37,7 @@ def test_episodes_of_brax_end_as_the_loop_needs_it(example):
     assert (infos["final_obs"] - first).abs().max() < 1 and (observations - first).abs().max() > 0
 
 
-def test_students_learn_in_brax(example, tmp_path):
+def test_students_learn_in_brax(example):
     def make(num_envs):
         return example["Brax"](num_envs, "inverted_pendulum")
 

@@ -328,7 +328,7 @@ def test_no_setting_is_forgotten():
     ] == []
 
 
-def test_a_checkpoint_is_saved_when_it_is_due(tmp_path):
+def test_a_checkpoint_is_saved_when_it_is_due():
     DualStudent(POINT, config={**TINY, "checkpoint_freq": 30}, run_dir="run").learn(40)
     assert checkpoint.load(Path("run/checkpoint.safetensors"))["num_timesteps"] == 40
 

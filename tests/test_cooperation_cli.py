@@ -116,7 +116,7 @@ def test_held_out_rows_and_the_next_free_folder(files):
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_digits_without_any_file(tmp_path, monkeypatch, capsys):
+def test_digits_without_any_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["cooperate", "--learners", "logistic", "tree", "--search-steps", "3", "--run-dir", "run"])
     accuracy = pd.read_csv("run/accuracy.csv").pivot(index="learner", columns="round", values="validation")

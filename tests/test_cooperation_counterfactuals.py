@@ -31,8 +31,8 @@ TEACHERS = {
 }
 
 
-def owner_of(learner, seed=0, n=60):
-    table, labels = clouds(n, seed)
+def owner_of(learner, seed=0):
+    table, labels = clouds(60, seed)
     owner = make_owners([learner, learner], [(table, labels)] * 2, seed)[0]
     owner.fit()
     return owner

@@ -109,7 +109,7 @@ def test_where_nothing_can_be_recorded_the_step_goes_on_and_says_so_once(monkeyp
     assert caplog.text.count("no CUDA graph (operation not permitted when stream is capturing)") == 1
 
 
-def test_each_form_of_the_arguments_has_a_graph_of_its_own(monkeypatch):
+def test_each_form_of_the_arguments_has_a_graph_of_its_own():
     made = []
     step = PerForm(print, lambda args: made.append(args) or (lambda *given: len(made)))
     for size in (2, 3, 2, 3):

@@ -218,7 +218,7 @@ def test_temperature_is_hintons_for_policies_too(tmp_path):
         DualStudent("Pendulum-v1", config={"temperature": 2.0})
 
 
-def test_several_teachers_that_choose_are_the_mean_of_their_probabilities(tmp_path):
+def test_several_teachers_that_choose_are_the_mean_of_their_probabilities():
     models = [agent("PPO", seed) for seed in (0, 1)]
     rows = observations()
     asked = torch.from_numpy(rows)
@@ -228,7 +228,7 @@ def test_several_teachers_that_choose_are_the_mean_of_their_probabilities(tmp_pa
     torch.testing.assert_close(said.softmax(-1), mean)
 
 
-def test_several_teachers_with_q_values_are_their_mean_where_these_are_copied(tmp_path):
+def test_several_teachers_with_q_values_are_their_mean_where_these_are_copied():
     models, rows = [agent("DQN", seed) for seed in (0, 1)], observations()
     with torch.no_grad():
         mean = torch.stack([m.policy.q_net(torch.from_numpy(rows)) for m in models]).mean(0)

@@ -32,9 +32,9 @@ def turn_of(peer_of, taught=None):
     return peer_of, torch.argsort(peer_of), taught
 
 
-def gradient_after_one(step, states, turn, diagnose=True):
+def gradient_after_one(step, states, turn):
     """The gradient of the loss: Adam's first mean is a tenth of it. (Its first step hides the gradient's size.)"""
-    info = step.update(states, *turn, RATE, diagnose)
+    info = step.update(states, *turn, RATE, True)
     return step.adam.exp_avg * 10, info
 
 

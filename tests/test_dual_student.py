@@ -229,7 +229,7 @@ def test_progress_bar_callback_reaches_the_end():
     assert bar.pbar.n == 40
 
 
-def test_learn_returns_itself_and_adds_steps(trained):
+def test_learn_returns_itself_and_adds_steps():
     agent = make()
     assert agent.learn(20) is agent
     assert agent.learn(30).num_timesteps == 50

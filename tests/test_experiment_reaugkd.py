@@ -28,7 +28,7 @@ def test_digits_script_measures_all_rows_of_a_size():
     assert {row["beta"] for row in found if row["row"].endswith("retrieval")} == {0.0}
 
 
-def test_glue_script_resumes(folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_glue_script_resumes(folder, tmp_path, monkeypatch):  # noqa: F811
     rows = "".join(f"{text}\t{label}\n" for text, label in zip(*reviews(60, 5)[::2], strict=True))
     (tmp_path / "glue").mkdir()
     write(tmp_path / "glue" / "RTE", "sentence\tlabel\n" + rows, "sentence\tlabel\n" + rows)

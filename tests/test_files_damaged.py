@@ -39,9 +39,9 @@ def packed(path, members, method=zipfile.ZIP_STORED):
     return path
 
 
-def npy(shape, content=bytes(80), header="{{'descr': '<f4', 'fortran_order': False, 'shape': {}}}"):
+def npy(shape, header="{{'descr': '<f4', 'fortran_order': False, 'shape': {}}}"):
     text = header.format(shape).encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(80)
 
 
 @pytest.fixture

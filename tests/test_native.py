@@ -28,14 +28,6 @@ needs_posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX only")
 SIZES = [(17, 64, 64, 6), (23, 64, 64, 1), (348, 256, 17), (105, 33, 1), (5, 1, 7, 3), (1, 16, 80, 2), (9, 4), (3, 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def fresh(monkeypatch):
     """Forget and afterwards reload the kernels."""

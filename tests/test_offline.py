@@ -147,7 +147,7 @@ def test_student_driven_learns_from_all_logged_states():
     assert drawn[:2] == [None, 10]  # a round of learn() keeps to its own states
 
 
-def test_replay_buffers_of_sb3_are_data(tmp_path):
+def test_replay_buffers_of_sb3_are_data():
     model = DQN(
         "MlpPolicy", Largest(), learning_starts=40, buffer_size=100, policy_kwargs={"net_arch": [4]}, device="cpu"
     )

@@ -419,7 +419,7 @@ def test_a_plugin_makes_parts_known_to_the_command_line(module, choice, capsys):
     assert "going on from 100 steps" in capsys.readouterr().out
 
 
-def test_peers_with_settings_of_their_own_on_the_command_line(capsys):
+def test_peers_with_settings_of_their_own_on_the_command_line():
     train = ["train", "--env", POINT, "--backbone", "sac", "--method", "mutual_shared", *FLAGS, "--run-dir", "run"]
     train += ["--vary", "learning_rate", "3e-4", "1e-3", "--vary", "gamma", "0.9", "0.99", "--allocation", "best"]
     policykd([*train, "--total-timesteps", "100"])

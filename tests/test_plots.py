@@ -2,6 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from policykd.core.errors import PolicyKDError
 from policykd.measure import pictures, plots
@@ -125,10 +126,12 @@ def test_a_learner_that_diverged_is_named_where_it_was_last_finite(drawn):
     assert all(np.isfinite(text.xyann).all() and np.isfinite(text.xy).all() for text in labels.values())
 
 
-def test_names_are_shown_as_they_are(tmp_path):
+def test_names_are_shown_as_they_are(drawn):
     name = r"_100% $\foo$"
-    learning_curves([curve(name)], tmp_path / "a.png", title=name, threshold=0.0, mark=name)
-    comparison_grid([("task", {"a": (np.arange(3), np.zeros((3, 1)))})], tmp_path / "b.png", title=name)
+    learning_curves([curve(name)], "a.png", title=name, threshold=0.0, mark=name)
+    comparison_grid([(name, {"a": (np.arange(3), np.zeros((3, 1)))})], "b.png", title=name)
+    texts = [[text.get_text() for text in figure.findobj(Text)] for figure in drawn]
+    assert [each.count(name) for each in texts] == [2, 2] and f"{name} 0" in texts[0]
 
 
 @pytest.mark.parametrize("level", [1e6, 1e300])

@@ -15,14 +15,6 @@ needs_bfloat16 = pytest.mark.skipif(bool(native.supports("bfloat16")), reason=na
 SIZES = [(17, 64, 64, 6), (5, 256, 256, 1), (9, 33, 47, 70, 3), (40, 33, 64, 2), (3, 32, 16, 40, 1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def rounded(tensor):
     return tensor.bfloat16().float()
 

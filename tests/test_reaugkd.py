@@ -105,7 +105,7 @@ def test_embedding_of_any_feature():
     assert torch.equal(as_embedding(image), torch.tensor([[1.5, 5.5], [9.5, 13.5]]))
 
 
-def test_stages(trained, teacher):
+def test_stages(trained):
     assert [phase.name for phase in trained.plan] == ["projection"] * 2 + ["student"] * 4
     assert {type(m) for m in trained.method.helpers("projection")} == {nn.Linear}
     assert trained.method.helpers("student") == []
@@ -356,11 +356,6 @@ def test_command_line(tmp_path, capsys):
     assert 0 < result["test_with_retrieval"]["accuracy"] <= 1
     assert (run / "knowledge_base.safetensors").stat().st_size > 1294 * 26 * 4
     assert "with retrieval" in capsys.readouterr().out
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def test_resumes_bit_by_bit(tmp_path, teacher):

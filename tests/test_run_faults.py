@@ -403,7 +403,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, capsys, monkeyp
     assert what in line and "No space left on device" in line
 
 
-def test_a_deleted_folder_is_told_and_the_learners_are_kept(tmp_path, capsys):
+def test_a_deleted_folder_is_told_and_the_learners_are_kept(tmp_path):
     run = tmp_path / "run"
     agent = DualStudent(POINT, config={**TINY, "checkpoint_freq": 0, "log_freq": 10_000}, run_dir=run)
 

@@ -267,7 +267,7 @@ def test_settings_that_fine_tuning_cannot_change_leave_the_students_as_they_were
 # The command line
 
 
-def test_flags_are_written_as_the_zoo_writes_numbers(tmp_path):
+def test_flags_are_written_as_the_zoo_writes_numbers():
     words = ["--buffer-size", "1e6", "--total-timesteps=2e4", "--seeds", "1e1", "3", "--net-arch", "1e1", "8"]
     options = train_options(["--backbone", "sac", *words])
     assert (options.config.buffer_size, options.total_timesteps, options.seeds) == (1_000_000, 20_000, (10, 3))

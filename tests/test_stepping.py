@@ -18,16 +18,16 @@ from policykd.tasks.vector import LearnerEnvs
 CONFIG = {"net_arch": (8,), "batch_size": 8, "distill_batch_size": 8, "learning_starts": 20, "buffer_size": 500}
 
 
-def stepped(threads, task="InvertedPendulum-v5", count=5, steps=130):
-    envs = LearnerEnvs(find_task(task).make, count, None)
-    envs.start(list(range(count)))
+def stepped(threads):
+    envs = LearnerEnvs(find_task("InvertedPendulum-v5").make, 5, None)
+    envs.start(list(range(5)))
     generator, found = np.random.default_rng(0), []
     with envs.in_threads(threads):
         assert (envs.threaded is not None) == (threads > 1)
         if envs.threaded is not None:
             envs.threaded.pay = True
-        for _ in range(steps):
-            step = envs.advance(generator.uniform(-1, 1, (count, 1)).astype(np.float32), scaled=True)
+        for _ in range(130):
+            step = envs.advance(generator.uniform(-1, 1, (5, 1)).astype(np.float32), scaled=True)
             found.append((step.observations, step.next_observations, step.rewards, step.dones, step.truncated))
     assert envs.threaded is None
     return found

@@ -349,7 +349,7 @@ def test_an_agent_that_needs_masks_of_its_actions_is_refused():
             Teacher.load(source, "CartPole-v1", vecnormalize=False)
 
 
-def test_a_live_teacher_is_a_copy_even_where_it_acts_by_its_own_code(tmp_path):
+def test_a_live_teacher_is_a_copy_even_where_it_acts_by_its_own_code():
     model = PPO(Halved, Lopsided(), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
     teacher, inputs = Teacher.load(model, Lopsided), observations()
     before = teacher.predict(inputs)[0]

@@ -568,7 +568,7 @@ def test_peers_refuse_the_methods_of_teachers():
     assert set(TEACHER_METHODS) < set(METHODS)
 
 
-def test_a_weak_teacher_is_refused_before_anything_is_learnt(tmp_path):
+def test_a_weak_teacher_is_refused_before_anything_is_learnt():
     def idle(observation):
         return np.zeros(2, np.float32)
 

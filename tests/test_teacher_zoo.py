@@ -29,7 +29,7 @@ def test_an_agent_of_the_zoo_is_read_or_refused_with_the_cause(folder):
     assert torch.isfinite(teacher.actions(torch.from_numpy(np.zeros((2, size), np.float32)))).all()
 
 
-def test_a_row_tells_what_was_found(tmp_path, capsys):
+def test_a_row_tells_what_was_found(tmp_path):
     folder, _ = pendulum_agent(tmp_path / "sac", [("env_wrapper", "null")], wrap=lambda env: env)
     other, _ = pendulum_agent(tmp_path / "tqc", [("env_wrapper", "my_package.Own")], wrap=lambda env: env)
     assert zoo.folders(tmp_path) == [folder, other]

@@ -127,7 +127,7 @@ def test_what_the_zoo_reads_is_yaml(normalised, tmp_path):
     assert yaml.safe_load(_yaml(value)) == value
 
 
-def test_an_instances_own_arguments_are_told(tmp_path):
+def test_an_instances_own_arguments_are_told():
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     agent = DualStudent(gym.make("Pendulum-v1", g=2.5), config={"net_arch": (8,), "buffer_size": 300})
     arguments = yaml.safe_load(zoo_settings(agent, 0)["args.yml"])

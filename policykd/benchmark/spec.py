@@ -14,7 +14,7 @@ from typing import Any
 from policykd import export
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build, change, not_negative, require
-from policykd.core.parsing import file_name
+from policykd.core.parsing import check_file_name
 from policykd.core.registry import find
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
@@ -185,7 +185,7 @@ class Spec:
         """Refuse values that cannot work, each in one line."""
         _counts(self, "total_timesteps", *MOST, "utd")
         not_negative(self, "first_seed")
-        file_name("name", self.name)
+        check_file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
         for name in ("tasks", "methods"):
@@ -199,9 +199,9 @@ class Spec:
             PolicyKDError: a task, method, backbone or setting is unknown or cannot work, or a name cannot be a file's.
         """
         for name in self.methods:
-            file_name("method", name)
+            check_file_name("method", name)
         for task_name, task in self.tasks.items():
-            file_name("task", task_folder(task_name))
+            check_file_name("task", task_folder(task_name))
             if not foreign_module(task_name):
                 find_task(task_name)
             for name in task.backbones:

@@ -62,11 +62,10 @@ def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
     return fidelity(agent, k)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> Path:
+def write_csv(rows: Sequence[Row], path: Path) -> None:
     """All rows, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, csv_text([rows[0], *([row[name] for name in rows[0]] for row in rows)]))
-    return path
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -102,7 +102,7 @@ def said(network: nn.Module, gives: Gives) -> Gives:
     return vars(type(network)).get("gives", "auto") if gives == "auto" else gives  # a subclass may end in a softmax
 
 
-def are_probabilities(answers: Tensor, gives: Gives = "auto") -> bool:
+def are_probabilities(answers: Tensor, gives: Gives) -> bool:
     """Whether a teacher's answers ``(B, C)`` are probabilities; log-probabilities are logits, too.
 
     Args:

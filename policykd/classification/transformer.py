@@ -117,12 +117,7 @@ def load_classifier(
         config = transformers.AutoConfig.from_pretrained(
             str(path), num_labels=number, local_files_only=True, trust_remote_code=False
         )
-        if not isinstance(classes, int):
-            config.id2label = dict(enumerate(classes))
-            config.label2id = {name: place for place, name in enumerate(classes)}
-        if layers is not None and not 1 <= layers <= config.num_hidden_layers:
-            raise PolicyKDError(f"model: {folder} has {config.num_hidden_layers} layers, asked for {layers}")
-        config.num_hidden_layers = layers or config.num_hidden_layers
+        _shape(config, classes, layers, folder)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -149,6 +144,16 @@ def load_classifier(
     if freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     return TextClassifier(model, padding)
+
+
+def _shape(config: Any, classes: int | Sequence[str], layers: int | None, folder: str | Path) -> None:
+    """Write into a model's config the names of its classes, and how many of its layers are wanted."""
+    if not isinstance(classes, int):
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: place for place, name in enumerate(classes)}
+    if layers is not None and not 1 <= layers <= config.num_hidden_layers:
+        raise PolicyKDError(f"model: {folder} has {config.num_hidden_layers} layers, asked for {layers}")
+    config.num_hidden_layers = layers or config.num_hidden_layers
 
 
 def model_classes(folder: str | Path) -> tuple[str, ...] | None:

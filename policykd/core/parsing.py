@@ -116,8 +116,8 @@ def _check_keys(node: Any) -> None:
         _check_keys(part)
 
 
-def file_name(what: str, name: str) -> str:
-    """A name that is to name a file or folder, which must not lead anywhere else.
+def check_file_name(what: str, name: str) -> None:
+    """Refuse a name that cannot name a file or folder, or that leads anywhere else.
 
     Raises:
         PolicyKDError: it is a path, or no name on some system.
@@ -127,7 +127,6 @@ def file_name(what: str, name: str) -> str:
             f"{what}: {name[:100]!r} cannot name a file: use letters, digits and _ . + -, at most 100 and a letter, "
             "digit or _ first"
         )
-    return name
 
 
 def _bounded(text: str, most: int) -> str:

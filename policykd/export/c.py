@@ -98,7 +98,7 @@ def to_c(
     return size
 
 
-def as_arrays(agent: Exportable, k: int, inputs: Inputs = "own") -> PlainPolicy:
+def as_arrays(agent: Exportable, k: int, inputs: Inputs) -> PlainPolicy:
     """Learner ``k`` as C computes it in float32.
 
     Raises:

@@ -35,27 +35,27 @@ class Met(NamedTuple):
     """Whether each is the first of its episode ``(n,)``."""
 
 
-def visited_states(agent: Exportable, k: int, count: int = STATES, seed: int = 0) -> np.ndarray:
+def visited_states(agent: Exportable, k: int, count: int = STATES) -> np.ndarray:
     """What learner ``k`` reads ``(count, I)`` of the observations that it meets on its task, acting with some noise.
 
     Where one of several actions is chosen, a share ``NOISE`` of them is random.
     """
     act = as_act(deploy(agent, k))
-    return _visit(agent, k, lambda state, start: act(state[None])[0], count, seed)[0]
+    return _visit(agent, k, lambda state, start: act(state[None])[0], count)[0]
 
 
 @torch.no_grad()
 def _visit(
-    agent: Exportable, k: int, act: Callable[[np.ndarray, bool], np.ndarray], count: int, seed: int
+    agent: Exportable, k: int, act: Callable[[np.ndarray, bool], np.ndarray], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is read ``(count, I)``, and where episodes start ``(count,)``; ``act`` knows the latter, too."""
-    scale, generator = agent.action_scale, stream(seed, k, "exploration")
+    scale, generator = agent.action_scale, stream(0, k, "exploration")
     states, episode, ended = np.zeros((count, agent.observation_space.shape[0]), np.float32), 0, True
     starts = np.zeros(count, bool)
     with agent.factory() as env:
         for i in range(count):
             if ended:
-                observation, _ = env.reset(seed=env_seed(seed, k, "evaluation", episode))
+                observation, _ = env.reset(seed=env_seed(0, k, "evaluation", episode))
                 episode += 1
             states[i], starts[i] = observation, ended
             action = act(states[i], ended)
@@ -91,7 +91,7 @@ def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Me
             action, *state[:] = episodes.play(seen(read[None]), np.array([start], np.float32), *state)
             return action[0]
 
-        states, starts = _visit(agent, episodes.k, act, STATES, 0)
+        states, starts = _visit(agent, episodes.k, act, STATES)
         states = seen(states)
     else:
         states = check_states(states, episodes.size, 4)  # the first half calibrates: 2 of them

@@ -158,7 +158,7 @@ def normaliser(learner: Learner, k: int) -> Statistics | None:
     return learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
 
 
-def description(agent: Exportable, inputs: Inputs = "own") -> str:
+def description(agent: Exportable, inputs: Inputs) -> str:
     """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
     scale = agent.action_scale
     if isinstance(scale, Choices):

@@ -125,7 +125,7 @@ def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> No
         )
 
 
-def _export(agent: Exportable, k: int, path: Path, inputs: Inputs = "own") -> None:
+def _export(agent: Exportable, k: int, path: Path, inputs: Inputs) -> None:
     examples = (torch.zeros(2, input_size(agent, inputs)),)
     _save(deploy(agent, k, inputs), examples, ["observations"], ["actions"], path, description(agent, inputs))
 

@@ -254,7 +254,7 @@ def comparison_grid(
             if len(steps) == 1:
                 line.set(marker="o", markersize=5)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
-        axes.set_title(name, fontsize=9, color=INK)
+        axes.set_title(name, fontsize=9, color=INK, parse_math=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

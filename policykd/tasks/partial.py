@@ -30,9 +30,7 @@ class PartialEnvs(BatchedEnvs):
     full_observation: Array
     """The latest observations, whole, ``(E, O)``."""
 
-    def __init__(
-        self, vector: VectorEnv, view: View, learners: int, folders: list[Path] | None, append: bool = False
-    ) -> None:
+    def __init__(self, vector: VectorEnv, view: View, learners: int, folders: list[Path] | None, append: bool) -> None:
         super().__init__(vector, learners, folders, append)
         self.view = view
         self.parts: Array | None = None

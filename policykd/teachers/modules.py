@@ -190,7 +190,7 @@ def acting(
     observation_size: int | None,
     actions: Bounds | Choices,
     device: torch.device,
-    answered: Sequence[int] = (),
+    answered: Sequence[int],
 ) -> Policy:
     """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 

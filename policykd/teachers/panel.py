@@ -220,9 +220,7 @@ def said(policy: PolicyOutput) -> list[Tensor]:
     return [part for part in (policy[:3] if policy.logits is None else (policy.logits,)) if part is not None]
 
 
-def as_teachers(
-    teacher: Any, env: EnvFactory, env_id: str, observation_map: ObservationMap | None = None
-) -> list[Teacher]:
+def as_teachers(teacher: Any, env: EnvFactory, env_id: str, observation_map: ObservationMap | None) -> list[Teacher]:
     """What a user calls a teacher, or several in a list, loaded and checked against the task.
 
     Args:

@@ -41,13 +41,7 @@ OWN_PREDICT = (
 )
 
 
-def from_zip(
-    path: Path,
-    device: torch.device,
-    algorithm: str | None = None,
-    activation: str | None = None,
-    trust: bool = False,
-) -> Policy:
+def from_zip(path: Path, device: torch.device, algorithm: str | None, activation: str | None, trust: bool) -> Policy:
     """The policy in a zip of SB3 or sb3-contrib, on the observations that its networks saw.
 
     Raises:

@@ -81,7 +81,7 @@ class Networks(nn.Module):
         activation: str | None,
         options: dict[str, Any],
         source: str,
-        actions: Bounds | Choices | None = None,
+        actions: Bounds | Choices | None,
     ) -> None:
         super().__init__()
         self.linear, self.actions = False, actions

@@ -48,7 +48,7 @@ def is_one(data: dict[str, Any]) -> bool:
     return isinstance(kind, dict) and str(kind.get("__module__", "")).split(".")[0] == "sbx"
 
 
-def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation: str | None = None) -> Policy:
+def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation: str | None) -> Policy:
     """The policy of a zip of SBX: SAC, TQC, TD3, DDPG and PPO on vectors, with MLPs.
 
     Args:

@@ -135,7 +135,7 @@ def other_task(source: str, env_id: str) -> str | None:
     parts = re.findall(r"([A-Za-z0-9]+)-v\d+", source)
     names = {part for part in parts if any(known.rsplit("-v", 1)[0].split("/")[-1] == part for known in gym.registry)}
     # HalfCheetahDelayed and its like are HalfCheetah to a teacher.
-    return None if not names or any(base.startswith(name) for name in names) else sorted(names)[0]
+    return None if not names or any(base.startswith(name) for name in names) else min(names)
 
 
 def base_name(env_id: str) -> str:

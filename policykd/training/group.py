@@ -82,19 +82,16 @@ class GroupDistillation:
     generators: list[np.random.Generator]
     batch_size: int
     learning_rate: float
-    best: Tensor | None = None
+    best: Tensor | None
 
     @torch.no_grad()
-    def run(self, gradient_steps: int, visit: Callable[[int], Tensor] | None = None, dagger_steps: int = 0) -> Tensor:
+    def run(self, gradient_steps: int, visit: Callable[[int], Tensor], dagger_steps: int) -> None:
         """Distil; after half of the steps, also at states that the students visit (DAgger, Ross et al. 2011).
 
         Args:
             gradient_steps: steps of Adam.
             visit: lets all students act for n steps and returns the states where they were, ``(G, n, O)``.
             dagger_steps: how many such states to ask for, in rounds; from then on they are half of every batch.
-
-        Returns:
-            The last batch's mean squared distance of actions ``(G,)``.
         """
         student = self.student
         step = DistillationStep(None, student.config, student, divergence_of("action_mse"))
@@ -104,15 +101,13 @@ class GroupDistillation:
         counts = [(n + 1) * dagger_steps // rounds - n * dagger_steps // rounds for n in range(rounds)]
         asked = dict(zip(starts, counts, strict=True))
         visited: list[Tensor] = []
-        info: dict[str, Tensor] = {}
         for done in range(gradient_steps):
-            if visit is not None and done in asked:
+            if done in asked:
                 visited.append(visit(asked[done]))
             states = self._states(torch.cat(visited, dim=1) if visited else None)
             target = PolicyOutput(group_actions(self.learner, states, self.peers, self.rule, self.best))
             rate = torch.tensor(self.learning_rate * (1 - done / gradient_steps), device=states.device)
-            info = step.copy(states, target, None, None, rate, done == gradient_steps - 1)
-        return info["distill/loss"]
+            step.copy(states, target, None, None, rate, False)
 
     def _states(self, visited: Tensor | None) -> Tensor:
         """A batch ``(G, B, O)`` of the replay's later half, and half of it from ``visited (G, n, O)`` where given."""

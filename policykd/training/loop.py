@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
@@ -26,10 +26,10 @@ class Hooks:
     log_freq: int
     eval_freq: int
     checkpoint_freq: int
-    callback: BaseCallback | None = None
+    callback: BaseCallback | None
     """SB3's callbacks; asked after every step of the environments, before the update, and told of rollouts."""
-    bar: tqdm | ProgressLines | None = None
-    interrupts: Interrupts = field(default_factory=Interrupts)
+    bar: tqdm | ProgressLines | None
+    interrupts: Interrupts
     """Whether to stop after this step."""
 
 

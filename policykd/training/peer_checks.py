@@ -27,44 +27,56 @@ def check_peers(method: PeerMethod, peers: int) -> int:
     return number
 
 
-def check_method(
-    method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool = False
-) -> None:
+def check_method(method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool) -> None:
     """Refuse a method that a backbone cannot run, or settings that contradict it, the group or the actions."""
     if config.temperature != 1 and not discrete:
         raise PolicyKDError(f"temperature: {config.temperature} softens logits, and continuous actions have none")
     if isinstance(config, OffPolicyConfig):
-        name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
-        if best and not pooled:
+        _check_group(method, config, peers)
+        _check_vary(method, config, peers)
+    if learner.memory != "replay":
+        _check_rollouts(method, learner)
+    elif method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
+        log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)
+
+
+def _check_group(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None:
+    """Refuse to choose who acts, or to let learners begin anew, where peers have no replay in common."""
+    name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
+    if best and not pooled:
+        raise PolicyKDError(
+            f"allocation: best needs a pooled replay, and {name} has none, so peers that do not act would learn "
+            "nothing: use a method such as mutual_shared"
+        )
+    if best and method.acting == "advised":
+        raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
+    if config.rebirth_freq and not pooled:
+        advice = "use a method such as mutual_shared"
+        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from: {advice}")
+    rule = f"must be at most {KEPT_EPISODES}: the returns of so many of a peer are kept"
+    require(config.allocation_episodes <= KEPT_EPISODES, "allocation_episodes", config.allocation_episodes, rule)
+    for setting, asked in (("allocation=best", best), (f"rebirth_freq={config.rebirth_freq}", config.rebirth_freq)):
+        if asked and peers == 1:
+            log.warning("%s has no effect: a group of 1 peer has no other", setting)
+
+
+def _check_vary(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None:
+    """Refuse settings of their own that are not one for each peer, or that the method cannot compare."""
+    for setting, values in config.vary.items():
+        if len(values) != peers:
             raise PolicyKDError(
-                f"allocation: best needs a pooled replay, and {name} has none, so peers that do not act would learn "
-                "nothing: use a method such as mutual_shared"
+                f"vary: {setting} has {counted(len(values), 'value')} for {counted(peers, 'peer')}: give one each"
             )
-        if best and method.acting == "advised":
-            raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
-        if config.rebirth_freq and not pooled:
-            advice = "use a method such as mutual_shared"
-            raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from: {advice}")
-        rule = f"must be at most {KEPT_EPISODES}: the returns of so many of a peer are kept"
-        require(config.allocation_episodes <= KEPT_EPISODES, "allocation_episodes", config.allocation_episodes, rule)
-        for setting, asked in (("allocation=best", best), (f"rebirth_freq={config.rebirth_freq}", config.rebirth_freq)):
-            if asked and peers == 1:
-                log.warning("%s has no effect: a group of 1 peer has no other", setting)
-        for setting, values in config.vary.items():
-            if len(values) != peers:
-                raise PolicyKDError(
-                    f"vary: {setting} has {counted(len(values), 'value')} for {counted(peers, 'peer')}: give one each"
-                )
-        if "gamma" in config.vary:
-            _check_discounts(method)
-        if "target_entropy" in config.vary and isinstance(config, SACConfig) and not config.learns_ent_coef:
-            log.warning("vary.target_entropy has no effect: ent_coef=%s is kept, whatever the entropy", config.ent_coef)
-        if "distill_learning_rate" in config.vary and (method.source is None or method.coupling == "joint"):
-            log.warning("vary.distill_learning_rate has no effect: %s has no distillation step of its own", name)
-    if learner.memory == "replay":
-        if method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
-            log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)
-        return
+    if "gamma" in config.vary:
+        _check_discounts(method)
+    if "target_entropy" in config.vary and isinstance(config, SACConfig) and not config.learns_ent_coef:
+        log.warning("vary.target_entropy has no effect: ent_coef=%s is kept, whatever the entropy", config.ent_coef)
+    if "distill_learning_rate" in config.vary and (method.source is None or method.coupling == "joint"):
+        log.warning("vary.distill_learning_rate has no effect: %s has no distillation step of its own", method.name)
+
+
+def _check_rollouts(method: PeerMethod, learner: type[Learner]) -> None:
+    """Refuse a method that needs a replay, or critics Q(s, a), of a learner that has neither."""
     if method.replay == "pooled":
         raise PolicyKDError(
             f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"

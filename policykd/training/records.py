@@ -32,7 +32,7 @@ class Records:
         folder: RunFolder | None,
         logger: Callable[[], Logger],
         groups: int,
-        teacher: TeacherScore | None = None,
+        teacher: TeacherScore | None,
     ) -> None:
         self.run, self.folder, self.logger, self.groups, self.teacher = run, folder, logger, groups, teacher
 

@@ -16,7 +16,7 @@ from policykd.training.recipes.fine_tune import METHOD
 
 
 def choose_divergence(
-    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None, discrete: bool = False
+    method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None, discrete: bool
 ) -> str | Divergence | None:
     """How far apart student and teacher are; None where the teacher speaks through rewards alone.
 
@@ -75,7 +75,7 @@ def _of_choices(name: str, both: bool, auto: bool) -> str:
 
 
 def check_method(
-    method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool = False
+    method: TeacherMethod, config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool
 ) -> None:
     """Refuse what a method cannot do with this student and teacher.
 
@@ -112,7 +112,7 @@ def check_method(
     choose_divergence(method, config, learner.gaussian, panel, discrete)
 
 
-def check_tunable(config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool = False) -> None:
+def check_tunable(config: TeachingConfig, learner: type[Learner], panel: Panel | None, discrete: bool) -> None:
     """Refuse what fine-tuning cannot do with these students and their anchor, before anything is changed.
 
     Raises:

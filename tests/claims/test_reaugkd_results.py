@@ -49,7 +49,7 @@ def test_retrieval_gains_on_digits_and_needs_the_relational_loss():
     assert gains["tanh", 8, 8, 3000, 40, 0.002, 3] >= 0.01  # section 1's student; the other columns are what they are
 
 
-def test_what_a_memory_larger_than_the_training_set_gains(tmp_path):
+def test_what_a_memory_larger_than_the_training_set_gains():
     rows = Measurements(RESULTS / "larger.csv", larger.KEYS, larger.VALUES)
     assert larger.table(rows) == published("larger") == (RESULTS / "larger.md").read_text(encoding="utf-8")
     text = " ".join(PAGE.read_text(encoding="utf-8").split())

@@ -12,24 +12,24 @@ from policykd.cooperation.torch_classifier import TorchClassifier
 COLOURS = ["colour=blue", "colour=green", "colour=red"]
 
 
-def clouds(n=90, seed=0, classes=3):
+def clouds(n, seed=0):
     """Numbers x0 to x3 that tell the class, a one-hot colour that tells some of it, and a constant; and labels."""
     rng = np.random.default_rng(seed)
-    labels = np.arange(n) % classes
+    labels = np.arange(n) % 3
     table = pd.DataFrame(rng.normal(size=(n, 4)) * 0.6, columns=["x0", "x1", "x2", "x3"])
     table["x0"] += 2.0 * labels
     table["x1"] -= 300.0 * labels  # a feature of another scale
-    colour = np.where(rng.random(n) < 0.7, labels % 3, rng.integers(3, size=n))
+    colour = np.where(rng.random(n) < 0.7, labels, rng.integers(3, size=n))
     for place, name in enumerate(COLOURS):
         table[name] = (colour == place).astype(float)
     table["constant"] = 5.0
-    return table, np.array(["a", "b", "c", "d"])[labels]
+    return table, np.array(["a", "b", "c"])[labels]
 
 
-def two_owners(seed=0, n=90):
+def two_owners(seed=0):
     """Owners of overlapping features; the first has never seen class a, the second never class c."""
-    table, labels = clouds(n, seed)
-    half = np.arange(n) < n // 2
+    table, labels = clouds(90, seed)
+    half = np.arange(90) < 45
     first, second = half & (labels != "a"), ~half & (labels != "c")
     mine = table.drop(columns=["x3"])
     theirs = table.drop(columns=["x2"])

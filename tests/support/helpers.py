@@ -28,13 +28,13 @@ def to_double(owner):
     return owner
 
 
-def random_batch(generator, learners, size=32, observation_size=4, action_size=2):
+def random_batch(generator, learners, size=32):
     """Transitions of every learner as float64; some ended, some ran out of time."""
     kind = generator.random((learners, size))
     columns = [
-        generator.normal(size=(learners, size, observation_size)),
-        generator.uniform(-1, 1, (learners, size, action_size)),
-        generator.normal(size=(learners, size, observation_size)),
+        generator.normal(size=(learners, size, 4)),
+        generator.uniform(-1, 1, (learners, size, 2)),
+        generator.normal(size=(learners, size, 4)),
         generator.normal(size=(learners, size)),
         (kind < 0.2).astype(float),
         (kind > 0.8).astype(float),

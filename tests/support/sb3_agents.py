@@ -1,4 +1,4 @@
-"""Small agents of SB3 and tasks for the tests of teachers."""
+"""Small agents of SB3 and tasks for the tests of teachers, and peers for those of exports."""
 
 import gymnasium as gym
 import numpy as np
@@ -6,6 +6,8 @@ import sb3_contrib
 import stable_baselines3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
+
+from policykd import DualStudent
 
 OBSERVATIONS, ACTIONS = 5, 2
 
@@ -73,15 +75,24 @@ def agent(name, env=None, seed=0):
     return model
 
 
-def normalised_agent(name="PPO", seed=0, **options):
+def normalised_agent(name="PPO", **options):
     """An agent behind a ``VecNormalize`` that has seen some observations and rewards."""
     env = VecNormalize(DummyVecEnv([Lopsided]), **options)
-    env.seed(seed)
+    env.seed(0)
     env.reset()
     for _ in range(50):
         env.step(np.array([env.action_space.sample()]))
-    return agent(name, env, seed), env
+    return agent(name, env), env
 
 
 def observations(n=20, seed=1):
     return (3 + 2 * np.random.default_rng(seed).standard_normal((n, OBSERVATIONS))).astype(np.float32)
+
+
+def at_the_bounds(backbone, config):
+    """Two learners, their actions made large enough to reach the bounds, their statistics far from (0, 1)."""
+    peers = DualStudent(Lopsided, backbone=backbone, config=config).learn(128)
+    network = peers.learner.actor_network
+    last_weights, _ = network.unpack(peers.learner.actor[:, : network.parameter_count])[-1]
+    last_weights.mul_(100.0 if backbone == "ppo" else 5.0)  # PPO's begin a hundred times smaller
+    return peers
