@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from stable_baselines3 import PPO
@@ -24,14 +25,15 @@ def main(teacher_steps: int = 30_000, episodes: int = 20, gradient_steps: int = 
     teacher = PPO("MlpPolicy", TASK, n_steps=256, gae_lambda=0.8, gamma=0.98, n_epochs=20, learning_rate=1e-3, seed=0)
     teacher.learn(teacher_steps)
     log = demonstrate(lambda observation: teacher.predict(observation, deterministic=True)[0], TASK, episodes)
-    np.savez("log.npz", observations=log.observations, actions=log.actions.argmax(1))
 
-    for who, asked in (("the teacher answers at the states", teacher), ("what was done is copied", None)):
-        students = TeacherStudent(TASK, asked, seeds=(0, 1, 2), config={"net_arch": (16, 16)})
-        students.learn_from("log.npz", gradient_steps)
-        returns = students.evaluate(20, seed=1_000_000).returns.mean(1)
-        print(f"{who}: returns {returns.round(1)}, teacher {log.returns.mean():.1f}, {len(log.observations):,} states")
-    Path("log.npz").unlink()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "log.npz"
+        np.savez(file, observations=log.observations, actions=log.actions.argmax(1))
+        for who, asked in (("the teacher answers at the states", teacher), ("what was done is copied", None)):
+            students = TeacherStudent(TASK, asked, seeds=(0, 1, 2), config={"net_arch": (16, 16)})
+            students.learn_from(file, gradient_steps)
+            returns = students.evaluate(20, seed=1_000_000).returns.mean(1)
+            print(f"{who}: returns {returns.round(1)}, teacher {log.returns.mean():.1f}, {len(log.actions):,} states")
     return students
 
 

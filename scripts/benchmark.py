@@ -6,6 +6,7 @@ The same as a file, for larger ones: policykd benchmark benchmarks/smoke.yaml
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tyro
@@ -16,6 +17,7 @@ from policykd.benchmark.random_actions import measured_reference
 from policykd.benchmark.report import write_page
 from policykd.benchmark.results import Results
 from policykd.benchmark.statistics import summarise
+from policykd.cli import guarded
 
 
 def main(
@@ -42,14 +44,14 @@ def main(
         if high is not None:
             reference |= {"high": high, "source": "random actions; given by --high"}
         spec["tasks"][task] = {"backbones": ["td3"], "reference": reference}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-
-    failed = run_matrix(out / "spec.yaml", MatrixOptions(out=str(out / "results")))
+    with TemporaryDirectory() as folder:  # once it is known to be possible, the results keep a copy
+        file = Path(folder) / "spec.yaml"
+        file.write_text(yaml.safe_dump(spec, sort_keys=False))
+        failed = run_matrix(file, MatrixOptions(out=str(out / "results"), work=out / "runs"))
     results = Results(out / "results")
     write_page(summarise(results), results, out / "report.html")
     print(f"page {out / 'report.html'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

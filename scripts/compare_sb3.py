@@ -15,6 +15,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from policykd import DualStudent
+from policykd.cli import guarded
 
 
 def main(env: str = "HalfCheetah-v5", steps: int = 50_000, seed: int = 0, episodes: int = 20) -> None:
@@ -44,4 +45,4 @@ def main(env: str = "HalfCheetah-v5", steps: int = 50_000, seed: int = 0, episod
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

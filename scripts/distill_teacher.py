@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from policykd import Teacher, TeacherStudent
+from policykd.cli import guarded
 from policykd.export.zoo import to_zip
 
 
@@ -31,11 +32,11 @@ def main(
             backbone="ppo",  # what a student is: here a Gaussian policy
             seeds=seeds,  # one student per seed, all trained together
             config={"net_arch": (size, size), "eval_freq": max(1, steps // 10)},
-            run_dir=out / f"{size}x{size}",
         )
-        students.learn(steps, progress_bar=True)
-        score = students.score_teacher()
+        score = students.score_teacher()  # refuses one that has nothing to teach, before a folder is made
         assert score is not None
+        students.write_into(out / f"{size}x{size}")
+        students.learn(steps, progress_bar=True)
         returns = students.evaluate(20, seed=1_000_000).returns.mean(1)  # per student
         parameters = students.learner.actor.shape[1]
         print(f"{size}x{size}, {parameters:,} parameters: {returns.mean():,.1f} of the teacher's {score.mean:,.1f}")
@@ -44,4 +45,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -4,15 +4,15 @@ python scripts/evaluate.py runs/train_peers
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
+from policykd.cli import guarded
 from policykd.training.loading import load_agent
 
 
-def main(run: Annotated[Path, tyro.conf.arg(name="")], episodes: int = 20, seed: int = 1_000_000) -> None:
-    agent = load_agent(run)  # a run folder or a saved file, of peers or of students
+def main(run: tyro.conf.Positional[Path], env: str | None = None, episodes: int = 20, seed: int = 1_000_000) -> None:
+    agent = load_agent(run, env)  # a run folder or a saved file, of peers or of students
     result = agent.evaluate(episodes, seed=seed)  # the same initial states for every learner, no exploration noise
     print(f"{agent.env_id} after {agent.num_timesteps:,} steps, {episodes} episodes from seed {seed}")
     for (own_seed, peer), returns, lengths in zip(agent.learners, result.returns, result.lengths, strict=True):
@@ -23,4 +23,4 @@ def main(run: Annotated[Path, tyro.conf.arg(name="")], episodes: int = 20, seed:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -14,6 +14,7 @@ import tyro
 from policykd import Distiller
 from policykd.classification.data.sets import load
 from policykd.classification.models import MLP
+from policykd.cli import guarded
 
 
 def main(
@@ -40,4 +41,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

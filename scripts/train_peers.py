@@ -1,7 +1,9 @@
 """Train pairs of peers that learn from one another, and keep the better peer of each pair as an SB3 model.
 
-python scripts/train_peers.py
-python scripts/train_peers.py --env Hopper-v5 --backbone sac --seeds 0 1 2 3 4 --steps 300000
+    python scripts/train_peers.py
+    python scripts/train_peers.py --env Hopper-v5 --backbone sac --seeds 0 1 2 3 4 --steps 300000
+
+Each run needs a folder of its own: name another one with --out.
 """
 
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Literal
 import tyro
 
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.export.zoo import to_zip
 
 
@@ -46,4 +49,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -148,6 +148,8 @@ def test_validation_data():
         lambda: cooperation.fit([GOOD] * 2, [GOOD, lacking]),
     )
     refused("validation: 2 learners need as many data sets, got 1", lambda: cooperation.fit([GOOD] * 2, [GOOD]))
+    refused("got DataFrame: give one for each learner", lambda: cooperation.fit([GOOD] * 2, GOOD))
+    refused("validation: got one Dataset: give one for each", lambda: cooperation.fit([GOOD] * 2, Dataset(*GOOD)))
     other_kind = (TABLE, np.arange(30) % 3)
     refused("validation: labels are numbers, but strings in", lambda: cooperation.fit([GOOD] * 2, [other_kind] * 2))
 

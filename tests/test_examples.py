@@ -45,10 +45,12 @@ def test_good_episodes_of_a_controller_and_experts_of_a_task_each_have_students(
     assert "6 episodes kept of 9" in said and "student of both experts: -" in said
 
 
-def test_students_learn_from_a_log(capsys):
+def test_students_learn_from_a_log_beside_one_of_the_users_own(capsys):
+    Path("log.npz").write_bytes(b"own")
     students = example("offline")["main"](teacher_steps=256, episodes=2, gradient_steps=20)
     assert students.num_timesteps == 0
     assert "what was done is copied: returns [" in capsys.readouterr().out
+    assert Path("log.npz").read_bytes() == b"own"
 
 
 def test_a_batched_simulator_trains_and_is_evaluated(capsys):

@@ -75,6 +75,8 @@ def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[s
         if unknown:
             raise PolicyKDError(f"{what}: needs one data set for each of {', '.join(names)}; differs in {unknown}")
         datasets = [datasets[name] for name in names]
+    if isinstance(datasets, Dataset):
+        raise PolicyKDError(f"{what}: got one Dataset: give one for each of {', '.join(names)}")
     if len(datasets) != len(names):
         raise PolicyKDError(f"{what}: {len(names)} learners need as many data sets, got {len(datasets)}")
     tables = [_table(data, f"{what} of {name!r}") for data, name in zip(datasets, names, strict=True)]
@@ -87,7 +89,8 @@ def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[s
 def _table(data: Data, who: str) -> Table:
     if not isinstance(data, Dataset):
         if not (isinstance(data, tuple) and len(data) == 2):
-            raise PolicyKDError(f"{who}: needs (features, labels) or a Dataset, got {type(data).__name__}")
+            got = type(data).__name__
+            raise PolicyKDError(f"{who}: needs (features, labels) or a Dataset, got {got}: give one for each learner")
         data = Dataset(*data)
     features, labels = data.features, _labels(data.labels, who)
     # By place: a pandas Series would be looked up by its index.
