@@ -164,7 +164,7 @@ def test_the_zoo_plots_a_run(run, tmp_path, monkeypatch):
 def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
     sb3 = {
         *("rollout/ep_rew_mean", "rollout/ep_len_mean", "train/actor_loss", "train/critic_loss", "train/n_updates"),
-        *("eval/mean_reward", "eval/min_reward", "eval/mean_ep_length"),
+        *("train/learning_rate", "eval/mean_reward", "eval/min_reward", "eval/mean_ep_length"),
         *("time/fps", "time/episodes", "time/time_elapsed", "time/total_timesteps"),
     }
     peers = {"peers/action_distance"}
@@ -176,6 +176,20 @@ def test_log_keys_are_those_of_sb3_and_of_distillation(run, learners):
         assert rows["eval/mean_reward"].notna().sum() == 3
         events = EventAccumulator(str(folder)).Reload()
         assert set(events.Tags()["scalars"]) == set(rows.columns)
+
+
+def test_logs_show_the_learning_rate_that_was_used(tmp_path):
+    every = {"log_freq": 40, "eval_freq": 0, "n_eval_episodes": 0, "net_arch": (8,), "n_envs": 1}
+    ppo = {**every, "n_steps": 20, "batch_size": 20, "learning_rate": lambda remaining: 1e-3 * remaining}
+    ppo |= {"clip_range": 0.4, "clip_range_schedule": "linear"}
+    sac = {**every, "vary": {"learning_rate": (1e-3, 3e-4)}, "learning_starts": 10, "batch_size": 8, "buffer_size": 200}
+    for name, config in {"ppo": ppo, "sac": sac}.items():
+        DualStudent(POINT, backbone=name, config=config, run_dir=tmp_path / name).learn(160)
+    rows = pd.read_csv(tmp_path / "ppo" / "progress.csv")
+    assert rows["train/learning_rate"].dropna().tolist() == pytest.approx([7.5e-4, 5e-4, 2.5e-4, 0])
+    assert rows["train/clip_range"].dropna().tolist() == pytest.approx([0.3, 0.2, 0.1, 0])
+    for folder, rate in zip(sorted((tmp_path / "sac").glob("*/*/")), (1e-3, 3e-4), strict=True):
+        assert pd.read_csv(folder / "progress.csv")["train/learning_rate"].dropna().unique() == pytest.approx([rate])
 
 
 @pytest.mark.parametrize(

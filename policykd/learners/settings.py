@@ -49,6 +49,10 @@ class Settings:
             .unsqueeze(1)
         )
 
+    def rows(self, setting: float | Tensor) -> Tensor:
+        """A setting as a number of every learner ``(K,)``, for logs."""
+        return torch.as_tensor(setting, device=self.device).expand(self.learners, 1).squeeze(1).clone()
+
     def advance(self, progress: float) -> None:
         """Set the learning rate where it is ``scheduled``: a function of what remains, as SB3's."""
         assert self.scheduled is not None and self.rate is not None

@@ -134,6 +134,8 @@ class LearnFromReplay:
             self.learner.settings.advance(progress)
         for _ in range(config.updates_at_once):
             info = {**info, **self.step(progress, self.diagnosing)}
+        if self.diagnosing:
+            info["train/learning_rate"] = self.learner.settings.rows(self.learner.learning_rate)
         self.diagnosing = self.diagnosing and "distill/loss" not in info
         self.info = {**self.info, **info}
         return self.info

@@ -201,7 +201,9 @@ class LearnFromRollouts:
                 inputs, actions, numbers, *others = rows.split(widths, dim=-1)
                 batch = Minibatch(inputs, actions, *numbers.unbind(-1))
                 infos.append(self._learn(batch, learning_rate, clip_range, *others))
-        return {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
+        used = {"train/learning_rate": learning_rate, "train/clip_range": clip_range}
+        means = {key: torch.stack([info[key] for info in infos]).mean(0) for key in infos[0]}
+        return means | {key: value.repeat(len(table)) for key, value in used.items()}
 
     def minibatches(self, table: Tensor) -> Iterable[Tensor]:
         """One epoch of the steps ``(K, T * N, W)``: minibatches ``(K, B, W)``, each learner's in its own order."""
