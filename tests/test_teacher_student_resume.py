@@ -99,6 +99,7 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     rows = (tmp_path / "sweep" / "students.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 5
     main([*common, str(tmp_path / "one"), "--student", "4x4"])
+    assert f"picture {tmp_path / 'one' / 'learning_curves.png'}" in capsys.readouterr().out
     (tmp_path / "one" / ".theirs.1.tmp").write_text("of a run that is refused")
     before = contents(tmp_path / "one")
     with pytest.raises(SystemExit):

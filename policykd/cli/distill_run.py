@@ -152,9 +152,12 @@ def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: 
     done = agent.evaluation_steps, agent.evaluations
     curves = [curve_of(f"seed {seed}", k, *done) for k, seed in enumerate(agent.seeds)]
     score = agent.score_teacher()
-    title = f"{agent.env_id}: {options.method}"
-    mean = None if score is None else score.mean
-    picture = folder / "learning_curves.png"
-    learning_curves(
-        curves, picture, title=title, threshold=mean, mark="teacher", xlabel="environment steps of a student"
+    picture = learning_curves(
+        curves,
+        folder / "learning_curves.png",
+        title=f"{agent.env_id}: {options.method}",
+        threshold=None if score is None else score.mean,
+        mark="teacher",
+        xlabel="environment steps of a student",
     )
+    say(f"picture {picture}")
