@@ -1,6 +1,6 @@
 """Students of a teacher of your own: any function from observations to actions, such as a controller or a planner.
 
-    python examples/own_teacher.py
+    python examples/own_teacher.py --out students.safetensors
 
 The function sees one observation, or rows of them, in the task's units, and answers with actions in the task's units.
 """
@@ -8,6 +8,7 @@ The function sees one observation, or rows of them, in the task's units, and ans
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -24,17 +25,19 @@ def swing_up(observation: np.ndarray) -> np.ndarray:
     return np.clip(torque, -2, 2)[..., None]
 
 
-def main(steps: int = 20_000) -> TeacherStudent:
+def main(steps: int = 20_000, out: Path | None = None) -> TeacherStudent:
     students = TeacherStudent("Pendulum-v1", swing_up, method="dagger", seeds=(0, 1, 2), config={"net_arch": (32, 32)})
     print(students.score_teacher())
     students.learn(steps, progress_bar=True)
     returns = students.evaluate(20, seed=1_000_000).returns
     print(f"students, {returns.shape[1]} episodes each: {returns.mean(1).round(1)}")
-    students.save("student.safetensors")  # TeacherStudent.load("student.safetensors", teacher=swing_up) goes on
+    if out:
+        students.save(out)  # TeacherStudent.load(out, teacher=swing_up) goes on
     return students
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000)
-    main(parser.parse_args().steps)
+    parser.add_argument("--out", type=Path, help="keep the students in this file")
+    main(**vars(parser.parse_args()))

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import tyro
 import yaml
 
 from experiments.benchmark_size.simulated import simulate
@@ -20,6 +21,7 @@ from policykd.benchmark.report import write_page
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import summarise
+from policykd.cli import guarded
 
 TASKS = ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer", "Reacher", "Pusher", "InvertedPendulum")
 METHODS = ("sb3", "single", "independent", "share_replay", "mutual", "one_way", "dpd", "dpd_hard", "dpd_shared")
@@ -73,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(lambda: tyro.cli(main, description=__doc__))

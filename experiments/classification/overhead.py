@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from policykd import Distiller
 from policykd.classification.models import make_model
+from policykd.cli import guarded
 from policykd.core.files import write_text
 from policykd.distillation.supervised.hinton import hinton_loss
 
@@ -134,4 +135,4 @@ def _write(path: Path, header: tuple[str, str], rows: Sequence[tuple[float, floa
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    guarded(lambda: sys.exit(main(tyro.cli(Options))))

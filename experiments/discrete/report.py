@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import tyro
 
+from policykd.cli import guarded
 from policykd.cli.output import say
+from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 
 TASKS = {"ppo": "PPO, CartPole-v1", "dqn": "DQN, CartPole-v1", "lander": "scripted, LunarLander-v3"}
@@ -34,10 +37,12 @@ def table(folder: Path) -> str:
 
 
 def main(folder: Path = Path("results/discrete")) -> None:
+    if not any((folder / f"{name}.csv").exists() for name in TASKS):
+        raise PolicyKDError(f"discrete: no rows of python -m experiments.discrete.run in {folder}")
     text = table(folder)
     write_text(folder / "students.md", f"# DAgger students of teachers that choose\n\n{text}\n")
     say(text)
 
 
 if __name__ == "__main__":
-    main()
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -16,6 +16,7 @@ import numpy as np
 from experiments.latency.run import measure
 from experiments.measurements import Measurements
 from policykd.benchmark.documents import publish
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import write_text
 from policykd.export import c_code
@@ -112,4 +113,4 @@ def table(rows: Measurements) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.measurements import Measurements
 from policykd import Teacher
+from policykd.cli import guarded
 from policykd.core.files import write_text
 from policykd.export import deploy
 from policykd.export.calibration import check_int8, split
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -19,6 +19,7 @@ import onnxruntime
 import pandas as pd
 import torch
 
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import write_text
 from policykd.export import Policy, deploy, to_sb3
@@ -123,4 +124,4 @@ a turn: its median over turns (least to most).
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

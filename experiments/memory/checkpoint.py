@@ -24,6 +24,7 @@ import tyro
 from safetensors.torch import save_file
 
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.core import checkpoint
 from policykd.core.files import write_text
 
@@ -101,4 +102,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    guarded(lambda: sys.exit(main(tyro.cli(Options))))

@@ -23,6 +23,7 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.core.files import versions, write_text
 from policykd.memory import SharedReplay
 
@@ -139,6 +140,4 @@ def table(header: tuple[str, ...], rows: list[tuple[int, int]]) -> str:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Options)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    sys.exit(main(arguments))
+    guarded(lambda: sys.exit(main(tyro.cli(Options))))

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tyro
 
 from policykd.benchmark.bootstrap import interval, iqm
 from policykd.benchmark.documents import publish
+from policykd.cli import guarded
 from policykd.core.errors import PolicyKDError
 from policykd.measure.plots import comparison_grid
 
@@ -72,6 +74,10 @@ def picture() -> None:
     comparison_grid(panels, ROWS / "learning_curves.png", title="Learners alone against SB3, equal settings")
 
 
-if __name__ == "__main__":
+def main() -> None:
     publish(table(), PAGE, "parity table")
     picture()
+
+
+if __name__ == "__main__":
+    guarded(lambda: tyro.cli(main, description=__doc__))

@@ -24,6 +24,7 @@ from experiments.peers.report import rows
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
 from policykd.benchmark.spec_file import load_spec
 from policykd.benchmark.statistics import normalise
+from policykd.cli import guarded
 from policykd.core.files import write_text
 
 ROOT = Path(__file__).parents[2]
@@ -228,4 +229,4 @@ def inserted(page: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

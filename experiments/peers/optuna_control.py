@@ -21,6 +21,7 @@ import pandas as pd
 import yaml
 
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
 from policykd.tasks import Evaluator
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import task_folder
+from policykd.cli import guarded
 from policykd.core.files import write_text
 
 WAYS = {"final": "mean of peers", "trained": "best in training", "group": "mean action", "student": "student"}
@@ -63,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -24,6 +24,7 @@ from experiments.speed.run import steps_only
 from policykd import DualStudent, export
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.spec_file import load_spec
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.fields import change
 
@@ -101,4 +102,4 @@ def table(rows: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)))

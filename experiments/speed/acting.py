@@ -18,6 +18,7 @@ import tyro
 from experiments.speed.cases import Case, Options
 from experiments.speed.report import write_rows
 from experiments.speed.run import our_agent, steps_only
+from policykd.cli import guarded
 from policykd.training.compiling import compile_step
 from policykd.training.recipes.replay import LearnFromReplay
 
@@ -77,4 +78,4 @@ def main(options: ActingOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ActingOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(ActingOptions, description=__doc__)))

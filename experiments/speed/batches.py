@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from policykd.cli import guarded
 from policykd.memory.replay import SharedReplay
 
 
@@ -48,4 +49,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    guarded(lambda: tyro.cli(main))

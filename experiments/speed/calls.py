@@ -21,6 +21,7 @@ import tyro
 
 from experiments.speed.cases import Case, Options
 from experiments.speed.run import our_agent, rival_stepper, steps_only
+from policykd.cli import guarded
 
 Place = tuple[str, str]
 """File and function."""
@@ -90,4 +91,4 @@ def main(backbone: str = "sac", out: Path | None = None, show: bool = False) -> 
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

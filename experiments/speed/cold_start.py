@@ -19,6 +19,8 @@ from pathlib import Path
 
 import tyro
 
+from policykd.cli import guarded
+
 BUILD = "from policykd.native import build; build.build()"
 OPERATORS = "from policykd.native import build; build.build_operators()"
 UPDATES = """
@@ -81,4 +83,4 @@ def main(backbones: tuple[str, ...] = ("ddpg", "sac"), out: Path | None = None) 
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    guarded(lambda: tyro.cli(main, description=__doc__))

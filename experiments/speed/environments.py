@@ -18,6 +18,7 @@ import tyro
 
 from experiments.speed.report import write_rows
 from policykd import native
+from policykd.cli import guarded
 from policykd.tasks.spaces import find_task
 from policykd.tasks.stepping import Threaded
 from policykd.tasks.vector import LearnerEnvs
@@ -83,4 +84,4 @@ def main(options: EnvironmentOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(EnvironmentOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(EnvironmentOptions, description=__doc__)))

@@ -23,6 +23,7 @@ import tyro
 from experiments.speed.report import write_rows
 from experiments.speed.run import steps_only
 from policykd import DualStudent, native
+from policykd.cli import guarded
 
 Side = Literal["cpu", "cpu compiled", "cuda", "cuda compiled"]
 
@@ -125,4 +126,4 @@ def main(options: GPUOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(GPUOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(GPUOptions, description=__doc__)))

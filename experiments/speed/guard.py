@@ -26,6 +26,7 @@ import tyro
 
 from experiments.speed.cases import Case, Options
 from experiments.speed.run import our_agent, rival_stepper, steps_only
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
 
@@ -128,4 +129,4 @@ def main(options: GuardOptions) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(GuardOptions, description=__doc__)))
+    guarded(lambda: sys.exit(main(tyro.cli(GuardOptions, description=__doc__))))

@@ -20,6 +20,7 @@ import tyro
 from torch import Tensor
 
 from experiments.speed.report import write_rows
+from policykd.cli import guarded
 from policykd.core.networks import MLP
 from policykd.native.kernels import forward
 
@@ -118,4 +119,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)))

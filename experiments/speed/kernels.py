@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from policykd import native
+from policykd.cli import guarded
 from policykd.core.networks import MLP, Adam, gradient
 
 
@@ -105,4 +106,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)))

@@ -27,6 +27,7 @@ from experiments.speed.peak import peak
 from experiments.speed.report import write_rows
 from experiments.speed.run import update_gflop
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.learners import OffPolicyLearner
 
 ENV = "HalfCheetah-v5"
@@ -113,4 +114,4 @@ def picture(scale: pd.DataFrame, limits: pd.Series, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)))

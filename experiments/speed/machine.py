@@ -24,6 +24,7 @@ from experiments.speed.cases import WARM_UP, Case, Options
 from experiments.speed.report import write_rows
 from experiments.speed.run import our_agent, rival_stepper, steps_only
 from policykd import native
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 
 
@@ -150,4 +151,4 @@ def main(options: MachineOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MachineOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(MachineOptions, description=__doc__)))

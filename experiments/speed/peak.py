@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from policykd.cli import guarded
 from policykd.core.networks import MLP
 from policykd.native import build, kernels
 
@@ -126,4 +127,4 @@ def main(rounds: int = 60, out: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    guarded(lambda: tyro.cli(main))

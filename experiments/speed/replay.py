@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from experiments.speed.report import write_rows
+from policykd.cli import guarded
 from policykd.memory.replay import SharedReplay
 from policykd.memory.storage import packed
 
@@ -123,4 +124,4 @@ def main(options: ReplayOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ReplayOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(ReplayOptions, description=__doc__)))

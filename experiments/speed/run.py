@@ -29,6 +29,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from experiments.speed.cases import RIVALS, WARM_UP, Case, Options, rivals
 from experiments.speed.report import sizes, tables, write_rows
 from policykd import DualStudent
+from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import versions, write_text
 from policykd.core.networks import MLP
@@ -235,4 +236,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    guarded(lambda: main(tyro.cli(Options, description=__doc__)))

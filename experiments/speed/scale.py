@@ -18,6 +18,7 @@ import tyro
 
 from experiments.speed.run import steps_only
 from policykd import DualStudent
+from policykd.cli import guarded
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,4 @@ def main(options: ScaleOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ScaleOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(ScaleOptions, description=__doc__)))

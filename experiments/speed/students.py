@@ -22,6 +22,7 @@ import torch
 import tyro
 
 from policykd import TeacherStudent
+from policykd.cli import guarded
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "feed-forward": ("HalfCheetah-v5", {}),
@@ -98,4 +99,4 @@ def main(options: StudentOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(StudentOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(StudentOptions, description=__doc__)))

@@ -21,6 +21,7 @@ from experiments.speed.cases import Case, Options
 from experiments.speed.report import write_rows
 from experiments.speed.run import our_agent, steps_only
 from policykd import native
+from policykd.cli import guarded
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,4 @@ def main(options: ThreadOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ThreadOptions, description=__doc__))
+    guarded(lambda: main(tyro.cli(ThreadOptions, description=__doc__)))
