@@ -66,8 +66,20 @@ def test_what_memories_keep_at_300000_steps():
     names = "feed-forward", "history of 4", "history of 8", "gru of 64"
     one, four, eight, memory = (ROWS.where(task="Walker2d-v5", protocol="long", student=name) for name in names)
     means = [f"{of.retention.mean():.2f}" for of in (one, four, eight, memory)]
-    said = f"keeps {means[0]} after 300,000 steps, a history of four {means[1]}, of eight {means[2]}, and the GRU"
+    said = (
+        f"On Walker2d one observation keeps {means[0]}, a history of four {means[1]}, of eight {means[2]}, and the GRU"
+    )
     assert f"{said} {means[3]}, each of its five students {memory.retention.min():.2f} at least" in TEXT
     assert memory.falls.mean() < memory.teacher_falls.mean()
     ratio = memory.cpu_seconds.iloc[0] / four.cpu_seconds.iloc[0]
     assert f"in {ratio:.1f} times the processor time of a history of four." in TEXT
+
+    hopper = [kept("Hopper-v5", "long", name) for name in names]
+    means, worst = [f"{of.mean():.2f}" for of in hopper], min(of.min() for of in hopper[1:])
+    said = (
+        f"There one observation keeps {means[0]} after 300,000 steps, a history of four {means[1]}, of eight {means[2]}"
+    )
+    assert f"{said}, and the GRU {means[3]}, each of these fifteen students {worst:.2f} at least." in TEXT
+    gained = [long.mean() - kept("Hopper-v5", "full", name).mean() for long, name in zip(hopper, names, strict=True)]
+    assert gained[0] < 0.1 < min(gained[1:])
+    assert "HalfCheetah has not been run at that budget" in TEXT and not len(kept("HalfCheetah-v5", "long", names[0]))
