@@ -132,10 +132,22 @@ def test_what_is_said_of_one_agent_with_more_updates():
     assert f"over all the group is better with P {first}, corrected p {two.p:.3f}." in page and two.better.low > 0.5
     assert f"over all neither is shown to be better ({second})." in page and four.better.low < 0.5 < four.better.high
     eight = asked["four_mutual_2, best in training", "single_8"]
-    ((group, one),) = eight.iqms
-    assert eight.tasks == ("HalfCheetah-v5",) and eight.better.high < 0.5
-    chance = f"{eight.better.value:.2f} [{eight.better.low:.2f}, {eight.better.high:.2f}], corrected p {eight.p:.3f}"
-    assert f"it returns {one:,.0f} there, to the group's {group:,.0f} (P of the group {chance})." in page
+    over_all = f"{eight.better.value:.2f} [{eight.better.low:.2f}, {eight.better.high:.2f}], corrected p {eight.p:.3f}"
+    assert f"(`single_8`: {listed(eight)}) one agent is above the group over all (P of the group {over_all})" in page
+    assert len(eight.tasks) == 6 and eight.better.high < 0.5 and eight.p < 0.05
+    of_eight = by_task("Q1", "four_mutual_2", "trained", "single_8")
+    above = {task: chance.value for task, chance in of_eight.items() if chance.high < 0.5}
+    assert list(above) == ["HalfCheetah-v5", "InvertedDoublePendulum-v5", "Walker2d-v5"]
+    first_two, last = [f"{value:.2f}" for value in above.values()][:2], above["Walker2d-v5"]
+    assert (
+        f"({', '.join(first_two)} and {last:.2f}), and learns nothing on Ant ({of_eight['Ant-v5'].value:.2f})" in page
+    )
+    on_ant = [
+        asked["four_mutual_2, best in training", name].iqms[0][1] for name in ("single_2", "single_4", "single_8")
+    ]
+    assert on_ant == sorted(on_ant, reverse=True) and on_ant[-1] < 10
+    assert f"P of the peers {over_all}, though it learns nothing on Ant" in readme
+    assert f"(P of the group {over_all}), though it learns nothing on Ant." in peers
     assert f"(P {third}). The group is" in page and alone.better.low < 0.5 < alone.better.high
     for text in (readme, peers):
         assert (
