@@ -16,7 +16,9 @@ from policykd.benchmark import ray_engine
 from policykd.benchmark.engine import Failed, Finished
 from policykd.benchmark.matrix import MatrixOptions, run_matrix
 from policykd.benchmark.spec_file import load_spec
+from policykd.core import plugins
 from policykd.core.errors import PolicyKDError
+from policykd.distillation import methods
 
 NIGHTLY = pytest.mark.nightly
 SLOW_TASK = {SLOW: {"backbones": ["td3"], "reference": REFERENCE}}
@@ -129,3 +131,20 @@ def test_progress_that_is_lost_with_its_node_ends_nothing():
     for reference, expected in (("there", {"cell": 3}), ("lost", {})):
         all_of = SimpleNamespace(remote=lambda reference=reference: reference)
         assert ray_engine._known(ray, SimpleNamespace(all=all_of)) == expected
+
+
+def test_a_worker_imports_the_modules_of_the_driver(folder, monkeypatch):
+    monkeypatch.setattr(ray_engine, "work", lambda cell, folder, report: cell.base)
+    Path("my_peers.py").write_text(
+        "from policykd.distillation.methods import PEER_METHODS, PeerMethod\n"
+        "PEER_METHODS['mine'] = PeerMethod('mine', 'A method of a module')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    cell = load_spec(write(methods=["dpd"])).cells[0].plain()
+    try:
+        assert ray_engine._work(cell, "work", None, "my_peers") == ("dpd", "")
+        assert "mine" in methods.PEER_METHODS
+    finally:
+        methods.PEER_METHODS.pop("mine", None)
+    assert "no_such_module cannot be imported" in ray_engine._work(cell, "work", None, "no_such_module")[1]

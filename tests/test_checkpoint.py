@@ -26,6 +26,7 @@ STATE = {
     "empty": torch.zeros(0, 3),
     "view": torch.arange(12.0).view(3, 4)[:, 1:3],
     "transposed": torch.arange(6.0).view(2, 3).t(),
+    "one number that was expanded": torch.tensor(0.1).expand(1),
     "array": np.arange(6, dtype=np.float64).reshape(2, 3),
     "array uint8": np.arange(3, dtype=np.uint8),
     "array uint32": np.array([2**32 - 1], np.uint32),
@@ -84,6 +85,15 @@ def test_saving_takes_no_second_copy_of_the_replay(tmp_path):
     before = peak()
     checkpoint.save(tmp_path / "state", {"replay": replay})
     assert 1024 * (peak() - before) < 0.5 * replay.nbytes
+
+
+@pytest.mark.parametrize("backbone", ["td3", "sac"])
+def test_one_learner_alone_is_saved(tmp_path, backbone):
+    agent = DualStudent(POINT, method="independent", backbone=backbone, peers=1, seeds=(0,), config=TINY)
+    agent.learn(60)
+    assert agent.recipe.n_updates > 0
+    agent.save(tmp_path / "one")
+    assert DualStudent.load(tmp_path / "one").recipe.n_updates == agent.recipe.n_updates
 
 
 def test_tuples_and_numpy_scalars_come_back_as_plain_values(tmp_path):

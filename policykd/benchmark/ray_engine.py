@@ -12,6 +12,7 @@ from policykd.benchmark.engine import ATTEMPTS, Event, Failed, Finished, Progres
 from policykd.benchmark.rows import from_json
 from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
+from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, one_line
 from policykd.core.extras import needs
 
@@ -34,7 +35,8 @@ def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Ev
     progress = ray.remote(num_cpus=0)(_Progress).options(scheduling_strategy=_on_this_node(ray)).remote()
     task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_work)
     # A parameter of its own, so that Ray sends the path as text: its object is of this machine's kind.
-    pending = {task.remote(cell.plain(), str(folder.absolute() / cell.name), progress): cell for cell in cells}
+    place, modules = str(folder.absolute()), os.environ.get(plugins.VARIABLE, "")
+    pending = {task.remote(cell.plain(), f"{place}/{cell.name}", progress, modules): cell for cell in cells}
     shown: dict[str, int] = {}
     try:
         while pending:
@@ -88,11 +90,12 @@ def _outcome(ray: Any, reference: Any, cell: Cell) -> Event:
     return Finished(cell, from_json(result)) if result else Failed(cell, why)
 
 
-def _work(cell: dict[str, Any], folder: str, progress: Any) -> tuple[str, str]:
-    """What a worker does: the result as JSON, or why there is none."""
+def _work(cell: dict[str, Any], folder: str, progress: Any, modules: str) -> tuple[str, str]:
+    """What a worker does: the result as JSON, or why there is none. It inherits no variable of the driver's."""
     asked = Cell.from_plain(cell)
     report: Callable[[int], None] = lambda steps: progress.see.remote(asked.name, steps)  # noqa: E731
     try:
+        plugins.load([name for name in modules.split(",") if name])
         return work(asked, Path(folder), report), ""
     except Exception as error:
         return "", failure(error)

@@ -184,7 +184,7 @@ class Spec:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         _counts(self, "total_timesteps", *MOST, "utd")
-        not_negative(self, "first_seed")
+        not_negative(self, "first_seed", *(["random_steps"] if self.random_steps is not None else []))
         check_file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
         require(whole, "evaluations", self.evaluations, f"must divide total_timesteps={self.total_timesteps}")
@@ -214,7 +214,7 @@ class Spec:
             raise PolicyKDError(f"config: task {min(idle)}: no method runs on it: leave the task out")
         last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems know no capitals
         if twice := [cell.name for i, cell in enumerate(cells) if last[cell.name.lower()] > i]:
-            raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename a task or a method")
+            raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename one, or name a backbone once")
         return cells
 
     def _budgets(self, given: dict[str, Any], utd: int | None, peers: int, backbone: str) -> dict[str, int]:

@@ -49,13 +49,17 @@ def parse_spec(text: str) -> Spec:
     content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
     if isinstance(methods, list):
-        require(len(set(map(str, methods))) == len(methods), "methods", methods, "must name each method once")
-        methods = {str(name): {} for name in methods}
+        names = all(isinstance(name, str) for name in methods)
+        require(names, "methods", methods, "must be names; methods with settings are keys: {dpd: {peers: 3}, sb3: {}}")
+        require(len(set(methods)) == len(methods), "methods", methods, "must name each method once")
+        methods = {name: {} for name in methods}
     require(isinstance(tasks, dict), "tasks", tasks, "must map names of tasks to what they need")
     require(isinstance(methods, dict), "methods", methods, "must be a list of methods, or map names to settings")
     assert isinstance(tasks, dict) and isinstance(methods, dict)
     content["tasks"] = {str(name): _build(Task, f"task {name}", value) for name, value in tasks.items()}
-    content["methods"] = {str(name): _build(Entry, f"method {name}", value or {}) for name, value in methods.items()}
+    content["methods"] = {
+        str(name): _build(Entry, f"method {name}", {} if value is None else value) for name, value in methods.items()
+    }
     spec = build(Spec, content)
     assert spec.cells
     return spec

@@ -15,6 +15,7 @@ from policykd.classification.data.batches import Adaptor, Inputs
 from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, said
+from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Method, Phase
 from policykd.distillation.supervised.training_config import TrainingConfig
@@ -141,7 +142,7 @@ def fingerprint(module: nn.Module | None) -> str | None:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(checkpoint.as_bytes(tensor).numpy().tobytes())
     return digest.hexdigest()
 
 

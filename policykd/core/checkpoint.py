@@ -83,7 +83,13 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterat
     yield len(text).to_bytes(8, "little") + text
     for name in order:
         for piece in _pieces(tensors[name]):
-            yield piece.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            yield as_bytes(piece).numpy().data
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor in its own order, ``(n,)``, on the CPU."""
+    # The new last axis has stride 1; that of a single number may be 0, which torch calls contiguous and does not view.
+    return tensor.detach().cpu().contiguous().unsqueeze(-1).view(torch.uint8).view(-1)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:

@@ -6,9 +6,13 @@ import logging
 
 from policykd.core.errors import PolicyKDError, counted
 from policykd.core.fields import as_whole, require
+from policykd.core.registry import find
+from policykd.distillation.divergences import divergence_of
 from policykd.distillation.methods import PeerMethod
+from policykd.distillation.schedules import schedule_of
 from policykd.learners import Learner
 from policykd.learners.config import Config, OffPolicyConfig, SACConfig
+from policykd.learners.settings import NETWORKS
 from policykd.training.progress import KEPT_EPISODES
 
 MOST_PEERS = 1_000
@@ -28,7 +32,12 @@ def check_peers(method: PeerMethod, peers: int) -> int:
 
 
 def check_method(method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool) -> None:
-    """Refuse a method that a backbone cannot run, or settings that contradict it, the group or the actions."""
+    """Refuse a method that a backbone cannot run, or settings that name no part or contradict it, group or actions."""
+    divergence_of(config.divergence)
+    schedule_of(config.distill_schedule)
+    for setting in ("network", "critic_network"):
+        if (made_by := getattr(config, setting)) is not None:
+            find(setting, made_by, NETWORKS)
     if config.temperature != 1 and not discrete:
         raise PolicyKDError(f"temperature: {config.temperature} softens logits, and continuous actions have none")
     if isinstance(config, OffPolicyConfig):
