@@ -161,6 +161,13 @@ def test_precision_and_clipping(teacher):
     assert all(tensor.isfinite().all() for tensor in weights(half).values())
 
 
+def test_predictions_are_those_that_are_measured_whatever_the_precision(teacher):
+    inputs, labels = problem()
+    half = make("hinton", net(8), teacher, mixed_precision="bf16").fit((inputs, labels))
+    likelihood = half.predict_proba(inputs).log().gather(1, labels[:, None])
+    assert float(-likelihood.mean()) == pytest.approx(half.evaluate((inputs, labels))["nll"], abs=1e-6)
+
+
 def test_distillers_beside_one_another(teacher):
     """accelerate has one precision per process; distillers of two precisions do not disturb each other."""
     first, second = net(8), net(8)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from classifiers import CLASSES, FAST, SIZE, net, problem
 from PIL import Image
+from scipy.sparse import csr_matrix
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -39,6 +40,13 @@ class Sequence(nn.Module):
 
     def forward(self, inputs):
         return self.head(self.body(inputs[:, :, None]).mean(1))
+
+
+class Named(nn.Module):
+    """Gives its answers under a name of its own."""
+
+    def forward(self, inputs):
+        return {"out": inputs}
 
 
 def features(student, teacher):
@@ -77,7 +85,30 @@ WRONG = {
     "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (96, 3)"),
     "no labels": (lambda: fit((INPUTS,)), "have none, and this hinton looks at them: give fit((inputs, labels))"),
     "wrong validation labels": (lambda: fit(validation=(INPUTS, LABELS + 1)), "labels: 3 is out of range"),
-    "sparse inputs": (lambda: fit((INPUTS.to_sparse(), LABELS)), "a sparse tensor cannot be read by rows: give its"),
+    "sparse inputs": (lambda: fit((INPUTS.to_sparse(), LABELS)), "give to_dense() of a tensor"),
+    "a sparse matrix": (lambda: fit((csr_matrix(INPUTS.numpy()), LABELS)), "toarray() of a matrix"),
+    "a dict of inputs": (lambda: fit(({"inputs": INPUTS}, LABELS)), "a dict has no rows: give a list or a Dataset of"),
+    "no logits in a dict": (lambda: fit(student=Named()), "alone or as .logits; got dict"),
+    "an adaptor for other batches": (
+        lambda: fit(adaptor=lambda batch: batch["x"]),
+        "adaptor: must give (inputs, labels) of each batch that it is asked about, here a tuple of 2: TypeError",
+    ),
+    "an adaptor without labels": (lambda: fit(adaptor=lambda batch: batch[0]), "adaptor: must give (inputs, labels)"),
+    "tensors for a divergence": (
+        lambda: fit(divergence=nn.functional.kl_div),
+        "divergence: must give (B,) for two answers with .logits (B, C), the student's and the teacher's: TypeError",
+    ),
+    "a weight of one": (lambda: fit(example_weight=lambda teacher: teacher), "example_weight: must give (1, B) for"),
+    "a weight of another shape": (lambda: fit(example_weight=lambda a, b: a[:, :2]), "one number for each of (16,)"),
+    "torch's schedule": (
+        lambda: fit(learning_rate_schedule=torch.optim.lr_scheduler.CosineAnnealingLR),
+        "fails at 0.5 (TypeError: CosineAnnealingLR",
+    ),
+    "a schedule without progress": (lambda: fit(alpha_schedule=lambda: 1.0), "fails at 0.5 (TypeError"),
+    "an optimiser that is made": (
+        lambda: fit(optimizer=torch.optim.SGD(net(4).parameters())),
+        "must be str | function",
+    ),
     "validation of NaN": (
         lambda: fit(validation=(INPUTS.index_fill(0, torch.arange(5), torch.nan), LABELS)),
         "the student's answers to 5 of 96 examples are NaN: look at these inputs",

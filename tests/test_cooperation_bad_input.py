@@ -90,6 +90,7 @@ def refused(message, job):
         ([TREE], "learners: needs two or more of different names, got DecisionTreeClassifier"),
         ([("a", TREE), ("a", TREE)], "two or more of different names"),
         ([TREE, "tree"], "learner 'str': needs fit and predict_proba, got 'tree'"),
+        ([TREE, nn.Sequential(nn.Linear(8, 3))], "learner 'Sequential': needs fit and predict_proba, got Sequential("),
         ([TREE, DecisionTreeClassifier], "needs fit and predict_proba"),
         (RandomForestClassifier(), "learners: needs two or more in a list or by name, got RandomForestClassifier()"),
         ([TREE, Broken()], "learner 'Broken': its predict_proba failed: two lines"),

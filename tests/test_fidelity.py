@@ -147,6 +147,12 @@ def test_report_refuses_what_does_not_fit():
         )
     with pytest.raises(PolicyKDError, match="empty"):
         report(Fixed(STUDENT), Fixed(TEACHER), {"test": (EXAMPLES[0][:0], EXAMPLES[1][:0])})
+    with pytest.raises(PolicyKDError, match=r"expected sets by name, .* got tuple"):
+        report(Fixed(STUDENT), Fixed(TEACHER), EXAMPLES)
+    with pytest.raises(PolicyKDError, match=r"^student: expected a torch module, .* got function"):
+        report(lambda inputs: inputs, Fixed(TEACHER), {"test": EXAMPLES})
+    with pytest.raises(PolicyKDError, match=r"^control: expected a torch module, .* got str"):
+        report(Fixed(STUDENT), Fixed(TEACHER), {"test": EXAMPLES}, control="control")
 
 
 def test_subsets_are_nested_and_without_repeats():

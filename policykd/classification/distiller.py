@@ -19,7 +19,7 @@ from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
 from policykd.classification.models import check_names, name_classes, save_pretrained
 from policykd.classification.outputs import call, check_numbers, evaluating, first_look
-from policykd.classification.processes import make_accelerator
+from policykd.classification.processes import autocast, make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
 from policykd.classification.teacher import Teachers, as_teacher, named_classes
@@ -202,9 +202,9 @@ class Distiller(Training):
         """The student's probabilities ``(n, C)``, on the CPU; for inputs alone, or whatever ``evaluate`` takes."""
         parts = []
         with evaluating(self.student):
-            for batch, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
-                with first_look("prediction data", self.student, batch):
-                    parts.append(call(self.student, batch).float().softmax(1).cpu())
+            for x, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
+                with autocast(self.device, self.config.mixed_precision), first_look("prediction data", self.student, x):
+                    parts.append(call(self.student, x).float().softmax(1).cpu())
         found = torch.cat(parts)
         check_numbers(found, "student")
         return found

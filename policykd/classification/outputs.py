@@ -32,7 +32,7 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
     else:
         output = model(_readable(inputs, kind))
     if isinstance(output, Mapping):
-        output = output.get("logits")
+        output = output.get("logits", output)
     elif not isinstance(output, Tensor):
         first = output[0] if isinstance(output, list | tuple) and output else None
         output = getattr(output, "logits", first)

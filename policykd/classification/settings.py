@@ -7,7 +7,7 @@ from typing import Any
 
 from policykd.core import registry
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import change
+from policykd.core.fields import change, check_schedule
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
 from policykd.distillation.supervised.config import HintonConfig
@@ -35,7 +35,9 @@ def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig |
     if type(config) is not expected:
         raise PolicyKDError(f"config: {kind.__name__} takes a {expected.__name__}, not a {type(config).__name__}")
     for name in TABLES if isinstance(config, HintonConfig) else OF_ALL:
-        registry.find(name, getattr(config, name), TABLES[name])
+        part = registry.find(name, getattr(config, name), TABLES[name])
+        if name.endswith("_schedule"):
+            check_schedule(name, part)
     return config
 
 

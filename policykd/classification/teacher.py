@@ -76,8 +76,8 @@ class Chooser(nn.Module):
         return (answers / (TeachingConfig.q_temperature if says == "q_values" else 1)).log_softmax(1)
 
 
-def as_teacher(teacher: Teachers | None, gives: Gives = "auto") -> nn.Module | None:
-    """One network from what a user may give: a network, a policy that chooses, several, or none."""
+def as_teacher(teacher: Teachers | None, gives: Gives = "auto", whose: str = "teacher") -> nn.Module | None:
+    """One network from what a user may give: a network, a policy that chooses, several, or none; its name in errors."""
     if isinstance(teacher, Teacher):
         return Chooser(teacher)
     if teacher is None or isinstance(teacher, nn.Module):
@@ -85,7 +85,7 @@ def as_teacher(teacher: Teachers | None, gives: Gives = "auto") -> nn.Module | N
     if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module | Teacher) for member in teacher):
         return Ensemble([Chooser(member) if isinstance(member, Teacher) else member for member in teacher], gives)
     raise PolicyKDError(
-        f"teacher: expected a torch module, a Teacher, a list of them or None, got {type(teacher).__name__}"
+        f"{whose}: expected a torch module, a Teacher, a list of them or None, got {type(teacher).__name__}"
     )
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from policykd.classification.data.augment import Augment, augmented
 from policykd.classification.data.batches import Batch, Inputs, Rows, checked_labels, read, reseeded, seeded
-from policykd.classification.data.checks import check_batches
+from policykd.classification.data.checks import check_batches, split
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
@@ -148,7 +148,7 @@ class Trainer:
         training.elapsed += time.perf_counter() - started
 
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
-        inputs, labels = self.training.adaptor(batch.content)
+        inputs, labels = split(self.training.adaptor, batch.content)
         inputs = augmented(inputs, self.augment, self.config.mixup)
         student = teacher = Outputs(torch.empty(0))
         if phase.student:
@@ -192,7 +192,7 @@ class Trainer:
             first = next(on_device(batches, training.device), None)
             if first is None:
                 raise PolicyKDError("data: the training data are empty")
-            inputs, labels = training.adaptor(read(first).content)
+            inputs, labels = split(training.adaptor, read(first).content)
             with first_look("student", training.student, inputs):
                 student = self._student_outputs(inputs)
             with first_look("teacher", training.teacher or training.student, inputs):
@@ -279,7 +279,7 @@ class Trainer:
         every = range(len(rows))
         batches = (rows.__getitems__(list(every[start : start + BATCH])) for start in every[::BATCH])
         for content, index in on_device(batches, self.training.device):
-            inputs, _ = self.training.adaptor(content)
+            inputs, _ = split(self.training.adaptor, content)
             yield index, self._teacher_outputs(inputs)
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+LINE_BREAK = re.compile(r"\s*\n\s*")
+
 
 class PolicyKDError(ValueError):
     """Bad input or a failed run, told in one line. The command line prints it and exits with 2."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(LINE_BREAK.sub(" ", text))  # a value or another library's words in it may have several lines
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

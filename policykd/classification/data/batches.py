@@ -271,8 +271,10 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
 
 def _tensor(member: Any) -> Tensor:
     """An array as it lies in memory where torch can read it so, else a copy, as of data frames."""
-    if isinstance(member, Tensor) and member.layout != torch.strided:
-        raise TypeError("a sparse tensor cannot be read by rows: give its to_dense()")
+    if hasattr(member, "toarray") or (isinstance(member, Tensor) and member.layout != torch.strided):
+        raise TypeError("sparse ones cannot be read by rows: give to_dense() of a tensor, toarray() of a matrix")
+    if isinstance(member, Mapping):
+        raise TypeError("a dict has no rows: give a list or a Dataset of examples that are dicts, or a DataLoader")
     if isinstance(member, Tensor) or not hasattr(member, "__array__"):
         return torch.as_tensor(member)
     array = member if isinstance(member, np.ndarray) else np.array(member)

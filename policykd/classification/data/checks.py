@@ -8,9 +8,26 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
-from policykd.classification.data.batches import Adaptor, Batches, Rows, split_batch, whole_labels
-from policykd.core.errors import PolicyKDError
+from policykd.classification.data.batches import Adaptor, Batches, Inputs, Rows, split_batch, whole_labels
+from policykd.core.errors import PolicyKDError, telling
 from policykd.distillation.categorical import UNLABELLED
+
+
+def split(adaptor: Adaptor, content: Any) -> tuple[Inputs, Any]:
+    """Inputs and labels of a batch, by an adaptor that may be a user's own.
+
+    Raises:
+        PolicyKDError: it fails, or gives no pair.
+    """
+    with telling(
+        f"adaptor: must give (inputs, labels) of each batch that it is asked about, here a {_told(content)}: "
+    ):
+        inputs, labels = adaptor(content)
+    return inputs, labels
+
+
+def _told(content: Any) -> str:
+    return f"{type(content).__name__} of {len(content)}" if isinstance(content, Sized) else type(content).__name__
 
 
 def check_batches(

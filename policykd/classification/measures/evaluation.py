@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from policykd.classification.data.batches import Adaptor, Inputs, Rows, checked_labels, loader, read
+from policykd.classification.data.checks import split
 from policykd.classification.measures.metrics import metrics
 from policykd.classification.outputs import call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, on_device, shared
@@ -36,7 +37,7 @@ def examples(
     seen = False
     for batch in on_device(loader(data, BATCH, None, what), device):
         seen, (content, rows) = True, read(batch)
-        yield *adaptor(content), rows
+        yield *split(adaptor, content), rows
     if not seen:
         raise PolicyKDError(f"data: the {what} data are empty")
 
@@ -79,7 +80,7 @@ class Evaluation:
         teacher = training.teacher if self.teacher_logits is None else None
         with evaluating(training.student, teacher):
             for batch in on_device(self.batches, training.device):
-                inputs, labels = training.adaptor(read(batch).content)
+                inputs, labels = split(training.adaptor, read(batch).content)
                 with (
                     autocast(training.device, training.config.mixed_precision),
                     first_look(f"{self.what} data", training.student, inputs),

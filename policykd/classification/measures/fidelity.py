@@ -69,7 +69,7 @@ def answers(
     Raises:
         PolicyKDError: the data are empty, the output holds no logits, or there is no such module.
     """
-    network = as_teacher(model)
+    network = as_teacher(model, whose=whose)
     assert network is not None
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     collected: list[tuple[Tensor, ...]] = []
@@ -152,6 +152,10 @@ def report(
     if len(student_features) != len(teacher_features):
         numbers = f"{len(student_features)} and {len(teacher_features)}"
         raise PolicyKDError(f"fidelity: student_features and teacher_features must pair up, not {numbers}")
+    if not isinstance(splits, Mapping):
+        raise PolicyKDError(
+            f'fidelity: expected sets by name, {{"test": (inputs, labels)}}, got {type(splits).__name__}'
+        )
     networks: dict[Who, nn.Module] = {"student": student}
     if control is not None:
         networks["control"] = control
@@ -159,7 +163,10 @@ def report(
     said: dict[Who, Answers] = {}
     for split, data in splits.items():
         truth = answers(teacher, data, teacher_features, adaptor=adaptor, whose="teacher")
-        said = {who: answers(network, data, student_features, adaptor=adaptor) for who, network in networks.items()}
+        said = {
+            who: answers(network, data, student_features, adaptor=adaptor, whose=who)
+            for who, network in networks.items()
+        }
         said["teacher"] = truth
         rows += [Row(split, who, compare(own, truth)) for who, own in said.items()]
     if out is not None:  # the reliability diagram is that of the last split

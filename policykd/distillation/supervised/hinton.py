@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import telling
 from policykd.core.fields import number_at
 from policykd.core.registry import find
 from policykd.distillation import weights
@@ -86,10 +86,16 @@ class Hinton(Method):
         self.divergence = find("divergence", config.divergence, DIVERGENCES)
         self.weight = find("example_weight", config.example_weight, WEIGHTS)
         if self.uses_teacher and len(teacher.logits) == len(student.logits):
-            try:  # before anything is trained
-                distance(student, teacher, self.divergence, config.temperature)
-            except (AttributeError, ValueError) as error:
-                raise PolicyKDError(f"divergence: {config.divergence} cannot compare logits (B, C): {error}") from None
+            self._try(student, teacher)
+
+    def _try(self, student: Outputs, teacher: Outputs) -> None:
+        """Refuse a divergence or a weight, which may be a user's own, that cannot work, before anything is trained."""
+        asked = "must give (B,) for two answers with .logits (B, C), the student's and the teacher's"
+        with telling(f"divergence: {asked}: "):
+            distance(student, teacher, self.divergence, self.config.temperature)
+        values = student.logits.new_zeros(1, len(student.logits))
+        with telling("example_weight: must give (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
+            distance(student, teacher, weight=self.weight(values, values).squeeze(0))
 
     @property
     def uses_labels(self) -> bool:
