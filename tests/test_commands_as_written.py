@@ -1,9 +1,11 @@
 """Every command that a page or the first lines of a program name is one that its program takes: parsed, never run."""
 
 import argparse
+import contextlib
 import functools
 import importlib
 import inspect
+import os
 import re
 import runpy
 import shlex
@@ -63,7 +65,7 @@ def only_parsed(monkeypatch, tmp_path):
     """What would begin once its words are read ends there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples")  # plugins
-    tables = [patch.dict(table) for table in (PEER_METHODS, DIVERGENCES, LEARNERS, NETWORKS)]
+    tables = PEER_METHODS, DIVERGENCES, LEARNERS, NETWORKS, os.environ  # the last tells workers of plugins
     cli, parse_args = tyro.cli, argparse.ArgumentParser.parse_args
 
     def alone(what, **given):
@@ -72,7 +74,9 @@ def only_parsed(monkeypatch, tmp_path):
 
     monkeypatch.setattr(tyro, "cli", alone)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser: taken(parse_args(parser)))
-    with tables[0], tables[1], tables[2], tables[3]:
+    with contextlib.ExitStack() as stack:
+        for table in tables:
+            stack.enter_context(patch.dict(table))
         yield
     for name in ("own_method", "own_network", "own_learner"):
         sys.modules.pop(name, None)
