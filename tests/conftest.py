@@ -1,4 +1,5 @@
 import os
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: every worker of pytest has one core
 
@@ -32,6 +33,13 @@ def on_the_processor(request):
 def seeded():
     """Torch's own generator begins every test alike, whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """What a test leaves in the process's environment, as ``--plugins`` does for workers, ends with it."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(params=["native", "torch"])

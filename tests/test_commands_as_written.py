@@ -5,7 +5,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import os
 import re
 import runpy
 import shlex
@@ -65,7 +64,7 @@ def only_parsed(monkeypatch, tmp_path):
     """What would begin once its words are read ends there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples")  # plugins
-    tables = PEER_METHODS, DIVERGENCES, LEARNERS, NETWORKS, os.environ  # the last tells workers of plugins
+    tables = PEER_METHODS, DIVERGENCES, LEARNERS, NETWORKS
     cli, parse_args = tyro.cli, argparse.ArgumentParser.parse_args
 
     def alone(what, **given):
