@@ -95,7 +95,7 @@ def _work(cell: dict[str, Any], folder: str, progress: Any, modules: str) -> tup
     asked = Cell.from_plain(cell)
     report: Callable[[int], None] = lambda steps: progress.see.remote(asked.name, steps)  # noqa: E731
     try:
-        plugins.load([name for name in modules.split(",") if name])
+        plugins.load(plugins.names_in(modules))
         return work(asked, Path(folder), report), ""
     except Exception as error:
         return "", failure(error)

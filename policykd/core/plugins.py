@@ -44,7 +44,12 @@ def command(words: str) -> str:
 
 def load_inherited() -> None:
     """In a process that a command started: the modules that the command was given."""
-    load([name for name in os.environ.get(VARIABLE, "").split(",") if name])
+    load(names_in(os.environ.get(VARIABLE, "")))
+
+
+def names_in(text: str) -> list[str]:
+    """The modules of ``MODULE[,MODULE]``."""
+    return [name for name in text.split(",") if name]
 
 
 def take(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -59,6 +64,6 @@ def take(arguments: list[str]) -> tuple[list[str], list[str]]:
     rest = arguments[1:]
     if not separate and rest and not rest[0].startswith("-"):
         text, *rest = rest
-    if not (names := [name for name in text.split(",") if name]):
+    if not (names := names_in(text)):
         raise PolicyKDError("plugins: name a module: policykd --plugins my_parts train ...")
     return names, rest
