@@ -768,10 +768,26 @@ def test_budgets_and_settings_that_contradict_are_refused():
     text = text.replace(
         "{gradient_steps: 3}\nmethods: [single]", "{vary: {gradient_steps: [1, 3]}}\nmethods: [independent]"
     )
-    with pytest.raises(PolicyKDError, match="utd=1 is one number: leave out what varies"):
+    with pytest.raises(PolicyKDError, match="utd=1 is the group's: leave"):
         parse_spec(text)
     (cell,) = parse_spec(text.replace("utd: 1\n", "")).cells
     assert group_updates(cell, 300) == (1 + 3) * (150 - 100)  # after 100 random steps of each of two peers
+
+
+def test_peers_may_differ_in_their_updates_per_step_of_the_group():
+    text = "name: x\ntotal_timesteps: 400\nseeds: 1\nevaluations: 1\nn_eval_episodes: 1\nfinal_episodes: 1\nutd: 1\n"
+    text += "random_steps: 100\nmethods:\n"
+    text += "  pair: {method: independent, utd: [1, 8], settings: {vary: {gamma: [0.9, 0.99]}}}\n"
+    text += "tasks: {PolicyKD/PointReach-v0: {backbones: [sac], reference: {low: 0, high: 1, source: test}}}\n"
+    (cell,) = parse_spec(text).cells
+    # an update follows an own step of each peer, which is two of the group's
+    assert cell.settings.vary == {"gamma": [0.9, 0.99], "gradient_steps": [2, 16]}
+    assert cell.settings.learning_starts == 50
+    assert group_updates(cell, 400) == (1 + 8) * (400 - 100)
+    with pytest.raises(PolicyKDError, match=r"utd=\[1, 8, 2\] must be one number, or one for each of 2 peers"):
+        parse_spec(text.replace("[1, 8]", "[1, 8, 2]"))
+    with pytest.raises(PolicyKDError, match=r"utd=\(0, 8\) must be positive"):
+        parse_spec(text.replace("[1, 8]", "[0, 8]"))
 
 
 # As teachers

@@ -10,12 +10,13 @@ import gymnasium as gym
 import yaml
 
 from policykd.benchmark import local
+from policykd.benchmark.budgets import steps_at_once
 from policykd.benchmark.matrix import run_matrix
 from policykd.benchmark.options import CompareOptions as CompareOptions
 from policykd.benchmark.options import MatrixOptions
 from policykd.benchmark.random_actions import measured_reference
 from policykd.benchmark.results import Results
-from policykd.benchmark.spec import OWN, Cell, Spec, steps_at_once
+from policykd.benchmark.spec import OWN, Cell, Spec
 from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import Scores, read_scores
 from policykd.core.errors import PolicyKDError

@@ -12,13 +12,14 @@ from functools import cached_property
 from typing import Any
 
 from policykd import export
+from policykd.benchmark.budgets import Updates, group_budgets, steps_at_once
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import build, change, not_negative, require
+from policykd.core.fields import build, not_negative, require
 from policykd.core.parsing import check_file_name
 from policykd.core.registry import find
 from policykd.distillation.methods import PEER_METHODS
 from policykd.learners import LEARNERS
-from policykd.learners.config import Config, PPOConfig
+from policykd.learners.config import Config
 from policykd.tasks.spaces import find_task, foreign_module, short_id
 from policykd.training import snapshot
 from policykd.training.dual_student import resolve_config
@@ -82,8 +83,8 @@ class Entry:
     """Seeds of this method where they differ from the benchmark's."""
     peers: int | None = None
     """Learners per group where they differ from the benchmark's."""
-    utd: int | None = None
-    """Gradient steps per learner and group step where they differ from the benchmark's."""
+    utd: Updates = None
+    """Gradient steps per learner and group step where they differ from the benchmark's: one number, or one per peer."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of this method alone, e.g. its alpha."""
 
@@ -217,23 +218,6 @@ class Spec:
             raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename one, or name a backbone once")
         return cells
 
-    def _budgets(self, given: dict[str, Any], utd: int | None, peers: int, backbone: str) -> dict[str, int]:
-        """Budgets of a group as settings of each of its learners, which count own steps."""
-        budgets: dict[str, int] = {}
-        if backbone == "ppo" and (self.random_steps, utd) != (None, None):
-            raise PolicyKDError("config: random_steps and utd are for backbones with a replay: leave them out for ppo")
-        if self.random_steps is not None:
-            whole = self.random_steps % peers == 0
-            require(whole, "random_steps", self.random_steps, f"must be a multiple of {peers} peers")
-            budgets["learning_starts"] = self.random_steps // peers
-        if utd is not None:
-            require("gradient_steps" not in given.get("vary", {}), "utd", utd, "is one number: leave out what varies")
-            pace = {name: given[name] for name in ("train_freq", "n_envs") if name in given} | {"gradient_steps": -1}
-            budgets["gradient_steps"] = utd * peers * change(LEARNERS[backbone].config_type(), pace).updates_at_once
-        for name in budgets:
-            require(name not in given, name, given.get(name), "follows from random_steps and utd: leave it out")
-        return budgets
-
     def _cell(self, task: str, backbone: str, method: str) -> Cell:
         try:
             return self._planned(task, backbone, method)
@@ -247,7 +231,7 @@ class Spec:
         require(not alone or entry.peers in (None, 1), "peers", entry.peers, f"is too many for {base}: leave it out")
         peers = 1 if alone else entry.peers or self.peers
         settings = {**self.settings, **self.tasks[task].settings, **entry.settings}
-        settings |= self._budgets(settings, entry.utd or self.utd, peers, backbone)
+        settings |= group_budgets(settings, self.random_steps, entry.utd or self.utd, peers, backbone)
         for name in OWN:
             require(name not in settings, name, settings.get(name), "follows from the spec's evaluations: leave it out")
         eval_freq = self.total_timesteps // self.evaluations
@@ -285,14 +269,9 @@ def _counts(settings: Spec | Entry, *names: str) -> None:
     """Refuse numbers below 1, and those that are a slip; None says nothing."""
     for name in names:
         if (value := getattr(settings, name)) is not None:
-            require(value >= 1, name, value, "must be positive")
-            require(value <= MOST.get(name, math.inf), name, value, f"must be at most {MOST.get(name, 0):,}")
-
-
-def steps_at_once(config: Config, peers: int) -> tuple[int, int]:
-    """Environment steps of a group between two points at which it can be evaluated, and at which it can end."""
-    at_once = peers * config.n_envs
-    return at_once, at_once * config.n_steps if isinstance(config, PPOConfig) else at_once
+            counts = value if isinstance(value, tuple) else (value,)
+            require(len(counts) > 0 and min(counts) >= 1, name, value, "must be positive")
+            require(max(counts) <= MOST.get(name, math.inf), name, value, f"must be at most {MOST.get(name, 0):,}")
 
 
 def task_folder(task: str) -> str:
