@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from policykd.core.files import as_path, write_bytes
+from policykd.core.files import file_path, write_bytes
 from policykd.core.normaliser import pickled_to_play
 from policykd.export.exportable import Exportable, Which
 from policykd.export.proof import Act, require_free, write_compared
@@ -33,7 +33,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
     Raises:
         PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
     """
-    k, path = agent.learner_index(k), as_path("export", path)
+    k, path = agent.learner_index(k), file_path("export", path, "agent.zip")
     path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
     agent.check_finite("export", k)  # SB3's own predict would fail

@@ -43,7 +43,8 @@ def views_of_peers(config: Config, make: EnvFactory) -> list[View]:
     if parts is None:
         return []
     with make() as probe:
-        return [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
+        views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
+    return views
 
 
 def check_method(method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool) -> None:
