@@ -176,7 +176,7 @@ def finished(tmp_path_factory):
 def test_a_run_folder_in_use_is_not_touched(refused, tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = contents(tmp_path)
-    assert "run exists and is not empty: choose another one, or go on with --resume, or load() it" in refused(*_train())
+    assert "run exists and is not empty: choose another one, or go on with load() in Python" in refused(*_train())
     (tmp_path / "run" / "checkpoint.safetensors").unlink()  # a folder of something else
     assert "run exists and is not empty" in refused(*_train())
     (tmp_path / "file").write_text("mine")
@@ -285,7 +285,7 @@ def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_pa
     said = refused(*_train("--env", broken(what), "--checkpoint-freq", "100", "--total-timesteps", "400"))
     named = "an observation" if what == "observation" else "a reward"
     assert f"returned {named} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
-    assert "--resume goes on from the last checkpoint" in said
+    assert "go on from the last checkpoint with load() in Python, or --resume of the command policykd" in said
     kept = DualStudent.load(tmp_path / "run", env=POINT)
     assert kept.num_timesteps == 100
     assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))

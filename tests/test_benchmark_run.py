@@ -315,7 +315,7 @@ def instant(monkeypatch):
     monkeypatch.setattr(local, "run", run)
 
 
-def test_results_that_cannot_be_written_do_not_stop_the_others(instant, monkeypatch):
+def test_results_that_cannot_be_written_do_not_stop_the_others(instant, monkeypatch, capsys):
     file = write(methods=["independent", "mutual"])
     save = Results.save
 
@@ -328,6 +328,9 @@ def test_results_that_cannot_be_written_do_not_stop_the_others(instant, monkeypa
     with pytest.raises(PolicyKDError, match=r"independent-td3: .*No space left on device; make room and run it again"):
         run_matrix(file, MatrixOptions(jobs=1))
     assert rows("mutual") and not Path("results/tiny/PolicyKD-PointReach-v0/independent.csv").exists()
+    said = capsys.readouterr().out
+    assert "independent-td3: FAILED: cannot keep its result: [Errno 28] No space left" in said
+    assert "independent-td3: done" not in said and "(1 of 2 cells, 1 failed" in said
 
 
 def test_two_drivers_do_not_share_a_folder():

@@ -87,6 +87,10 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["single"]}, "vary: gamma has 2 values for 1 peer:"),
         ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["sb3"]}, "give one each (PolicyKD-PointReach"),
         ({"settings": {"vary": {"tau": [0.1, 0.2]}}, "peers": 4, "methods": ["dpd"]}, "tau has 2 values for 4 peers"),
+        (
+            {"settings": {"vary": {"observations": [[0, 1], [2, 9]]}}, "methods": ["dpd"]},
+            "vary.observations: columns must lie between 0 and 3, got [2, 9]",
+        ),
         ({"seeds": 0}, "seeds=0 must be positive"),
         ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),
         ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is none for SB3"),

@@ -1,6 +1,7 @@
 """Each thing that can be wrong with a distillation is broken on purpose, and the check-up names it and nothing else."""
 
 import json
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -405,6 +406,14 @@ def test_stacked_observations_do_not_cross_episodes():
     assert View(1, 1, history=3).along(observations, starts).tolist() == expected
     assert r2(observations, observations) == 1.0
     assert r2(np.full((5, 1), 2.0), observations) == 0.0
+
+
+def test_of_a_teacher_that_does_not_vary_there_is_nothing_to_explain():
+    actions = np.full((50, 2), 0.3, np.float32) + np.linspace(0, 1e-5, 50, dtype=np.float32)[:, None]
+    assert [r2(actions + error, actions) for error in (0.1, np.nan)] == [0.0, -np.inf]
+    page = str(diagnose(lambda o: np.full((*o.shape[:-1], 2), 0.3), POINT, n_episodes=4, updates=20))
+    assert "its actions do not depend on the state" in page
+    assert set(re.findall(r"R\^2 ([-\de.+]+)", page)) == {"0.000"} and "2 of 13 wrong" in page
 
 
 def test_the_command_prints_a_page_and_exits_with_1_where_something_is_wrong(tmp_path, capfd):

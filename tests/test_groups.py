@@ -19,7 +19,9 @@ from tiny import POINT, TINY
 from policykd import DualStudent, TeacherStudent
 from policykd.cli import distill_run, main
 from policykd.core.errors import PolicyKDError
+from policykd.export import zoo_settings
 from policykd.export.hub import to_hub_folder
+from policykd.export.zoo import to_zip
 from policykd.measure.doctor import diagnose
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.tasks.groups import columns_of, flatten, groups_of, unflatten
@@ -247,6 +249,67 @@ def test_a_multi_input_teacher_keeps_its_normaliser(tmp_path):
     expected = model.predict(env.normalize_obs(observation), deterministic=True)[0]
     for source in (tmp_path / "agent.zip", model):
         np.testing.assert_allclose(Teacher.load(source, Goal).predict(observation)[0], expected, atol=1e-5)
+
+
+class Axes(Goal):
+    """The same task with a group of two axes and float64, and groups in an order of their own."""
+
+    observation_space = spaces.Dict(
+        [("way", spaces.Box(-2, 2, (2, 1), np.float64)), ("place", spaces.Box(-np.inf, np.inf, (2,)))]
+    )
+
+    def _parts(self, observation):
+        return {"place": observation[:2], "way": observation[2:, None].astype(np.float64)}
+
+
+def dicts(env, n=5):
+    rows = [env().reset(seed=seed)[0] for seed in range(n)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("backbone", ["ppo", "sac", "td3", "ddpg"])
+@pytest.mark.parametrize("task", [Goal, Axes])
+def test_an_agent_on_dicts_leaves_as_sb3s_multi_input_policy(backbone, task, tmp_path, caplog):
+    own = {"n_steps": 16, "batch_size": 16, "normalize_observation": True, "net_arch": (8,), "n_eval_episodes": 0}
+    config = own if backbone == "ppo" else TINY
+    agent, many = DualStudent(task, backbone=backbone, config=config).learn(64), dicts(task)
+    expected = agent.predict(many, learner=1)[0]
+    model = agent.to_sb3(1)
+    assert isinstance(model.policy, type(model).policy_aliases["MultiInputPolicy"])
+    assert model.observation_space == task.observation_space
+    to_zip(agent, 1, tmp_path / "agent.zip")
+    assert zoo_settings(agent, 1)["config.yml"].count("MultiInputPolicy") == 1
+    assert "Flatten" not in zoo_settings(agent, 1)["config.yml"]
+    loaded, seen = type(model).load(tmp_path / "agent.zip", env=task()), many
+    if backbone == "ppo":
+        env = VecNormalize.load(tmp_path / "agent" / "vecnormalize.pkl", DummyVecEnv([task]))
+        seen = env.normalize_obs(many)
+    for each in (model, loaded):
+        np.testing.assert_allclose(each.predict(seen, deterministic=True)[0], expected, atol=1e-5)
+    caplog.clear()
+    for source in (model, tmp_path / "agent.zip"):
+        np.testing.assert_allclose(Teacher.load(source, task).predict(many)[0], expected, atol=1e-5)
+    best = agent.predict(many)[0]
+    np.testing.assert_allclose(Teacher.load(agent, task).predict(many)[0], best, atol=1e-5)
+    assert not caplog.records
+    assert model.learn(40, reset_num_timesteps=False).num_timesteps >= 40
+
+
+def test_what_sb3_would_lay_out_otherwise_leaves_as_vectors(tmp_path):
+    class Dotted(Goal):
+        observation_space = spaces.Dict({"way.x": spaces.Box(-2, 2, (2,)), "type": spaces.Box(-1, 1, (2,))})
+
+        def _parts(self, observation):
+            return {"type": observation[:2], "way.x": observation[2:]}
+
+    for task in (Dotted, Mixed):
+        agent = DualStudent(task, backbone="td3", config=TINY)
+        model = agent.to_sb3(0)
+        size = agent.observation_space.shape[0]
+        assert model.observation_space.shape == (size,) and "Flatten" in zoo_settings(agent, 0)["config.yml"]
+        to_zip(agent, 0, tmp_path / f"{task.__name__}.zip")
+    student = TeacherStudent(Goal, towards, config={**SMALL, "student_observations": "way"})
+    assert student.to_sb3(0).observation_space.shape == (2,)
 
 
 def test_a_task_of_dicts_goes_on_exactly():

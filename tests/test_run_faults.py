@@ -372,7 +372,10 @@ def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, ca
     words[words.index(POINT)] = "Raises-v0"
     line = refused(capsys, *words, "--total-timesteps", "400")
     assert "environment: Raises-v0: reset raised RuntimeError: the simulator fell over at step" in line
-    assert f"the learners are in {run / 'stopped.safetensors'}; --resume goes on from the last checkpoint" in line
+    assert (
+        f"the learners are in {run / 'stopped.safetensors'}; go on from the last checkpoint with load() in Python"
+        in line
+    )
     assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text(encoding="utf-8")
     assert DualStudent.load(run / "stopped.safetensors").num_timesteps > 60
     assert DualStudent.load(run).num_timesteps % 60 == 0

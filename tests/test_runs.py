@@ -292,8 +292,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     saved = checkpoint.load(run / "checkpoint.safetensors")["num_timesteps"]
-    expected = f"interrupted at {saved:,} steps, saved to {run / 'checkpoint.safetensors'}; go on with --resume"
-    assert f"{expected}, or load() it" in output
+    expected = f"interrupted at {saved:,} steps, saved to {run / 'checkpoint.safetensors'}; go on with "
+    assert f"{expected}DualStudent.load({str(run)!r}) in Python, or --resume of the command policykd" in output
     assert "Traceback" not in errors
     main([*command, "--total-timesteps", str(saved + 60), "--resume"])
     assert f"going on from {saved:,} steps" in capsys.readouterr().out

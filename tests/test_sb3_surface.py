@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import zipfile
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny import POINT, TINY, differences
 
 from policykd import DualStudent, PolicyKDError, Teacher, TeacherStudent
+from policykd.export.zoo import to_zip
+from policykd.measure.plots import Curve, learning_curves
+from policykd.memory.knowledge_base import KnowledgeBase
 from policykd.training import progress_lines
 from policykd.training.progress_lines import ProgressLines, make_bar
 
@@ -200,13 +204,29 @@ def test_what_is_saved_under_a_name_is_loaded_under_it(tmp_path, monkeypatch, na
     assert (DualStudent.load(name).learner.actor == agent.learner.actor).all()
 
 
-@pytest.mark.parametrize("given", [3, b"agent", ["agent"]], ids=str)
+@pytest.mark.parametrize("given", [3, b"agent", ["agent"], ""], ids=str)
 def test_what_is_no_path_is_refused_in_one_line(given):
     agent = dual()
     calls = agent.save, agent.save_replay_buffer, agent.load_replay_buffer, DualStudent.load
     for call in (*calls, lambda given: dual(run_dir=given)):
         with pytest.raises(PolicyKDError, match=r"^\w+: .* is no path: give a str or a pathlib.Path$"):
             call(given)
+
+
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    memory = KnowledgeBase(3, 2, "t")
+    for write in (dual().save_replay_buffer, memory.save, lambda path: to_zip(dual(), 0, path), _draw):
+        for path in (".", Path(), "..", "/"):
+            with pytest.raises(PolicyKDError, match=r"^\w+: \S+ is a folder: name a file, such as "):
+                write(path)
+        with pytest.raises(PolicyKDError, match=r"^\w+: ('' is no path|\. is a folder)"):
+            write("")
+    assert not list(tmp_path.iterdir())
+
+
+def _draw(path):
+    learning_curves([Curve("a", np.arange(3), np.ones((3, 1)))], path, title="t")
 
 
 def test_a_file_called_zip_is_read_by_policykd_and_is_no_agent_of_sb3(tmp_path, monkeypatch):

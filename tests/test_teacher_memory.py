@@ -55,6 +55,33 @@ def test_a_recurrent_teacher_is_its_agent_step_by_step(tmp_path, source, options
         starts = generator.random(3) < 0.3
 
 
+@pytest.mark.parametrize("source", ["zip", "live"])
+@pytest.mark.parametrize(
+    "options", [{}, {"shared_lstm": True, "enable_critic_lstm": False}, {"enable_critic_lstm": False}]
+)
+def test_a_recurrent_teacher_has_a_value_where_its_critic_has_no_memory(tmp_path, source, options):
+    model, states = recurrent(**options), torch.rand(20, 1)
+    model.save(tmp_path / "agent.zip")
+    teacher = Teacher.load(tmp_path / "agent.zip" if source == "zip" else model, Remember)
+    values = teacher.value(states)
+    if options != {"enable_critic_lstm": False}:
+        assert values is None
+        return
+    expected = model.policy.predict_values(states, None, None).squeeze(1).detach()
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["teacher_value_reward", "value_gated"])
+def test_a_recurrent_teacher_with_values_teaches_by_them(method):
+    config = {"net_arch": (8,), "n_steps": 32, "batch_size": 16, "n_epochs": 1, "n_eval_episodes": 0}
+    config |= {"teacher_episodes": 2, "allow_weak_teacher": True, "distill_batch_size": 8}
+    students = TeacherStudent(Remember, recurrent(enable_critic_lstm=False), method=method, config=config)
+    assert students.learn(128).recipe.n_updates > 0
+    with pytest.raises(PolicyKDError, match="it remembers its episode, and values are asked of single states"):
+        TeacherStudent(Remember, recurrent(), method=method, config=config)
+
+
 def test_the_memory_counts_and_a_score_keeps_it():
     model = recurrent()
     teacher = Teacher.load(model, Remember)

@@ -94,7 +94,8 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
                     failed += _keep(event, results, work, command)
                 except (OSError, PolicyKDError) as error:  # a full disk must not take the other cells with it
                     unkept.append(f"{event.cell.name}: {error}")
-                    display.say(f"{event.cell.name}: cannot keep its result: {error}")
+                    why = f"{event.text.splitlines()[0]}; " if isinstance(event, Failed) else ""
+                    event = Failed(event.cell, f"{why}cannot keep its result: {error}")
                 display.see(event)
     if unkept:
         raise PolicyKDError(f"benchmark: results could not be written: {'; '.join(unkept)}; make room and run it again")

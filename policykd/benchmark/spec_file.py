@@ -11,6 +11,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build, require
 from policykd.core.parsing import MOST_YAML, parse_yaml, read_text
 from policykd.tasks.spaces import check_named, find_task
+from policykd.training.peer_checks import views_of_peers
 
 
 def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
@@ -31,6 +32,8 @@ def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
         spec = parse_spec(read_text(path, MOST_YAML))
         for task in spec.tasks:
             check_named(task, path)
+        for cell in spec.cells:
+            views_of_peers(cell.settings, find_task(cell.task).make)
         return spec
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyKDError(f"benchmark: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None

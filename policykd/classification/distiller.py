@@ -32,7 +32,7 @@ from policykd.core.lock import alone
 from policykd.distillation.supervised import find_method
 from policykd.distillation.supervised.method import Method
 from policykd.distillation.supervised.training_config import TrainingConfig
-from policykd.training.run_folder import RunFolder
+from policykd.training.run_folder import RunFolder, to_go_on
 from policykd.training.snapshot import with_own_parts
 
 BEST = "best_model.safetensors"
@@ -181,7 +181,7 @@ class Distiller(Training):
                 saved = self.folder.checkpoint
                 there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
                 passes = f"interrupted in pass {self.passes + 1}"
-                print(f"\n{passes}: {there}; go on with --resume, or load() it", flush=True)
+                print(f"\n{passes}: {there}; go on with {to_go_on()}", flush=True)
             raise
 
     def check(self, train: Any) -> None:

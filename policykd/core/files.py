@@ -54,9 +54,21 @@ def as_path(what: str, given: str | os.PathLike[str]) -> Path:
     Raises:
         PolicyKDError: it is no path; ``what`` it is of begins the line.
     """
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):  # Path("") would be the working folder
         raise PolicyKDError(f"{what}: {given!r:.200} is no path: give a str or a pathlib.Path")
     return Path(given)
+
+
+def file_path(what: str, given: str | os.PathLike[str], example: str) -> Path:
+    """A file that a user names, where one such as ``example`` is needed.
+
+    Raises:
+        PolicyKDError: it is no path, or names no file; ``what`` it is of begins the line.
+    """
+    path = as_path(what, given)
+    if path.name in ("", ".."):
+        raise PolicyKDError(f"{what}: {path} is a folder: name a file, such as {path / example}")
+    return path
 
 
 def checkpoint_path(path: str | Path) -> Path:
@@ -65,9 +77,7 @@ def checkpoint_path(path: str | Path) -> Path:
     Raises:
         PolicyKDError: it names no file.
     """
-    path = as_path("checkpoint", path)
-    if path.name in ("", ".."):
-        raise PolicyKDError(f"checkpoint: {path} is a folder: name a file, such as {path / 'agent.safetensors'}")
+    path = file_path("checkpoint", path, "agent.safetensors")
     check_unicode(path)
     return path if path.suffix else path.with_suffix(".safetensors")
 

@@ -202,7 +202,7 @@ def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
         PolicyKDError: it is no MLP with ReLU or tanh, or chooses one of several actions.
     """
     if policy.choices is not None:
-        raise PolicyKDError("export: C and NumPy know continuous actions alone: use onnx, torchscript or sb3")
+        raise PolicyKDError("export: C and NumPy know continuous actions alone: use onnx or torchscript")
     linears = [module for module in policy.network if isinstance(module, nn.Linear)]
     between = {type(module) for module in policy.network if not isinstance(module, nn.Linear)}
     if not between <= {nn.ReLU} and not between <= {nn.Tanh}:

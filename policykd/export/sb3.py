@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import DDPG as SB3DDPG
 from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3 import SAC as SB3SAC
@@ -27,9 +28,11 @@ from policykd.core.networks import MLP, Adam, Network
 from policykd.export import sb3_ppo
 from policykd.export.deployed import ACTIVATIONS
 from policykd.export.exportable import Exportable
+from policykd.export.zoo_settings import policy_of
 from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
 from policykd.learners.settings import VARIED_ROWS
+from policykd.tasks.groups import OwnSpace, in_turn
 from policykd.tasks.spaces import Choices
 
 log = logging.getLogger("policykd")
@@ -65,8 +68,9 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
         PolicyKDError: SB3 cannot train with these settings.
     """
     check_trained_by_sb3(config)
+    kind = policy_of(env.observation_space)
     if isinstance(config, PPOConfig):
-        return SB3PPO("MlpPolicy", env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
+        return SB3PPO(kind, env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
         size = env.action_space.shape or ()
@@ -76,7 +80,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
         require(known, "n_steps", config.n_steps, "is unknown to this stable-baselines3: install a newer one")
         settings["n_steps"] = config.n_steps
     policy = {"net_arch": list(config.net_arch), "activation_fn": ACTIVATIONS[config.activation_fn]}
-    return MODELS[backbone]("MlpPolicy", env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
+    return MODELS[backbone](kind, env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
 
 
 def check_trained_by_sb3(config: Config) -> None:
@@ -142,18 +146,35 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
             model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
         if model.get_vec_normalize_env() is not None:
             # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
-            model._last_original_obs = np.zeros((env.num_envs, *model.observation_space.shape), np.float32)
+            rows = np.zeros((env.num_envs, spaces.flatdim(model.observation_space)), np.float32)
+            model._last_original_obs = as_shown(model.observation_space, rows)
     return model
 
 
 def as_seen(agent: Exportable) -> gym.Env:
-    """The task as a learner sees it, in the task's own axes where these are what SB3's ``MlpPolicy`` flattens."""
-    env, box = agent.factory(), agent.view.box
-    if box is None:
-        return env
-    shown = gym.wrappers.ReshapeObservation(env, box.shape)
-    shown.observation_space = box  # bounds and dtype, too, which SB3's load compares
-    return shown
+    """The task as a learner sees it, in the task's own axes and groups where SB3's policies lay these out alike."""
+    env, shown = agent.factory(), agent.view.shown
+    return env if shown is None else OwnAxes(env, shown)
+
+
+class OwnAxes(gym.ObservationWrapper):
+    """A task that is laid out, in the axes and groups of its own space."""
+
+    def __init__(self, env: gym.Env, space: OwnSpace) -> None:
+        super().__init__(env)
+        self.observation_space = space
+
+    def observation(self, observation: np.ndarray) -> Any:
+        """One observation ``(O,)`` as the space has it."""
+        return as_shown(self.observation_space, observation)
+
+
+def as_shown(space: gym.Space, rows: np.ndarray) -> Any:
+    """Observations laid out ``(..., O)`` in the axes of a box, or as the dict of boxes, that SB3 lays out alike."""
+    if isinstance(space, spaces.Dict):
+        columns = in_turn({key: spaces.flatdim(part) for key, part in space.items()})
+        return {key: as_shown(part, rows[..., list(columns[key])]) for key, part in space.items()}
+    return rows.reshape(*rows.shape[:-1], *(space.shape or ()))
 
 
 def warn_of_normaliser(model: BaseAlgorithm) -> None:

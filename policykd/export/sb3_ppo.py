@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from policykd.core.networks import MLP, Network
+from policykd.core.normaliser import RunningMeanStd
 from policykd.export.deployed import ACTIVATIONS
 from policykd.learners.config import PPOConfig
 from policykd.learners.ppo import PPO
@@ -60,14 +62,22 @@ def write_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
             model.policy.optimizer.state[parameter] = state
     if normalizer is None:
         return
-    pairs = [(normalizer.ret_rms, learner.return_stats)]
+    _write_statistics(learner.return_stats, k, [normalizer.ret_rms])
     if normalizer.norm_obs:
-        pairs.append((normalizer.obs_rms, learner.observation_stats))  # type: ignore[arg-type]
-    for theirs, ours in pairs:
-        for name in ("mean", "var"):
-            setattr(theirs, name, getattr(ours, name)[k].cpu().numpy().reshape(np.shape(getattr(theirs, name))).copy())
-        theirs.count = float(ours.count)
+        theirs = normalizer.obs_rms
+        _write_statistics(learner.observation_stats, k, [*theirs.values()] if isinstance(theirs, dict) else [theirs])
     normalizer.returns = learner.discounted_rewards[k].cpu().numpy().copy()
+
+
+def _write_statistics(ours: RunningMeanStd, k: int, theirs: list[Any]) -> None:
+    """Copy row ``k`` of our statistics into SB3's of each group, one after the other."""
+    for name in ("mean", "var"):
+        row, shapes = getattr(ours, name)[k].cpu().numpy().ravel(), [np.shape(getattr(group, name)) for group in theirs]
+        parts = np.split(row, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        for group, part, shape in zip(theirs, parts, shapes, strict=True):
+            setattr(group, name, part.reshape(shape).copy())
+    for group in theirs:
+        group.count = float(ours.count)
 
 
 def read_sb3(learner: PPO, k: int, model: SB3PPO) -> None:

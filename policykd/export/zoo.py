@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from policykd.core.files import as_path, write_bytes
+from policykd.core.files import file_path, write_bytes
 from policykd.core.normaliser import pickled_to_play
 from policykd.export.exportable import Exportable, Which
 from policykd.export.proof import Act, require_free, write_compared
-from policykd.export.sb3 import to_sb3
+from policykd.export.sb3 import as_shown, to_sb3
 from policykd.export.zoo_settings import zoo_settings
 
 
@@ -33,7 +33,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
     Raises:
         PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
     """
-    k, path = agent.learner_index(k), as_path("export", path)
+    k, path = agent.learner_index(k), file_path("export", path, "agent.zip")
     path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
     agent.check_finite("export", k)  # SB3's own predict would fail
@@ -56,7 +56,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
 
 def _act(model: Any, normalizer: VecNormalize | None) -> Act:
     def act(observations: np.ndarray) -> np.ndarray:
-        rows = observations.reshape(-1, *model.observation_space.shape)
+        rows = as_shown(model.observation_space, observations)
         inputs = rows if normalizer is None else normalizer.normalize_obs(rows)
         return model.predict(inputs, deterministic=True)[0]
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 
 from policykd.export.exportable import Exportable
 from policykd.learners.config import PPOConfig
@@ -23,7 +24,7 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     known here, and a comment says so.
     """
     config, view = agent.config, agent.view
-    settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": "MlpPolicy"}
+    settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": policy_of(view.shown)}
     if isinstance(config, PPOConfig) or config.n_envs > 1:
         settings["n_envs"] = config.n_envs
     if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
@@ -43,10 +44,15 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
 
 
+def policy_of(space: spaces.Space | None) -> str:
+    """The policy of SB3 that reads such observations."""
+    return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+
+
 def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
     """The wrappers, innermost first, and their arguments, in which a task shows what a policy sees of it."""
     wrappers: dict[str, dict[str, Any]] = {}
-    if view.space is not None and view.box is None:
+    if view.space is not None and view.shown is None:
         wrappers["gymnasium.wrappers.FlattenObservation"] = {}
     if view.columns is not None:
         wrappers[f"{WRAPPERS}.SelectObservation"] = {"columns": list(view.columns)}

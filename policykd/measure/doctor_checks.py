@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from policykd.core.errors import counted
-from policykd.measure.doctor_fit import Fit, Student
+from policykd.measure.doctor_fit import STILL, Fit, Student
 from policykd.measure.doctor_play import LONGEST, Play
 from policykd.teachers.policy import Recorded
 
@@ -157,7 +157,7 @@ def action_scale(
         if rescaled.better or (stops and not rescaled.worse):
             advice = "its answers are of -1 to 1, not of the task's bounds: scale them to the task's units"
             return Finding("action scale", "wrong", shown, advice)
-    if actions.std(0).max() < 1e-3:
+    if actions.std(0).max() < STILL:
         return Finding("action scale", "wrong", shown, "its actions do not depend on the state: is it saturated?")
     if np.abs(actions).max() < 0.02:
         return Finding("action scale", "wrong", shown, "it uses a hundredth of the range: check its units")

@@ -18,6 +18,8 @@ from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS, Learner
 
 BATCH = 256
+STILL = 1e-3
+"""Standard deviation of actions, in half of their range, below which they do not depend on the state."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,14 @@ def normalised(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def r2(predicted: np.ndarray, actions: np.ndarray) -> float:
-    """1 - (squared distance) / (variance), over all dimensions of ``(n, A)``."""
+    """1 - (squared distance) / (variance), over all dimensions of ``(n, A)``.
+
+    Of actions that do not vary there is nothing to explain: 0.
+    """
     error, spread = np.square(predicted - actions).sum(), np.square(actions - actions.mean(0)).sum()
-    return float(1 - error / max(spread, 1e-12)) if np.isfinite(error) else -np.inf
+    if not np.isfinite(error):
+        return -np.inf
+    return 0.0 if spread < STILL**2 * actions.size else float(1 - error / spread)
 
 
 def _distance(learner: Learner, inputs: Tensor, actions: Tensor) -> Loss:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import write_bytes
+from policykd.core.files import file_path, write_bytes
 from policykd.tasks.evaluate import Evaluation
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too pale on white).
@@ -219,7 +219,7 @@ def _top(block: Sequence[int], heights: Sequence[float]) -> float:
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> Path:
     """Write the PNG whole or not at all, with options of ``savefig``; its folder is made where missing."""
-    content = io.BytesIO()
+    path, content = file_path("picture", path, "picture.png"), io.BytesIO()
     figure.savefig(content, format="png", **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content.getvalue())

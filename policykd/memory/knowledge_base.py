@@ -18,7 +18,7 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.core.fields import require
-from policykd.core.files import as_path
+from policykd.core.files import as_path, file_path
 from policykd.memory.approximate import Graph, Scan
 
 QUERIES, CELLS = 1024, 2**24
@@ -171,7 +171,8 @@ class KnowledgeBase:
     def save(self, path: str | Path) -> None:
         """Write keys, values, the teacher's fingerprint and the metric as safetensors, whole or not at all."""
         kind = {"teacher": self.teacher, "metric": self.metric, "probabilities": self.probabilities}
-        checkpoint.save(as_path("save", path), {"keys": self.keys, "values": self.values, **kind})
+        file = file_path("save", path, "memory.safetensors")
+        checkpoint.save(file, {"keys": self.keys, "values": self.values, **kind})
 
     @classmethod
     def load(

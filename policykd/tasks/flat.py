@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.preprocessing import is_image_space
-from torch import Tensor
+from torch import Tensor, nn
 
 from policykd.tasks.groups import Groups, OwnSpace, flatten, in_turn, laid_out, leaves
 
@@ -20,6 +20,20 @@ def is_laid_out(space: gym.Space) -> TypeGuard[OwnSpace]:
     """Whether observations become vectors here: dicts, and what SB3's ``MlpPolicy`` flattens, which no images are."""
     several = isinstance(space, spaces.Box) and len(space.shape) > 1
     return isinstance(space, spaces.Dict) or (several and not is_image_space(space))
+
+
+def is_combined(space: OwnSpace | None) -> TypeGuard[OwnSpace]:
+    """Whether SB3's ``MlpPolicy`` or ``MultiInputPolicy`` lays out a task's own observations as is done here.
+
+    Of dicts, those of one level whose groups are boxes, none of them an image; ``CombinedExtractor`` keeps groups by
+    names in torch's ``ModuleDict``, which takes no dots and none of its own attributes.
+    """
+    if not isinstance(space, spaces.Dict):
+        return space is not None
+    named = all(isinstance(key, str) and "." not in key and not hasattr(nn.ModuleDict(), key) for key in space)
+    return named and all(
+        isinstance(part, spaces.Box) and part.shape and not is_image_space(part) for part in space.values()
+    )
 
 
 class FlatObservation(gym.ObservationWrapper):

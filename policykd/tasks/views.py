@@ -16,7 +16,7 @@ from torch import Tensor
 from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.fields import require
 from policykd.core.memory import require_memory
-from policykd.tasks.flat import own_space
+from policykd.tasks.flat import is_combined, own_space
 from policykd.tasks.groups import OwnSpace, as_rows, columns_of, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces
 
@@ -52,9 +52,9 @@ class View:
         return self.columns is None and self.function is None
 
     @property
-    def box(self) -> spaces.Box | None:
-        """The task's own space, where a policy that sees all of one observation may as well read it in its axes."""
-        return self.space if self.whole and self.history == 1 and isinstance(self.space, spaces.Box) else None
+    def shown(self) -> OwnSpace | None:
+        """The task's own space, where a policy of SB3 that sees all of one observation may as well read that."""
+        return self.space if self.whole and self.history == 1 and is_combined(self.space) else None
 
     @property
     def map(self) -> tuple[int, ...] | Part | None:

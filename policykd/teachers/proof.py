@@ -121,10 +121,11 @@ def acts_alike(policy: Policy, asked: Asked, device: torch.device) -> bool:
 @torch.no_grad()
 def says_alike(policy: Policy, live: Any, asking: Asked, device: torch.device) -> bool:
     """Whether the distribution and the value, where the live policy has some, are the same, too."""
-    if policy.step is not None:
-        return True  # actions at several steps are all that it says
     examples = asking.examples[:USUAL]
     asked = torch.from_numpy(examples).to(device)
+    if policy.step is not None:  # beside actions at several steps it says a value where the critic has no memory
+        read = obs_as_tensor(asking.as_read(examples), live.device)
+        return policy.value is None or _close(policy.value(asked), live.predict_values(read, None, None).squeeze(1))
     truth = _truth(live, obs_as_tensor(asking.as_read(examples), live.device))
     if truth is None:
         return False

@@ -33,7 +33,9 @@ def from_tensors(
     actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
-    """The policy of a RecurrentPPO, without a value: values are asked of single states, and its critic remembers, too.
+    """The policy of a RecurrentPPO, with a value where its critic has no memory: values are asked of single states.
+
+    Such a critic has a linear layer in place of the LSTM (``enable_critic_lstm=False``, ``shared_lstm=False``).
 
     Raises:
         PolicyKDError: its LSTM has parts that are not the usual ones.
@@ -44,11 +46,18 @@ def from_tensors(
     networks = Networks(rest, "A2C", activation, options, source, actions)
     head = networks.policy(device)
     network = nn.ModuleList([freeze(lstm.to(device)), networks])
+    value = None
+    if "critic.weight" in state and head.value is not None:
+        of_features, weight, bias = head.value, state["critic.weight"].to(device), state["critic.bias"].to(device)
+
+        def value(inputs: Tensor) -> Tensor:
+            return of_features(nn.functional.linear(inputs, weight, bias))
+
     return head.changed(
         observation_size=lstm.input_size,
         gaussian=remembers(source),
         step=step(lstm, head.gaussian),
-        value=None,
+        value=value,
         network=network,
     )
 

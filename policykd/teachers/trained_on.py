@@ -26,7 +26,7 @@ ALIKE = {
     *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
     *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
     *("DelayedRewardWrapper", "TruncatedOnSuccessWrapper", "DoneOnSuccessWrapper", "ActionNoiseWrapper", "Autoreset"),
-    *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder"),
+    *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder", "OwnAxes"),
 }
 """Wrappers that leave a vector of observations and its best action as they are."""
 ADVICE = {

@@ -40,7 +40,7 @@ from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.records import Records
-from policykd.training.run_folder import RunFolder
+from policykd.training.run_folder import RunFolder, to_go_on
 from policykd.training.saving import Saving
 from policykd.training.sb3_surface import SB3Surface, as_callback, explains_arguments
 
@@ -210,9 +210,9 @@ class Agent(Saving, SB3Surface):
             self._checkpoint()
         callbacks.on_training_end()
         if interrupts.number is not None:
-            saved = "" if self.folder is None else f", saved to {self.folder.checkpoint}"
-            how = saved and "; go on with --resume, or load() it"
-            print(f"\ninterrupted at {self.num_timesteps:,} steps{saved}{how}", flush=True)
+            load = f"{type(self).__name__}.load({str(self.folder.path)!r})" if self.folder else ""
+            how = f", saved to {self.folder.checkpoint}; go on with {to_go_on(load)}" if self.folder else ""
+            print(f"\ninterrupted at {self.num_timesteps:,} steps{how}", flush=True)
             interrupts.check()
 
     @contextmanager

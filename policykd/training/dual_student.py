@@ -23,14 +23,13 @@ from policykd.learners.partial_view import see_only
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv, Choices, short_id
-from policykd.tasks.views import view_of
 from policykd.training import arguments
 from policykd.training.acting import Observation
 from policykd.training.acting_as_one import ActingAsOne
 from policykd.training.choices import LearnerChoice, Rule
 from policykd.training.group import group_actions
 from policykd.training.own_parts import try_divergence, try_weight
-from policykd.training.peer_checks import check_method, check_peers
+from policykd.training.peer_checks import check_method, check_peers, views_of_peers
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.peers_on_rollouts import PeersOnRollouts
@@ -101,13 +100,9 @@ class DualStudent(ActingAsOne):
 
     def _limit_views(self) -> None:
         """Show every peer its part of the observation, where they vary in it."""
-        parts = getattr(self.config, "vary", {}).get("observations")
-        if parts is None:
-            return
-        assert isinstance(self.learner, OffPolicyLearner)
-        with self.factory() as probe:
-            views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
-        see_only(self.learner, self.sizes[0], [view.columns for view in views])
+        if views := views_of_peers(self.config, self.factory):
+            assert isinstance(self.learner, OffPolicyLearner)
+            see_only(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:
         """A rollout, or the replay that all learners share; and how they learn from it."""

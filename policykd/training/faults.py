@@ -10,7 +10,7 @@ from pathlib import Path
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 from policykd.core.lock import alone
-from policykd.training.run_folder import RunFolder
+from policykd.training.run_folder import RunFolder, to_go_on
 
 STOPPED, ERROR = "stopped.safetensors", "error.txt"
 
@@ -67,5 +67,5 @@ def _keep(folder: RunFolder, save: Callable[[Path], None], error: Exception) -> 
             write_text(folder.path / ERROR, "".join(traceback.format_exception(error.__cause__)))
             kept = f"traceback in {folder.path / ERROR}; {kept}"
     if folder.checkpoint.exists():
-        return f"{kept}; --resume goes on from the last checkpoint"
+        return f"{kept}; go on from the last checkpoint with {to_go_on()}"
     return f"{kept}; there is no checkpoint: begin anew"

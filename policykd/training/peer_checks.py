@@ -13,6 +13,8 @@ from policykd.distillation.schedules import schedule_of
 from policykd.learners import Learner
 from policykd.learners.config import Config, OffPolicyConfig, SACConfig
 from policykd.learners.settings import NETWORKS
+from policykd.tasks.spaces import EnvFactory
+from policykd.tasks.views import View, view_of
 from policykd.training.progress import KEPT_EPISODES
 
 MOST_PEERS = 1_000
@@ -29,6 +31,20 @@ def check_peers(method: PeerMethod, peers: int) -> int:
     if number > MOST_PEERS:
         raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {number:,}")
     return number
+
+
+def views_of_peers(config: Config, make: EnvFactory) -> list[View]:
+    """What each peer of a group sees, where peers vary in it; else none, and the task is not made.
+
+    Raises:
+        PolicyKDError: the task has no such columns or groups.
+    """
+    parts = getattr(config, "vary", {}).get("observations")
+    if parts is None:
+        return []
+    with make() as probe:
+        views = [view_of("vary.observations", probe, None if part == "all" else part) for part in parts]
+    return views
 
 
 def check_method(method: PeerMethod, learner: type[Learner], config: Config, peers: int, discrete: bool) -> None:

@@ -166,6 +166,11 @@ class RunFolder:
         return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
 
 
+def to_go_on(load: str = "load()") -> str:
+    """How to go on with a run, for who began it in Python or a script, and on the command line."""
+    return f"{load} in Python, or --resume of the command policykd"
+
+
 def check_free(path: Path) -> None:
     """Refuse a folder that holds something already, or that cannot be made where a file is in the way, or read back.
 
@@ -175,7 +180,7 @@ def check_free(path: Path) -> None:
     check_unicode(path)
     if path.exists() and not (path.is_dir() and holds_nothing(path)):
         raise PolicyKDError(
-            f"run folder: {path} exists and is not empty: choose another one, or go on with --resume, or load() it"
+            f"run folder: {path} exists and is not empty: choose another one, or go on with {to_go_on()}"
         )
     if (file := file_above(path)) is not None:
         raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")

@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError, counted, nearest
-from policykd.core.files import as_path
+from policykd.core.files import as_path, file_path
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
@@ -120,7 +120,7 @@ class SB3Surface(Acting):
             PolicyKDError: the learners have no replay, or the file cannot be written.
         """
         replay = self._replay("save_replay_buffer")
-        checkpoint.save(as_path("save_replay_buffer", path), {"replay_buffer": replay.state()})
+        checkpoint.save(file_path("save_replay_buffer", path, "replay.safetensors"), {"replay_buffer": replay.state()})
 
     def load_replay_buffer(self, path: str | Path) -> None:
         """Read back what ``save_replay_buffer`` wrote.

@@ -116,8 +116,9 @@ class FrozenTeacher:
     def value_at_end(self, info: dict[str, Any], env: int) -> float:
         """The teacher's value of the state that ended an episode in environment ``env`` of all E."""
         observation = np.asarray(info.get("full_observation", info["terminal_observation"]), np.float32)
-        where = torch.tensor([env % self.collector.n_envs])
-        return float(self.check().answer(torch.from_numpy(observation).view(1, 1, -1), where)[..., -1])
+        where, rows = torch.tensor([env % self.collector.n_envs]), torch.from_numpy(observation).view(1, 1, -1)
+        said, _ = self.check().recall(rows, None, torch.ones(1, 1), where)  # values are of single states
+        return float(said[..., -1])
 
 
 def _whole(envs: LearnerEnvs | BatchedEnvs) -> Array:
