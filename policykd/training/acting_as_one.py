@@ -20,8 +20,8 @@ from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
 from policykd.training.allocation import Standings
 from policykd.training.arguments import check_episodes, check_whole
-from policykd.training.choices import Rule
 from policykd.training.group import GroupDistillation, group_actions
+from policykd.training.learner_choice import Rule
 
 A = TypeVar("A", bound="ActingAsOne")
 

@@ -17,7 +17,7 @@ from policykd.training import snapshot
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_precision, check_whole
 from policykd.training.faults import watched
-from policykd.training.own_parts import try_divergence
+from policykd.training.function_checks import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay

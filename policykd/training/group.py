@@ -16,7 +16,7 @@ from policykd.distillation.divergences import divergence_of
 from policykd.distillation.peer_step import DistillationStep
 from policykd.learners import Learner, OffPolicyLearner
 from policykd.memory.replay import SharedReplay
-from policykd.training.choices import Rule
+from policykd.training.learner_choice import Rule
 
 DAGGER_ROUNDS = 5
 """Rounds in which a student that is distilled acts, each followed by distillation."""
