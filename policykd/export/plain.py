@@ -155,7 +155,7 @@ class PlainPolicy:
         return histories[:, -part:], state
 
     def act(self, hidden: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` of what the layers read."""
+        """Actions ``(..., A)`` from the inputs of the first layer."""
         hidden = self._read_in(hidden)
         for layer in self.layers[:-1]:
             hidden = self.activate(linear(layer, hidden))
@@ -172,7 +172,7 @@ class PlainPolicy:
         return observations if self.columns is None else observations[..., self.columns]
 
     def normalise(self, inputs: np.ndarray) -> np.ndarray:
-        """What is read ``(..., I)`` as the network sees it."""
+        """Normalise network inputs ``(..., I)``."""
         if self.normaliser is None:
             return inputs
         mean, rest, inverse = self.normaliser
@@ -183,7 +183,7 @@ class PlainPolicy:
         return np.tanh(hidden) if self.tanh else np.maximum(hidden, 0)
 
     def _read_in(self, inputs: np.ndarray) -> np.ndarray:
-        """What the layers read ``(..., H + I)``, in their own numbers."""
+        """Inputs of the first layer ``(..., H + I)``, quantised if the policy is int8."""
         return inputs if self.input_scale is None else self._to_levels(inputs * self.input_scale)
 
     @staticmethod
@@ -230,6 +230,6 @@ def as_layer(weight: Tensor, bias: Tensor) -> Layer:
 
 
 def linear(layer: Layer, hidden: np.ndarray) -> np.ndarray:
-    """What a layer says ``(..., out)`` to inputs ``(..., in)``, before the activation."""
+    """Outputs ``(..., out)`` of a layer at inputs ``(..., in)``, before the activation."""
     sums = hidden @ layer.weight.astype(np.float32, copy=False)
     return (sums if layer.scale is None else sums * layer.scale) + layer.bias

@@ -1,4 +1,4 @@
-"""Learning on policy beside a teacher: PPO's rollouts with the teacher's answers, its rewards and its loss."""
+"""PPO with a teacher, which may label the states of rollouts, add rewards and add a loss."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from policykd.training.tutor import Tutor
 
 
 class TaughtOnRollouts(LearnFromRollouts):
-    """Improves all students by a full rollout: PPO's epochs, with the teacher in the rewards and in the loss.
+    """Trains all students on each full rollout by PPO's epochs, with the teacher in the rewards and in the loss.
 
     Args:
         learner: the students.
         method: how the teacher teaches.
         config: settings.
         rollout: where their steps go, with the teacher's answers.
-        tutor: who answers.
-        divergence: distance ``(K, B)`` of a student from its teacher; None: it speaks through rewards alone.
+        tutor: gives the labels.
+        divergence: distance ``(K, B)`` of a student from its teacher; None: it only gives rewards.
         collector: the environments.
         exploration: one generator per student, for its noise.
         sampling: one generator per student, for the order of minibatches.
@@ -40,7 +40,7 @@ class TaughtOnRollouts(LearnFromRollouts):
 
     config: TaughtPPOConfig
     mask: Tensor | None = None
-    """1 where parameters may move, ``(P,)``; None is all."""
+    """1 for trainable parameters and 0 for frozen ones, ``(P,)``; None trains all."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class TaughtOnRollouts(LearnFromRollouts):
 
     @torch.no_grad()
     def collect(self) -> Step:
-        """One step of all environments into the rollout, with the teacher's answers."""
+        """Step all environments once into the rollout, with the teacher's answers."""
         rollout, t = self.rollout, self.rollout.position
         rollout.labels[:, t] = self.tutor.answers()
         step = super().collect()
@@ -178,7 +178,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         return learner.descend(loss, learning_rate, self.mask)
 
     def finish(self, progress: float) -> dict[str, Tensor]:
-        """Adapt the teacher's weight, where it holds a distance."""
+        """Adapt the teacher's weight, for methods that hold a target distance from it."""
         if "distill/held" in self.last:
             self.teaching.adapt(self.last["distill/held"])
         return {}
