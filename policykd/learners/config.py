@@ -153,7 +153,7 @@ class TD3Config(DDPGConfig):
     """Settings of TD3 learners; defaults are those of SB3's TD3, but for the exploration noise (SB3 has none)."""
 
     policy_delay: int = 2
-    """Critic updates per update of the actor and the target networks."""
+    """Critic updates per update of actor and target networks."""
     target_policy_noise: float = 0.2
     """Standard deviation of the noise added to the target policy's action."""
     target_noise_clip: float = 0.5
