@@ -157,7 +157,7 @@ def test_units_in_int8_act_as_near_as_their_header_says(tmp_path, sees):
     whole = to_c(student, 0, tmp_path / "whole", inputs="full")
     assert size.constants < 0.6 * whole.constants and size.state == whole.state
     text = (tmp_path / "c" / "policy.c").read_text(encoding="utf-8")
-    assert "static const int8_t heard_weight" in text and "static const int8_t seen_weight" in text
+    assert "static const int8_t from_state_weight" in text and "static const int8_t from_input_weight" in text
 
 
 @pytest.mark.parametrize("inputs", ["own", "full"])

@@ -293,7 +293,7 @@ def test_policies_in_units_of_the_environment_are_told_in_those_of_its_bounds():
     learner = PPO(4, 2, PPOConfig(net_arch=(8,)), [np.random.default_rng(0)], "cpu", low, high)
     learner.log_std.copy_(torch.tensor([[2.0, 5.0]]).log() - 1)
     inputs, noise = torch.randn(1, 5, 4), torch.tensor([[-9.0, 9.0], [0.5, -0.5], [0, 0], [1, 1], [9, -9]])
-    means, said = learner.says(learner.actor, inputs)[0], learner.outputs(learner.actor, inputs)
+    means, said = learner.distribution(learner.actor, inputs)[0], learner.outputs(learner.actor, inputs)
     scaled = torch.stack(((means[..., 0] - 1) / 2, (means[..., 1] - 5) / 5), -1)
     torch.testing.assert_close(said.mean, scaled)
     torch.testing.assert_close(said.std, torch.full((1, 5, 2), np.exp(-1)))

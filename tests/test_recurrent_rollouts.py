@@ -65,7 +65,7 @@ def test_methods_with_rl_train_recurrent_students(method):
 def test_the_states_of_a_rollout_are_those_in_which_students_acted():
     agent = half_way()
     rollout, learner, network = agent.rollout_buffer, agent.learner, agent.network
-    said = agent.recipe.said()[0].unflatten(1, rollout.starts.shape[1:])
+    said = agent.recipe.distributions()[0].unflatten(1, rollout.starts.shape[1:])
     starts = rollout.starts[0, :, 0]
     assert starts.nonzero().flatten().tolist() == [4, 16]  # an episode has 12 steps, the first rollout had 20
     for t in range(20):
@@ -115,7 +115,7 @@ def test_gradients_flow_back_within_a_window_and_an_episode():
         learners, length, windows = starts.shape
         leaf = inputs.clone().requires_grad_()
         with torch.enable_grad():
-            last = learner.says(learner.actor, leaf)[0].unflatten(1, (length, windows))[:, -1]
+            last = learner.distribution(learner.actor, leaf)[0].unflatten(1, (length, windows))[:, -1]
         for k in range(learners):
             for b in range(windows):
                 (found,) = torch.autograd.grad(last[k, b].sum(), leaf, retain_graph=True)

@@ -120,7 +120,7 @@ def value_rewards(scale, coef):
     method = TEACHER_METHODS["teacher_value_reward"]
     recipe = TaughtOnRollouts(learner, method, config, rollout, None, None, None, [None], [None])
     recipe.teaching.reward_stats.var.fill_(0.0)
-    return recipe.pay(recipe.said()), recipe
+    return recipe.teacher_rewards(recipe.distributions()), recipe
 
 
 def test_value_rewards_are_in_units_of_the_students_own_rewards():

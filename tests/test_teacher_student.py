@@ -263,14 +263,14 @@ def test_what_a_teacher_pays_by_hand(method):
         "expected_entropy_regularised": torch.cat((likely[:, :-1], -cross_entropy(student, teacher)[:, -1:]), 1),
     }
     expected = after[method][:, 1:] * (1 - rollout.dones) if method in after else likely[:, :-1]
-    torch.testing.assert_close(recipe.rewards(recipe.said()), 0.5 * expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(recipe.rewards(recipe.distributions()), 0.5 * expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_teacher_pays_is_scaled_where_rewards_are():
     plain, scaled = (rolled("entropy_regularised", normalize_reward=flag) for flag in (False, True))
-    unscaled = plain.pay(plain.said())
+    unscaled = plain.teacher_rewards(plain.distributions())
     expected = copy.deepcopy(scaled.teaching).scale_rewards(unscaled, plain.rollout.dones, scaled.config.gamma)
-    torch.testing.assert_close(scaled.pay(scaled.said()), expected)
+    torch.testing.assert_close(scaled.teacher_rewards(scaled.distributions()), expected)
     assert not torch.allclose(expected, unscaled)
 
 
@@ -301,7 +301,7 @@ def test_a_teachers_value_is_paid_in_units_of_the_value_network(critic_teacher):
     agent.learner.return_stats.var.fill_(9.0)  # one of its units is worth 3 of the task's
     rollout, recipe = agent.rollout_buffer, agent.recipe
     values = Labels.unpack(rollout.labels).value
-    paid = recipe.rewards(recipe.said())
+    paid = recipe.rewards(recipe.distributions())
     torch.testing.assert_close(paid, (0.9 * rollout.next_values - values) / 3, rtol=1e-4, atol=1e-6)
     advantages = recipe.estimate()[0].advantages.view(paid.shape)
     learner, last = recipe.learner, rollout.dones[:, -1]

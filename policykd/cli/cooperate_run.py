@@ -24,7 +24,7 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
 from policykd.core.files import OPTIONS, versions, write_text
 from policykd.core.lock import alone
-from policykd.training.begin import command_folder, keep_options
+from policykd.training.resume import command_folder, keep_options
 from policykd.training.run_folder import holds_nothing
 
 RESULT, RECEIVED = "teaching.png", "received"

@@ -21,7 +21,7 @@ from policykd.tasks.saved import rename
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers import Teacher
 from policykd.training import snapshot
-from policykd.training.begin import check_named, resuming
+from policykd.training.resume import check_named, resuming
 from policykd.training.run_folder import CONFIG, check_free
 from policykd.training.teacher_checks import check_tunable
 from policykd.training.teacher_student import TeacherStudent

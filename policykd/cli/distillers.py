@@ -21,7 +21,7 @@ from policykd.core.lock import alone
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.distillation.supervised.training_config import TrainingConfig
-from policykd.training.begin import check_named, command_folder, keep_options
+from policykd.training.resume import check_named, command_folder, keep_options
 
 RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
 COMMON = (

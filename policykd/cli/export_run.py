@@ -22,7 +22,7 @@ from policykd.export.zoo import to_zip
 from policykd.measure.video import record_video
 from policykd.tasks.spaces import short_id
 from policykd.training.agent import Agent
-from policykd.training.choices import LearnerChoice
+from policykd.training.learner_choice import LearnerChoice
 from policykd.training.loading import load_agent
 
 OF_SB3: tuple[Format, ...] = ("sb3", "hub")

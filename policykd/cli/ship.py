@@ -13,7 +13,7 @@ from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError, counted
 from policykd.core.fields import require
 from policykd.core.files import checkpoint_path
-from policykd.training.choices import Rule
+from policykd.training.learner_choice import Rule
 
 
 @dataclass(frozen=True)

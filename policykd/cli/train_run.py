@@ -12,8 +12,8 @@ from policykd.core.fields import require
 from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.spaces import find_task, short_id
 from policykd.training import snapshot
-from policykd.training.begin import resuming
 from policykd.training.dual_student import DualStudent
+from policykd.training.resume import resuming
 
 
 def run(options: TrainOptions[Any]) -> None:

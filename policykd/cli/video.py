@@ -14,7 +14,7 @@ from policykd.cli.options import parse
 from policykd.cli.output import check_file, say
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.training.choices import LearnerChoice
+from policykd.training.learner_choice import LearnerChoice
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ LINE_BREAK = re.compile(r"\s*\n\s*")
 
 
 class PolicyKDError(ValueError):
-    """Bad input or a failed run, told in one line. The command line prints it and exits with 2."""
+    """Bad input or a failed run, with a one-line message. The command line prints it and exits with status 2."""
 
     def __init__(self, text: str) -> None:
         super().__init__(LINE_BREAK.sub(" ", text))  # a value or another library's words in it may have several lines

@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Network(Protocol):
-    """What learners need of a network: its parameters are rows, and one call computes all rows."""
+    """Interface of a network: each learner's parameters are one row, and one call computes all rows."""
 
     @property
     def parameter_count(self) -> int:
@@ -156,20 +156,20 @@ class MLP:
 
 
 class PolicyOutput(NamedTuple):
-    """What K policies answer at observations ``(K, B, O)``."""
+    """Output of K policies at observations ``(K, B, O)``."""
 
     actions: Tensor
-    """Deterministic actions ``(K, B, A)`` in [-1, 1]; of policies that choose 1 at the likeliest one, 0 elsewhere."""
+    """Deterministic actions ``(K, B, A)`` in [-1, 1]; with discrete actions the mode, one-hot."""
     mean: Tensor | None = None
     """Means ``(K, B, A)`` of Gaussian policies, before any squashing; None where policies are deterministic."""
     std: Tensor | None = None
     """Standard deviations ``(K, B, A)`` of the same Gaussians."""
     logits: Tensor | None = None
-    """Logits ``(K, B, A)`` of policies that choose one of A actions; None elsewhere."""
+    """Logits ``(K, B, A)`` of categorical policies; None for continuous actions."""
 
     @staticmethod
     def choosing(logits: Tensor) -> PolicyOutput:
-        """Policies that choose by these logits ``(..., A)``."""
+        """Categorical policies with these logits ``(..., A)``."""
         return PolicyOutput(one_hot(logits), logits=logits)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:

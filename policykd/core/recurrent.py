@@ -1,4 +1,4 @@
-"""Networks of many learners that remember: gated recurrent units before an MLP, all learners in one call."""
+"""Recurrent networks of many learners: gated recurrent units before an MLP, all learners in one call."""
 
 from __future__ import annotations
 

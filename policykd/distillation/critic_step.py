@@ -11,9 +11,9 @@ from policykd.distillation.weights import HasCritics
 
 
 class CriticStep:
-    """The step of every critic towards its peer's: the squared distance of their values (PIEKD, Hong et al. 2020).
+    """Distils every critic from its peer's by the squared error of their values (PIEKD, Hong et al. 2020).
 
-    Target critics are left to follow by tau; the released code copies them.
+    Target critics follow by tau as usual; the released code copies them.
 
     Args:
         learner: the learners.

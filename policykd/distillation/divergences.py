@@ -111,16 +111,16 @@ def cross_entropy(
 
 
 EDGE = 0.95
-"""From here on an action to copy counts as one at the bound of the task."""
+"""From this magnitude on, a target action counts as one at the task's bound."""
 
 
 def executed(actions: Tensor, target_actions: Tensor) -> Tensor:
-    """Actions ``(K, B, A)`` as the task executes them, where only that matters: beyond a bound at which the target is.
+    """Actions ``(K, B, A)`` clipped to the task's bounds, but only where the target is at the same bound.
 
-    A policy that is not squashed (PPO's) may go beyond -1 and 1 and is clipped there. Where its target is at the same
-    bound, both do the same, and nothing should pull the policy back: a policy of small networks follows a target that
-    jumps between the bounds far better if it need not stop at them. Everywhere else the actions stay as they are, so
-    that a policy beyond a bound finds its way back.
+    An unsquashed policy (PPO's) may exceed -1 and 1, where the task clips it. If the target is at that bound, both
+    execute the same action, so the loss must not pull the policy back: small networks follow a target that jumps
+    between the bounds far better if they may overshoot. Everywhere else actions are not clipped, so that a policy
+    beyond a bound keeps its gradient.
     """
     beyond = (target_actions.abs() >= EDGE) & (actions * target_actions.sign() >= 1)
     return torch.where(beyond, actions.clamp(-1, 1), actions)
@@ -145,7 +145,7 @@ def kl_reverse(own: Any, target: Any) -> Tensor:
 
 
 def nll(own: Any, target: Any) -> Tensor:
-    """Negative log-likelihood of what the target would do: its likeliest class, or its mean action."""
+    """Negative log-likelihood of the target's mode: its most likely class, or its mean action."""
     if _categorical(own, target):
         return categorical_nll(own.logits, target.logits)
     return gaussian_nll(*_gaussians(own, target)[:3])
@@ -194,9 +194,9 @@ def _categorical(own: Any, target: Any) -> bool:
 
 
 def _gaussians(own: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and standard deviation of both, before any squashing.
+    """Means and standard deviations of both before tanh.
 
-    A divergence that is invariant under invertible maps, as KL is, is that of the squashed policies too.
+    KL is invariant under invertible maps, so it equals that of the squashed policies.
     """
     mean, std, target_mean, target_std = (getattr(x, name, None) for x in (own, target) for name in ("mean", "std"))
     if mean is None or std is None or target_mean is None or target_std is None:
@@ -208,7 +208,7 @@ def _gaussians(own: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 Divergence = Callable[[Any, Any], Tensor]
-"""Distance ``(K, B)`` or ``(B,)`` of an answer, given first, from the one to copy."""
+"""Maps the learner's output and the target's to their distance, ``(K, B)`` or ``(B,)``."""
 
 DIVERGENCES: dict[str, Divergence] = {
     "action_mse": lambda own, target: action_mse(*_mean_actions(own, target)),
@@ -235,20 +235,20 @@ the negative log-likelihood is that of the teacher's mean."""
 
 
 def divergence_of(divergence: str | Divergence, taught: bool = False) -> Divergence:
-    """The divergence of a name, or a function itself.
+    """Look up a divergence by name; a function is returned as it is.
 
     Args:
         divergence: a key of ``DIVERGENCES`` (of ``TEACHER_DIVERGENCES`` where ``taught``), or a function like theirs.
         taught: whether the target is a frozen teacher.
 
     Raises:
-        PolicyKDError: the name is unknown, or it is not a function.
+        PolicyKDError: the name is unknown, or it is neither a name nor a function.
     """
     return find("divergence", divergence, ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) if taught else DIVERGENCES)
 
 
 def softened(answer: A, temperature: float) -> A:
-    """The answer with its logits divided by a temperature: above 1 softer, below 1 sharper (0.01 for Q-values).
+    """Divide the logits of an output by a temperature: above 1 softer, below 1 sharper (0.01 for Q-values).
 
     Raises:
         PolicyKDError: it has no logits, and the temperature is not 1.
@@ -264,13 +264,13 @@ def softened(answer: A, temperature: float) -> A:
 def distance(
     own: A, target: A, divergence: Divergence = kl_forward, temperature: float = 1.0, weight: Tensor | None = None
 ) -> Tensor:
-    """T^2 * w * D of two answers at a temperature, for each state ``(K, B)`` or example ``(B,)``.
+    """T^2 * w * D of two softened outputs, for each state ``(K, B)`` or example ``(B,)``.
 
-    The gradient of a divergence of softened logits falls as 1/T^2; the factor keeps its size (Hinton et al. 2015).
+    The gradient of a divergence of softened logits scales as 1/T^2, which the factor undoes (Hinton et al. 2015).
 
     Args:
-        own: the answer that learns.
-        target: the answer to copy.
+        own: the student's output.
+        target: the teacher's output.
         divergence: D.
         temperature: T of both.
         weight: w, of the distance's shape; None is 1.
@@ -288,7 +288,7 @@ def distance(
 
 
 def at_temperature(divergence: Divergence, temperature: float) -> Divergence:
-    """The divergence of ``distance`` as a divergence itself; at 1 it is the same."""
+    """``distance`` at this temperature as a divergence; at temperature 1 the divergence itself."""
     return divergence if temperature == 1 else partial(distance, divergence=divergence, temperature=temperature)
 
 

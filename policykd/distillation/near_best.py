@@ -8,11 +8,11 @@ from torch import Tensor
 from policykd.distillation.weights import Student
 
 LEAST, MOST = 2.0**-14, 2.0**7
-"""Bounds of the weight, about those of ``schedules.hold``, so that it never is too small or large to come back."""
+"""Bounds of the weight, close to those of ``schedules.hold``, so that it can always recover."""
 
 
 class NearBest:
-    """One weight of imitation per group, doubled where its peers are too far from the best, halved where too near.
+    """One imitation weight per group: doubled where its peers are too far from the best, halved where too near.
 
     With D(a, b) = |a - b|^2 / 2 averaged over states, peers should keep the distance max(ratio * D(best now, best
     before), least). The weight is doubled where they are farther than 1.5 times that, and halved where they are nearer
@@ -33,7 +33,7 @@ class NearBest:
 
     @torch.no_grad()
     def update(self, states: Tensor, best: Tensor) -> None:
-        """Look how far the groups are from their best, and how far that has moved since the last call.
+        """Measure how far each group is from its best peer, and how far that has moved since the last call.
 
         Args:
             states: observations ``(K, B, O)``; those of a group's first row are used for all of it.

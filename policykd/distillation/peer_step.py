@@ -26,16 +26,16 @@ from policykd.distillation.weights import (
 from policykd.learners.distillation_config import DistillationConfig
 
 LATEST = 256
-"""Latest states of each learner at which the logs compare peers."""
+"""How many latest states of each learner the logged distance between peers is measured at."""
 
 
 class Peers:
-    """Who copies whom. In a group of N, the peer of a learner turns through the N - 1 others, step by step.
+    """Who distils from whom: in a group of N, each learner cycles through its N - 1 peers, one per step.
 
     Args:
         learners: number of learners K.
         peers: learners per group N.
-        source: "first", and only copies of each group's first learner count; or anything else.
+        source: with "first" learners distil only from the first learner of their group.
         device: where the index tensors live.
     """
 
@@ -43,7 +43,7 @@ class Peers:
         index = np.arange(learners)
         first, place = index // peers * peers, index % peers
         self.rest = source == "best" or (source == "first" and peers > 2)
-        """Whether a learner is taught in some turns and rests in others."""
+        """Whether a learner distils in some turns only."""
         self.peer_of = [first + (place + 1 + shift) % peers for shift in range(max(1, peers - 1))]
         """The peer of every learner ``(K,)``, turn by turn."""
         self.turns = []
@@ -232,7 +232,7 @@ def _diagnose(seen: Comparison, weight: Tensor) -> dict[str, Tensor]:
 
 
 def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
-    """Weight times distance per state, ``(K, B)``; any other shape is refused.
+    """Weight times distance at each state, ``(K, B)``.
 
     Raises:
         PolicyKDError: the two are not of one shape ``(K, B)``. The released DPD code lost its weights to (B, 1) * (B,).
@@ -246,7 +246,7 @@ def weighted_distance(weight: Tensor, distance: Tensor) -> Tensor:
 
 @torch.no_grad()
 def action_distance(learner: Student, states: Tensor, peer_of: Tensor, student_of: Tensor) -> Tensor:
-    """How far each learner's action is from its peer's at ``states (K, B, O)``: mean Euclidean distance ``(K,)``."""
+    """Mean Euclidean distance ``(K,)`` of each learner's actions from its peer's at ``states (K, B, O)``."""
     own = learner.outputs(learner.actor, states).actions
     theirs = learner.outputs(learner.actor, states[student_of]).actions[peer_of]
     return (own.clamp(-1, 1) - theirs.clamp(-1, 1)).norm(dim=-1).mean(1)

@@ -50,7 +50,7 @@ BY_STUDENT = ("return_ratio", "held_kl")
 
 
 def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], float]:
-    """The schedule of a name in ``SCHEDULES``, or a function of the progress itself, held to numbers from 0 up.
+    """Look up a schedule by its name in ``SCHEDULES``; what a function of the progress returns must be at least 0.
 
     Raises:
         PolicyKDError: the name is unknown, or it is not a function.
@@ -60,10 +60,10 @@ def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], f
 
 
 def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:
-    """QDagger's max(0, 1 - G_S / G_T) (Agarwal et al. 2022), with returns counted from that of random actions.
+    """QDagger's max(0, 1 - G_S / G_T) (Agarwal et al. 2022), with returns measured from that of random actions.
 
-    So neither the sign nor the offset of returns matters, where the plain ratio would have a student of return -300
-    and a teacher of -100 at 1 - 3 < 0, as if it needed no teacher. For chance = 0 it is the published rule.
+    This makes it independent of the sign and offset of returns: the plain ratio gives a student of return -300 and a
+    teacher of -100 the weight max(0, 1 - 3) = 0, as if it needed no teacher. For chance = 0 it is the published rule.
 
     Args:
         student: the students' latest returns ``(K,)``.

@@ -75,7 +75,7 @@ class JointTeaching:
         method: a row of the table.
         config: settings.
         actor: the students' policies ``(K, P)`` as they are now.
-        divergence: distance ``(K, B)`` of a student from its teacher; None: the teacher speaks through rewards alone.
+        divergence: distance ``(K, B)`` of a student from its teacher; None: the teacher only gives rewards.
         n_envs: environments N of each learner.
     """
 

@@ -56,13 +56,13 @@ class TeacherMethod:
     """Without RL: whether all states so far are learnt from, or those of the latest round only."""
     divergence: str | Divergence | None = "action_mse"
     """Where the setting is "auto": a name, where both sides are Gaussian or choose (then KL for action_mse); or a
-    function, of any two. None: the teacher speaks through rewards alone."""
+    function, of any two. None: the teacher only gives rewards."""
     schedule: str | Callable[[float], float] = "constant"
     """How the teacher fades, where the setting is "auto"; a name, or a function of the progress."""
     reward: Literal["log_prob", "next_distance", "next_log_prob", "value"] | None = None
-    """What the teacher pays (Czarnecki et al. 2019, table 1)."""
+    """The teacher's reward (Czarnecki et al. 2019, table 1)."""
     environment_reward: bool = False
-    """Whether the task pays too, where the setting is None."""
+    """Whether the task's reward counts too, where the setting is None."""
     confident: bool = False
     """Weigh imitation against RL, state by state, by how well an imitator of the teacher does (ADVISOR)."""
 

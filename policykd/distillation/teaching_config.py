@@ -40,90 +40,90 @@ PEERS_ONLY = (
 
 @dataclass(frozen=True)
 class TeachingConfig:
-    """How a student learns from its teacher, whatever its backbone."""
+    """Settings of learning from a teacher, for every backbone."""
 
     divergence: Annotated[str | Function, NAME] = "auto"
     """How far apart student and teacher are at a state: action_mse, action_huber, kl_forward, kl_reverse, nll, mse,
     cross_entropy_forward, cross_entropy_reverse, gaussian_nll, wasserstein2, or a function. Forward is
     KL(teacher || student), which covers the teacher's mass; reverse is KL(student || teacher). "auto" is the method's
-    own where both sides say how likely each action is; elsewhere the squared distance of actions, or nll of choices."""
+    own if both sides have action probabilities; otherwise the squared distance of actions, or nll if discrete."""
     temperature: float = 1.0
-    """Of choices: both logits are divided by this, and the divergence is multiplied by its square: above 1 softer,
-    below 1 sharper, as for classifiers."""
+    """Discrete actions: both logits are divided by this, and the divergence is multiplied by its square, as for
+    classifiers: above 1 softer, below 1 sharper."""
     q_temperature: float = 0.01
-    """Of choices, teachers with Q-values (DQN, QRDQN): their policy is softmax(Q / q_temperature) (Rusu et al. 2015).
-    With the divergence mse Q-values are copied as they are."""
+    """Teachers with Q-values (DQN, QRDQN): their policy is softmax(Q / q_temperature) (Rusu et al. 2015). The
+    divergence mse copies the Q-values themselves."""
     variance_scale: float = 1.0
-    """The teacher's variance is multiplied by this: below 1 it is surer than it was trained to be."""
+    """Factor on the teacher's variance: below 1 its Gaussian is narrower than it was trained to be."""
     teacher_std: float | None = None
-    """Standard deviation, in actions scaled to [-1, 1], of a teacher that has none (TD3, DDPG, functions)."""
+    """Standard deviation assumed of a teacher that has none (TD3, DDPG, functions), in actions scaled to [-1, 1]."""
     distill_coef: float = 1.0
-    """Weight lambda of the teacher's loss beside that of RL, before its schedule."""
+    """Weight lambda of the teacher's loss relative to RL's, before its schedule."""
     distill_schedule: Annotated[str | Function, NAME] = "auto"
     """How the teacher fades: constant, linear, exponential, cosine, return_ratio, held_kl, or a function of the
     progress from 0 to 1; "auto" is the method's own. Without RL it scales the learning rate. return_ratio is
     1 - (student - random) / (teacher - random) of returns, within 0 and 1; held_kl adapts lambda so that the
     divergence stays near kl_target; a cross-entropy or likelihood counts as the KL divergence it comes from."""
     kl_target: float = 0.1
-    """Divergence per state at which held_kl aims."""
+    """Target divergence per state of held_kl."""
     distill_value_coef: float = 0.0
-    """Weight of the squared distance of the student's value from the teacher's; 0: values are not distilled.
-    fine_tune distils none."""
+    """Weight of the squared error between the student's value and the teacher's; 0 distils no values. fine_tune
+    never does."""
     environment_reward: bool | None = None
     """Whether the task's reward counts, in methods with RL; None is the method's own choice. Off policy and in
     fine_tune it always does."""
     teacher_reward_coef: float = 1.0
-    """Weight of the teacher's reward, in methods where it pays one."""
+    """Weight of the teacher's reward, in methods that have one."""
     alpha: float = 1.0
     """ADVISOR: imitation weighs exp(-alpha * D(imitator, teacher)) at a state, RL the rest."""
     several_teachers: typing.Literal["mean", "best_value", "by_task", "by_environment"] = "mean"
-    """How several teachers answer as one: by their mean; by the one with the highest value at each state; by the one
-    that the function task_of names; or by_environment, of T teachers number e % T in each student's environment e."""
+    """How several teachers are combined: their mean; the one with the highest value at each state; the one that the
+    function task_of selects; or by_environment: of T teachers, number e % T in each student's environment e."""
     student_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
-    """What of the task's observation the student sees: names of groups, columns, or a function of ``(B, O)`` that makes
+    """Part of the task's observation that the student sees: names of groups, columns, or a function from ``(B, O)`` to
     ``(B, P)``; None is all."""
     teacher_observations: Annotated[str | tuple[int | str, ...] | Function | None, PARTS] = None
-    """What of it the teacher reads, likewise; None is all, or what it was loaded with (``observation_map``)."""
+    """Part of it that the teacher sees, likewise; None is all, or what it was loaded with (``observation_map``)."""
     observation_groups: Annotated[dict[str, tuple[int, ...]] | None, GROUPS] = None
-    """Columns by name, beside the groups that the task tells (docs/groups.md); on the command line NAME=0:3 or
+    """Named columns, in addition to the task's own groups (docs/groups.md); on the command line NAME=0:3 or
     NAME=0,1,2."""
     history: int = 1
-    """Observations that the student sees together, the latest ones of its episode."""
+    """Number of latest observations of the episode that are stacked as the student's input."""
     gru: int | None = None
-    """Width of gated recurrent units before the student's hidden layers, in methods without RL and with ppo; None is
-    none."""
+    """Number of gated recurrent units before the student's hidden layers, in methods without RL and with ppo; None
+    for a feed-forward student."""
     bptt_steps: int = 16
     """gru: steps through which the loss is propagated back; distill_batch_size steps make a batch; with ppo
     batch_size steps do, and bptt_steps must divide n_steps."""
     burn_in: int = 4
-    """gru: without RL, steps before them that only renew what the student remembers."""
+    """gru: without RL, steps before these, which only warm up the hidden state and have no loss."""
     teacher_episodes: int = 10
-    """Episodes on which the teacher is scored before training, and random actions beside it; at least 1."""
+    """Episodes for scoring the teacher, and random actions, before training; at least 1."""
     allow_weak_teacher: bool = False
-    """Learn also from a teacher that is no better than random actions."""
+    """Allow a teacher that is no better than random actions."""
     n_envs: int = 1
     """Environments of each learner, stepped together."""
     dataset_size: int = 200_000
-    """States with the teacher's answers that are kept of each learner, in methods without RL and off policy."""
+    """Capacity of each learner's data set of labelled states, in methods without RL and off policy."""
     round_steps: int = 1_000
-    """Without RL: a learner's own environment steps per round (DAgger's iteration), after which it learns."""
+    """Without RL: environment steps of each learner per round (an iteration of DAgger), before its updates."""
     round_updates: int = 1_000
     """Without RL: gradient steps after each round."""
     beta_schedule: typing.Literal["linear", "exponential"] = "linear"
     """DAgger: the probability beta that the teacher acts, round by round."""
     beta_rounds: int = 15
-    """DAgger: rounds in which a linear beta falls to 0."""
+    """DAgger: rounds over which a linear beta falls to 0."""
     beta_decay: float = 0.7
     """DAgger: an exponential beta is this to the power of the round."""
     collect_noise_std: float = 0.0
-    """Without RL: Gaussian noise on what is acted, in actions scaled to [-1, 1]; what is learnt stays clean."""
+    """Without RL: standard deviation of Gaussian noise on executed actions, scaled to [-1, 1]; labels have no noise."""
     distill_batch_size: int = 256
     """States per gradient step without RL and, off policy, per distillation loss."""
     distill_learning_rate: float = 1e-3
-    """Adam's learning rate without RL, and of distilled values."""
+    """Adam's learning rate without RL, and for distilling values."""
     anchor: typing.Literal["auto", "teacher", "student"] = "auto"
-    """fine_tune: what the student is held near at first: its teacher, or itself as it was (with PPO always). "auto" is
-    the teacher where it is there."""
+    """fine_tune: what the student is kept near at first: its teacher, or itself before fine-tuning (always with PPO).
+    "auto" is the teacher if there is one."""
     anchor_steps: int | None = None
     """fine_tune: environment steps in which the pull towards the anchor fades, and off policy the leash lengthens; None
     is the whole budget."""
@@ -132,7 +132,7 @@ class TeachingConfig:
     distance of actions scaled to [-1, 1] that grows from 0; the weight of the anchor's pull is adapted to hold it.
     Another distill_schedule sets that weight instead."""
     critic_steps: int = 20_000
-    """fine_tune: first environment steps, in which the critic is fitted and the actor frozen."""
+    """fine_tune: initial environment steps that train the critic alone, with the actor frozen."""
     fine_tune_learning_rate: float = 1e-4
     """fine_tune off policy: Adam's learning rate of the actor (and of SAC's temperature); critics learn with
     learning_rate."""
@@ -142,7 +142,7 @@ class TeachingConfig:
     fine_tune_std: float = 0.1
     """fine_tune: standard deviation of the actions, in actions scaled to [-1, 1], fixed at first."""
     fixed_std_steps: int = 50_000
-    """fine_tune: environment steps before this standard deviation is learnt, too."""
+    """fine_tune: environment steps before this standard deviation is trained as well."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -175,7 +175,7 @@ def _of_a_student(kind: type[T]) -> type[T]:
 @_of_a_student
 @dataclass(frozen=True)
 class TaughtPPOConfig(TeachingConfig, PPOConfig):
-    """Students with PPO's Gaussian policy, whose standard deviation does not depend on the state."""
+    """Settings of students with PPO's Gaussian policy, whose standard deviation does not depend on the state."""
 
     n_envs: int = 4
     """Environments of each learner, stepped together."""

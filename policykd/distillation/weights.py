@@ -21,7 +21,7 @@ from policykd.learners.config import PPOConfig
 
 
 class Comparison(NamedTuple):
-    """What is known of a source and a learner at B states, without gradient; what a row does not ask for is empty."""
+    """Values of a source and a learner at B states, without gradient; what the method does not ask for is empty."""
 
     source_value: Tensor
     """V of the source's policy, by its own critics, ``(K, B)``."""
@@ -36,7 +36,7 @@ Weight = Callable[[Comparison, Any], Tensor]
 Compare = Callable[[PolicyOutput], Comparison]
 """What a weight looks at, given the learners' own answers."""
 EMPTY = torch.empty(0)
-"""What is not known."""
+"""Stands for values that the method does not ask for."""
 
 
 class Student(Protocol):
@@ -66,10 +66,10 @@ class HasCritics(Student, Protocol):
 def by_values(
     learner: Student, states: Tensor, peer_states: Tensor, peer: PolicyOutput, peer_of: Tensor, student_of: Tensor
 ) -> Compare:
-    """V_peer(s) by the peer's critics beside V_self(s) by the own ones.
+    """V_peer(s) by the peer's critics, and V_self(s) by the learner's own.
 
-    Where discounts differ, the peer's value is what it would be worth at the learner's own, were its rewards alike in
-    every step: r for ever is worth r / (1 - gamma).
+    Where discounts differ, the peer's value is rescaled to the learner's discount as if rewards were constant: a
+    constant r is worth r / (1 - gamma).
     """
 
     def compare(own: PolicyOutput) -> Comparison:
@@ -111,14 +111,14 @@ def disadvantage(
     weight_ratio: float = 1e4,
     std_floor: float = 1e-6,
 ) -> Tensor:
-    """DPD's weight exp(alpha * xi), xi = V_peer(s) - V_self(s), brought to mean 1 (Lai et al. 2020, equation 11).
+    """DPD's weight exp(alpha * xi), xi = V_peer(s) - V_self(s), normalised to mean 1 (Lai et al. 2020, equation 11).
 
     Args:
         peer_value: the peer's value of each state ``(K, B)``.
         own_value: the learner's own value of the same states ``(K, B)``.
         alpha: confidence in xi; 0 gives exactly 1 everywhere.
         scale_free: divide xi by its standard deviation over the batch, so that the weights do not change when
-            rewards are scaled; a batch without spread then weighs all its states alike.
+            rewards are scaled; a batch of equal xi then gets uniform weights.
         weight_ratio: the largest weight of a batch is at most this many times the smallest.
         std_floor: added to that standard deviation.
 
@@ -141,7 +141,7 @@ def disadvantage(
 def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
     """Only states where the peer is better count: 1(xi > 0) over its mean, ``(K, B)`` (Lai et al. 2020, equation 9).
 
-    A learner whose peer is nowhere better in the batch has weights 0.
+    All weights are 0 where the peer is better at no state of the batch.
     """
     _check(peer_value, own_value)
     passes = (peer_value > own_value).to(own_value.dtype)
@@ -151,7 +151,7 @@ def hard_gate(peer_value: Tensor, own_value: Tensor) -> Tensor:
 def value_gate(teacher_value: Tensor, own_value: Tensor) -> Tensor:
     """1 where the teacher's value is higher and 0 elsewhere, ``(K, B)`` (Czarnecki et al. 2019, proposition 2).
 
-    Unlike ``hard_gate`` it keeps its scale: a teacher who is better in fewer states has less to say.
+    Unlike ``hard_gate`` it is not normalised: the fewer states the teacher is better at, the weaker its loss.
     """
     _check(teacher_value, own_value)
     return (teacher_value > own_value).to(own_value.dtype)
@@ -160,12 +160,12 @@ def value_gate(teacher_value: Tensor, own_value: Tensor) -> Tensor:
 def paired_advantage(advantages: Tensor, pessimism: float = 1.0) -> Tensor:
     """DPD's weight with both actions judged by the same critics, mean 1 over B where any state counts: ``(K, B)``.
 
-    xi = mean_m Delta_m - pessimism * std_m Delta_m, with Delta_m = Q_m(s, a_peer) - Q_m(s, a_own): what a critic errs
-    alike for both actions cancels, and where critics disagree nothing is copied. A state weighs max(0, xi).
+    xi = mean_m Delta_m - pessimism * std_m Delta_m, with Delta_m = Q_m(s, a_peer) - Q_m(s, a_own): errors that
+    a critic makes for both actions cancel, and nothing is copied where critics disagree. The weight is max(0, xi).
 
     Args:
         advantages: Delta of each of M critics ``(K, M, B)``.
-        pessimism: 0 believes the mean of the critics.
+        pessimism: 0 trusts the mean of the critics.
 
     Raises:
         ValueError: the advantages are not ``(K, M, B)``.
@@ -228,7 +228,7 @@ WEIGHTS: dict[str, Weight] = {
 
 
 def weight_of(weight: str | Weight | None) -> Weight | None:
-    """The weight of a name in ``WEIGHTS``, or a function itself; None: all states alike.
+    """Look up a weight by its name in ``WEIGHTS``; a function is returned as it is, None is uniform.
 
     Raises:
         PolicyKDError: the name is unknown, or it is not a function.

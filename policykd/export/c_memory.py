@@ -22,25 +22,25 @@ static float sigmoid(float x)
 /* Gated recurrent units (Cho et al. 2014), as torch computes them: reset, update and candidate side by side. */
 static void remember(const {number} *input, float *hidden)
 {{
-    float seen[{gates}], heard[{gates}];
+    float from_input[{gates}], from_state[{gates}];
     int i;
 {say}
     for (i = 0; i < {width}; i++) {{
-        const float reset = sigmoid(seen[i] + heard[i]);
-        const float update = sigmoid(seen[i + {width}] + heard[i + {width}]);
-        const float candidate = tanh_of(seen[i + {both}] + reset * heard[i + {both}]);
+        const float reset = sigmoid(from_input[i] + from_state[i]);
+        const float update = sigmoid(from_input[i + {width}] + from_state[i + {width}]);
+        const float candidate = tanh_of(from_input[i + {both}] + reset * from_state[i + {both}]);
         hidden[i] = candidate + update * (hidden[i] - candidate);
     }}
 }}
 """
 SAY = """\
-    layer(seen_weight, seen_bias, input, {inputs}, seen, {gates});
-    layer(heard_weight, heard_bias, hidden, {width}, heard, {gates});"""
+    layer(from_input_weight, from_input_bias, input, {inputs}, from_input, {gates});
+    layer(from_state_weight, from_state_bias, hidden, {width}, from_state, {gates});"""
 SAY_INT8 = """\
     int8_t read[{width}];
     for (i = 0; i < {width}; i++) read[i] = level(hidden[i] * {levels}.0f);
-    layer(seen_weight, seen_scale, seen_bias, input, {inputs}, seen, {gates});
-    layer(heard_weight, heard_scale, heard_bias, read, {width}, heard, {gates});"""
+    layer(from_input_weight, from_input_scale, from_input_bias, input, {inputs}, from_input, {gates});
+    layer(from_state_weight, from_state_scale, from_state_bias, read, {width}, from_state, {gates});"""
 
 
 def arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
     if policy.units is None:
         return {}
     found: dict[str, np.ndarray] = {}
-    for name, layer in zip(("seen", "heard"), policy.units, strict=True):
+    for name, layer in zip(("from_input", "from_state"), policy.units, strict=True):
         found |= layer_arrays(layer, f"{name}_{{}}")
     return found
 

@@ -198,7 +198,7 @@ def _imports(view: View) -> str:
 
 
 def _seen(view: View) -> str:
-    """What the policy sees of the task's observation, in words."""
+    """Description of the part of the observation that the policy sees."""
     seen = "all" if view.whole else "a function"
     if view.columns is not None:
         seen = f"columns {', '.join(map(str, view.columns))}"

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
-from policykd.export.plain import LEVELS, Layer, PlainPolicy, Units, linear
+from policykd.export.plain import LEVELS, GRUCell, Layer, PlainPolicy, linear
 
 SILENT = 1e-30
 """A unit that never went further says nothing: levels per unit of it would leave float32."""
@@ -35,7 +35,7 @@ def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | N
     if units is not None:
         assert remembered is not None
         own = _even(policy.width)
-        units = Units(_in_int8(units.seen, steps), _in_int8(units.heard, own))
+        units = GRUCell(_in_int8(units.from_input, steps), _in_int8(units.from_state, own))
         hidden, steps = np.concatenate((remembered, hidden), axis=1), np.concatenate((own, steps))
     input_scale, layers = (1 / steps).astype(np.float32), []
     for number, layer in enumerate(policy.layers):

@@ -1,4 +1,4 @@
-"""A deployed policy as arrays and nothing else: what is written as C, and what acts in NumPy where nothing compiles.
+"""A deployed policy as plain arrays: the source of exported C, and a NumPy policy where there is no compiler.
 
 Float32, or int8 (``int8.py``).
 """
@@ -18,9 +18,9 @@ from policykd.export.deployed import DeployedPolicy
 LEVELS = 127
 """Largest magnitude of an int8 number; -128 is not used, so that ranges are symmetric."""
 TANH_LIMIT = 7.90531110763549805
-"""Beyond, float32's tanh is 1."""
+"""Above this magnitude, tanh is 1 in float32."""
 TANH_TINY = 4e-4
-"""Below, float32's tanh(x) is x."""
+"""Below this magnitude, tanh(x) is x in float32."""
 TANH_ODD = (
     *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
     *(-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),
@@ -42,20 +42,21 @@ class Layer:
     """``(out,)`` float32: what a sum of int8 products is multiplied by; None in float32."""
 
 
-class Units(NamedTuple):
-    """Gated recurrent units, as torch computes them: reset, update and candidate side by side."""
+class GRUCell(NamedTuple):
+    """Gated recurrent units as in torch: the gates are reset, update and candidate, in this order."""
 
-    seen: Layer
-    """What the input says to them, ``(I, 3H)``."""
-    heard: Layer
-    """What their state says to them, ``(H, 3H)``."""
+    from_input: Layer
+    """Reads the input ``(I,)`` into the gates ``(3H,)`` (torch's ``weight_ih``)."""
+    from_state: Layer
+    """Reads the hidden state ``(H,)`` into the gates ``(3H,)`` (torch's ``weight_hh``)."""
 
     def __call__(self, inputs: np.ndarray, read: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-        """The state ``(..., H)`` after inputs ``(..., I)``; ``read`` is the state before in the layers' numbers."""
-        seen = np.split(linear(self.seen, inputs), 3, axis=-1)
-        heard = np.split(linear(self.heard, read), 3, axis=-1)
-        reset, update = (0.5 * np.tanh(0.5 * (x + h)) + 0.5 for x, h in zip(seen[:2], heard[:2], strict=True))
-        candidate = np.tanh(seen[2] + reset * heard[2])
+        """Next hidden state ``(..., H)`` at ``inputs (..., I)``; ``read`` is ``hidden``, in int8 levels where int8."""
+        from_input = np.split(linear(self.from_input, inputs), 3, axis=-1)
+        from_state = np.split(linear(self.from_state, read), 3, axis=-1)
+        gates = zip(from_input[:2], from_state[:2], strict=True)
+        reset, update = (0.5 * np.tanh(0.5 * (x + h)) + 0.5 for x, h in gates)
+        candidate = np.tanh(from_input[2] + reset * from_state[2])
         return candidate + update * (hidden - candidate)
 
 
@@ -65,7 +66,7 @@ class PlainPolicy:
 
     layers: tuple[Layer, ...]
     tanh: bool
-    """Whether tanh is between the layers; else ReLU."""
+    """Whether the hidden activation is tanh rather than ReLU."""
     squash: bool
     """Whether actions are tanh of the network, scaled to the bounds."""
     low: np.ndarray
@@ -82,7 +83,7 @@ class PlainPolicy:
     """Length O of an observation, where it reads some columns of it."""
     history: int = 1
     """Parts of observations that are read together; the earlier ones come from the state."""
-    units: Units | None = None
+    units: GRUCell | None = None
     """What the layers read beside the input; None is nothing."""
 
     @property
@@ -98,7 +99,7 @@ class PlainPolicy:
     @property
     def width(self) -> int:
         """Number H of units."""
-        return 0 if self.units is None else self.units.heard.weight.shape[0]
+        return 0 if self.units is None else self.units.from_state.weight.shape[0]
 
     @property
     def input_size(self) -> int:
@@ -154,7 +155,7 @@ class PlainPolicy:
         return histories[:, -part:], state
 
     def act(self, hidden: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` of what the layers read."""
+        """Actions ``(..., A)`` from the inputs of the first layer."""
         hidden = self._read_in(hidden)
         for layer in self.layers[:-1]:
             hidden = self.activate(linear(layer, hidden))
@@ -171,7 +172,7 @@ class PlainPolicy:
         return observations if self.columns is None else observations[..., self.columns]
 
     def normalise(self, inputs: np.ndarray) -> np.ndarray:
-        """What is read ``(..., I)`` as the network sees it."""
+        """Normalise network inputs ``(..., I)``."""
         if self.normaliser is None:
             return inputs
         mean, rest, inverse = self.normaliser
@@ -182,7 +183,7 @@ class PlainPolicy:
         return np.tanh(hidden) if self.tanh else np.maximum(hidden, 0)
 
     def _read_in(self, inputs: np.ndarray) -> np.ndarray:
-        """What the layers read ``(..., H + I)``, in their own numbers."""
+        """Inputs of the first layer ``(..., H + I)``, quantised if the policy is int8."""
         return inputs if self.input_scale is None else self._to_levels(inputs * self.input_scale)
 
     @staticmethod
@@ -229,6 +230,6 @@ def as_layer(weight: Tensor, bias: Tensor) -> Layer:
 
 
 def linear(layer: Layer, hidden: np.ndarray) -> np.ndarray:
-    """What a layer says ``(..., out)`` to inputs ``(..., in)``, before the activation."""
+    """Outputs ``(..., out)`` of a layer at inputs ``(..., in)``, before the activation."""
     sums = hidden @ layer.weight.astype(np.float32, copy=False)
     return (sums if layer.scale is None else sums * layer.scale) + layer.bias

@@ -17,7 +17,7 @@ from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.plain import PlainPolicy, Units, as_columns, as_layer, flatten
+from policykd.export.plain import GRUCell, PlainPolicy, as_columns, as_layer, flatten
 from policykd.export.proof import Difference, apart, near, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
@@ -115,7 +115,7 @@ class Episodes:
         cell, columns = self.module.units, self.module.columns
         units = None
         if cell is not None:
-            units = Units(as_layer(cell.weight_ih, cell.bias_ih), as_layer(cell.weight_hh, cell.bias_hh))
+            units = GRUCell(as_layer(cell.weight_ih, cell.bias_ih), as_layer(cell.weight_hh, cell.bias_hh))
         return replace(
             flatten(self.module.policy, self.size),
             columns=as_columns(columns),

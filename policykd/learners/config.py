@@ -23,19 +23,19 @@ from policykd.learners.run_config import RunConfig
 
 @dataclass(frozen=True)
 class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
-    """What all learners with a replay have in common."""
+    """Settings of all off-policy learners."""
 
     learning_rate: Annotated[float | Function, NUMBER] = 1e-3
     """Adam's learning rate of actor and critic (and of SAC's temperature); a number, or a function of what remains of
     the run, from 1 to 0, as SB3 takes it."""
     buffer_size: int = 1_000_000
-    """Transitions that the replay keeps of each learner."""
+    """Capacity of the replay, in transitions of each learner."""
     buffer_dtype: typing.Literal["float32", "float16"] = "float32"
-    """What the replay stores observations and actions in; rewards stay float32. float16 takes half the room."""
+    """Type in which the replay stores observations and actions; rewards stay float32. float16 halves the memory."""
     buffer_on_disk: bool = False
-    """Keep the replay in a file on the run folder's disk instead of memory; it has no name and ends with the run."""
+    """Keep the replay in an unnamed file on the run folder's disk, which ends with the run, instead of in memory."""
     learning_starts: int = 100
-    """A learner's first steps, taken with uniformly random actions and without updates."""
+    """Initial steps of each learner, with uniformly random actions and no updates."""
     batch_size: int = 256
     """Transitions per gradient step and learner."""
     tau: float = 0.005
@@ -43,11 +43,11 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
     gamma: float = 0.99
     """Discount factor."""
     n_steps: int = 1
-    """Steps whose rewards a critic's target sums before it trusts a value (n-step returns)."""
+    """n of n-step returns: rewards that a critic's target sums before it bootstraps."""
     n_envs: int = 1
     """Environments of each learner, stepped together."""
     train_freq: int = 1
-    """Steps of a learner's environments, all of them together, between updates."""
+    """Steps between updates, each of all n_envs environments of a learner."""
     gradient_steps: int = 1
     """Gradient steps at every update; -1: as many as the environment steps of a learner since the last."""
     net_arch: tuple[int, ...] = (400, 300)
@@ -126,7 +126,7 @@ VARIABLE = (
     "distill_learning_rate",
     "observations",
 )
-"""Settings that may have one value per peer; and what each sees of the observation."""
+"""Settings that may have one value per peer, and the part of the observation that each peer sees."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class TD3Config(DDPGConfig):
     target_policy_noise: float = 0.2
     """Standard deviation of the noise added to the target policy's action."""
     target_noise_clip: float = 0.5
-    """Bound of that noise."""
+    """Clip range of that noise."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -175,10 +175,10 @@ class SACConfig(OffPolicyConfig):
     net_arch: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
     ent_coef: float | str = "auto"
-    """Temperature: the weight of entropy beside the return. "auto" learns it for every learner from 1, "auto_0.1" from
-    0.1; a number is kept."""
+    """Temperature, the weight of the entropy bonus. "auto" learns it for every learner from 1, "auto_0.1" from 0.1; a
+    number keeps it fixed."""
     target_entropy: float | typing.Literal["auto"] = "auto"
-    """Entropy at which a learned temperature aims; "auto" is minus the number of action dimensions."""
+    """Target entropy of a learned temperature; "auto" is minus the number of action dimensions."""
     target_update_interval: int = 1
     """Gradient steps between updates of the target networks, counted within one update as SB3 counts them."""
     soft_value: bool = False
@@ -235,19 +235,19 @@ class PPOConfig(DistillationConfig, RunConfig):
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
-    """Trade-off of bias and variance in the generalised advantage estimate."""
+    """Lambda of generalised advantage estimation: trades bias against variance."""
     clip_range: float = 0.2
-    """The ratio of new to old probability counts within 1 +- clip_range."""
+    """The probability ratio of the surrogate loss is clipped to 1 +- clip_range."""
     clip_range_schedule: typing.Literal["constant", "linear"] = "constant"
     """How the clip range falls over the run."""
     normalize_advantage: bool = True
-    """Bring the advantages of every minibatch to mean 0 and standard deviation 1."""
+    """Normalise the advantages of every minibatch to mean 0 and standard deviation 1."""
     ent_coef: float = 0.0
-    """Weight of the entropy in the loss."""
+    """Weight of the entropy bonus in the loss."""
     vf_coef: float = 0.5
     """Weight of the value network's squared error in the loss."""
     max_grad_norm: float = 0.5
-    """Bound of the norm of a learner's gradient, policy and value network together."""
+    """Maximum norm of a learner's gradient, over policy and value network together."""
     target_kl: float | None = None
     """SB3 can stop an update at this divergence. Here learners share Adam's count of steps: None only."""
     net_arch: tuple[int, ...] = (64, 64)
@@ -262,9 +262,9 @@ class PPOConfig(DistillationConfig, RunConfig):
     critic_network: Annotated[str | Function | None, NAME] = None
     """Makes the value network of (inputs, outputs)."""
     ortho_init: bool = True
-    """Begin with orthogonal weights; False: as torch's linear layers do."""
+    """Orthogonal initialisation; False uses that of torch's linear layers."""
     log_std_init: float = 0.0
-    """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
+    """Initial log standard deviation of the actions, in units of the environment."""
     normalize_observation: bool = False
     """Normalise what the networks see by each learner's own running mean and variance (VecNormalize's norm_obs)."""
     normalize_reward: bool = False
@@ -276,7 +276,7 @@ class PPOConfig(DistillationConfig, RunConfig):
     distill_gradient_steps: int = 10
     """Distillation steps after such a PPO update."""
     distill_optimizer: typing.Literal["own", "shared"] = "own"
-    """Distil with an Adam of its own, or with PPO's (as the released DPD-PPO code does)."""
+    """Distil with a separate Adam, or with PPO's (as the released DPD-PPO code does)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""

@@ -17,7 +17,7 @@ from policykd.memory.replay import Batch
 
 
 class DDPG(OffPolicyLearner):
-    """Deterministic actors with targets of their own, which ascend the critics' Q (arguments: OffPolicyLearner)."""
+    """Deterministic actors with target networks, trained to maximise their critic (arguments: OffPolicyLearner)."""
 
     name = "ddpg"
     config_type = DDPGConfig
@@ -59,15 +59,15 @@ class DDPG(OffPolicyLearner):
         return info
 
     def renew_target(self) -> None:
-        """Let the target be the actor as it is: after distillation alone, which moves no target."""
+        """Copy the actor into its target, which distillation without RL leaves behind."""
         self.actor_target.copy_(self.actor)
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the target policy does, ``(K, B, A)``."""
+        """Actions mu'(s) of the target policy, ``(K, B, A)``."""
         return self.policy(self.actor_target, observations), None
 
     def update_actor(self, batch: Batch, teacher: Loss | None = None) -> dict[str, Tensor]:
-        """Ascend Q_1(s, mu(s)), averaged over the batch."""
+        """Maximise Q_1(s, mu(s)), averaged over the batch."""
         first_critic = self.critic[:: self.critics]
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

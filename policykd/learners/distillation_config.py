@@ -17,13 +17,13 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How a learner distils from its peers, whatever its backbone."""
+    """Settings of distilling from peers, for every backbone."""
 
     alpha: float = 1.0
-    """Confidence in the value difference: a state weighs exp(alpha * xi). 0 weighs all states alike."""
+    """Confidence in the value difference xi: a state has the weight exp(alpha * xi). 0 weighs all states equally."""
     scale_free: bool = True
-    """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale.
-    False is the paper's equation, with xi in units of return."""
+    """Divide xi by its standard deviation over the batch, so that one alpha suits every reward scale. False is the
+    paper's equation, with xi in units of return."""
     pessimism: float = 1.0
     """Method "paired": standard deviations of the critics' judgements by which the peer's action must be better."""
     weight_ratio: float = 1e4
@@ -33,8 +33,7 @@ class DistillationConfig:
     distill_batch_size: int = 64
     """States per distillation step and learner."""
     distill_learning_rate: float = 1e-4
-    """Adam's learning rate of the distillation step, whose optimiser is apart from the actor's; joint coupling has no
-    such step."""
+    """Adam's learning rate of the distillation step, which has its own optimiser; not used with joint coupling."""
     divergence: Annotated[str | Function, NAME] = "action_mse"
     """How far apart two policies are at a state: action_mse, action_huber, gaussian_kl_forward, gaussian_kl_reverse,
     wasserstein2, kl_forward, kl_reverse, nll, mse, cross_entropy_forward, cross_entropy_reverse, or a function
@@ -70,11 +69,11 @@ class ReplayDistillationConfig(DistillationConfig):
     distill_coef: float = 1.0
     """Joint coupling: weight of distillation relative to RL in the actor's loss."""
     distill_freq: int = 1
-    """Updates of the actors between distillations."""
+    """Actor updates between distillation steps."""
     distill_gradient_steps: int = 1
-    """Distillation steps after such an update."""
+    """Distillation steps each time."""
     least_proposal: float = 0.1
-    """Method "double_actor": weight of the worst action in a target; the best has the rest."""
+    """Method "double_actor": weight of the worst action in a target; the best one gets the rest."""
     best_ratio: float = 2.0
     """Method "p3s": target distance of the peers from the best peer, in multiples of how far that moved since the last
     check."""

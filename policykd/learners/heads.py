@@ -24,10 +24,10 @@ class Head(Protocol):
         """Parameters of each learner beside its network's."""
 
     def answer(self, outputs: Tensor, log_std: Tensor) -> PolicyOutput:
-        """The policies that the outputs ``(K, B, A)`` stand for."""
+        """The policies with these network outputs ``(K, B, A)``."""
 
     def sample(self, outputs: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, B, A)`` made of standard normal noise ``(K, B, A)``."""
+        """Sample actions ``(K, B, A)``, given standard normal noise ``(K, B, A)``."""
 
     def log_prob(self, outputs: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         """Log-probability or log-density ``(K, B)`` of actions ``(K, B, A)``."""
@@ -48,7 +48,7 @@ class Gaussian:
         self.middle, self.half = middle, half
 
     def own_parameters(self, action_size: int) -> int:
-        """A log standard deviation per action."""
+        """One log standard deviation per action dimension."""
         return action_size
 
     def answer(self, outputs: Tensor, log_std: Tensor) -> PolicyOutput:
@@ -75,11 +75,11 @@ class Categorical:
     """Choices of one of A actions; an action is a vector of 1 at the choice and 0 elsewhere."""
 
     def own_parameters(self, action_size: int) -> int:
-        """None: logits say all."""
+        """None, since logits define the policy."""
         return 0
 
     def answer(self, outputs: Tensor, log_std: Tensor) -> PolicyOutput:
-        """Logits, and the likeliest action."""
+        """Logits, and the most likely action."""
         return PolicyOutput.choosing(outputs)
 
     def sample(self, outputs: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:

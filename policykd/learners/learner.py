@@ -16,7 +16,7 @@ from policykd.core.networks import PolicyOutput
 class Learner(Protocol):
     """K learners of one algorithm; row k of every tensor is learner k.
 
-    ``OffPolicyLearner`` and ``PPO`` are such classes; the easiest own one derives from one of them.
+    ``OffPolicyLearner`` and ``PPO`` implement it; the easiest way to write your own is to derive from one of them.
     """
 
     name: ClassVar[str]
@@ -24,13 +24,13 @@ class Learner(Protocol):
     config_type: ClassVar[type[Any]]
     """Dataclass of its settings."""
     memory: ClassVar[Literal["replay", "rollout"]]
-    """What it learns from: ``update(batch, ...)`` of a replay, or of rollouts as ``PPO``."""
+    """Whether it learns from batches of a replay or from rollouts, as ``PPO`` does."""
     sb3: ClassVar[str | None]
     """The algorithm of SB3 with the same networks ("ddpg", "td3", "sac", "ppo"), or None: no SB3 zip is written."""
     gaussian: ClassVar[bool]
-    """Whether its policies of continuous actions have a mean and a standard deviation."""
+    """Whether its policies over continuous actions have a mean and a standard deviation."""
     discrete: bool
-    """Whether its policies choose one of A actions: they answer with logits, and an action is 1 at the choice."""
+    """Whether actions are discrete: policies output logits, and an action is a one-hot vector."""
     config: Any
     generators: list[np.random.Generator]
     action_size: int
@@ -46,9 +46,9 @@ class Learner(Protocol):
         low: np.ndarray | None,
         high: np.ndarray | None,
     ) -> Self:
-        """K learners for a task, ``low`` and ``high`` being the bounds ``(A,)`` of its actions.
+        """Make K learners for a task whose actions have the bounds ``low`` and ``high``, each ``(A,)``.
 
-        Both are None where one of A actions is chosen (Discrete).
+        Both are None where actions are discrete.
         """
 
     @property
@@ -63,13 +63,13 @@ class Learner(Protocol):
         """Deterministic actions ``(K, B, A)`` in [-1, 1] at raw observations ``(K, B, O)``."""
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
-        """All that the policies say at observations ``(K, B, O)``; what divergences compare."""
+        """The policies' full output at observations ``(K, B, O)``: what divergences compare."""
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions to train with, ``(K, B, A)`` in [-1, 1] or choices, made of standard normal noise ``(K, B, A)``."""
+        """Training actions ``(K, B, A)``, in [-1, 1] or one-hot, given standard normal noise ``(K, B, A)``."""
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
-        """V(s) of the policies that answered so, ``(K, B)``."""
+        """V(s) of the policies with this output, ``(K, B)``."""
 
     def gradient_steps_in(self, steps: int) -> int:
-        """About how many gradient steps follow from so many environment steps of each learner."""
+        """Approximate gradient steps that ``steps`` environment steps of each learner lead to."""

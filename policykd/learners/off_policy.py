@@ -37,7 +37,7 @@ class OffPolicyLearner:
     """Critics C of each learner."""
     critic_loss_scale = 1.0
     gaussian: ClassVar[bool] = False
-    """Whether actors answer with means and log standard deviations ``(K, B, 2A)``, or with actions ``(K, B, A)``."""
+    """Whether the actor outputs means and log standard deviations ``(K, B, 2A)`` rather than actions ``(K, B, A)``."""
     discrete = False
 
     def __init__(
@@ -67,9 +67,9 @@ class OffPolicyLearner:
         self.critic_tau = critic_rows(self.tau, self.critics)
         self.critic_learning_rate = critic_rows(self.learning_rate, self.critics)
         self.judges = 1
-        """Neighbouring learners whose critics make targets together: 1, or all peers of a group."""
+        """Learners whose target critics are averaged in a target: 1, or all peers of a group."""
         self.proposers = 1
-        """Neighbouring learners whose next actions make targets together: 1, or all peers of a group."""
+        """Learners whose actors propose the next action of a target: 1, or all peers of a group."""
 
     @classmethod
     def make(
@@ -82,17 +82,17 @@ class OffPolicyLearner:
         low: np.ndarray | None,
         high: np.ndarray | None,
     ) -> Self:
-        """K learners for a task; they live in [-1, 1], whatever its bounds.
+        """Make K learners for a task; they act in [-1, 1] whatever the task's bounds.
 
         Raises:
-            PolicyKDError: the task wants one of several actions (Discrete).
+            PolicyKDError: the task's actions are discrete.
         """
         if low is None:
             raise PolicyKDError(f"backbone: {cls.name} acts in continuous actions; for a choice of one use ppo")
         return cls(observation_size, action_size, config, generators, device)
 
     def gradient_steps_in(self, steps: int) -> int:
-        """Gradient steps that follow from so many environment steps of each learner."""
+        """Gradient steps that ``steps`` environment steps of each learner lead to."""
         config = self.config
         return steps // (config.train_freq * config.n_envs) * config.updates_at_once
 
@@ -101,11 +101,11 @@ class OffPolicyLearner:
         return self.actor_network(actor, observations).tanh()
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
-        """All that the policies say at observations ``(K, B, O)``; what divergences compare."""
+        """The policies' full output at observations ``(K, B, O)``: what divergences compare."""
         return PolicyOutput(self.policy(actor, observations))
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions to train with, ``(K, B, A)`` in [-1, 1], made of standard normal noise ``(K, B, A)``."""
+        """Training actions ``(K, B, A)`` in [-1, 1], given standard normal noise ``(K, B, A)``."""
         raise NotImplementedError
 
     def q_values(self, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class OffPolicyLearner:
         return self.critic_network(critic, inputs).view(-1, self.critics, inputs.shape[1])
 
     def target_q(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """The least target critic's Q'(s, a), ``(K, B)``; with several judges the mean of each one's least."""
+        """Minimum over the target critics of Q'(s, a), ``(K, B)``; with several judges the mean of their minima."""
         if self.judges > 1:
             return by_all_critics(self._own_target_q, observations, actions, self.judges)
         return self._own_target_q(observations, actions)
@@ -125,11 +125,11 @@ class OffPolicyLearner:
         return self.q_values(self.critic_target, observations, actions).amin(1)
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Actions ``(K, B, A)`` that targets value, and their log-probabilities ``(K, B)`` where entropy counts."""
+        """Next actions ``(K, B, A)`` of a target, and their log-probabilities ``(K, B)`` with an entropy bonus."""
         raise NotImplementedError
 
     def next_values(self, observations: Tensor, noise: Tensor | None, temperature: Tensor | None = None) -> Tensor:
-        """What targets expect beyond a transition, ``(K, B)``: min_c Q'_c(s', a') less temperature * log pi(a')."""
+        """V(s') of the targets, ``(K, B)``: min_c Q'_c(s', a') - temperature * log pi(a' | s')."""
         if self.proposers > 1:
             ask = self._own_target_q, self.target_policy, observations, noise, temperature
             return by_all_actors(*ask, self.proposers, self.config.least_proposal)
@@ -139,24 +139,24 @@ class OffPolicyLearner:
 
     @torch.no_grad()
     def target_values(self, batch: Batch, noise: Tensor | None, temperature: Tensor | None = None) -> Tensor:
-        """Y = r + gamma (1 - terminated) V(s'), ``(K, B)``, where V is ``next_values``; a time limit ends no episode.
+        """TD targets r + gamma (1 - terminated) V(s'), ``(K, B)``; a time limit (truncated) still bootstraps.
 
-        Over several steps gamma is what the batch says.
+        V is ``next_values``. For n-step returns the batch carries the discount of each transition.
         """
         next_values = self.next_values(batch.next_observations, noise, temperature)
         discounts = self.gamma if batch.discounts is None else batch.discounts
         return batch.rewards + discounts * (1 - batch.terminated) * next_values
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
-        """V(s) = Q(s, a) of the policy's action; the minimum where there are several critics: ``(K, B)``."""
+        """V(s) = min_c Q_c(s, a) at the policy's action, ``(K, B)``."""
         return self.q_values(self.critic, observations, policy.actions).amin(1)
 
     def draw_noise(self, batch_size: int) -> Tensor | None:
-        """What randomness one update needs: none."""
+        """Noise that one update needs; None where it needs none."""
         return None
 
     def actor_updates(self, n_updates: int) -> int:
-        """How many of the first ``n_updates`` gradient steps update the actors too."""
+        """How many of the first ``n_updates`` gradient steps also update the actors."""
         return n_updates
 
     def updates_actor(self, n_updates: int) -> bool:
@@ -178,13 +178,13 @@ class OffPolicyLearner:
     ) -> dict[str, Tensor]:
         """One gradient step of every learner on its row of ``batch``; returns losses ``(K,)``.
 
-        The next batch may be written where this one lies: what must last is copied. ``teacher`` is added to the
-        actors' loss, which is then divided by mean |Q| (``beside_teacher``); ``values`` to that of the critics.
+        The next batch may overwrite this one, so copy what must last. ``teacher`` is a loss added to the actors',
+        which is then divided by mean |Q| (``beside_teacher``); ``values`` is one added to the critics'.
         """
         raise NotImplementedError
 
     def update_critic(self, batch: Batch, targets: Tensor, beside: Loss | None = None) -> dict[str, Tensor]:
-        """Descend the squared error of the critics, averaged over the batch and summed over critics, and ``beside``."""
+        """Minimise the critics' squared TD error, averaged over the batch and summed over critics, plus ``beside``."""
         scale = self.critic_loss_scale / targets.shape[1]
 
         def loss(critic: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,11 +201,11 @@ class OffPolicyLearner:
 def beside_teacher(
     losses: Tensor, values: Tensor, actor: Tensor, teacher: Loss | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """An actor's RL loss ``(K,)`` over its mean |Q|, plus the teacher's; without a teacher as it is.
+    """The actor's RL loss ``(K,)`` divided by its mean |Q|, plus the teacher's loss; unchanged without a teacher.
 
     Args:
         losses: the RL loss ``(K,)``.
-        values: the Q in it ``(K, B)``.
+        values: Q at the actor's actions, ``(K, B)``.
         actor: the actors' parameters.
         teacher: the teacher's loss.
     """

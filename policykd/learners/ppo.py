@@ -19,33 +19,33 @@ from policykd.learners.settings import make_networks
 
 
 class Minibatch(NamedTuple):
-    """Steps of K learners from their rollouts; what is one number per step is ``(K, B)``."""
+    """Steps from the rollouts of K learners; quantities with one number per step are ``(K, B)``."""
 
     inputs: Tensor
     """Observations ``(K, B, O)`` as the networks saw them when they acted: normalised."""
     actions: Tensor
-    """Actions ``(K, B, A)`` as their policies drew them: in units of the environment, not clipped; or choices."""
+    """Sampled actions ``(K, B, A)``: in the environment's units and not clipped; one-hot where discrete."""
     log_probs: Tensor
     """Log-probabilities of the actions under the policy that took them, ``(K, B)``."""
     advantages: Tensor
     """Estimated advantages ``(K, B)``."""
     returns: Tensor
-    """What the value network is to predict, ``(K, B)``."""
+    """Returns, the targets of the value network, ``(K, B)``."""
 
 
 class Terms(NamedTuple):
-    """What PPO's loss is made of; what is one number per step is ``(K, B)``."""
+    """The terms of PPO's loss."""
 
     policy_losses: Tensor
-    """The clipped surrogate, to be descended, ``(K, B)``."""
+    """The clipped surrogate with its sign changed, to be minimised, ``(K, B)``."""
     value_losses: Tensor
     """Squared errors of the value network ``(K, B)``."""
     entropy: Tensor
     """Entropy of the policies ``(K,)``."""
     ratio: Tensor
-    """Probability of the actions now over that when they were taken, ``(K, B)``."""
-    own: tuple[Tensor, Tensor]
-    """The policies as their networks say them, for ``PPO.head``: outputs ``(K, B, A)`` and own parameters."""
+    """Probability ratio of the actions under the new and the old policy, ``(K, B)``."""
+    distribution: tuple[Tensor, Tensor]
+    """What ``PPO.head`` reads: the policy networks' outputs ``(K, B, A)`` and the head's own parameters."""
     values: Tensor
     """V(s) in units of the normalised reward, ``(K, B)``."""
     info: dict[str, Tensor]
@@ -88,7 +88,7 @@ class PPO:
         low: np.ndarray | None,
         high: np.ndarray | None,
     ) -> Self:
-        """K learners for a task, which act in its units."""
+        """Make K learners for a task; they act in its units."""
         return cls(observation_size, action_size, config, generators, device, low, high)
 
     def gradient_steps_in(self, steps: int) -> int:
@@ -152,19 +152,19 @@ class PPO:
         return self.parameters[:, self.sizes[0] + self.sizes[1] :]
 
     def normalise(self, observations: Tensor) -> Tensor:
-        """Raw observations ``(K, B, O)``, own or a peer's, as each learner's own networks see them."""
+        """Normalise raw observations ``(K, B, O)``, own or a peer's, by each learner's own statistics."""
         if not self.config.normalize_observation:
             return observations
         mean, std = self.observation_stats.mean.unsqueeze(1), self.observation_stats.std.unsqueeze(1)
         return ((observations - mean) / std).clamp(-CLIP, CLIP).to(observations.dtype)
 
     def observe(self, observations: Tensor) -> None:
-        """Take raw observations ``(K, N, O)`` of the learners' own environments into their statistics."""
+        """Update the running statistics with raw observations ``(K, N, O)`` of the learners' own environments."""
         if self.config.normalize_observation and not self.frozen_statistics:
             self.observation_stats.update(observations)
 
     def scale_rewards(self, rewards: Tensor, dones: Tensor) -> Tensor:
-        """Rewards ``(K, N)`` over the running deviation of the return, which takes them in; ``dones`` ends returns."""
+        """Divide rewards ``(K, N)`` by the running deviation of the return, which they update; ``dones`` reset it."""
         if not self.config.normalize_reward:
             return rewards
         self.discounted_rewards.mul_(self.config.gamma).add_(rewards)
@@ -178,8 +178,8 @@ class PPO:
         std = self.return_stats.std.unsqueeze(1)
         return std if self.config.normalize_reward else torch.ones_like(std)
 
-    def says(self, actor: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The policies at normalised ``inputs`` ``(K, B, O)``, for ``head``: means or logits, and own parameters."""
+    def distribution(self, actor: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Distribution parameters at normalised ``inputs (K, B, O)``, for ``head``: means or logits, and log_std."""
         return self.actor_network(actor[:, : self.sizes[0]], inputs), actor[:, self.sizes[0] :]
 
     def values(self, inputs: Tensor) -> Tensor:
@@ -187,52 +187,49 @@ class PPO:
         return self.critic_network(self.critic, inputs).squeeze(-1)
 
     def policy(self, actor: Tensor, observations: Tensor) -> Tensor:
-        """Mean actions ``(K, B, A)`` at raw observations; -1 and 1 are the environment's bounds, and no bounds here.
-
-        Of choices the likeliest, as 1 and 0.
-        """
+        """Mean actions ``(K, B, A)`` at raw observations, bounds at -1 and 1, not clipped; discrete ones one-hot."""
         return self.outputs(actor, observations).actions
 
     def outputs(self, actor: Tensor, observations: Tensor) -> PolicyOutput:
-        """The policies at raw observations, in the same units; actions are means, or the likeliest."""
-        return self.head.answer(*self.says(actor, self.normalise(observations)))
+        """The policies at raw observations, in the units of ``policy``; actions are means or modes."""
+        return self.head.answer(*self.distribution(actor, self.normalise(observations)))
 
     def explore(self, actor: Tensor, observations: Tensor, noise: Tensor) -> Tensor:
         """A sample of the policies at raw observations, clipped to [-1, 1]: ``(K, B, A)``."""
-        said = self.says(actor, self.normalise(observations))
+        distribution = self.distribution(actor, self.normalise(observations))
         if self.discrete:
-            return self.head.sample(*said, noise)
-        outputs = self.head.answer(*said)
+            return self.head.sample(*distribution, noise)
+        outputs = self.head.answer(*distribution)
         assert outputs.std is not None
         return torch.addcmul(outputs.actions, outputs.std, noise).clamp(-1, 1)
 
     def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, B, A)`` to learn from: in units of the environment, not clipped, of normalised ``inputs``."""
-        return self.head.sample(*self.says(self.actor, inputs), noise)
+        """Sampled actions ``(K, B, A)`` at normalised ``inputs``, in the environment's units and not clipped."""
+        return self.head.sample(*self.distribution(self.actor, inputs), noise)
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
-        """V(s) ``(K, B)`` at raw observations, in the task's own units of reward, so that learners can compare.
+        """V(s) ``(K, B)`` at raw observations, in the task's units of reward, so that learners can be compared.
 
-        A value network predicts normalised rewards; times the learner's own scale of rewards it is a return again.
+        The value network predicts normalised returns; the learner's own reward scale turns them back into returns.
         """
         values = self.values(self.normalise(observations))
         return values * self.return_scale.to(values.dtype)
 
     def terms(self, parameters: Tensor, batch: Minibatch, clip_range: Tensor) -> Terms:
-        """What the loss is made of (equations 7 and 9), step by step; advantages are normalised here."""
+        """The terms of the loss at each step (equations 7 and 9); advantages are normalised here."""
         advantages = batch.advantages
         if self.config.normalize_advantage and advantages.shape[1] > 1:
             deviations = advantages - advantages.mean(1, keepdim=True)
             advantages = deviations / (advantages.std(1, keepdim=True) + 1e-8)
         network, log_std, critic = parameters.split(self.sizes, dim=1)
-        own = self.actor_network(network, batch.inputs), log_std
+        distribution = self.actor_network(network, batch.inputs), log_std
         values = self.critic_network(critic, batch.inputs).squeeze(-1)
-        log_ratio = self.head.log_prob(*own, batch.actions) - batch.log_probs
+        log_ratio = self.head.log_prob(*distribution, batch.actions) - batch.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         policy_losses = -torch.min(advantages * ratio, advantages * clipped)
         value_losses = (batch.returns - values).square()
-        entropy = self.head.entropy(*own)
+        entropy = self.head.entropy(*distribution)
         info = {
             "train/policy_gradient_loss": policy_losses.mean(1),
             "train/value_loss": value_losses.mean(1),
@@ -241,7 +238,7 @@ class PPO:
             "train/clip_fraction": (clipped != ratio).to(ratio.dtype).mean(1),
         }
         info = {key: value.detach() for key, value in info.items()}
-        return Terms(policy_losses, value_losses, entropy, ratio, own, values, info)
+        return Terms(policy_losses, value_losses, entropy, ratio, distribution, values, info)
 
     def update(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
         """One gradient step of every learner on the clipped surrogate; diagnostics ``(K,)``."""
@@ -256,7 +253,7 @@ class PPO:
         return self.descend(loss, learning_rate)
 
     def descend(self, loss: Loss, learning_rate: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """One step of Adam down ``loss`` of parameters ``(K, P)``, with each learner's gradient bounded.
+        """One Adam step on ``loss``, with each learner's gradient norm clipped.
 
         Args:
             loss: parameters to losses ``(K,)`` and diagnostics.
@@ -274,6 +271,6 @@ class PPO:
         return info
 
     def step_actor(self, gradients: Tensor, learning_rate: Tensor) -> None:
-        """Move the policies along ``-gradients`` ``(K, P)`` with PPO's own Adam, whose momentum moves all the rest."""
+        """Step the policies along ``-gradients`` ``(K, P)`` by PPO's own Adam; momentum also moves value networks."""
         rest = self.parameters.shape[1] - gradients.shape[1]
         self.adam.step(self.parameters, torch.nn.functional.pad(gradients, (0, rest)), learning_rate)

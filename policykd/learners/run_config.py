@@ -12,14 +12,14 @@ from policykd.learners import elsewhere
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run measures and keeps, and how often (in environment steps of one group, all peers together)."""
+    """How often a run evaluates, logs and saves, in environment steps of one group, all peers together."""
 
     ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are not settings here
     AS_SB3 = elsewhere.AS_SB3  # not a field either: what reads other ways to write a value
     eval_freq: int = 10_000
     """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
     n_eval_episodes: int = 10
-    """Episodes per learner and evaluation. 0 never evaluates, so that nothing is called best."""
+    """Episodes per learner and evaluation. 0 never evaluates, and saves no best model."""
     log_freq: int = 2_000
     """Environment steps between rows of the log."""
     checkpoint_freq: int = 50_000

@@ -86,7 +86,7 @@ class SAC(OffPolicyLearner):
         return PolicyOutput(mean.tanh(), mean, log_std.exp())
 
     def sample(self, actor: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions ``(K, B, A)`` of standard normal noise ``(K, B, A)``, and their log-probabilities ``(K, B)``."""
+        """Reparameterised actions ``(K, B, A)`` from standard normal noise, and their log-probabilities ``(K, B)``."""
         mean, log_std = self.gaussians(actor, observations)
         actions = (mean + log_std.exp() * noise).tanh()
         return actions, squashed_log_prob(noise, log_std, actions)
@@ -97,18 +97,18 @@ class SAC(OffPolicyLearner):
         return (mean + log_std.exp() * noise).tanh()
 
     def set_std(self, std: float) -> None:
-        """Give every policy this standard deviation before tanh at all states; means stay, own networks stay, too."""
+        """Set the standard deviation before tanh to ``std`` at all states; leaves means and custom networks alone."""
         if isinstance(self.actor_network, MLP):
             weight, bias = self.actor_network.unpack(self.actor)[-1]
             weight[..., self.action_size :] = 0.0
             bias[..., self.action_size :] = math.log(std)
 
     def temperature(self) -> Tensor:
-        """The weight of entropy beside the return, ``(K, 1)``."""
+        """Weight of the entropy relative to the return, ``(K, 1)``."""
         return self.log_ent_coef.exp() if self.learns_ent_coef else self.fixed_ent_coef
 
     def value(self, observations: Tensor, policy: PolicyOutput) -> Tensor:
-        """V(s) = min_c Q_c(s, a) at a = tanh(mean), with ``soft_value`` less temperature * log pi(a): ``(K, B)``."""
+        """V(s) = min_c Q_c(s, a) at a = tanh(mean), ``(K, B)``; ``soft_value`` subtracts temperature * log pi."""
         values = super().value(observations, policy)
         if self.config.soft_value:
             assert policy.std is not None
@@ -117,7 +117,7 @@ class SAC(OffPolicyLearner):
         return values
 
     def draw_noise(self, batch_size: int) -> Tensor:
-        """Standard normal noise ``(K, 2, B, A)`` for actions at s and at s', each learner's from its own generator."""
+        """Standard normal noise ``(K, 2, B, A)`` for the actions at s and s', from each learner's own generator."""
         noise = standard_normal(self.generators, 2, batch_size, self.action_size)
         return torch.from_numpy(noise).to(self.actor.device)
 
@@ -149,14 +149,14 @@ class SAC(OffPolicyLearner):
         return info | {"train/ent_coef": temperature.squeeze(1)}
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """A sample of the policy; SAC has no target policy."""
+        """A sample from the current policy, since SAC has no target policy."""
         assert noise is not None
         return self.sample(self.actor, observations, noise)
 
     def update_actor(
         self, batch: Batch, noise: Tensor, temperature: Tensor, teacher: Loss | None = None
     ) -> dict[str, Tensor]:
-        """Descend temperature * log pi(a | s) - min_c Q_c(s, a) of sampled actions a, averaged over the batch."""
+        """Minimise temperature * log pi(a | s) - min_c Q_c(s, a) for sampled actions a, averaged over the batch."""
 
         def loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             actions, log_prob = self.sample(actor, batch.observations, noise)
@@ -171,7 +171,7 @@ class SAC(OffPolicyLearner):
         return info
 
     def update_temperature(self, entropy: Tensor) -> dict[str, Tensor]:
-        """Descend log temperature * (entropy - target entropy): raise the temperature where entropy ``(K,)`` is low."""
+        """Minimise log temperature * (entropy - target entropy): a low entropy ``(K,)`` raises the temperature."""
         gradients = (entropy - self.target_entropy).unsqueeze(1)
         losses = (self.log_ent_coef * gradients).squeeze(1)
         self.ent_coef_adam.step(self.log_ent_coef, gradients, self.learning_rate)

@@ -20,7 +20,7 @@ from policykd.learners.config import OffPolicyConfig
 
 
 class Settings:
-    """Numbers of K learners as their formulas need them: a float, or a tensor of rows ``(K, 1)``.
+    """Hyperparameters of K learners: a float if all are equal, else a tensor ``(K, 1)``.
 
     Args:
         config: settings; ``config.vary`` gives some of them one value per peer.
@@ -35,7 +35,7 @@ class Settings:
         self.rate = torch.tensor(1.0, device=device) if callable(rate) else None
 
     def get(self, name: str) -> float | Tensor:
-        """A setting: its number, or one per learner ``(K, 1)``."""
+        """A setting as one number, or one per learner ``(K, 1)``."""
         if name == "learning_rate" and self.rate is not None:
             return self.rate
         values = self.config.vary.get(name)

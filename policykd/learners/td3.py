@@ -41,7 +41,7 @@ class TD3(DDPG):
         return torch.from_numpy(noise).to(self.actor.device)
 
     def actor_updates(self, n_updates: int) -> int:
-        """How many of the first ``n_updates`` gradient steps update the actors too."""
+        """How many of the first ``n_updates`` gradient steps also update the actors."""
         return n_updates // self.config.policy_delay
 
     def updates_targets(self, n_updates: int) -> bool:
@@ -49,7 +49,7 @@ class TD3(DDPG):
         return self.updates_actor(n_updates)
 
     def target_policy(self, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the target policy does, smoothed: clip(mu'(s) + clipped noise), ``(K, B, A)``."""
+        """Target policy smoothing: clip(mu'(s) + clip(noise)), ``(K, B, A)``."""
         assert noise is not None
         bound = self.config.target_noise_clip
         smoothing = (noise * self.target_noise_std).clamp(-bound, bound)

@@ -22,30 +22,30 @@ Source = Literal["own", "peer", "pooled"]
 
 
 class Batch(NamedTuple):
-    """Transitions of K learners; what is one number per transition is ``(K, B)``."""
+    """Transitions of K learners; quantities with one number per transition are ``(K, B)``."""
 
     observations: Tensor
     """Raw observations ``(K, B, O)``."""
     actions: Tensor
     """Actions in [-1, 1], ``(K, B, A)``."""
     next_observations: Tensor
-    """Raw observations after the action, of the same episode, ``(K, B, O)``."""
+    """Raw next observations of the same episode, ``(K, B, O)``."""
     rewards: Tensor
     """Rewards ``(K, B)``."""
     terminated: Tensor
-    """1 where the task ended, ``(K, B)``: no value beyond."""
+    """1 where the episode terminated, ``(K, B)``: the target does not bootstrap."""
     truncated: Tensor
-    """1 where a time limit cut the episode, ``(K, B)``: the value beyond still counts."""
+    """1 where a time limit truncated the episode, ``(K, B)``: the target still bootstraps."""
     discounts: Tensor | None = None
-    """What the value beyond counts, ``(K, B)``, where rewards are sums over several steps; None is gamma."""
+    """Discount of the bootstrapped value, ``(K, B)``, with n-step returns; None is gamma."""
 
 
 class SharedReplay:
     """A ring of the last ``capacity`` transitions of every learner, in one preallocated tensor.
 
     A transition is one row of float32 (observation, action, next observation, reward, terminated, truncated), so that
-    sampling is one gather. In float16 the last three stay float32, each in two places of the row. Learners step
-    together: all rings have the same length and position.
+    sampling is one gather. In float16 the last three stay float32, each in two columns of the row. Learners step
+    together, so all rings have the same length and position.
 
     Args:
         capacity: transitions kept of each learner.
@@ -53,13 +53,14 @@ class SharedReplay:
         action_size: length A of an action.
         learners: number of learners K.
         peers: learners per group; learners of one group are neighbours.
-        device: where the transitions live.
+        device: device of the transitions.
         n_envs: environments N of each learner, whose transitions follow one another in its ring, step by step.
-        dtype: what observations and actions are stored in; batches are float32.
-        folder: on whose disk a file holds the transitions, asked when there is one to hold; None: memory does.
+        dtype: in which observations and actions are stored; batches are float32.
+        folder: returns the folder on whose disk a file holds the transitions, called at the first one; None keeps them
+            in memory.
 
     Raises:
-        PolicyKDError: the machine has less memory than the replay needs, or shall keep a GPU's replay on disk.
+        PolicyKDError: the machine has too little memory for the replay, or a GPU's replay is to be kept on disk.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class SharedReplay:
 
     @cached_property
     def storage(self) -> Tensor:
-        """Rows ``(K, capacity, width)``, made when first needed: an agent read only to act needs none."""
+        """Rows ``(K, capacity, width)``, allocated at first use: an agent loaded only to act needs none."""
         if self.folder is not None:
             return torch.from_numpy(on_disk(self._shape, self._dtype, self.folder()))
         if self.device.type == "cpu":  # NumPy's zeros take memory only as they are written
@@ -155,7 +156,7 @@ class SharedReplay:
         self.size = min(self.size + count, self.capacity)
 
     def cut(self) -> None:
-        """The latest step of every environment ends its episode, as by a time limit: the next one begins another."""
+        """Mark the latest step of every environment as truncated, because the next one begins a new episode."""
         if not self.size:
             return  # and no storage is made
         places = torch.from_numpy((self.position - 1 - np.arange(min(self.n_envs, self.size))) % self.capacity)
@@ -180,7 +181,7 @@ class SharedReplay:
             source: a learner's own transitions, its peer's, or those of its whole group pooled.
             peer_of: the peer of every learner ``(K,)``, for source "peer".
             recent: draw from the most recent so many transitions only; None is all.
-            into: what an earlier call of this size returned and nobody needs any more; it may be written over.
+            into: a batch of this size from an earlier call, to be overwritten.
         """
         count = self.size if recent is None else min(recent, self.size)
         if self._native:
@@ -207,10 +208,10 @@ class SharedReplay:
         n_steps: float | Tensor,
         gamma: float | Tensor,
     ) -> Batch:
-        """As ``sample``, with n-step returns: each transition and those that follow it in its episode, as one.
+        """As ``sample``, with n-step returns.
 
-        Rewards are discounted sums of up to n steps (as SB3's ``n_steps``); fewer where the episode, or what is stored
-        of it, ends before. The rest of a transition is that of its last step, and so is what its value beyond counts.
+        Rewards are discounted sums of up to n steps (as SB3's ``n_steps``), fewer where the episode, or what is stored
+        of it, ends earlier. Next observations, flags and discounts are those of the last step in the sum.
 
         Args:
             batch_size: transitions B per learner.

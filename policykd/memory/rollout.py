@@ -67,7 +67,7 @@ class Rollout:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to learn."""
+        """Whether the rollout has all of its T steps."""
         return self.position == self.steps
 
     def add(self, observations: Tensor, inputs: Tensor, actions: Tensor, rewards: Tensor, dones: Tensor) -> None:
@@ -78,7 +78,7 @@ class Rollout:
         self.position += 1
 
     def cut(self) -> None:
-        """Begin the rollout anew: the environments did, and returns do not run from one episode into another."""
+        """Start the rollout over, because the environments were reset and returns must not cross episodes."""
         self.position = 0
 
     def sample_states(
@@ -116,15 +116,15 @@ class Rollout:
 
 
 def gae(rewards: Tensor, values: Tensor, dones: Tensor, last_values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
-    """Generalised advantage estimates ``(K, T, N)`` (Schulman et al. 2016, equation 16).
+    """Generalised advantage estimation (GAE) ``(K, T, N)`` (Schulman et al. 2016, equation 16).
 
     Args:
-        rewards: ``(K, T, N)``; where a time limit cut an episode, with the discounted value beyond.
+        rewards: ``(K, T, N)``; where a time limit truncated the episode, plus the discounted value of its last state.
         values: V of the state before each step, ``(K, T, N)``.
-        dones: 1 where the episode ended after the step, ``(K, T, N)``: nothing beyond counts.
+        dones: 1 where the episode ended after the step, ``(K, T, N)``: no bootstrapping there.
         last_values: V of the state after the last step, ``(K, N)``.
         gamma: discount factor.
-        gae_lambda: 1 sums up all that follows, 0 looks one step ahead.
+        gae_lambda: 1 gives Monte Carlo advantages, 0 one-step TD errors.
     """
     goes_on = 1 - dones
     next_values = torch.cat((values[:, 1:], last_values.unsqueeze(1)), dim=1)

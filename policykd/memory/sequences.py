@@ -14,14 +14,14 @@ from policykd.core.memory import require_memory
 
 
 class Windows(NamedTuple):
-    """B pieces of L steps of every learner; one may reach from an episode into the next."""
+    """B windows of L steps of every learner; a window may cross episodes."""
 
     observations: Tensor
     """Raw observations ``(K, L, B, O)``."""
     answers: Tensor
     """The teacher's packed answers ``(K, L, B, W)``."""
     starts: Tensor
-    """1 where an episode starts ``(K, L, B)``; -1 where steps that do not follow the last one begin within another."""
+    """``(K, L, B)``: 1 where an episode starts; -1 where the step does not follow the one before it, in mid-episode."""
     state: Tensor
     """The student's state before the first step, as it was when it acted, ``(K, B, H)``."""
 
@@ -78,15 +78,15 @@ class LabelledSequences:
         self.total += self.envs
 
     def cut(self) -> None:
-        """The next step does not follow the latest one, where there is one."""
+        """Note that the next step will not follow the latest one."""
         self.apart = self.filled > 0
 
-    def follow(self, say: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        """Make states those of a student as it is now.
+    def follow(self, next_state: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        """Recompute the stored states with the student as it is now.
 
         Args:
-            say: of every step, the oldest first, its observations ``(K, N, O)``, starts ``(K, N)`` and the state before
-                it ``(K, N, H)`` to the state after it.
+            next_state: called for every step from the oldest on, with its observations ``(K, N, O)``, starts ``(K, N)``
+                and the state before it ``(K, N, H)``; returns the state after it.
         """
         state: Tensor | None = None
         for place in range(self.position - self.filled, self.position):
@@ -94,7 +94,7 @@ class LabelledSequences:
             observations, _, starts, before = step.split(self.sections, dim=-1)
             if state is not None:
                 before.copy_(state)
-            state = say(observations, starts.squeeze(-1), before)
+            state = next_state(observations, starts.squeeze(-1), before)
 
     def sample(
         self, windows: int, length: int, generators: Sequence[np.random.Generator], recent: int | None = None
@@ -102,10 +102,10 @@ class LabelledSequences:
         """Draw windows with replacement, each learner from its own steps by its own generator.
 
         Args:
-            windows: pieces B per learner.
+            windows: windows B per learner.
             length: steps L of each; all there are, where there are fewer.
             generators: one per learner.
-            recent: from the most recent so many steps only; None is all.
+            recent: draw from this many most recent steps only; None is all.
         """
         count = self.filled if recent is None else min(self.filled, max(1, recent // self.envs))
         length = min(length, count)

@@ -40,7 +40,7 @@ def unpacked(rows: Tensor) -> Tensor:
 
 
 def on_disk(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:
-    """Zeros in a file that has no name and ends with this process, however it ends; memory only caches its pages.
+    """Zeros in an unnamed file, which the system deletes when this process ends; memory only caches its pages.
 
     Raises:
         PolicyKDError: the file cannot be made, or the disk has no room for all of it.

@@ -16,7 +16,7 @@ from policykd.tasks.contract import TaskError, layers, task_name
 
 log = logging.getLogger("policykd")
 EPISODE_LIMIT = 10_000
-"""Steps after which an episode of a task without a time limit is counted as it is."""
+"""Step limit of evaluation episodes, for tasks without a time limit."""
 
 
 class Evaluation(NamedTuple):
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Environments of its own, one per learner, whose episodes start from seeds of their own.
+    """Evaluates every learner on its own environment, with seeds apart from those of training.
 
     The start of episode e of evaluation n depends on (seed, n, e) only: nothing is carried from one evaluation to the
     next, training's generators are never touched, and the peers of a group meet the same starts.

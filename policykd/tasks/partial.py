@@ -1,4 +1,4 @@
-"""A vector of environments of which learners see a part, or the latest few parts."""
+"""A vector of environments of which learners see a part, or a stack of the latest parts."""
 
 from __future__ import annotations
 

@@ -24,16 +24,16 @@ class Step(NamedTuple):
     """One step of all E environments; what is an ``Array`` may be a tensor where a simulator gives such."""
 
     actions: Array
-    """What was acted, ``(E, A)``."""
+    """Actions taken, ``(E, A)``."""
     observations: Array
-    """Where the next step begins, ``(E, O)``: of a new episode where one ended."""
+    """Observations ``(E, O)`` that the next action is chosen at; the first of a new episode where one ended."""
     rewards: Array
     """Rewards ``(E,)``."""
     dones: np.ndarray
     """Whether an episode ended, ``(E,)``."""
     infos: list[dict[str, Any]]
     next_observations: Array
-    """What the actions led to, of the same episode still, ``(E, O)``."""
+    """Next observations of the same episode ``(E, O)``, its last one where it ended."""
     truncated: np.ndarray
     """Where a time limit alone ended the episode, ``(E,)``."""
 

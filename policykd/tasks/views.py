@@ -1,4 +1,4 @@
-"""What a student sees of a task: a part of its observation, and of that the latest few."""
+"""What a student sees of a task: a part of the observation, and how many past ones are stacked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Choice = str | Sequence[int | str] | Part | None
 
 @dataclass(frozen=True)
 class View:
-    """What a policy sees of observations ``(..., O)``; a function of them, too.
+    """Maps observations ``(..., O)`` to what a policy sees of them; callable.
 
     Its inputs are the latest ``history`` parts, oldest first, ``history * P`` numbers; an episode begins with its first
     part repeated.
@@ -48,7 +48,7 @@ class View:
 
     @property
     def whole(self) -> bool:
-        """Whether all of each observation is seen."""
+        """Whether the whole observation is seen."""
         return self.columns is None and self.function is None
 
     @property

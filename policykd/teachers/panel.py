@@ -1,4 +1,4 @@
-"""The teachers of an agent as one: what they say at a state, asked once, in the units of their students."""
+"""Combines the teachers of an agent into one, and converts their outputs to the students' units."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policykd.teachers.sight import ObservationMap
 from policykd.teachers.task import check_fits, look_at
 
 TaskOf = Callable[[Tensor], Tensor]
-"""Which teacher is right: observations ``(B, O)`` to numbers ``(B,)``, from 0."""
+"""Selects a teacher for each state: maps observations ``(B, O)`` to indices ``(B,)`` from 0."""
 Memories = list[Memory | None]
 """What each teacher remembers of the episodes."""
 
@@ -34,7 +34,7 @@ class Panel:
 
     Args:
         teachers: they see the whole observation of the task.
-        config: how sure they are taken to be, and who is right where there are several.
+        config: the standard deviation assumed of them, and how several are combined.
         squashed: whether students' Gaussians are before tanh (SAC).
         task_of: for ``several_teachers="by_task"``.
 
@@ -81,7 +81,7 @@ class Panel:
 
     @property
     def at_single_states(self) -> bool:
-        """Whether they answer at a state of which nothing else is known."""
+        """Whether they can answer at single states, without their episode."""
         return not (self.remembers or self.by_environment)
 
     @property
@@ -97,7 +97,7 @@ class Panel:
 
     @property
     def remembers(self) -> bool:
-        """Whether what some teacher says depends on what it saw before in the episode."""
+        """Whether some teacher depends on earlier observations of the episode."""
         return any(teacher.remembers for teacher in self.teachers)
 
     def keep(self, memories: Memories | None) -> list[Any] | None:
@@ -134,7 +134,7 @@ class Panel:
         return act
 
     def answer(self, observations: Tensor, envs: Tensor | None = None) -> Tensor:
-        """What they say at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
+        """Their answers at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
 
         Raises:
             PolicyKDError: one of them remembers its episode, and single states tell it nothing; or as of ``recall``.
@@ -148,7 +148,7 @@ class Panel:
     def recall(
         self, observations: Tensor, memories: Memories | None, starts: Tensor, envs: Tensor | None = None
     ) -> tuple[Tensor, Memories]:
-        """What they say at the next observations ``(K, B, O)`` of K x B episodes, packed, and what they remember.
+        """Their packed answers at the next observations ``(K, B, O)`` of K x B episodes, and their next memories.
 
         Args:
             observations: raw observations.

@@ -32,7 +32,7 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that does not learn any more; its normaliser, where it has one, is inside."""
+    """A frozen policy on raw observations, with its normaliser inside if it has one."""
 
     source: str
     """Where it came from, as text."""

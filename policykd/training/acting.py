@@ -1,4 +1,4 @@
-"""Who the learners of an agent are, and what they are asked for: actions, returns, an agent of SB3."""
+"""The learners of an agent as policies: predict, evaluate, and convert to an SB3 model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from policykd.tasks import Evaluation, Evaluator
 from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 from policykd.training.arguments import check_episodes
-from policykd.training.choices import LearnerChoice
 from policykd.training.collector import Collector
+from policykd.training.learner_choice import LearnerChoice
 from policykd.training.progress import Progress
 from policykd.training.recipes import Recipe
 from policykd.training.run_folder import RunFolder
@@ -74,7 +74,7 @@ class Acting:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Length of an observation and of an action as learners hold it."""
+        """Length of an observation, and of an action in the learners' own format."""
         return self.observation_space.shape[0], self.action_scale.size
 
     @property
@@ -88,7 +88,7 @@ class Acting:
         return len(self.seeds) * self.peers
 
     def check_finite(self, command: str, only: int | None = None) -> None:
-        """Refuse learners, or the one of index ``only``, whose actors have weights that are not finite.
+        """Raise if the actor of a learner, or of the one with index ``only``, has weights that are not finite.
 
         Raises:
             PolicyKDError: names them.
@@ -106,7 +106,7 @@ class Acting:
 
     @property
     def steps_at_once(self) -> int:
-        """Environment steps of one group in one step of all environments."""
+        """Environment steps that one step of all environments counts for a group."""
         return self.peers * self.n_envs
 
     @property
@@ -121,7 +121,7 @@ class Acting:
 
     @property
     def evaluation_steps(self) -> list[int]:
-        """After how many steps of a group they were made."""
+        """Environment steps of a group at each evaluation."""
         return self.run.evaluation_steps
 
     def predict(
@@ -132,13 +132,13 @@ class Acting:
         deterministic: bool = True,
         learner: LearnerChoice = "best",
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions of the task, for one observation of it or several, by SB3's protocol.
+        """Actions for one observation of the task or several, with the signature of SB3's ``predict``.
 
         Args:
             observation: raw observations of the task, ``(O,)`` or ``(n, O)``, or dicts where it gives dicts; learners
-                pick what they see of it. What ``get_env()`` gives, picked already, is understood, too.
-            state: of learners that remember, what the last call returned; None at first. Else passed through.
-            episode_start: of learners that remember, where an episode starts ``(n,)``: they forget there.
+                select the part they see. Observations of ``get_env()``, which are that part already, work too.
+            state: of learners with memory, what the last call returned; None at first. Otherwise passed through.
+            episode_start: where an episode starts ``(n,)``: learners with memory reset their state there.
             deterministic: False acts as in training, with noise (SAC: a sample).
             learner: which learner acts: its index, or "best", the one with the best last evaluation.
 
@@ -146,7 +146,7 @@ class Acting:
             the actions ``(A,)`` or ``(n, A)``, and the state for the next call.
 
         Raises:
-            PolicyKDError: the observation is not the task's, or state and starts are of other numbers of episodes.
+            PolicyKDError: the observation is not the task's, or state and starts have different numbers of episodes.
         """
         k, array = self.learner_index(learner), self.view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
@@ -160,7 +160,7 @@ class Acting:
         return actions.reshape((*array.shape[:-1], *self.action_scale.shape)), state
 
     def player(self, learner: LearnerChoice = "best") -> Callable[[Observation], np.ndarray]:
-        """A learner as a function of one episode's observations, one after the other, to actions ``(A,)``."""
+        """A function that plays one episode: called with each observation in turn, it returns actions ``(A,)``."""
         state: tuple[np.ndarray, ...] | None = None
 
         def act(observation: Observation) -> np.ndarray:
@@ -173,9 +173,9 @@ class Acting:
     def _look(
         self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """What learners read ``(n, I)`` at the task's observations ``(n, O)``, and the stack that they keep, if any.
+        """Network inputs ``(n, I)`` at the task's observations ``(n, O)``, and the stack of past ones, if any.
 
-        The stack is the first part of the state, and a recurrent network's the last one.
+        In the state that ``predict`` passes on, the stack comes first and a recurrent network's state last.
         """
         view = self.view
         if rows.shape[1] != view.size:
@@ -188,7 +188,7 @@ class Acting:
 
     @property
     def remembers(self) -> bool:
-        """Whether what learners do depends on what they saw before in the episode."""
+        """Whether actions depend on earlier observations of the episode."""
         return self.view.history > 1 or self.network is not None
 
     @property
@@ -200,7 +200,7 @@ class Acting:
     def _recall(
         self, inputs: np.ndarray, state: tuple[np.ndarray, ...], starts: np.ndarray, k: int, deterministic: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``actions_at`` with what learner k remembers, the last part of ``state`` if any, and this renewed."""
+        """As ``actions_at`` for a recurrent learner k; returns actions and its next hidden state."""
         assert self.network is not None
         shape = len(inputs), self.network.width
         hidden = state[-1] if state else np.zeros(shape, np.float32)
@@ -215,16 +215,16 @@ class Acting:
     def actions_at(
         self, inputs: np.ndarray, k: int, deterministic: bool = True, learner: Learner | None = None
     ) -> np.ndarray:
-        """Actions ``(n, A)`` of learner k, in units of the environment, at what it reads ``(n, I)``.
+        """Actions ``(n, A)`` of learner k, in units of the environment, at network inputs ``(n, I)``.
 
         Args:
-            inputs: what it reads.
-            k: which learner.
-            deterministic: whether without noise.
-            learner: the learners, placed in their episodes; None: learners without a state.
+            inputs: network inputs.
+            k: index of the learner.
+            deterministic: act without noise.
+            learner: recurrent learners, placed in their episodes; None for the agent's own.
         """
         learner = learner or self.learner
-        # All learners answer and one is heard: each may see observations by statistics of its own.
+        # All learners act and one row is kept, since each may normalise observations by its own statistics.
         observations = torch.as_tensor(inputs, dtype=torch.float32, device=self.device)
         observations = observations.expand(self.n_learners, *inputs.shape)
         with torch.no_grad():
@@ -246,18 +246,18 @@ class Acting:
         return k
 
     def policies(self, observations: np.ndarray, learner: Learner | None = None) -> np.ndarray:
-        """Every learner's deterministic action ``(K, A)``, in [-1, 1] or a choice, at its row of ``(K, O)``."""
+        """Every learner's deterministic action ``(K, A)``, in [-1, 1] or one-hot, at its row of ``(K, O)``."""
         learner, inputs = learner or self.learner, torch.from_numpy(observations).to(self.device).unsqueeze(1)
         with torch.no_grad():
             return learner.policy(learner.actor, inputs).squeeze(1).cpu().numpy()
 
     def evaluate(self, n_eval_episodes: int | None = None, seed: int | None = None) -> Evaluation:
-        """Evaluate all learners now, on environments of their own; the result is returned, not recorded.
+        """Evaluate all learners now on separate environments; the result is returned, not recorded.
 
         Args:
             n_eval_episodes: episodes per learner; None is the config's.
-            seed: seed of the episodes' initial states, the same for all groups; None is each group's own, and new
-                ones at every number of steps.
+            seed: seed of the initial states, the same for all groups; None takes each group's own seed, and new initial
+                states as training goes on.
         """
         if self.evaluator is None:
             self.evaluator = Evaluator(self.factory, self.n_learners, self.action_scale.to_env)
@@ -268,7 +268,7 @@ class Acting:
         return self.evaluator.run(act, episodes, seeds, self.num_timesteps if seed is None else 0)
 
     def _playing(self, network: GRU, evaluator: Evaluator) -> Callable[[np.ndarray], np.ndarray]:
-        """As ``policies``, of learners that remember the episodes of an evaluation."""
+        """As ``policies`` for recurrent learners, which carry their state through the episodes of an evaluation."""
         along, state = Along(network), torch.zeros(self.n_learners, 1, network.width, device=self.device)
         learner = reading(self.learner, along)
 
@@ -284,16 +284,16 @@ class Acting:
     def to_sb3(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
         """One learner as a real SB3 model: networks, targets and optimisers, ready to predict, train, save and load.
 
-        It acts alike at what its ``get_vec_normalize_env()`` makes of an observation, where it has one (PPO's
-        ``normalize_observation``). SB3 keeps that outside its zip: ``policykd.export.zoo.to_zip`` writes both.
+        With PPO's ``normalize_observation`` it expects observations normalised by its ``get_vec_normalize_env()``. SB3
+        does not save that in its zip: ``policykd.export.zoo.to_zip`` writes both.
 
         Raises:
-            PolicyKDError: its algorithm has no twin in SB3, or its actions have none there.
+            PolicyKDError: SB3 has no counterpart of its algorithm or of its actions.
         """
         model = self.twin(learner)
         export.warn_of_normaliser(model)
         return model
 
     def twin(self, learner: LearnerChoice = "best") -> BaseAlgorithm:
-        """As ``to_sb3``, for who asks for the normaliser anyway: says nothing of it."""
+        """As ``to_sb3``, without the warning about the normaliser, for callers that handle it."""
         return export.to_sb3(self, self.learner_index(learner))

@@ -1,4 +1,4 @@
-"""Groups of peers that act as one and are shipped as one student: what a user asks of an agent of peers."""
+"""Groups of peers that act as one policy, and can be shipped as one student."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
 from policykd.training.allocation import Standings
 from policykd.training.arguments import check_episodes, check_whole
-from policykd.training.choices import Rule
 from policykd.training.group import GroupDistillation, group_actions
+from policykd.training.learner_choice import Rule
 
 A = TypeVar("A", bound="ActingAsOne")
 
 
 class ActingAsOne(Agent):
-    """What an agent of peers can do beside learning; its ``peers`` and ``seeds`` make the groups."""
+    """Methods of an agent whose learners form groups: evaluate, rank and ship a group."""
 
     def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
-        """What every group does as one, ``(G, A)`` in [-1, 1], at its row of ``observations (G, O)``."""
+        """Every group's action ``(G, A)`` in [-1, 1] at its row of ``observations (G, O)``."""
         return self._acting(rule)(observations)
 
     def _acting(self, rule: Rule) -> Callable[[np.ndarray], np.ndarray]:
@@ -45,7 +45,7 @@ class ActingAsOne(Agent):
         return act
 
     def evaluate_group(self, n_eval_episodes: int, seed: int = 0, rule: Rule = "mean") -> Evaluation:
-        """Let the peers of every group act as one, without noise, on environments of their own: a row per group.
+        """Evaluate every group as one policy, without noise, on separate environments: one row per group.
 
         Args:
             n_eval_episodes: episodes per group.
@@ -60,7 +60,7 @@ class ActingAsOne(Agent):
             return evaluator.run(self._acting(rule), n_eval_episodes, [seed] * len(self.seeds), 0)
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
-        """Index of each group's learner whose latest training episodes returned most, ``(G,)``; no evaluation is used.
+        """Index of each group's learner with the highest mean return in training ``(G,)``, without evaluations.
 
         Args:
             episodes: how many of the latest episodes are averaged; 100 of each learner are known.
@@ -82,17 +82,17 @@ class ActingAsOne(Agent):
         learning_rate: float = 1e-3,
         dagger_steps: int = 0,
     ) -> A:
-        """One student per group, distilled from the group as one at the later half of its replay, without a step.
+        """Distil each group into one student on the later half of the replay, without environment steps.
 
-        The student predicts, evaluates, saves and is exported as any agent. It has not been trained by RL, and is not
-        made for it: its critics know nothing, and its replay holds two batches.
+        The student predicts, evaluates, saves and exports like any agent. It is not meant for further RL: its critics
+        are untrained, and its replay holds two batches.
 
         Args:
             net_arch: widths of its hidden layers; None is the peers'.
             rule: how the group that is copied chooses.
             gradient_steps: steps of Adam.
             batch_size: states per step.
-            learning_rate: Adam's, which falls to 0 in a straight line.
+            learning_rate: of Adam; it decays linearly to 0.
             dagger_steps: environment steps per group in which the student acts, so that the group also says what to do
                 where the student comes to; they count in the student's ``num_timesteps``.
 
@@ -144,7 +144,7 @@ class ActingAsOne(Agent):
         return change(config, changed)
 
     def visit(self, steps: int) -> Tensor:
-        """Let every learner act for so many more steps, without noise; returns where it was, ``(K, steps, O)``."""
+        """Step every learner without noise; returns the states it visited, ``(K, steps, O)``."""
         self.get_env()
         seen = []
         for _ in range(steps):

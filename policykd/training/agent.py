@@ -1,4 +1,4 @@
-"""What every agent does, whoever its learners learn from: train, predict, evaluate, save; SB3's protocol."""
+"""The base of both agents: train, predict, evaluate and save, with SB3's interface."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Agent(Saving, SB3Surface):
 
     config: Config
     threads: native.Threads
-    """Threads of the native kernels; may be changed at any time, as numbers do not depend on it and it is not saved."""
+    """Threads of the native kernels. Results do not depend on it, so it may change at any time and is not saved."""
     rollout_buffer: Rollout
-    """The latest steps of learners on policy."""
+    """The current rollout of on-policy learners."""
     replay_buffer: SharedReplay
-    """All steps of learners off policy."""
+    """The replay of off-policy learners."""
 
     def _set_task(self, env: AnyEnv, device: str) -> None:
         """Find the task and look at its spaces."""
@@ -72,10 +72,10 @@ class Agent(Saving, SB3Surface):
         self.action_scale = action_scale(self.action_space)
 
     def _share_out(self) -> None:
-        """Where the user handed in one ``VectorEnv``: every learner gets its share of it, which says ``n_envs``.
+        """Divide a user's ``VectorEnv`` evenly among the learners, which sets ``n_envs``.
 
         Raises:
-            PolicyKDError: it cannot be shared out evenly, or there is nothing to evaluate on.
+            PolicyKDError: it cannot be divided evenly, or there is nothing to evaluate on.
         """
         if self.vector is None or self.vector.num_envs is None:
             return
@@ -93,7 +93,7 @@ class Agent(Saving, SB3Surface):
         self.config = change(self.config, {"n_envs": each})
 
     def _build(self, learner_type: type[Learner]) -> None:
-        """Make networks and generators; memory and recipe follow. Environments and logs open when first needed."""
+        """Make networks and generators. Environments and logs open at first use."""
         self.learner_type = learner_type
         self.run = Progress(self.learners, self.steps_at_once)
         self.collector = Collector(self.env_id, self.n_envs, self.run)
@@ -112,10 +112,10 @@ class Agent(Saving, SB3Surface):
         return self.learner_type.make(*self.sizes, config, self.streams["learner"], self.device, *bounds)
 
     def write_into(self, run_dir: str | Path | None) -> None:
-        """Begin a new run folder; last of all, so that a run that cannot start leaves none behind.
+        """Create the run folder; called last, so that a run that cannot start leaves none behind.
 
         Raises:
-            PolicyKDError: it holds something already, or cannot be made, or this machine cannot compute as is asked.
+            PolicyKDError: it is not empty or cannot be made, or this machine lacks the requested precision.
         """
         if run_dir is not None:
             check_precision(self.config, self.device)
@@ -129,7 +129,7 @@ class Agent(Saving, SB3Surface):
 
     @property
     def logger(self) -> Logger:
-        """The run's SB3 logger: means over the learners, and what callbacks record."""
+        """The run's SB3 logger, with means over the learners and whatever callbacks record."""
         if self._logger is None:
             if self._resumed is not None and self.folder is not None:
                 self.get_env()  # cuts the logs back to the checkpoint before they are opened
@@ -138,7 +138,7 @@ class Agent(Saving, SB3Surface):
 
     @property
     def score(self) -> TeacherScore | None:
-        """The teacher's returns on the task, where there is one and they were measured."""
+        """The teacher's returns on the task; None without a teacher, or before they are measured."""
         return None
 
     @property
@@ -169,7 +169,7 @@ class Agent(Saving, SB3Surface):
         return self.envs
 
     def _open(self, folders: list[Path] | None, append: bool) -> LearnerEnvs | BatchedEnvs:
-        """The environments of training, in a vector of the user's or one by one."""
+        """Open the training environments: the user's vector, or one by one."""
         if self.vector is not None:
             vector = self.vector.make(self.n_learners * self.n_envs)
             if self.view.whole and self.view.history == 1:
@@ -217,10 +217,10 @@ class Agent(Saving, SB3Surface):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute as the agent was asked to: on its threads, those of its open environments too, by its precision.
+        """Context with the agent's threads and precision, for the kernels and for stepping open environments.
 
         Raises:
-            PolicyKDError: this machine cannot.
+            PolicyKDError: this machine lacks the requested precision.
         """
         threads, precision = check_threads(self.threads), check_precision(self.config, self.device)
         envs = self.envs
@@ -229,7 +229,7 @@ class Agent(Saving, SB3Surface):
             yield
 
     def ready(self, total_timesteps: int) -> None:
-        """Open the environments; decide whether to compile, once, when it is known how long training will be."""
+        """Open the environments, and decide once whether to compile, now that the length of training is known."""
         check_learns(self.learner.actor)
         self.recipe.expect(self.num_timesteps + total_timesteps)
         self.get_env()
@@ -242,9 +242,9 @@ class Agent(Saving, SB3Surface):
             advise_device(self.device, self.n_learners)
 
     def _compile(self) -> None:
-        """Compile the update, where that is asked for now."""
+        """Compile the update, if asked to and not done yet."""
         if self.compile is True and not self.recipe.compiled:
-            with interruptible() as interrupts:  # torch imports its compiler, which half imported is broken for good
+            with interruptible() as interrupts:  # half-imported, torch's compiler stays broken
                 self.recipe.compile()
             interrupts.check()
 
@@ -254,34 +254,34 @@ class Agent(Saving, SB3Surface):
         bar: tqdm | ProgressLines | None = None,
         interrupts: Interrupts | None = None,
     ) -> Hooks:
-        """What the training loop calls beside learning."""
+        """Hooks of the training loop: logging, evaluation, checkpoints, callback and progress bar."""
         config = self.config
         interrupts = interrupts or Interrupts()
         return Hooks(
-            self._log,
-            lambda: self._evaluate(interrupts),
-            self._checkpoint,
-            config.log_freq,
-            config.eval_freq,
-            config.checkpoint_freq,
-            callback,
-            bar,
-            interrupts,
+            log=self._log,
+            evaluate=lambda: self._evaluate(interrupts),
+            checkpoint=self._checkpoint,
+            log_freq=config.log_freq,
+            eval_freq=config.eval_freq,
+            checkpoint_freq=config.checkpoint_freq,
+            callback=callback,
+            bar=bar,
+            interrupts=interrupts,
         )
 
     def gradient_steps_in(self, steps: int) -> int:
-        """About how many gradient steps follow from so many environment steps of each learner."""
+        """Approximate gradient steps that ``steps`` environment steps of each learner lead to."""
         return self.learner.gradient_steps_in(steps)
 
     def _log(self, info: dict[str, Tensor]) -> None:
-        """Log the latest diagnostics; "auto" compiles after the first line with updates: nobody waits for that one."""
+        """Log the latest diagnostics; "auto" compiles after the first row with updates, so as not to delay it."""
         self.records.log(info, self.recipe.n_updates)
         if self.compile == "later" and self.recipe.n_updates > 0:
             self.compile = True
             self.recipe.compile()
 
     def _evaluate(self, interrupts: Interrupts) -> None:
-        """Evaluate all learners and record it, unless that is switched off; a signal puts it off for later."""
+        """Evaluate all learners and record the result, unless switched off; a signal postpones it to the next run."""
         if self.config.n_eval_episodes == 0:
             return
         try:

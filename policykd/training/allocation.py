@@ -1,4 +1,4 @@
-"""Who is best by training episodes, and who acts: steps of a group go mostly to its best peer."""
+"""Ranks peers by their training episodes, and allocates most environment steps of a group to its best peer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policykd.training.progress import Progress
 
 
 class Standings:
-    """The peers of every group by the mean return of their latest training episodes; no evaluation is used.
+    """Ranks the peers of every group by the mean return of their latest training episodes, without evaluations.
 
     Args:
         run: the run's progress, which counts the episodes.

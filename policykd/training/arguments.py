@@ -1,4 +1,4 @@
-"""What users ask an agent for, checked: device, names, seeds, settings."""
+"""Checks of an agent's arguments: seeds, episodes, threads, precision, device."""
 
 from __future__ import annotations
 

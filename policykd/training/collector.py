@@ -1,4 +1,4 @@
-"""The environments of all learners in training, and what follows every step of them: counts, episodes, checks."""
+"""Steps the training environments of all learners, counts steps and episodes, and checks for NaN and infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``torch.compile`` as it serves updates of small networks best."""
+"""``torch.compile`` for updates of small networks, with as little overhead per call as possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policykd.training.cuda_graph import CudaGraph
 log = logging.getLogger("policykd")
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-"""The variable that says where torch keeps what it compiled."""
+"""Environment variable with the folder of torch's compile cache."""
 PAYS = {"cpu": 100_000, "cuda": 10_000}
 """Gradient steps from which ``compile="auto"`` compiles: well below, compiling takes longer than it saves."""
 

@@ -1,4 +1,4 @@
-"""Learners that learn one task together and from one another: the agent that a user trains."""
+"""Peers that learn one task and distil from one another."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from policykd.tasks.spaces import AnyEnv, Choices, short_id
 from policykd.training import arguments
 from policykd.training.acting import Observation
 from policykd.training.acting_as_one import ActingAsOne
-from policykd.training.choices import LearnerChoice, Rule
+from policykd.training.function_checks import try_divergence, try_weight
 from policykd.training.group import group_actions
-from policykd.training.own_parts import try_divergence, try_weight
+from policykd.training.learner_choice import LearnerChoice, Rule
 from policykd.training.peer_checks import check_method, check_peers, views_of_peers
 from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
@@ -40,26 +40,25 @@ __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
 
 class DualStudent(ActingAsOne):
-    """Groups of peers that learn a task, all in one batched update.
+    """Groups of peers that learn a task and distil from one another, all in one batched update.
 
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
             Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
         method: a row of ``policykd.distillation.methods.PEER_METHODS``, by name or as an object of your own.
-        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own. Where one of several actions is
-            chosen (Discrete), "ppo".
+        backbone: "ddpg", "td3", "sac" or "ppo", or a ``Learner`` class of your own. Discrete actions need "ppo".
         peers: learners per group that learn from one another.
         seeds: one group per seed; groups are independent repetitions.
-        config: changed settings as a dict, a preset's name, or the backbone's whole dataclass.
+        config: settings to change as a dict, a preset's name, or the backbone's config dataclass.
         device: "auto" is CUDA where there is one.
-        compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
-        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
-            depend on it. "auto" is as many as torch has been given.
+        compile: ``torch.compile`` the update; "auto" does so if the run is long enough to repay it.
+        threads: maximum number of threads of the native kernels; results do not depend on it. "auto" is torch's own
+            number of threads.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
         overrides: fields to change in a preset or config.
 
     Raises:
-        PolicyKDError: anything of this cannot work; the text is one line.
+        PolicyKDError: an argument or setting is invalid, or does not fit the others; one line says which.
     """
 
     @explains_arguments
@@ -95,17 +94,17 @@ class DualStudent(ActingAsOne):
 
     @property
     def method_name(self) -> str:
-        """Name of the method, as it is saved."""
+        """Name of the method in saved files."""
         return name_of(self.method, PEER_METHODS)
 
     def _limit_views(self) -> None:
-        """Show every peer its part of the observation, where they vary in it."""
+        """Restrict every peer to its part of the observation, if ``vary`` says so."""
         if views := views_of_peers(self.config, self.factory):
             assert isinstance(self.learner, OffPolicyLearner)
             see_only(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:
-        """A rollout, or the replay that all learners share; and how they learn from it."""
+        """Make the rollout or the shared replay, and the recipe that learns from it."""
         learner, config, sizes = self.learner, self.config, self.sizes
         common = self.collector, self.streams["exploration"], self.streams["replay"], self.peers
         if isinstance(learner, PPO):
@@ -133,10 +132,10 @@ class DualStudent(ActingAsOne):
         deterministic: bool = True,
         learner: LearnerChoice = "best",
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As every agent's, and for a group as one.
+        """As ``Agent.predict``, and for a whole group.
 
-        ``learner="group"`` acts by the mean action of the best learner's group, "greedy" by that action of its peers
-        which its critics value most; both without noise.
+        ``learner="group"`` returns the mean action of the best learner's group; "greedy" the action of its peers that
+        the group's critics value most. Both act without noise.
         """
         if learner not in ("group", "greedy"):
             return super().predict(observation, state, episode_start, deterministic, learner)
@@ -162,19 +161,18 @@ class DualStudent(ActingAsOne):
         backbone: type[Learner] | None = None,
         config: dict[str, Any] | None = None,
     ) -> DualStudent:
-        """Read an agent back. A run's own checkpoint goes on writing into its run folder.
+        """Load an agent. One from a run folder goes on writing into that folder.
 
         Args:
             path: a file that ``save`` wrote, or a run folder.
             env: the environment, where it is not a registered id.
             device: where to put it.
-            method: the own method that it was made with.
-            backbone: the own learner class that it was made with.
-            config: own functions that it was made with, by setting.
+            method: the custom method it was made with, if any.
+            backbone: the custom learner class it was made with, if any.
+            config: custom functions it was made with, by setting.
 
         Raises:
-            PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
-                run.
+            PolicyKDError: the file is missing, damaged or foreign, or a custom part is missing. No code in it is run.
         """
         with checkpoint.understood(path):
             return cls.from_state(*read(path, env), env, device, OwnParts(method, backbone, config))
@@ -183,7 +181,7 @@ class DualStudent(ActingAsOne):
     def from_state(
         cls, path: Path, loaded: dict[str, Any], env: AnyEnv | None, device: str, own: OwnParts
     ) -> DualStudent:
-        """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
+        """Rebuild an agent from a checkpoint's content (``read``); arguments as in ``load``."""
         settings = loaded["settings"]
         task, parts = settings["env"] if env is None else env, own.resolve(settings)
         agent = cls(task, peers=settings["peers"], device=device, compile=loaded["compile"], **parts)
@@ -191,7 +189,7 @@ class DualStudent(ActingAsOne):
 
     @property
     def memory(self) -> str:
-        """What each learner remembers, in some words."""
+        """Short description of each learner's memory, for the command line."""
         if self.learner_type.memory == "rollout":
             return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         replay = self.replay_buffer
@@ -200,7 +198,7 @@ class DualStudent(ActingAsOne):
 
 
 def resolve_config(config: str | dict[str, Any] | Config | None, backbone: str | type[Learner], env_id: str) -> Config:
-    """The whole configuration of a backbone from a preset's name, changed fields or itself."""
+    """The config dataclass of a backbone from a preset's name, a dict of changed fields, or a dataclass."""
     kind: type[Learner] = find("backbone", backbone, LEARNERS, (OffPolicyLearner, PPO))
     name = name_of(kind, LEARNERS)
     kept: Config = presets.resolve_config(

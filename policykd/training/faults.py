@@ -1,4 +1,4 @@
-"""What a run does where it cannot go on: it keeps what was learnt and says, in one line, how to go on."""
+"""Handles a run that fails: saves the learners, and says in one line how to go on."""
 
 from __future__ import annotations
 

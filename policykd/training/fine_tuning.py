@@ -1,4 +1,4 @@
-"""What follows distillation: distilled students go on with RL on the task's reward."""
+"""Fine-tuning: distilled students continue with RL on the task's reward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policykd.training import snapshot
 from policykd.training.agent import Agent
 from policykd.training.arguments import check_precision, check_whole
 from policykd.training.faults import watched
-from policykd.training.own_parts import try_divergence
+from policykd.training.function_checks import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
@@ -51,10 +51,10 @@ S = TypeVar("S", bound="FineTuning")
 
 
 class FineTuning(Agent):
-    """Fine-tuning, of an agent whose students are distilled."""
+    """Adds ``fine_tune`` to an agent whose students are distilled."""
 
     tuning: Span | None
-    """Where fine-tuning began and how long it is; None before."""
+    """Start and length of fine-tuning; None before it begins."""
 
     if TYPE_CHECKING:
 
@@ -83,7 +83,7 @@ class FineTuning(Agent):
         progress_bar: bool = False,
         config: dict[str, Any] | None = None,
     ) -> S:
-        """Go on from a distilled student with RL on the task's reward, without losing what it has learnt.
+        """Continue with RL on the task's reward from the distilled students, without forgetting what was distilled.
 
         See ``policykd.training.recipes.fine_tune`` (PPO) and ``fine_tune_replay`` (DDPG, TD3, SAC) for how.
 

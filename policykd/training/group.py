@@ -16,14 +16,14 @@ from policykd.distillation.divergences import divergence_of
 from policykd.distillation.peer_step import DistillationStep
 from policykd.learners import Learner, OffPolicyLearner
 from policykd.memory.replay import SharedReplay
-from policykd.training.choices import Rule
+from policykd.training.learner_choice import Rule
 
 DAGGER_ROUNDS = 5
-"""Rounds in which a student that is distilled acts, each followed by distillation."""
+"""DAgger rounds: in each the student acts, then is distilled."""
 
 
 def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule, best: Tensor | None = None) -> Tensor:
-    """What every group does, ``(G, B, A)`` in [-1, 1], at raw observations ``(G, B, O)``.
+    """Every group's actions ``(G, B, A)`` in [-1, 1] at raw observations ``(G, B, O)``.
 
     Args:
         learner: all peers of all groups.
@@ -60,7 +60,7 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
 
 @dataclass(frozen=True)
 class GroupDistillation:
-    """Trains one student per group on what the group does, at the later half of its replay and where students go.
+    """Distils each group into one student, on the later half of the replay and on states the student visits.
 
     Args:
         learner: all peers of all groups.

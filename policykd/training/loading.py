@@ -9,8 +9,8 @@ from policykd.export.policy import Computed, Policy
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv
 from policykd.training.agent import Agent
-from policykd.training.choices import LearnerChoice
 from policykd.training.dual_student import DualStudent
+from policykd.training.learner_choice import LearnerChoice
 from policykd.training.saving import OwnParts
 from policykd.training.teacher_student import TeacherStudent
 

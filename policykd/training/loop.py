@@ -1,4 +1,4 @@
-"""The one training loop: collect, improve; then log, evaluate and save when it is time."""
+"""The training loop: collect, improve; then log, evaluate and checkpoint when due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policykd.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Hooks:
-    """What happens beside learning, and how often, in environment steps of a group."""
+    """What the loop calls besides learning, and how often, in environment steps of a group."""
 
     log: Callable[[dict[str, Tensor]], None]
     evaluate: Callable[[], None]
@@ -27,17 +27,17 @@ class Hooks:
     eval_freq: int
     checkpoint_freq: int
     callback: BaseCallback | None
-    """SB3's callbacks; asked after every step of the environments, before the update, and told of rollouts."""
+    """SB3's callback; called after every step, before the update, and at the start and end of rollouts."""
     bar: tqdm | ProgressLines | None
     interrupts: Interrupts
-    """Whether to stop after this step."""
+    """Signals that ask to stop after this step."""
 
 
 def train(recipe: Recipe, run: Progress, hooks: Hooks, end: int) -> None:
     """Collect and improve until the run has ``end`` steps, a callback says stop, or it is interrupted."""
     go_on, in_rollout = True, False
     if run.num_timesteps and run.due(hooks.eval_freq) and not run.evaluated and not run.pending:
-        hooks.evaluate()  # a signal came in the middle of it, and the run was saved without
+        hooks.evaluate()  # a signal interrupted this evaluation, and the run was saved without it
     while run.pending or (go_on and run.num_timesteps < end and hooks.interrupts.number is None):
         started, episodes = time.perf_counter(), run.n_episodes
         if not run.pending:

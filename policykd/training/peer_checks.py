@@ -1,4 +1,4 @@
-"""What peers cannot be asked for, each refused in one line."""
+"""Checks that method, backbone and settings of peers fit; each raises a one-line error."""
 
 from __future__ import annotations
 

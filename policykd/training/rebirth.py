@@ -1,4 +1,4 @@
-"""Learners that begin anew: initialised again, taught by the best of their group, with its settings perturbed.
+"""Rebirth: a learner is re-initialised, taught by the best of its group, and takes its settings, perturbed.
 
 Population-based training (Jaderberg et al. 2017) on one replay: what a learner knew is in the replay and in its peers,
 and fresh networks learn on where old ones no longer do (Nikishin et al. 2022). Instead of copying weights, the fresh
@@ -25,19 +25,19 @@ from policykd.memory.replay import SharedReplay
 from policykd.training.allocation import Standings
 
 LEARNING_RATE = 1e-3
-"""Of the steps that teach a fresh learner; it falls to 0 in a straight line."""
+"""Adam's learning rate for teaching a re-initialised learner; it decays linearly to 0."""
 
 
 class Rebirth:
-    """Now and then one learner of every group begins anew.
+    """Periodically re-initialises one learner of every group.
 
     Args:
         learner: the learners.
         config: settings.
         replay: their transitions.
         sampling: one generator per learner, for batches.
-        standings: who is best.
-        taught: distillation's optimisers, which forget a learner that begins anew.
+        standings: ranks peers by training return.
+        taught: the optimisers of distillation, reset for a learner that is re-initialised.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Rebirth:
             adam.count_by_row()
 
     def take_place(self) -> list[int]:
-        """Let one learner of each group begin anew; not of those in which one has no episode to be judged by.
+        """Re-initialise one learner of each group in which every peer has a training episode to rank it by.
 
         Returns:
-            Those that did. Their episodes so far are forgotten: they were another policy's.
+            The indices of those learners. Their earlier episodes no longer count, since another policy played them.
         """
         means, peers = self.standings.means(), self.standings.peers
         known = ~np.isnan(means).any(1)

@@ -1,4 +1,4 @@
-"""What a run writes down: rows of its logs, evaluations, the best models."""
+"""Writes a run's logs, evaluations and best models."""
 
 from __future__ import annotations
 

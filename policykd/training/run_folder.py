@@ -85,7 +85,7 @@ class RunFolder:
             raise PolicyKDError(f"run folder: cannot write {error.filename or self.path}: {error.strerror}") from None
 
     def check(self) -> None:
-        """Look whether the folder is still there.
+        """Check that the folder still exists.
 
         Raises:
             PolicyKDError: somebody deleted it.
@@ -105,7 +105,7 @@ class RunFolder:
         return sizes | {str(file.relative_to(self.path)): progress_csv.lines(file) for file in self._progress()}
 
     def rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
-        """Take back what was logged after the checkpoint: a killed run may have gone on for a while.
+        """Truncate the logs to the checkpoint, after which a killed run may have gone on for a while.
 
         Raises:
             PolicyKDError: it does go on, in another process.

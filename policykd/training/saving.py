@@ -1,4 +1,4 @@
-"""An agent as a checkpoint: everything it is, written whole, and read back to go on bit by bit."""
+"""Saving an agent as a checkpoint, and restoring it so that training resumes bit by bit."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ S = TypeVar("S", bound="Saving")
 
 
 class Memory(Protocol):
-    """What learners remember: it goes into checkpoints."""
+    """A replay, rollout or data set that goes into checkpoints."""
 
     def state(self) -> dict[str, Any]:
-        """Its content as arrays and plain values."""
+        """The content as arrays and plain values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from such a content."""
+        """Restore the content from what ``state`` returned."""
 
 
 class OwnParts(NamedTuple):
-    """Parts of the user's own that an agent was made with: a checkpoint names them and does not hold them."""
+    """Custom parts of an agent, to be passed to ``load``: a checkpoint names them but does not hold them."""
 
     method: Any = None
     backbone: type[Learner] | None = None
@@ -49,7 +49,7 @@ class OwnParts(NamedTuple):
     """Functions, by setting."""
 
     def resolve(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of an agent from saved settings and these.
+        """Constructor arguments of an agent, from saved settings and these parts.
 
         Raises:
             PolicyKDError: a part is missing, or is not the run's.
@@ -63,7 +63,7 @@ class OwnParts(NamedTuple):
 
 
 class Saving(Acting):
-    """How an agent is saved and goes on."""
+    """Saving and restoring of an agent."""
 
     compile: Compile
     memories: dict[str, Memory]
@@ -87,7 +87,7 @@ class Saving(Acting):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values; two runs of equal settings are the same run."""
+        """The settings that identify this run, as plain values: equal settings mean the same run."""
         return {
             "env": self.env_id,
             "method": self.method_name,
@@ -98,12 +98,12 @@ class Saving(Acting):
         }
 
     def buffer_folder(self) -> Path:
-        """Where a replay on disk has its file: in the run's folder; else where temporary files go."""
+        """Folder of an on-disk replay: the run folder, or else the folder for temporary files."""
         ours = self.folder is not None and os.access(self.folder.path, os.W_OK)  # others' runs are only looked at
         return self.folder.path if self.folder and ours else Path(tempfile.gettempdir())
 
     def check_disk(self, run_dir: Path) -> None:
-        """Refuse a replay that shall be on the disk of a run folder and has no room there."""
+        """Raise if an on-disk replay does not fit on the disk of the run folder."""
         replay = self.memories.get("replay")
         if isinstance(replay, SharedReplay) and replay.folder is not None:
             require_disk(replay.nbytes, run_dir, f"replays of {replay.capacity:,} transitions", "buffer_size")
@@ -119,12 +119,12 @@ class Saving(Acting):
 
         Args:
             path: the file.
-            include_replay: also write the replay and the environments' states, to go on exactly from here.
+            include_replay: also write the replay and the environments' states, which exact resumption needs.
         """
         checkpoint.save(checkpoint_path(path), self._state(include_replay))
 
     def _state(self, include_replay: bool) -> dict[str, Any]:
-        """Everything an agent is. With the replay come the environments, so that training goes on bit by bit."""
+        """The full state of an agent; with the replay also the environments, so that training resumes bit by bit."""
         state: dict[str, Any] = {
             "settings": self.settings,
             "made_by_id": self.made_by_id,
@@ -149,11 +149,11 @@ class Saving(Acting):
         return state
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside what all agents have."""
+        """State of this kind of agent, saved in addition to that of every agent."""
         return {}
 
     def _restore(self: S, path: Path, loaded: dict[str, Any]) -> S:
-        """Continue from a checkpoint's content; a run's own one goes on writing into its folder."""
+        """Restore a checkpoint's content; one in a run folder makes the agent go on writing there."""
         if (before := loaded["computed_by"]) != self.computed_by:
             log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
         if "envs" in loaded:
@@ -177,5 +177,5 @@ class Saving(Acting):
 
     @property
     def computed_by(self) -> str:
-        """What does the arithmetic: it must be the same for a run to go on bit by bit."""
+        """Backend, torch version and device, which must be the same for bit-identical resumption."""
         return f"{'native' if not native.reason() else 'torch'}, torch {torch.__version__}, {self.device.type}"

@@ -34,7 +34,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "network": NETWORKS,
     "critic_network": NETWORKS,
 }
-"""What settings name."""
+"""The parts that settings refer to by name."""
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def restore_streams(streams: Streams, saved: dict[str, Any]) -> None:
 
 
 def envs_state(envs: LearnerEnvs | BatchedEnvs) -> Any:
-    """The environments in the middle of their episodes."""
+    """The state of the environments, in mid-episode."""
     return envs.state() if isinstance(envs, BatchedEnvs) else [get_env_state(env) for env in envs.envs]
 
 
@@ -98,7 +98,7 @@ def restore_envs(
 
 
 def cut(memories: Mapping[str, Any], *scaling: Any) -> None:
-    """Let no return run from the episodes that were under way into those with which new environments begin.
+    """End the running episodes in memories and reward scaling, because the environments start new ones.
 
     Args:
         memories: of the learners.
@@ -113,7 +113,7 @@ def cut(memories: Mapping[str, Any], *scaling: Any) -> None:
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than the run began with.
+    """Raise if a run is resumed with different settings.
 
     Raises:
         PolicyKDError: names every setting that differs, with both values.

@@ -1,4 +1,4 @@
-"""What students learn from and how: memory and recipe by method, and others when fine-tuning begins."""
+"""Builds the memories and the recipe of students, by method, and those of fine-tuning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from policykd.training.tutor import FrozenTeacher
 
 
 class Made(NamedTuple):
-    """A recipe and the memories it fills; what a method does without is None."""
+    """A recipe and the memories it fills; those that the method does not use are None."""
 
     recipe: Recipe
     dataset: LabelledStates | LabelledSequences | None = None
@@ -49,7 +49,7 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Students:
-    """What every recipe of students has in common.
+    """Factory of recipes for students.
 
     Args:
         sizes: lengths of an observation, as students see it, and of an action.

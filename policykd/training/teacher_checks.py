@@ -1,4 +1,4 @@
-"""What teachers and students cannot be asked for, each refused in one line."""
+"""Checks that method, student and teacher fit; each raises a one-line error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policykd.training.recipes.fine_tune import METHOD
 def choose_divergence(
     method: TeacherMethod, config: TeachingConfig, gaussian: bool, panel: Panel | None, discrete: bool
 ) -> str | Divergence | None:
-    """How far apart student and teacher are; None where the teacher speaks through rewards alone.
+    """How far apart student and teacher are; None where the teacher only gives rewards.
 
     Args:
         method: the row of the table.

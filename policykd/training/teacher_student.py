@@ -1,4 +1,4 @@
-"""Students that learn one task from a frozen teacher: the agent that a user trains."""
+"""Students that learn one task from a frozen teacher."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from policykd.teachers import TeacherScore
 from policykd.teachers.panel import Panel, TaskOf, as_teachers
 from policykd.teachers.sight import ObservationMap
 from policykd.training.arguments import check_compile, check_seeds, check_threads
-from policykd.training.choices import LearnerChoice
 from policykd.training.fine_tuning import FineTuning
+from policykd.training.function_checks import try_divergence, try_weight
+from policykd.training.learner_choice import LearnerChoice
 from policykd.training.offline import OfflineLearning
-from policykd.training.own_parts import try_divergence, try_weight
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.saving import OwnParts
@@ -46,23 +46,23 @@ class TeacherStudent(OfflineLearning, FineTuning):
     Args:
         env: id of a registered environment, an instance made from one, or a function that makes an instance; or a
             Gymnasium ``VectorEnv``, or a function of ``num_envs`` that makes one.
-        teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list of several teach as one
-            (``config.several_teachers``). None: what was done at logged states is copied (``learn_from``).
+        teacher: a ``Teacher``, or anything that ``Teacher.load`` takes; a list is combined into one teacher
+            (``config.several_teachers``). None: behaviour cloning of logged actions (``learn_from``).
         method: a row of ``policykd.distillation.methods.TEACHER_METHODS``, by name or as an object of your own.
-        backbone: what a student is: "ppo" (Gaussian, or a choice of one action; the default), "td3" or "ddpg"
-            (deterministic) or "sac" (squashed Gaussian), or a ``Learner`` class of your own. Methods without RL train
-            its policy alone; the others also learn with that algorithm.
+        backbone: the student's policy: "ppo" (Gaussian or categorical; the default), "td3" or "ddpg" (deterministic)
+            or "sac" (squashed Gaussian), or a ``Learner`` class of your own. Methods without RL train only the
+            policy; the others also learn with that algorithm.
         seeds: one student per seed.
-        config: changed settings as a dict, a preset's name, or the whole dataclass (``teaching_config``).
+        config: settings to change as a dict, a preset's name, or the config dataclass (``teaching_config``).
         device: "auto" is CUDA where there is one.
-        compile: ``torch.compile`` the update; "auto" where it pays for the length of the run.
-        threads: most threads of the native kernels, on which learners are shared out where that pays; numbers do not
-            depend on it. "auto" is as many as torch has been given.
+        compile: ``torch.compile`` the update; "auto" does so if the run is long enough to repay it.
+        threads: maximum number of threads of the native kernels; results do not depend on it. "auto" is torch's own
+            number of threads.
         run_dir: a new folder for logs, evaluations and checkpoints; None writes nothing.
-        task_of: which of several teachers is right, observations ``(B, O)`` to numbers ``(B,)``, for "by_task".
+        task_of: for ``several_teachers="by_task"``: maps observations ``(B, O)`` to the index of a teacher ``(B,)``.
 
     Raises:
-        PolicyKDError: anything of this cannot work; the text is one line.
+        PolicyKDError: an argument or setting is invalid, or does not fit the others; one line says which.
     """
 
     peers = 1
@@ -106,17 +106,17 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
     @property
     def method_name(self) -> str:
-        """Name of the method, as it is saved; "fine_tune" once that has begun."""
+        """Name of the method in saved files; "fine_tune" once fine-tuning has begun."""
         return fine_tune.METHOD.name if self.tuning else name_of(self.method, TEACHER_METHODS)
 
     @property
     def taught_by(self) -> str:
-        """The method that names the run's folders: the one that distilled."""
+        """The distillation method, which names the run's folders."""
         return name_of(self.method, TEACHER_METHODS)
 
     @property
     def teaching(self) -> TeachingConfig:
-        """The settings of teaching, which are part of ``config``."""
+        """``config``, typed as settings of a student."""
         assert isinstance(self.config, TeachingConfig)
         return self.config
 
@@ -127,21 +127,21 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
     @property
     def score(self) -> TeacherScore | None:
-        """The teacher's returns on the task, once they were measured."""
+        """The teacher's returns on the task, once measured."""
         return self.tutor.score
 
     @property
     def teacher_source(self) -> str:
-        """Where the teachers came from, also where the agent was loaded without them; empty where there are none."""
+        """Where the teachers came from, known even if the agent was loaded without them; empty without teachers."""
         return self.tutor.source
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values."""
+        """The settings that identify this run, as plain values."""
         return {**super().settings, "teacher": self.teacher_source}
 
     def _make_recipe(self, panel: Panel | None) -> None:
-        """How students learn by their method from these teachers."""
+        """Make the recipe by which students learn from these teachers."""
         teaching, learners = self.teaching, self.n_learners
         partial = self.factory is not self.full_factory
         self.tutor = FrozenTeacher(panel, self.collector, learners, partial, self.device)
@@ -154,12 +154,12 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
     @property
     def _students(self) -> Students:
-        """What makes their memories and recipes."""
+        """Factory of the students' memories and recipes."""
         streams = self.streams["exploration"], self.streams["replay"]
         return Students(self.sizes, self.device, self.tutor, self.collector, *streams, self.buffer_folder)
 
     def _take(self, made: Made) -> None:
-        """Learn by this recipe from now on."""
+        """Switch to this recipe and its memories."""
         self.recipe, self.memories = made.recipe, made.memories
         if isinstance(made.dataset, LabelledStates):
             self.dataset = made.dataset
@@ -169,7 +169,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
             self.replay_buffer = made.replay
 
     def ready(self, total_timesteps: int) -> None:
-        """Score the teacher and log it, once, before anything is learnt; open the environments; decide on compiling."""
+        """Score the teacher once before training, then get ready as every agent does."""
         if self.tuning is None or self.teaching.anchor == "teacher":
             self.tutor.check()
             if (score := self.score_teacher()) is not None and not self.tutor.score_logged:
@@ -179,13 +179,13 @@ class TeacherStudent(OfflineLearning, FineTuning):
         super().ready(total_timesteps)
 
     def gradient_steps_in(self, steps: int) -> int:
-        """About how many gradient steps follow from so many environment steps of each learner."""
+        """Approximate gradient steps that ``steps`` environment steps of each learner lead to."""
         if self.method.coupling == "alone" and self.tuning is None:
             return steps // self.teaching.round_steps * self.teaching.round_updates
         return super().gradient_steps_in(steps)
 
     def score_teacher(self) -> TeacherScore | None:
-        """The teacher's returns on the task, without noise, measured once; None where it is not there.
+        """The teacher's returns on the task, acting without noise, measured once; None without a teacher.
 
         Raises:
             PolicyKDError: it is no better than random actions, and ``allow_weak_teacher`` is not set.
@@ -201,7 +201,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         return self.score
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the learners."""
+        """State of the teachers and of fine-tuning, saved in a checkpoint besides the learners."""
         score = self.score and {"returns": self.score.returns, "random_returns": self.score.random_returns}
         start, length = self.tuning or Span(0, 0)
         state = {"taught_by": self.taught_by, "fine_tune_start": start, "fine_tune_span": length, "score": score}
@@ -221,22 +221,21 @@ class TeacherStudent(OfflineLearning, FineTuning):
         backbone: type[Learner] | None = None,
         config: dict[str, Any] | None = None,
     ) -> TeacherStudent:
-        """Read an agent back. A run's own checkpoint goes on writing into its run folder.
+        """Load an agent. One from a run folder goes on writing into that folder.
 
         Args:
             path: a file that ``save`` wrote, or a run folder.
             env: the environment, where it is not a registered id.
             device: where to put it.
-            teacher: needed to go on learning from it; to act, evaluate and fine-tune no teacher is needed. Another one
-                than before is scored anew; what the data set holds stays, which a warning says.
+            teacher: needed only to go on learning from it, not to act, evaluate or fine-tune. A different one than
+                before is scored again, and a warning says that the data set keeps the former one's labels.
             task_of: as when it was made.
-            method: the own method that it was made with.
-            backbone: the own learner class that it was made with.
-            config: own functions that it was made with, by setting.
+            method: the custom method it was made with, if any.
+            backbone: the custom learner class it was made with, if any.
+            config: custom functions it was made with, by setting.
 
         Raises:
-            PolicyKDError: the file is missing, damaged or foreign, or an own part is not handed in; nothing of it is
-                run.
+            PolicyKDError: the file is missing, damaged or foreign, or a custom part is missing. No code in it is run.
         """
         own = OwnParts(method, backbone, config)
         with checkpoint.understood(path):
@@ -253,12 +252,12 @@ class TeacherStudent(OfflineLearning, FineTuning):
         teacher: Any = None,
         task_of: TaskOf | None = None,
     ) -> TeacherStudent:
-        """The agent of a checkpoint's content (``read``); arguments as in ``load``."""
+        """Rebuild an agent from a checkpoint's content (``read``); arguments as in ``load``."""
         settings, extra = loaded["settings"], loaded["extra"]
         tuned = settings["method"] == fine_tune.METHOD.name
         parts = own.resolve({**settings, "method": extra["taught_by"] if tuned else settings["method"]})
         task = settings["env"] if env is None else env
-        # Of fine-tuning's anchor, and perhaps not for the method before it:
+        # These are of fine-tuning's anchor and need not fit the distillation method:
         asked = {name: parts["config"].pop(name) for name in ("divergence", "distill_schedule") if tuned}
         agent = cls(task, teacher, device=device, compile=loaded["compile"], task_of=task_of, **parts)
         score = extra["score"] and TeacherScore(settings["teacher"], settings["env"], **extra["score"])
@@ -269,13 +268,13 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
     @property
     def memory(self) -> str:
-        """What each student remembers, in some words."""
+        """Short description of each student's memory, for the command line."""
         if "rollout" in self.memories:
             return f"rollouts of {self.n_envs} x {self.rollout_buffer.steps:,} steps each"
         return f"data set of up to {self.teaching.dataset_size:,} states each"
 
     def _set_views(self) -> ObservationMap | None:
-        """Show students their part of the observation, the latest few; returns what the teacher reads of it."""
+        """Set what students see of the observation; returns what the teacher sees of it."""
         teaching, make = self.teaching, self.full_factory
         chosen = teaching.student_observations, teaching.teacher_observations
         view, taught = views_of(make, *chosen, teaching.observation_groups or {}, teaching.history)
@@ -287,7 +286,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
 
 def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:
-    """The settings of a student: of its backbone and of teaching."""
+    """The config dataclass of a student: its backbone's settings and those of distillation."""
     kind = TAUGHT_CONFIGS.get(learner.name, learner.config_type)
     if not issubclass(kind, TeachingConfig):
         raise PolicyKDError(

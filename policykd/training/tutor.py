@@ -1,4 +1,4 @@
-"""The teacher beside training: asked once per state, whatever the recipe does with its answers."""
+"""The teacher during training: queried once per state, whatever the recipe does with its answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from policykd.training.collector import Collector
 
 
 class Tutor(Protocol):
-    """Who answers at the states of training."""
+    """Gives labels at the states of training."""
 
     score: TeacherScore | None
-    """Its returns on the task, once they were measured."""
+    """Its returns on the task, once measured."""
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` (``Labels``) at the latest states."""
@@ -39,7 +39,7 @@ class FrozenTeacher:
         collector: the environments of training.
         learners: number of students K.
         partial: whether students see only a part of the task's observation.
-        device: where answers are wanted.
+        device: device of the answers.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FrozenTeacher:
         self._saved: list[Any] | None = None
 
     def check(self) -> Panel:
-        """The teachers, who must be there.
+        """The teachers; raises if there are none.
 
         Raises:
             PolicyKDError: the agent was loaded without them.
@@ -70,7 +70,7 @@ class FrozenTeacher:
         return self.panel
 
     def answers(self) -> Tensor:
-        """Packed answers ``(K, N, W)`` at the latest states, asked for once."""
+        """Packed answers ``(K, N, W)`` at the latest states, computed once per step."""
         observations = latest = self.collector.observations
         if latest is not self._asked_for:
             if self.partial:
@@ -84,7 +84,7 @@ class FrozenTeacher:
         return self._answers
 
     def memories(self) -> list[Any] | None:
-        """What the teachers remember of the episodes before the latest states, for a checkpoint, if they do."""
+        """The state of recurrent teachers before the latest observations, for a checkpoint; None without such."""
         if self.panel is None:
             return self._saved  # of the teachers with which it may go on later
         if not self.panel.remembers:

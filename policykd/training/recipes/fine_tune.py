@@ -1,4 +1,4 @@
-"""After distillation: RL on the task's own reward, without losing what the students have learnt.
+"""Fine-tuning by PPO: RL on the task's reward after distillation, without forgetting what was distilled.
 
 PPO as it stands can destroy a distilled policy: its value network knows nothing yet, so its advantages are noise, and
 a standard deviation that was never trained shakes its actions. So: a fresh optimiser; a small standard deviation, fixed
@@ -31,18 +31,18 @@ METHOD = TeacherMethod(
     schedule="linear",
     environment_reward=True,
 )
-"""RL beside an anchor: the student itself as it was, or its teacher."""
+"""RL with an extra loss towards an anchor: the distilled student itself, or its teacher."""
 
 
 class Span(NamedTuple):
-    """Which environment steps are those of fine-tuning."""
+    """The environment steps at which fine-tuning starts, and its length."""
 
     start: int
     length: int
 
 
 class Anchor:
-    """Answers as the students did before fine-tuning.
+    """Gives the answers of the students before fine-tuning.
 
     Args:
         learner: the students, of any backbone.
@@ -63,12 +63,12 @@ class Anchor:
         return Labels(policy, torch.zeros_like(policy.actions[..., 0])).pack()
 
     def value_at_end(self, info: dict[str, Any], env: int) -> float:
-        """None is asked for."""
+        """Not used: an anchor has no values to distil."""
         raise AssertionError("no reward of fine-tuning asks for values")
 
 
 class FineTune(TaughtOnRollouts):
-    """PPO of distilled students: first the critic, then the actor, then its standard deviation, too.
+    """PPO of distilled students: trains first the critic, then also the actor, and last its standard deviation.
 
     Args:
         learner: the distilled students.
@@ -83,7 +83,7 @@ class FineTune(TaughtOnRollouts):
 
     mask: Tensor
     anchors: type[Anchor] = Anchor
-    """What answers as the students did."""
+    """A frozen copy of the students before fine-tuning."""
 
     def __init__(
         self,
@@ -110,18 +110,18 @@ class FineTune(TaughtOnRollouts):
         self.mask = torch.ones(learner.parameters.shape[1], device=self.device)
 
     def step(self, progress: float) -> None:
-        """Learn from the full rollout, with what may move by now, and empty it."""
+        """Train on the full rollout with the parameters unfrozen so far, and empty it."""
         steps = self.collector.run.num_timesteps - self.span.start
         self.freeze(steps)
         self.fading = min(1.0, steps / (self.config.anchor_steps or max(1, self.span.length)))
         super().step(progress)
 
     def fade(self, progress: float) -> None:
-        """The pull towards the distilled students fades by steps of its own."""
+        """Fade the anchor's weight over ``anchor_steps``, not over the run."""
         super().fade(self.fading)
 
     def freeze(self, steps: int) -> None:
-        """Say what may move after ``steps`` environment steps: the critic; then the actor; then its deviation, too."""
+        """Unfreeze parameters by ``steps``: the critic; then the actor; then its standard deviation."""
         learner, config, mask = self.learner, self.config, self.mask
         actor, std, _ = learner.sizes
         was_frozen = float(mask[0]) == 0.0
@@ -135,7 +135,7 @@ class FineTune(TaughtOnRollouts):
             mask[actor : actor + std] = 0.0
 
     def state(self) -> dict[str, Any]:
-        """Beside what every taught recipe keeps: what is frozen, and what the students were."""
+        """As every recipe with a teacher, with the mask of frozen parameters and the anchor."""
         state = super().state()
         state["distillation"] |= {"mask": self.mask, "anchor": self.anchor.actor}
         return state

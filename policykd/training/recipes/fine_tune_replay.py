@@ -32,7 +32,7 @@ from policykd.training.recipes.trials import Trials
 from policykd.training.tutor import Tutor
 
 FIRST_ENT_COEF = "auto_0.01"
-"""SAC's temperature at first: it is about right for a policy that is good already, where 1 would blur it."""
+"""Initial temperature of SAC: suits a policy that is already good, which 1 would randomise."""
 
 
 def settings(config: Config, asked: Mapping[str, Any], by_teacher: bool, begins: bool) -> dict[str, Any]:
@@ -71,15 +71,16 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
 
 
 STRONGEST = 5.0
-"""Logarithm of the pull's weight at first, which is also its bound (``schedules.hold``)."""
+"""Initial log weight of the anchor, also its bound (``schedules.hold``)."""
 SHORTEST = 0.01
-"""Part of its final length that the leash has at first."""
+"""Initial length of the leash, as a fraction of its final length."""
 
 
 class FineTuneOnReplay(TaughtOnReplay):
     """DDPG, TD3 or SAC of distilled students: first the critics, then also the actors, held by an anchor that fades.
 
-    With trials the learner's actor is the one that is kept, and what learns takes its place for gradient steps alone.
+    With trials, ``learner.actor`` is the best policy so far; the one that is being trained replaces it only during
+    gradient steps.
 
     Args:
         learner: the students.
@@ -144,7 +145,7 @@ class FineTuneOnReplay(TaughtOnReplay):
 
     @property
     def fitted(self) -> bool:
-        """Whether the critics have had the time they need before actors follow them."""
+        """Whether the critics have trained for ``critic_steps``, so that actors may follow them."""
         return self.own_steps > self.teaching.config.critic_steps
 
     def updates_actor(self) -> bool:
@@ -162,7 +163,7 @@ class FineTuneOnReplay(TaughtOnReplay):
             super().fade(self.progress)
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """One gradient step of every student; the anchor lets go by steps of its own."""
+        """One gradient step of every student; the anchor fades over its own number of steps."""
         actor, trials = self.learner.actor, self.trials
         if trials is None:
             info = super().step(progress, diagnose)
@@ -178,7 +179,7 @@ class FineTuneOnReplay(TaughtOnReplay):
         return info
 
     def hold(self, distance: Tensor) -> None:
-        """Pull harder where the squared distance of actions from the anchor, ``(K,)``, is beyond the leash."""
+        """Raise the anchor's weight where the squared distance of actions from it, ``(K,)``, exceeds the leash."""
         teaching = self.teaching
         length = teaching.config.anchor_distance * max(self.progress, SHORTEST)
         target = self.learner.action_size * length**2

@@ -1,4 +1,4 @@
-"""Learning without rewards: someone acts, the teacher says what it would do, and the students copy (BC, DAgger)."""
+"""Imitation without rewards (BC, DAgger): someone acts, the teacher labels the states, the students copy it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Imitation:
         method: from which states they learn.
         config: settings.
         dataset: where the states go.
-        tutor: who answers.
+        tutor: gives the labels.
         divergence: distance ``(K, B)`` of a student from its teacher.
         collector: the environments.
         exploration: one generator per student, for who acts and with what noise.
@@ -46,7 +46,7 @@ class Imitation:
 
     compiled = False
     follows = False
-    """Whether students must see every step, whoever acts."""
+    """Whether students must be evaluated at every step even if the teacher acts, because they are recurrent."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Imitation:
         self._teach = self.distillation.teach
 
     def towards(self, divergence: Divergence) -> TeachingStep:
-        """The gradient step that copies."""
+        """The gradient step towards the teacher."""
         return TeachingStep(self.method, self.config, self.learner, divergence)
 
     def compile(self) -> None:
@@ -79,7 +79,7 @@ class Imitation:
 
     @torch.no_grad()
     def collect(self) -> Step:
-        """One step of all environments into the data set."""
+        """Step all environments once and add the labelled states to the data set."""
         answers, collector = self.tutor.answers(), self.collector
         observations = torch.as_tensor(collector.observations, device=answers.device).view(*answers.shape[:2], -1)
         self.take(observations, answers)
@@ -87,7 +87,7 @@ class Imitation:
         return collector.step(actions.flatten(0, 1))
 
     def take(self, observations: Tensor, answers: Tensor) -> None:
-        """Keep answered states, and count them in the students' normalisers."""
+        """Add labelled states to the data set and to the students' observation statistics."""
         self.store(observations, answers)
         if isinstance(self.learner, PPO):
             self.learner.observe(observations)
@@ -125,7 +125,7 @@ class Imitation:
         return beta_exponential(number, config.beta_decay)
 
     def expect(self, end: int) -> None:
-        """Warn where no round that is over by ``end`` steps can teach: in short calls of ``learn`` nobody sees why."""
+        """Warn if no round that could train the students is complete by ``end`` steps: short calls learn nothing."""
         run, every, n_envs = self.collector.run, self.config.round_steps, self.collector.n_envs
         now, (start, stop) = run.num_timesteps, run.span
         last = now + -(-(end - now) // n_envs) * n_envs
@@ -143,7 +143,7 @@ class Imitation:
         return self.collector.run.due(self.config.round_steps)
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The updates where a round is over; returns the diagnostics of the last one."""
+        """Make the updates if a round is over; returns the diagnostics of the last one."""
         if self.rollout_over:
             self.step(progress)
             ones = torch.ones(len(self.sampling))
@@ -152,7 +152,7 @@ class Imitation:
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
-        """Learn from all states so far, or from those of the latest round only."""
+        """Train on all states so far, or only on those of the latest round."""
         self.learning_rate.fill_(self.config.distill_learning_rate * self.schedule(progress))
         recent = None if self.method.aggregate else self.config.round_steps
         for i in range(self.config.round_updates):
@@ -161,7 +161,7 @@ class Imitation:
 
     @torch.no_grad()
     def fit(self, updates: int, log_freq: int, log: Callable[[dict[str, Tensor], int], None]) -> None:
-        """Gradient steps on all data, whatever the method's rounds, in which the learning rate falls as over a run.
+        """Gradient steps on all data, outside of rounds, over which the learning rate decays as over a whole run.
 
         Args:
             updates: how many.
@@ -179,12 +179,12 @@ class Imitation:
         self._settle()
 
     def _settle(self) -> None:
-        """Students that are exported may be trained on elsewhere."""
+        """Bring target networks in line, since exported students may be trained further elsewhere."""
         if isinstance(self.learner, DDPG):
             self.learner.renew_target()
 
     def renew(self) -> None:
-        """What must follow the students after a round of updates without a step: nothing here."""
+        """Hook after the updates of a round, for what depends on the students; does nothing here."""
 
     def _update(self, diagnose: bool, recent: int | None) -> dict[str, Tensor]:
         info = self.teach(self.learning_rate, diagnose, recent)

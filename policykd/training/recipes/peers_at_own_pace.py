@@ -1,4 +1,4 @@
-"""Peers off policy whose numbers of gradient steps differ: who has made theirs stays as it was."""
+"""Off-policy peers with different numbers of gradient steps: those that have made theirs stay unchanged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PeersAtOwnPace(PeersOnReplay):
         return np.array([self.learner.actor_updates(int(number)) for number in made])
 
     def flags(self, number: int) -> tuple[bool, bool]:
-        """Whether any learner's actor, and any learner's targets, which follow it, are updated by the present step."""
+        """Whether this step updates any learner's actor, and any learner's targets."""
         move = bool(self.moving.any())
         return move, move
 
@@ -67,7 +67,7 @@ class PeersAtOwnPace(PeersOnReplay):
             return super().sample(source)
 
     def turn(self, number: int) -> Turn:
-        """Who copies whom, drawn: who moves in every other step only would otherwise always meet the same peer."""
+        """Draw who distils from whom: else a learner that moves every other step would always meet the same peer."""
         return super().turn(self._drawn(number))
 
     def _drawn(self, number: int) -> int:

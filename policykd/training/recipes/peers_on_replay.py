@@ -1,4 +1,4 @@
-"""Peers off policy: gradient steps of RL on one replay, and of distillation from one another."""
+"""Off-policy peers: RL gradient steps on a shared replay, and distillation from one another."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from policykd.training.rebirth import Rebirth
 from policykd.training.recipes.replay import LearnFromReplay
 
 Turn = tuple[Tensor, Tensor, Tensor]
-"""The peer of every learner, the learner who copies it, and 1 where a learner is taught: each ``(K,)``."""
+"""The peer that each learner distils from, the learner that distils from it, and 1 where it distils: ``(K,)``."""
 
 
 class PeersOnReplay(LearnFromReplay):
-    """One gradient step of RL, then, where the policies moved, distillation from a peer, or both in one.
+    """An RL gradient step, then distillation from a peer if the actors were updated; or both in one loss.
 
     Args:
         learner: the learners.
@@ -77,20 +77,20 @@ class PeersOnReplay(LearnFromReplay):
         self.distill_learning_rate = torch.zeros_like(self.distill_rates)
         self.distill_coef = torch.zeros(len(sampling), device=self.device)
         self.strength = -1.0
-        """By the schedule, that of both; they have none yet."""
+        """The schedule's value in ``distill_learning_rate`` and ``distill_coef``; -1 before they are first set."""
         self.distil_batch: Batch | None = None
-        """The latest batch of distillation, in whose place the next one goes."""
+        """The latest distillation batch, which the next one overwrites."""
         learner.judges = peers if method.target == "group" else 1
         learner.proposers = peers if method.target == "actors" else 1
         self._learn = self.learn
 
     def compile(self) -> None:
-        """From now on compute with ``torch.compile``."""
+        """Compile later updates with ``torch.compile``."""
         super().compile()
         self._learn = compile_step(self.learn, self.device)
 
     def collect(self) -> Step:
-        """One environment step of every learner into the replay; then a learner may begin anew."""
+        """Step every learner's environments once into the replay; then one learner per group may be re-initialised."""
         step = super().collect()
         if self.rebirth is not None and self.collector.run.due(self.config.rebirth_freq):
             for learner in self.rebirth.take_place():
@@ -110,7 +110,7 @@ class PeersOnReplay(LearnFromReplay):
         return chosen.squeeze(1)
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The gradient steps that are due; in diagnostics also how far peers act apart."""
+        """Make the gradient steps that are due; diagnostics include the distance between peers' actions."""
         info = super().improve(progress, diagnose)
         if diagnose and info and self.group_size > 1:
             peer_of, student_of, _ = self.peers.turns[0]
@@ -150,7 +150,7 @@ class PeersOnReplay(LearnFromReplay):
         return self.learner.updates_actor(number), self.learner.updates_targets(number)
 
     def distil_more(self, first: int, diagnose: bool) -> dict[str, Tensor]:
-        """Distillation's gradient steps after its first, number ``first``, which ``learn`` has made."""
+        """The distillation steps after the first one, number ``first``, which ``learn`` has already made."""
         info: dict[str, Tensor] = {}
         for i in range(first, first + self.config.distill_gradient_steps):
             if i > first:
@@ -174,7 +174,7 @@ class PeersOnReplay(LearnFromReplay):
         update_targets: bool,
         diagnose: bool,
     ) -> dict[str, Tensor]:
-        """RL's gradient step of every learner and the first of distillation; what ``torch.compile`` compiles."""
+        """The RL gradient step and the first distillation step of every learner: what ``torch.compile`` compiles."""
         if self.distillation is None:
             return self.learner.update(batch, noise, update_actor, update_targets)
         if states is None:
@@ -193,7 +193,7 @@ class PeersOnReplay(LearnFromReplay):
         return self.learner.update(batch, noise, update_actor, update_targets, beside)
 
     def turn(self, number: int) -> Turn:
-        """Who copies whom in distillation step ``number``."""
+        """Who distils from whom in distillation step ``number``."""
         peer_of, student_of, taught = self.peers.turns[number % len(self.peers.turns)]
         if self.method.source == "best":
             best = torch.from_numpy(self.standings.best()).to(self.device)
@@ -216,19 +216,19 @@ class PeersOnReplay(LearnFromReplay):
         return self.distil_batch
 
     def copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
-        """One gradient step of all critics towards their peers', in distillation step ``number``."""
+        """Distil all critics from their peers' in distillation step ``number``."""
         batch = self._distil_batch(number)
         rate = critic_rows(self.distill_learning_rate, self.learner.critics)
         return critics.update(batch.observations, batch.actions, *self.turn(number), rate)
 
     def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
-        # Where peers vary in gradient steps, others may move while the busiest one's count stands still.
+        # Where peers differ in gradient steps, the others may move while the count of the busiest one stands still.
         if moved % self.config.best_freq == 0 and self.learner.updates_actor(self.n_updates):
             near.update(states, torch.from_numpy(self.standings.best()).to(self.device))
         torch.mul(near.strength, self.config.distill_coef * self.strength, out=self.distill_coef)
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps, distillation's optimisers, and who has begun anew."""
+        """Number of gradient steps, the optimisers of distillation, and the re-initialisations so far."""
         parts = {"distillation": self.distillation, "critics": self.critics, "near": self.near}
         kept = {name: state_tensors(part) for name, part in parts.items() if part is not None}
         return super().state() | kept | ({} if self.rebirth is None else {"rebirth": self.rebirth.state()})
@@ -244,5 +244,5 @@ class PeersOnReplay(LearnFromReplay):
 
 
 def nothing_taught(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """No loss ``(K,)`` beside RL's."""
+    """A distillation loss of 0 for every learner, ``(K,)``."""
     return actor.new_zeros(len(actor)), {}

@@ -1,4 +1,4 @@
-"""Peers on policy: after every update of PPO, gradient steps of distillation from one another."""
+"""On-policy peers: PPO updates, each followed by distillation from one another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from policykd.training.recipes.rollout import LearnFromRollouts
 
 
 class PeersOnRollouts(LearnFromRollouts):
-    """After every update of PPO some steps of distillation from a peer, at raw states of the rollout.
+    """After a PPO update, distillation steps from a peer at raw observations of the rollout.
 
     Args:
         learner: the learners.
@@ -56,7 +56,7 @@ class PeersOnRollouts(LearnFromRollouts):
             self.distillation = PeerStep(method, config, learner, optimise, self.peers.rest)
 
     def finish(self, progress: float) -> dict[str, Tensor]:
-        """Distillation steps, every ``distill_freq`` updates; diagnostics of the last."""
+        """Distil every ``distill_freq`` updates; returns the diagnostics of the last step."""
         config, index = self.config, np.arange(len(self.sampling))
         updates = self.n_updates // config.n_epochs
         info: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ class PeersOnRollouts(LearnFromRollouts):
 
     @contextmanager
     def _untaught_stay(self, taught: Tensor) -> Iterator[None]:
-        """Put learners back who only teach: PPO's own Adam would move them on by its momentum."""
+        """Restore learners that only teach, since the momentum of PPO's Adam would move them."""
         untaught, adam = torch.flatten(torch.nonzero(taught == 0)), self.learner.adam
         shared = self.config.distill_optimizer == "shared" and len(untaught) > 0
         kept = [(t, t[untaught]) for t in (self.learner.parameters, adam.exp_avg, adam.exp_avg_sq) if shared]

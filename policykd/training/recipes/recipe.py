@@ -1,4 +1,4 @@
-"""What the training loop asks of a way to learn."""
+"""The interface between the training loop and an algorithm."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from policykd.training.collector import Step
 
 
 class Recipe(Protocol):
-    """A way of collecting steps and learning from them, for all learners at once."""
+    """Collects environment steps and learns from them, for all learners at once."""
 
     compiled: bool
-    """Whether it computes with ``torch.compile``."""
+    """Whether its updates are compiled by ``torch.compile``."""
     n_updates: int
     """Gradient steps so far (of PPO: epochs, as SB3 counts them)."""
 
     @property
     def rollout_over(self) -> bool:
-        """Whether what SB3 calls a rollout ended with the last step: an update follows."""
+        """Whether the last step completed a rollout in SB3's sense, so that an update follows."""
 
     def expect(self, end: int) -> None:
-        """Warn where nothing can be learnt by ``end`` steps of a group, because a rollout or round is longer."""
+        """Warn if training ends at ``end`` steps of a group, before the first rollout or round is complete."""
 
     def collect(self) -> Step:
-        """One step of all environments into the memory."""
+        """Step all environments once and store the transitions."""
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The updates that are due after a step; the latest diagnostics ``(K,)`` by log key.
+        """Make the updates that are due after a step; returns the latest diagnostics ``(K,)`` by log key.
 
         Args:
-            progress: from 0 to 1 over the run, for schedules.
-            diagnose: also compute what is only logged, now or at the next occasion.
+            progress: fraction of the run that is done, from 0 to 1, for schedules.
+            diagnose: also compute what is only logged, in this update or the next.
         """
 
     def compile(self) -> None:
-        """From now on compute with ``torch.compile``."""
+        """Compile later updates with ``torch.compile``."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside learners and memories."""
+        """State to save in a checkpoint, besides learners and memories."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""

@@ -52,15 +52,15 @@ class RecurrentRollouts(TaughtOnRollouts):
         """Actions ``(K, N, A)``; the students see every step, whoever acts."""
         self.hidden.place()
         if self.method.states == "teacher":
-            self.learner.says(self.learner.actor, inputs)
+            self.learner.distribution(self.learner.actor, inputs)
         actions = super().act(inputs)
         self.hidden.advance()
         return actions
 
-    def said(self) -> tuple[Tensor, Tensor]:
-        """What the policies say at all steps of the rollout: one window from its first step to its last."""
+    def distributions(self) -> tuple[Tensor, Tensor]:
+        """Distribution parameters at all steps of the rollout, read as one window from first step to last."""
         self.hidden.along.place(self.rollout.starts, self.rollout.hidden[:, 0])
-        return super().said()
+        return super().distributions()
 
     def latest(self) -> PolicyOutput:
         """The policies' answers at the latest observations."""

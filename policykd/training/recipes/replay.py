@@ -1,4 +1,4 @@
-"""Learning off policy: every step goes into the replay, and gradient steps sample from it."""
+"""Off-policy learning: every step goes into the replay, from which gradient steps sample."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policykd.training.compiling import record
 
 
 class LearnFromReplay:
-    """Collects steps of all learners, and improves all by gradient steps on batches of them.
+    """Collects transitions of all learners and trains all of them on batches from the replay.
 
     Args:
         learner: the learners.
@@ -64,14 +64,14 @@ class LearnFromReplay:
             collector.deal(self.allocation.actor_in)
 
     def compile(self) -> None:
-        """From now on compute gradient steps with ``torch.compile``, and on a GPU actions at once."""
+        """Compile later gradient steps with ``torch.compile``; on a GPU also record acting as a CUDA graph."""
         self.compiled, self._acted = True, record(self.acted, self.learner.actor.device)
 
     def expect(self, end: int) -> None:
-        """Nothing: before ``learning_starts`` SB3's agents learn nothing either."""
+        """Never warns: SB3's agents do not learn before ``learning_starts`` either."""
 
     def collect(self) -> Step:
-        """One environment step of every learner into the replay."""
+        """Step every learner's environments once into the replay."""
         observations = self.collector.observations
         step = self.collector.step(self.act(observations))
         if self.allocation is not None:
@@ -86,14 +86,14 @@ class LearnFromReplay:
         return self.collector.run.num_timesteps // self.group_size
 
     def act(self, observations: Array) -> Array:
-        """Actions ``(K * N, A)`` in [-1, 1]: uniform at first, then what the learners make of each one's own noise."""
+        """Actions ``(K * N, A)`` in [-1, 1]: uniform until ``learning_starts``, then with exploration noise."""
         if self.own_steps < self.config.learning_starts:
             shape = self.collector.n_envs, self.learner.action_size
             return np.concatenate([g.uniform(-1, 1, shape) for g in self.exploration]).astype(np.float32)
         return self.act_with_noise(observations)
 
     def act_with_noise(self, observations: Array) -> Tensor:
-        """Actions ``(K * N, A)`` in [-1, 1] that the learners make of each one's own noise."""
+        """Actions ``(K * N, A)`` in [-1, 1] with each learner's own exploration noise."""
         n_envs, device = self.collector.n_envs, self.learner.actor.device
         noise = torch.from_numpy(standard_normal(self.exploration, n_envs, self.learner.action_size)).to(device)
         inputs = torch.as_tensor(observations, device=device).view(len(self.exploration), n_envs, -1)
@@ -102,18 +102,18 @@ class LearnFromReplay:
         return acted
 
     def explore(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or the dealt peer's."""
+        """Actions ``(K, N, A)`` at ``inputs (K, N, O)``: each learner's own, or those of the peer allocated to act."""
         if self.allocation is None:
             return self._acted(inputs, noise)
         dealt = torch.from_numpy(self.allocation.acting.ravel()).to(inputs.device)
         return self.proposals(inputs, noise)[torch.arange(len(dealt), device=inputs.device), dealt]
 
     def acted(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """What every learner does ``(K, N, A)`` at its own ``inputs (K, N, O)``; on a GPU what is recorded."""
+        """Every learner's actions ``(K, N, A)`` at its own ``inputs (K, N, O)``; recorded as a CUDA graph on a GPU."""
         return self.learner.explore(self.learner.actor, inputs, noise)
 
     def proposals(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """What every peer of a group would do in each of its environments ``(K, P, N, A)``, at ``inputs (K, N, O)``."""
+        """Actions ``(K, P, N, A)`` of all P peers of a group in each of its environments, at ``inputs (K, N, O)``."""
         peers = self.group_size
         everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
         answers: Tensor = to_asker(self._acted(*everybody), peers)
@@ -121,11 +121,11 @@ class LearnFromReplay:
 
     @property
     def rollout_over(self) -> bool:
-        """Whether ``train_freq`` steps are over; before ``learning_starts`` no update follows them."""
+        """Whether ``train_freq`` steps are done; no update follows before ``learning_starts``."""
         return self.own_steps // self.collector.n_envs % self.config.train_freq == 0
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The gradient steps that are due after a step of the environments; returns the latest diagnostics."""
+        """Make the gradient steps that are due after a step of the environments; returns the latest diagnostics."""
         config, info = self.config, dict[str, Tensor]()
         self.diagnosing = self.diagnosing or diagnose
         if self.own_steps <= config.learning_starts or not self.rollout_over:
@@ -153,7 +153,7 @@ class LearnFromReplay:
         return self.batch
 
     def state(self) -> dict[str, Any]:
-        """The number of gradient steps, what rows of the log say until the next, and who acts."""
+        """Number of gradient steps, the latest diagnostics, and who acts."""
         dealt = {} if self.allocation is None else {"allocation": self.allocation.state()}
         return {"n_updates": self.n_updates, "last_update": self.info, "diagnosing": self.diagnosing, **dealt}
 

@@ -1,4 +1,4 @@
-"""Learning on policy: a rollout of the current policies, epochs of PPO on it, and afresh."""
+"""On-policy learning: collect a rollout with the current policies, run PPO's epochs on it, and repeat."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ log = logging.getLogger("policykd")
 
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
-    """A learning rate at this point of the run: a number, or a function of what remains, as SB3's."""
+    """The learning rate at this point of the run: a number, or a function of the remaining progress as in SB3."""
     return number_at("learning_rate", rate, 1.0 - progress) if callable(rate) else rate
 
 
 class LearnFromRollouts:
-    """Collects rollouts of all learners, and improves all by some epochs of PPO in minibatches of each.
+    """Collects rollouts of all learners, and trains on each with PPO's epochs of minibatches.
 
     Args:
         learner: the learners.
@@ -43,7 +43,7 @@ class LearnFromRollouts:
 
     compiled = False
     pays = True
-    """Whether the task's rewards count."""
+    """Whether the task's rewards are learnt from."""
 
     def __init__(
         self,
@@ -63,15 +63,15 @@ class LearnFromRollouts:
         self._learn: Callable[..., dict[str, Tensor]] = self.descend
 
     def reading(self, learner: PPO) -> PPO:
-        """The learner as the recipe asks it: as it is."""
+        """The learner; a recurrent one is placed in its episodes first."""
         return learner
 
     def compile(self) -> None:
-        """From now on compute gradient steps with ``torch.compile``."""
+        """Compile later gradient steps with ``torch.compile``."""
         self.compiled, self._learn = True, compile_step(self.descend, self.device)
 
     def expect(self, end: int) -> None:
-        """Warn where no rollout is full by ``end`` steps, which SB3 would exceed to fill it."""
+        """Warn if the first rollout is not full by ``end`` steps; SB3 would step on to fill it."""
         run, rollout = self.collector.run, self.rollout
         steps = max(0, end - run.num_timesteps)
         if 0 < -(-steps // run.steps_at_once) < rollout.steps - rollout.position:
@@ -83,24 +83,24 @@ class LearnFromRollouts:
 
     @torch.no_grad()
     def collect(self) -> Step:
-        """One step of all environments of every learner into the rollout."""
+        """Step all environments of every learner once into the rollout."""
         learner, collector = self.learner, self.collector
         shape = len(self.sampling), collector.n_envs
         observations = self.observed(collector.observations)
         if collector.run.num_timesteps == 0:
-            learner.observe(observations)  # later ones were observed when they came, as VecNormalize does
+            learner.observe(observations)  # later ones were observed as next observations, as VecNormalize does
         inputs = learner.normalise(observations)
         actions = self.act(inputs)
-        # Clipped for the environment alone, as SB3 does: what is learnt from is the action as it was drawn.
+        # Only the environment sees clipped actions, as in SB3: the update uses them as they were sampled.
         step = collector.step(actions.flatten(0, 1), scaled=False)
         learner.observe(self.observed(step.observations))
         dones = torch.from_numpy(step.dones).to(self.device).view(shape)
         rewards = torch.as_tensor(step.rewards, device=self.device).view(shape)
         rewards = learner.scale_rewards(rewards, dones) * self.pays
-        if step.truncated.any():  # the episode would have gone on: its value beyond the time limit counts
+        if step.truncated.any():  # a time limit is no terminal state: bootstrap from its last observation
             truncated = torch.from_numpy(step.truncated).to(self.device).view(shape)
-            beyond = learner.values(learner.normalise(self.observed(step.next_observations)))
-            rewards = rewards + learner.config.gamma * truncated * beyond
+            next_values = learner.values(learner.normalise(self.observed(step.next_observations)))
+            rewards = rewards + learner.config.gamma * truncated * next_values
         self.rollout.add(observations, inputs, actions, rewards, dones)
         return step
 
@@ -109,7 +109,7 @@ class LearnFromRollouts:
         return torch.as_tensor(observations, device=self.device).view(len(self.sampling), self.collector.n_envs, -1)
 
     def act(self, inputs: Tensor) -> Tensor:
-        """Actions ``(K, N, A)`` as the policies draw them (``PPO.sample``), with each learner's own noise."""
+        """Actions ``(K, N, A)`` sampled from the policies (``PPO.sample``), with each learner's own noise."""
         noise = standard_normal(self.exploration, inputs.shape[1], self.learner.action_size)
         return self.learner.sample(inputs, torch.from_numpy(noise).to(inputs.device))
 
@@ -119,14 +119,14 @@ class LearnFromRollouts:
         return self.rollout.full
 
     def improve(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """The update where the rollout is full; returns the diagnostics of the last one."""
+        """Update if the rollout is full; returns the diagnostics of the last update."""
         if self.rollout_over:
             self.step(progress)
         return self.info
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
-        """Learn from the full rollout and empty it."""
+        """Train on the full rollout and empty it."""
         batch, explained = self.estimate()
         info = self.learn(batch, progress)
         self.n_updates += self.config.n_epochs
@@ -137,61 +137,54 @@ class LearnFromRollouts:
         self.rollout.position = 0
 
     def finish(self, progress: float) -> dict[str, Tensor]:
-        """What follows the epochs of an update; diagnostics."""
+        """Hook that runs after the epochs of an update; returns diagnostics."""
         return {}
 
     def descend(self, batch: Minibatch, learning_rate: Tensor, clip_range: Tensor) -> dict[str, Tensor]:
-        """One gradient step of every learner; what ``torch.compile`` compiles."""
+        """One gradient step of every learner: what ``torch.compile`` compiles."""
         return self.learner.update(batch, learning_rate, clip_range)
 
     def estimate(self) -> tuple[Minibatch, Tensor]:
-        """All steps of the rollout as one batch, ``(K, T * N)``, and how much of the returns the values explain.
+        """The rollout as one batch ``(K, T * N)`` with advantages and returns, and the explained variance.
 
-        Values and log-probabilities are those of the policies that acted, which have not changed since: all at once
-        they cost less than step by step.
+        Values and log-probabilities are computed here for all steps at once, which costs less than step by step: the
+        policies have not changed since they acted.
         """
         learner, rollout, config = self.learner, self.rollout, self.config
         shape, learners = rollout.rewards.shape, len(rollout.rewards)
         inputs, actions = rollout.inputs.flatten(1, 2), rollout.actions.flatten(1, 2)
-        own, values = self.said(), learner.values(inputs)
+        distributions, values = self.distributions(), learner.values(inputs)
         last_values = learner.values(learner.normalise(self.observed(self.collector.observations)))
         advantages = gae(
-            self.rewards(own), values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
+            self.rewards(distributions), values.view(shape), rollout.dones, last_values, config.gamma, config.gae_lambda
         )
         advantage = advantages.view(learners, -1)
-        log_probs = learner.head.log_prob(*own, actions)
+        log_probs = learner.head.log_prob(*distributions, actions)
         returns = advantage + values
         explained = 1 - advantage.var(1) / returns.var(1)
         return Minibatch(inputs, actions, log_probs, advantage, returns), explained
 
-    def rewards(self, own: tuple[Tensor, Tensor]) -> Tensor:
-        """The rewards of the rollout ``(K, T, N)`` that its policies, which ``said`` this, learn from."""
+    def rewards(self, distributions: tuple[Tensor, Tensor]) -> Tensor:
+        """The rewards ``(K, T, N)`` to learn from; ``distributions`` is what the method of that name returned."""
         return self.rollout.rewards
 
-    def said(self) -> tuple[Tensor, Tensor]:
-        """What the policies say at all steps of the rollout, ``(K, T * N, A)``, for ``PPO.head``."""
-        return self.learner.says(self.learner.actor, self.rollout.inputs.flatten(1, 2))
+    def distributions(self) -> tuple[Tensor, Tensor]:
+        """Distribution parameters at all steps of the rollout, ``(K, T * N, A)``, for ``PPO.head``."""
+        return self.learner.distribution(self.learner.actor, self.rollout.inputs.flatten(1, 2))
 
     def learn(self, steps: Minibatch, progress: float, *more: Tensor) -> dict[str, Tensor]:
-        """Some epochs of ``steps`` in minibatches, which each learner draws in its own order; mean diagnostics.
+        """Run PPO's epochs over ``steps`` in minibatches, each learner in its own order; returns mean diagnostics.
 
         Args:
             steps: the rollout.
-            progress: from 0 to 1 over the run, for schedules.
-            more: what else belongs to each step and goes to the gradient step with it, ``(K, T * N, W)``.
+            progress: fraction of the run that is done, from 0 to 1, for schedules.
+            more: further tensors ``(K, T * N, W)`` that are passed to the gradient step with each minibatch.
         """
         config = self.config
-        learning_rate, clip_range = (
-            torch.tensor(
-                at(value, progress) * schedule_of(schedule)(progress),
-                dtype=self.learner.parameters.dtype,
-                device=self.device,
-            )
-            for value, schedule in (
-                (config.learning_rate, config.learning_rate_schedule),
-                (config.clip_range, config.clip_range_schedule),
-            )
-        )
+        new_tensor = self.learner.parameters.new_tensor
+        rate = at(config.learning_rate, progress) * schedule_of(config.learning_rate_schedule)(progress)
+        learning_rate = new_tensor(rate)
+        clip_range = new_tensor(config.clip_range * schedule_of(config.clip_range_schedule)(progress))
         # One row per step, so that an epoch's order is one gather.
         table = torch.cat((*steps[:2], *(column.unsqueeze(-1) for column in steps[2:]), *more), dim=-1)
         widths = [steps.inputs.shape[2], steps.actions.shape[2], 3, *(part.shape[2] for part in more)]
@@ -218,7 +211,7 @@ class LearnFromRollouts:
         return table.view(-1, width).index_select(0, (order + first_row).view(-1)).view(table.shape)
 
     def state(self) -> dict[str, Any]:
-        """The number of epochs and the latest diagnostics."""
+        """Number of epochs and the latest diagnostics."""
         return {"n_updates": self.n_updates, "last_update": self.info}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Learning off policy beside a teacher: steps go into the replay, and states with the teacher's answers beside it."""
+"""Off-policy RL with a teacher: steps go into the replay, and states with the teacher's answers into a data set."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from policykd.training.recipes.replay import LearnFromReplay
 from policykd.training.tutor import Tutor
 
 FADE_EVERY = 100
-"""Updates between two looks at the teacher's weight."""
+"""Updates between two adjustments of the teacher's weight."""
 
 
 class TaughtOnReplay(LearnFromReplay):
-    """One gradient step of every student on its RL loss and, in the actor's, the teacher's.
+    """Gradient steps on the RL loss, with the teacher's loss added to that of the actor.
 
-    L = L_RL / mean |Q| + lambda E_s [w(s) D(teacher(s), student(s))]: brought to one scale as in TD3+BC (Fujimoto &
+    L = L_RL / mean |Q| + lambda E_s [w(s) D(teacher(s), student(s))]: normalised as in TD3+BC (Fujimoto &
     Gu 2021, equation 5), so that one lambda suits every scale of rewards. ``distill_value_coef`` adds the squared
     distance of Q from the teacher's value to the critics' loss.
 
@@ -41,7 +41,7 @@ class TaughtOnReplay(LearnFromReplay):
         config: settings of learners and teaching.
         replay: where their transitions go.
         dataset: where states with the teacher's answers go.
-        tutor: who answers.
+        tutor: gives the labels.
         divergence: distance ``(K, B)`` of a student from its teacher.
         collector: the environments.
         exploration: one generator per student, for its noise.
@@ -74,7 +74,7 @@ class TaughtOnReplay(LearnFromReplay):
 
     @torch.no_grad()
     def collect(self) -> Step:
-        """One environment step of every student into replay and data set."""
+        """Step every student's environments once into the replay and the data set."""
         answers = self.tutor.answers()
         observations = torch.as_tensor(self.collector.observations, device=answers.device)
         self.dataset.add(observations.view(*answers.shape[:2], -1), answers)

@@ -1,4 +1,4 @@
-"""Learning on policy beside a teacher: PPO's rollouts with the teacher's answers, its rewards and its loss."""
+"""PPO with a teacher, which may label the states of rollouts, add rewards and add a loss."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from policykd.training.tutor import Tutor
 
 
 class TaughtOnRollouts(LearnFromRollouts):
-    """Improves all students by a full rollout: PPO's epochs, with the teacher in the rewards and in the loss.
+    """Trains all students on each full rollout by PPO's epochs, with the teacher in the rewards and in the loss.
 
     Args:
         learner: the students.
         method: how the teacher teaches.
         config: settings.
         rollout: where their steps go, with the teacher's answers.
-        tutor: who answers.
-        divergence: distance ``(K, B)`` of a student from its teacher; None: it speaks through rewards alone.
+        tutor: gives the labels.
+        divergence: distance ``(K, B)`` of a student from its teacher; None: it only gives rewards.
         collector: the environments.
         exploration: one generator per student, for its noise.
         sampling: one generator per student, for the order of minibatches.
@@ -40,7 +40,7 @@ class TaughtOnRollouts(LearnFromRollouts):
 
     config: TaughtPPOConfig
     mask: Tensor | None = None
-    """1 where parameters may move, ``(P,)``; None is all."""
+    """1 for trainable parameters and 0 for frozen ones, ``(P,)``; None trains all."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class TaughtOnRollouts(LearnFromRollouts):
 
     @torch.no_grad()
     def collect(self) -> Step:
-        """One step of all environments into the rollout, with the teacher's answers."""
+        """Step all environments once into the rollout, with the teacher's answers."""
         rollout, t = self.rollout, self.rollout.position
         rollout.labels[:, t] = self.tutor.answers()
         step = super().collect()
@@ -99,35 +99,35 @@ class TaughtOnRollouts(LearnFromRollouts):
         """Set the teacher's weight relative to RL."""
         self.teaching.fade(progress, self.collector.run.returns(), self.tutor.score)
 
-    def rewards(self, own: tuple[Tensor, Tensor]) -> Tensor:
-        """Those of the rollout and, where it pays, the teacher's: ``(K, T, N)``."""
+    def rewards(self, distributions: tuple[Tensor, Tensor]) -> Tensor:
+        """The rollout's rewards ``(K, T, N)``, plus the teacher's where the method has some."""
         if self.method.reward is None:
-            return super().rewards(own)
-        return super().rewards(own) + self.config.teacher_reward_coef * self.pay(own)
+            return super().rewards(distributions)
+        return super().rewards(distributions) + self.config.teacher_reward_coef * self.teacher_rewards(distributions)
 
-    def pay(self, own: tuple[Tensor, Tensor]) -> Tensor:
-        """The teacher's rewards of the rollout ``(K, T, N)``, in units of the value network."""
+    def teacher_rewards(self, distributions: tuple[Tensor, Tensor]) -> Tensor:
+        """The teacher's rewards for the rollout ``(K, T, N)``, in units of the value network."""
         rollout, learner, kind = self.rollout, self.learner, self.method.reward
         dones, flat = rollout.dones, rollout.labels
         labels = self.unpack(flat.view(len(flat), -1, flat.shape[-1]))
         if kind == "value":
-            paid = shaping(labels.value.view(dones.shape), rollout.next_values, self.config.gamma)
-            return paid / learner.return_scale.unsqueeze(2).to(paid.dtype)
+            rewards = shaping(labels.value.view(dones.shape), rollout.next_values, self.config.gamma)
+            return rewards / learner.return_scale.unsqueeze(2).to(rewards.dtype)
         last_labels = self.unpack(self.tutor.answers())
         last_own = self.latest()
         if kind == "next_distance":
             assert self.divergence is not None
-            distances = self.divergence(learner.head.answer(*own), labels.policy).view(dones.shape)
-            paid = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
+            distances = self.divergence(learner.head.answer(*distributions), labels.policy).view(dones.shape)
+            rewards = from_next(-distances, -self.divergence(last_own, last_labels.policy), dones)
         else:
             actions = rollout.actions.view(len(flat), -1, learner.action_size)
             scaled = actions if learner.discrete else (actions - learner.middle) / learner.half
-            paid = labels.log_prob(scaled).view(dones.shape)
-            if kind == "next_log_prob":  # the expectation where the next action is not drawn yet
-                paid = from_next(paid, -cross_entropy_reverse(last_own, last_labels.policy), dones)
+            rewards = labels.log_prob(scaled).view(dones.shape)
+            if kind == "next_log_prob":  # in expectation at the last state, whose action is not sampled yet
+                rewards = from_next(rewards, -cross_entropy_reverse(last_own, last_labels.policy), dones)
         if not self.config.normalize_reward:
-            return paid
-        return self.teaching.scale_rewards(paid, dones, self.config.gamma)
+            return rewards
+        return self.teaching.scale_rewards(rewards, dones, self.config.gamma)
 
     def latest(self) -> PolicyOutput:
         """The policies' answers at the latest observations."""
@@ -149,7 +149,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         if self.method.confident:
 
             def outputs(actor: Tensor) -> PolicyOutput:
-                return learner.head.answer(*learner.says(actor, batch.inputs))
+                return learner.head.answer(*learner.distribution(actor, batch.inputs))
 
             trust = teaching.imitate(outputs, labels, learning_rate)
 
@@ -161,7 +161,7 @@ class TaughtOnRollouts(LearnFromRollouts):
                 losses = policy_losses.mean(1) - config.ent_coef * terms.entropy
                 losses = losses + config.vf_coef * terms.value_losses.mean(1)
             if self.divergence is not None:
-                own = learner.head.answer(*terms.own)
+                own = learner.head.answer(*terms.distribution)
                 weight = proximal_weight(terms.ratio, clip_range) if self.method.coupling == "proximal" else trust
                 values = terms.values * learner.return_scale.to(terms.values.dtype)
                 weighted, teacher_info = teaching.losses(own, labels, lambda: values, weight)
@@ -178,7 +178,7 @@ class TaughtOnRollouts(LearnFromRollouts):
         return learner.descend(loss, learning_rate, self.mask)
 
     def finish(self, progress: float) -> dict[str, Tensor]:
-        """Adapt the teacher's weight, where it holds a distance."""
+        """Adapt the teacher's weight, for methods that hold a target distance from it."""
         if "distill/held" in self.last:
             self.teaching.adapt(self.last["distill/held"])
         return {}

@@ -1,4 +1,4 @@
-"""Divergences and weights, which may be a user's own, tried once before training."""
+"""Try a user's divergence and weight once before training, so that one that cannot work fails early."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SEE = "docs/extending/functions.md has examples"
 
 
 def try_divergence(divergence: Divergence, learner: Learner, learners: int, target_std: bool) -> None:
-    """Refuse a divergence that gives no finite number, or none with a gradient, for each state of drawn answers.
+    """Raise unless the divergence returns a finite number with a gradient for each state, on random outputs.
 
     Args:
         divergence: of a learner from its target.
-        learner: who answers.
+        learner: the learners.
         learners: number of learners K.
         target_std: whether Gaussian targets have a standard deviation.
 
@@ -43,9 +43,9 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
 def try_weight(
     weight: Weight | None, learner: Learner, learners: int, compares: Literal["values", "actions"] = "values"
 ) -> None:
-    """Refuse a weight that gives no number for each state where drawn values or actions are compared.
+    """Raise unless the weight returns a number for each state, on random values or advantages.
 
-    Whether they are finite is left to the run: a task's values may all be of one sign.
+    They need not be finite here: the values of a task may all have the same sign, random ones do not.
 
     Raises:
         PolicyKDError: says what it did.
@@ -71,7 +71,7 @@ def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
 
 
 def _asked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
-    """The answer of a user's own function, which must have this shape; own random numbers stay as they were."""
+    """Call a user's function and check the shape of its result, leaving torch's random state as it was."""
     with telling(f"{what}: raised ", f": {SEE}"), torch.random.fork_rng():
         answer = ask()
     if not isinstance(answer, Tensor) or answer.shape != shape:

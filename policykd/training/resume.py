@@ -1,4 +1,4 @@
-"""How runs begin and go on: from a checkpoint, or from the start where a run was killed before the first one."""
+"""Starting and resuming runs: from a checkpoint, or from scratch if a run was killed before its first one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from policykd.training.snapshot import check_same
 
 
 def check_named(run_dir: Path | None, resume: bool) -> None:
-    """Refuse to go on with a run that is not named.
+    """Raise if a run is to be resumed without naming its folder.
 
     Raises:
-        PolicyKDError: says by which option.
+        PolicyKDError: names the option.
     """
     if resume and run_dir is None:
         raise PolicyKDError("resume: say which run with --run-dir")
@@ -30,14 +30,14 @@ def check_named(run_dir: Path | None, resume: bool) -> None:
 
 @contextmanager
 def resuming(path: Path | None, asked: dict[str, Any]) -> Iterator[Path | None]:
-    """Hold the folder of a run to go on with, so that no other process writes into it.
+    """Lock the folder of a run that is being resumed, so that no other process writes into it.
 
     Args:
-        path: the folder. One that does not exist, or is empty, is of a job that was killed before it wrote anything.
-        asked: the settings of the run that shall go on.
+        path: the folder. If missing or empty, the job was killed before it wrote anything.
+        asked: the settings of the run to resume.
 
     Yields:
-        The checkpoint. Where there is none, the folder is empty by now: the same run begins anew.
+        The checkpoint; None starts the same run from scratch, in a folder that is empty by then.
 
     Raises:
         PolicyKDError: no folder is named, another process writes into it, it holds something else, or a run that was
