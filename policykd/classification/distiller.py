@@ -145,8 +145,7 @@ class Distiller(Training):
         Raises:
             PolicyKDError: the data, features or classes do not fit, or the loss is not finite.
         """
-        processes = self.accelerator.num_processes
-        batches = loader(train, self.config.batch_size, self.config.seed, "training", processes)
+        batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
         judge = None if validation is None else Evaluation(self, validation, "validation")
         self.note_data(training=batches, validation=None if judge is None else judge.source)
 
@@ -181,9 +180,8 @@ class Distiller(Training):
             if self.folder is not None and self.accelerator.is_main_process:
                 saved = self.folder.checkpoint
                 there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
-                print(
-                    f"\ninterrupted in pass {self.passes + 1}: {there}; go on with --resume, or load() it", flush=True
-                )
+                passes = f"interrupted in pass {self.passes + 1}"
+                print(f"\n{passes}: {there}; go on with --resume, or load() it", flush=True)
             raise
 
     def check(self, train: Any) -> None:
