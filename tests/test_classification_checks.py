@@ -503,6 +503,24 @@ def test_a_method_of_ones_own_is_handed_in_and_resumes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "gives",
+    [
+        lambda logits: None,
+        lambda logits: logits.mean(),
+        lambda logits: (logits.mean(), None),
+        lambda logits: (logits.mean(1), {}),
+        lambda logits: (1.0, {}),
+        lambda logits: (logits.mean().detach(), {}),
+    ],
+)
+def test_a_method_of_ones_own_without_a_loss_to_learn_from_is_one_line(gives):
+    own = type("Own", (CrossEntropy,), {"loss": lambda self, step: gives(step.student.logits)})
+    with pytest.raises(PolicyKDError, match=r"method: Own.loss must give \(a scalar with gradient, a dict") as caught:
+        Distiller(net(8), None, method=own, config=FAST, device="cpu").fit((INPUTS, LABELS))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("own", "words"),
     [
         ({"optimizer": lambda parameters: None}, "optimizer: must give a torch optimiser of the parameters, not None"),

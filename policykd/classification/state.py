@@ -92,7 +92,7 @@ class Training:
         now = {what: outline(batches) for what, batches in sources.items() if batches is not None}
         if self.method is None and self.passes:  # read from a file, before its first fit
             with checkpoint.understood("the run's checkpoint"):
-                for what in self.data.keys() & now:
+                for what in (what for what in now if what in self.data):
                     check_same(what, self.data[what], now[what])
         self.data |= now
 

@@ -160,7 +160,12 @@ class Trainer:
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}
-        return self.method.loss(Step(phase.name, student, teacher, known, self.training.epochs / self.config.epochs))
+        found = self.method.loss(Step(phase.name, student, teacher, known, self.training.epochs / self.config.epochs))
+        loss, terms = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad or not isinstance(terms, dict):
+            asked = f"{self.training.method_name}.loss must give (a scalar with gradient, a dict of its parts)"
+            raise PolicyKDError(f"method: {asked}, not {found!r:.200}")
+        return loss, terms
 
     def _labels(self, labels: Any, logits: Tensor) -> Tensor:
         if self.check_labels or labels is None:
