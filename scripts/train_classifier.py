@@ -30,14 +30,17 @@ def main(
 
     torch.manual_seed(seed)
     teacher = MLP(inputs, (256, 256), splits.classes)  # any torch module that returns logits
-    Distiller(teacher, None, method="cross_entropy", config=config).fit(splits.train, splits.validation)
-
+    students = []
     for way, its_teacher in (("cross_entropy", None), (method, teacher)):
         torch.manual_seed(seed)  # both students begin with the same weights
         student = MLP(inputs, (16,), splits.classes)
-        distiller = Distiller(student, its_teacher, method=way, config=config)
+        students.append(Distiller(student, its_teacher, method=way, config=config))
+        students[-1].check(splits.train)  # what cannot work is told before anything is trained
+
+    Distiller(teacher, None, method="cross_entropy", config=config).fit(splits.train, splits.validation)
+    for distiller in students:
         distiller.fit(splits.train, splits.validation, progress_bar=True)  # keeps the best epoch on validation data
-        print(f"{way}: test accuracy {distiller.evaluate(splits.test)['accuracy']:.3f}")
+        print(f"{distiller.method_name}: test accuracy {distiller.evaluate(splits.test)['accuracy']:.3f}")
 
 
 if __name__ == "__main__":

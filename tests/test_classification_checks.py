@@ -502,6 +502,49 @@ def test_a_method_of_ones_own_is_handed_in_and_resumes(tmp_path, monkeypatch):
     assert Distiller(net(8), None, method="mine").kind is Mine
 
 
+@pytest.mark.parametrize(
+    "gives",
+    [
+        lambda logits: None,
+        lambda logits: logits.mean(),
+        lambda logits: (logits.mean(), None),
+        lambda logits: (logits.mean(1), {}),
+        lambda logits: (1.0, {}),
+        lambda logits: (logits.mean().detach(), {}),
+    ],
+)
+def test_a_method_of_ones_own_without_a_loss_to_learn_from_is_one_line(gives):
+    own = type("Own", (CrossEntropy,), {"loss": lambda self, step: gives(step.student.logits)})
+    with pytest.raises(PolicyKDError, match=r"method: Own.loss must give \(a scalar with gradient, a dict") as caught:
+        Distiller(net(8), None, method=own, config=FAST, device="cpu").fit((INPUTS, LABELS))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"optimizer": lambda parameters: None}, "optimizer: must give a torch optimiser of the parameters, not None"),
+        ({"optimizer": lambda parameters: {}["rate"]}, "torch optimiser of the parameters: KeyError: 'rate'"),
+        (
+            {"alpha_schedule": lambda progress: 3 * progress},
+            r"alpha_schedule\(0.75\) gives 2.25, times alpha=0.5 above 1",
+        ),
+        ({"alpha_schedule": lambda progress: 0.6 - progress}, r"alpha_schedule\(0.75\) gives -0.15.* from 0 up"),
+    ],
+)
+def test_parts_of_ones_own_that_cannot_work_are_told_before_anything_is_trained(own, words):
+    student = net(8)
+    before = weights(student)
+    with pytest.raises(PolicyKDError, match=words) as caught:
+        Distiller(student, net(16), config={**FAST, "epochs": 4, **own}, device="cpu").fit((INPUTS, LABELS))
+    assert "\n" not in str(caught.value) and same(before, weights(student))
+
+
+def test_an_own_schedule_above_one_counts_while_the_labels_keep_some_weight():
+    config = {**FAST, "epochs": 2, "alpha": 0.25, "alpha_schedule": lambda progress: 1 + 2 * progress}
+    assert Distiller(net(8), net(16), config=config, device="cpu").fit((INPUTS, LABELS)).epochs == 2
+
+
 def test_an_optimiser_and_a_schedule_of_ones_own(tmp_path):
     seen = []
 

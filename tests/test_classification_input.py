@@ -323,6 +323,7 @@ def test_command(tmp_path, capsys):
     assert {"accuracy", "agreement", "kl", "ece", "nll"} <= result["test"].keys() and len(result["validation"]) == 2
     assert "policykd classify: rid on digits, 180 training examples" in capsys.readouterr().out
     main([*COMMAND, "--run-dir", str(run), "--resume"])  # all is done: the same result once more
+    assert "going on with student, passes done: 5" in capsys.readouterr().out  # 2 of the student, 3 of filters
     assert json.loads((run / "result.json").read_text(encoding="utf-8")) == result
     for arguments, message in (
         ([*COMMAND, "--run-dir", str(run)], "is not empty"),

@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 import torch
 from classifiers import make, net, problem, same, trained_teacher, weights
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 from policykd import Distiller
 from policykd.classification.distiller import BEST
 from policykd.classification.trainer import Trainer
 from policykd.core import checkpoint
+from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT
 
 
@@ -203,6 +204,75 @@ def test_the_seed_decides_everything(teacher):
         runs.append(weights(student))
         assert torch.initial_seed() == noise  # the caller's generators are left as they were
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+INPUTS, LABELS = problem()
+
+
+class OneByOne(Dataset):
+    """Rows that are not seen as a whole."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return INPUTS[index], LABELS[index]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            (INPUTS[:48], LABELS[:48]),
+            r"training data are not the run's \(shapes \[\[96, 6\], \[96\]\] then, \[\[48, 6\]",
+        ),
+        ((INPUTS.flip(0), LABELS.flip(0)), r"training data are not the run's \(as many, but others\): give the same"),
+        ((INPUTS, LABELS.where(torch.arange(96) > 0, (LABELS + 1) % 3)), "as many, but others"),
+        (DataLoader(TensorDataset(INPUTS + 1, LABELS), 16, shuffle=True), "as many, but others"),
+        (OneByOne(range(95)), "rows 96 then, 95 now"),
+    ],
+)
+def test_a_resumed_run_refuses_other_data(other, words, teacher, tmp_path):
+    held = problem(seed=2)
+    whole = make("hinton", net(8), teacher, epochs=4).fit(problem(), held)
+    stopped(teacher, problem(), held, run_dir=tmp_path / "run")
+    resumed = Distiller.load(tmp_path / "run", net(8, seed=9), teacher, device="cpu")
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with pytest.raises(PolicyKDError, match=words):
+        resumed.fit(other, held)
+    with pytest.raises(PolicyKDError, match="the validation data are not the run's"):
+        resumed.fit(problem(), problem(seed=3))
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+    resumed.save(tmp_path / "again")
+    for distiller in (resumed, Distiller.load(tmp_path / "again", net(8, seed=9), teacher, device="cpu")):
+        assert same(weights(distiller.fit(problem(), held).student), weights(whole.student))
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        (INPUTS.double().numpy(), LABELS.int().numpy()),
+        (INPUTS * (1 + 1e-7), LABELS),
+        OneByOne(range(96)),
+        DataLoader(OneByOne(range(96)), 16),
+    ],
+)
+def test_the_same_data_in_another_form_go_on(alike, teacher, tmp_path):
+    stopped(teacher, problem(), run_dir=tmp_path / "run")
+    assert Distiller.load(tmp_path / "run", net(8), teacher, device="cpu").fit(alike).passes == 4
+
+
+def test_runs_from_before_their_data_were_noted_resume(teacher, tmp_path):
+    whole = make("hinton", net(8), teacher, epochs=4).fit(problem())
+    stopped(teacher, problem(), run_dir=tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    assert list(saved.pop("data")) == ["training"]
+    checkpoint.save(tmp_path / "run" / CHECKPOINT, saved)
+    resumed = Distiller.load(tmp_path / "run", net(8, seed=9), teacher, device="cpu")
+    assert same(weights(resumed.fit(problem()).student), weights(whole.student))
 
 
 def test_checkpoints_from_before_the_loss_scaler_was_saved_resume(teacher, tmp_path):

@@ -96,6 +96,7 @@ def refused(message, job):
         ([TREE, Broken()], "learner 'Broken': its predict_proba failed: two lines"),
         ([TREE, TorchClassifier(misshapen)], "learner 'TorchClassifier': its fit failed: mat1 and mat2"),
         ([TREE, TorchClassifier(nn.Linear(8, 3))], "its fit failed: network: got a module: pass a function of"),
+        ([TREE, TorchClassifier(lambda features, classes: None)], "its fit failed: network: must give a torch module"),
         ([TREE, LinearSVC()], "learner 'LinearSVC': LinearSVC has no predict_proba and classes_: choose one that has"),
         ([TREE, Odd()], "learner 'Odd': predict_proba gave (30, 3) or values that are not finite"),
         ([TREE, DecisionTreeClassifier(max_depth=-1)], "learner 'DecisionTreeClassifier_2': its fit failed"),

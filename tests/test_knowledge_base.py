@@ -116,12 +116,19 @@ def test_faults_are_one_line(tmp_path):
         "it is of another teacher": lambda: memory.check_teacher("another"),
         "index='hnws' is unknown": lambda: KnowledgeBase(6, 3, "", index="hnws"),
         "there is no file": lambda: KnowledgeBase.load(tmp_path / "none"),
+        "checkpoint: '' is no path": lambda: memory.save(""),
     }
     for line, cause in lines.items():
         with pytest.raises(PolicyKDError, match=line) as error:
             cause()
         assert "\n" not in str(error.value)
     assert len(memory) == 10
+
+
+def test_a_file_is_named_as_agents_name_theirs(tmp_path):
+    filled(10).save(tmp_path / "memory")
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.safetensors"]
+    assert len(KnowledgeBase.load(tmp_path / "memory")) == 10
 
 
 def test_files_of_others_are_refused(tmp_path):

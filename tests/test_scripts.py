@@ -125,6 +125,14 @@ def test_a_classifier_is_distilled_beside_one_that_learns_from_labels(capsys):
     assert "cross_entropy: test accuracy 0." in (text := capsys.readouterr().out) and "hinton: test accuracy 0." in text
 
 
+@pytest.mark.parametrize("method", ["nope", "fitnets"])  # fitnets needs modules to compare, which have no option here
+def test_a_method_that_cannot_teach_is_told_before_a_teacher_is_trained(method, monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr("policykd.Distiller.fit", lambda *arguments, **named: pytest.fail("something was trained"))
+    with pytest.raises(PolicyKDError, match=r"method: 'nope' is unknown|features: fitnets compares modules"):
+        script("train_classifier")(method=method, epochs=1)
+
+
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
 def test_scripts_stay_short_enough_to_read(path):
     assert 15 <= len(path.read_text(encoding="utf-8").splitlines()) <= 60

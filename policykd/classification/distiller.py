@@ -145,9 +145,9 @@ class Distiller(Training):
         Raises:
             PolicyKDError: the data, features or classes do not fit, or the loss is not finite.
         """
-        processes = self.accelerator.num_processes
-        batches = loader(train, self.config.batch_size, self.config.seed, "training", processes)
+        batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
         judge = None if validation is None else Evaluation(self, validation, "validation")
+        self.note_data(training=batches, validation=None if judge is None else judge.source)
 
         def after_pass() -> None:
             self._checkpoint()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from torch.optim import Optimizer
+
 from policykd.core import registry
-from policykd.core.errors import PolicyKDError
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import change, check_schedule
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
@@ -44,3 +47,19 @@ def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig |
 def plain(config: TrainingConfig) -> dict[str, Any]:
     """Settings as plain values (``registry.plain``)."""
     return registry.plain(config, TABLES)
+
+
+def make_optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:
+    """The optimiser of some parameters; one of the user's own has its own learning rate and decay.
+
+    Raises:
+        PolicyKDError: the user's own function fails, or gives something else.
+    """
+    make = registry.find("optimizer", config.optimizer, OPTIMIZERS)
+    if not callable(config.optimizer):
+        return make(parameters, lr=rate, weight_decay=config.weight_decay)
+    with telling("optimizer: must give a torch optimiser of the parameters: "):
+        made = make(parameters)
+    if not isinstance(made, Optimizer):
+        raise PolicyKDError(f"optimizer: must give a torch optimiser of the parameters, not {made!r:.200}")
+    return made

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from policykd.classification.data.batches import Adaptor, Inputs
+from policykd.classification.data.checks import check_same, outline
 from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, said
@@ -53,6 +55,8 @@ class Training:
     """The student's weights at the best validation."""
     waiting: dict[str, Any] | None = dataclasses.field(default=None, init=False)
     """A saved state whose optimisers and helpers wait for the first batch."""
+    data: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False)
+    """Outlines of the data of the latest ``fit``, by what they are for."""
     probabilities: bool | None = dataclasses.field(default=None, init=False)
     """Whether the teacher gives probabilities instead of logits; None until its first answer."""
 
@@ -79,11 +83,25 @@ class Training:
             self.probabilities = whole and are_probabilities(answer, said(self.teacher, self.config.teacher_outputs))
         return as_log_probabilities(answer) if self.probabilities else answer
 
+    def note_data(self, **sources: DataLoader | None) -> None:
+        """Keep what the data are known by, after what was read from a file was compared with them.
+
+        Raises:
+            PolicyKDError: the run began with other data.
+        """
+        now = {what: outline(batches) for what, batches in sources.items() if batches is not None}
+        if self.method is None and self.passes:  # read from a file, before its first fit
+            with checkpoint.understood("the run's checkpoint"):
+                for what in (what for what in now if what in self.data):
+                    check_same(what, self.data[what], now[what])
+        self.data |= now
+
     def state(self) -> dict[str, Any]:
         """Everything that a run needs to go on from the end of a pass."""
         result: dict[str, Any] = {
             "teacher": fingerprint(self.teacher),
             "student": self.student.state_dict(),
+            "data": self.data,
             **{name: getattr(self, name) for name in COUNTERS},
         }
         if self.method is not None:
@@ -106,6 +124,7 @@ class Training:
         load_weights(self.student, loaded["student"], "student")
         for name in COUNTERS:
             setattr(self, name, loaded[name])
+        self.data = loaded.get("data", {})  # older runs do not say
         self.waiting = loaded if "method" in loaded else None
 
     def restore_method(self, steps_per_pass: int) -> None:

@@ -21,6 +21,7 @@ from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
 from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state, shared
+from policykd.classification.settings import make_optimizer
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, check_logits
 from policykd.core.checkpoint import understood
@@ -30,8 +31,7 @@ from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
 from policykd.distillation.schedules import SCHEDULES
-from policykd.distillation.supervised.method import OPTIMIZERS, WARM_UP, Method, Outputs, Phase, Step, Terms
-from policykd.distillation.supervised.training_config import TrainingConfig
+from policykd.distillation.supervised.method import WARM_UP, Method, Outputs, Phase, Step, Terms
 
 log = logging.getLogger("policykd")
 
@@ -160,7 +160,12 @@ class Trainer:
         if phase == WARM_UP:
             loss = hard_loss(student.logits, known)
             return loss, {"ce_loss": loss.detach()}
-        return self.method.loss(Step(phase.name, student, teacher, known, self.training.epochs / self.config.epochs))
+        found = self.method.loss(Step(phase.name, student, teacher, known, self.training.epochs / self.config.epochs))
+        loss, terms = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad or not isinstance(terms, dict):
+            asked = f"{self.training.method_name}.loss must give (a scalar with gradient, a dict of its parts)"
+            raise PolicyKDError(f"method: {asked}, not {found!r:.200}")
+        return loss, terms
 
     def _labels(self, labels: Any, logits: Tensor) -> Tensor:
         if self.check_labels or labels is None:
@@ -230,7 +235,7 @@ class Trainer:
             members = [p for module in self._members(group) for p in module.parameters()]
             if not any(p.requires_grad for p in members):
                 raise PolicyKDError(f"{group}: all its parameters are frozen, nothing can learn: set requires_grad")
-            optimizer = _optimizer(config, members, self.method.learning_rate(config, group))
+            optimizer = make_optimizer(config, members, self.method.learning_rate(config, group))
             schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
             training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
@@ -286,13 +291,6 @@ class Trainer:
 def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], float]:
     """What the learning rate is multiplied by at every step."""
     return lambda step: number_at("learning_rate_schedule", schedule, step / max(1, steps))
-
-
-def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    make = find("optimizer", config.optimizer, OPTIMIZERS)
-    if callable(config.optimizer):
-        return make(parameters)
-    return make(parameters, lr=rate, weight_decay=config.weight_decay)
 
 
 def _score(result: dict[str, float]) -> float:

@@ -137,7 +137,7 @@ def open_distiller(
     """A distiller of the asked method or another one that writes into a folder, or the one that did so before."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        tell(f"going on with {folder.name} after {distiller.passes} epochs")
+        tell(f"going on with {folder.name}, passes done: {distiller.passes}")
         return distiller
     method, config = method or options.method, config or options.config
     if options.resume and _is_first():  # killed before its first checkpoint: it starts again

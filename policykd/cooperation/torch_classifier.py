@@ -83,6 +83,8 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
                 self.network_ = make_model("mlp", self.widths, (features,), classes, seed)
             else:
                 self.network_ = self.network(features, classes)
+                if not isinstance(self.network_, nn.Module):
+                    raise TypeError(f"network: must give a torch module, not {self.network_!r:.200}")
             self.network_.train()
             adam = torch.optim.Adam(
                 self.network_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True

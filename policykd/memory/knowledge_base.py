@@ -18,7 +18,7 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 from policykd.core.fields import require
-from policykd.core.files import as_path, file_path
+from policykd.core.files import as_path, checkpoint_path
 from policykd.memory.approximate import Graph, Scan
 
 QUERIES, CELLS = 1024, 2**24
@@ -169,10 +169,12 @@ class KnowledgeBase:
         return Neighbours(similarities, rows)
 
     def save(self, path: str | Path) -> None:
-        """Write keys, values, the teacher's fingerprint and the metric as safetensors, whole or not at all."""
+        """Write keys, values, the teacher's fingerprint and the metric to ``path``, whole or not at all.
+
+        It ends in ``.safetensors`` if it has no ending.
+        """
         kind = {"teacher": self.teacher, "metric": self.metric, "probabilities": self.probabilities}
-        file = file_path("save", path, "memory.safetensors")
-        checkpoint.save(file, {"keys": self.keys, "values": self.values, **kind})
+        checkpoint.save(checkpoint_path(path), {"keys": self.keys, "values": self.values, **kind})
 
     @classmethod
     def load(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sized
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from policykd.classification.data.batches import Adaptor, Batches, Inputs, Rows, split_batch, whole_labels
 from policykd.core.errors import PolicyKDError, telling
 from policykd.distillation.categorical import UNLABELLED
+
+MOST = 2**18
+"""Entries by which an array is known again, in rows at even distances: a large one may lie on the disk."""
 
 
 def split(adaptor: Adaptor, content: Any) -> tuple[Inputs, Any]:
@@ -80,6 +85,42 @@ def _in_memory(batches: DataLoader) -> tuple[Tensor, ...] | None:
         return rows.arrays
     plain = type(order) is BatchSampler and isinstance(order.sampler, RandomSampler | SequentialSampler)
     return rows.tensors if isinstance(rows, TensorDataset) and plain and batches.collate_fn is default_collate else None
+
+
+def outline(batches: DataLoader) -> dict[str, Any]:
+    """What a resumed run knows its data by: number of rows and, of arrays, their shapes and a sum of weighted entries.
+
+    Data that are read one by one, which may augment inside, are known by their number alone, if that.
+    """
+    rows, arrays = batches.dataset, _in_memory(batches) or ()
+    return {
+        "rows": len(rows) if isinstance(rows, Sized) else None,
+        "shapes": [list(array.shape) for array in arrays],
+        "sums": [_weighted_sum(array) for array in arrays],
+    }
+
+
+def _weighted_sum(array: Tensor) -> float:
+    entries = array[:: 1 + array.numel() // MOST].double().nan_to_num(0.0, 0.0, 0.0).reshape(-1)
+    return float(
+        entries @ torch.arange(1, len(entries) + 1).to(entries).sin()
+    )  # of rows in another order it is another
+
+
+def check_same(what: str, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with other data; sums may differ by what another machine rounds otherwise.
+
+    Raises:
+        PolicyKDError: the outlines differ.
+    """
+    how, known = "", "shapes" if was["sums"] and now["sums"] else "rows"
+    if was[known] != now[known] and None not in (was[known], now[known]):
+        how = f"{known} {was[known]} then, {now[known]} now"
+    elif known == "shapes":
+        same = all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(was["sums"], now["sums"], strict=True))
+        how = "" if same else "as many, but others"
+    if how:
+        raise PolicyKDError(f"resume: the {what} data are not the run's ({how}): give the same, or begin a new run")
 
 
 def _has_batch_of_one(batches: DataLoader) -> bool:

@@ -53,7 +53,7 @@ class Evaluation:
 
     def __init__(self, training: Training, data: Any, what: str) -> None:
         self.training, processes = training, training.accelerator.num_processes
-        source = loader(data, BATCH - BATCH % processes, None, what, processes)
+        self.source = source = loader(data, BATCH - BATCH % processes, None, what, processes)
         rows = source.dataset
         self.repeats = source is not data and isinstance(rows, Rows) and rows.arrays is not None
         """Whether every pass has the same rows: a user's loader may shuffle, a data set may augment inside."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from policykd.core.errors import telling
+from policykd.core.errors import PolicyKDError, telling
 from policykd.core.fields import number_at
 from policykd.core.registry import find
 from policykd.distillation import weights
@@ -87,6 +87,8 @@ class Hinton(Method):
         self.weight = find("example_weight", config.example_weight, WEIGHTS)
         if self.uses_teacher and len(teacher.logits) == len(student.logits):
             self._try(student, teacher)
+        for epoch in range(config.epochs):
+            self._alpha(epoch / config.epochs)
 
     def _try(self, student: Outputs, teacher: Outputs) -> None:
         """Refuse a divergence or a weight, which may be a user's own, that cannot work, before anything is trained."""
@@ -97,6 +99,19 @@ class Hinton(Method):
         with telling("example_weight: must give (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
             distance(student, teacher, weight=self.weight(values, values).squeeze(0))
 
+    def _alpha(self, progress: float) -> float:
+        """The weight of the teacher's loss at a share of the student's passes."""
+        if self.config.alpha == 1:
+            return 1.0
+        share = number_at("alpha_schedule", self.schedule, progress)
+        alpha = self.config.alpha * share
+        if alpha > 1:
+            raise PolicyKDError(
+                f"config: alpha_schedule({progress:g}) gives {share:g}, times alpha={self.config.alpha:g} above 1: the "
+                "labels would weigh less than nothing; give numbers from 0 to 1"
+            )
+        return alpha
+
     @property
     def uses_labels(self) -> bool:
         """Not where the teacher alone is heard."""
@@ -105,9 +120,7 @@ class Hinton(Method):
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
         """Hinton's loss."""
         config, own, target, weight = self.config, step.student.logits, step.teacher.logits, None
-        alpha = config.alpha
-        if alpha < 1:
-            alpha *= number_at("alpha_schedule", self.schedule, step.progress)
+        alpha = self._alpha(step.progress)
         if config.example_weight != "uniform":
             with torch.no_grad():
                 values = (log_likelihood(logits, step.labels) for logits in (target, own))
