@@ -3,6 +3,7 @@
 import fnmatch
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -329,6 +330,14 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
         read_scores(cell, [bad, *rows[1:]])
     with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
         read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])
+
+
+def test_seconds_of_a_group_are_a_seeds_share_of_those_of_all(spec):
+    """Our rows say how long all seeds took together, SB3's how long each one did."""
+    for cell in spec.cells[0], next(cell for cell in spec.cells if not cell.by_sb3):
+        rows = simulate_cell(spec, cell).rows
+        took = [replace(r, seconds=10.0 * (r.seed + 1) if cell.by_sb3 else 150.0) for r in rows]
+        assert read_scores(cell, took).seconds == 30
 
 
 def test_a_group_that_acts_as_one_is_whole_or_refused(spec):

@@ -123,7 +123,7 @@ def test_gradient_updates_are_counted_as_they_are_made():
     def td3(**changes):
         return TD3Config(**{"learning_starts": 100, "train_freq": 1, "gradient_steps": 1, **changes})
 
-    assert gradient_updates(td3(), 100) == 0 and gradient_updates(td3(), 250) == 150
+    assert gradient_updates(td3(), 40) == gradient_updates(td3(), 100) == 0 and gradient_updates(td3(), 250) == 150
     assert gradient_updates(td3(train_freq=4, gradient_steps=2), 250) == 74  # 104, 108, ..., 248
     assert gradient_updates(PPOConfig(n_steps=100, batch_size=30, n_epochs=3), 250) == 2 * 3 * 4
 

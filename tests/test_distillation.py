@@ -135,6 +135,12 @@ def test_a_batch_without_spread_weighs_all_states_alike():
     assert torch.equal(weights.disadvantage(peer, own, 10.0, scale_free=True), torch.ones(K, B))
 
 
+def test_a_spread_of_rounding_errors_is_no_scale():
+    xi = torch.tensor([[0.0, 2e-6]], dtype=torch.float64)  # deviation 1e-6, beside the floor of 1e-6: over 2e-6
+    weight = weights.disadvantage(xi, torch.zeros(1, 2, dtype=torch.float64), 1.0, scale_free=True)
+    assert weight.tolist() == [pytest.approx([2 / (1 + math.e), 2 * math.e / (1 + math.e)])]
+
+
 def test_scale_free_weights_do_not_see_the_scale_of_rewards(values):
     peer, own = values
     weight = weights.disadvantage(peer, own, 2.0, scale_free=True)

@@ -19,6 +19,7 @@ from policykd.measure.fidelity import visited
 from policykd.tasks.spaces import find_task
 from policykd.tasks.views import View
 from policykd.teachers.demonstrations import demonstrate
+from policykd.teachers.policy import Recorded
 
 FAST = {"n_episodes": 40, "net_arch": (32, 32), "learning_rate": 5e-3, "updates": 300}
 THREE = np.full(1, 3.0, np.float32)
@@ -148,6 +149,15 @@ def test_answers_are_of_other_units_only_where_these_return_more():
         answers = actions / 0.3 * reach
         assert doctor.checks.action_scale(actions, answers, -THREE, THREE, rescaled).state == state, (gain, reach)
     assert not doctor.checks.of_unit(answers, -THREE / 3, THREE / 3).any()  # the task's own
+    beyond = np.hstack((answers, 3 * answers))  # one action goes beyond 1, so none is of -1 to 1
+    assert not doctor.checks.of_unit(beyond, np.full(2, -3.0), np.full(2, 3.0)).any()
+
+
+@pytest.mark.parametrize(("returns", "state"), [([9.0, 11], "wrong"), ([0.0, 20], "ok"), ([17.0, 17], "ok")])
+def test_a_teacher_is_worse_than_its_record_only_beyond_what_chance_explains(returns, state):
+    """Of 20, and of 0 at random: two standard errors are 2.8 for 9 and 11, 20.1 for 0 and 20; and 17 is most of it."""
+    recorded = Recorded(20.0, "evaluations.npz")
+    assert doctor.checks.against_record(np.array(returns), np.array([-1.0, 1.0]), recorded).state == state
 
 
 @pytest.mark.parametrize(("backbone", "found"), [("ppo", ["action bounds"]), ("td3", [])])
@@ -270,6 +280,7 @@ class Ends(gym.Wrapper):
         (lambda env: Ends(env, iter([10, 30] * 99), False, True), "report failures as terminated"),
         (lambda env: Ends(env.unwrapped, 10**9, False, False), "give the task a time limit"),
         (lambda env: Ends(env, iter([10, 30] * 99), True, False), None),
+        (lambda env: Ends(env, iter([10, 30] * 99), True, True), None),
         (lambda env: Ends(env, 50, False, True), None),
     ],
 )
@@ -357,6 +368,20 @@ def test_cloning_that_explains_nothing_blames_no_setting():
     sight = doctor.checks.sight(fit(0.9), fit(-6.0), fit(-1.0), [2])
     assert sight.state == "wrong" and sight.advice == "show it more (most is missed of column 2)"
     assert "give it memory" in doctor.checks.sight(fit(0.9), fit(-1.0), fit(0.6), [2]).advice
+
+
+def test_states_that_are_held_out_change_nothing_in_what_is_learnt():
+    draws = np.random.default_rng(0)
+    inputs, actions, held_out = draws.normal(size=(40, 2)), draws.uniform(-1, 1, (40, 1)), np.arange(40) >= 30
+    student = doctor.Student((4,), "tanh", 1e-2, True)
+    fit = doctor_fit.clone(inputs, actions, held_out, student, 5)
+    inputs[held_out], actions[held_out] = inputs[held_out] + 9, 0
+    np.testing.assert_array_equal(doctor_fit.clone(inputs, actions, held_out, student, 5).losses, fit.losses)
+
+
+def test_the_mean_of_every_action_explains_nothing():
+    actions = np.array([[0.0, 10.0], [2.0, 10.0]])
+    assert r2(np.array([[1.0, 10.0]] * 2), actions) == 0 and r2(np.array([[0.5, 10.0], [1.5, 10.0]]), actions) == 0.75
 
 
 def test_observations_that_no_network_can_read():

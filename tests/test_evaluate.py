@@ -46,3 +46,22 @@ def test_an_episode_without_an_end_counts_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(evaluate, "EPISODE_LIMIT", 4)
     result = Evaluator(lambda: Three(ends=False), 1, lambda actions: actions).run(lambda seen: seen + 0.5, 3, [0], 0)
     assert (result.lengths.tolist(), result.returns.tolist()) == ([[4, 4, 4]], [[2.0, 2.0, 2.0]])
+
+
+def test_no_two_episodes_of_any_evaluations_start_alike_and_peers_meet_the_same_starts():
+    class Told(Three):
+        def reset(self, *, seed=None, options=None):
+            begun.append(seed)
+            return super().reset(seed=seed)
+
+    def starts(number, episodes=3):
+        begun.clear()
+        Evaluator(Told, 3, lambda actions: actions).run(lambda seen: seen, episodes, [7, 7, 8], number)
+        first, second, other = (begun[k::3] for k in range(3))
+        assert first == second
+        return [*first, *other]
+
+    begun = []
+    every = [starts(number) for number in (0, 1, 2, 400)]
+    assert len({seed for seeds in every for seed in seeds}) == 4 * 6
+    assert starts(2, 1) == every[2][::3]  # whatever was evaluated before, and however much

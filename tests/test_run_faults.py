@@ -14,6 +14,7 @@ import time
 import pytest
 import torch
 from full_disk import full_disk
+from policykd_envs import PointReach
 from tiny import POINT, TINY, contents, flags, logged_steps, progress, start
 
 from policykd.cli import main
@@ -379,6 +380,17 @@ def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, ca
     assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text(encoding="utf-8")
     assert DualStudent.load(run / "stopped.safetensors").num_timesteps > 60
     assert DualStudent.load(run).num_timesteps % 60 == 0
+
+
+def test_a_task_that_raises_at_its_first_step_leaves_its_traceback_too(tmp_path, monkeypatch):
+    def step(env, action):
+        raise RuntimeError("no simulator here")
+
+    agent = DualStudent(POINT, config=TINY, run_dir=tmp_path / "run")
+    monkeypatch.setattr(PointReach, "step", step)
+    with pytest.raises(PolicyKDError, match=r"no simulator here.*; traceback in .*error\.txt; .*begin anew$"):
+        agent.learn(20)
+    assert "in step\n" in (tmp_path / "run" / "error.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("what", ["progress.csv", "monitor.csv", "evaluations.npz", "tfevents"])

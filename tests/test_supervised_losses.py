@@ -42,6 +42,7 @@ def test_a_class_that_the_teacher_rules_out_adds_nothing_to_the_kl():
     assert found.item() == pytest.approx(LN2)
     assert student.grad.squeeze().tolist() == pytest.approx([-0.25, -0.25, 0.5])
     assert categorical_kl(teacher, teacher).item() == 0
+    assert math.isnan(categorical_kl(teacher * math.nan, teacher).item())  # of who has diverged, all the same
 
 
 def test_kl_refuses_other_shapes():

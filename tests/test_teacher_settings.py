@@ -91,6 +91,17 @@ def test_the_actors_moments_begin_anew_when_it_thaws():
     assert float(adam.steps) == 5.0  # once
 
 
+def test_a_checkpoint_knows_that_the_actor_was_frozen():
+    """Else a run that goes on from it would thaw with moments that have counted zeros."""
+    before, after = (tuned(critic_steps=100, fixed_std_steps=100) for _ in range(2))
+    before.recipe.freeze(100)
+    after.recipe.freeze(150)
+    after.recipe.restore(before.recipe.state())
+    after.learner.adam.steps.fill_(5.0)
+    after.recipe.freeze(150)
+    assert float(after.learner.adam.steps) == 0.0
+
+
 def test_fine_tuning_distils_no_values():
     """An anchor has none, and the critic's are to be those of rewards."""
     agent = tuned()

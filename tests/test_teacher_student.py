@@ -267,9 +267,9 @@ def test_what_a_teacher_pays_by_hand(method):
 
 
 def test_what_a_teacher_pays_is_scaled_where_rewards_are():
-    plain, scaled = (rolled("entropy_regularised", normalize_reward=flag) for flag in (False, True))
+    plain, scaled = (rolled("entropy_regularised", normalize_reward=flag, gamma=0.8) for flag in (False, True))
     unscaled = plain.teacher_rewards(plain.distributions())
-    expected = copy.deepcopy(scaled.teaching).scale_rewards(unscaled, plain.rollout.dones, scaled.config.gamma)
+    expected = copy.deepcopy(scaled.teaching).scale_rewards(unscaled, plain.rollout.dones, 0.8)
     torch.testing.assert_close(scaled.teacher_rewards(scaled.distributions()), expected)
     assert not torch.allclose(expected, unscaled)
 
@@ -342,6 +342,14 @@ def test_off_policy_the_teachers_weight_is_adapted_after_every_hundred_updates(p
     teaching = agent.recipe.teaching
     assert teaching.log_coefficient.all()
     torch.testing.assert_close(teaching.lambdas, 2.0 * teaching.log_coefficient.exp())
+
+
+def test_off_policy_the_teachers_weight_is_that_of_its_schedule_from_the_first_update_on():
+    config = {**REPLAY, "distill_schedule": "linear", "distill_coef": 2.0}
+    recipe = TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config).learn(40).recipe
+    recipe.n_updates = 0
+    weights = [float(recipe.step(i / 200, False)["distill/coefficient"][0]) for i in range(200)]
+    assert weights == [2.0] * 100 + [1.0] * 100
 
 
 def test_losses_beside_rl_off_policy_are_the_distances_times_their_coefficients(critic_teacher, monkeypatch):
