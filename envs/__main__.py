@@ -1,4 +1,4 @@
-"""``python -m policykd_envs`` prints the table of ``README.md``."""
+"""``python -m policykd_envs`` prints the table of tasks in ``README.md``."""
 
 from policykd_envs.registration import readme_table
 

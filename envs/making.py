@@ -1,4 +1,4 @@
-"""Building environments with a clean console."""
+"""Makes environments without console noise."""
 
 import os
 import sys
@@ -11,17 +11,17 @@ import gymnasium as gym
 import mujoco
 from gymnasium.envs.registration import EnvSpec
 
-# MuJoCo 4 prints this for every HalfCheetah, whose XML belongs to Gymnasium: nothing its user can act on.
+# MuJoCo 4 prints this for every HalfCheetah, whose XML is Gymnasium's: users cannot act on it.
 _KNOWN_WARNING = "compiler attribute 'settotalmass' is deprecated"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Environments that are made in this block are so without MuJoCo's prints and ``MUJOCO_LOG.TXT``.
+    """Context in which environments are made without MuJoCo's prints and ``MUJOCO_LOG.TXT``.
 
-    MuJoCo's warnings in it become Python ``RuntimeWarning``s (or go to the handler that the caller set with
-    ``mujoco.set_mju_user_warning``); only the known note on HalfCheetah's XML is dropped. Processes that are forked in
-    it print what MuJoCo warns of, for as long as they live.
+    MuJoCo's warnings become Python ``RuntimeWarning``s (or go to the handler that the caller set with
+    ``mujoco.set_mju_user_warning``); only the known note on HalfCheetah's XML is dropped. Processes forked inside the
+    context keep printing MuJoCo's warnings.
     """
     messages: list[str] = []
     owner, handler = os.getpid(), mujoco.get_mju_user_warning()
@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
         elif _KNOWN_WARNING not in message:
             print(f"MuJoCo: {message}", file=sys.stderr)
 
-    # Collected first and reported afterwards: Python must not raise inside a callback from C.
+    # Collect first and report afterwards: Python must not raise inside a callback from C.
     mujoco.set_mju_user_warning(collect)
     try:
         yield

@@ -1,4 +1,4 @@
-"""PointReach: a point in the plane moves to a goal. Numpy alone, solved within seconds."""
+"""PointReach: a point in the plane moves to a goal. NumPy only, solved within seconds."""
 
 from typing import Any, ClassVar
 
@@ -10,17 +10,17 @@ from gymnasium import spaces
 class PointReach(gym.Env):
     """A point moves to a goal in the square [-1, 1]²; the action is its velocity.
 
-    Both are drawn uniformly at reset. The reward is minus the distance to the goal after the step; of the sparse task
-    0 within 0.1 of the goal and -1 elsewhere, as FetchReach pays. An episode never terminates: it is truncated after
-    50 steps.
+    Both are drawn uniformly at reset. The reward is the negative distance to the goal after the step; in the sparse
+    task it is 0 within 0.1 of the goal and -1 elsewhere, as in FetchReach. An episode never terminates: it is truncated
+    after 50 steps.
 
     - Observation: float32 of shape (4,): position, in [-1, 1]; vector to the goal, in [-2, 2].
-    - Action: float32 of shape (2,), in [-1, 1]; the point moves by 0.1 × action, and stops at the walls.
+    - Action: float32 of shape (2,), in [-1, 1]; the point moves by 0.1 × action and stops at the walls.
 
     The reward threshold is -12, the return of reaching the goal and then staying within about 0.15 of it.
-    Measured means over 500 episodes: random actions -53, standing still -52, full speed towards the goal
-    without slowing down -8.4, the proportional controller ``clip(10 * vector to the goal)`` -5.2. The positions
-    drawn alone give single returns a standard deviation of 4 to 5, so compare means of many episodes.
+    Mean returns over 500 episodes: random actions -53, standing still -52, full speed towards the goal without slowing
+    down -8.4, the proportional controller ``clip(10 * vector to the goal)`` -5.2. The initial positions alone give
+    single returns a standard deviation of 4 to 5, so compare means over many episodes.
     """
 
     HORIZON: ClassVar[int] = 50
@@ -28,7 +28,7 @@ class PointReach(gym.Env):
     STEP: ClassVar[float] = 0.1
     """Distance moved along an axis by an action of 1."""
     RADIUS: ClassVar[float] = 0.1
-    """Distance from the goal below which the sparse task pays."""
+    """Distance from the goal below which the sparse reward is 0."""
     FRAME: ClassVar[int] = 128
     """Height and width of a rendered frame, in pixels."""
 
@@ -39,7 +39,7 @@ class PointReach(gym.Env):
 
         Args:
             render_mode: ``"rgb_array"`` for frames from `render`, or None.
-            sparse: whether reaching alone is paid.
+            sparse: whether the reward is sparse.
         """
         high = np.array([1, 1, 2, 2], dtype=np.float32)
         self.observation_space = spaces.Box(-high, high)

@@ -1,4 +1,4 @@
-"""The tasks of this package: one table, from which Gymnasium's registry and the README are filled."""
+"""The tasks of this package: one table that fills Gymnasium's registry and the README."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,22 +10,22 @@ from policykd_envs.making import make
 from policykd_envs.point_reach import PointReach
 
 LOCOMOTION = ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Swimmer")
-WALKERS = ("HalfCheetah", "Hopper", "Walker2d", "Ant")  # Swimmer moves in a fluid, without weight or contact
+WALKERS = ("HalfCheetah", "Hopper", "Walker2d", "Ant")  # Swimmer moves in a fluid, without gravity or contact
 HAVE_VELOCITIES = (*LOCOMOTION, "Humanoid", "InvertedPendulum", "InvertedDoublePendulum")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A change that makes new tasks out of MuJoCo v5 tasks."""
+    """A modification that makes new tasks from MuJoCo v5 tasks."""
 
     suffix: str
-    """Added to the name of the task: ``Hopper`` + ``Delayed``."""
+    """Suffix of the task's name: ``Hopper`` + ``Delayed``."""
     bases: tuple[str, ...]
     """Names of the tasks, without ``-v5``."""
     wrapper: str
     """Name of the class in ``policykd_envs.wrappers``."""
     why: str
-    """What the variant is good for, in one line."""
+    """Purpose of the variant, in one line."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the wrapper."""
 
@@ -43,7 +43,7 @@ TASKS = {
     "PolicyKD/PointReach-v0": "solved within seconds: tests and first tries",
     "PolicyKD/PointReachSparse-v0": "exploration: -1 until within 0.1 of the goal",
 } | {f"PolicyKD/{base}{variant.suffix}-v0": variant.why for variant in VARIANTS for base in variant.bases}
-"""Every id of this package, with the reason why it is there."""
+"""Every id of this package, with its purpose."""
 
 
 def register_tasks() -> None:
@@ -73,13 +73,13 @@ def _register_variant(variant: Variant, base: str) -> None:
         entry_point=spec.entry_point,
         max_episode_steps=spec.max_episode_steps,
         kwargs=spec.kwargs,
-        # Gymnasium applies these outside TimeLimit, where DelayedReward sees the end of the time.
+        # Gymnasium applies these outside TimeLimit, so that DelayedReward sees truncation.
         additional_wrappers=(WrapperSpec(variant.wrapper, entry_point, variant.kwargs),),
     )
 
 
 def readme_table() -> str:
-    """Return the table of ``README.md``, in Markdown, from the registered tasks."""
+    """Return the table of tasks in ``README.md``, in Markdown."""
     lines = ["| id | observation | action | horizon | why |", "|---|---|---|---|---|"]
     for env_id, why in TASKS.items():
         env = make(env_id)

@@ -1,7 +1,7 @@
-"""Wrappers that make a Gymnasium task harder: hidden velocities, late rewards, other dynamics.
+"""Wrappers that make a Gymnasium task harder: masked velocities, delayed rewards, shifted dynamics.
 
-Each one records its arguments, so that ``env.spec`` can be saved and rebuilt, and keeps its whole state in
-plain attributes.
+Each records its arguments, so that ``env.spec`` can be saved and rebuilt, and keeps all its state in plain
+attributes.
 """
 
 from typing import Any, SupportsFloat
@@ -42,8 +42,8 @@ def velocity_indices(env: gym.Env) -> np.ndarray:
 class MaskVelocity(gym.ObservationWrapper, RecordConstructorArgs):
     """Sets the velocities in the observation to zero; the task becomes partially observed.
 
-    The observation space stays that of the task, so that a teacher that sees all and a student that does not
-    share shapes.
+    The observation space is that of the task, so that a teacher with full observations and a student without velocities
+    have the same shapes.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -57,16 +57,16 @@ class MaskVelocity(gym.ObservationWrapper, RecordConstructorArgs):
         self.masked = velocity_indices(env)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Return a copy of the observation, shape (obs,), with its velocities at zero."""
+        """Return a copy of the observation, shape (obs,), with zero velocities."""
         observation = observation.copy()
         observation[self.masked] = 0.0
         return observation
 
 
 class SelectObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Shows some columns of the observation; all of it stays in ``full_observation`` and in ``info``.
+    """Selects columns of the observation; ``full_observation`` and ``info`` keep the full observation.
 
-    A student sees what the wrapper returns, a teacher what is in ``full_observation``.
+    A student reads the wrapper's output, a teacher ``full_observation``.
     """
 
     def __init__(self, env: gym.Env, columns: tuple[int, ...]) -> None:
@@ -74,10 +74,10 @@ class SelectObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
         Args:
             env: A task whose observation is a vector.
-            columns: Which columns to show, in this order.
+            columns: Columns to select, in this order.
 
         Raises:
-            ValueError: If there is no such column, or none is named.
+            ValueError: If a column does not exist, or none is given.
         """
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -91,20 +91,20 @@ class SelectObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self.observation_space = gym.spaces.Box(space.low[self.columns], space.high[self.columns], dtype=space.dtype)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict]:
-        """Take a step; ``info["full_observation"]`` is the whole observation."""
+        """Take a step; ``info["full_observation"]`` is the full observation."""
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated, truncated, {**info, "full_observation": self.full_observation}
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Keep the whole observation and return its chosen columns, shape (n,)."""
+        """Keep the full observation and return the selected columns, shape (n,)."""
         self.full_observation = observation
         return observation[self.columns]
 
 
 class StackObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Shows the last ``n`` observations as one vector, oldest first; an episode starts with its first one repeated.
+    """Stacks the last ``n`` observations in one vector, oldest first; at the start of an episode the first is repeated.
 
-    That is Gymnasium's ``FlattenObservation(FrameStackObservation(env, n))`` without its deep copies.
+    As Gymnasium's ``FlattenObservation(FrameStackObservation(env, n))``, without its deep copies.
     """
 
     def __init__(self, env: gym.Env, n: int) -> None:
@@ -112,10 +112,10 @@ class StackObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
         Args:
             env: A task whose observation is a vector.
-            n: Observations shown together, at least 1.
+            n: Number of stacked observations, at least 1.
 
         Raises:
-            ValueError: If ``n`` is below 1, or observations are no vectors.
+            ValueError: If ``n`` is below 1, or observations are not vectors.
         """
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -128,7 +128,7 @@ class StackObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self.stack = np.zeros((n, *space.shape), space.dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        """Start an episode; what was before it is forgotten."""
+        """Start an episode with a fresh stack."""
         observation, info = self.env.reset(seed=seed, options=options)
         self.stack[:] = observation
         return self.stack.flatten(), info
@@ -141,9 +141,9 @@ class StackObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
 
 class DelayedReward(gym.Wrapper, RecordConstructorArgs):
-    """Pays the rewards summed, every ``n`` steps and at the end of the episode, as in P3S's delayed tasks.
+    """Pays the sum of rewards every ``n`` steps and at the end of the episode, as in P3S's delayed tasks.
 
-    It belongs outside ``TimeLimit``, or the rewards owed when the time runs out are lost.
+    It belongs outside ``TimeLimit``; otherwise rewards pending at truncation are lost.
     """
 
     def __init__(self, env: gym.Env, n: int = 20) -> None:
@@ -165,12 +165,12 @@ class DelayedReward(gym.Wrapper, RecordConstructorArgs):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        """Start an episode, with nothing owed."""
+        """Start an episode, with no pending reward."""
         self._owed, self._steps = 0.0, 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict]:
-        """Take a step; the reward is zero except when the sum is paid."""
+        """Take a step; the reward is zero except in steps that pay the sum."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._owed += float(reward)
         self._steps += 1
@@ -195,10 +195,10 @@ class ShiftedDynamics(gym.Wrapper, RecordConstructorArgs):
 
         Args:
             env: A task of Gymnasium's MuJoCo family.
-            torso_mass: Factor on the mass and inertia of the body "torso" (a denser torso of the same shape).
+            torso_mass: Factor on the mass and inertia of the body "torso": a denser torso of the same shape.
             gravity: Factor on the gravity vector.
             friction: Factor on the friction coefficients of every geom.
-            actuator_strength: Factor on the gear of every motor, hence on its torque for a given action.
+            actuator_strength: Factor on the gear of every motor, and so on its torque at a given action.
         """
         RecordConstructorArgs.__init__(
             self,
@@ -216,5 +216,5 @@ class ShiftedDynamics(gym.Wrapper, RecordConstructorArgs):
         model.opt.gravity *= gravity
         model.geom_friction *= friction
         model.actuator_gear *= actuator_strength
-        # Constants that MuJoCo derives from those above. It works in a scratch MjData.
+        # Recompute constants that MuJoCo derives from those above, in a scratch MjData.
         mujoco.mj_setConst(model, mujoco.MjData(model))

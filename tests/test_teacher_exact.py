@@ -306,7 +306,7 @@ def test_actions_that_float32_rounds_coarsely_do_not_hide_the_networks(name):
 
 @pytest.mark.parametrize(("apart", "same"), [(1e-8, True), (1e-3, False)])
 def test_of_two_actions_that_are_worth_the_same_rounding_decides(apart, same):
-    class Asked:
+    class FlatPredict:
         examples = np.zeros((2, 1), np.float32)
 
         def __call__(self, observations, **options):
@@ -316,7 +316,7 @@ def test_of_two_actions_that_are_worth_the_same_rounding_decides(apart, same):
         return torch.tensor([[1.0, 1.0 + apart], [1.0, 2.0]], dtype=torch.float64), None
 
     policy = Policy("a policy", 1, 2, scores, "logits", first=3)
-    assert proof.acts_alike(policy, Asked(), torch.device("cpu")) == same
+    assert proof.same_actions(policy, FlatPredict(), torch.device("cpu")) == same
 
 
 @pytest.mark.parametrize("name", ["PPO", "ARS"])

@@ -17,7 +17,7 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.interrupts import CTRL_C, Stopped, terminating
 
 UNREAD = 141
-"""Exit status where nobody reads what is printed any more: 128 + SIGPIPE, as of other programs."""
+"""Exit status when the reader of the output has gone away: 128 + SIGPIPE, as other programs return."""
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "distill": "Train small students of a frozen teacher, of one size or of several.",
@@ -34,23 +34,23 @@ COMMANDS: dict[str, str] = {
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
     "video": "Record one episode of a learner as MP4.",
 }
-"""Sub-commands, each in the file of its name, imported only when it is asked for.
+"""Sub-commands, each in the file of its name, imported only when used.
 
 A short one is ``run(arguments)``; a long one ``read(arguments)``, without torch, and ``run(options)`` in ``*_run.py``.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``policykd``: what a user can mend ends in one line and exit status 2."""
+    """Entry point of ``policykd``: errors that the user can fix end in one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names that it has no letters for end no command
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that its encoding lacks must not end a command
         sys.stdout.reconfigure(errors="backslashreplace")
     guarded(lambda: _run(arguments))
 
 
 def guarded(job: Callable[[], None]) -> None:
-    """Run a job; what a user can mend ends in one line on stderr and exit status 2, a signal in that of ``Stopped``."""
+    """Run a job; errors that the user can fix end in one line on stderr and exit status 2, signals in ``Stopped``'s."""
     try:
         with terminating():
             _to_the_last_word(job)
@@ -66,7 +66,7 @@ def guarded(job: Callable[[], None]) -> None:
 
 
 def _to_the_last_word(job: Callable[[], None]) -> None:
-    """Run a job and print what it said, so that an error of printing is told like others."""
+    """Run a job and flush its output, so that a failure to print is reported like other errors."""
     try:
         job()
     except SystemExit:
@@ -76,10 +76,10 @@ def _to_the_last_word(job: Callable[[], None]) -> None:
 
 
 def _unread() -> bool:
-    """Whether nobody reads what is printed any more, as below ``head``; what is left to print then goes nowhere."""
+    """Whether the reader of the output has gone away, as with ``head``; the remaining output is then discarded."""
     output = sys.stdout.fileno()
     pipe = select.poll()
-    pipe.register(output, 0)  # errors are told unasked
+    pipe.register(output, 0)  # errors are reported whatever the mask
     if not pipe.poll(0):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
@@ -87,7 +87,7 @@ def _unread() -> bool:
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    """Errors that are told in one line; gymnasium's only where it is imported, so that ``--help`` does without."""
+    """Errors reported in one line; gymnasium's only once it is imported, since ``--help`` does without it."""
     errors: tuple[type[Exception], ...] = (PolicyKDError, OSError)  # a full disk, a folder that may not be written
     if "gymnasium" in sys.modules:  # a broken environment
         errors += (sys.modules["gymnasium"].error.Error,)
@@ -95,7 +95,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _run(arguments: list[str]) -> None:
-    """Import the plugins that are named, then do what is asked for."""
+    """Import the named plugins, then run the command."""
     modules, rest = plugins.take(arguments)
     if rest[:1] == ["--version"]:
         print(f"policykd {metadata.version('policykd')}")
@@ -117,10 +117,10 @@ def _dispatch(name: str, *arguments: str) -> None:
     command = importlib.import_module(f"policykd.cli.{name}")
     with warnings.catch_warnings():
         show = warnings.showwarning
-        # What gymnasium, imported only once the words are understood, warns of before an error would be a second line.
+        # Warnings of gymnasium, imported only after parsing, would add a second line before an error.
         warnings.showwarning = lambda text, *where: None if "WARN: " in str(text) else show(text, *where)
         if hasattr(command, "run"):
             command.run(arguments)
         else:
-            options = command.read(arguments)  # words that are wrong bring no torch
+            options = command.read(arguments)  # wrong arguments are reported without importing torch
             importlib.import_module(f"policykd.cli.{name}_run").run(options)

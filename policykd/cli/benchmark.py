@@ -1,4 +1,4 @@
-"""``policykd benchmark``: run what is missing of a benchmark."""
+"""``policykd benchmark``: run the missing cells of a benchmark."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from policykd.core.errors import counted
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Run a benchmark: what is done is skipped, what was interrupted goes on."""
+    """Run a benchmark: finished cells are skipped, interrupted ones resume."""
 
     spec: tyro.conf.Positional[Path]
     """The benchmark's file (YAML); see docs/benchmark.md."""
     plan: bool = False
-    """Only say what is done and what is missing."""
+    """Only print which cells are finished and which are missing."""
     matrix: Annotated[MatrixOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=MatrixOptions)
 
 
 def run(arguments: Sequence[str]) -> None:
     """``policykd benchmark``; the exit status is 1 if a cell failed."""
     options = parse(BenchmarkOptions, arguments, "benchmark")
-    from policykd.benchmark.matrix import plan, run_matrix  # brings torch
+    from policykd.benchmark.matrix import plan, run_matrix  # imports torch
     from policykd.benchmark.results import Results
     from policykd.benchmark.spec_file import load_spec
 

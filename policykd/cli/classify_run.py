@@ -1,4 +1,4 @@
-"""What ``policykd classify`` does once its words are understood."""
+"""Runs ``policykd classify`` with parsed options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from policykd.distillation.supervised.training_config import FeaturePaths
 
 
 def run(options: ClassifyOptions[Any]) -> None:
-    """Train the student, and its teacher where none is given, or go on with a run; measure it once."""
+    """Train the student, and its teacher if none is given, or resume a run; evaluate the student once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
         raise PolicyKDError(
@@ -61,7 +61,7 @@ def run(options: ClassifyOptions[Any]) -> None:
     untrained = teacher is None and METHODS[options.method].uses_teacher
     if untrained:
         teacher = _new_teacher(options, splits)
-    # After all that may be wrong: a run that cannot start leaves nothing behind.
+    # After all other checks: a run that cannot start leaves nothing behind.
     check(options, new_student(), teacher, splits.train, untrained)
     with run_folder(options, "classify") as folder:
         _train(options, splits, new_student, teacher, untrained, folder)
@@ -75,7 +75,7 @@ def _train(
     untrained: bool,
     folder: Path,
 ) -> None:
-    """Train and measure everything of a run in its folder."""
+    """Train and evaluate teacher, student and baseline in the run's folder."""
     if untrained and teacher is not None:
         tell(f"training the teacher, {options.teacher_epochs} epochs")
         train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
@@ -96,16 +96,16 @@ def _train(
 
 
 def _given_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module | None:
-    """The teacher from files, an ensemble where there are several; None where there is none."""
+    """The teacher from its files, an ensemble if there are several; None without files."""
     files = options.teacher_files
     return read_teacher([_new_teacher(options, splits) for _ in files], files, splits.names) if files else None
 
 
 def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequence[str] | None = None) -> nn.Module:
-    """Load weights into one network per file; several are an ensemble.
+    """Load weights into one network per file; several form an ensemble.
 
     Raises:
-        PolicyKDError: a file cannot be read, or its classes have other names than ``names``, or another order.
+        PolicyKDError: a file cannot be read, or its class names differ from ``names`` or are in another order.
     """
     for member, path in zip(members, files, strict=True):
         try:
@@ -119,7 +119,7 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
 
 
 def _named_by(path: str | Path) -> Sequence[str] | None:
-    """The names of the classes of some weights: in the file, as runs keep them, or in the ``config.json`` beside it."""
+    """The class names of a weights file: in the file, as runs save them, or in the ``config.json`` beside it."""
     with safe_open(path, "pt") as file:
         known = parse_json((file.metadata() or {}).get("classes", "null"))
     if not isinstance(known, list | None):
@@ -133,5 +133,5 @@ def _new_teacher(options: ClassifyOptions[Any], splits: Splits) -> nn.Module:
 
 
 def _teacher_seed(options: ClassifyOptions[Any]) -> int:
-    """Another one than the student's, by the same distance for every seed."""
+    """A seed at a fixed offset from the student's."""
     return options.config.seed + 1000

@@ -1,4 +1,4 @@
-"""``policykd compare``: ours beside Stable-Baselines3."""
+"""``policykd compare``: policykd against Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policykd.cli.output import say
 def run(arguments: Sequence[str]) -> None:
     """``policykd compare``."""
     options = parse(CompareOptions, arguments, "compare")
-    from policykd.benchmark.compare import compare  # brings torch
+    from policykd.benchmark.compare import compare  # imports torch
 
     _, text = compare(options)
     say(f"\n{text}")

@@ -18,30 +18,31 @@ class CooperateOptions:
     """Let classifiers of several owners teach one another by counterfactuals; no row reaches another unchanged."""
 
     data: tuple[Path, ...] = ()
-    """A CSV file with a header for each learner; columns are matched by name, those of words become one-hot. Default:
-    two overlapping halves of scikit-learn's digits, each without three of the classes."""
+    """A CSV file with a header for each learner. Columns are matched by name, and categorical ones become one-hot.
+    Default: two overlapping halves of scikit-learn's digits, each without three of the classes."""
     label: str = "label"
-    """Column of the class."""
+    """Name of the label column."""
     learners: tuple[str, ...] = ("mlp", "tree")
-    """A kind for each file: mlp, tree, forest, boosting or logistic."""
+    """Classifier for each file: mlp, tree, forest, boosting or logistic."""
     validation: tuple[Path, ...] = ()
-    """CSV files to measure on, one for each learner or one for all. Default: held-out rows of each file."""
+    """CSV files for validation, one per learner or one for all. Default: held-out rows of each file."""
     held_out: float = 0.2
-    """Share of each file's rows that is kept for that, and for nothing else."""
+    """Fraction of each file's rows held out for validation."""
     rounds: int = 1
-    """How often all learners teach one another."""
+    """Rounds in which all learners teach one another."""
     jobs: int = 1
-    """Pairs of learners at a time."""
+    """Pairs of learners to run in parallel."""
     seed: int = 0
-    """Of everything random."""
+    """Random seed."""
     run_dir: Path | None = None
-    """New folder for tables, picture and what each learner received. Default: the next free one under runs/."""
+    """New folder for tables, plot and the counterfactuals each learner received. Default: the next free one under
+    runs/."""
     resume: bool = False
-    """Start the run in --run-dir again if it was killed: nothing is saved before the end."""
+    """Restart the run in --run-dir if it was killed: nothing is saved before the end."""
     search: Annotated[SearchConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=SearchConfig)
     """Settings of the search for counterfactuals."""
 
 
 def read(words: Sequence[str]) -> CooperateOptions:
-    """Options of ``cooperate``."""
+    """Parse the options of ``cooperate``."""
     return parse(CooperateOptions, words, "cooperate")

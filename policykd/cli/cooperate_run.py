@@ -1,4 +1,4 @@
-"""What ``policykd cooperate`` does once its words are understood."""
+"""Runs ``policykd cooperate`` with parsed options."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from policykd.training.run_folder import holds_nothing
 
 RESULT, RECEIVED = "teaching.png", "received"
 MOST_WORDS = 1_000
-"""Columns that one column of words may become."""
+"""Maximum number of one-hot columns that a categorical column may become."""
 Tables = tuple[list[pd.DataFrame], list[pd.DataFrame]]
-"""Rows to learn from and rows to measure on, of every learner."""
+"""Training rows and validation rows of every learner."""
 
 
 def run(options: CooperateOptions) -> None:
-    """Let all learners teach one another, and write what came of it."""
+    """Let all learners teach one another, and write the results."""
     _check(options)
     learners = make_learners(options.learners)
     (own, held), label = _read(options), "label" if not options.data else options.label
@@ -60,7 +60,7 @@ def run(options: CooperateOptions) -> None:
         say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
         try:
             cooperation.fit([_dataset(table, label) for table in own], [_dataset(table, label) for table in held])
-        except PolicyKDError:  # nothing was computed: a run that is refused leaves nothing behind
+        except PolicyKDError:  # nothing was computed: a refused run leaves nothing behind
             (folder / OPTIONS).unlink()
             raise
         except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def run(options: CooperateOptions) -> None:
 
 @contextmanager
 def _kept_if_used(folder: Path) -> Iterator[None]:
-    """Remove a folder in which nothing was left."""
+    """Remove the folder on exit if it is empty."""
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ def _kept_if_used(folder: Path) -> Iterator[None]:
 
 
 def _check(options: CooperateOptions) -> None:
-    """Refuse options that cannot work, or would play no part."""
+    """Refuse options that cannot work or would have no effect."""
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
     require(options.rounds >= 1, "rounds", options.rounds, "must be at least 1")
     require(options.jobs != 0, "jobs", options.jobs, "must not be 0")
@@ -96,7 +96,7 @@ def _check(options: CooperateOptions) -> None:
 
 
 def _read(options: CooperateOptions) -> Tables:
-    """The files, or the digits."""
+    """Read the files, or make the digits."""
     if not options.data:
         return _digit_halves(options.seed)
     if not 0 < options.held_out < 1:
@@ -162,9 +162,9 @@ def _digit_halves(seed: int) -> Tables:
 def _encode(
     own: list[pd.DataFrame], held: list[pd.DataFrame], label: str
 ) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[list[str]]]:
-    """Columns of words as one-hot, with the values that any file has; and the groups.
+    """Encode categorical columns as one-hot over the values of all files; also return the groups of columns.
 
-    A column that has words in one file is of words in all of them, as is that of the labels.
+    A column with text in one file is categorical in all of them, as is the label column.
     """
     tables, groups = [*own, *held], []
     words = dict.fromkeys(name for table in tables for name in table if not pd.api.types.is_numeric_dtype(table[name]))
@@ -181,7 +181,7 @@ def _encode(
 
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
-"""How a number is written that may stand in a column of words."""
+"""Spelling of a number in a categorical column."""
 
 
 def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -189,9 +189,9 @@ def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _word(value: object) -> str:
-    """A value as text that is the same in every file: without spaces around it, 1 for 1.0."""
+    """A value as text that is the same in every file: stripped, and 1 for 1.0."""
     text = str(value).strip()
-    if not NUMBER.fullmatch(text):  # 007 and 1e2 are names
+    if not NUMBER.fullmatch(text):  # 007 and 1e2 are text
         return text
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -210,7 +210,7 @@ def _dataset(table: pd.DataFrame, label: str) -> Dataset:
 
 
 def _write(cooperation: CooperativeDistillation, folder: Path) -> None:
-    """Everything that a run leaves; the picture comes last."""
+    """Write all results of a run; the plot comes last."""
     (folder / RECEIVED).mkdir(exist_ok=True)
     write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     write_text(folder / "lessons.csv", cooperation.lessons_.to_csv(index=False))

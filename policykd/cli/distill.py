@@ -21,16 +21,16 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class DistillOptions(Generic[C]):
-    """Train small students to act as a frozen teacher does."""
+    """Train small students to imitate a frozen teacher."""
 
     teacher: tuple[str, ...] = ()
-    """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, TorchScript, ONNX. Several teach as one."""
+    """File or folder of the teacher: SB3 zip, zoo folder, policykd run, TorchScript, ONNX. Several are combined."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment, with continuous actions or a choice of one."""
+    """Task: a registered environment with continuous or discrete actions."""
     method: str = "dagger"
-    """How students learn (a row of the methods table): dagger, bc, kickstarting, ppd, ..."""
+    """Distillation method (a row of the methods table): dagger, bc, kickstarting, ppd, ..."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
-    """What a student is: ppo Gaussian or choosing, td3 and ddpg deterministic, sac squashed Gaussian."""
+    """Policy of a student: ppo is Gaussian or categorical, td3 and ddpg deterministic, sac a squashed Gaussian."""
     student: tuple[str, ...] = ()
     """Hidden layers of the students, such as 64x64 (without it --net-arch); several sizes are trained one after
     the other and compared."""
@@ -39,31 +39,31 @@ class DistillOptions(Generic[C]):
     total_timesteps: int = 100_000
     """Environment steps of each student."""
     fine_tune: int = 0
-    """Environment steps of RL on the task's own reward afterwards, with the backbone's algorithm."""
+    """Environment steps of RL on the task's reward after distillation, with the backbone's algorithm."""
     final_episodes: int = 50
-    """Episodes of each student, and of the teacher from the same starts, for the table at the end."""
+    """Evaluation episodes of each student and of the teacher, from the same initial states, for the final table."""
     preset: str | None = None
     """Settings to start from: quick."""
     run_dir: Path | None = None
     """New folder for logs, evaluations, checkpoints and the table. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
+    """Resume the run in --run-dir from its last checkpoint, bit for bit; without a checkpoint it starts anew."""
     vecnormalize: Path | None = None
-    """The teacher's vecnormalize.pkl, where it is not beside its zip (of one teacher)."""
+    """The teacher's vecnormalize.pkl, if it is not beside its zip (single teacher only)."""
     trust: bool = False
-    """Load teachers that are programs (TorchScript, pickles) and run what is in them. Only for files of your own."""
+    """Load teachers that are programs (TorchScript, pickles) and run their code. Only for files you trust."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """torch.compile the update; auto where it pays for the length of the run."""
+    """torch.compile the update; auto does so if the run is long enough to repay it."""
     threads: int | Literal["auto"] = "auto"
-    """Most threads of the native kernels; numbers do not depend on it. auto: as many as torch has been given."""
+    """Maximum threads of the native kernels; results do not depend on it. auto: torch's own number of threads."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
-    """Settings of students, teaching and run."""
+    """Settings of students, distillation and run."""
 
 
 def read(words: Sequence[str]) -> DistillOptions[Any]:
-    """Options of ``distill``: flags change the preset's settings, which change the defaults."""
+    """Parse the options of ``distill``: flags override the preset, which overrides the defaults."""
     known = peek(words, "backbone", "preset")
     backbone: Any = known["backbone"] or "ppo"
     kind = find("backbone", backbone, TAUGHT_CONFIGS)

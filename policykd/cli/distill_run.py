@@ -1,4 +1,4 @@
-"""What ``policykd distill`` does once its words are understood."""
+"""Runs ``policykd distill`` with parsed options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from policykd.training.teacher_student import TeacherStudent
 
 
 def run(options: DistillOptions[Any]) -> None:
-    """Begin a run, or go on with one: students of every size, measured and drawn."""
+    """Start or resume a run: train students of every size, evaluate and plot them."""
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     require(options.fine_tune >= 0, "fine_tune", options.fine_tune, "must not be negative")
     require(options.final_episodes > 0, "final_episodes", options.final_episodes, "must be positive")
@@ -42,7 +42,7 @@ def run(options: DistillOptions[Any]) -> None:
     folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
     parts = [folder / "x".join(map(str, size)) if len(sizes) > 1 else folder for size in sizes]
     if not (options.resume and any(part.exists() for part in parts)):
-        check_free(folder)  # before the teacher is read and scored
+        check_free(folder)  # before loading and scoring the teacher
     seen = options.config.teacher_observations
     teachers = load_teachers(options.teacher, env, seen, options.vecnormalize, options.trust)
     rows: list[students.Row] = []
@@ -62,7 +62,7 @@ def run(options: DistillOptions[Any]) -> None:
 def _train(
     options: DistillOptions[Any], env: str, teachers: list[Teacher], size: tuple[int, ...], folder: Path
 ) -> TeacherStudent:
-    """Students of one size, trained to the end."""
+    """Train students of one size to the end."""
     config = change(options.config, {"net_arch": size})
     asked: dict[str, Any] = {"env": env, "method": options.method, "backbone": options.backbone}
     asked |= {"seeds": list(options.seeds), "config": snapshot.plain(config)}
@@ -81,7 +81,7 @@ def _train(
 
 
 def _begun_with(folder: Path) -> dict[str, Any]:
-    """The settings of the distillation: fine-tuning has others, and the agent its teacher of now.
+    """The settings at the start of distillation: the agent's own change with fine-tuning or another teacher.
 
     Raises:
         PolicyKDError: the run's config.json cannot be read.
@@ -89,14 +89,14 @@ def _begun_with(folder: Path) -> dict[str, Any]:
     try:
         saved = parse_json(read_text(folder / CONFIG))
         rename(saved["config"])
-        config = change(TAUGHT_CONFIGS[saved["backbone"]](), saved["config"])  # with what was not known then
+        config = change(TAUGHT_CONFIGS[saved["backbone"]](), saved["config"])  # adds settings newer than the run
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PolicyKDError(f"resume: cannot read {folder / CONFIG}: {error}: restore it") from None
     return {**saved, "config": snapshot.plain(config)}
 
 
 def _check_steps(agent: TeacherStudent, options: DistillOptions[Any]) -> None:
-    """Refuse more steps of distillation where fine-tuning has begun.
+    """Refuse more steps of distillation once fine-tuning has started.
 
     Raises:
         PolicyKDError: names both numbers.
@@ -124,13 +124,13 @@ def _begin(
     )
     if options.fine_tune > 0:
         check_tunable(config, agent.learner_type, agent.panel, agent.learner.discrete)
-    agent.score_teacher()  # one that has nothing to teach is refused before anything is written
+    agent.score_teacher()  # refuses a teacher no better than random before anything is written
     agent.write_into(folder)
     return agent
 
 
 def _learn(agent: TeacherStudent, options: DistillOptions[Any], env: str, size: tuple[int, ...], folder: Path) -> None:
-    """Distil, fine-tune where that is asked for, and draw what came of it."""
+    """Distil, fine-tune if requested, and plot the results."""
     say(f"policykd distill: {options.method}, {env}, students {'x'.join(map(str, size))} on {options.backbone}")
     say(f"{agent.n_learners} students on {agent.device}; {agent.memory}; computed by {agent.computed_by}")
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")

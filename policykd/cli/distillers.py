@@ -28,7 +28,7 @@ COMMON = (
     "batch_size", "optimizer", "learning_rate", "learning_rate_schedule", "weight_decay", "max_grad_norm",
     "mixed_precision",
 )  # fmt: skip
-"""Settings that a teacher's training takes from the student's."""
+"""Settings that the teacher's training shares with the student's."""
 
 
 def fit_baseline(
@@ -40,7 +40,7 @@ def fit_baseline(
     folder: Path,
     names: Sequence[str],
 ) -> Distiller | None:
-    """The same student after the same epochs from labels alone; None where it was not asked for, or nothing teaches."""
+    """The same student trained on labels alone for the same epochs; None if not requested, or without a teacher."""
     if not options.baseline or teacher is None or not METHODS[options.method].uses_teacher:
         return None
     config = {name: getattr(options.config, name) for name in (*COMMON, "epochs", "eval_every", "keep_best", "seed")}
@@ -52,7 +52,7 @@ def fit_baseline(
 def measure(
     distiller: Distiller, train: Any, validation: Any, test: Any, folder: Path, baseline: Distiller | None
 ) -> None:
-    """Measure the student once on the test data, a student that retrieves also with its memory; write the result."""
+    """Evaluate the student once on the test data, a retrieving student also with its memory; write the result."""
     results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
     if baseline is not None:
         results["test_of_labels_alone"] = baseline.evaluate(test)
@@ -75,24 +75,24 @@ def _listed(values: Mapping[str, float]) -> str:
 
 
 def _is_first() -> bool:
-    """Whether this is the first or only process, as ``accelerate launch`` numbers them."""
+    """Whether this is process 0 of ``accelerate launch``, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
-    """How many share the batches, as ``accelerate launch`` says."""
+    """Number of processes of ``accelerate launch``, which share the batches."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def tell(text: str) -> None:
-    """Print from one process."""
+    """Print from process 0 only."""
     if _is_first():
         say(text)
 
 
 @contextmanager
 def run_folder(options: Any, command: str) -> Iterator[Path]:
-    """The folder of a run of a command, new, or the one to go on with; no other process writes into it meanwhile."""
+    """The folder of a new or resumed run, locked against other processes for the duration of the context."""
     default = next_run(f"{command}_{Path(options.data).stem}_{options.method}")
     if not _is_first():  # only the first process writes
         check_named(options.run_dir, options.resume)
@@ -105,7 +105,7 @@ def run_folder(options: Any, command: str) -> Iterator[Path]:
 
 
 def check(options: Any, student: nn.Module, teacher: nn.Module | None, train: Any, teaches_first: bool) -> None:
-    """Refuse what cannot work: the device, features, classes, settings of the student and of its teacher."""
+    """Check device, features, classes, and the settings of student and teacher before anything is written."""
     if teaches_first:
         change(TrainingConfig(), _teacher_settings(options, options.config.seed))
     Distiller(student, teacher, method=options.method, config=options.config, device=options.device).check(train)
@@ -119,7 +119,7 @@ def _teacher_settings(options: Any, seed: int) -> dict[str, Any]:
 def train_teacher(
     options: Any, teacher: nn.Module, train: Any, validation: Any, folder: Path, seed: int, names: Sequence[str]
 ) -> None:
-    """Let a teacher learn from labels, in the run's folder, by the student's settings of training."""
+    """Train a teacher on labels in the run's folder, with the student's training settings."""
     config = _teacher_settings(options, seed)
     distiller = open_distiller(options, teacher, None, folder / "teacher", names, "cross_entropy", config)
     distiller.fit(train, validation, progress_bar=True)
@@ -134,13 +134,13 @@ def open_distiller(
     method: str | None = None,
     config: Any = None,
 ) -> Distiller:
-    """A distiller of the asked method or another one that writes into a folder, or the one that did so before."""
+    """A distiller that writes into a folder, new or resumed, of the requested method unless another one is given."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
         tell(f"going on with {folder.name}, passes done: {distiller.passes}")
         return distiller
     method, config = method or options.method, config or options.config
-    if options.resume and _is_first():  # killed before its first checkpoint: it starts again
+    if options.resume and _is_first():  # killed before its first checkpoint: start anew
         shutil.rmtree(folder, ignore_errors=True)
     return Distiller(
         student, teacher, method=method, config=config, classes=names, device=options.device, run_dir=folder

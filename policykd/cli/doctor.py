@@ -1,4 +1,4 @@
-"""``policykd doctor``: why does my distillation not work? One page; exit status 1 where something is wrong."""
+"""``policykd doctor``: why does my distillation not work? One page; exit status 1 if something is wrong."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Play a teacher, clone it on the states that it met, and say what is wrong. Exit status 1 where something is."""
+    """Play a teacher, clone it on the states it visits, and diagnose what is wrong. Exit status 1 if anything is."""
 
     teacher: str
-    """File or folder of the teacher: SB3 zip, zoo folder, run of policykd, ONNX."""
+    """File or folder of the teacher: SB3 zip, zoo folder, policykd run, ONNX."""
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment, with continuous actions or a choice of one."""
+    """Task: a registered environment with continuous or discrete actions."""
     student_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
     """Groups or columns of the observation that the student sees. Default: all."""
     teacher_observations: Annotated[str | tuple[int | str, ...] | None, PARTS] = None
     """Groups or columns that the teacher reads. Default: all."""
     observation_groups: Annotated[dict[str, tuple[int, ...]] | None, GROUPS] = None
-    """Columns by name, beside the groups that the task tells: NAME=0:3 or NAME=0,1,2."""
+    """Named columns, in addition to the task's own groups: NAME=0:3 or NAME=0,1,2."""
     history: int = 1
-    """Observations that the student sees together, the latest ones of its episode."""
+    """Number of stacked observations that the student sees: the latest ones of its episode."""
     backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
-    """What the student is; the next three have its defaults."""
+    """Backbone of the student, which sets the defaults of the next three options."""
     student: str | None = None
     """Hidden layers of the student, such as 64x64."""
     learning_rate: float | None = None
     """The student's distill_learning_rate."""
     normalize: bool = True
-    """Whether the student sees observations normalised. Default: as the backbone's students do."""
+    """Whether the student normalises observations. Default: as students of the backbone do."""
     n_episodes: int = 20
-    """Episodes of the teacher, and of random actions."""
+    """Episodes of the teacher, and as many of random actions."""
     updates: int = 5_000
-    """Gradient steps of every cloning; 0 looks at the teacher alone."""
+    """Gradient steps of each cloned student; 0 checks the teacher only."""
     seed: int = 0
     """Seed of episodes, weights and minibatches."""
     trust: bool = False
-    """Run pickles that come with the teacher. Only for files of your own."""
+    """Run pickles that come with the teacher. Only for files you trust."""
     out: Path | None = None
-    """Also write the page into this file, in place of an earlier page."""
+    """Also write the page to this file, replacing an earlier page."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     options = _options(arguments)
     if options.out is not None:
         check_page("doctor", options.out, "doctor: teacher ")
-    from policykd.measure.doctor import diagnose  # brings torch
+    from policykd.measure.doctor import diagnose  # imports torch
 
     diagnosis = diagnose(
         options.teacher,
@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _options(words: Sequence[str]) -> DoctorOptions:
-    """Options of ``doctor``, with the backbone's default where one depends on it."""
+    """Parse the options of ``doctor``, with the backbone's defaults."""
     kind = TAUGHT_CONFIGS.get(peek(words, "backbone")["backbone"] or "ppo")
     normalizes = kind is not None and getattr(kind(), "normalize_observation", False)
     return parse(DoctorOptions, words, "doctor", DoctorOptions(tyro.MISSING, normalize=normalizes))

@@ -1,4 +1,4 @@
-"""``policykd evaluate``: measure the learners of a run."""
+"""``policykd evaluate``: evaluate the learners of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from policykd.core.errors import counted
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Evaluate the learners of a run or checkpoint on episodes of their own."""
+    """Evaluate the learners of a run or checkpoint on separate episodes."""
 
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
     env: str | None = None
-    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
+    """Its task, if registered by your own module, which is imported: my_tasks:Task-v0."""
     n_eval_episodes: int = 20
     """Episodes per learner."""
     seed: int = 1_000_000
@@ -30,7 +30,7 @@ class EvaluateOptions:
 def run(arguments: Sequence[str]) -> None:
     """``policykd evaluate``."""
     options = parse(EvaluateOptions, arguments, "evaluate")
-    from policykd.training.loading import load_agent  # brings torch
+    from policykd.training.loading import load_agent  # imports torch
 
     agent = load_agent(options.path, options.env)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)

@@ -1,4 +1,4 @@
-"""What ``policykd export`` does once its words are understood."""
+"""Runs ``policykd export`` with parsed options."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from policykd.training.learner_choice import LearnerChoice
 from policykd.training.loading import load_agent
 
 OF_SB3: tuple[Format, ...] = ("sb3", "hub")
-"""Formats that hold an agent of Stable-Baselines3."""
+"""Formats that contain a Stable-Baselines3 model."""
 
 
 def run(options: ExportOptions) -> None:
-    """Write a learner in every format that was asked for."""
+    """Write a learner in every requested format."""
     require(bool(options.format), "format", (), f"needs one or more of {', '.join(FILES)}")
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
@@ -48,11 +48,11 @@ def run(options: ExportOptions) -> None:
         require_free(file)
     if "onnx" in files or "onnx-int8" in files:
         require_packages()
-    if "c" in files or "c-int8" in files:  # which knows fewer policies than the others
+    if "c" in files or "c-int8" in files:  # C supports fewer policies than the other formats
         as_arrays(agent, k, options.inputs)
     say(f"learner {k} of {options.path} ({agent.env_id})")
     states = None if options.states is None else _read_states(options.states)
-    # int8 first: it alone may be refused for its states, or for how far it is from the learner, once it is made
+    # int8 first: only it can still be refused once made, for its calibration states or its distance from the learner
     for kind, file in sorted(files.items(), key=lambda item: "int8" not in item[0]):
         first, *rest = _write(kind, agent, k, file, states, options)
         say(f"{kind:12} {file}   {first}")
@@ -61,10 +61,10 @@ def run(options: ExportOptions) -> None:
 
 
 def _possible(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ...]:
-    """The formats to write; of the default ones without those of SB3 where a ``reason`` is against these.
+    """The formats to write; the defaults leave out those of SB3 if there is a ``reason`` against them.
 
     Raises:
-        PolicyKDError: they were asked for.
+        PolicyKDError: SB3's formats were requested explicitly.
     """
     refused = [kind for kind in asked if reason and kind in OF_SB3]
     if refused and asked != ExportOptions.format:
@@ -77,7 +77,7 @@ def _possible(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ..
 def _write(
     kind: Format, agent: Agent, k: int, file: Path, states: np.ndarray | None, options: ExportOptions
 ) -> list[str]:
-    """Write one format; what there is to say about it, line by line."""
+    """Write one format; returns the lines to print about it."""
     if kind == "hub":
         score = to_hub_folder(
             agent, k, file, options.n_eval_episodes, options.seed, record_video if options.video else None
@@ -96,14 +96,14 @@ def _write(
 
 
 def _one_file(kind: Format, agent: Agent, k: int, file: Path, options: ExportOptions) -> float:
-    """The largest distance of a file from the learner."""
+    """Write a format of one file; returns its largest distance from the learner."""
     if kind == "sb3":
         return to_zip(agent, k, file)
     return (to_onnx if kind == "onnx" else to_torchscript)(agent, k, file, options.inputs)
 
 
 def _read_states(path: Path) -> np.ndarray:
-    """The observations in a file of NumPy, in which no pickle is opened."""
+    """Read observations from a NumPy file; pickles in it are refused."""
     try:
         return read_npy(path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -1,4 +1,4 @@
-"""What ``policykd fidelity`` does once its words are understood."""
+"""Runs ``policykd fidelity`` with parsed options."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from policykd.training.teacher_student import TeacherStudent
 
 log = logging.getLogger("policykd")
 ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher", "teacher_widths", "teacher_files"}
-"""Options of ``policykd classify`` that say what its networks are."""
+"""Options of ``policykd classify`` that define its networks."""
 
 OF_POLICIES = "env", "teacher", "vecnormalize", "trust", "learner", "tolerance", "steps"
-"""Options that a classifier has no use for."""
+"""Options that do not apply to classifiers."""
 
 
 def run(options: FidelityOptions) -> None:
-    """Compare what the run holds, and write table and picture."""
+    """Compare the run's networks, and write table and plot."""
     if options.out is None and options.run.is_file():
         raise PolicyKDError(f"fidelity: {options.run} is a file: name the folder of table and picture with --out")
     out = options.out or options.run
@@ -52,14 +52,14 @@ def run(options: FidelityOptions) -> None:
 
 
 def _refuse(options: FidelityOptions, names: Sequence[str], what: str) -> None:
-    """Refuse options that say nothing about what the run is."""
+    """Refuse options that do not apply to this kind of run."""
     default = FidelityOptions(options.run)
     if given := [name for name in names if getattr(options, name) != getattr(default, name)]:
         raise PolicyKDError(f"fidelity: {options.run} is a run of {what}: leave out --{given[0].replace('_', '-')}")
 
 
 def _policy(options: FidelityOptions, out: Path) -> list[Row]:
-    """The report of a student that acts."""
+    """The report of a student policy."""
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
     if options.student_features or options.teacher_features:
@@ -92,7 +92,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
 
 
 def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> TeacherStudent:
-    """Students of another teacher, made in the same way."""
+    """Load the control: students of another teacher, trained with the same settings."""
     control = _acting(folder, options.env)
     if not isinstance(control, TeacherStudent):
         raise PolicyKDError(f"fidelity: the control {folder} is a run of peers, which have no teacher")
@@ -106,7 +106,7 @@ def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> T
 
 
 def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]:
-    """The report of peers, and how far apart they were in the course of training."""
+    """The report of peers, and how their distance developed in training."""
     without = "peers, which have no teacher and are all compared"
     _refuse(options, ("teacher", "vecnormalize", "trust", "learner"), without)
     control = None if options.control is None else _acting(options.control, options.env)
@@ -130,7 +130,7 @@ def _acting(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
 
 
 def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
-    """The report of a student that classifies."""
+    """The report of a student classifier."""
     made = _made(options.run)
     _refuse(options, OF_POLICIES, "policykd classify")
     splits = load(made["data"], made["data_dir"], examples=made["examples"])
@@ -153,7 +153,7 @@ def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """What a run was asked for."""
+    """The options a run was started with."""
     try:
         made = parse_json(read_text(folder / OPTIONS))
     except (OSError, ValueError) as error:
@@ -166,7 +166,7 @@ def _made(folder: Path) -> dict[str, Any]:
 
 
 def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: int, folder: Path) -> nn.Module:
-    """The teacher or the student as the run left it."""
+    """The trained teacher or student of the run."""
 
     def new() -> nn.Module:
         return make_model(made[who], made[f"{who}_widths"], shape, classes, seed=0)
@@ -186,7 +186,7 @@ def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: in
 
 
 def _check_recipe(made: dict[str, Any], other: dict[str, Any], options: FidelityOptions) -> None:
-    """Refuse a control that was not made in the same way, or has the same teacher."""
+    """Refuse a control that has other settings, or the same teacher."""
 
     def recipe(asked: dict[str, Any]) -> dict[str, Any]:
         return {**asked, "teacher_files": len(asked["teacher_files"])}

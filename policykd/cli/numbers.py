@@ -1,4 +1,4 @@
-"""Numbers on the command line as people and SB3's zoo write them: ``1e6`` where a whole number is asked for."""
+"""Whole numbers on the command line may be written as ``1e6``, as in SB3's zoo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from policykd.core.fields import whole_number
 
 REGISTRY = ConstructorRegistry()
-"""What ``tyro.cli`` is told with ``registry=``."""
+"""To be passed to ``tyro.cli`` as ``registry=``."""
 
 
 @REGISTRY.primitive_rule

@@ -1,4 +1,4 @@
-"""From the words of a command line to options; what is wrong with them is one line, as everywhere."""
+"""Parses command lines into options; errors are one line, as everywhere."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from policykd.distillation.supervised.training_config import TrainingConfig
 
 T = TypeVar("T")
 METHODS = "policykd.distillation.supervised.methods"
-"""Where the table is, which needs torch."""
+"""Module of the methods table, which needs torch."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
-    """Options of a command.
+    """Parse the options of a command.
 
     Args:
         kind: dataclass of the options.
         arguments: the words after the command.
         command: its name, for help and errors.
-        default: where options start from; None is the dataclass's own defaults.
+        default: default options; None takes those of the dataclass.
 
     Raises:
         PolicyKDError: a word is unknown, missing or of another type.
@@ -48,7 +48,7 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, default: T | No
 
 
 def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
-    """The values of some flags, which decide what the other flags are; None where a flag is not given.
+    """The values of flags that decide which other flags exist; None for a flag that is not given.
 
     Raises:
         PolicyKDError: a flag has no value.
@@ -63,7 +63,7 @@ def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
 
 
 def method_settings(arguments: Sequence[str], default: str) -> tuple[str, type[TrainingConfig]]:
-    """The supervised method that a command line names, and its settings, which the other options are.
+    """The supervised method that a command line names, and the dataclass of its settings.
 
     Raises:
         PolicyKDError: there is no such method.
@@ -71,7 +71,7 @@ def method_settings(arguments: Sequence[str], default: str) -> tuple[str, type[T
     name = peek(arguments, "method")["method"] or default
     if name in CONFIGS and METHODS not in sys.modules:  # a plugin may have put another there
         return name, CONFIGS[name]
-    from policykd.distillation.supervised import find_method  # brings torch: a plugin's method, or none
+    from policykd.distillation.supervised import find_method  # imports torch: a plugin's method, or unknown
 
     return name, find_method(name)[1].config_type
 
@@ -89,13 +89,13 @@ def widths(text: str) -> tuple[int, ...]:
 
 
 def _one_line(box: str, command: str) -> str:
-    """What tyro says in a box, as a line."""
+    """Tyro's boxed error message as one line."""
     lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     parts = re.split(r"\n[─-]{3,}\n", "\n".join(lines))
-    if not box.startswith("╭"):  # where the terminal has no such letters, the title is a part of its own
+    if not box.startswith("╭"):  # without box characters in the terminal's encoding, the title is a separate part
         parts = parts[1:] or parts
     said = " ".join(parts[0].split()).removeprefix("Error parsing config: ")
-    # Of a setting of several types tyro lists what each of them said, in Python's words.
+    # For a setting of several types tyro lists Python's error of each.
     several = r"no type matching (\S+) could be instantiated from \['(.*?)'\]\. Got errors: .*"
     said = re.sub(several, r"'\2' is no \1", said)
     near = re.findall(r"^--[\w-]+", parts[1], re.MULTILINE) if len(parts) > 1 and "Perhaps" in parts[1] else []

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output of the commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print at once, also where the output is a file."""
+    """Print and flush, so that output to a file appears at once, too."""
     print(text, flush=True)
 
 
 def table(agent: Agent, returns: np.ndarray) -> str:
-    """A line per learner: mean and standard deviation of its returns ``(K, n_episodes)``."""
+    """One line per learner: mean and standard deviation of its returns ``(K, n_episodes)``."""
     lines = [
         f"  learner {k} (seed {seed}, peer {peer}): return {returns[k].mean():,.1f} +/- {returns[k].std():,.1f}"
         for k, (seed, peer) in enumerate(agent.learners)
@@ -29,7 +29,7 @@ def table(agent: Agent, returns: np.ndarray) -> str:
 
 
 def outcome(agent: Agent) -> str:
-    """The last evaluation, a line per learner, and whether nothing was learnt before it."""
+    """The last evaluation, one line per learner, with a note if no update has been made yet."""
     steps, untrained = f"{agent.num_timesteps:,} steps", ""
     if not agent.recipe.n_updates:
         untrained = f"\nno learner has learnt: {steps} end before the first update (after n_steps or learning_starts)"
@@ -39,13 +39,13 @@ def outcome(agent: Agent) -> str:
 
 
 def check_file(command: str, out: Path, what: str, example: str) -> None:
-    """Refuse a place where no file can be, before it is made.
+    """Refuse a path that cannot be a file, before the file's content is computed.
 
     Args:
-        command: who asks.
-        out: where the file would be.
-        what: it would hold.
-        example: a name for it.
+        command: name of the command, for the error.
+        out: path of the file.
+        what: content of the file, for the error.
+        example: a valid file name, for the error.
 
     Raises:
         PolicyKDError: it is a folder or below a file.
@@ -57,7 +57,7 @@ def check_file(command: str, out: Path, what: str, example: str) -> None:
 
 
 def check_page(command: str, out: Path, begins: str) -> None:
-    """Refuse a place where the page of a command cannot be, before it is made; it replaces nothing but such a page.
+    """Refuse a path that cannot take a command's page, before the page is computed; only such a page may be replaced.
 
     Raises:
         PolicyKDError: it is a folder or below a file, or another file is there.

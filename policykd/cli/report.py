@@ -1,4 +1,4 @@
-"""``policykd report``: tables and page of a benchmark's results."""
+"""``policykd report``: tables and an HTML page of a benchmark's results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from policykd.core.files import write_text
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Make the page of a benchmark's results, or keep its tables in a document up to date."""
+    """Write the HTML page of a benchmark's results, or update its tables in a document."""
 
     results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
-    """Folder of the results (or any place that fsspec reaches)."""
+    """Folder of the results (or any fsspec URL)."""
     out: Path | None = None
     """The page to write, one self-contained HTML file. Default: report.html, unless --tables is given."""
     tables: Path | None = None
-    """A document with markers, such as BENCHMARK.md, whose tables are rewritten."""
+    """A document with markers, such as BENCHMARK.md, in which to rewrite the tables."""
     check: bool = False
-    """With --tables: write nothing, and fail where the document's tables are not those of the results."""
+    """With --tables: write nothing, and fail if the document's tables do not match the results."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -41,13 +41,13 @@ def run(arguments: Sequence[str]) -> None:
         check_page("report", page, "<!doctype html>")
     if options.tables is not None and not options.tables.is_file():
         raise PolicyKDError(f"report: there is no document {options.tables}")
-    from policykd.benchmark.results import Results  # brings torch
+    from policykd.benchmark.results import Results  # imports torch
     from policykd.benchmark.statistics import summarise
     from policykd.benchmark.tables import benchmark_tables
 
     document = "" if options.tables is None else read_document(options.tables)
     results = Results(options.results)
-    with_part(document, results.spec().name, "")  # before the numbers, which take a while
+    with_part(document, results.spec().name, "")  # check first: the statistics take a while
     summary = summarise(results)
     if options.tables is not None:
         new = with_part(document, summary.spec.name, benchmark_tables(summary))

@@ -1,4 +1,4 @@
-"""``policykd ship``: one small policy out of every group of peers."""
+"""``policykd ship``: distil every group of peers into one small policy."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from policykd.training.learner_choice import Rule
 
 @dataclass(frozen=True)
 class ShipOptions:
-    """Distil every group of a run into one student, at the states of its replay and so without an environment step."""
+    """Distil every group of a run into one student on the states of its replay, without environment steps."""
 
     path: tyro.conf.Positional[Path]
-    """A run folder, or an agent that was saved with its replay."""
+    """A run folder, or an agent saved with its replay."""
     env: str | None = None
-    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
+    """Its task, if registered by your own module, which is imported: my_tasks:Task-v0."""
     out: Path = Path("shipped.safetensors")
-    """The file of the students, an agent like any other: evaluate, export and video read it. It must be new."""
+    """File for the students, an agent that evaluate, export and video can read. It must not exist yet."""
     net_arch: tuple[int, ...] = ()
-    """Hidden layers of the students. Default: those of the peers."""
+    """Hidden layers of the students. Default: the peers'."""
     rule: Rule = "mean"
-    """What of a group is copied: the mean of its actions; (greedy) the one that its critics value most; or (best) those
-    of the peer whose latest training episodes returned most."""
+    """Target actions of a group: the mean over its peers; greedy: the one its critics value most; best: those of the
+    peer with the highest return in its latest training episodes."""
     gradient_steps: int = 5_000
     """Steps of Adam."""
     dagger_steps: int = 0
-    """Environment steps of each student in which it asks its group what to do."""
+    """Environment steps of each student in which its group labels the states it visits."""
     n_eval_episodes: int = 20
-    """Episodes of every group and student, from the same starts."""
+    """Evaluation episodes of every group and student, from the same initial states."""
     seed: int = 1_000_000
     """Seed of the episodes' initial states, the same for all."""
 
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         require(getattr(options, name) > 0, name, getattr(options, name), "must be positive")
     for name in ("dagger_steps", "seed"):
         require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
-    from policykd.export.proof import require_free  # brings torch
+    from policykd.export.proof import require_free  # imports torch
     from policykd.training.dual_student import DualStudent
     from policykd.training.loading import load_agent
 

@@ -1,4 +1,4 @@
-"""The teachers that a command line names."""
+"""Loads the teachers named on a command line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def load_teachers(
     Args:
         sources: their files or folders.
         env: the task.
-        part: what they read of its observation (``teacher_observations``); students check them against it.
-        vecnormalize: the ``vecnormalize.pkl`` of a single one, where it is not beside its zip.
-        trust: run what is in them.
+        part: the part of its observation that they read (``teacher_observations``); students check them against it.
+        vecnormalize: the ``vecnormalize.pkl`` of a single teacher, if it is not beside its zip.
+        trust: run code in their files.
 
     Raises:
-        PolicyKDError: one cannot be loaded, or several share the statistics of one.
+        PolicyKDError: one cannot be loaded, or ``vecnormalize`` is given for several.
     """
     if vecnormalize is not None and len(sources) > 1:
         raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")

@@ -1,4 +1,4 @@
-"""What ``policykd text`` does once its words are understood."""
+"""Runs ``policykd text`` with parsed options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEACHER, STUDENT = "teacher_model", "student_model"
 
 
 def run(options: TextOptions[Any]) -> None:
-    """Train the student, and fine-tune its teacher where asked, or go on with a run; measure it once."""
+    """Train the student, fine-tuning its teacher first if requested, or resume a run; evaluate the student once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     epochs = options.teacher_epochs
     require(epochs >= 0, "teacher_epochs", epochs, "must not be negative (0: the teacher is used as it is)")
@@ -79,15 +79,15 @@ def run(options: TextOptions[Any]) -> None:
 
 
 def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, learns: bool) -> tuple[str, ...]:
-    """The names of the classes of data and model together.
+    """The class names that data and model agree on.
 
     Args:
-        of_data: in the order of the data's numbers.
-        of_model: in the model's order; None where it has none.
-        learns: whether the model will learn the data's classes first, whatever it had.
+        of_data: in the order of the data's labels.
+        of_model: in the model's order; None if it has none.
+        learns: whether the model will be fine-tuned on the data's classes, whatever its own were.
 
     Raises:
-        PolicyKDError: a model that is used as it is has classes of other names.
+        PolicyKDError: a model that is not fine-tuned has other class names.
     """
     if of_model is None or [*map(str.lower, of_data)] == [*map(str.lower, of_model)] or learns:
         return of_data
@@ -106,6 +106,6 @@ def _too_long(longest: int, positions: int) -> str:
 
 
 def _save(classifier: TextClassifier, tokenizer: Any, folder: Path) -> None:
-    """A folder that transformers loads."""
+    """Write a folder that transformers can load."""
     classifier.model.save_pretrained(folder)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)

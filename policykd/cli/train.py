@@ -1,4 +1,4 @@
-"""``policykd train``: groups of peers that learn from one another."""
+"""``policykd train``: train groups of peers that distil from one another."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class TrainOptions(Generic[C]):
-    """Train groups of peers that learn from one another; --vary NAME VALUE VALUE gives a setting a value per peer."""
+    """Train groups of peers that distil from one another; --vary NAME VALUE VALUE sets one value per peer."""
 
     env: str = "HalfCheetah-v5"
-    """Task: a registered environment, with continuous actions or a choice of one."""
+    """Task: a registered environment with continuous or discrete actions."""
     method: str = "dpd"
-    """How peers learn from one another (a row of the methods table)."""
+    """Distillation method of the peers (a row of the methods table)."""
     backbone: str = "ddpg"
-    """How each learner improves by itself: ddpg, td3, sac, ppo, or a learner of a plugin. Settings shown are
-    those of the one that is named (--backbone ppo --help)."""
+    """RL algorithm of the learners: ddpg, td3, sac, ppo, or a plugin's. --help shows the settings of the one named
+    (--backbone ppo --help)."""
     peers: int = 2
     """Learners per group."""
     seeds: tuple[int, ...] = (0,)
@@ -39,31 +39,31 @@ class TrainOptions(Generic[C]):
     total_timesteps: int = 100_000
     """Environment steps of one group, all of its peers together."""
     preset: str | None = None
-    """Settings by task to start from: zoo, quick, peers or dpd_paper."""
+    """Preset settings for the task: zoo, quick, peers or dpd_paper."""
     config_file: Path | None = None
-    """JSON file of settings to start from, such as the config.json of a run."""
+    """JSON file with settings to start from, such as the config.json of a run."""
     run_dir: Path | None = None
     """New folder for logs, evaluations and checkpoints. Default: the next free one under runs/."""
     resume: bool = False
-    """Go on with the run in --run-dir from its last checkpoint, bit by bit; it begins where there is none yet."""
+    """Resume the run in --run-dir from its last checkpoint, bit for bit; without a checkpoint it starts anew."""
     device: str = "auto"
     """auto, cpu or cuda."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """torch.compile the update; auto where it pays for the length of the run."""
+    """torch.compile the update; auto does so if the run is long enough to repay it."""
     threads: int | Literal["auto"] = "auto"
-    """Most threads of the native kernels; numbers do not depend on it. auto: as many as torch has been given."""
+    """Maximum threads of the native kernels; results do not depend on it. auto: torch's own number of threads."""
     config: Annotated[C, tyro.conf.OmitArgPrefixes] = field(default_factory=dict)  # type: ignore[assignment]
     """Settings of the learners, of distillation and of the run."""
 
 
 def read(words: Sequence[str]) -> TrainOptions[Any]:
-    """Options of ``train``: flags change those of the file, which change the preset's, which change the defaults."""
+    """Parse the options of ``train``: flags override the file, which overrides the preset, then the defaults."""
     vary, words = take_vary(words)
     known = peek(words, "env", "backbone", "preset", "config-file")
     file = known["config_file"]
     start, settings = _from_file(Path(file)) if file else (TrainOptions[Any](), {})
     if known["env"] is None and file:
-        from policykd.tasks.spaces import check_named  # brings torch
+        from policykd.tasks.spaces import check_named  # imports torch
 
         check_named(start.env, file)
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
@@ -80,7 +80,7 @@ def read(words: Sequence[str]) -> TrainOptions[Any]:
 
 
 def _settings_type(backbone: str) -> type[Any]:
-    """The dataclass of a backbone's settings, which needs torch for a plugin's alone."""
+    """The dataclass of a backbone's settings; only a plugin's needs torch."""
     if backbone in CONFIGS:
         return CONFIGS[backbone]
     from policykd.learners import LEARNERS
@@ -116,7 +116,7 @@ def take_vary(arguments: Sequence[str]) -> tuple[dict[str, tuple[float | str, ..
 
 
 def _from_file(path: Path) -> tuple[TrainOptions[Any], dict[str, Any]]:
-    """Options of ``train`` from a JSON file, and the settings that it has under "config"."""
+    """Options of ``train`` from a JSON file, and the settings under its key "config"."""
     try:
         content = parse_json(read_text(path))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What ``policykd train`` does once its words are understood."""
+"""Runs ``policykd train`` with parsed options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policykd.training.resume import resuming
 
 
 def run(options: TrainOptions[Any]) -> None:
-    """Begin a run, or go on with one, and train it to its end."""
+    """Start or resume a run, and train it to the end."""
     require(options.total_timesteps > 0, "total_timesteps", options.total_timesteps, "must be positive")
     say(f"policykd train: {options.method} on {options.backbone}, {options.env}")
     asked: dict[str, Any] = {
@@ -51,7 +51,7 @@ def _begin(options: TrainOptions[Any], asked: dict[str, Any]) -> DualStudent:
 
 
 def _train(agent: DualStudent, total_timesteps: int) -> None:
-    """Train to the end, then tell and draw what came of it."""
+    """Train to the end, then print and plot the results."""
     assert agent.folder is not None
     folder = agent.folder.path
     groups = counted(len(agent.seeds), "group")

@@ -1,4 +1,4 @@
-"""``policykd video``: an episode to look at."""
+"""``policykd video``: record an episode."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class VideoOptions:
     path: tyro.conf.Positional[Path]
     """A run folder or a saved agent."""
     env: str | None = None
-    """Its task, where that is of a module of your own, such as my_tasks:Task-v0, which is imported."""
+    """Its task, if registered by your own module, which is imported: my_tasks:Task-v0."""
     out: Path = Path("replay.mp4")
-    """The file to write."""
+    """File to write."""
     learner: int | Literal["best"] = "best"
     """Index of the learner, or best."""
     steps: int = 1_000
-    """At most this many environment steps."""
+    """Maximum number of environment steps."""
     seed: int = 0
     """Seed of the episode's initial state."""
     overwrite: bool = False
@@ -38,9 +38,9 @@ class VideoOptions:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """``policykd video``; the exit status is 1 if the task cannot be drawn."""
+    """``policykd video``; the exit status is 1 if the task cannot be rendered."""
     options = parse(VideoOptions, arguments, "video")
-    from policykd.measure.video import check_name, record_video  # brings gymnasium
+    from policykd.measure.video import check_name, record_video  # imports gymnasium
 
     check_name(options.out)  # before the agent is loaded and plays
     check_file("video", options.out, "video", "replay.mp4")
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         raise PolicyKDError(f"video: {options.out} exists: choose another --out, or --overwrite")
     require(options.steps > 0, "steps", options.steps, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
-    from policykd.training.loading import load_agent  # brings torch
+    from policykd.training.loading import load_agent  # imports torch
 
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner

@@ -1,4 +1,4 @@
-"""Learners leave as what people deploy: SB3, ONNX, TorchScript, C, a folder for the Hugging Face Hub."""
+"""Exports learners for deployment: SB3, ONNX, TorchScript, C, or a folder for the Hugging Face Hub."""
 
 from policykd.export.deployed import DeployedPolicy, deploy
 from policykd.export.policy import Policy

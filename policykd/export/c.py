@@ -1,4 +1,4 @@
-"""A learner as a folder of ``policy.h`` and ``policy.c`` for small computers: C99, no library, no allocation."""
+"""Exports a learner as ``policy.h`` and ``policy.c`` for microcontrollers: C99, no library, no allocation."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Precision = Literal["float32", "int8"]
 
 
 class CSize(NamedTuple):
-    """What a policy in C takes and how near it is, as its header says."""
+    """Memory and accuracy of a policy in C, as stated in its header."""
 
     difference: Difference
     constants: int
     """Bytes of flash for weights, biases, scales, normaliser and bounds."""
     code: int | None
-    """Bytes of flash for instructions, compiled for this machine with -Os; None where nothing could tell."""
+    """Bytes of flash for instructions, compiled for this machine with -Os; None if it could not be measured."""
     buffers: int
-    """Bytes of RAM, all on the stack of one call."""
+    """Bytes of RAM for buffers, all on the stack of one call."""
     state: int
-    """Bytes of RAM for what it remembers of one episode."""
+    """Bytes of RAM for the state of one episode."""
     compiled: bool
-    """Whether the difference is that of the compiled C; else of the same arithmetic in NumPy."""
+    """Whether the difference was measured on the compiled C rather than on the same arithmetic in NumPy."""
 
     def lines(self) -> list[str]:
-        """In words, for the header and the command line."""
+        """Lines of text for the header and the command line."""
         code = "code not measured" if self.code is None else f"about {self.code:,} of code (-Os, {platform.machine()})"
         how = "compiled" if self.compiled else "its arithmetic in NumPy: nothing compiles here"
         kept = f", and a state of {self.state:,} bytes for each episode" if self.state else ""
@@ -62,19 +62,19 @@ def to_c(
 ) -> CSize:
     """Write learner ``k`` as a folder of one header and one C file.
 
-    One that remembers its episode takes and renews a state, a few floats that the caller keeps.
+    A policy with memory takes and updates a state, a few floats that the caller keeps.
 
     Args:
-        agent: whose learner.
-        k: its index, or "best".
+        agent: the agent.
+        k: index of the learner, or "best".
         path: the folder.
         precision: of weights and products; int8 needs a quarter of the flash.
-        states: observations ``(n, O)`` for int8, as ``inputs`` says: each second one calibrates, the others measure;
-            None plays. With a state they are one episode in its order, whose first half calibrates.
-        inputs: whether it reads the student's own part of the observation, or all of the task's.
+        states: observations ``(n, O)`` for int8, in the format of ``inputs``: every second one calibrates, the others
+            test; None plays the task. For a policy with memory one episode in order, whose first half calibrates.
+        inputs: whether it reads the student's own part of the observation, or the task's full one.
 
     Raises:
-        PolicyKDError: the C acts otherwise, or the folder exists (nothing is written).
+        PolicyKDError: the C code does not act like the learner, or the folder exists (nothing is written).
     """
     k, path = agent.learner_index(k), require_free(path)
     policy, one, difference = _compared(agent, k, str(path), precision, states, inputs)
@@ -99,10 +99,10 @@ def to_c(
 
 
 def as_arrays(agent: Exportable, k: int, inputs: Inputs) -> PlainPolicy:
-    """Learner ``k`` as C computes it in float32.
+    """Learner ``k`` as arrays for C in float32.
 
     Raises:
-        PolicyKDError: C knows no such policies.
+        PolicyKDError: C does not support its policy.
     """
     if needs_state(agent, inputs):
         return Episodes(agent, k, inputs).plain()
@@ -112,7 +112,7 @@ def as_arrays(agent: Exportable, k: int, inputs: Inputs) -> PlainPolicy:
 def _compared(
     agent: Exportable, k: int, what: str, precision: Precision, states: np.ndarray | None, inputs: Inputs
 ) -> tuple[PlainPolicy, PlainPolicy | CompiledPolicy, Difference]:
-    """The policy, as it is computed, and how far that is from the learner."""
+    """The policy, the function that computes it, and its distance from the learner."""
     if needs_state(agent, inputs):
         episodes = Episodes(agent, k, inputs)
         if precision == "float32":

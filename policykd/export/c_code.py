@@ -1,4 +1,4 @@
-"""The text of a policy in C99: constants, one function, and no library; float32 or int8."""
+"""Generates a policy in C99: constants and one function, without libraries; float32 or int8."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def source(policy: PlainPolicy) -> str:
 
 
 def constant_bytes(policy: PlainPolicy) -> int:
-    """Flash that the constants take."""
+    """Bytes of flash for the constants."""
     return sum(values.nbytes for values in _arrays(policy).values())
 
 
 def buffer_bytes(policy: PlainPolicy) -> int:
-    """RAM that the buffers take, on the stack: the widest layer twice, once of them in int8 where it is int8.
+    """Bytes of RAM for the buffers, on the stack: the widest layer twice, one of them in int8 if quantised.
 
-    And six numbers for each unit: what its input and the state say to it; in int8 the state once more.
+    Plus six numbers for each recurrent unit, its gates from input and state; if quantised the state once more.
     """
     small = 1 if policy.quantised else 4
     units = (2 * 3 * 4 + (1 if policy.quantised else 0)) * policy.width
@@ -126,7 +126,7 @@ def _signature(policy: PlainPolicy) -> str:
 
 
 def _arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
-    """The constants by their names in C."""
+    """The constants by name in C."""
     arrays = {"action_low": policy.low, "action_high": policy.high, **c_memory.arrays(policy)}
     if policy.columns is not None:
         arrays["column"] = policy.columns
@@ -153,7 +153,7 @@ def number(value: float) -> str:
     """A float32 in C, exactly.
 
     Raises:
-        PolicyKDError: it is infinite or NaN, which C without libraries cannot say.
+        PolicyKDError: it is infinite or NaN, for which C without libraries has no literal.
     """
     if not np.isfinite(value):
         raise PolicyKDError(f"export: the policy holds {value}, which C has no constant for: use onnx or torchscript")

@@ -1,4 +1,4 @@
-"""What a policy that remembers its episode adds to its C: a state, which the caller keeps."""
+"""C code of policies with memory: a state, which the caller keeps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SAY_INT8 = """\
 
 
 def arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
-    """The constants of the units by their names in C."""
+    """The constants of the recurrent units by name in C."""
     if policy.units is None:
         return {}
     found: dict[str, np.ndarray] = {}
@@ -54,7 +54,7 @@ def arrays(policy: PlainPolicy) -> dict[str, np.ndarray]:
 
 
 def layer_arrays(layer: Layer, name: str) -> dict[str, np.ndarray]:
-    """The constants of a layer by their names in C, ``name`` with what each is put in; int8 by outputs."""
+    """The constants of a layer by name in C, formatted into ``name``; int8 weights are transposed to ``(out, in)``."""
     if layer.scale is None:
         return {name.format("weight"): layer.weight, name.format("bias"): layer.bias}
     found = {"weight": layer.weight.T, "bias": layer.bias, "scale": layer.scale}
@@ -62,7 +62,7 @@ def layer_arrays(layer: Layer, name: str) -> dict[str, np.ndarray]:
 
 
 def units(policy: PlainPolicy) -> list[str]:
-    """The function that renews them, if any."""
+    """The function that updates the recurrent units, if any."""
     if not (width := policy.width):
         return []
     sizes = {"inputs": policy.input_size, "width": width, "gates": 3 * width}
@@ -71,7 +71,7 @@ def units(policy: PlainPolicy) -> list[str]:
 
 
 def push(policy: PlainPolicy, observe: str) -> list[str]:
-    """Lines that put a part, ``observe`` its number i, behind the earlier ones, which lie first in the state."""
+    """Lines that append a part, of which ``observe`` is entry i, to the earlier ones at the start of the state."""
     earlier, part = policy.input_size - policy.part_size, policy.part_size
     first = observe.replace("[i]", f"[i % {part}]")
     return [
@@ -82,7 +82,7 @@ def push(policy: PlainPolicy, observe: str) -> list[str]:
 
 
 def recall(policy: PlainPolicy) -> list[str]:
-    """Lines that renew the units by the input, which lies behind their place in ``a`` or ``q``, and put them there."""
+    """Lines that update the units from the input, stored after them in ``a`` or ``q``, and copy them there."""
     width, kept = policy.width, policy.state_size - policy.width
     place, value = "a", f"state[i + {kept}]"
     if policy.quantised:

@@ -1,4 +1,4 @@
-"""States to calibrate int8 on, and how far int8 is from the learner at states that it was not calibrated on."""
+"""States to calibrate int8 on, and the distance of int8 from the learner at held-out states."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from policykd.export.remembering import Episodes, Play, follow
 from policykd.tasks.spaces import Choices
 
 STATES = 2_000
-"""States that are played where none are given."""
+"""Number of states to collect if none are given."""
 NOISE = 0.1
-"""Standard deviation of the noise while playing, in actions scaled to [-1, 1], to meet more than one path."""
+"""Standard deviation of the exploration noise, in actions scaled to [-1, 1], to visit more than one trajectory."""
 TOLERANCE = 0.1
-"""Mean distance from the learner, in actions scaled to [-1, 1], above which int8 is not written."""
+"""Maximum mean distance from the learner, in actions scaled to [-1, 1]; beyond it int8 is not written."""
 
 
 class Met(NamedTuple):
-    """Observations that follow one another."""
+    """Observations of consecutive episodes."""
 
     observations: np.ndarray
-    """``(n, O)``, as what is written reads them."""
+    """``(n, O)``, in the format of the exported policy's input."""
     starts: np.ndarray
     """Whether each is the first of its episode ``(n,)``."""
 
 
 def visited_states(agent: Exportable, k: int, count: int = STATES) -> np.ndarray:
-    """What learner ``k`` reads ``(count, I)`` of the observations that it meets on its task, acting with some noise.
+    """Inputs ``(count, I)`` of learner ``k`` at the observations it visits on its task, acting with some noise.
 
-    Where one of several actions is chosen, a share ``NOISE`` of them is random.
+    Discrete actions are random with probability ``NOISE``.
     """
     act = as_act(deploy(agent, k))
     return _visit(agent, k, lambda state, start: act(state[None])[0], count)[0]
@@ -48,7 +48,7 @@ def visited_states(agent: Exportable, k: int, count: int = STATES) -> np.ndarray
 def _visit(
     agent: Exportable, k: int, act: Callable[[np.ndarray, bool], np.ndarray], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is read ``(count, I)``, and where episodes start ``(count,)``; ``act`` knows the latter, too."""
+    """Inputs ``(count, I)``, and where episodes start ``(count,)``, which is also passed to ``act``."""
     scale, generator = agent.action_scale, stream(0, k, "exploration")
     states, episode, ended = np.zeros((count, agent.observation_space.shape[0]), np.float32), 0, True
     starts = np.zeros(count, bool)
@@ -69,12 +69,12 @@ def _visit(
 
 
 def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Met]:
-    """What a learner with a state meets, to calibrate on and, after it, to measure at.
+    """Episodes of a learner with memory to calibrate on, and later ones to test on.
 
     Args:
         episodes: the learner.
-        states: observations ``(2n, O)`` of one episode in their order, as what is written reads them; None plays the
-            task with some noise.
+        states: observations ``(2n, O)`` of one episode in order, in the format of the exported policy's input; None
+            plays the task with some noise.
 
     Raises:
         PolicyKDError: they do not fit.
@@ -102,14 +102,14 @@ def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Me
 
 
 def quantise_along(episodes: Episodes, states: np.ndarray | None) -> tuple[PlainPolicy, Met]:
-    """A learner with a state in int8, and where to measure how far it is.
+    """A learner with memory in int8, and episodes to test it on.
 
     Args:
         episodes: the learner.
-        states: as ``episodes_met``.
+        states: as for ``episodes_met``.
 
     Raises:
-        PolicyKDError: they do not fit, or C knows no such networks.
+        PolicyKDError: they do not fit, or C does not support its networks.
     """
     policy, (calibrated, measured) = episodes.plain(), episodes_met(episodes, states)
     remembered = follow(episodes.play, episodes.shapes, *calibrated)[1:]
@@ -120,13 +120,13 @@ def quantise_along(episodes: Episodes, states: np.ndarray | None) -> tuple[Plain
 def split(
     agent: Exportable, k: int, states: np.ndarray | None, inputs: Inputs = "own"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What learner ``k`` reads to calibrate on and, apart from it, to measure at, ``(n, I)`` each.
+    """Inputs of learner ``k`` to calibrate on, and others to test on, ``(n, I)`` each.
 
     Args:
-        agent: whose learner.
-        k: which one.
+        agent: the agent.
+        k: index of the learner.
         states: observations ``(2n, O)``; None plays the task.
-        inputs: whether these are what the student reads, or all of the task's.
+        inputs: whether these are the student's own parts, or the task's full observations.
 
     Raises:
         PolicyKDError: they do not fit the learner.
@@ -135,12 +135,12 @@ def split(
         states = visited_states(agent, k)
     elif inputs == "full":
         states = agent.view(check_states(states, agent.view.size, 3))
-    states = check_states(states, agent.observation_space.shape[0], 3)  # each second one calibrates: 2 of them
+    states = check_states(states, agent.observation_space.shape[0], 3)  # every second one calibrates: 2 of them
     return states[::2], states[1::2]
 
 
 def check_int8(states: np.ndarray) -> Check:
-    """A check of int8 at ``states (n, O)``; it refuses what is on average more than ``TOLERANCE`` from the learner."""
+    """A check of int8 at ``states (n, O)``, which refuses a mean distance from the learner above ``TOLERANCE``."""
 
     def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
         return allowed(compare(agent, k, act, states), what)
@@ -149,17 +149,17 @@ def check_int8(states: np.ndarray) -> Check:
 
 
 def check_along(episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], met: Met, what: str) -> Difference:
-    """How far a policy in int8 is from its learner along episodes, each with a state of its own.
+    """Distance of an int8 policy from its learner along episodes, in which each keeps its own state.
 
     Args:
         episodes: the learner.
         play: the policy.
         shapes: of the parts of its state.
-        met: where they are compared.
-        what: its name.
+        met: the episodes.
+        what: name of the policy, for the error.
 
     Raises:
-        PolicyKDError: as ``check_int8``.
+        PolicyKDError: as for ``check_int8``.
     """
     wanted, actions = follow(episodes.play, episodes.shapes, *met)[0], follow(play, shapes, *met)[0]
     distances = apart(episodes.agent, actions, wanted)
@@ -167,7 +167,7 @@ def check_along(episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], m
 
 
 def allowed(difference: Difference, what: str) -> Difference:
-    """The difference of int8 from its learner, where it is allowed."""
+    """Check that the difference of int8 from its learner is within ``TOLERANCE``, and return it."""
     if not difference.mean <= TOLERANCE:
         raise PolicyKDError(
             f"export: {what} in int8 is on average {difference.mean:.2g} from the learner (allowed {TOLERANCE}): "

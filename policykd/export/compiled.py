@@ -1,4 +1,4 @@
-"""The C of a policy through the system's compiler: what its code takes, and the policy as a fast Python function."""
+"""Compiles a policy's C code with the system's compiler: as a fast Python function, and to measure its size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from policykd.export.plain import PlainPolicy
 from policykd.native.build import Unavailable, find_compiler
 
 FLAGS = ["-std=c99", "-O3", "-fPIC", "-shared"]
-"""c99 and not gnu99: products and sums are then not fused, and every machine computes the same."""
+"""c99 rather than gnu99: no fused multiply-add, so that every machine computes the same."""
 
 
 class CompiledPolicy:
     """One raw observation ``(O,)`` to its action ``(A,)``, in about a microsecond. One thread at a time.
 
     Args:
-        policy: what to compile; this takes some tenths of a second.
+        policy: the policy to compile, which takes some tenths of a second.
 
     Raises:
         Unavailable: there is no compiler, or it fails.
@@ -50,7 +50,7 @@ class CompiledPolicy:
         return self._action.copy()
 
     def step(self, observation: np.ndarray, start: bool, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of a policy that remembers, as ``PlainPolicy.step`` of one episode."""
+        """As ``PlainPolicy.step``, for one episode of a policy with memory."""
         self._observation[:], self._state[:] = observation, state
         seen, action = self._pointers
         self._act(seen, int(start), self._memory, action)
@@ -58,7 +58,7 @@ class CompiledPolicy:
 
 
 def code_bytes(policy: PlainPolicy) -> int | None:
-    """Bytes of instructions on this processor with ``-Os``, constants apart; None where nothing can tell."""
+    """Bytes of instructions on this CPU with ``-Os``, without constants; None if they cannot be measured."""
     if shutil.which("size") is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -88,5 +88,5 @@ def _compile(policy: PlainPolicy, folder: Path, flags: list[str], name: str) -> 
 def _load(library: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(library))
-    except OSError as error:  # where nothing in the temporary folder may be run
+    except OSError as error:  # the temporary folder may not allow execution
         raise Unavailable(str(error)) from None

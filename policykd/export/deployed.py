@@ -1,4 +1,4 @@
-"""One learner as one plain torch module."""
+"""A learner as a plain torch module."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ Statistics = tuple[Tensor, Tensor]
 class DeployedPolicy(nn.Module):
     """Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units: normalise, MLP, squash, scale, clip.
 
-    Where one of several actions is chosen, to its number ``(B,)``, int64: normalise, MLP, argmax.
+    Discrete actions are indices ``(B,)``, int64: normalise, MLP, argmax.
 
     Args:
-        network: the shape of the learner's policy network.
+        network: the learner's policy network.
         row: its parameters ``(P,)``.
-        actions: the task's.
-        squash: whether actions are tanh of the network, scaled to the task's bounds; else it acts in the task's units.
-        statistics: mean and standard deviation ``(I,)`` of what it reads in float64, where that is normalised.
-        columns: what it picks of an observation; None reads all of it.
+        actions: scale of the task's actions.
+        squash: whether actions are tanh of the network, scaled to the task's bounds; otherwise its outputs are in the
+            task's units.
+        statistics: mean and standard deviation ``(I,)`` of the inputs in float64, if these are normalised.
+        columns: columns of the observation to read; None reads all.
     """
 
     low: Tensor
@@ -67,7 +68,7 @@ class DeployedPolicy(nn.Module):
             layers.append(ACTIVATIONS[network.activation]())
         last = layers[-2]
         assert isinstance(last, nn.Linear)
-        last.weight = nn.Parameter(last.weight[: actions.size])  # a SAC learner's second half is its spread
+        last.weight = nn.Parameter(last.weight[: actions.size])  # the second half of SAC's outputs is log_std
         last.bias = nn.Parameter(last.bias[: actions.size])
         last.out_features = actions.size
         self.network = nn.Sequential(*layers[:-1])
@@ -84,19 +85,19 @@ class DeployedPolicy(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Deterministic actions ``(B, A)``, or their numbers ``(B,)``, at raw observations ``(B, O)``."""
+        """Deterministic actions ``(B, A)``, or discrete ones ``(B,)``, at raw observations ``(B, O)``."""
         inputs = observations if self.columns is None else observations[:, self.columns]
         return self.act(self.network(self.normalise(inputs)))
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """What is read of observations ``(B, I)`` as the network sees it."""
+        """Normalise inputs ``(B, I)`` for the network."""
         if not self.normalises:
             return inputs
         deviations = (inputs.double() - self.observation_mean) / self.observation_std  # as in training
         return deviations.clamp(-CLIP, CLIP).float()
 
     def act(self, outputs: Tensor) -> Tensor:
-        """Actions ``(B, A)``, or their numbers ``(B,)``, of what the network answers."""
+        """Actions ``(B, A)``, or discrete ones ``(B,)``, from the network's outputs."""
         if self.choices is not None:
             return outputs.argmax(-1) + self.choices.start
         if self.squash:
@@ -105,15 +106,15 @@ class DeployedPolicy(nn.Module):
 
 
 def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
-    """Learner ``k`` of an agent as one module on the CPU, its normaliser and the scale of its actions inside.
+    """Learner ``k`` of an agent as a module on the CPU, including its normaliser and action scale.
 
     Args:
-        agent: whose learner.
-        k: which one.
-        inputs: whether it reads what the learner reads, or all of the task's observation.
+        agent: the agent.
+        k: index of the learner.
+        inputs: whether it reads the learner's own part of the observation, or the task's full one.
 
     Raises:
-        PolicyKDError: the module does not act like the learner, or cannot read all of the observation.
+        PolicyKDError: the module does not act like the learner, or cannot read full observations.
     """
     learner, view = agent.learner, agent.view
     network = getattr(learner, "actor_network", None)
@@ -138,7 +139,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
 
 
 def _within(scale: ActionScale) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest action ``(A,)`` in float32, which do not overstep the task's where these are float64."""
+    """Smallest and largest action ``(A,)`` in float32, within the task's bounds even if these are float64."""
     low, high = scale.bounds
     up, down = np.nextafter(low, np.float32(np.inf)), np.nextafter(high, np.float32(-np.inf))
     least, most = np.where(low < scale.low, up, low), np.where(high > scale.high, down, high)
@@ -147,19 +148,19 @@ def _within(scale: ActionScale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def squashes(learner: Learner) -> bool:
-    """Whether actions are tanh of the network; else it acts in the task's units."""
+    """Whether actions are tanh of the network's outputs; otherwise these are in the task's units."""
     return not isinstance(learner, PPO)
 
 
 def normaliser(learner: Learner, k: int) -> Statistics | None:
-    """Mean and standard deviation ``(I,)`` of what learner k reads, where it normalises."""
+    """Mean and standard deviation ``(I,)`` of learner k's inputs; None if it does not normalise them."""
     if not isinstance(learner, PPO) or not learner.config.normalize_observation:
         return None
     return learner.observation_stats.mean[k].cpu(), learner.observation_stats.std[k].cpu()
 
 
 def description(agent: Exportable, inputs: Inputs) -> str:
-    """What a file says about itself, as JSON: with it ``Teacher.load`` needs no task."""
+    """The description stored in a file, as JSON: with it ``Teacher.load`` needs no task."""
     scale = agent.action_scale
     if isinstance(scale, Choices):
         actions: dict[str, Any] = {"choices": scale.size, "first": scale.start}
@@ -169,5 +170,5 @@ def description(agent: Exportable, inputs: Inputs) -> str:
 
 
 def input_size(agent: Exportable, inputs: Inputs) -> int:
-    """Length of what a file without a state reads."""
+    """Input length of a file without state."""
     return agent.view.size if inputs == "full" else agent.observation_space.shape[0]

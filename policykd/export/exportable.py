@@ -1,4 +1,4 @@
-"""What an agent must have to leave as something that people deploy."""
+"""What an agent must provide to be exported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
 from policykd.tasks.views import View
 
 Inputs = Literal["own", "full"]
-"""What an exported student reads: its own part of the observation, or all of the task's, of which it picks."""
+"""What an exported student reads: its own part of the observation, or the task's full one, from which it selects."""
 Which = int | Literal["best"]
 """A learner by its index, or the one with the best last evaluation."""
 
 
 class Exportable(Protocol):
-    """An agent, as its exports see it."""
+    """The interface of an agent that exports use."""
 
     env_id: str
     factory: Callable[[], gym.Env]
@@ -32,7 +32,7 @@ class Exportable(Protocol):
     action_space: ActionSpace
     action_scale: ActionScale | Choices
     view: View
-    """What learners see of the task's observations."""
+    """The learners' view of the task's observations."""
     recipe: Any
     """Counts gradient steps, ``n_updates``."""
 
@@ -50,7 +50,7 @@ class Exportable(Protocol):
 
     @property
     def learners(self) -> list[tuple[int, int]]:
-        """(seed, peer) of every learner."""
+        """Seed and peer index of every learner."""
 
     def learner_index(self, learner: Any) -> int:
         """Index of a learner."""
@@ -69,4 +69,4 @@ class Exportable(Protocol):
         """Actions in units of the environment, and the state for the next call."""
 
     def actions_at(self, inputs: np.ndarray, k: int) -> np.ndarray:
-        """Learner k's actions ``(n, A)``, in units of the environment, at what it reads ``(n, I)``."""
+        """Learner k's actions ``(n, A)``, in units of the environment, at network inputs ``(n, I)``."""

@@ -1,4 +1,4 @@
-"""A learner as a folder for the Hugging Face Hub, laid out as ``huggingface_sb3`` lays it; nothing is sent anywhere.
+"""Exports a learner as a folder for the Hugging Face Hub, laid out as by ``huggingface_sb3``; uploads nothing.
 
 That package itself is not used: its newest release needs ``huggingface_hub`` below 1, and current ``transformers``
 need it above.
@@ -36,16 +36,16 @@ def to_hub_folder(
     seed: int = 0,
     record: Callable[..., object] | None = None,
 ) -> TeacherScore:
-    """Write learner ``k`` with config, results, model card and, where the task can be drawn, a replay.
+    """Write learner ``k`` with config, results, model card and, if the task can be rendered, a video.
 
-    ``record`` makes the replay (``policykd.measure.video.record_video``); None makes none. The results are
-    those of the written files, read back and played; not of the learner in memory.
+    ``record`` makes the video (``policykd.measure.video.record_video``); None makes none. The results are measured by
+    playing the written files, read back, not the learner in memory.
 
     Returns:
         The returns on the card.
 
     Raises:
-        PolicyKDError: ``path`` exists, or the written agent acts otherwise (nothing is written).
+        PolicyKDError: ``path`` exists, or the written agent does not act like the learner (nothing is written).
     """
     k, path = agent.learner_index(k), require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
@@ -64,7 +64,7 @@ def to_hub_folder(
 
 
 def _write_config(folder: Path, name: str) -> None:
-    """The zip's parts beside it, and its JSON as ``config.json``."""
+    """Unpack the zip beside it, and write its JSON as ``config.json``."""
     from stable_baselines3 import get_system_info
 
     with zipfile.ZipFile(folder / f"{name}.zip") as archive:
@@ -182,7 +182,7 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
 
 
 def _made(agent: Exportable) -> str:
-    """Code that makes the task as the policy sees it."""
+    """Code that makes the task with the policy's view."""
     module = "policykd_envs:" if agent.env_id.startswith("PolicyKD/") else ""
     made = f'gym.make("{module}{agent.env_id}")'
     for wrapper, given in wrappers_of(agent.view).items():
@@ -192,7 +192,7 @@ def _made(agent: Exportable) -> str:
 
 
 def _imports(view: View) -> str:
-    """The lines that import the wrappers of such code."""
+    """The import lines for this code."""
     places = [wrapper.rpartition(".") for wrapper in wrappers_of(view)]
     return "".join(f"\nfrom {module} import {name}" for module, _, name in places)
 

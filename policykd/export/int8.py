@@ -1,9 +1,9 @@
-"""A policy in int8: static post-training quantisation (Jacob et al. 2018; Krishnamoorthi 2018).
+"""Quantises a policy to int8: static post-training quantisation (Jacob et al. 2018; Krishnamoorthi 2018).
 
-Weights are symmetric with one scale per output, activations symmetric with ranges met at calibration. Each unit has a
-range of its own, folded into the weights of the next layer, so one wide observation does not blur the others. The state
-of gated recurrent units lies in -1 to 1, which is its range: layers read it in int8, and it is kept in float32, so that
-what a small step adds to it is not lost.
+Weights are symmetric with one scale per output, activations symmetric with ranges observed at calibration. Each unit
+has its own range, folded into the weights of the next layer, so one wide observation does not cost the others
+precision. The state of gated recurrent units has the range [-1, 1]: layers read it in int8, but it is kept in float32,
+so that small updates are not lost.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from policykd.core.errors import PolicyKDError
 from policykd.export.plain import LEVELS, GRUCell, Layer, PlainPolicy, linear
 
 SILENT = 1e-30
-"""A unit that never went further says nothing: levels per unit of it would leave float32."""
+"""A unit whose magnitude stays below this counts as dead: its levels per unit would overflow float32."""
 
 
 def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | None = None) -> PlainPolicy:
-    """The policy in int8.
+    """Quantise a policy to int8.
 
     Args:
-        policy: in float32.
-        states: what it reads ``(n, I)``, whose ranges count.
-        remembered: what its units, if any, remember after each ``(n, H)``.
+        policy: the policy in float32.
+        states: inputs ``(n, I)`` to calibrate on.
+        remembered: state of its recurrent units after each, if it has any, ``(n, H)``.
 
     Raises:
         PolicyKDError: there are no states, or they do not fit.
@@ -52,10 +52,10 @@ def quantise(policy: PlainPolicy, states: np.ndarray, remembered: np.ndarray | N
 
 
 def check_states(states: np.ndarray, size: int, least: int = 2) -> np.ndarray:
-    """States as float32 ``(n, O)``, at least so many.
+    """Check states for calibration, and convert them to float32 ``(n, O)``.
 
     Raises:
-        PolicyKDError: they are not.
+        PolicyKDError: they are fewer than ``least``, not finite, or of another shape.
     """
     states = np.asarray(states)
     fits = states.ndim == 2 and states.shape[1] == size and len(states) >= least and states.dtype.kind in "fiub"
@@ -65,22 +65,22 @@ def check_states(states: np.ndarray, size: int, least: int = 2) -> np.ndarray:
     return states
 
 
-def _in_int8(layer: Layer, steps: np.ndarray, said: np.ndarray | float = 1.0) -> Layer:
-    """A layer whose inputs are int8, one level of each ``steps (in,)``, and whose outputs are in units of ``said``."""
+def _in_int8(layer: Layer, steps: np.ndarray, unit: np.ndarray | float = 1.0) -> Layer:
+    """A layer with int8 inputs of step sizes ``steps (in,)`` and outputs in units of ``unit``."""
     folded = layer.weight * steps[:, None]
     scale = np.abs(folded).max(0) / LEVELS
     scale[scale == 0] = 1
     weight = np.rint(folded / scale).astype(np.int8)
-    return Layer(weight, (layer.bias / said).astype(np.float32), (scale / said).astype(np.float32))
+    return Layer(weight, (layer.bias / unit).astype(np.float32), (scale / unit).astype(np.float32))
 
 
 def _even(count: int) -> np.ndarray:
-    """What one int8 level of units in -1 to 1 stands for ``(count,)``."""
+    """Step sizes ``(count,)`` of int8 for units in [-1, 1]."""
     return np.full(count, 1 / LEVELS, np.float32)
 
 
 def _steps(values: np.ndarray) -> np.ndarray:
-    """What one int8 level of every unit stands for, by its largest magnitude; a unit that was silent: as the widest."""
+    """Step size of int8 for every unit, from its largest magnitude; dead units get the largest one."""
     ranges = np.abs(values).max(0)
     widest = ranges.max()
     ranges[ranges < SILENT] = widest if widest >= SILENT else 1

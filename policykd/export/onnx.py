@@ -1,4 +1,4 @@
-"""A learner as an ONNX file: one input ``observations`` (batch, O), one output ``actions`` (batch, A)."""
+"""Exports a learner as an ONNX file: input ``observations`` (batch, O), output ``actions`` (batch, A)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from policykd.teachers.programs import METADATA, onnx_session
 def to_onnx(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own") -> float:
     """Write learner ``k`` as ONNX, checked with onnxruntime.
 
-    One with a state has the inputs ``observations``, ``starts`` (1 where an episode starts), and ``history`` or
+    A policy with memory has the inputs ``observations``, ``starts`` (1 where an episode starts), and ``history`` or
     ``hidden`` or both; the outputs are ``actions`` and ``next_history``, ``next_hidden``.
 
     Args:
@@ -39,7 +39,7 @@ def to_onnx(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own
         The largest distance from the learner, in actions scaled to [-1, 1].
 
     Raises:
-        PolicyKDError: the file acts otherwise or exists (nothing is written), or a package is missing.
+        PolicyKDError: the file does not act like the learner or exists (nothing is written), or a package is missing.
     """
     require_packages()
     k, path = agent.learner_index(k), as_path("export", path)
@@ -63,15 +63,15 @@ def to_onnx_int8(
         agent: whose learner.
         k: its index, or "best".
         path: the file.
-        states: observations ``(n, O)``, as ``inputs`` says: each second one calibrates, the others measure; None plays
-            the task. Of a file with a state they are one episode in its order, whose first half calibrates.
+        states: observations ``(n, O)``, in the format of ``inputs``: every second one calibrates, the others test; None
+            plays the task. For a policy with memory one episode in order, whose first half calibrates.
         inputs: whether it reads the student's own part of the observation, or all of the task's.
 
     Returns:
-        How far it is from the learner at states that it was not calibrated on.
+        The distance from the learner at held-out states.
 
     Raises:
-        PolicyKDError: on average by more than ``calibration.TOLERANCE``, or as ``to_onnx``.
+        PolicyKDError: its mean distance exceeds ``calibration.TOLERANCE``, or as for ``to_onnx``.
     """
     require_packages()
     k, path = agent.learner_index(k), require_free(path)
@@ -88,7 +88,7 @@ def to_onnx_int8(
 
 
 def _episodes_in_int8(episodes: remembering.Episodes, path: Path, states: np.ndarray | None) -> Difference:
-    """The same of a learner with a state, which stays float32 between steps."""
+    """``to_onnx_int8`` for a learner with memory, whose state stays float32 between steps."""
     calibrated, measured = episodes_met(episodes, states)
     after = remembering.follow(episodes.play, episodes.shapes, *calibrated)[1:]
     before = (np.concatenate((np.zeros_like(part[:1]), part[:-1])) for part in after)
@@ -101,7 +101,7 @@ def _episodes_in_int8(episodes: remembering.Episodes, path: Path, states: np.nda
 
 
 def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> None:
-    """Write the ONNX file ``source`` in int8: weights by output, activations by the ranges met at ``inputs (n, .)``."""
+    """Quantise the ONNX file ``source``: weights per output, activations by their ranges at ``inputs (n, .)``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class States(CalibrationDataReader):
@@ -112,7 +112,7 @@ def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> No
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    with _quiet(None):  # it advises a pre-processing that an MLP has no use for
+    with _quiet(None):  # it recommends a pre-processing that MLPs do not need
         quantize_static(
             str(source),
             str(target),
@@ -140,7 +140,7 @@ def _save(
 ) -> None:
     batch = {0: torch.export.Dim("batch")}
     state = (tuple(batch for _ in examples[2:]),) if len(examples) > 2 else ()
-    # The logger tells that there is no torchvision.
+    # The logger reports that torchvision is missing.
     with _quiet("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -160,7 +160,7 @@ def _save(
 
 @contextmanager
 def _quiet(name: str | None) -> Iterator[None]:
-    """Only errors of a logger, by its name; None is the root's."""
+    """Context that silences all but errors of a logger; None is the root logger."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -171,7 +171,7 @@ def _quiet(name: str | None) -> Iterator[None]:
 
 
 def require_packages() -> None:
-    """Refuse where torch's exporter, or the runtime that checks it, would miss a package."""
+    """Raise if packages are missing that torch's exporter or the runtime that checks it needs."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         raise PolicyKDError('export: ONNX needs more packages: pip install "policykd[export]"')
 

@@ -39,7 +39,7 @@ class Layer:
     bias: np.ndarray
     """``(out,)`` float32; of an int8 layer, in units of the next layer's inputs."""
     scale: np.ndarray | None = None
-    """``(out,)`` float32: what a sum of int8 products is multiplied by; None in float32."""
+    """``(out,)`` float32: factor of a sum of int8 products; None in float32."""
 
 
 class GRUCell(NamedTuple):
@@ -68,27 +68,27 @@ class PlainPolicy:
     tanh: bool
     """Whether the hidden activation is tanh rather than ReLU."""
     squash: bool
-    """Whether actions are tanh of the network, scaled to the bounds."""
+    """Whether actions are tanh of the outputs, scaled to the bounds."""
     low: np.ndarray
     """Smallest action ``(A,)``."""
     high: np.ndarray
     """Largest action ``(A,)``."""
     normaliser: np.ndarray | None = None
-    """``(3, I)``: mean, what float32 lost of it, and 1 / standard deviation; None where there is none."""
+    """``(3, I)``: mean, its rounding error in float32, and 1 / standard deviation; None without normalisation."""
     input_scale: np.ndarray | None = None
-    """``(H + I,)``: int8 levels per unit of the state, if any, and of each (normalised) input; None in float32."""
+    """``(H + I,)``: int8 levels per unit of hidden state, if any, and of each (normalised) input; None in float32."""
     columns: np.ndarray | None = None
-    """What it reads of an observation ``(I,)``, integers; None reads all of it."""
+    """Columns of the observation that it reads ``(I,)``, integers; None reads all."""
     size: int = 0
-    """Length O of an observation, where it reads some columns of it."""
+    """Length O of an observation, if it reads only some columns."""
     history: int = 1
-    """Parts of observations that are read together; the earlier ones come from the state."""
+    """Number of stacked parts; the earlier ones come from the state."""
     units: GRUCell | None = None
-    """What the layers read beside the input; None is nothing."""
+    """Recurrent units, whose state the layers read with the input; None if there are none."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Widths of the layers, from what they read to the action."""
+        """Widths of the layers, from the input to the action."""
         return (self.layers[0].weight.shape[0], *(layer.weight.shape[1] for layer in self.layers))
 
     @property
@@ -98,22 +98,22 @@ class PlainPolicy:
 
     @property
     def width(self) -> int:
-        """Number H of units."""
+        """Number H of recurrent units."""
         return 0 if self.units is None else self.units.from_state.weight.shape[0]
 
     @property
     def input_size(self) -> int:
-        """Length I of what is read at a step: ``history`` parts."""
+        """Length I of the input: ``history`` parts."""
         return self.sizes[0] - self.width
 
     @property
     def part_size(self) -> int:
-        """Length P of what is read of one observation."""
+        """Length P of the part of one observation."""
         return self.input_size // self.history
 
     @property
     def state_size(self) -> int:
-        """Length S of what it remembers: the latest parts where it reads several, oldest first, and the units."""
+        """Length S of the state: the latest parts, if it stacks them, oldest first, then the recurrent units."""
         return (self.input_size if self.history > 1 else 0) + self.width
 
     @property
@@ -122,18 +122,18 @@ class PlainPolicy:
         return self.input_scale is not None
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``, of a policy without a state."""
+        """Actions ``(..., A)`` in the task's units at raw observations ``(..., O)``, for a policy without memory."""
         return self.act(self.normalise(self.read(observations)))
 
     def step(
         self, observations: np.ndarray, starts: np.ndarray | bool, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The same along episodes, and the state ``(..., S)`` after it.
+        """Actions at the next observations of episodes, and the next state ``(..., S)``.
 
         Args:
             observations: ``(..., O)``.
             starts: whether they are the first of their episodes ``(...)``.
-            state: after the step before ``(..., S)``; where an episode starts, anything.
+            state: from the previous step ``(..., S)``; ignored where an episode starts.
         """
         starts, inputs = np.asarray(starts, bool)[..., None], self.read(observations)
         kept, hidden = np.split(state, [self.state_size - self.width], axis=-1)
@@ -149,7 +149,7 @@ class PlainPolicy:
         return self.act(seen), np.concatenate((kept, hidden), axis=-1)
 
     def placed(self, histories: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The parts ``(n, P)``, and the state ``(n, S)`` before them, of a step that reads ``histories (n, I)``."""
+        """The latest parts ``(n, P)``, and the state ``(n, S)`` before them, for inputs ``histories (n, I)``."""
         state, part = state.copy(), self.part_size
         state[:, part : self.input_size] = histories[:, :-part]
         return histories[:, -part:], state
@@ -167,7 +167,7 @@ class PlainPolicy:
         return np.clip(actions, self.low, self.high)
 
     def read(self, observations: np.ndarray) -> np.ndarray:
-        """What is read ``(..., I)`` of raw observations ``(..., O)``."""
+        """Inputs ``(..., I)`` from raw observations ``(..., O)``."""
         observations = np.asarray(observations, np.float32)
         return observations if self.columns is None else observations[..., self.columns]
 
@@ -188,7 +188,7 @@ class PlainPolicy:
 
     @staticmethod
     def _to_levels(values: np.ndarray) -> np.ndarray:
-        """The nearest int8 numbers, halves away from zero, as float32, in which their sums of products are exact."""
+        """Round to int8, half away from zero; returned as float32, in which sums of their products are exact."""
         return np.trunc(np.clip(values, -LEVELS, LEVELS) + np.copysign(np.float32(0.5), values))
 
 
@@ -197,10 +197,10 @@ def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
 
     Args:
         policy: the module.
-        size: length of an observation, where the policy picks some columns of it.
+        size: length of an observation, if the policy reads only some columns.
 
     Raises:
-        PolicyKDError: it is no MLP with ReLU or tanh, or chooses one of several actions.
+        PolicyKDError: it is not an MLP with ReLU or tanh, or its actions are discrete.
     """
     if policy.choices is not None:
         raise PolicyKDError("export: C and NumPy know continuous actions alone: use onnx or torchscript")
@@ -213,19 +213,19 @@ def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
     normaliser = None
     if policy.normalises:
         mean = policy.observation_mean.numpy()
-        rounded = mean.astype(np.float32)  # with what it lost, a mean far from 0 costs no accuracy, and no double
+        rounded = mean.astype(np.float32)  # with its rounding error, a mean far from 0 needs no float64 to be accurate
         normaliser = np.stack((rounded, mean - rounded, 1 / policy.observation_std.numpy())).astype(np.float32)
     columns, bounds = as_columns(policy.columns), (policy.low.numpy(), policy.high.numpy())
     return PlainPolicy(layers, nn.Tanh in between, policy.squash, *bounds, normaliser, columns=columns, size=size)
 
 
 def as_columns(columns: list[int] | None) -> np.ndarray | None:
-    """The columns ``(I,)`` in the smallest integers of C that hold them."""
+    """The columns ``(I,)`` in C's smallest integer type that holds them."""
     return None if columns is None else np.array(columns, np.int16 if max(columns) < 2**15 else np.int32)
 
 
 def as_layer(weight: Tensor, bias: Tensor) -> Layer:
-    """The layer of torch's weights ``(out, in)`` and biases."""
+    """A layer from torch's weights ``(out, in)`` and biases."""
     return Layer(np.ascontiguousarray(weight.numpy().T), bias.numpy().copy())
 
 

@@ -22,20 +22,20 @@ Computed = Literal["auto", "c", "numpy"]
 class Policy:
     """Raw observations to actions in the task's units; its normaliser is inside. One thread at a time.
 
-    Calling it with one observation is the fast way; ``predict`` speaks SB3's protocol. ``load_policy`` of
-    ``policykd.training.loading`` makes one of a run folder.
+    Calling it with one observation is fastest; ``predict`` has the signature of SB3's. ``load_policy`` of
+    ``policykd.training.loading`` loads one from a run folder.
 
     Args:
-        agent: whose learner.
-        learner: its index, or "best".
-        computed_by: "c" insists on a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
+        agent: the agent.
+        learner: index of the learner, or "best".
+        computed_by: "c" requires a compiler; "auto" falls back to NumPy, which is slower by a factor of ten or so.
 
     Raises:
-        PolicyKDError: there is no such learner, or it cannot be exported; or no compiler, where one was insisted on.
+        PolicyKDError: there is no such learner, it cannot be exported, or "c" finds no compiler.
     """
 
     computed_by: Literal["c", "numpy"]
-    """C, compiled here, or NumPy."""
+    """Compiled C, or NumPy."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Policy:
             episodes.check(stepping(self._act.step), "the fast policy")
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """The action ``(A,)`` at one raw observation ``(O,)``, of the task or as the student sees it.
+        """The action ``(A,)`` at one raw observation ``(O,)``, either the task's or the student's part of it.
 
         Raises:
-            PolicyKDError: it has another size, or the action depends on what was before.
+            PolicyKDError: it has another size, or the policy has memory.
         """
         if self._as_it_is and getattr(observation, "shape", None) == self._shape:
             return self._act(observation)
@@ -73,13 +73,13 @@ class Policy:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """Actions at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol; always without noise.
+        """Actions at one raw observation ``(O,)`` or several ``(n, O)``; as SB3's ``predict``, always deterministic.
 
-        They are the task's, dicts where it gives dicts, or as the student reads them, as in agents' ``predict``. Where
-        the policy remembers its episodes, the state goes in and out: None at first. Else it is passed through.
+        Observations are the task's, such as dicts, or the student's part of them, as in agents' ``predict``. For a
+        policy with memory, pass the returned state to the next call, None at first. Otherwise it is passed through.
 
         Raises:
-            PolicyKDError: they have another size, or the state has, or there are other numbers of starts.
+            PolicyKDError: observations or state have another size, or starts another number.
         """
         array = self._view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
@@ -92,13 +92,13 @@ class Policy:
         return actions.reshape(*array.shape[:-1], self.action_size), state
 
     def _pick(self, rows: np.ndarray) -> np.ndarray:
-        """What the student sees ``(n, P)`` of the task's observations ``(n, O)``; what it reads already as it is."""
+        """The student's part ``(n, P)`` of the task's observations ``(n, O)``; such parts pass unchanged."""
         return self._view(rows) if rows.shape[1] == self._view.size else rows
 
     def _recall(
         self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray | None, actions: np.ndarray
     ) -> np.ndarray:
-        """Write the actions at observations of n episodes into ``actions (n, A)``; the state ``(n, S)`` after them."""
+        """Write actions at observations of n episodes into ``actions (n, A)``; returns the next state ``(n, S)``."""
         shape = len(rows), self._plain.state_size
         after = np.zeros(shape, np.float32) if state is None else state[0].copy()
         if after.shape != shape:
@@ -107,7 +107,7 @@ class Policy:
         if state is not None:
             begun[:] = where_episodes_start(starts, len(rows))
         parts = self._pick(rows)
-        if parts.shape[1] != self._plain.part_size:  # histories, stacked by hand
+        if parts.shape[1] != self._plain.part_size:  # histories, stacked by the caller
             after[begun], begun = 0, np.zeros_like(begun)
             parts, after = self._plain.placed(parts, after)
         for i, part in enumerate(parts):
@@ -116,10 +116,10 @@ class Policy:
 
 
 def computed(policy: PlainPolicy, by: Computed) -> tuple[PlainPolicy | CompiledPolicy, Literal["c", "numpy"]]:
-    """The policy as ``by`` says, and what computes it.
+    """The policy compiled or in NumPy as ``by`` requests, and which of them it is.
 
     Raises:
-        PolicyKDError: nothing compiles it here, and ``by`` insists on that.
+        PolicyKDError: ``by`` is "c", and it cannot be compiled here.
     """
     if by == "numpy":
         return policy, "numpy"

@@ -1,4 +1,4 @@
-"""The proof that what is written of a learner acts like it: a file that does not is not written."""
+"""Checks that an exported file acts like its learner; otherwise it is not written."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from policykd.learners import PPO
 from policykd.tasks.spaces import Choices
 
 TOLERANCE = 1e-5
-"""How far an exported policy may be from the learner, in actions scaled to [-1, 1]."""
+"""Maximum distance of an exported policy from its learner, in actions scaled to [-1, 1]."""
 CHECKED = 256
-"""Observations at which they are compared."""
+"""Number of observations to compare at."""
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""Raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to numbers of actions ``(B,)``."""
+"""Maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units, or to discrete actions ``(B,)``."""
 
 
 class Difference(NamedTuple):
-    """How far actions are from the learner's, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+    """Distance from the learner's actions, scaled to [-1, 1]; for discrete actions 1 where they differ."""
 
     worst: float
     mean: float
     observations: int
-    """At how many it was measured."""
+    """Number of observations compared."""
 
 
 Check = Callable[[Exportable, int, Act, str], Difference]
-"""How far a function is from learner k of an agent; raises where it is too far."""
+"""Measures the distance of a function from learner k of an agent; raises if it is too far."""
 
 
 def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
-    """A written file as a function of what the learner reads."""
+    """A written file as a function of the learner's inputs."""
     return (lambda parts: act(whole(agent, inputs, parts))) if inputs == "full" else act
 
 
 def whole(agent: Exportable, inputs: Inputs, parts: np.ndarray) -> np.ndarray:
-    """What a file is handed ``(n, O)`` where a student sees ``parts (n, P)``: whatever the rest of it is."""
+    """Inputs ``(n, O)`` of a file for a student that sees ``parts (n, P)``; the other columns are arbitrary."""
     view = agent.view
     if inputs == "own" or view.columns is None:
         return parts
@@ -60,20 +60,20 @@ def as_act(policy: Callable[[Tensor], Tensor]) -> Act:
 
 
 def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
-    """How far ``act`` is from learner ``k`` at random observations.
+    """Measure the distance of ``act`` from learner ``k`` at random observations.
 
     Raises:
-        PolicyKDError: by more than ``TOLERANCE``.
+        PolicyKDError: it exceeds ``TOLERANCE``.
     """
     observations = random_observations(agent, k)
     return near(agent, apart(agent, act(observations), agent.actions_at(observations, k)), what)
 
 
 def near(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
-    """The difference of which these are the distances ``(n, A)`` or ``(n,)``, where they are allowed.
+    """Summarise distances ``(n, A)`` or ``(n,)`` after checking that each is small enough.
 
     Raises:
-        PolicyKDError: one is more than ``TOLERANCE``, and than what float32 tells apart.
+        PolicyKDError: one exceeds ``TOLERANCE`` and the resolution of float32.
     """
     if not (distances <= _tolerance(agent)).all():
         raise PolicyKDError(
@@ -83,26 +83,26 @@ def near(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
 
 
 def _tolerance(agent: Exportable) -> np.ndarray:
-    """How far each action may be ``(A,)``, or the choice: at least two steps of float32 in the task's units."""
+    """Tolerance for each action ``(A,)``, or for discrete ones: at least two steps of float32 in the task's units."""
     scale = agent.action_scale
     if isinstance(scale, Choices):
         return np.array(TOLERANCE)
-    step = np.spacing(np.maximum(*map(np.abs, scale.bounds)))  # rounding alone moves what is far from 0 by this
+    step = np.spacing(np.maximum(*map(np.abs, scale.bounds)))  # rounding error of values far from 0
     return np.maximum(TOLERANCE, 2 * step / np.where(scale.half_range > 0, scale.half_range, 1.0))
 
 
 def summed_up(distances: np.ndarray) -> Difference:
-    """The difference of which these are the distances ``(n, A)`` or ``(n,)``."""
+    """Summarise distances ``(n, A)`` or ``(n,)``."""
     return Difference(float(distances.max()), float(distances.mean()), len(distances))
 
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
-    """How far ``act`` is from learner ``k`` at raw observations ``(n, O)``."""
+    """Distance of ``act`` from learner ``k`` at raw observations ``(n, O)``."""
     return summed_up(apart(agent, act(observations), agent.actions_at(observations, k)))
 
 
 def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Distances of actions of the task, in actions scaled to [-1, 1]; of choices 1 where they differ."""
+    """Distances of the task's actions, scaled to [-1, 1]; for discrete actions 1 where they differ."""
     if isinstance(agent.action_scale, Choices):
         return (one != other).astype(np.float64)
     half = agent.action_scale.half_range
@@ -111,11 +111,11 @@ def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def random_observations(agent: Exportable, k: int) -> np.ndarray:
-    """Observations ``(n, O)`` as the learner has met them, and far beyond."""
+    """Random observations ``(n, O)`` in the learner's range and far beyond."""
     generator, learner = np.random.default_rng(0), agent.learner
     spread = generator.standard_normal((CHECKED, agent.observation_space.shape[0]))
     spread *= 10 ** generator.uniform(-2, 1.5, (CHECKED, 1))
-    if agent.view.columns is not None and agent.view.history == 1:  # a column that is seen twice says the same
+    if agent.view.columns is not None and agent.view.history == 1:  # a column read twice has the same value
         spread = spread[:, [agent.view.columns.index(column) for column in agent.view.columns]]
     if isinstance(learner, PPO) and learner.config.normalize_observation:
         mean, std = learner.observation_stats.mean[k].cpu().numpy(), learner.observation_stats.std[k].cpu().numpy()
@@ -131,18 +131,18 @@ def write_compared(
     read: Callable[[Path], Act],
     checked: Check | None = None,
 ) -> Difference:
-    """Write ``path`` whole, or not at all where what is read back does not act like learner ``k``.
+    """Write ``path`` atomically, unless the file read back does not act like learner ``k``.
 
     Args:
-        agent: whose learner.
-        k: which one.
+        agent: the agent.
+        k: index of the learner.
         path: the file.
         write: writes it.
-        read: reads it as those who deploy it do.
-        checked: what its actions must pass; None is ``check``.
+        read: reads it as a deployment would.
+        checked: the check of its actions; None is ``check``.
 
     Raises:
-        PolicyKDError: it does not, or ``path`` exists.
+        PolicyKDError: it does not act like the learner, or ``path`` exists.
     """
     require_free(path)
     with placing(path) as temporary:
@@ -156,7 +156,7 @@ def write_compared(
 
 
 def require_free(path: str | Path, command: str = "export") -> Path:
-    """Refuse to overwrite, a link to nowhere, too; a place below a file, and a name that torch and onnx cannot open."""
+    """Refuse an existing path or dangling link, a path below a file, and a name that torch and onnx cannot open."""
     path = as_path(command, path)
     check_unicode(path)
     if os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""A learner that remembers its episode as one torch module, whose state goes in and out with every call."""
+"""A learner with memory as a torch module that takes and returns its state."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from policykd.export.proof import Difference, apart, near, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
-"""Steps and episodes in which a written file is compared with its learner."""
+"""Number of steps and episodes in which a written file is compared with its learner."""
 Play = Callable[..., tuple[np.ndarray, ...]]
-"""Observations ``(B, O)``, starts ``(B,)`` and the state to actions and the state."""
+"""Maps observations ``(B, O)``, starts ``(B,)`` and the state to actions and the next state."""
 
 
 class RememberingPolicy(nn.Module):
-    """Raw observations, where episodes start, and the state to actions in the task's units and the state.
+    """Maps raw observations, starts of episodes and the state to actions in the task's units and the next state.
 
     Args:
-        policy: what follows the memory.
-        columns: what it picks of an observation; None reads the part as it is.
-        history: parts seen together.
+        policy: the policy after the memory.
+        columns: columns of the observation to read; None reads all.
+        history: number of stacked parts.
         units: gated recurrent units before the policy's network, or None.
     """
 
@@ -46,7 +46,7 @@ class RememberingPolicy(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, observations: Tensor, starts: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """``(B, O)``, 1 where an episode starts ``(B,)``, and the parts of the state, to actions and state."""
+        """Actions and next state from observations ``(B, O)``, 1 where an episode starts ``(B,)``, and the state."""
         parts, kept, begun = list(state), [], starts.unsqueeze(1)
         inputs = observations if self.columns is None else observations[:, self.columns]
         if self.history > 1:
@@ -58,20 +58,20 @@ class RememberingPolicy(nn.Module):
             return self.policy(inputs), *kept
         seen = self.policy.normalise(inputs)
         before = parts.pop(0)
-        hidden = self.units(seen, torch.where(begun > 0, torch.zeros_like(before), before))  # also one that is NaN
+        hidden = self.units(seen, torch.where(begun > 0, torch.zeros_like(before), before))  # resets NaN, too
         return self.policy.act(self.policy.network(torch.cat((hidden, seen), dim=1))), *kept, hidden
 
 
 class Episodes:
-    """Learner ``k`` of an agent as a ``RememberingPolicy``, and what goes in and out of it.
+    """Learner ``k`` of an agent as a ``RememberingPolicy``, with the shapes of its inputs and state.
 
     Args:
-        agent: whose learner.
-        k: which one.
-        inputs: whether it reads the student's own part of each observation, or all of the task's.
+        agent: the agent.
+        k: index of the learner.
+        inputs: whether it reads the student's own part of each observation, or the task's full one.
 
     Raises:
-        PolicyKDError: it sees a function of the observation, or has a network of its own.
+        PolicyKDError: it sees a function of the observation, or has a custom network.
     """
 
     def __init__(self, agent: Exportable, k: int, inputs: Inputs) -> None:
@@ -103,14 +103,14 @@ class Episodes:
         self.shapes = [shape for _, shape in shapes]
 
     def examples(self, batch: int = 2) -> tuple[Tensor, ...]:
-        """Inputs of zeros."""
+        """Zero inputs."""
         return torch.zeros(batch, self.size), torch.zeros(batch), *(torch.zeros(batch, *s) for s in self.shapes)
 
     def plain(self) -> PlainPolicy:
-        """The same as arrays.
+        """The policy as arrays.
 
         Raises:
-            PolicyKDError: as ``flatten``.
+            PolicyKDError: as for ``flatten``.
         """
         cell, columns = self.module.units, self.module.columns
         units = None
@@ -129,10 +129,10 @@ class Episodes:
             return tuple(out.numpy() for out in self.module(*map(torch.from_numpy, inputs)))
 
     def check(self, play: Play, what: str) -> Difference:
-        """How far ``play`` is from the learner over some steps.
+        """Measure the distance of ``play`` from the learner over some steps.
 
         Raises:
-            PolicyKDError: by more than ``TOLERANCE``.
+            PolicyKDError: it exceeds ``TOLERANCE``.
         """
         agent, generator = self.agent, np.random.default_rng(0)
         state: tuple[np.ndarray, ...] = tuple(np.zeros((BATCH, *shape), np.float32) for shape in self.shapes)
@@ -149,7 +149,7 @@ class Episodes:
         return near(agent, np.concatenate(distances), what)
 
     def _observations(self, generator: np.random.Generator) -> np.ndarray:
-        """Observations of the task ``(B, O)``, as the learner has met them where it normalises."""
+        """Random observations of the task ``(B, O)``, in the learner's range if it normalises."""
         view, statistics = self.agent.view, normaliser(self.agent.learner, self.k)
         whole = generator.standard_normal((BATCH, view.size))
         if statistics is not None and view.function is None:
@@ -160,7 +160,7 @@ class Episodes:
 
 
 def stepping(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
-    """One step of one episode, its state an array ``(S,)``, as steps of several."""
+    """Turn a step of one episode, with a state ``(S,)``, into a ``Play`` of several."""
 
     def play(observations: np.ndarray, starts: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
         flat = np.concatenate([part.reshape(len(part), -1) for part in state], axis=1)
@@ -176,9 +176,9 @@ def follow(
     """Actions ``(n, A)`` and each part of the state ``(n, *shape)`` after them, step by step.
 
     Args:
-        play: who acts.
+        play: the policy.
         shapes: of the parts of its state.
-        observations: of one episode after another ``(n, O)``.
+        observations: of consecutive episodes ``(n, O)``.
         starts: whether each is the first of its episode ``(n,)``.
     """
     state: tuple[np.ndarray, ...] = tuple(np.zeros((1, *shape), np.float32) for shape in shapes)
@@ -191,7 +191,7 @@ def follow(
 
 
 def needs_state(agent: Exportable, inputs: Inputs) -> bool:
-    """Whether a file must carry a state: a GRU's, or a history of the task's own observations."""
+    """Whether a file needs a state: a GRU's, or a history of full observations."""
     recurrent = isinstance(getattr(agent.learner, "actor_network", None), GRU)
     return recurrent or (inputs == "full" and agent.view.history > 1)
 
@@ -204,18 +204,18 @@ def write(
     save: Callable[[Episodes, Path], None],
     read: Callable[[Path], Play],
 ) -> float:
-    """Write learner k with its state as ``path``, whole, or not at all where it does not act like the learner.
+    """Write learner k with its state to ``path`` atomically, unless the file does not act like the learner.
 
     Args:
-        agent: whose learner.
-        k: which one.
+        agent: the agent.
+        k: index of the learner.
         path: the file.
-        inputs: what it reads.
+        inputs: as for ``Episodes``.
         save: writes it.
         read: reads it back.
 
     Raises:
-        PolicyKDError: it does not, or ``path`` exists.
+        PolicyKDError: it does not act like the learner, or ``path`` exists.
     """
     require_free(path)
     episodes = Episodes(agent, k, inputs)

@@ -1,4 +1,4 @@
-"""Learners as models of SB3: one learner becomes a real ``DDPG``, ``TD3`` or ``SAC``, and back (PPO: sb3_ppo)."""
+"""Converts learners to SB3 models and back: ``DDPG``, ``TD3`` or ``SAC`` (for PPO see sb3_ppo)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from policykd.tasks.spaces import Choices
 log = logging.getLogger("policykd")
 
 MODELS: dict[str, Callable[..., Any]] = {"ddpg": SB3DDPG, "td3": SB3TD3, "sac": SB3SAC}
-"""SB3's class of every backbone."""
+"""SB3's class for every backbone."""
 
 COMMON_SETTINGS = (
     "learning_rate",
@@ -55,14 +55,14 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
     "td3": ("policy_delay", "target_policy_noise", "target_noise_clip"),
     "sac": ("ent_coef", "target_entropy", "target_update_interval"),
 }
-"""Settings that a backbone shares with its model of SB3 alone, under the same names."""
+"""Further settings of each backbone that its SB3 class has under the same names."""
 
 PLAIN: dict[str, Any] = {"layer_norm": False, "network": None, "critic_network": None}
-"""Settings of networks as SB3's ``MlpPolicy`` has them."""
+"""Network settings that correspond to SB3's ``MlpPolicy``."""
 
 
 def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = None) -> Any:
-    """A new SB3 ``BaseAlgorithm`` of a backbone with our settings, on the CPU.
+    """A new SB3 ``BaseAlgorithm`` for a backbone with our settings, on the CPU.
 
     Raises:
         PolicyKDError: SB3 cannot train with these settings.
@@ -72,7 +72,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
     if isinstance(config, PPOConfig):
         return SB3PPO(kind, env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
-    if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3 itself explores with none
+    if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3's default is no noise
         size = env.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
     if config.n_steps > 1:
@@ -84,7 +84,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
 
 
 def check_trained_by_sb3(config: Config) -> None:
-    """Refuse networks that SB3's ``MlpPolicy`` does not have.
+    """Refuse networks that SB3's ``MlpPolicy`` does not support.
 
     Raises:
         PolicyKDError: names the setting.
@@ -95,12 +95,12 @@ def check_trained_by_sb3(config: Config) -> None:
 
 
 def own_config(agent: Exportable, k: int) -> Config:
-    """The settings of learner ``k`` alone: those that peers vary from its own rows, which may move (rebirth)."""
+    """The settings of learner ``k``; those that vary between peers come from its rows, which rebirth may move."""
     own: dict[str, Any] = {}
     for name, values in getattr(agent.config, "vary", {}).items():
         place = VARIED_ROWS.get(name, ("",))[0]
         rows = agent.recipe.n_steps if name == "n_steps" else getattr(agent.learner, place, None)
-        if name != "observations":  # which is in the weights
+        if name != "observations":  # this one is in the weights
             given, row = values[k % len(values)], None if rows is None else rows.flatten()[k].item()
             own[name] = given if row is None or np.float32(given) == np.float32(row) else row
     return change(agent.config, {**own, "vary": {}}) if own else agent.config
@@ -112,12 +112,12 @@ def vec_env(env: VecEnv, config: Config) -> VecEnv:
 
 
 def no_twin(agent: Exportable) -> str | None:
-    """Why an agent's learners cannot become agents of SB3; None where they can."""
+    """Why an agent's learners cannot be converted to SB3; None if they can."""
     learner, scale = agent.learner, agent.action_scale
     networks = getattr(learner, "actor_network", None), getattr(learner, "critic_network", None)
     if learner.sb3 is None or not all(isinstance(network, MLP) and not network.layer_norm for network in networks):
         return f"{agent.backbone} with these networks has no twin in Stable-Baselines3"
-    if isinstance(scale, Choices) and scale.start != 0:  # its Discrete(n, start=...) is refused by check_env, too
+    if isinstance(scale, Choices) and scale.start != 0:  # SB3's check_env also refuses Discrete(n, start=...)
         return f"the choices of {agent.env_id} begin at {scale.start}, and those of Stable-Baselines3's agents at 0"
     return None
 
@@ -125,15 +125,15 @@ def no_twin(agent: Exportable) -> str | None:
 def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     """Learner ``k`` as an SB3 model with its networks, targets, optimisers and counters.
 
-    PPO's ``VecNormalize``, where it has one, is ``model.get_vec_normalize_env()``.
+    PPO's ``VecNormalize``, if any, is ``model.get_vec_normalize_env()``.
     """
     learner = agent.learner
     if reason := no_twin(agent):
         raise PolicyKDError(f"export: {reason}: use onnx or torchscript, which take LayerNorm and gru, too")
     assert learner.sb3 is not None
-    config = change(own_config(agent, k), PLAIN)  # the networks are, whoever made them
+    config = change(own_config(agent, k), PLAIN)  # custom network functions have made plain networks
     with closing(vec_env(DummyVecEnv([partial(as_seen, agent)] * config.n_envs), config)) as env:
-        with torch.random.fork_rng(devices=[]):  # its first weights are not kept, nor drawn from the user's
+        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: do not advance the user's generator
             model = make_model(learner.sb3, config, env)
         if isinstance(learner, PPO):
             sb3_ppo.write_sb3(learner, k, model)
@@ -145,32 +145,32 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         if isinstance(learner, OffPolicyLearner) and learner.critic_adam.steps.ndim:  # peers at their own pace
             model._n_updates = int(learner.critic_adam.steps_of(k * learner.critics))
         if model.get_vec_normalize_env() is not None:
-            # SB3's agents keep this only where they were trained on a VecNormalize, and readers tell them by it.
+            # On-policy agents have this only if trained on a VecNormalize, by which readers recognise them.
             rows = np.zeros((env.num_envs, spaces.flatdim(model.observation_space)), np.float32)
             model._last_original_obs = as_shown(model.observation_space, rows)
     return model
 
 
 def as_seen(agent: Exportable) -> gym.Env:
-    """The task as a learner sees it, in the task's own axes and groups where SB3's policies lay these out alike."""
+    """The task with a learner's view, in its original axes and groups if SB3's policies flatten them alike."""
     env, shown = agent.factory(), agent.view.shown
     return env if shown is None else OwnAxes(env, shown)
 
 
 class OwnAxes(gym.ObservationWrapper):
-    """A task that is laid out, in the axes and groups of its own space."""
+    """Restores the original axes and groups of a flattened task."""
 
     def __init__(self, env: gym.Env, space: OwnSpace) -> None:
         super().__init__(env)
         self.observation_space = space
 
     def observation(self, observation: np.ndarray) -> Any:
-        """One observation ``(O,)`` as the space has it."""
+        """Unflatten one observation ``(O,)``."""
         return as_shown(self.observation_space, observation)
 
 
 def as_shown(space: gym.Space, rows: np.ndarray) -> Any:
-    """Observations laid out ``(..., O)`` in the axes of a box, or as the dict of boxes, that SB3 lays out alike."""
+    """Unflatten observations ``(..., O)`` to a box, or a dict of boxes, that SB3 flattens in the same way."""
     if isinstance(space, spaces.Dict):
         columns = in_turn({key: spaces.flatdim(part) for key, part in space.items()})
         return {key: as_shown(part, rows[..., list(columns[key])]) for key, part in space.items()}
@@ -178,7 +178,7 @@ def as_shown(space: gym.Space, rows: np.ndarray) -> Any:
 
 
 def warn_of_normaliser(model: BaseAlgorithm) -> None:
-    """Log that a model acts at normalised observations, where it does: its zip will not hold what normalises them."""
+    """Warn if a model expects normalised observations, since its zip will not hold the normaliser."""
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and normalizer.norm_obs:
         log.warning(
@@ -204,7 +204,7 @@ def write_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
 
 
 def read_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
-    """Copy an SB3 model's networks, temperature and optimisers into row ``k`` (optimiser steps are common to rows)."""
+    """Copy an SB3 model's networks, temperature and optimisers into row ``k`` (rows share optimiser steps)."""
     with torch.no_grad():
         for parameters, rows, layout in _networks(learner, k, model):
             rows.copy_(layout.to_rows(list(parameters), len(rows)))
@@ -217,25 +217,25 @@ def read_sb3(learner: OffPolicyLearner, k: int, model: Any) -> None:
 
 
 class _Layout(NamedTuple):
-    """How rows lie in torch's parameters: network after network, each layer (out, in) and (out,)."""
+    """Correspondence of rows to torch's parameters: network after network, each layer (out, in) and (out,)."""
 
     network: Network | None = None
-    """None: a row is one parameter of one number."""
+    """None: a row is a single scalar parameter."""
     heads: int = 1
-    """Layers side by side into which SB3 splits the last one: SAC's mean and log standard deviation."""
+    """Number of layers into which SB3 splits the last one: SAC's mean and log standard deviation."""
 
     def to_torch(self, rows: Tensor) -> list[Tensor]:
         """Rows ``(C, P)`` as the parameters of C networks."""
         if self.network is None:
             return list(rows.cpu())
-        assert isinstance(self.network, MLP)  # to_sb3 has looked
+        assert isinstance(self.network, MLP)  # checked by to_sb3
         layers = [(weight.transpose(1, 2), bias.squeeze(1)) for weight, bias in self.network.unpack(rows.cpu())]
         weight, bias = layers.pop()
         layers += zip(weight.chunk(self.heads, dim=1), bias.chunk(self.heads, dim=1), strict=True)
         return [part[c] for c in range(len(rows)) for layer in layers for part in layer]
 
     def to_rows(self, parameters: list[Tensor], networks: int) -> Tensor:
-        """The parameters of C networks as rows ``(C, P)``; with several heads, of one network."""
+        """The parameters of C networks as rows ``(C, P)``; with several heads only one network."""
         if self.heads > 1:
             last = parameters[-2 * self.heads :]
             parameters = [*parameters[: -2 * self.heads], torch.cat(last[::2]), torch.cat(last[1::2])]
@@ -244,7 +244,7 @@ class _Layout(NamedTuple):
 
 
 def _networks(learner: OffPolicyLearner, k: int, model: Any) -> list[tuple[list[Tensor], Tensor, _Layout]]:
-    """SB3's parameters beside our rows, and how these lie in them."""
+    """SB3's parameters with our rows and their layout."""
     actor, critics = _actor_layout(learner), slice(k * learner.critics, (k + 1) * learner.critics)
     critic = _Layout(learner.critic_network)
     result = [
@@ -262,7 +262,7 @@ def _networks(learner: OffPolicyLearner, k: int, model: Any) -> list[tuple[list[
 def _optimizers(
     learner: OffPolicyLearner, k: int, model: Any
 ) -> list[tuple[torch.optim.Optimizer, Adam, slice, _Layout]]:
-    """SB3's optimisers beside ours, and the learner's rows in them."""
+    """SB3's optimisers with ours, and the learner's rows in them."""
     own, critics = slice(k, k + 1), slice(k * learner.critics, (k + 1) * learner.critics)
     result = [
         (model.actor.optimizer, learner.actor_adam, own, _actor_layout(learner)),

@@ -1,4 +1,4 @@
-"""One PPO learner as a real SB3 ``PPO`` with the ``VecNormalize`` it was trained through, and back."""
+"""Converts a PPO learner to an SB3 ``PPO`` with its ``VecNormalize``, and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMON_SETTINGS = (
     *("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "normalize_advantage"),
     *("ent_coef", "vf_coef", "max_grad_norm"),
 )
-"""Settings of the same name and meaning on both sides."""
+"""Settings with the same name and meaning in both."""
 
 
 def sb3_settings(config: PPOConfig) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def write_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
 
 
 def _write_statistics(ours: RunningMeanStd, k: int, theirs: list[Any]) -> None:
-    """Copy row ``k`` of our statistics into SB3's of each group, one after the other."""
+    """Copy row ``k`` of our statistics into SB3's, group by group."""
     for name in ("mean", "var"):
         row, shapes = getattr(ours, name)[k].cpu().numpy().ravel(), [np.shape(getattr(group, name)) for group in theirs]
         parts = np.split(row, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
@@ -81,7 +81,7 @@ def _write_statistics(ours: RunningMeanStd, k: int, theirs: list[Any]) -> None:
 
 
 def read_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
-    """Copy an SB3 model's networks and optimiser into row ``k`` (optimiser steps are common to rows)."""
+    """Copy an SB3 model's networks and optimiser into row ``k`` (rows share optimiser steps)."""
     parameters: list[Tensor] = list(model.policy.parameters())
     states = [model.policy.optimizer.state[parameter] for parameter in parameters]
     with torch.no_grad():
@@ -95,7 +95,7 @@ def read_sb3(learner: PPO, k: int, model: SB3PPO) -> None:
 def _to_torch(learner: PPO, row: Tensor) -> list[Tensor]:
     """A row ``(P,)`` as SB3's parameters: log_std, hidden layers of policy and value network, their last layers.
 
-    Policies that choose have no log_std.
+    Policies with discrete actions have no log_std.
     """
     actor, log_std, critic = row.cpu().split(learner.sizes)
     actor_layers, critic_layers = _layers(learner.actor_network, actor), _layers(learner.critic_network, critic)
@@ -114,11 +114,11 @@ def _to_row(learner: PPO, parameters: list[Tensor]) -> Tensor:
 
 def _layers(network: Network, row: Tensor) -> list[Tensor]:
     """A row ``(P,)`` as torch's parameters of each layer: (out, in) and (out,)."""
-    assert isinstance(network, MLP)  # to_sb3 has looked
+    assert isinstance(network, MLP)  # checked by to_sb3
     parts = ((weight[0].t(), bias.view(-1)) for weight, bias in network.unpack(row.unsqueeze(0)))
     return [part.clone() for pair in parts for part in pair]
 
 
 def _schedule(value: float, name: str) -> float | Callable[[float], float]:
-    """SB3 schedules by what remains of the run, from 1 to 0."""
+    """As an SB3 schedule, a function of the remaining progress from 1 to 0."""
     return value if name == "constant" else lambda remaining: remaining * value

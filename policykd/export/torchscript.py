@@ -1,4 +1,4 @@
-"""A learner as a TorchScript file, for C++ (libtorch) or Python without policykd."""
+"""Exports a learner as a TorchScript file, for C++ (libtorch) or Python without policykd."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from policykd.teachers.programs import METADATA
 
 
 def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own") -> float:
-    """Write learner ``k`` as TorchScript; raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
+    """Write learner ``k`` as TorchScript, from raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
-    One with a state takes observations, where episodes start ``(B,)`` and the state, and gives actions and state.
+    A policy with memory takes observations, starts of episodes ``(B,)`` and the state, and returns actions and state.
 
     Args:
         agent: whose learner.
@@ -32,7 +32,7 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
         The largest distance from the learner, in actions scaled to [-1, 1].
 
     Raises:
-        PolicyKDError: the file acts otherwise, or exists (nothing is written).
+        PolicyKDError: the file does not act like the learner, or exists (nothing is written).
     """
     k, path = agent.learner_index(k), as_path("export", path)
     if remembering.needs_state(agent, inputs):
@@ -51,8 +51,8 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
 
 
 def _save(module: nn.Module, examples: tuple[Tensor, ...], path: Path, files: dict[str, str]) -> None:
-    content = io.BytesIO()  # a full disk ends the process in torch's own writer
-    with warnings.catch_warnings():  # torch calls TorchScript deprecated, and people deploy it
+    content = io.BytesIO()  # torch's own writer aborts the process if the disk is full
+    with warnings.catch_warnings():  # TorchScript is deprecated in torch, but still deployed
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.trace(module, examples), content, _extra_files=files)
     path.write_bytes(content.getvalue())

@@ -1,4 +1,4 @@
-"""A learner as SB3's zoo keeps one: ``<task>.zip``, and in the folder ``<task>`` what its ``enjoy`` plays it by."""
+"""Exports a learner in the layout of SB3's zoo: ``<task>.zip``, and a folder ``<task>`` with settings for ``enjoy``."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from policykd.export.zoo_settings import zoo_settings
 
 
 def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | None = None) -> float:
-    """Write learner ``k`` as an agent of SB3, with its optimisers, ready to predict and to train on.
+    """Write learner ``k`` as an SB3 agent, with its optimisers, ready to predict and to continue training.
 
-    Beside its ``VecNormalize`` go the zoo's ``config.yml`` and ``args.yml``, without which it would play unnormalised.
+    With its ``VecNormalize`` it gets the zoo's ``config.yml`` and ``args.yml``, without which ``enjoy`` ignores it.
 
     Args:
         agent: whose learner.
         k: its index, or "best".
-        path: the zip; without an ending it gets ``.zip``, as SB3's ``save`` gives it.
-        statistics: where a normalised learner's ``VecNormalize`` goes, which SB3 keeps apart; None is the zoo's place.
+        path: the zip; ``.zip`` is appended if it has no suffix, as in SB3's ``save``.
+        statistics: path for a normalised learner's ``VecNormalize``, which SB3 saves separately; None is the zoo's.
 
     Returns:
         The largest distance from the learner, in actions scaled to [-1, 1].
 
     Raises:
-        PolicyKDError: the agent acts otherwise, or a file exists (nothing is written).
+        PolicyKDError: the agent does not act like the learner, or a file exists (nothing is written).
     """
     k, path = agent.learner_index(k), file_path("export", path, "agent.zip")
     path = path if path.suffix else path.with_suffix(".zip")
     model = to_sb3(agent, k)
-    agent.check_finite("export", k)  # SB3's own predict would fail
+    agent.check_finite("export", k)  # SB3's predict would fail
     normalizer = model.get_vec_normalize_env()
     statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics
     beside = {name: text.encode() for name, text in zoo_settings(agent, k).items()}
@@ -44,7 +44,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
         beside[statistics.name] = pickled_to_play(normalizer)
     for name in beside:
         require_free(statistics.parent / name)
-    # SB3's load needs no environment; its own class reads the file back.
+    # SB3's class reads the file back; load needs no environment.
     difference = write_compared(
         agent, k, path, model.save, lambda temporary: _act(type(model).load(temporary), normalizer)
     )

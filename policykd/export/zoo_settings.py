@@ -1,4 +1,4 @@
-"""What rl-baselines3-zoo reads beside an agent before it plays it: ``config.yml`` and ``args.yml``."""
+"""The files that rl-baselines3-zoo reads with an agent: ``config.yml`` and ``args.yml``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from policykd.tasks.spaces import short_id
 from policykd.tasks.views import View
 
 WRAPPERS = "policykd_envs.wrappers"
-"""Where the wrappers of students are that see a part of the observation, or the latest few."""
+"""Module of the wrappers for students that see part of the observation, or a history."""
 
 
 def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
-    """The text of each file by its name, for learner ``k``.
+    """The content of each file by name, for learner ``k``.
 
-    The zoo makes the task by its id, with ``env_kwargs``; wrappers of a task that was handed in as a function are not
-    known here, and a comment says so.
+    The zoo makes the task by its id, with ``env_kwargs``; wrappers of a task passed as a function are unknown here, and
+    a comment says so.
     """
     config, view = agent.config, agent.view
     settings: dict[str, Any] = {"n_timesteps": agent.num_timesteps, "policy": policy_of(view.shown)}
@@ -29,7 +29,7 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
         settings["n_envs"] = config.n_envs
     if isinstance(config, PPOConfig) and (config.normalize_observation or config.normalize_reward):
         scaled = {"norm_obs": config.normalize_observation, "norm_reward": config.normalize_reward}
-        settings["normalize"] = str(scaled)  # code in a text, as the zoo itself writes it
+        settings["normalize"] = str(scaled)  # a dict as text, as the zoo writes it
     if wrappers := wrappers_of(view):
         settings["env_wrapper"] = [{wrapper: given} for wrapper, given in wrappers.items()]
     arguments = {
@@ -45,12 +45,12 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
 
 
 def policy_of(space: spaces.Space | None) -> str:
-    """The policy of SB3 that reads such observations."""
+    """Name of the SB3 policy for such observations."""
     return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
 
 
 def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
-    """The wrappers, innermost first, and their arguments, in which a task shows what a policy sees of it."""
+    """The wrappers, innermost first, and their arguments, that give a task a policy's view."""
     wrappers: dict[str, dict[str, Any]] = {}
     if view.space is not None and view.shown is None:
         wrappers["gymnasium.wrappers.FlattenObservation"] = {}
@@ -62,7 +62,7 @@ def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
 
 
 def untold(agent: Exportable) -> str:
-    """Comments on what an id and wrappers cannot say of how the agent's task is made; empty where they say all."""
+    """Comments on how the agent's task differs from its id and wrappers; empty if it does not."""
     note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
     if agent.view.function is not None:
         note += "# sees its observations by a function, which is not told here\n"
@@ -70,7 +70,7 @@ def untold(agent: Exportable) -> str:
 
 
 def _env_kwargs(agent: Exportable) -> dict[str, Any] | None:
-    """What an instance was made with beside its registered id, as far as YAML can say it."""
+    """Keyword arguments of an instance in addition to its registered id, as far as YAML can hold them."""
     env = agent.factory()
     env.close()
     spec = env.spec
@@ -93,7 +93,7 @@ def _lines(values: dict[str, Any]) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A plain value in YAML's flow style, which is JSON but for floats: 1e-05 would be a text."""
+    """A plain value in YAML's flow style, which is JSON except for floats: 1e-05 would be a string."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(name)}: {_yaml(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""What is made of trained policies: fidelity, the doctor's checks, footprint, pictures, videos."""
+"""Measurements of trained policies: fidelity, the doctor's checks, footprint, plots, videos."""

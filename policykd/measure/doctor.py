@@ -1,4 +1,4 @@
-"""Why does my distillation not work? One page, from a teacher, its task, and what the student is."""
+"""Why does my distillation not work? A one-page diagnosis of a teacher, its task and a student."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.sight import ObservationMap
 
 WIDE = (128, 128)
-"""Hidden layers that ask what can be learnt at all."""
+"""Hidden layers of the reference student, which shows what can be learnt at all."""
 RATE = 1e-3
-"""Learning rate of these, and of the comparison of widths."""
+"""Learning rate of the reference, and of the comparison of widths."""
 ASKED_TWICE = 256
 TRIED = 8
-"""Episodes of answers that may be in other units."""
+"""Episodes to play with rescaled outputs, if these may be in other units."""
 REMEMBERED = 4
-"""Observations that a student with memory is tried with."""
+"""History to try for a student with memory."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, in the order in which to mend them."""
+    """All findings, in the order in which to fix them."""
 
     title: str
     findings: list[Finding]
 
     @property
     def wrong(self) -> list[Finding]:
-        """What must be mended."""
+        """Findings that must be fixed."""
         return [finding for finding in self.findings if finding.state == "wrong"]
 
     def __str__(self) -> str:
-        """The page."""
+        """The page as text."""
         lines = [self.title]
         for finding in self.findings:
             lines.append(f"{finding.state:8}{finding.check:23}{finding.measured}")
@@ -81,27 +81,27 @@ def diagnose(
     seed: int = 0,
     trust: bool = False,
 ) -> Diagnosis:
-    """Play the teacher, clone it on the states that it met, and say what is wrong.
+    """Play the teacher, clone it on the states it visits, and diagnose what is wrong.
 
     Args:
         teacher: a ``Teacher``, or anything that ``Teacher.load`` takes.
         env: the task.
-        student_observations: what of the observation the student sees, as in a student's settings (docs/groups.md).
-        teacher_observations: what the teacher reads, likewise; None is all, or what it was loaded with.
-        observation_groups: columns by name, beside the groups that the task tells.
-        history: observations that the student sees together.
-        backbone: whose defaults the student has where the next three are None: "ppo", "td3", "ddpg", "sac".
+        student_observations: the student's part of the observation, as in a student's settings (docs/groups.md).
+        teacher_observations: the teacher's part, likewise; None is all, or the part it was loaded with.
+        observation_groups: named columns, in addition to the task's own groups.
+        history: number of stacked observations that the student sees.
+        backbone: "ppo", "td3", "ddpg" or "sac"; sets the student's defaults where the next three are None.
         net_arch: the student's hidden layers.
         learning_rate: of its cloning (``distill_learning_rate``).
-        normalize: whether it sees observations normalised.
+        normalize: whether it normalises observations.
         n_episodes: episodes of the teacher, and of random actions from the same initial states.
-        updates: gradient steps of every cloning; 0 looks at the teacher alone.
+        updates: gradient steps of each cloned student; 0 checks the teacher only.
         seed: of episodes, weights and minibatches.
-        trust: run what the teacher's file may hold, as in ``Teacher.load``.
+        trust: run code in the teacher's file, as in ``Teacher.load``.
 
     Raises:
-        PolicyKDError: the teacher cannot be loaded, does not fit or remembers its episode; the task raised, or returned
-            what is not finite; or a column or number makes no sense.
+        PolicyKDError: the teacher cannot be loaded, does not fit or has memory; the task raised or returned values that
+            are not finite; or a column or number is invalid.
     """
     task, student = find_task(env), _student(backbone, net_arch, learning_rate, normalize)
     require(history >= 1, "history", history, "must be positive")
@@ -123,7 +123,7 @@ def diagnose(
         taught = play(task.make, _act(teacher), n_episodes, seed)
     except TaskError:
         raise
-    except PolicyKDError as error:  # an answer that is not a number
+    except PolicyKDError as error:  # an output is not finite
         return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
     findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
     if updates:
@@ -152,7 +152,7 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
 
 
 def _action_scale(teacher: Teacher, make: EnvFactory, taught: Play, random: np.ndarray, seed: int) -> Finding:
-    """The answers of a program before they are clipped; those that may be of -1 to 1 are tried as such."""
+    """Check a program's outputs before clipping; if they may be in [-1, 1], play with them rescaled."""
     low, high, said = teacher.low, teacher.high, teacher.policy.answer
 
     def answer(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ def _of_student(taught: Play, student: Student, view: View, updates: int, seed: 
     own = view.along(taught.observations, starts)
 
     scaled = replace(student, bounds=None)
-    """With actions in [-1, 1], for all that has nothing to do with the task's bounds."""
+    """Checks of the student, with actions in [-1, 1] except where the task's bounds matter."""
 
     @cache
     def fit(asked: Student) -> Fit:
@@ -214,19 +214,19 @@ def _of_student(taught: Play, student: Student, view: View, updates: int, seed: 
 
 
 def _own_units(student: Student, teacher: Teacher) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The task's bounds, where the student's network answers in its units and these are not [-1, 1]."""
+    """The task's bounds, if the student's network outputs actions in the task's units and these are not [-1, 1]."""
     if student.backbone != "ppo" or teacher.discrete or ((teacher.low == -1) & (teacher.high == 1)).all():
         return None
     return tuple(teacher.low.tolist()), tuple(teacher.high.tolist())
 
 
 def missed_columns(taught: Play, own: np.ndarray, view: View) -> list[int]:
-    """The three hidden columns that most explain what is left of the actions by linear regression on what is seen.
+    """The three hidden columns that best explain what linear regression on the student's inputs leaves of the actions.
 
     Args:
         taught: the teacher's episodes.
-        own: what the student saw in them ``(n, I)``.
-        view: of the student.
+        own: the student's inputs in them ``(n, I)``.
+        view: the student's view.
     """
     if view.whole:
         return []
@@ -237,13 +237,13 @@ def missed_columns(taught: Play, own: np.ndarray, view: View) -> list[int]:
         return values - seen @ np.linalg.lstsq(seen, values, rcond=None)[0]
 
     actions, others = residual(taught.actions), residual(taught.observations[:, hidden])
-    others = others / np.maximum(others.std(0), 1e-8)  # so that a column's covariance is what it alone explains
+    others = others / np.maximum(others.std(0), 1e-8)  # a column's squared covariance is then what it alone explains
     explained = np.square(others.T @ actions / len(actions)).sum(1)
     return [hidden[i] for i in np.argsort(-explained)[:3]]
 
 
 def _clipped(teacher: Teacher, taught: Play) -> float | None:
-    """Share of the teacher's inputs at its normaliser's limits; None without one."""
+    """Fraction of the teacher's inputs clipped by its normaliser; None without one."""
     first = teacher.policy.normalisers[0] if teacher.policy.normalisers else None
     if first is None or first.mean is None or first.std is None:
         return None
@@ -252,7 +252,7 @@ def _clipped(teacher: Teacher, taught: Play) -> float | None:
 
 
 def _asked_twice(teacher: Teacher, taught: Play, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Answers at some states ``(n, A)``, those at the same states in another order, and the standard deviations."""
+    """Outputs at some states ``(n, A)``, again at the same states in another order, and the standard deviations."""
     states = torch.from_numpy(taught.observations[:: max(1, len(taught.observations) // ASKED_TWICE)])
     order = torch.from_numpy(stream(seed, 1, "exploration").permutation(len(states)))
     again = torch.empty(len(states), taught.actions.shape[1])
@@ -281,10 +281,10 @@ def _load(teacher: Any, env: str | gym.Env | EnvFactory, read: ObservationMap | 
 def _student(
     backbone: str, net_arch: tuple[int, ...] | None, learning_rate: float | None, normalize: bool | None
 ) -> Student:
-    """The student by what was asked, else by its backbone's defaults."""
+    """The student with the given settings, or else its backbone's defaults."""
     config: Any = find("backbone", backbone, TAUGHT_CONFIGS)()
     if learning_rate is not None:
-        config = change(config, {"distill_learning_rate": learning_rate})  # refused as in a run
+        config = change(config, {"distill_learning_rate": learning_rate})  # checked as in a run
     return Student(
         tuple(net_arch or config.net_arch),
         getattr(config, "activation_fn", "relu"),

@@ -1,4 +1,4 @@
-"""What can be wrong with a distillation: each check is a function of measurements, and its answer one line."""
+"""Checks of a distillation: each is a function of measurements that returns a one-line finding."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from policykd.measure.doctor_play import LONGEST, Play
 from policykd.teachers.policy import Recorded
 
 KEPT = 0.8
-"""Share of the recorded return, above random actions, that a teacher must reach."""
+"""Fraction of the recorded return, above random actions, that a teacher must reach."""
 BOUND, MANY_AT_BOUNDS = 0.99, 0.9
-"""Actions in [-1, 1] beyond the first are at a bound; a larger share than the second is wrong."""
+"""Actions in [-1, 1] of larger magnitude than the first are at a bound; a larger fraction than the second is wrong."""
 STOPS, EDGE, CLIPPED = 1.001, 1e-5, 0.05
-"""Answers may be of -1 to 1 where all are below the first; they are clipped from the second beyond a bound, and that
-counts above the third's share."""
+"""Outputs may be in [-1, 1] if all are below the first; they are clipped if beyond a bound by the second, which
+matters for a larger fraction than the third."""
 SAME = 1e-4
-"""Answers at the same state that differ by more are not those of one function of the state."""
+"""Outputs at the same state that differ by more do not come from a function of the state."""
 SMALL_STD = 1e-3
 LOST = 0.05
-"""R^2 that is lost by what is hidden, by a small network or by a learning rate, before it counts."""
+"""Loss of R^2 by hidden columns, a small network or a learning rate that matters."""
 LOST_OF_REST = 0.2
-"""Added to it as a share of what the best leaves unexplained, for R^2 is the less certain the lower it is."""
+"""Plus this fraction of what the best leaves unexplained, since low values of R^2 are less certain."""
 SPIKE = 100.0
-"""A gradient's norm over the median of its neighbours."""
+"""Ratio of a gradient's norm to the median of its neighbours that counts as a spike."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check."""
+    """The result of one check."""
 
     check: str
     state: Literal["ok", "wrong", "unknown"]
     measured: str
     advice: str = ""
-    """What to change, where it is wrong."""
+    """What to change if it is wrong."""
 
 
 def time_limits(play: Play) -> Finding:
-    """Whether failures and time limits are told apart."""
+    """Whether the task distinguishes failures (terminated) from time limits (truncated)."""
     lengths, limit = play.lengths, play.limit
     shown = f"{play.terminated.sum()} of {len(lengths)} episodes terminated, {play.truncated.sum()} truncated"
     shown += f"; {lengths.min():,} to {lengths.max():,} steps, time limit {limit or 'unknown'}"
@@ -63,7 +63,7 @@ def time_limits(play: Play) -> Finding:
 
 
 def against_random(returns: np.ndarray, random: np.ndarray, better: bool) -> Finding:
-    """Whether the teacher has something to teach."""
+    """Whether the teacher is better than random actions."""
     shown = f"{returns.mean():,.1f} +/- {returns.std():,.1f}, random actions {random.mean():,.1f}, "
     shown += counted(len(returns), "episode")
     if better:
@@ -73,7 +73,7 @@ def against_random(returns: np.ndarray, random: np.ndarray, better: bool) -> Fin
 
 
 def against_record(returns: np.ndarray, random: np.ndarray, recorded: Recorded | None) -> Finding:
-    """Whether the teacher is as good as its folder says."""
+    """Whether the teacher reaches the return recorded in its folder."""
     if recorded is None:
         return Finding("recorded return", "unknown", "nothing recorded beside the teacher")
     kept = (returns.mean() - random.mean()) / max(recorded.mean - random.mean(), 1e-12)
@@ -86,7 +86,7 @@ def against_record(returns: np.ndarray, random: np.ndarray, recorded: Recorded |
 
 
 def normaliser(missing: bool, clipped: float | None) -> Finding:
-    """Whether the teacher's normaliser is there and of this task; ``clipped`` is the share of inputs at its limits."""
+    """Whether the teacher's normaliser is present and fits the task; ``clipped`` is the fraction of clipped inputs."""
     if missing:
         advice = "put its vecnormalize.pkl beside it, or give vecnormalize="
         return Finding("normaliser", "wrong", "it was trained on normalised observations, statistics missing", advice)
@@ -99,23 +99,23 @@ def normaliser(missing: bool, clipped: float | None) -> Finding:
 
 
 class Rescaled(NamedTuple):
-    """Returns of the same episodes ``(E,)``, where answers may be of -1 to 1 and the task's bounds are others."""
+    """Returns of the same episodes ``(E,)``, for outputs that may be in [-1, 1] while the task's bounds differ."""
 
     own: np.ndarray
-    """With the answers as they are."""
+    """With unchanged outputs."""
     scaled: np.ndarray
-    """With -1 to 1 brought to the bounds."""
+    """With outputs scaled from [-1, 1] to the bounds."""
     random: np.ndarray
-    """Of random actions."""
+    """With random actions."""
 
     @property
     def better(self) -> bool:
-        """Whether the teacher is much better with its answers brought to the bounds."""
+        """Whether the teacher is much better with its outputs scaled to the bounds."""
         return self._loses(self.own, self.scaled)
 
     @property
     def worse(self) -> bool:
-        """Whether it is much worse so."""
+        """Whether it is much worse with its outputs scaled to the bounds."""
         return self._loses(self.scaled, self.own)
 
     def _loses(self, low: np.ndarray, high: np.ndarray) -> bool:
@@ -124,9 +124,9 @@ class Rescaled(NamedTuple):
 
 
 def of_unit(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which of the answers ``(n, A)`` may be of -1 to 1, and not in the task's units ``(A,)``.
+    """Which dimensions ``(A,)`` of the outputs ``(n, A)`` may be in [-1, 1] rather than in the task's units.
 
-    All of them lie within, and the bounds are wider, or so narrow that answers are clipped.
+    All outputs lie within [-1, 1], and the bounds are wider, or so narrow that outputs are clipped.
     """
     wider, clipped = np.maximum(-low, high) > 1.5, _beyond(answers, low, high).mean(0) > CLIPPED
     inside = np.abs(answers).max(0) < STOPS
@@ -136,14 +136,14 @@ def of_unit(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 def action_scale(
     actions: np.ndarray, answers: np.ndarray, low: np.ndarray, high: np.ndarray, rescaled: Rescaled | None = None
 ) -> Finding:
-    """Whether a teacher's answers are in the task's units and depend on the state.
+    """Whether a teacher's outputs are in the task's units and depend on the state.
 
     Args:
-        actions: what was done ``(n, A)``, in [-1, 1].
-        answers: what the teacher said ``(n, A)`` in the task's units, before it was clipped.
+        actions: executed actions ``(n, A)``, in [-1, 1].
+        answers: the teacher's outputs ``(n, A)`` in the task's units, before clipping.
         low: smallest action ``(A,)`` of the task.
         high: largest action.
-        rescaled: what it returns if its answers are of -1 to 1, where they may be (``of_unit``).
+        rescaled: returns with rescaled outputs, if these may be in [-1, 1] (``of_unit``).
     """
     shown = f"{answers.min():.3g} to {answers.max():.3g} of {low.min():.3g} to {high.max():.3g}, "
     shown += f"standard deviation {actions.std(0).mean():.3f} of half the range"
@@ -165,12 +165,12 @@ def action_scale(
 
 
 def _beyond(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which answers are clipped; rounding is not."""
+    """Which outputs are clipped, beyond rounding."""
     return (answers < low - EDGE) | (answers > high + EDGE)
 
 
 def at_bounds(actions: np.ndarray) -> Finding:
-    """How many of its actions are at a bound."""
+    """Whether too many actions are at a bound."""
     share = float((np.abs(actions) >= BOUND).mean())
     shown = f"{share:.1%} of its actions"
     if share > MANY_AT_BOUNDS:
@@ -180,7 +180,7 @@ def at_bounds(actions: np.ndarray) -> Finding:
 
 
 def choices(actions: np.ndarray) -> Finding:
-    """Whether choices ``(n, A)``, 1 at the action and 0 elsewhere, depend on the state."""
+    """Whether discrete actions ``(n, A)``, one-hot, depend on the state."""
     shares = actions.mean(0)
     shown = f"of {len(shares)} actions it chooses " + ", ".join(f"{share:.1%}" for share in shares)
     if shares.max() == 1:
@@ -190,7 +190,7 @@ def choices(actions: np.ndarray) -> Finding:
 
 
 def noise(first: np.ndarray, again: np.ndarray, std: np.ndarray | None) -> Finding:
-    """Whether it answers alike at the same states ``(n, A)``, and how sure it says it is."""
+    """Whether its outputs ``(n, A)`` at the same states are equal, and how large its standard deviation is."""
     differ = float(np.abs(first - again).max())
     sure = "no standard deviation" if std is None else f"standard deviation {np.median(std):.2g}"
     shown = f"asked twice it differs by at most {differ:.1e}; {sure}"
@@ -204,7 +204,7 @@ def noise(first: np.ndarray, again: np.ndarray, std: np.ndarray | None) -> Findi
 
 
 def observations(seen: np.ndarray, student: Student) -> Finding:
-    """Whether a network can read what the student sees ``(n, O)``."""
+    """Whether the student's observations ``(n, O)`` are scaled for a network."""
     spread = seen.std(0)
     moving = spread[spread > 1e-8]
     if not len(moving):
@@ -219,7 +219,7 @@ def observations(seen: np.ndarray, student: Student) -> Finding:
 
 
 def action_bounds(student: Student, own: Fit, scaled: Fit) -> Finding:
-    """Whether the student's network learns in the task's units what it learns with actions in [-1, 1]."""
+    """Whether the student's network learns as well in the task's units as with actions in [-1, 1]."""
     if student.bounds is None:
         return Finding("action bounds", "ok", "the student's network answers in -1 to 1")
     (low, high), units = student.bounds, "its network answers in these units"
@@ -231,7 +231,7 @@ def action_bounds(student: Student, own: Fit, scaled: Fit) -> Finding:
 
 
 def sight(full: Fit, seen: Fit | None, remembered: Fit | None, missed: list[int]) -> Finding:
-    """How much of the teacher's action the student's observation explains."""
+    """Whether the student's observation explains the teacher's actions."""
     if seen is None:
         state: Literal["ok", "unknown"] = "ok" if full.r2 > KEPT else "unknown"
         return Finding("what the student sees", state, f"all of it, which explains R^2 {full.r2:.3f} of the actions")
@@ -248,7 +248,7 @@ def sight(full: Fit, seen: Fit | None, remembered: Fit | None, missed: list[int]
 
 
 def capacity(fits: dict[tuple[int, ...], Fit], student: Student) -> Finding:
-    """Whether a wider student would learn more, by cloning on fixed states at several widths, narrow ones first."""
+    """Whether a wider student would learn more: clones of several widths, narrow ones first, on fixed states."""
     shown = ", ".join(f"{'x'.join(map(str, widths))} R^2 {fit.r2:.3f}" for widths, fit in fits.items())
     best = max(fits.values(), key=lambda fit: fit.r2)
     if _loses(fits[student.net_arch], best):
@@ -258,7 +258,7 @@ def capacity(fits: dict[tuple[int, ...], Fit], student: Student) -> Finding:
 
 
 def learning_rate(fits: dict[float, Fit], student: Student) -> Finding:
-    """Whether another rate would have learnt more in the same steps."""
+    """Whether another learning rate would have learnt more in the same number of steps."""
     own = fits[student.learning_rate]
     shown = ", ".join(f"{rate:.0e} R^2 {fit.r2:.3f}" for rate, fit in sorted(fits.items()))
     shown += f", after {len(own.losses):,} steps"
@@ -274,7 +274,7 @@ def _loses(fit: Fit, best: Fit) -> bool:
 
 
 def gradients(fit: Fit) -> Finding:
-    """Whether gradients stay finite, alive and even."""
+    """Whether gradients stay finite, do not vanish and have no spikes."""
     norms = fit.gradient_norms
     if not np.isfinite(norms).all():
         step = int(np.argmin(np.isfinite(norms)))

@@ -1,4 +1,4 @@
-"""Cloning on fixed states: how much of a teacher's action a network of some width learns from what it sees."""
+"""Behavioural cloning on fixed states: how much of a teacher's actions a network learns from its inputs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from policykd.learners import LEARNERS, Learner
 
 BATCH = 256
 STILL = 1e-3
-"""Standard deviation of actions, in half of their range, below which they do not depend on the state."""
+"""Standard deviation of actions, in units of half their range, below which they count as constant."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """What the student is."""
+    """Architecture and learning rate of a student."""
 
     net_arch: tuple[int, ...]
     activation: Literal["relu", "tanh"]
     learning_rate: float
     normalize: bool
-    """Whether it sees observations normalised."""
+    """Whether it normalises observations."""
     backbone: str = "ppo"
     bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    """Smallest and largest action ``(A,)`` of the task, where its network answers in these units (ppo); None where it
-    answers in [-1, 1]."""
+    """Smallest and largest action ``(A,)`` of the task, if its network outputs actions in these units (ppo); None if in
+    [-1, 1]."""
     discrete: bool = False
-    """Whether it chooses one of A actions."""
+    """Whether actions are discrete."""
 
     def new(self, sizes: tuple[int, int], generator: np.random.Generator) -> Learner:
-        """As ``policykd distill`` begins it, one learner of O inputs and A actions; it normalises nothing by itself."""
+        """A learner initialised as in ``policykd distill``, with sizes ``(O, A)``, but without its own normaliser."""
         kind = TAUGHT_CONFIGS[self.backbone]
         wanted: dict[str, Any] = {
             "net_arch": self.net_arch,
@@ -52,26 +52,26 @@ class Student:
 
 
 class Fit(NamedTuple):
-    """How cloning went."""
+    """Result of cloning."""
 
     r2: float
-    """Share of the variance of the actions that is explained at states of other episodes; below 0 where it is worse
-    than their mean; minus infinity where it is not a number."""
+    """Fraction of the actions' variance explained at states of held-out episodes; below 0 if worse than their mean,
+    minus infinity if not a number."""
     losses: np.ndarray
-    """Mean distance of every step's minibatch ``(updates,)``."""
+    """Mean loss of every step's minibatch ``(updates,)``."""
     gradient_norms: np.ndarray
     """Euclidean norm of the gradient of every step ``(updates,)``."""
 
     @property
     def explained(self) -> float:
-        """``r2``, or 0 where it is below: how much worse than the mean says nothing about what could be learnt."""
+        """``r2``, at least 0: how much worse than the mean it is says nothing about what could be learnt."""
         return max(self.r2, 0.0)
 
 
 def clone(
     inputs: np.ndarray, actions: np.ndarray, held_out: np.ndarray, student: Student, updates: int, seed: int = 0
 ) -> Fit:
-    """Fit a student to actions ``(n, A)`` at inputs ``(n, O)`` as bc does; measure where ``held_out (n,)``."""
+    """Fit a student to actions ``(n, A)`` at inputs ``(n, O)`` as bc does; evaluate it where ``held_out (n,)``."""
     if student.normalize:
         inputs = normalised(inputs, ~held_out)
     x, y = (torch.from_numpy(np.ascontiguousarray(a, np.float32)).unsqueeze(0) for a in (inputs, actions))
@@ -93,14 +93,14 @@ def clone(
 
 
 def normalised(inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Inputs ``(n, O)`` by the statistics of some rows, as a student with a normaliser sees them."""
+    """Normalise inputs ``(n, O)`` by the statistics of some rows, as a student's normaliser does."""
     return np.clip((inputs - inputs[rows].mean(0)) / np.sqrt(inputs[rows].var(0) + 1e-8), -10, 10)
 
 
 def r2(predicted: np.ndarray, actions: np.ndarray) -> float:
-    """1 - (squared distance) / (variance), over all dimensions of ``(n, A)``.
+    """R^2 = 1 - (squared error) / (variance), over all dimensions of ``(n, A)``.
 
-    Of actions that do not vary there is nothing to explain: 0.
+    0 for constant actions, which have no variance to explain.
     """
     error, spread = np.square(predicted - actions).sum(), np.square(actions - actions.mean(0)).sum()
     if not np.isfinite(error):
@@ -109,7 +109,7 @@ def r2(predicted: np.ndarray, actions: np.ndarray) -> float:
 
 
 def _distance(learner: Learner, inputs: Tensor, actions: Tensor) -> Loss:
-    """What bc descends by default: squared distance of actions, or negative log-likelihood of choices."""
+    """The default loss of bc: squared error of actions, or negative log-likelihood of discrete ones."""
     divergence = divergence_of("nll" if learner.discrete else "action_mse", taught=True)
     target = Labels.of_actions(actions, learner.discrete, std=1.0).policy
 

@@ -1,4 +1,4 @@
-"""A teacher on its task, step by step: states, answers, and how episodes end."""
+"""Plays a teacher on its task, and records states, actions and how episodes end."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from policykd.tasks.evaluate import refuse_unless_finite
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 
 LONGEST = 10_000
-"""Steps after which an episode is cut: a task without a time limit never ends by itself."""
+"""Steps after which an episode is cut off: a task without a time limit may never end."""
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""One raw observation ``(O,)`` to its action ``(A,)`` in [-1, 1], or 1 at the action chosen and 0 elsewhere."""
+"""Maps one raw observation ``(O,)`` to an action ``(A,)`` in [-1, 1], or one-hot if discrete."""
 
 
 @dataclass(frozen=True)
 class Play:
-    """Some episodes of one policy."""
+    """Episodes of one policy."""
 
     observations: np.ndarray
-    """Raw ``(n, O)``, float32, in the order in which they were met."""
+    """Raw ``(n, O)``, float32, in the order of the steps."""
     actions: np.ndarray
     """``(n, A)`` in [-1, 1]."""
     episodes: np.ndarray
-    """Which episode a state is of ``(n,)``."""
+    """Index of each state's episode ``(n,)``."""
     returns: np.ndarray
     """Undiscounted return of each episode ``(E,)``."""
     terminated: np.ndarray
-    """Whether the task said so at its end ``(E,)``."""
+    """Whether each episode terminated ``(E,)``."""
     truncated: np.ndarray
-    """The same ``(E,)``; where neither, the episode was cut after ``LONGEST`` steps."""
+    """Whether it was truncated ``(E,)``; if neither, it was cut off after ``LONGEST`` steps."""
     limit: int | None
-    """The time limit that the task is registered with."""
+    """The task's registered time limit."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -46,10 +46,10 @@ class Play:
 
 
 def play(make: EnvFactory, act: Act, n_episodes: int, seed: int, longest: int = LONGEST) -> Play:
-    """Play ``n_episodes`` without noise; their initial states depend on ``seed`` alone.
+    """Play ``n_episodes`` without noise; their initial states depend only on ``seed``.
 
     Raises:
-        TaskError: the task raised or broke the interface, or a number of it is not finite.
+        TaskError: the task raised or violated the interface, or returned values that are not finite.
     """
     observations, actions, episodes, ends = [], [], [], []
     with make() as env:

@@ -1,7 +1,7 @@
-"""Fidelity of policies: how alike a student acts to its teacher, at the student's own states and at the teacher's.
+"""Fidelity of policies: how similarly student and teacher act, at the student's states and at the teacher's.
 
-The words and the report are those of classifiers (``policykd.classification.measures.fidelity``): an action within a
-tolerance stands for the same class, the distance of actions for the distance of predictions.
+Measures and report are those of classifiers (``policykd.classification.measures.fidelity``): an action within a
+tolerance corresponds to the same class, and the distance of actions to the distance of predictions.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from policykd.training.arguments import check_whole
 from policykd.training.teacher_student import TeacherStudent
 
 TOLERANCE = 0.1
-"""Two actions agree where no dimension differs by more, in actions scaled to [-1, 1]."""
+"""Two actions agree if no dimension differs by more than this, in actions scaled to [-1, 1]."""
 UNITS = {"agreement": "share of states", "kl": "nats", "distance": "Euclidean, actions in [-1, 1]"}
-"""The measures, and what the picture writes beside them."""
+"""The measures, and their units in the plot."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How alike two policies act over some states."""
+    """How similarly two policies act at some states."""
 
     agreement: float
-    """Share of states where no dimension of the actions differs by more than the tolerance, or the same is chosen."""
+    """Fraction of states at which no dimension differs by more than the tolerance, or discrete actions are equal."""
     kl: float
-    """Mean KL(teacher || student), nats; NaN where one of the two does not say how likely each action is."""
+    """Mean KL(teacher || student), nats; NaN if one of them has no action distribution."""
     distance: float
-    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]; of choices, which are 1 and 0, 2^(1/2) times
-    the share of states where they differ."""
+    """Mean Euclidean distance of deterministic actions, scaled to [-1, 1]; for one-hot actions 2^(1/2) times the
+    fraction of states at which they differ."""
 
 
 def fidelity(
@@ -51,9 +51,9 @@ def fidelity(
     """Compare a student with its teacher at the states of both.
 
     Args:
-        agent: it must have its teacher.
-        learner: which student.
-        steps: environment steps that each of the two takes.
+        agent: the students, loaded with their teacher.
+        learner: index of the student.
+        steps: environment steps of each of the two.
         seed: seed of their episodes.
         tolerance: see ``TOLERANCE``.
 
@@ -79,24 +79,23 @@ def report(
     tolerance: float = TOLERANCE,
     out: str | Path | None = None,
 ) -> list[Row]:
-    """Measure a student beside its teacher, and beside a student of another teacher of the same recipe.
+    """Compare a student with its teacher, and a control with the same teacher: a student of another one.
 
     Args:
-        agent: it must have its teacher.
-        learner: which of its students.
-        control: students of another teacher of the same recipe; its first is asked at the same states.
-        steps: environment steps that student and teacher take each.
+        agent: the students, loaded with their teacher.
+        learner: index of the student.
+        control: students of another teacher, trained with the same settings; the first acts at the same states.
+        steps: environment steps of student and teacher each.
         seed: seed of their episodes.
         tolerance: see ``TOLERANCE``.
         out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
 
     Raises:
-        PolicyKDError: the agent was loaded without its teacher, or the control is of another task or backbone, or
-            remembers.
+        PolicyKDError: the agent was loaded without its teacher, or the control has another task or backbone, or memory.
     """
     if control is not None:
         for own, other in ((agent.env_id, control.env_id), (agent.backbone, control.backbone)):
-            if other != own:  # of another backbone its Gaussians may be in other units than the teacher's here
+            if other != own:  # Gaussians of another backbone may be in other units than the teacher's here
                 raise PolicyKDError(f"fidelity: the control is of {other}, the student of {own}")
         if control.remembers:
             raise PolicyKDError("fidelity: compares at single states, and the control remembers its episode")
@@ -111,7 +110,7 @@ def report(
 
 
 def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[str, tuple[np.ndarray, PolicyOutput]]:
-    """The states ``(steps, O)`` of student and teacher, and the teacher's answers to them."""
+    """The states ``(steps, O)`` that student and teacher visit, with the teacher's outputs at them."""
     if agent.panel is None:
         raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
     if agent.remembers or agent.panel.remembers:
@@ -131,7 +130,7 @@ def _compare(
 
 
 def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fidelity:
-    """How alike one policy's answers ``(1, n, ...)`` are to those of its source at the same states."""
+    """Compare a policy's outputs ``(1, n, ...)`` with those of its source at the same states."""
     gap = own.actions.clamp(-1, 1)[0] - source.actions.clamp(-1, 1)[0]
     gaussians = all(part is not None for part in (*own[1:3], *source[1:3]))
     choices = own.logits is not None and source.logits is not None
@@ -143,7 +142,7 @@ def compare(own: PolicyOutput, source: PolicyOutput, tolerance: float) -> Fideli
 def visited(
     factory: Callable[[], gym.Env], act: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
 ) -> np.ndarray:
-    """Observations ``(steps, O)`` before each step of a policy ``(1, O)`` to ``(1, A)`` in [-1, 1].
+    """Observations ``(steps, O)`` that a policy visits; ``act`` maps ``(1, O)`` to ``(1, A)`` in [-1, 1].
 
     Raises:
         PolicyKDError: the task raised, or returned an observation that is not finite.
@@ -164,20 +163,20 @@ def visited(
 
 
 def student_actions(agent: TeacherStudent, learner: int, full: np.ndarray) -> np.ndarray:
-    """A student's deterministic actions ``(n, A)`` in [-1, 1] at whole observations ``(n, O)`` of the task."""
+    """A student's deterministic actions ``(n, A)`` in [-1, 1] at full observations ``(n, O)`` of the task."""
     return _outputs(agent, learner, full).actions[0].clamp(-1, 1).numpy()
 
 
 @torch.no_grad()
 def _outputs(agent: TeacherStudent, learner: int, full: np.ndarray) -> PolicyOutput:
-    """What one student answers, ``(1, n, ...)``: all learners are asked, for each has a normaliser of its own."""
+    """Outputs of one student ``(1, n, ...)``; all learners are evaluated, since each has its own normaliser."""
     inputs = torch.from_numpy(agent.view(full)).to(agent.device).unsqueeze(0).expand(agent.n_learners, -1, -1)
     answers = agent.learner.outputs(agent.learner.actor, inputs)
     return answers.map(lambda part: part[learner : learner + 1].cpu())
 
 
 def _teacher_outputs(agent: TeacherStudent, full: np.ndarray) -> PolicyOutput:
-    """What the teacher answers, ``(1, n, ...)``, in the student's units; how likely alone where it says so."""
+    """Outputs of the teacher ``(1, n, ...)``, in the student's units; only the distribution, if it has one."""
     assert agent.panel is not None
     answers = agent.panel.answer(torch.from_numpy(full).unsqueeze(0))
     policy = Labels.unpack(answers, agent.learner.discrete).policy

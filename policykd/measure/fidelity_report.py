@@ -1,7 +1,7 @@
-"""The one report of fidelity, for classifiers and for policies: the same words, table and picture.
+"""The report of fidelity for classifiers and policies: the same measures, table and plot.
 
-``agreement`` is the share of examples or states at which student and teacher choose the same, ``kl`` the mean
-KL(teacher || student) in nats, ``distance`` how far apart their choices are.
+``agreement`` is the fraction of examples or states at which student and teacher agree, ``kl`` the mean
+KL(teacher || student) in nats, ``distance`` the mean distance of their predictions or actions.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from policykd.core.files import csv_text, write_text
 from policykd.measure.pictures import fidelity_picture
 
 Who = Literal["student", "control", "teacher", "peers"]
-"""The student, the control (a student of another teacher of the same recipe), the teacher itself; or peers, whose
-control shares nothing."""
+"""The student, the control (a student of another teacher with the same settings), the teacher itself; or peers, with
+independent learners as the control."""
 Reliability = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Confidence and whether it was right, each ``(N,)``, by network."""
+"""Confidence and correctness of predictions, each ``(N,)``, by network."""
 
 
 class Row(NamedTuple):
-    """What one network shows on one set of examples or states."""
+    """Measures of one network on one set of examples or states."""
 
     split: str
     """Name of the set: train, test; student_states, teacher_states."""
     who: Who
-    """Whose choices are compared with the teacher's."""
+    """The network that is compared with the teacher."""
     measures: dict[str, float]
-    """Values by name, in the order of the table's columns; NaN where there is none."""
+    """Values by name, in the order of the table's columns; NaN if undefined."""
 
 
 def as_table(rows: Sequence[Row]) -> str:
@@ -43,7 +43,7 @@ def as_table(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The report as raw numbers."""
+    """The report as CSV."""
     names = list(rows[0].measures)
     lines = [(row.split, row.who, *(f"{row.measures[name]:.6g}" for name in names)) for row in rows]
     return csv_text([("split", "who", *names), *lines])
@@ -54,9 +54,9 @@ def write(rows: Sequence[Row], folder: Path, units: Mapping[str, str], reliabili
 
     Args:
         rows: the report.
-        folder: made where missing.
-        units: the measures to draw, and the unit of each.
-        reliability: for a reliability diagram beside them.
+        folder: created if missing.
+        units: the measures to plot, and the unit of each.
+        reliability: data of an additional reliability diagram.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "fidelity.csv", as_csv(rows))

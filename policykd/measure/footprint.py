@@ -1,4 +1,4 @@
-"""What it costs to deploy a policy: parameters, bytes, arithmetic and the time of one action."""
+"""Deployment cost of a policy: parameters, bytes, FLOPs and latency."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from policykd.training.agent import Agent
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a deployed policy costs, its normaliser and the scale of its actions included."""
+    """Deployment cost of a policy, including its normaliser and action scale."""
 
     parameters: int
     """Weights and biases."""
     bytes: int
-    """Of weights, biases, normaliser and bounds, as they are stored."""
+    """Bytes of weights, biases, normaliser and bounds as stored."""
     flops: int
     """Floating-point operations of the linear layers for one observation; a multiply-add counts as two."""
     latency_p50: float
     """Median microseconds from one observation to its action, on one thread."""
     latency_p99: float
-    """The same, the 99th percentile."""
+    """99th percentile of the same, in microseconds."""
 
 
 def footprint(agent: Agent, learner: int, calls: int = 2_000) -> Footprint:
-    """Measure one learner as TorchScript, which is how C++ and Python programs without policykd run it.
+    """Measure a learner as TorchScript, as C++ and Python programs without policykd run it.
 
     Args:
         agent: any agent.
-        learner: which of its learners.
-        calls: how often the clock is read; a tenth as many calls come first, unmeasured.
+        learner: index of the learner.
+        calls: number of timed calls, after a tenth as many for warm-up.
     """
     policy: nn.Module
-    if agent.network is not None:  # its time is that of a module with a state
+    if agent.network is not None:  # a module with state
         module = Episodes(agent, learner, "own")
         policy, examples = module.module, module.examples(batch=1)
     else:
@@ -59,10 +59,10 @@ def footprint(agent: Agent, learner: int, calls: int = 2_000) -> Footprint:
 
 
 def latency(policy: nn.Module, examples: tuple[Tensor, ...], calls: int) -> np.ndarray:
-    """Microseconds of each of ``calls`` calls with one observation, on one thread: ``(calls,)``."""
+    """Latency in microseconds of each of ``calls`` calls with one observation, on one thread: ``(calls,)``."""
     times = np.empty(calls)
     with one_thread(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch calls TorchScript deprecated
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated in torch
         program, (first, *state) = torch.jit.freeze(torch.jit.trace(policy, examples)), examples
         observations = torch.randn(calls, *first.shape)
         for i in range(calls // 10):

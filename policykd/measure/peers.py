@@ -1,8 +1,8 @@
-"""Fidelity between peers: did the learners of a group become one policy?
+"""Fidelity between peers: did the learners of a group converge to one policy?
 
-The words and the report are those of students and teachers (``measure/fidelity.py``): every learner is compared with
-each of its peers, at the states that it visits and at those that the peer visits. Peers that share nothing are the
-control: two good policies are somewhat alike without having learned from one another.
+Measures and report are those of students and teachers (``measure/fidelity.py``): every learner is compared with each of
+its peers, at the states it visits and at those the peer visits. Independent learners are the control: two good
+policies are somewhat similar even if they have not learned from one another.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from policykd.measure.pictures import Panel, Series, seed_panels
 from policykd.training.dual_student import DualStudent
 
 APART = "peers/action_distance"
-"""The column of a run's log that says how far a learner's actions are from its peer's."""
+"""The column of a run's log with the distance of a learner's actions from its peer's."""
 
 
 def fidelity(
     agent: DualStudent, *, steps: int = 1_000, seed: int = 2_000_000, tolerance: float = TOLERANCE
 ) -> dict[str, Fidelity]:
-    """How alike each learner of a group and its peers act, averaged over its peers and over the groups.
+    """How similarly each learner of a group and its peers act, averaged over its peers and over the groups.
 
-    Not over the learners: of a distance of two, what is the learner's own states to one of them are the peer's to the
-    other, so that the mean over both would be one number for either.
+    It is not averaged over the learners: for a pair, the own states of one are the peer's states of the other, so that
+    the mean over both would be the same for own states and peers' states.
 
     Args:
         agent: peers, at least two per group.
-        steps: environment steps that each learner takes.
+        steps: environment steps of each learner.
         seed: seed of their episodes.
         tolerance: see ``TOLERANCE``.
 
     Returns:
-        For learner i of every group "own_states_i": beside its peers at its own states; "peer_states_i": at the
+        For learner i of every group "own_states_i": compared with its peers at its own states; "peer_states_i": at the
         peer's. The KL is KL(peer || learner).
 
     Raises:
@@ -75,18 +75,18 @@ def report(
     tolerance: float = TOLERANCE,
     out: str | Path | None = None,
 ) -> list[Row]:
-    """Compare peers with one another, and beside them those of a control that share nothing.
+    """Compare peers with one another, and the independent learners of a control likewise.
 
     Args:
         agent: the peers.
-        control: peers of the same task that do not learn from one another (method "independent").
-        steps: environment steps that each learner takes.
+        control: learners of the same task that do not learn from one another (method "independent").
+        steps: environment steps of each learner.
         seed: seed of their episodes.
         tolerance: see ``TOLERANCE``.
         out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
 
     Raises:
-        PolicyKDError: the learners have no peers, or the control is of another task or of other groups.
+        PolicyKDError: the learners have no peers, or the control has another task or other groups.
     """
     if control is not None and control.env_id != agent.env_id:
         raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the peers of {agent.env_id}")
@@ -101,7 +101,7 @@ def report(
 
 
 def logged(runs: dict[str, Path]) -> dict[str, Series]:
-    """How far peers' actions were apart in the course of training, by label, of the runs whose logs say it.
+    """Distance of peers' actions over the course of training, by label, for the runs that logged it.
 
     Args:
         runs: run folders by label.
@@ -122,10 +122,10 @@ def logged(runs: dict[str, Path]) -> dict[str, Series]:
 
 
 def over_training(series: dict[str, Series], path: Path) -> Path | None:
-    """Draw how far peers' actions are apart in the course of training; None where nothing says it.
+    """Plot the distance of peers' actions over the course of training; returns None if there are no data.
 
     Args:
-        series: what ``logged`` gives.
+        series: from ``logged``.
         path: the PNG file, replaced whole.
     """
     if not series:
@@ -136,7 +136,7 @@ def over_training(series: dict[str, Series], path: Path) -> Path | None:
 
 @torch.no_grad()
 def _outputs(agent: DualStudent, observations: np.ndarray) -> PolicyOutput:
-    """What all learners answer ``(K, n, ...)`` at ``(n, O)``."""
+    """Outputs of all learners ``(K, n, ...)`` at ``(n, O)``."""
     inputs = torch.from_numpy(observations).to(agent.device).unsqueeze(0).expand(agent.n_learners, -1, -1)
     return agent.learner.outputs(agent.learner.actor, inputs).map(torch.Tensor.cpu)
 

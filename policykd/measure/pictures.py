@@ -1,4 +1,4 @@
-"""Pictures of what was measured: a fidelity report, and measurements over seeds."""
+"""Plots of a fidelity report, and of measurements over seeds."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BINS = 10
 
 
 class Series(NamedTuple):
-    """Measurements of one thing over seeds."""
+    """One quantity measured over seeds."""
 
     x: Sequence[float]
-    """Places on the axis ``(E,)``."""
+    """Positions on the x-axis ``(E,)``."""
     values: np.ndarray
     """``(E, seeds)``."""
 
 
 class Panel(NamedTuple):
-    """One pair of axes."""
+    """One panel of a figure."""
 
     title: str
     xlabel: str
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
     series: Mapping[str, Series]
     """By label."""
     ticks: Mapping[int, str] | None = None
-    """Names of places, where the axis holds categories: points stand alone then instead of on a line."""
+    """Category names by position; points of categories are not joined by lines."""
 
 
 def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = "") -> Path:
@@ -61,7 +61,7 @@ def seed_panels(panels: Sequence[Panel], path: Path, title: str, caption: str = 
 
 def _draw(axes: Axes, label: str, series: Series, colour: str, index: int, count: int, alone: bool) -> None:
     x = np.asarray(series.x, float)
-    if alone:  # several things at one place stand beside one another
+    if alone:  # several series at one position are drawn side by side
         x = x + 0.12 * (index - (count - 1) / 2)
     axes.plot(x, series.values.mean(1), "o" if alone else "-o", color=colour, markersize=6, linewidth=1.8, label=label)
     axes.plot(x, series.values, "o", color=colour, markersize=2.5, alpha=0.5)
@@ -73,13 +73,13 @@ def fidelity_picture(
     path: Path,
     reliability: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Path:
-    """Draw one panel of bars per measure, and how far confidence can be trusted.
+    """Draw one bar chart per measure, and a reliability diagram.
 
     Args:
-        measures: values by split, network and measure; the teacher itself is drawn where it is not the yardstick.
-        units: the measures to draw, and the unit of each; one that is NaN everywhere is left out.
+        measures: values by split, network and measure; the teacher itself is drawn unless it is the reference.
+        units: the measures to draw, and the unit of each; measures that are NaN everywhere are left out.
         path: the PNG file, replaced whole.
-        reliability: confidence and whether it was right, each ``(N,)``, by network; None for what has none.
+        reliability: confidence and correctness, each ``(N,)``, by network; None draws no diagram.
     """
     whose = list(next(iter(measures.values())))
     values = {name: [[by[who][name] for by in measures.values()] for who in whose] for name in units}

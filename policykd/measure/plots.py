@@ -1,4 +1,4 @@
-"""Pictures of learning curves, drawn without a display and without pyplot's global state."""
+"""Plots of learning curves, drawn without a display and without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.files import file_path, write_bytes
 from policykd.tasks.evaluate import Evaluation
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too pale on white).
+# Okabe and Ito's colour-blind-safe palette, without its yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LineStyle = str | tuple[float, tuple[float, ...]]
 LINE_STYLES: tuple[LineStyle, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 INK = "#333333"
 FAINT = "#8c8c8c"
 TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.15}
-"""How the pictures of curves are cut."""
+"""Cropping of saved figures."""
 LABEL_GAP = 0.052
-"""Least distance between two labels beside the axes, as a fraction of the axes' height."""
+"""Minimum distance between two labels beside the axes, as a fraction of the axes' height."""
 
 
 End = tuple[Line2D, float, float]
-"""A drawn line and the step and return where its label belongs."""
+"""A drawn line, and the step and return at which to label it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Curve:
     label: str
     """Name beside the line."""
     steps: np.ndarray
-    """Environment steps of its group, all peers together, at each evaluation, rising, ``(E,)``."""
+    """Environment steps of its group, all peers together, at each evaluation, increasing, ``(E,)``."""
     returns: np.ndarray
     """Undiscounted returns of the episodes of each evaluation, ``(E, n_episodes)``."""
 
@@ -50,7 +50,7 @@ class Curve:
         """Refuse arrays whose shapes do not fit.
 
         Raises:
-            PolicyKDError: no evaluation, no episode, or not one step count per evaluation.
+            PolicyKDError: there is no evaluation or no episode, or not one step count per evaluation.
         """
         if self.returns.ndim != 2 or self.returns.size == 0 or self.steps.shape != self.returns.shape[:1]:
             raise PolicyKDError(
@@ -76,12 +76,12 @@ def learning_curves(
 ) -> Path:
     """Draw the mean return of every curve, with a band of one standard error to each side, as a PNG.
 
-    A curve that ends in NaN or infinity is labelled so, where it was last finite.
+    A curve that ends in NaN or infinity is labelled as such where it was last finite.
 
     Args:
         curves: at least one; each is labelled at its right end. Lines differ in colour, and from the eighth
             on also in dashes.
-        path: the PNG file. Its folder is made where missing, and a file already there is replaced whole.
+        path: the PNG file. Its folder is created if missing, and an existing file is replaced atomically.
         title: what the picture shows, above it.
         threshold: a return to mark by a dashed line, such as the one that counts as solved.
         mark: what that return is, beside its line.
@@ -131,7 +131,7 @@ def _look(index: int) -> dict[str, Any]:
 
 
 def _standard_error(returns: np.ndarray) -> np.ndarray:
-    """Standard error of the mean of each row; 0 where a single episode tells nothing about the spread."""
+    """Standard error of the mean of each row; 0 for a single episode."""
     episodes = returns.shape[1]
     if episodes == 1:
         return np.zeros(len(returns))
@@ -165,7 +165,7 @@ def _decorate(axes: Axes, curves: Sequence[Curve], xlabel: str) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
-    """Write each line's label right of the axes, joined to its end, where no two labels overlap."""
+    """Label each line right of the axes, joined to its end, such that no two labels overlap."""
     low, high = axes.get_ylim()
     nowhere = low + LABEL_GAP * (high - low)
     ends = [(line, step, height if np.isfinite(height) else nowhere) for line, step, height in ends]
@@ -193,9 +193,9 @@ def _label_ends(axes: Axes, ends: Sequence[End]) -> None:
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Places for labels as near as can be to the wanted heights, in their order and a gap apart.
+    """Positions of labels as close as possible to the desired heights, in their order and a gap apart.
 
-    Neighbours that are too near form a block, which is centred on the mean of what its members want.
+    Neighbours that are too close form a block, centred on the mean of its members' desired heights.
     """
     blocks: list[list[int]] = []
     for index in np.argsort(heights, kind="stable"):
@@ -218,7 +218,7 @@ def _top(block: Sequence[int], heights: Sequence[float]) -> float:
 
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> Path:
-    """Write the PNG whole or not at all, with options of ``savefig``; its folder is made where missing."""
+    """Write the PNG atomically, with options of ``savefig``; its folder is created if missing."""
     path, content = file_path("picture", path, "picture.png"), io.BytesIO()
     figure.savefig(content, format="png", **options)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def comparison_grid(
 def against_size(
     points: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | os.PathLike[str], *, title: str, unit: str
 ) -> Path:
-    """Draw what students of several sizes reach: a dot per seed, a line through the means.
+    """Plot scores of students against their size: a dot per seed, a line through the means.
 
     Args:
         points: by a student's name, its parameters and the score of every seed: ``()`` and ``(seeds,)``.

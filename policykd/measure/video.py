@@ -1,4 +1,4 @@
-"""Videos of a policy, made on a machine with or without a display."""
+"""Records videos of a policy, with or without a display."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_FPS = 30
 QUALITY = 7
-"""Of imageio-ffmpeg's scale from 1 to 10."""
+"""Quality on imageio-ffmpeg's scale from 1 to 10."""
 PROBE = """
 import mujoco
 context = mujoco.GLContext(16, 16)
@@ -34,7 +34,7 @@ context.make_current()
 mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
 context.free()
 """
-"""A program that exits with 0 where MuJoCo can draw with the ``MUJOCO_GL`` of its environment."""
+"""A program that exits with 0 if MuJoCo can render with the ``MUJOCO_GL`` of its environment."""
 
 
 def record_video(
@@ -48,24 +48,24 @@ def record_video(
 ) -> Path | None:
     """Play one episode and write it as an MP4 (H.264, yuv420p) at the environment's own speed.
 
-    A run must not fail over its video: where the environment cannot be drawn, this logs one warning that says
-    why, and writes nothing. MuJoCo draws with the OpenGL that ``MUJOCO_GL`` names. Where it names none, the
-    display, EGL and OSMesa are tried in turn, and it names the first that works until this call returns.
+    A run must not fail over its video: if the environment cannot be rendered, this logs one warning with the reason and
+    writes nothing. MuJoCo renders with the OpenGL backend in ``MUJOCO_GL``. If that is unset, the display, EGL and
+    OSMesa are tried in turn, and it is set to the first that works until this call returns.
 
     Args:
         env_id: Gymnasium's name of the environment.
         policy: maps an observation ``(O,)`` to an action ``(A,)`` in the environment's own units.
-        path: the file, ending in ``.mp4``. Its folder is made where missing, and a file already there is
-            replaced whole.
-        seed: seed of the environment's reset.
-        steps: at most this many environment steps.
+        path: the file, ending in ``.mp4``. Its folder is created if missing, and an existing file is replaced
+            atomically.
+        seed: seed of the initial state.
+        steps: maximum number of environment steps.
         env_kwargs: more settings for ``gymnasium.make``, such as ``{"width": 640}``.
 
     Returns:
-        ``path``, or None where the environment cannot be drawn.
+        ``path``, or None if the environment cannot be rendered.
 
     Raises:
-        PolicyKDError: ``path`` does not end in ``.mp4``, or the video is not whole once written, as on a full disk.
+        PolicyKDError: ``path`` does not end in ``.mp4``, or the written video is incomplete, as on a full disk.
         gymnasium.error.Error: Gymnasium knows no such environment.
         OSError: the file cannot be written.
     """
@@ -77,7 +77,7 @@ def record_video(
             imageio_ffmpeg.get_ffmpeg_exe()
             env = policykd_envs.make(env_id, render_mode="rgb_array", **dict(env_kwargs or {}))
             stack.callback(env.close)
-            # MuJoCo chooses its OpenGL at the first picture, not when the environment is made.
+            # MuJoCo chooses its OpenGL at the first frame, not when the environment is made.
             if hasattr(env.unwrapped, "mujoco_renderer"):
                 stack.enter_context(_opengl())
             observation, _ = env.reset(seed=seed)
@@ -90,10 +90,10 @@ def record_video(
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file that is called no MP4.
+    """Refuse a file name without the suffix of an MP4.
 
     Raises:
-        PolicyKDError: says so.
+        PolicyKDError: it does not end in ``.mp4``.
     """
     if path.suffix.lower() != ".mp4":
         raise PolicyKDError(f"video: {path} must end in .mp4")
@@ -101,10 +101,10 @@ def check_name(path: Path) -> None:
 
 @contextmanager
 def _opengl() -> Iterator[None]:
-    """Have ``MUJOCO_GL`` name an OpenGL that works, for a while.
+    """Context in which ``MUJOCO_GL`` names a working OpenGL backend.
 
     Raises:
-        RuntimeError: none works, and how to get one.
+        RuntimeError: none works; says how to get one.
     """
     given = os.environ.get("MUJOCO_GL")
     chosen = next(filter(_can_draw, [given] if given else _backends()), None)
@@ -126,7 +126,7 @@ def _opengl() -> Iterator[None]:
 
 
 def _backends() -> list[str]:
-    """What ``MUJOCO_GL`` may name on this machine; GLFW is the one that needs a display."""
+    """Candidates for ``MUJOCO_GL`` on this machine; only GLFW needs a display."""
     if not sys.platform.startswith("linux"):
         return ["glfw"]
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -135,7 +135,7 @@ def _backends() -> list[str]:
 
 @functools.cache
 def _can_draw(backend: str) -> bool:
-    """Whether MuJoCo draws with a backend; tried in another process, as a broken one can abort its own."""
+    """Whether MuJoCo renders with a backend; tried in a subprocess, since a broken one can abort its process."""
     try:
         subprocess.run(
             [sys.executable, "-c", PROBE],
@@ -151,7 +151,7 @@ def _can_draw(backend: str) -> bool:
 
 
 def _picture(env: gym.Env) -> np.ndarray:
-    """The environment's picture ``(H, W, 3)`` of uint8, its sides made even as yuv420p needs."""
+    """The environment's frame ``(H, W, 3)``, uint8, with even sides as yuv420p requires."""
     picture = env.render()
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         raise RuntimeError("the environment draws no RGB picture (H, W, 3)")
@@ -163,8 +163,8 @@ def _picture(env: gym.Env) -> np.ndarray:
 def _play(
     env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], observation: np.ndarray, steps: int
 ) -> Iterator[np.ndarray]:
-    """The pictures after each step, to the end of the episode or for ``steps``."""
-    for _ in tqdm(range(steps), "video", leave=False, unit="frame", disable=None):  # on a terminal alone
+    """The frames after each step, until the episode ends or ``steps`` are done."""
+    for _ in tqdm(range(steps), "video", leave=False, unit="frame", disable=None):  # only on a terminal
         observation, _, terminated, truncated, _ = env.step(policy(observation))
         yield _picture(env)
         if terminated or truncated:
@@ -172,7 +172,7 @@ def _play(
 
 
 def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: float) -> Path:
-    """Encode beside the file's place and move it there, so that no reader ever sees half a video."""
+    """Encode to a temporary file and move it into place, so that no reader ever sees half a video."""
     height, width = first.shape[:2]
     with placing(path) as temporary:
         writer = imageio_ffmpeg.write_frames(
@@ -181,7 +181,7 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
             fps=fps,
             quality=QUALITY,
             pix_fmt_out="yuv420p",
-            macro_block_size=1,  # even sides are enough; its default of 16 would stretch the picture
+            macro_block_size=1,  # even sides suffice; the default of 16 would stretch the frames
             output_params=["-movflags", "+faststart"],
         )
         writer.send(None)
@@ -192,7 +192,7 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
                 sent += 1
         finally:
             writer.close()
-        with telling(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's status is not told
+        with telling(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's exit status is hidden
             written, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
         if written != sent:
             raise PolicyKDError(f"video: {path} holds {written} of {sent} pictures: is the disk full?")

@@ -1,4 +1,4 @@
-"""Tasks as learners meet them: spaces, views, environments of all learners, and evaluation on them."""
+"""Tasks: spaces, views, the learners' environments, and evaluation."""
 
 from policykd.tasks.evaluate import Evaluation, Evaluator
 

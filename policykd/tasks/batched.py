@@ -1,4 +1,4 @@
-"""Gymnasium's ``VectorEnv`` as the environments of all learners: batched simulators, and copies in processes."""
+"""Gymnasium's ``VectorEnv`` as the environments of all learners: batched simulators, or copies in processes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from policykd.tasks.vector import EpisodeLog, Step
 from policykd.tasks.vector_contract import autoreset_mode, call, check_mode, final, numbers, with_final
 
 NOTHING: dict[str, Any] = {}
-"""The ``info`` of an environment whose episode goes on."""
+"""The ``info`` of an environment whose episode continues."""
 
 
 def find_vector(env: Any) -> Task | None:
-    """What a user's ``VectorEnv``, or function of ``num_envs`` that makes one, stands for; None for anything else.
+    """The task of a user's ``VectorEnv``, or of a function of ``num_envs`` that makes one; None for anything else.
 
     Raises:
-        PolicyKDError: the function makes something else, or its episodes end in a way that cannot be learnt from.
+        PolicyKDError: the function makes something else, or its autoreset mode is not supported.
     """
     if isinstance(env, VectorEnv):
         flat = _checked(env)
         vector = Vector(lambda count: flat, env.num_envs)
-        if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # what it copies can be played alone
+        if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # a single copy can be played alone
             return find_task(env.env_fns[0])._replace(vector=vector)
         return Task(task_name(env), checked(lambda: One(flat, alone=False), task_name(env)), False, vector, False)
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
@@ -52,18 +52,18 @@ def find_vector(env: Any) -> Task | None:
         return _checked(made)
 
     with closing(make(1)) as probe:
-        if isinstance(probe, SyncVectorEnv | AsyncVectorEnv):  # played alone without a process
+        if isinstance(probe, SyncVectorEnv | AsyncVectorEnv):  # a single copy needs no process
             return find_task(probe.env_fns[0])._replace(vector=Vector(make, None))
         name = task_name(probe)
     return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
 
 
 class One(gym.Env):
-    """A ``VectorEnv`` of one environment as that environment.
+    """A ``VectorEnv`` with one environment, as a plain ``Env``.
 
     Args:
-        vector: of one environment.
-        alone: False: it is that of training and cannot be played apart from it: only its spaces are of use.
+        vector: has one environment.
+        alone: False if it is the training vector, which cannot be played separately: only its spaces may be used.
     """
 
     def __init__(self, vector: VectorEnv, alone: bool = True) -> None:
@@ -73,7 +73,7 @@ class One(gym.Env):
 
     @property
     def unwrapped(self) -> Any:
-        """The vector, which has the task's name."""
+        """The vector, which holds the task's name."""
         return self.vector.unwrapped
 
     @property
@@ -82,7 +82,7 @@ class One(gym.Env):
         return groups_of(self.vector)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Begin an episode."""
+        """Start an episode."""
         if not self.alone:
             raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
         observations, _ = call(self.vector, "reset", seed=seed)
@@ -90,35 +90,35 @@ class One(gym.Env):
         return as_numpy(observations)[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one step; the observation is the episode's own, also where the vector has begun the next."""
+        """Take one step; the observation belongs to the current episode, even if the vector has started the next."""
         actions = action[None] if self.device is None else torch.as_tensor(action[None], device=self.device)
-        observations, *told, infos = call(self.vector, "step", actions)
+        observations, *values, infos = call(self.vector, "step", actions)
         name, kinds = task_name(self.vector), ("rewards", "flags", "flags")
         reward, terminated, truncated = (
             numbers(part, (1,), "float64", None, f"environment: {name} returned {kind}").item()
-            for part, kind in zip(told, kinds, strict=True)
+            for part, kind in zip(values, kinds, strict=True)
         )
         if (terminated or truncated) and autoreset_mode(self.vector) == AutoresetMode.SAME_STEP:
             observations = final(infos, name)
         return as_numpy(observations[0]), reward, bool(terminated), bool(truncated), {}
 
     def close(self) -> None:
-        """Close the vector, unless it trains."""
+        """Close the vector, unless it is the training vector."""
         if self.alone:
             self.vector.close()
 
 
 class BatchedEnvs:
-    """All E environments of K learners in one ``VectorEnv``, learner by learner; an ended episode starts anew.
+    """All E environments of K learners in one ``VectorEnv``, learner by learner; episodes reset automatically.
 
-    Where it gives tensors these stay on their device: observations, rewards and actions. Which episodes ended is asked
-    for on the processor at every step.
+    If it returns tensors, observations, rewards and actions stay on their device. Flags of ended episodes are copied to
+    the CPU at every step.
 
     Args:
         vector: the environments.
         learners: number of learners K.
         folders: one folder per learner for its ``monitor.csv``, or None to write none.
-        append: go on writing an existing ``monitor.csv``.
+        append: append to an existing ``monitor.csv``.
     """
 
     def __init__(self, vector: VectorEnv, learners: int, folders: list[Path] | None, append: bool = False) -> None:
@@ -129,7 +129,7 @@ class BatchedEnvs:
         self.several_seeds = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         self.begun, self.seeds, self.device = time.time(), [0] * self.num_envs, torch.device("cpu")
         self.tensors = False
-        """Whether the vector speaks in tensors."""
+        """Whether the vector takes and returns tensors."""
         self.returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         self.logs = []
         if folders is not None:
@@ -139,13 +139,13 @@ class BatchedEnvs:
         self.actor_in: Callable[[int], int] = lambda e: e * learners // self.num_envs
 
     def credit(self, actor_in: Callable[[int], int]) -> None:
-        """Write every episode into the log of the learner that acted in it, which ``actor_in`` says of environments."""
+        """Log every episode to the learner that acted in it; ``actor_in`` maps an environment to its learner."""
         self.actor_in = actor_in
 
     def start(self, seeds: list[int]) -> Array:
-        """Begin the first episode of every environment; returns observations ``(E, O)``.
+        """Start the first episode of every environment; returns observations ``(E, O)``.
 
-        Gymnasium's own vectors get every environment's seed; others the first one, from which they make the rest.
+        Gymnasium's own vectors get a seed per environment; others only the first, from which they derive the rest.
         """
         observations, _ = call(self.vector, "reset", seed=seeds if self.several_seeds else seeds[0])
         self.tensors = not isinstance(observations, np.ndarray)
@@ -160,22 +160,22 @@ class BatchedEnvs:
         return self._kept(observations)
 
     def advance(self, actions: Array, scaled: bool) -> Step:
-        """Step every environment with actions ``(E, A)``, in [-1, 1] where they are ``scaled``.
+        """Step every environment with actions ``(E, A)``, in [-1, 1] if ``scaled``.
 
         Raises:
-            TaskError: the vector raised, or returned something of another shape.
+            TaskError: the vector raised, or returned values of another shape.
         """
-        asked: Any = torch.as_tensor(actions, device=self.device) if self.tensors else as_numpy(actions)
-        sent = self.action_scale.to_env(asked) if scaled else self.action_scale.clip(asked)
+        own: Any = torch.as_tensor(actions, device=self.device) if self.tensors else as_numpy(actions)
+        sent = self.action_scale.to_env(own) if scaled else self.action_scale.clip(own)
         observations, rewards, *flags, infos = call(self.vector, "step", sent)
         observations = following = self._kept(observations)
-        device, says = self.device if self.tensors else None, f"environment: {self.name} returned"
-        rewards = numbers(rewards, self.shape[:1], "float64", device, f"{says} rewards")
-        ended, cut = (as_numpy(numbers(flag, self.shape[:1], "bool", None, f"{says} flags")) for flag in flags)
+        device, source = self.device if self.tensors else None, f"environment: {self.name} returned"
+        rewards = numbers(rewards, self.shape[:1], "float64", device, f"{source} rewards")
+        ended, cut = (as_numpy(numbers(flag, self.shape[:1], "bool", None, f"{source} flags")) for flag in flags)
         dones, cut = ended | cut, cut & ~ended
         self.returns += rewards
         self.lengths += 1
-        told = [NOTHING] * self.num_envs
+        episode_infos = [NOTHING] * self.num_envs
         if dones.any():
             which = np.flatnonzero(dones)
             if self.mode == AutoresetMode.SAME_STEP:
@@ -184,11 +184,11 @@ class BatchedEnvs:
                 mask = torch.from_numpy(dones).to(self.device) if self.tensors else dones.copy()
                 observations = self._kept(call(self.vector, "reset", options={"reset_mask": mask})[0])
             for e in which:
-                told[e] = self._ended(int(e), following, bool(cut[e]), infos)
-        return Step(asked, observations, rewards, dones, told, following, cut)
+                episode_infos[e] = self._ended(int(e), following, bool(cut[e]), infos)
+        return Step(own, observations, rewards, dones, episode_infos, following, cut)
 
     def _ended(self, e: int, last: Array, cut: bool, infos: dict[str, Any]) -> dict[str, Any]:
-        """The ``info`` of an episode that ended, as SB3's Monitor and vectors tell it; its counters begin anew."""
+        """The ``info`` of an ended episode, with the keys of SB3's Monitor and VecEnvs; resets its counters."""
         taken = round(time.time() - self.begun, 6)
         episode = {"r": round(float(self.returns[e]), 6), "l": int(self.lengths[e]), "t": taken}
         self.returns[e], self.lengths[e] = 0.0, 0
@@ -209,7 +209,7 @@ class BatchedEnvs:
             log.close()
 
     def state(self) -> dict[str, Any]:
-        """The vector in the middle of its episodes, as far as it is plain values, and what was counted."""
+        """State of the vector in the middle of its episodes, as far as it is plain values, and episode counters."""
         copies = getattr(self.vector.unwrapped, "envs", [])
         return {
             "vector": get_env_state(self.vector),  # type: ignore[arg-type]
@@ -219,14 +219,14 @@ class BatchedEnvs:
         }
 
     def unsaved(self) -> list[str]:
-        """What ``state`` cannot hold: where there is something, a run goes on with new episodes."""
+        """Names of what ``state`` cannot hold; if there are any, a resumed run starts new episodes."""
         copies = getattr(self.vector.unwrapped, "envs", [])
         known = ("env_fns", "envs") if copies else ()
         own = [name for name in unsaved_state(self.vector) if name.split(".")[-1] not in known]  # type: ignore[arg-type]
         return own + [name for env in copies[:1] for name in unsaved_state(env)]
 
     def restore(self, saved: dict[str, Any], observations: Array) -> Array:
-        """Go on from a saved state, in which the latest observations were these ``(E, O)``."""
+        """Continue from a saved state whose latest observations were ``observations`` ``(E, O)``."""
         set_env_state(self.vector, saved["vector"])  # type: ignore[arg-type]
         for env, state in zip(getattr(self.vector.unwrapped, "envs", []), saved["envs"], strict=True):
             set_env_state(env, state)
@@ -245,11 +245,11 @@ def _parameters(function: Any) -> list[str]:
 
 
 def _checked(vector: VectorEnv) -> VectorEnv:
-    """The vector, its observations laid out flat.
+    """Check a vector, and flatten its observations.
 
     Raises:
-        PolicyKDError: it has a moving scale, or steps that are no transitions: names the wrapper to take away, or the
-            modes that can be learnt from.
+        PolicyKDError: it normalises by running statistics, or some steps are not transitions: names the wrapper to
+            remove, or the supported modes.
     """
     refuse_moving_scales(vector, task_name(vector))
     check_mode(vector)

@@ -1,4 +1,4 @@
-"""What policykd relies on at every step of a task, checked where the task is made: one line where it is not so."""
+"""Checks a task against Gymnasium's interface at every step; each violation is a one-line error."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TaskError(PolicyKDError):
     """A task raised or broke Gymnasium's interface in the middle of a run."""
 
     env: int | None = None
-    """Which environment of the training, where one of them did."""
+    """Index of the training environment that raised, if any."""
 
 
 class CheckedTask(gym.Wrapper):
-    """A task as its author wrote it, held to Gymnasium's interface; it has no state of its own.
+    """Wraps a user's task and checks it against Gymnasium's interface; stateless.
 
-    Observations and infos are copies (some tasks change one array in place), rewards are floats and flags are bools.
+    Observations and infos are copied (some tasks update an array in place), rewards become floats and flags bools.
 
     Args:
         env: the task with all its wrappers.
@@ -40,18 +40,18 @@ class CheckedTask(gym.Wrapper):
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
-        """How the task itself is made: this wrapper is not part of it."""
+        """Spec of the task itself, without this wrapper."""
         return self.env.spec
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode.
+        """Start an episode.
 
         Raises:
-            TaskError: the task raised, or returned something else than an observation and an info.
+            TaskError: the task raised, or did not return an observation and an info.
         """
         try:
             result = self.env.reset(**options)
-        except TaskError:  # of a vector that is seen as one environment
+        except TaskError:  # from a vector wrapped as a single environment
             raise
         except Exception as error:
             takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
@@ -66,7 +66,7 @@ class CheckedTask(gym.Wrapper):
         """Take one step.
 
         Raises:
-            TaskError: the task raised, or returned something else than Gymnasium's five values.
+            TaskError: the task raised, or did not return Gymnasium's five values.
         """
         try:
             result = self.env.step(action)
@@ -126,7 +126,7 @@ class CheckedTask(gym.Wrapper):
 
 
 def as_number(value: Any) -> float | None:
-    """One number as a float, also out of an array or tensor; None where it is something else, as text is."""
+    """A number, or an array or tensor of one, as a float; None for anything else, such as text."""
     try:
         number = (value if hasattr(value, "item") else np.asarray(value)).item()
         return None if isinstance(number, str | bytes) else float(number)
@@ -135,10 +135,10 @@ def as_number(value: Any) -> float | None:
 
 
 def note_success(episode: dict[str, Any], info: Any, e: int | None = None) -> None:
-    """Note a task's ``is_success`` in what is told of an episode, where it is a number; ``e``: where in a vector."""
+    """Copy a task's ``is_success`` from ``info`` to the episode's record, if it is a number; ``e`` indexes a vector."""
     try:
-        said = e is None or "_is_success" not in info or info["_is_success"][e]  # Gymnasium's mask of who did
-        number = as_number(info["is_success"] if e is None else info["is_success"][e]) if said else None
+        given = e is None or "_is_success" not in info or info["_is_success"][e]  # Gymnasium's mask of valid entries
+        number = as_number(info["is_success"] if e is None else info["is_success"][e]) if given else None
     except (KeyError, IndexError, TypeError):
         return
     if number is not None and math.isfinite(number):
@@ -146,7 +146,7 @@ def note_success(episode: dict[str, Any], info: Any, e: int | None = None) -> No
 
 
 def build(factory: Callable[[], Any], name: str) -> Any:
-    """What a user's function makes, without MuJoCo's prints.
+    """Call a user's function that makes a task, without MuJoCo's prints.
 
     Raises:
         PolicyKDError: it fails.
@@ -156,11 +156,11 @@ def build(factory: Callable[[], Any], name: str) -> Any:
 
 
 def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
-    """A function that makes a new instance of the task at every call, held to Gymnasium's interface.
+    """A function that makes a new, checked instance of the task at every call.
 
     Args:
         factory: a user's function, or one that makes a registered id.
-        name: what to call the task where it cannot be made.
+        name: name of the task for errors.
     """
     latest: Callable[[], Any] = lambda: None  # noqa: E731
 
@@ -189,17 +189,17 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
 
 
 def try_out(env: gym.Env) -> None:
-    """Take one step, so that a task that cannot work says so before a run begins.
+    """Take one step, so that a broken task fails before a run begins.
 
     Raises:
-        TaskError: it raised, or broke Gymnasium's interface.
+        TaskError: it raised, or violated Gymnasium's interface.
     """
     env.reset(seed=0)
     env.step(env.action_space.sample())
 
 
 def not_a_task(value: Any) -> str:
-    """What was handed in instead of an environment, and what to hand in, as the end of an error line."""
+    """What was passed instead of an environment, and what to pass, as the end of an error line."""
     if isinstance(value, gym.vector.VectorEnv) or hasattr(value, "num_envs"):  # Gymnasium's and SB3's vectors
         return (
             f"a {type(value).__name__}, which holds several environments, where a single one is needed: hand in an id, "
@@ -212,7 +212,7 @@ def not_a_task(value: Any) -> str:
 
 
 def layers(env: Any) -> Iterator[Any]:
-    """The environment and what it wraps, from the outside to the task itself."""
+    """The environment and all that it wraps, from the outermost wrapper to the task itself."""
     yield env
     while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
         env = env.env
@@ -220,16 +220,16 @@ def layers(env: Any) -> Iterator[Any]:
 
 
 def task_name(env: gym.Env | gym.vector.VectorEnv) -> str:
-    """The task's id, or the name of its class; of a vector of copies that of a copy."""
+    """The task's id, or the name of its class; for a vector of copies that of a copy."""
     base = env.unwrapped
-    spec = env.spec or base.spec  # the latter of a vector that is seen as one environment
+    spec = env.spec or base.spec  # the latter for a vector wrapped as a single environment
     if spec is None and isinstance(base, gym.vector.SyncVectorEnv):
         return task_name(base.envs[0])
     return type(base).__name__ if spec is None else spec.id
 
 
 def kind_of(value: Any) -> str:
-    """A value in a few words."""
+    """Short description of a value's type."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     if isinstance(value, tuple | list):

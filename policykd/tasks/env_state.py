@@ -1,7 +1,7 @@
 """Exact saving and restoring of one Gymnasium environment in the middle of an episode, without pickle.
 
-The rule: every attribute of the environment and of each wrapper around it that is a plain value is saved; what two of
-them hold, and an array with a view into it, stay one (``shared_state``).
+Every attribute of the environment and of each wrapper around it that is a plain value is saved; objects held by two of
+them, and an array with its views, remain shared (``shared_state``).
 Plain values are None, bool, int, float, str, numpy arrays and scalars, and lists, tuples, dicts and deques
 of these. Three kinds of object are saved too, and restored in place: numpy generators, the generators of
 spaces, and MuJoCo's ``MjData`` with all its derived quantities (Ant and Humanoid read some of them, left from
@@ -25,7 +25,7 @@ from policykd.tasks.shared_state import Shared, live, view_in, viewed, whole_of
 
 _SCALARS = (type(None), bool, int, float, str)
 
-# What a constructor was told or opened, and caches of it: the new environment keeps its own.
+# Constructor arguments, opened resources, and caches of these: the new environment keeps its own.
 _AS_BUILT = {
     *("env", "spec", "_cached_spec", "metadata", "_metadata"),
     *("_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"),
@@ -53,7 +53,7 @@ def get_env_state(env: gym.Env) -> dict[str, Any]:
 
 
 def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
-    """Bring an environment, built in the same way, to a state from `get_env_state`.
+    """Restore a state from `get_env_state` in an environment built in the same way.
 
     It then continues bit for bit as the saved one: observations, rewards, flags and later resets. No reset is
     needed before. Objects in ``env`` that are not plain values stay.
@@ -67,7 +67,7 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     """
     layers, entries = list(_layers(env)), state["layers"]
     if not any(isinstance(layer, gym.wrappers.PassiveEnvChecker) for layer in layers):
-        # Instances were once made again with Gymnasium's checker, which has no part in what the task does.
+        # Older runs have Gymnasium's checker, which does not affect the task.
         entries = [entry for entry in entries if entry["class"] != "PassiveEnvChecker"]
     here, saved = [type(layer).__name__ for layer in layers], [entry["class"] for entry in entries]
     if here != saved:
@@ -77,7 +77,7 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
     for layer, entry in zip(layers, entries, strict=True):
         unsaved = _scan(layer, Shared([]))[1]
         for name, value in entry["attributes"].items():
-            # An object, such as an open window, is never replaced by a plain value, nor what was built by a saved one.
+            # Never replace an object, such as an open window, by a plain value, nor what was built by a saved value.
             if name not in unsaved and name not in _AS_BUILT:
                 vars(layer)[name] = _decode(value, vars(layer).get(name), made)
 
@@ -96,7 +96,7 @@ def unsaved_state(env: gym.Env) -> list[str]:
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
-    """Yield the environment and what it wraps, without policykd's own check, which has no state."""
+    """Yield the environment and all that it wraps, without policykd's stateless ``CheckedTask``."""
     return (layer for layer in layers(env) if not isinstance(layer, CheckedTask))
 
 
@@ -117,7 +117,7 @@ def _scan(layer: gym.Env, shared: Shared) -> tuple[dict[str, Any], list[str]]:
 
 
 def _encode(value: Any, shared: Shared) -> Any:
-    """A value as ``_plain``; where others hold it, too, once, and then by its number."""
+    """Encode a value as ``_plain`` does; a shared value only once, and then by its number."""
     number = shared.number(value)
     if number is None:
         return _plain(value, shared)
@@ -168,9 +168,9 @@ def _plain(value: Any, shared: Shared) -> Any:
 
 
 def _decode(value: Any, current: Any, made: dict[int, Any]) -> Any:
-    """Return the value that was encoded; ``current``, where it is such an object, is changed in place.
+    """Return the encoded value; if ``current`` is an object of that kind, it is changed in place.
 
-    ``made`` are the values that others hold, too, by number.
+    ``made`` holds shared values by number.
     """
     if isinstance(value, np.ndarray):
         return value.copy()
@@ -214,7 +214,7 @@ def _decode(value: Any, current: Any, made: dict[int, Any]) -> Any:
 
 
 def _part(current: Any, key: Any) -> Any:
-    """What a container of now has in that place; None where it has none."""
+    """The entry of a current container at ``key``; None if there is none."""
     try:
         return current[key]
     except (TypeError, LookupError):
@@ -244,7 +244,7 @@ def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData
 def _fields(model: mujoco.MjModel) -> tuple[str, ...]:
     """Name the arrays of a model's ``MjData`` that outlive a step.
 
-    Contacts and constraint rows live in an arena that each step refills: they have no memory in a fresh
+    Contacts and constraint rows live in an arena that each step refills: they have no storage in a fresh
     ``MjData``, where the bindings return arrays of their own instead of views. Integers are left out: each step
     recomputes them, and MuJoCo follows some of them as addresses without a check, which no file may choose.
     """

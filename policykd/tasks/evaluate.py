@@ -1,4 +1,4 @@
-"""Deterministic evaluation of all learners at once, apart from training."""
+"""Deterministic evaluation of all learners at once, separate from training."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates every learner on its own environment, with seeds apart from those of training.
+    """Evaluates every learner on its own environment, with other seeds than training.
 
-    The start of episode e of evaluation n depends on (seed, n, e) only: nothing is carried from one evaluation to the
-    next, training's generators are never touched, and the peers of a group meet the same starts.
+    The initial state of episode e of evaluation n depends on (seed, n, e) only: nothing carries over from one
+    evaluation to the next, training's generators are never used, and the peers of a group get the same initial states.
 
     Args:
         factory: makes one environment.
@@ -63,13 +63,13 @@ class Evaluator:
             act: the learners' deterministic policies.
             n_episodes: episodes per learner.
             seeds: the seed of every learner's group ``(K,)``.
-            number: which evaluation this is; another number gives other starts.
+            number: index of this evaluation; it determines the initial states.
 
         Returns:
-            returns and lengths; the returns of a learner whose actions are not finite are NaN.
+            returns and lengths; returns are NaN for a learner whose actions are not finite.
 
         Raises:
-            TaskError: the task raised or broke the interface, or a number is not finite.
+            TaskError: the task raised or violated the interface, or returned values that are not finite.
         """
         starts: list[list[int]] = [
             [env_seed(seed, 0, "evaluation", number, e) for e in range(n_episodes)] for seed in seeds
@@ -80,12 +80,12 @@ class Evaluator:
         observations = np.stack([self._reset(k, starts[k][0]) for k in range(learners)])
         self.starts[:] = True
         while (playing := np.flatnonzero(episode < n_episodes)).size:
-            said = act(observations)
-            actions = self.to_env(said)  # of a choice that is NaN a number, too
+            outputs = act(observations)
+            actions = self.to_env(outputs)  # a discrete action even if outputs are NaN
             self.starts[:] = False
-            diverged = ~np.isfinite(said).reshape(learners, -1).all(1)
+            diverged = ~np.isfinite(outputs).reshape(learners, -1).all(1)
             for k in playing:
-                if diverged[k]:  # its other learners are measured all the same
+                if diverged[k]:  # the other learners are evaluated all the same
                     returns[k, episode[k] :], episode[k] = np.nan, n_episodes
                     continue
                 observations[k], reward, ended = self._step(int(k), actions[k], int(lengths[k, episode[k]]) + 1)
@@ -122,13 +122,13 @@ class Evaluator:
 
 
 def refuse_unless_finite(name: str, when: str, observation: np.ndarray, reward: float = 0.0) -> None:
-    """Stop before a NaN or infinity of a task is taken for a return or reaches a policy.
+    """Raise before a task's NaN or infinity counts as a return or reaches a policy.
 
     Args:
-        name: of the task.
-        when: did it return them.
-        observation: as policies see it, float32.
-        reward: of the step before it.
+        name: name of the task.
+        when: the call that returned the values, for the error.
+        observation: as policies read it, float32.
+        reward: of the step that led to it.
 
     Raises:
         TaskError: one of them is not finite.
@@ -139,13 +139,13 @@ def refuse_unless_finite(name: str, when: str, observation: np.ndarray, reward: 
 
 
 def episode_limit(env: gym.Env) -> int | None:
-    """Steps after which an episode counts as it is; None where the task has a time limit of its own."""
+    """Steps after which an episode is cut off; None if the task has its own time limit."""
     timed = any(isinstance(layer, gym.wrappers.TimeLimit) for layer in layers(env))
     return None if timed else EPISODE_LIMIT
 
 
 def too_long(name: str, steps: int, limit: int | None) -> bool:
-    """Whether an episode that does not end counts as it is after so many steps; it is said once per task."""
+    """Whether an endless episode is to be cut off after this many steps; warns once per task."""
     if limit is None or steps < limit:
         return False
     _warn_endless(name, limit)
@@ -154,7 +154,7 @@ def too_long(name: str, steps: int, limit: int | None) -> bool:
 
 @functools.cache
 def _warn_endless(name: str, limit: int) -> None:
-    """Say once per task that its episodes do not end."""
+    """Warn once per task that its episodes do not end."""
     log.warning(
         "environment: an episode of %s did not end within %s steps and counts as it is up to there: give the task a "
         "TimeLimit, or n_eval_episodes=0 to train without evaluation (a teacher plays teacher_episodes, at least 1)",

@@ -1,4 +1,4 @@
-"""Tasks whose observations are laid out as vectors: the one place where dicts and boxes of several axes become flat."""
+"""Flattens observations: the only place where dicts and boxes of several axes become vectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from policykd.tasks.groups import Groups, OwnSpace, flatten, in_turn, laid_out, 
 
 
 def is_laid_out(space: gym.Space) -> TypeGuard[OwnSpace]:
-    """Whether observations become vectors here: dicts, and what SB3's ``MlpPolicy`` flattens, which no images are."""
+    """Whether observations are flattened here: dicts, and what SB3's ``MlpPolicy`` flattens, so not images."""
     several = isinstance(space, spaces.Box) and len(space.shape) > 1
     return isinstance(space, spaces.Dict) or (several and not is_image_space(space))
 
 
 def is_combined(space: OwnSpace | None) -> TypeGuard[OwnSpace]:
-    """Whether SB3's ``MlpPolicy`` or ``MultiInputPolicy`` lays out a task's own observations as is done here.
+    """Whether SB3's ``MlpPolicy`` or ``MultiInputPolicy`` flattens a task's observations in the same way.
 
-    Of dicts, those of one level whose groups are boxes, none of them an image; ``CombinedExtractor`` keeps groups by
-    names in torch's ``ModuleDict``, which takes no dots and none of its own attributes.
+    True for dicts of one level whose groups are boxes but not images; ``CombinedExtractor`` keeps groups by name in
+    torch's ``ModuleDict``, whose keys may contain no dots and not be its attributes.
     """
     if not isinstance(space, spaces.Dict):
         return space is not None
@@ -37,7 +37,7 @@ def is_combined(space: OwnSpace | None) -> TypeGuard[OwnSpace]:
 
 
 class FlatObservation(gym.ObservationWrapper):
-    """A task whose observations, dicts or of several axes, are laid out; ``observation_groups`` are those of a dict."""
+    """Flattens observations that are dicts or have several axes; ``observation_groups`` are those of a dict."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -46,22 +46,22 @@ class FlatObservation(gym.ObservationWrapper):
 
     @property
     def own(self) -> OwnSpace:
-        """The space of the task's own observations."""
+        """The task's original observation space."""
         assert isinstance(self.env.observation_space, OwnSpace)
         return self.env.observation_space
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
-        """How the task itself is made: this wrapper is no part of it."""
+        """Spec of the task itself, without this wrapper."""
         return self.env.spec
 
     def observation(self, observation: Any) -> np.ndarray:
-        """The task's own observation as a vector ``(O,)``."""
+        """Flatten the task's observation to a vector ``(O,)``."""
         return flatten(self.own, observation)
 
 
 class FlatVector(VectorWrapper):
-    """A vector of environments whose observations ``FlatObservation`` lays out; tensors stay so."""
+    """``FlatObservation`` for a ``VectorEnv``; tensors remain tensors."""
 
     def __init__(self, env: VectorEnv) -> None:
         super().__init__(env)
@@ -71,24 +71,24 @@ class FlatVector(VectorWrapper):
 
     @property
     def own(self) -> OwnSpace:
-        """The space of one environment's own observations."""
+        """The original observation space of one environment."""
         assert isinstance(self.env.single_observation_space, OwnSpace)
         return self.env.single_observation_space
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; observations ``(E, O)``."""
+        """Start episodes; returns observations ``(E, O)``."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return self._laid_out(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step; ``final_obs`` is laid out, too."""
+        """Take a step; ``final_obs`` is flattened, too."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         if infos and "final_obs" in infos:
             infos = {**infos, "final_obs": self._last(infos["final_obs"])}
         return self._laid_out(observations), rewards, terminated, truncated, infos
 
     def _last(self, final: Any) -> Any:
-        """Last observations as an array ``(E, O)``, or each where there is one."""
+        """Flatten final observations: an array ``(E, O)``, or one entry per ended episode."""
         if isinstance(final, Mapping | Tensor):
             return self._laid_out(final)
         rows = np.full(self.num_envs, None, object)
@@ -101,13 +101,13 @@ class FlatVector(VectorWrapper):
         while isinstance(first, Mapping):
             first = next(iter(first.values()))
         if not isinstance(first, np.ndarray | Tensor):
-            return first  # of another library: whoever steps the vector says what to do
+            return first  # from another library: the caller that steps the vector reports it
         return laid_out(self.own, observations)
 
 
 def _flat(space: OwnSpace) -> tuple[Groups | None, spaces.Box]:
-    """Where the groups of a dict lie (those of a box the task tells), and the space of the vectors."""
-    groups = None  # first: it refuses dicts of what has no one length
+    """Columns of a dict's groups (None for a box, whose groups the task names), and the flat space."""
+    groups = None  # before flattening: ``leaves`` refuses dicts with entries of variable length
     if not isinstance(space, spaces.Box):
         groups = in_turn({name: spaces.flatdim(part) for name, part in leaves(space)})
     flat = spaces.flatten_space(space)
@@ -117,7 +117,7 @@ def _flat(space: OwnSpace) -> tuple[Groups | None, spaces.Box]:
 
 
 def own_space(env: gym.Env) -> OwnSpace | None:
-    """The space of a task's own observations, where they are laid out; None where it gives vectors."""
+    """A task's original observation space if it was flattened; None if observations are vectors already."""
     layer: Any = env
     while not isinstance(layer, FlatObservation | FlatVector):
         if not isinstance(layer, gym.Wrapper | VectorWrapper) and not hasattr(layer, "vector"):

@@ -1,9 +1,8 @@
-"""Named groups of a task's observation; dicts of observations, and boxes of several axes, as a vector by one rule.
+"""Named groups of an observation, and how dicts and boxes of several axes are flattened to a vector.
 
-The rule: groups follow one another in the order of their ``Dict`` space (Gymnasium sorts a plain dict's keys), a dict
-within a dict in its own turn, and a group is called by the path to it (``robot/joints``). A Box is laid out row by
-row, Discrete and MultiDiscrete are one-hot. It is that of Gymnasium's ``FlattenObservation`` and of SB3's
-``CombinedExtractor``.
+Groups are concatenated in the order of their ``Dict`` space (Gymnasium sorts a plain dict's keys), nested dicts
+recursively, and a group's name is its path (``robot/joints``). A Box is flattened in row-major order, Discrete and
+MultiDiscrete are one-hot. This is the order of Gymnasium's ``FlattenObservation`` and SB3's ``CombinedExtractor``.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError, nearest
 
 Groups = dict[str, tuple[int, ...]]
-"""Columns of a flat observation by the group's name."""
+"""Columns of a flat observation by group name."""
 OwnSpace = spaces.Dict | spaces.Box
-"""Observations of a task that are laid out flat: a dict, or a box of several axes."""
+"""Spaces whose observations are flattened: a dict, or a box of several axes."""
 
 
 def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]]:
     """Name and space of every group, in order.
 
     Raises:
-        PolicyKDError: a group is none of numbers.
+        PolicyKDError: a group is not numeric.
     """
     for key, part in space.spaces.items():
         name = f"{path}{key}"
@@ -54,10 +53,10 @@ def flatten(space: OwnSpace, observation: Any) -> np.ndarray:
 
 
 def as_rows(space: OwnSpace | None, observation: Any) -> np.ndarray:
-    """Observations as a task of this space gives them, or laid out already, as ``(..., O)``, float32.
+    """Flatten observations of this space, or accept flat ones, as ``(..., O)``, float32.
 
     Raises:
-        ValueError: as of ``laid_out``.
+        ValueError: as for ``laid_out``.
     """
     if isinstance(space, spaces.Dict) and isinstance(observation, Mapping):
         return flatten(space, observation)
@@ -68,12 +67,12 @@ def as_rows(space: OwnSpace | None, observation: Any) -> np.ndarray:
 
 
 def laid_out(space: OwnSpace, observation: Any, path: str = "") -> Array:
-    """One observation of a task as a vector ``(O,)``, or n observations as ``(n, O)``, float32.
+    """Flatten one observation of a task to ``(O,)``, or n observations to ``(n, O)``, float32.
 
     Tensors stay on their device.
 
     Raises:
-        ValueError: a group is missing, or something has another shape than its space.
+        ValueError: a group is missing, or a shape does not fit the space.
     """
     if isinstance(space, spaces.Dict):
         joined = _joined(_parts(space, observation, path))
@@ -83,7 +82,7 @@ def laid_out(space: OwnSpace, observation: Any, path: str = "") -> Array:
 
 
 def _parts(space: spaces.Dict, observation: Any, path: str) -> Iterator[Array]:
-    """The groups of a dict, each laid out."""
+    """The groups of a dict, each flattened."""
     for key, part in space.spaces.items():
         name = f"{path}{key}"
         if not isinstance(observation, Mapping) or key not in observation:
@@ -99,7 +98,7 @@ def _array(value: Any) -> Array:
 
 
 def _joined(each: Iterable[Array]) -> Array:
-    """Parts side by side; where one is a tensor, on its device."""
+    """Concatenate parts; if one is a tensor, on its device."""
     parts = list(each)
     device = next((part.device for part in parts if isinstance(part, Tensor)), None)
     if device is None:
@@ -108,7 +107,7 @@ def _joined(each: Iterable[Array]) -> Array:
 
 
 def _rows(what: str, space: gym.Space, value: Array) -> Array:
-    """One group ``(*shape)`` as ``(o,)``, or n of it as ``(n, o)``."""
+    """Flatten a group ``(*shape)`` to ``(o,)``, or n of it to ``(n, o)``."""
     shape = space.shape or ()
     lead = value.ndim - len(shape)
     if lead not in (0, 1) or value.shape[lead:] != shape:
@@ -123,7 +122,7 @@ def _rows(what: str, space: gym.Space, value: Array) -> Array:
 
 
 def _hot(count: int, places: Array) -> Array:
-    """Places ``(...)`` as ``(..., count)``, true there alone."""
+    """One-hot encoding ``(..., count)`` of indices ``(...)``."""
     if isinstance(places, Tensor):
         return torch.arange(count, device=places.device) == places[..., None]
     hot: np.ndarray = np.arange(count) == places[..., None]
@@ -131,7 +130,7 @@ def _hot(count: int, places: Array) -> Array:
 
 
 def unflatten(space: OwnSpace, rows: np.ndarray) -> Any:
-    """The n observations that ``(n, O)`` is, as the space has them; of what should be one-hot, the largest counts."""
+    """Inverse of ``laid_out`` for rows ``(n, O)``; one-hot groups take the index of the largest entry."""
     if isinstance(space, spaces.Box):
         return rows.astype(space.dtype).reshape(-1, *space.shape)
     observation: dict[str, Any] = {}
@@ -153,17 +152,17 @@ def unflatten(space: OwnSpace, rows: np.ndarray) -> Any:
 
 
 def groups_of(env: gym.Env | VectorEnv) -> Groups:
-    """The groups that a task itself tells: those of its dict, an attribute ``observation_groups``, MuJoCo's parts.
+    """The groups that a task itself names: those of its dict, of an attribute ``observation_groups``, or MuJoCo's.
 
     MuJoCo's v5 tasks have ``qpos``, ``qvel`` and others (``observation_structure``). A vector that names none has the
-    groups of the environments that it copies. In a wrapper that shows another number of columns there are none.
+    groups of the environments it copies. Behind a wrapper that changes the number of columns there are none.
     """
     size = _length(env)
     layer: Any = env
     while True:
         own = getattr(layer, "observation_groups", None)
         if isinstance(own, Mapping):
-            if _length(layer) not in (size, None):  # of columns that a wrapper has moved
+            if _length(layer) not in (size, None):  # a wrapper has moved its columns
                 return {}
             return {str(name): tuple(int(column) for column in columns) for name, columns in own.items()}
         if not isinstance(layer, gym.Wrapper | VectorWrapper):
@@ -178,17 +177,17 @@ def groups_of(env: gym.Env | VectorEnv) -> Groups:
 
 
 def _length(env: gym.Env | VectorEnv) -> int | None:
-    """How many numbers an observation of one environment has, where its space has a shape."""
+    """Length of one environment's flat observation; None if its space has no shape."""
     shape = getattr(env, "single_observation_space", env.observation_space).shape
     return None if shape is None else math.prod(shape)
 
 
 def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """Columns of what names groups, columns or both, in the order in which it names them.
+    """Resolve names of groups, columns or both to columns, in the given order.
 
     Args:
         what: the setting, for errors.
-        chosen: a name, or several names and columns; ``robot`` names all groups below ``robot/``.
+        chosen: a name, or several names and columns; ``robot`` stands for all groups below ``robot/``.
         groups: columns by group.
 
     Raises:
@@ -208,6 +207,6 @@ def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str
 
 
 def in_turn(sizes: Mapping[str, int]) -> Groups:
-    """Groups of these sizes, one after the other."""
+    """Groups of these sizes in consecutive columns."""
     ends = list(accumulate(sizes.values()))
     return {name: tuple(range(end - n, end)) for (name, n), end in zip(sizes.items(), ends, strict=True)}

@@ -1,4 +1,4 @@
-"""A vector of environments of which learners see a part, or a stack of the latest parts."""
+"""A ``VectorEnv`` of which learners see a part of the observation, or a stack of the latest parts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from policykd.tasks.views import View
 
 
 class PartialEnvs(BatchedEnvs):
-    """``BatchedEnvs`` whose observations are what a view shows of them; all of it stays in ``full_observation``.
+    """``BatchedEnvs`` whose observations are mapped by a view; ``full_observation`` keeps the full ones.
 
     Args:
         vector: the environments.
-        view: what is seen.
-        learners: as of ``BatchedEnvs``, and so are the others.
-        folders: one folder per learner, or None.
-        append: whether to go on writing.
+        view: the part that learners see.
+        learners: as in ``BatchedEnvs``.
+        folders: as in ``BatchedEnvs``.
+        append: as in ``BatchedEnvs``.
     """
 
     full_observation: Array
-    """The latest observations, whole, ``(E, O)``."""
+    """The latest full observations ``(E, O)``."""
 
     def __init__(self, vector: VectorEnv, view: View, learners: int, folders: list[Path] | None, append: bool) -> None:
         super().__init__(vector, learners, folders, append)
@@ -37,13 +37,13 @@ class PartialEnvs(BatchedEnvs):
         """The latest parts of every episode, oldest first, ``(E, history, P)``."""
 
     def start(self, seeds: list[int]) -> Array:
-        """Begin the first episode of every environment; returns what is seen of it, ``(E, I)``."""
+        """Start the first episode of every environment; returns the learners' view of it, ``(E, I)``."""
         self.full_observation, self.parts = super().start(seeds), None
         self.parts = self._after(self.full_observation, np.ones(self.num_envs, bool))
         return self.parts.reshape(self.num_envs, -1)
 
     def advance(self, actions: Array, scaled: bool) -> Step:
-        """As of ``BatchedEnvs``; the ``info`` of an ended episode has ``full_observation``, its last one, whole."""
+        """As in ``BatchedEnvs``; the ``info`` of an ended episode has its last ``full_observation``."""
         step = super().advance(actions, scaled)
         parts = self._after(step.next_observations, np.zeros(self.num_envs, bool))
         following = parts.reshape(self.num_envs, -1)
@@ -58,20 +58,20 @@ class PartialEnvs(BatchedEnvs):
         return step._replace(observations=self.parts.reshape(self.num_envs, -1), next_observations=following)
 
     def _after(self, observations: Array, starts: np.ndarray) -> Array:
-        """The latest parts after one more observation, where some episodes start anew, ``(E, history, P)``."""
+        """The latest parts ``(E, history, P)`` after one more observation; episodes start where ``starts`` says."""
         if not isinstance(observations, Tensor):
             return self.view.push(self.view(observations), self.parts, starts)  # type: ignore[arg-type]
         begun = torch.from_numpy(starts).to(observations.device)
         return self.view.push_torch(self.view.of_torch(observations), self.parts, begun)  # type: ignore[arg-type]
 
     def state(self) -> dict[str, Any]:
-        """As of ``BatchedEnvs``, with what was seen."""
+        """As in ``BatchedEnvs``, with the latest parts."""
         assert self.parts is not None
         seen = {"full_observation": as_numpy(self.full_observation), "parts": as_numpy(self.parts)}
         return {**super().state(), **seen}
 
     def restore(self, saved: dict[str, Any], observations: Array) -> Array:
-        """As of ``BatchedEnvs``."""
+        """As in ``BatchedEnvs``."""
         seen = super().restore(saved, observations)
         parts = saved["full_observation"], saved["parts"]
         whole, latest = (

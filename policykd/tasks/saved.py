@@ -1,4 +1,4 @@
-"""A saved agent's content, checked before anything is made of it: agents and teachers read it here."""
+"""Reads and checks the content of a saved agent, for agents and teachers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from policykd.tasks.spaces import check_named
 
 
 def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint's content, where ``env`` is given if it must be.
+    """Read a checkpoint's content, and check that ``env`` is given if it is needed.
 
     Raises:
-        PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
+        PolicyKDError: the file is missing, damaged or foreign. No code in it is run.
     """
     path = as_path("load", path)
     if path.is_dir():
@@ -40,21 +40,21 @@ def read(path: str | Path, env: object) -> tuple[Path, dict[str, Any]]:
 
 
 def rename(config: dict[str, Any]) -> None:
-    """Bring a saved config to today's names: a factor of the teacher's variance was once called its temperature."""
+    """Update a saved config to current names: a factor of the teacher's variance was once called its temperature."""
     if "variance_scale" not in config and "teacher_std" in config:
         config["variance_scale"], config["temperature"] = config["temperature"], 1.0
 
 
 def check_content(loaded: dict[str, Any], path: Path) -> None:
-    """Refuse what no agent wrote, and settings that ask for larger networks than a file holds, before they are made.
+    """Refuse files not written by an agent, and settings of larger networks than the file holds, before making them.
 
     Raises:
-        PolicyKDError: a counter is not a number, or there are more learners, or wider layers, than numbers in the file.
+        PolicyKDError: a counter is not a number, or learners or layers are larger than the file could hold.
     """
     if type(loaded["num_timesteps"]) is not int or loaded["compile"] not in (True, False, "auto", "later"):
         raise PolicyKDError(f"checkpoint: {path} is damaged: its counters are no numbers")
     settings, numbers = loaded["settings"], sum(tensor.numel() for tensor in loaded["learner"].values())
-    own = settings["config"].get("network") is not None  # its size is its own affair
+    own = settings["config"].get("network") is not None  # the size of a custom network is not checked
     widths = [] if own else settings["config"]["net_arch"]
     learners = len(settings["seeds"]) * settings["peers"]
     if learners * max(1, sum(a * b for a, b in itertools.pairwise(widths))) > numbers:

@@ -1,4 +1,4 @@
-"""What attributes of a task have in common: one array under two names, or a view into it, is restored as one."""
+"""Shared attributes of a task: an array held under two names, or with views, remains shared when restored."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 
 class Shared:
-    """What several attributes hold, so that they hold the same again: containers, and arrays with views into them.
+    """Objects held by several attributes, so that they remain shared: containers, and arrays with views into them.
 
-    Views that are together less than their array, such as rows of a data set, are no reason to save all of it.
+    An array is not saved whole if its views cover less than it, such as some rows of a data set.
 
     Args:
         values: all attributes.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
-        self._met: dict[int, list[Any]] = {}  # by id: the whole, how often it was met, and bytes seen of it
+        self._met: dict[int, list[Any]] = {}  # by id: the whole, number of references, and bytes that these cover
         for value in values:
             self._meet(value)
         several = (
@@ -29,7 +29,7 @@ class Shared:
         self._numbers = {key: number for number, key in enumerate(several)}
         self.begun: set[int] = set()
         self.written: set[int] = set()
-        """Numbers whose values are being written, and were."""
+        """Numbers whose values are being written or have been."""
 
     def _meet(self, value: Any) -> None:
         whole = whole_of(value)
@@ -43,12 +43,12 @@ class Shared:
                 self._meet(item)
 
     def number(self, value: Any) -> int | None:
-        """The number of what holds a value that others hold, too."""
+        """The number of the shared object that holds a value; None if it is not shared."""
         return self._numbers.get(id(whole_of(value)))
 
 
 def whole_of(value: Any) -> Any:
-    """The container itself, or the array or tensor into which a value is a view; None for others."""
+    """The container itself, or the array or tensor that a value is a view of; None for others."""
     if type(value) in (list, deque, dict):
         return value
     whole = value
@@ -64,21 +64,21 @@ def whole_of(value: Any) -> Any:
 
 
 def view_in(value: Any, whole: Any) -> list[Any]:
-    """Where a view lies in its whole: offset, shape and strides, as NumPy or torch counts them."""
+    """Position of a view in its whole: offset, shape and strides, in NumPy's or torch's units."""
     if isinstance(value, torch.Tensor):
         return [value.storage_offset() - whole.storage_offset(), list(value.shape), list(value.stride())]
     return [value.ctypes.data - whole.ctypes.data, list(value.shape), list(value.strides)]
 
 
 def viewed(whole: Any, offset: int, shape: list[int], strides: list[int]) -> Any:
-    """The view that lies there; beyond the whole's memory it is an error."""
+    """The view at this position; an error if it exceeds the whole's memory."""
     if isinstance(whole, torch.Tensor):
         return whole.as_strided(shape, strides, offset)
     return np.ndarray(shape, whole.dtype, whole, offset, strides)
 
 
 def live(value: Any) -> bool:
-    """Whether an array shows memory of something else than an array, such as that of ``MjData``."""
+    """Whether an array is a view of memory that is not an array's, such as that of ``MjData``."""
     while isinstance(value, np.ndarray) and isinstance(value.base, np.ndarray):
         value = value.base
     return isinstance(value, np.ndarray) and value.base is not None

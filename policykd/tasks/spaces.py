@@ -1,4 +1,4 @@
-"""What task a user names, whether learners can work on it, and the scale of its actions."""
+"""Finds the task that a user names, checks its spaces, and scales its actions."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from policykd.tasks.contract import checked, layers, not_a_task, task_name
 EnvFactory = Callable[[], gym.Env]
 VectorFactory = Callable[[int], gym.vector.VectorEnv]
 AnyEnv = str | gym.Env | gym.vector.VectorEnv | EnvFactory | VectorFactory
-"""What agents train on: ``find_task`` and ``batched.find_vector`` say what each stands for."""
+"""What agents can train on; see ``find_task`` and ``batched.find_vector``."""
 A = TypeVar("A", np.ndarray, Tensor)
 
 
 class Vector(NamedTuple):
-    """A ``VectorEnv``, or what makes one."""
+    """A user's ``VectorEnv``, or function that makes one."""
 
     make: VectorFactory
-    """Of a number of environments."""
+    """Makes a vector with this number of environments."""
     num_envs: int | None
-    """How many the one that is there has; None: as many as are asked for."""
+    """Number of environments of an existing vector; None if any number can be made."""
 
 
 class Task(NamedTuple):
-    """An environment that can be made again and again."""
+    """An environment that can be made repeatedly."""
 
     env_id: str
-    """Its registered id with its version, ``module:id`` where a module must be imported first."""
+    """Its registered id with version, or ``module:id`` if a module must be imported first."""
     make: EnvFactory
     by_id: bool
-    """Whether the id alone says how to make it."""
+    """Whether the id alone suffices to make it."""
     vector: Vector | None = None
-    """How to make many at once, where the user hands in a ``VectorEnv``."""
+    """How to make many at once, if the user passed a ``VectorEnv``."""
     alone: bool = True
-    """Whether ``make`` makes one that can be played."""
+    """Whether the environment of ``make`` can be played."""
 
 
 def find_task(env: str | gym.Env | EnvFactory) -> Task:
-    """What a user's ``env`` names; what it makes is held to Gymnasium's interface (``contract.CheckedTask``).
+    """The task of a user's ``env``; its environments are checked against Gymnasium's interface (``CheckedTask``).
 
     Args:
         env: a registered id, an instance made from one (``gym.make``), or a function that makes an instance.
 
     Raises:
-        PolicyKDError: the id is not registered, the instance cannot be made again, or it is something else.
+        PolicyKDError: the id is not registered, the instance cannot be made again, or ``env`` is of another type.
     """
     if isinstance(env, str):
         env_id = _registered(env)
-        # Gymnasium's passive checker costs time at every step; training checks what it must see itself.
+        # Gymnasium's passive checker costs time at every step; ``checked`` covers what training relies on.
         return Task(env_id, checked(lambda: policykd_envs.make(env_id, disable_env_checker=True), env_id), True)
     if isinstance(env, gym.Env):
         spec = env.spec
@@ -80,7 +80,7 @@ def find_task(env: str | gym.Env | EnvFactory) -> Task:
 
 
 def _as_registered(spec: EnvSpec) -> bool:
-    """Whether the id alone makes the same: time limit, wrappers and all, but for Gymnasium's checker."""
+    """Whether the id alone makes the same environment, with time limit and wrappers, except Gymnasium's checker."""
     registered = gym.registry.get(spec.id)
     return registered is not None and registered == dataclasses.replace(
         spec, disable_env_checker=registered.disable_env_checker
@@ -93,20 +93,20 @@ def short_id(env_id: str) -> str:
 
 
 def foreign_module(env_id: str) -> str:
-    """The module that a task needs and that nobody has imported yet; empty where there is none."""
+    """The module that a task needs and that is not imported yet; empty if there is none."""
     module = env_id.rpartition(":")[0]
     return "" if module in sys.modules else module
 
 
 def check_named(env_id: object, where: object) -> None:
-    """Refuse a task that a file names, where making it would import a module: a file must not choose what is run.
+    """Refuse a task named in a file if making it would import a module: a file must not choose which code runs.
 
     Args:
-        env_id: what the file says.
-        where: the file.
+        env_id: the id in the file.
+        where: the file, for the error.
 
     Raises:
-        PolicyKDError: it is not text, or whoever reads the file has not imported its module.
+        PolicyKDError: it is not a string, or its module has not been imported yet.
     """
     if not isinstance(env_id, str):
         raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
@@ -118,14 +118,14 @@ def check_named(env_id: object, where: object) -> None:
 
 
 def _registered(env_id: str) -> str:
-    """The id with its version, its module imported."""
+    """Import the id's module, and return the id with its version."""
     module, colon, name = env_id.rpartition(":")
     if colon:
         if not all(part.isidentifier() for part in module.split(".")):
             raise PolicyKDError(f"environment: {env_id!r} names no module before its colon: write module:id")
         try:
             importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # a module of the user's own may fail in any way
+        except (Exception, SystemExit) as error:  # a user's module may fail in any way
             raise PolicyKDError(f"environment: {env_id} cannot be made: {one_line(error)}") from error
     if name not in gym.registry:
         versions = [known for known in gym.registry if known.rsplit("-v", 1)[0] == name]
@@ -136,11 +136,11 @@ def _registered(env_id: str) -> str:
 
 
 def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
-    """The observation and action space, if learners can work on them.
+    """The observation and action space, if they are supported.
 
     Raises:
-        PolicyKDError: the actions are neither a bounded box of floats nor a choice of one, the observations no vector,
-            or a wrapper keeps a moving scale.
+        PolicyKDError: actions are neither a bounded box of floats nor Discrete, observations are not a vector, or a
+            wrapper keeps running statistics.
     """
     observation_space, action_space, name = env.observation_space, env.action_space, task_name(env)
     refuse_moving_scales(env, name)
@@ -166,9 +166,9 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
 
 
 def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
-    """Refuse boxes that are not a bounded vector of floats, each with the wrapper that makes one of it.
+    """Refuse boxes that are not a bounded vector of floats, and name the wrapper that makes them one.
 
-    The wrappers are Gymnasium's, as code between backticks: the tests run it.
+    The wrappers are Gymnasium's, as code in backticks, which the tests run.
     """
     if not np.prod(space.shape):
         raise PolicyKDError(f"environment: {name} has actions of no numbers; there is nothing to learn")
@@ -199,7 +199,7 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
 
 
 def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None:
-    """Refuse wrappers with running statistics: each copy has its own, and the policy that is exported has none."""
+    """Refuse wrappers with running statistics: each copy has its own, and an exported policy has none."""
     for layer in layers(env):
         attributes = vars(layer)
         moves = any(type(value).__name__ == "RunningMeanStd" for value in attributes.values())
@@ -214,52 +214,52 @@ def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None
 
 
 ActionSpace = spaces.Box | spaces.Discrete
-"""Actions that learners can work on."""
+"""Supported action spaces."""
 
 
 def action_scale(space: ActionSpace) -> ActionScale | Choices:
-    """How learners' actions become those of the task."""
+    """The conversion of learners' actions to the task's."""
     return ActionScale(space) if isinstance(space, spaces.Box) else Choices(space)
 
 
 class Choices:
-    """Maps vectors with one number per action to the number of the action that the environment takes.
+    """Converts one-hot vectors to the environment's discrete actions.
 
-    Learners hold a choice as a vector of 1 at the action chosen and 0 elsewhere; of any vector the largest counts, so
-    a mean of several choices is their vote, and uniform noise chooses uniformly.
+    Learners hold discrete actions as one-hot vectors. For any vector the largest entry counts, so that the mean of
+    several actions is a majority vote, and uniform noise is a uniform choice.
 
     Args:
         space: the actions ``start``, ``start + 1``, ..., A of them.
     """
 
     bounds = (None, None)
-    """Smallest and largest action: a choice has none."""
+    """Smallest and largest action: none for discrete actions."""
     shape = ()
-    """Of an action of the environment."""
+    """Shape of an action of the environment."""
 
     def __init__(self, space: spaces.Discrete) -> None:
         self.size, self.start = int(space.n), int(space.start)
 
     def to_env(self, actions: A) -> A:
-        """Vectors ``(..., A)`` as numbers of actions ``(...)``, int64."""
+        """Vectors ``(..., A)`` to discrete actions ``(...)``, int64."""
         return self.start + actions.argmax(-1)
 
     clip = to_env
 
     def one_hot(self, actions: np.ndarray) -> np.ndarray:
-        """Numbers of actions ``(...)`` as vectors ``(..., A)``, float32."""
+        """Discrete actions ``(...)`` to one-hot vectors ``(..., A)``, float32."""
         return np.eye(self.size, dtype=np.float32)[np.asarray(actions, np.int64) - self.start]
 
     from_env = one_hot
 
 
 class ActionScale:
-    """Maps actions from [-1, 1], where learners live, to the units of the environment.
+    """Scales the learners' actions in [-1, 1] to the units of the environment.
 
-    It computes in the precision of the space: a float64 bound rounded to float32 could be overstepped.
+    Computes in the precision of the space: a float64 bound rounded to float32 could be exceeded.
 
     Args:
-        space: bounded box of floats ``(A,)``; low may equal high where an action cannot move.
+        space: bounded box of floats ``(A,)``; low may equal high for a constant action.
     """
 
     def __init__(self, space: spaces.Box) -> None:
@@ -273,22 +273,22 @@ class ActionScale:
         return self.low.astype(np.float32), self.high.astype(np.float32)
 
     def to_env(self, actions: A) -> A:
-        """Actions ``(..., A)`` in [-1, 1] in units of the environment."""
+        """Scale actions ``(..., A)`` from [-1, 1] to units of the environment."""
         if isinstance(actions, Tensor):
             half, middle = (torch.from_numpy(part).to(actions.device) for part in (self.half_range, self.middle))
             return self.clip(actions * half + middle)
         return self.clip(actions * self.half_range + self.middle)
 
     def from_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions ``(..., A)`` in units of the environment in [-1, 1]; the only value of one that cannot move is 0."""
+        """Scale actions ``(..., A)`` from units of the environment to [-1, 1]; constant actions are 0."""
         half_range = np.where(self.half_range > 0, self.half_range, 1)
         scaled: np.ndarray = np.clip((actions - self.middle) / half_range, -1, 1)
         return scaled
 
     def clip(self, actions: A) -> A:
-        """Actions ``(..., A)`` in units of the environment, never beyond its bounds."""
+        """Clip actions ``(..., A)`` in units of the environment to its bounds."""
         if isinstance(actions, Tensor):
             low, high = (torch.from_numpy(bound).to(actions.device) for bound in (self.low, self.high))
             return actions.to(low.dtype).clamp(low, high)
-        bounded = np.minimum(np.maximum(actions, self.low), self.high)  # np.clip takes twice as long on a few numbers
+        bounded = np.minimum(np.maximum(actions, self.low), self.high)  # np.clip takes twice as long on small arrays
         return bounded.astype(self.low.dtype, copy=False)

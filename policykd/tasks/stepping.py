@@ -1,4 +1,4 @@
-"""Environments stepped in threads, where that pays: MuJoCo computes without Python's lock."""
+"""Steps environments in threads if that is faster: MuJoCo releases Python's GIL."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium as gym
 
 INDEPENDENT = ("gymnasium.envs.mujoco.", "policykd_envs.")
-"""Where tasks come from whose copies share nothing that a step changes, and which mostly compute in MuJoCo."""
+"""Modules of tasks whose copies share no mutable state, and which mostly compute in MuJoCo."""
 TRIALS = 50
-"""Steps after which it is known whether threads pay."""
+"""Steps after which the faster way is chosen."""
 
 
 def independent(env: gym.Env) -> bool:
-    """Whether copies of a task may step at once: only those of Gymnasium and of this project are known to."""
+    """Whether copies of a task may step in parallel: known only for Gymnasium's and this project's."""
     return type(env.unwrapped).__module__.startswith(INDEPENDENT)
 
 
 class Threaded:
-    """Steps E environments, in turn or in threads: whatever took less time in the first steps.
+    """Steps E environments in sequence or in threads, whichever took less time in the first steps.
 
     Results do not depend on it.
 
     Args:
         count: number of environments E.
-        threads: how many threads, at least two.
+        threads: number of threads, at least two.
     """
 
     def __init__(self, count: int, threads: int) -> None:
@@ -36,13 +36,13 @@ class Threaded:
         self.whole = range(count)
         self.seconds: tuple[list[float], list[float]] = [], []
         self.pay: bool | None = None
-        """Whether threads pay; None while that is being tried."""
+        """Whether threads are faster; None while both ways are tried."""
 
     def run(self, step: Callable[[range], None]) -> None:
-        """Call ``step`` with the numbers of all environments, at once or in parts.
+        """Call ``step`` with the indices of all environments, at once or in parts.
 
         Raises:
-            Exception: what ``step`` raised; of several, the first part's.
+            Exception: the exception of ``step``; if several parts raised, the first one's.
         """
         if self.pay is not None:
             self._run(step, self.pay)
@@ -67,5 +67,5 @@ class Threaded:
             raise errors[0]
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self.pool.shutdown()

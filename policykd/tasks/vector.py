@@ -1,4 +1,4 @@
-"""One environment per learner, as an SB3 ``VecEnv`` whose actions are those of the learners, in [-1, 1]."""
+"""The learners' environments, as an SB3 ``VecEnv`` that takes their actions, in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from policykd.tasks.stepping import Threaded, independent
 
 
 class Step(NamedTuple):
-    """One step of all E environments; what is an ``Array`` may be a tensor where a simulator gives such."""
+    """One step of all E environments; an ``Array`` is a tensor if the simulator returns tensors."""
 
     actions: Array
     """Actions taken, ``(E, A)``."""
     observations: Array
-    """Observations ``(E, O)`` that the next action is chosen at; the first of a new episode where one ended."""
+    """Observations ``(E, O)`` for the next action; where an episode ended, the first of the next one."""
     rewards: Array
     """Rewards ``(E,)``."""
     dones: np.ndarray
     """Whether an episode ended, ``(E,)``."""
     infos: list[dict[str, Any]]
     next_observations: Array
-    """Next observations of the same episode ``(E, O)``, its last one where it ended."""
+    """Next observations ``(E, O)`` of the same episode; where it ended, its last one."""
     truncated: np.ndarray
-    """Where a time limit alone ended the episode, ``(E,)``."""
+    """Whether only a time limit ended the episode, ``(E,)``."""
 
     @property
     def ended_returns(self) -> dict[int, float]:
-        """Returns of the episodes that ended, by environment."""
+        """Returns of the ended episodes by environment."""
         return {int(e): float(self.infos[e]["episode"]["r"]) for e in self.dones.nonzero()[0]}
 
 
 KEPT_EPISODES = 100
-"""Episodes that a Monitor remembers; all of them are in its file."""
+"""Episodes that a Monitor keeps in memory; its file has all of them."""
 
 
 class EpisodeLog(ResultsWriter):
@@ -52,7 +52,7 @@ class EpisodeLog(ResultsWriter):
 
     @classmethod
     def monitor(cls, env: gym.Env, filename: str | None, append: bool) -> Monitor:
-        """SB3's ``Monitor`` that writes through one."""
+        """SB3's ``Monitor`` with an ``EpisodeLog`` as its writer."""
         monitor = Monitor(env)
         if filename is not None:
             header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": str(env.spec and env.spec.id)}
@@ -71,13 +71,13 @@ class EpisodeLog(ResultsWriter):
 
 
 class LearnerEnvs(DummyVecEnv):
-    """N monitored environments of each of K learners, stepped together and, as in SB3, reset when an episode ends.
+    """N monitored environments for each of K learners, stepped together and, as in SB3, reset when an episode ends.
 
     Args:
         factory: makes one environment.
         folders: one folder per learner for its ``monitor.csv``, or None to write none.
-        append: go on writing an existing ``monitor.csv`` (a resumed run).
-        n_envs: environments N of each learner; several write ``0.monitor.csv``, ``1.monitor.csv``, ... as SB3's do.
+        append: append to an existing ``monitor.csv`` (a resumed run).
+        n_envs: environments N of each learner; several write ``0.monitor.csv``, ``1.monitor.csv``, ... as in SB3.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LearnerEnvs(DummyVecEnv):
         self.actor_in: Callable[[int], int]
 
     def credit(self, actor_in: Callable[[int], int]) -> None:
-        """Write every episode into the log of the learner that acted in it, which ``actor_in`` says of environments."""
+        """Log every episode to the learner that acted in it; ``actor_in`` maps an environment to its learner."""
         monitors = [env for env in self.envs if isinstance(env, Monitor)]
         self.logs = [monitor.results_writer for monitor in monitors if isinstance(monitor.results_writer, EpisodeLog)]
         self.actor_in = actor_in
@@ -112,7 +112,7 @@ class LearnerEnvs(DummyVecEnv):
 
     @contextmanager
     def in_threads(self, threads: int) -> Iterator[None]:
-        """Step in so many threads as long as the context lasts, where that pays; numbers do not depend on it."""
+        """Context that steps in up to ``threads`` threads if that is faster; results do not depend on it."""
         if min(threads, self.num_envs) > 1 and all(map(independent, self.envs)):
             self.threaded = Threaded(self.num_envs, min(threads, self.num_envs))
         try:
@@ -123,7 +123,7 @@ class LearnerEnvs(DummyVecEnv):
                 self.threaded = None
 
     def start(self, seeds: list[int]) -> np.ndarray:
-        """Begin the first episode of every environment; returns observations ``(K * N, O)``.
+        """Start the first episode of every environment; returns observations ``(K * N, O)``.
 
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
@@ -137,7 +137,7 @@ class LearnerEnvs(DummyVecEnv):
         return self.observations.copy()
 
     def advance(self, actions: Array, scaled: bool) -> Step:
-        """Step every environment with actions ``(E, A)``, in [-1, 1] where they are ``scaled``.
+        """Step every environment with actions ``(E, A)``, in [-1, 1] if ``scaled``.
 
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
@@ -153,12 +153,12 @@ class LearnerEnvs(DummyVecEnv):
             for e in ended:
                 next_observations[e] = infos[e]["terminal_observation"]
                 truncated[e] = infos[e]["TimeLimit.truncated"]
-                if self.logs:  # here, and not where environments step in threads: rows keep their order
+                if self.logs:  # not in the stepping threads, so that rows stay in order
                     self.logs[self.actor_in(int(e))].write_row({name: infos[e]["episode"][name] for name in "rlt"})
         return Step(actions, observations, rewards, dones, infos, next_observations, truncated)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step with ``actions``, as SB3's ``VecEnv``, without its deep copies, which cost as much as the physics.
+        """As SB3's ``VecEnv``, but without its deep copies, which cost as much as the physics.
 
         Raises:
             TaskError: the task raised or broke the interface; ``env`` says which one.
@@ -187,11 +187,11 @@ class LearnerEnvs(DummyVecEnv):
         return self.observations.copy(), rewards, dones, infos
 
     def _next_episode(self, e: int, info: dict[str, Any]) -> np.ndarray:
-        """Begin environment e's next episode, the last one's ``info`` completed; returns the observation ``(O,)``."""
+        """Complete the ``info`` of environment e's episode and start the next; returns its first observation."""
         env = self.envs[e]
         assert isinstance(env, Monitor)
         note_success(info["episode"], info)
         for history in (env.episode_returns, env.episode_lengths, env.episode_times):
-            del history[:-KEPT_EPISODES]  # the Monitor itself would keep them all
+            del history[:-KEPT_EPISODES]  # the Monitor would keep them all
         observation, self.reset_infos[e] = env.reset()
         return observation

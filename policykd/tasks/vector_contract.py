@@ -1,4 +1,4 @@
-"""What policykd relies on at every step of a ``VectorEnv``; one line where it is not so."""
+"""Checks a ``VectorEnv`` against Gymnasium's interface at every step; each violation is a one-line error."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NO_TRANSITION = "has autoreset_mode NEXT_STEP, whose step after an end is no tra
 
 
 def call(vector: VectorEnv, what: str, *given: Any, **named: Any) -> tuple[Any, ...]:
-    """What ``reset`` or ``step`` of a vector returns.
+    """Call ``reset`` or ``step`` of a vector.
 
     Raises:
-        TaskError: it raised, or returned something else than Gymnasium's values.
+        TaskError: it raised, or did not return Gymnasium's values.
     """
     try:
         result = getattr(vector, what)(*given, **named)
@@ -42,17 +42,17 @@ def call(vector: VectorEnv, what: str, *given: Any, **named: Any) -> tuple[Any, 
 
 
 def numbers(value: Any, shape: tuple[int, ...], dtype: str, device: torch.device | None, said: str) -> Array:
-    """A copy of numbers, as a simulator may write into its own: a tensor on ``device``, or (None) an array.
+    """Copy a simulator's numbers, which it may overwrite: to a tensor on ``device``, or (None) to an array.
 
     Args:
-        value: numbers ``shape``, in whatever holds them.
-        shape: what they must have.
+        value: numbers in any container.
+        shape: expected shape.
         dtype: of the copy.
         device: of the copy.
-        said: who returned what, for the error.
+        said: what returned which value, for the error.
 
     Raises:
-        TaskError: they have another shape, or are no numbers.
+        TaskError: they have another shape, or are not numbers.
     """
     if not isinstance(value, Tensor):
         try:
@@ -71,42 +71,42 @@ def numbers(value: Any, shape: tuple[int, ...], dtype: str, device: torch.device
 
 
 def final(infos: dict[str, Any], name: str) -> Any:
-    """The last observations of the episodes that ended."""
+    """The final observations of the ended episodes."""
     if "final_obs" not in infos:
         raise TaskError(f"environment: {name} ended an episode (SAME_STEP) without its infos['final_obs']")
     return infos["final_obs"]
 
 
 def with_final(observations: Array, infos: dict[str, Any], which: np.ndarray, name: str) -> Array:
-    """Observations ``(E, O)``, but in the environments ``which`` the last ones of the episodes that ended.
+    """Observations ``(E, O)``, replaced in the environments ``which`` by the final ones of their ended episodes.
 
     Raises:
-        TaskError: there are none, or they have another shape.
+        TaskError: final observations are missing, or have another shape.
     """
     last, said = final(infos, name), f"environment: {name} returned infos['final_obs']"
     shape, device = tuple(observations.shape), observations.device if isinstance(observations, Tensor) else None
-    shown: Any = observations.clone() if isinstance(observations, Tensor) else observations.copy()
+    result: Any = observations.clone() if isinstance(observations, Tensor) else observations.copy()
     if isinstance(last, Tensor) or (isinstance(last, np.ndarray) and last.dtype.kind != "O"):
-        shown[which] = numbers(last, shape, "float32", device, said)[which]
+        result[which] = numbers(last, shape, "float32", device, said)[which]
     else:
         each = list(np.atleast_1d(last) if isinstance(last, np.ndarray) else last) if hasattr(last, "__len__") else []
         for e in which:
-            shown[e] = numbers(each[e] if e < len(each) else None, shape[1:], "float32", device, said)
-    kept: Array = shown
+            result[e] = numbers(each[e] if e < len(each) else None, shape[1:], "float32", device, said)
+    kept: Array = result
     return kept
 
 
 def autoreset_mode(vector: VectorEnv) -> AutoresetMode | None:
-    """When an ended episode is followed by the next; None where the vector does not say so."""
+    """The vector's autoreset mode; None if it does not say."""
     mode = vector.metadata.get("autoreset_mode")
     return next((known for known in AutoresetMode if mode in (known, known.value, known.name)), None)
 
 
 def check_mode(vector: VectorEnv) -> None:
-    """Refuse a vector whose episodes end in a way that cannot be learnt from.
+    """Refuse a vector whose autoreset mode is not supported.
 
     Raises:
-        PolicyKDError: names the modes that can.
+        PolicyKDError: names the supported modes.
     """
     mode, name, known = autoreset_mode(vector), task_name(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
@@ -116,8 +116,8 @@ def check_mode(vector: VectorEnv) -> None:
     if isinstance(vector.unwrapped, AsyncVectorEnv):
         if vector.unwrapped.shared_memory:
             return
-        # Gymnasium's worker forgets that an episode ended only where it shares memory: it would reset it twice.
+        # Without shared memory, Gymnasium's worker keeps its flag of an ended episode, and would reset it twice.
         raise PolicyKDError(f"environment: {name} {NO_TRANSITION} shared_memory=True, or {known}")
-    spec = vector.spec  # of the class that make_vec takes where it is not told to make copies
+    spec = vector.spec  # has the class that make_vec prefers to copies
     told = 'vectorization_mode="sync"' if spec and spec.entry_point and spec.vector_entry_point else known
     raise PolicyKDError(f"environment: {name} {NO_TRANSITION} {told}")

@@ -1,4 +1,4 @@
-"""What a student sees of a task: a part of the observation, and how many past ones are stacked."""
+"""A student's view of a task: a part of the observation, and the number of stacked past ones."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from policykd.tasks.groups import OwnSpace, as_rows, columns_of, groups_of
 from policykd.tasks.spaces import EnvFactory, check_spaces
 
 Part = Callable[[Tensor], Tensor]
-"""Observations of the task ``(B, O)`` to what is seen of them ``(B, P)``."""
+"""Maps observations of the task ``(B, O)`` to the visible part ``(B, P)``."""
 Choice = str | Sequence[int | str] | Part | None
-"""A part of the observation: a group's name, several names and columns, a function, or None for all of it."""
+"""A part of the observation: a group's name, names and columns, a function, or None for all of it."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Maps observations ``(..., O)`` to what a policy sees of them; callable.
+    """Maps observations ``(..., O)`` to the part that a policy sees; callable.
 
-    Its inputs are the latest ``history`` parts, oldest first, ``history * P`` numbers; an episode begins with its first
-    part repeated.
+    The policy's inputs are the latest ``history`` parts, oldest first, of total length ``history * P``; at the start of
+    an episode its first part is repeated.
     """
 
     size: int
-    """Length O of the task's observation, laid out flat."""
+    """Length O of the task's flat observation."""
     part_size: int
     """Length P of the part."""
     columns: tuple[int, ...] | None = None
-    """The columns that make the part; None is all of them, or ``function``."""
+    """The columns of the part; None for all of them, or with ``function``."""
     function: Part | None = None
     history: int = 1
-    """Parts that are seen together."""
+    """Number of stacked parts."""
     space: OwnSpace | None = None
-    """The space of the task's own observations, where it gives dicts or boxes of several axes."""
+    """The task's original observation space, if that is a dict or a box of several axes."""
 
     @property
     def whole(self) -> bool:
-        """Whether the whole observation is seen."""
+        """Whether the full observation is visible."""
         return self.columns is None and self.function is None
 
     @property
     def shown(self) -> OwnSpace | None:
-        """The task's own space, where a policy of SB3 that sees all of one observation may as well read that."""
+        """The task's original space, if an SB3 policy can read that instead: for a full view without history."""
         return self.space if self.whole and self.history == 1 and is_combined(self.space) else None
 
     @property
     def map(self) -> tuple[int, ...] | Part | None:
-        """The part as teachers are loaded with it (``observation_map``); None is all."""
+        """The part as an ``observation_map`` of ``Teacher.load``; None is all."""
         return self.columns if self.function is None else self.of_torch
 
     @property
     def input_size(self) -> int:
-        """Length of what a policy reads."""
+        """Length I of a policy's input."""
         return self.history * self.part_size
 
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """The part ``(..., P)`` of observations ``(..., O)``."""
         if self.function is None:
             return observations if self.columns is None else observations[..., list(self.columns)]
-        flat = np.array(observations, np.float32).reshape(-1, self.size)  # a copy, into which it may write
+        flat = np.array(observations, np.float32).reshape(-1, self.size)  # a copy: the function may write into it
         part: np.ndarray = self.function(torch.from_numpy(flat)).numpy()
         return part.reshape(*observations.shape[:-1], self.part_size)
 
@@ -81,7 +81,7 @@ class View:
         return observations if self.columns is None else observations[:, list(self.columns)]
 
     def flat(self, observation: Any) -> np.ndarray:
-        """A user's observations, the task's own or vectors, as ``(..., O)``; of a policy's own inputs as they are.
+        """Flatten a user's observations, original or flat, to ``(..., O)``; a policy's own inputs pass unchanged.
 
         Raises:
             PolicyKDError: they are neither the task's nor the policy's own inputs.
@@ -102,7 +102,7 @@ class View:
         return array
 
     def along(self, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Inputs ``(n, I)`` at observations ``(n, O)`` of one episode after the other; ``starts (n,)`` says where."""
+        """Inputs ``(n, I)`` at observations ``(n, O)`` of consecutive episodes, which begin where ``starts (n,)``."""
         nbytes = (8 + 4 * self.part_size) * self.history * len(observations)
         require_memory(nbytes, f"{len(observations):,} states with a history of {self.history:,}", "history")
         places = np.arange(len(observations))
@@ -111,7 +111,7 @@ class View:
         return self(observations)[latest].reshape(len(observations), -1)
 
     def push(self, parts: np.ndarray, stack: np.ndarray | None, starts: np.ndarray) -> np.ndarray:
-        """The latest parts of n episodes ``(n, history, P)`` after one more each ``(n, P)``, where some start anew."""
+        """Push one part per episode ``(n, P)`` onto the stacks ``(n, history, P)``, which restart at ``starts``."""
         first = np.repeat(parts[:, None], self.history, axis=1)
         if stack is None:
             return first
@@ -121,7 +121,7 @@ class View:
         return np.where(np.asarray(starts, bool)[:, None, None], first, pushed)
 
     def push_torch(self, parts: Tensor, stack: Tensor | None, starts: Tensor) -> Tensor:
-        """``push`` of tensors, where they are."""
+        """``push`` for tensors, on their device."""
         parts = parts.unsqueeze(1)
         first = parts.expand(-1, self.history, -1)
         if stack is None:
@@ -129,7 +129,7 @@ class View:
         return torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((stack[:, 1:], parts), 1))
 
     def follow(self) -> Callable[[np.ndarray], np.ndarray]:
-        """A function of one episode's observations ``(O,)``, one after the other, to a policy's inputs ``(I,)``."""
+        """A function for one episode, from each observation ``(O,)`` in turn to a policy's input ``(I,)``."""
         stack: np.ndarray | None = None
 
         def look(observation: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ class View:
         return look
 
     def wrap(self, env: gym.Env) -> gym.Env:
-        """The task as a student with this view sees it; ``full_observation`` and ``info`` keep all of it."""
+        """Wrap the task so that it returns this view; ``full_observation`` and ``info`` keep the full observation."""
         if self.whole and self.history == 1:
             return env
         if self.function is None:
@@ -151,7 +151,7 @@ class View:
 
 
 class MapObservation(gym.ObservationWrapper):
-    """Shows what a function makes of the observation; all of it stays in ``full_observation`` and in ``info``."""
+    """Maps the observation by a function; ``full_observation`` and ``info`` keep the full one."""
 
     def __init__(self, env: gym.Env, view: View) -> None:
         super().__init__(env)
@@ -160,18 +160,18 @@ class MapObservation(gym.ObservationWrapper):
         self.observation_space = spaces.Box(-np.inf, np.inf, (view.part_size,), np.float32)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step; ``info["full_observation"]`` is the whole observation."""
+        """Take a step; ``info["full_observation"]`` is the full observation."""
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated, truncated, {**info, "full_observation": self.full_observation}
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Keep the whole observation and return the function's ``(P,)``."""
+        """Keep the full observation and return the part ``(P,)``."""
         self.full_observation = observation
         return self.view_function(observation)
 
 
 LONGEST = 10_000
-"""Parts that may be seen together: as many as an evaluation's episodes have steps at most."""
+"""Maximum history: the step limit of evaluation episodes."""
 
 
 def view_of(
@@ -181,17 +181,17 @@ def view_of(
     groups: Mapping[str, Sequence[int]] | None = None,
     history: int = 1,
 ) -> View:
-    """The view of a choice on a task.
+    """Make the view for a choice of observations on a task.
 
     Args:
         what: the setting, for errors.
         env: the task.
         chosen: the part.
-        groups: named columns beside those that the task itself tells.
-        history: parts that are seen together.
+        groups: named columns in addition to the task's own.
+        history: number of stacked parts.
 
     Raises:
-        PolicyKDError: there is no such group or column, the function cannot answer, or the history is too long.
+        PolicyKDError: there is no such group or column, the function fails, or the history is too long.
     """
     require(history <= LONGEST, "history", history, f"must be at most {LONGEST:,}")
     assert env.observation_space.shape is not None
@@ -209,7 +209,7 @@ def view_of(
 def views_of(
     make: EnvFactory, student: Choice, teacher: Choice, groups: Mapping[str, Sequence[int]], history: int
 ) -> tuple[View, View]:
-    """What students see of a task, the latest ``history`` together, and what their teacher sees; as in ``view_of``."""
+    """The views of students, with ``history`` stacked, and of their teacher; arguments as in ``view_of``."""
     with make() as probe:
         own = view_of("student_observations", probe, student, groups, history)
         taught = view_of("teacher_observations", probe, teacher, groups)
@@ -217,10 +217,10 @@ def views_of(
 
 
 def space_of(make: EnvFactory) -> spaces.Box:
-    """The observations of a task.
+    """The observation space of a task.
 
     Raises:
-        PolicyKDError: they cannot be learnt from.
+        PolicyKDError: it is not supported.
     """
     with make() as probe:
         observations, _ = check_spaces(probe)
@@ -228,7 +228,7 @@ def space_of(make: EnvFactory) -> spaces.Box:
 
 
 def _width(what: str, function: Part, size: int) -> int:
-    """Length P of what a function makes of observations."""
+    """Length P of a function's output on observations."""
     with telling(f"{what}: the function fails on observations (2, {size}): ", told=one_line):
         seen = function(torch.zeros(2, size))
     if not isinstance(seen, Tensor) or seen.ndim != 2 or len(seen) != 2 or not seen.shape[1]:

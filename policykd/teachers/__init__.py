@@ -1,4 +1,4 @@
-"""Teachers: anything that can act, loaded, checked and frozen (see docs/teachers.md)."""
+"""Teachers: any policy, loaded, checked and frozen (see docs/teachers.md)."""
 
 from policykd.teachers.score import TeacherScore
 from policykd.teachers.teacher import Teacher

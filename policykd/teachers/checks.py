@@ -1,6 +1,6 @@
-"""Signs that a teacher is not what was trained: statistics, action bounds and returns that do not fit the task.
+"""Signs that a teacher differs from what was trained: statistics, action bounds and returns that do not fit the task.
 
-And what a user's function says of several teachers.
+Also checks what a user's ``task_of`` returns.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from policykd.teachers.task import TaskSpaces, other_task
 
 log = logging.getLogger("policykd")
 DEVIATIONS = 32.0
-"""What is 32 standard deviations away at the start of every episode of 1,000 steps was in no episode of training: it
-alone would have made the deviation larger."""
+"""A feature this many standard deviations away at the start of every episode of 1,000 steps was never seen in
+training: these values alone would have made the deviation larger."""
 SEVERAL = 5.0
-"""Deviations: on average of a task's first observations hardly any feature of a standard Gaussian lies so far away."""
+"""Standard deviations: averaged over first observations, hardly any feature of a standard Gaussian is so far away."""
 STANDARD = 0.1
-"""How far means are from 0 and deviations from 1, at most, in statistics of observations normalised already."""
+"""Maximum distance of means from 0 and deviations from 1 in statistics of observations already normalised."""
 FAR_BELOW = 0.5
-"""A teacher that keeps less than this of its recorded return, counted from random actions, is not what was trained."""
+"""A teacher with less than this fraction of its recorded return, above random actions, is not what was trained."""
 
 
 def warn_axes(policy: Policy, task: TaskSpaces) -> None:
-    """Warn where a teacher that reads several axes gets others: the same numbers row by row may be in another order."""
+    """Warn if a teacher's observations have several axes and the task's differ: flattened, their order may differ."""
     read, given = (space.shape if isinstance(space, Box) else () for space in (policy.space, task.space))
     if sum(length > 1 for length in read) > 1 and given and given != read:
         log.warning(
@@ -44,17 +44,17 @@ def warn_axes(policy: Policy, task: TaskSpaces) -> None:
 
 
 def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
-    """Refuse a normaliser that never saw such observations; warn of one that saw them normalised already, as it seems.
+    """Refuse a normaliser fitted to other observations; warn if it seems fitted to already normalised ones.
 
     Args:
         policy: with its normalisers.
-        examples: first observations of the task ``(n, O)`` as the teacher reads them.
+        examples: initial observations of the task ``(n, O)`` as the teacher reads them.
         env_id: the task.
 
     Raises:
-        PolicyKDError: most of the observation lies beyond all that was seen in training.
+        PolicyKDError: most of the observation lies outside everything seen in training.
     """
-    first = policy.normalisers[0] if policy.normalisers else None  # the one that sees the task
+    first = policy.normalisers[0] if policy.normalisers else None  # the one that reads the task's observations
     if first is None or first.mean is None or first.std is None:
         return
     away = ((examples.double() - first.mean) / first.std).abs().amin(0)
@@ -78,7 +78,7 @@ def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
 
 
 def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
-    """Say by which factor a teacher's actions are stretched where its bounds are not the task's."""
+    """Warn if a teacher's action bounds are not the task's, with the factor by which its actions are stretched."""
     low, high = task.actions.bounds
     if policy.low is None or policy.high is None or low is None or high is None or len(policy.low) != len(low):
         return
@@ -97,7 +97,7 @@ def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
 
 
 def check_recorded(policy: Policy, score: TeacherScore) -> None:
-    """Warn where a teacher returns far less than its folder recorded."""
+    """Warn if a teacher returns far less than recorded in its folder."""
     recorded = policy.recorded
     if recorded is None or other_task(policy.source, score.env_id) is not None:
         return
@@ -116,22 +116,22 @@ def check_recorded(policy: Policy, score: TeacherScore) -> None:
     )
 
 
-def as_numbers(told: Any, count: int, teachers: int) -> Tensor:
-    """Which teacher is right at each of ``count`` observations ``(B,)``, int64, as a user's ``task_of`` told it.
+def as_indices(chosen: Any, count: int, teachers: int) -> Tensor:
+    """Check the output of a user's ``task_of`` for ``count`` observations: indices of teachers ``(B,)``, int64.
 
     Raises:
-        PolicyKDError: it told something else than the number of a teacher at each.
+        PolicyKDError: it is not the index of a teacher at each observation.
     """
-    if not isinstance(told, Tensor) or told.shape != (count,):
-        got = tuple(told.shape) if isinstance(told, Tensor) else type(told).__name__
+    if not isinstance(chosen, Tensor) or chosen.shape != (count,):
+        got = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
         raise PolicyKDError(f"task_of: must make a tensor ({count},) of {count} observations, got {got}")
-    numbers = told.long()
-    if wrong := told[(numbers != told) | (numbers < 0) | (numbers >= teachers)].tolist():
+    numbers = chosen.long()
+    if wrong := chosen[(numbers != chosen) | (numbers < 0) | (numbers >= teachers)].tolist():
         raise PolicyKDError(f"task_of: teachers are numbered from 0 to {teachers - 1}, got {wrong[0]}")
     return numbers
 
 
 def _text(bounds: np.ndarray) -> str:
-    """``-1`` where all are alike, else all of them."""
+    """``-1`` if all are equal, otherwise all of them."""
     values = [f"{value:g}" for value in bounds]
     return values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"

@@ -1,4 +1,4 @@
-"""Episodes of experts as data: teachers, planners and controllers with state; all of them, or the good ones only."""
+"""Expert episodes as data, from teachers, planners and controllers with state; all, or only the good ones."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from policykd.memory.logged import LoggedStates
 from policykd.tasks.contract import task_name
 from policykd.tasks.evaluate import episode_limit, refuse_unless_finite, too_long
 from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
-from policykd.teachers.controllers import begun
+from policykd.teachers.controllers import reset_copy
 from policykd.teachers.teacher import Teacher
 
 SUCCESS = ("is_success", "success")
-"""Names in a task's ``info`` by which it says that the goal is reached."""
+"""Keys of a task's ``info`` that mark success."""
 Keep = Literal["all", "success"] | float
-"""Which episodes count: all, those that the task calls a success, or those whose return is at or above a quantile."""
+"""Which episodes to keep: all, those that the task marks as success, or those with a return at or above a quantile."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """States of whole episodes, in the order in which they were met, and what an expert did there."""
+    """States of whole episodes in order, with an expert's actions."""
 
     observations: np.ndarray
     """Raw ``(n, O)``, float32."""
     actions: np.ndarray
-    """``(n, A)`` in [-1, 1], or 1 at the action chosen and 0 elsewhere, float32."""
+    """``(n, A)`` in [-1, 1], or one-hot if discrete, float32."""
     episodes: np.ndarray
-    """Which episode a state is of ``(n,)``."""
+    """Index of each state's episode ``(n,)``."""
     returns: np.ndarray
     """Undiscounted return of each episode ``(E,)``."""
     successes: np.ndarray | None
-    """Whether the task called it a success ``(E,)``; None where it never says."""
+    """Whether each episode was a success ``(E,)``; None if the task does not report success."""
 
     def keep(self, which: Keep) -> Demonstrations:
-        """Some of the episodes.
+        """Keep some of the episodes.
 
         Raises:
-            PolicyKDError: the task does not say what a success is, none is left, or the quantile is not in [0, 1].
+            PolicyKDError: the task does not report success, no episode is left, or the quantile is not in [0, 1].
         """
         if which == "all":
             return self
@@ -73,17 +73,18 @@ class Demonstrations:
         )
 
     def fill(self, student: Any, std: float = 0.1) -> None:
-        """Append all of it to the data of every student, each state as students see it, history and all.
+        """Append all states to the data set of every student, in the students' view, history included.
 
         Args:
             student: a ``TeacherStudent`` of a method without RL, before it learns.
-            std: standard deviation that the expert is taken to have, in actions scaled to [-1, 1].
+            std: standard deviation to assume for the expert, in actions scaled to [-1, 1].
 
         Raises:
-            PolicyKDError: it keeps no data set of states, or learns values, too; or these are of another task, or more
-                than it keeps.
+            PolicyKDError: its method has no data set of states or also learns values, or these states are of another
+                task or too many.
         """
-        recipe, learner, logged = _taker(student, *self.observations.shape), student.learner, LoggedStates.read(self)
+        recipe, learner = _recipe_for(student, *self.observations.shape), student.learner
+        logged = LoggedStates.read(self)
         actions = torch.from_numpy(logged.as_learners_hold(student.action_scale))
         squashed = learner.gaussian and learner.memory == "replay"
         labels = Labels.of_actions(actions, learner.discrete, std, squashed).pack()
@@ -94,20 +95,20 @@ class Demonstrations:
 def demonstrate(
     experts: Any, env: str | gym.Env | EnvFactory, n_episodes: int, seed: int = 0, keep: Keep = "all"
 ) -> Demonstrations:
-    """Play episodes without noise.
+    """Play episodes of experts without noise.
 
     Args:
-        experts: a ``Teacher``, or what ``Teacher.load`` makes one of (a path, an agent, a module); or a controller: a
-            function ``observation (O,) -> action (A,)`` in the task's units, or an object that is called so and has
-            ``reset()``, which begins each episode. Of a list, expert i plays episodes i, i + len, ...
+        experts: a ``Teacher``, or anything ``Teacher.load`` takes (a path, an agent, a module); or a controller: a
+            function ``observation (O,) -> action (A,)`` in the task's units, or such an object with ``reset()``, called
+            before each episode. In a list, expert i plays episodes i, i + len, ...
         env: the task.
-        n_episodes: how many are played; ``keep`` may leave fewer.
+        n_episodes: number of episodes to play; ``keep`` may leave fewer.
         seed: of the initial states.
-        keep: which of them count.
+        keep: which of them to keep.
 
     Raises:
-        PolicyKDError: an expert cannot act, an action is not finite or of another size, or ``keep`` leaves nothing; or
-            the task raised, or returned what is not finite.
+        PolicyKDError: an expert fails, an action is not finite or has the wrong size, ``keep`` leaves nothing, or the
+            task raised or returned values that are not finite.
     """
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
@@ -119,13 +120,13 @@ def demonstrate(
     with find_task(env).make() as made:
         scale, limit, name = action_scale(check_spaces(made)[1]), episode_limit(made), task_name(made)
         for episode in range(n_episodes):
-            act = _begun(several[episode % len(several)], scale)
+            act = _reset(several[episode % len(several)], scale)
             observation = np.asarray(made.reset(seed=env_seed(seed, episode, "evaluation"))[0], np.float32)
             refuse_unless_finite(name, "reset", observation)
             ended, said, begun = False, None, len(states)
             while not ended:
                 states.append(observation)
-                actions.append(act(observation.copy()))  # into which an expert may write
+                actions.append(act(observation.copy()))  # an expert may write into it
                 episodes.append(episode)
                 seen, reward, terminated, truncated, info = made.step(scale.to_env(actions[-1]))
                 observation = np.asarray(seen, np.float32)
@@ -139,8 +140,8 @@ def demonstrate(
     return Demonstrations(np.stack(states), taken, np.array(episodes), returns, known).keep(keep)
 
 
-def _taker(student: Any, count: int, size: int) -> Any:
-    """The recipe of a student that takes so many states of this size into its data set."""
+def _recipe_for(student: Any, count: int, size: int) -> Any:
+    """The student's recipe, checked to have room for ``count`` states of this size."""
     recipe: Any = getattr(student, "recipe", None)
     if not hasattr(recipe, "take") or not isinstance(recipe.dataset, LabelledStates):
         raise PolicyKDError(
@@ -156,7 +157,7 @@ def _taker(student: Any, count: int, size: int) -> Any:
 
 
 def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:
-    """An expert that can be asked: what ``Teacher.load`` knows as a ``Teacher``, a controller as it is."""
+    """An expert as a ``Teacher``, if ``Teacher.load`` takes it; controllers as they are."""
     if isinstance(expert, Teacher) or (callable(expert) and not isinstance(expert, nn.Module)):
         return expert
     if isinstance(expert, str | Path | nn.Module) or hasattr(expert, "predict"):
@@ -167,13 +168,13 @@ def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:
     )
 
 
-def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
-    """An expert at the beginning of an episode: raw observation ``(O,)`` to action ``(A,)`` in [-1, 1]."""
+def _reset(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
+    """An expert reset for a new episode, as a function from raw observation ``(O,)`` to action ``(A,)`` in [-1, 1]."""
     act = expert
     if isinstance(expert, Teacher):
-        act = _remembering(expert)
+        act = _with_memory(expert)
     elif hasattr(expert, "reset"):
-        act = begun(expert)
+        act = reset_copy(expert)
 
     def scaled(observation: np.ndarray) -> np.ndarray:
         action = np.asarray(act(observation), np.float32)
@@ -186,8 +187,8 @@ def _begun(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], 
     return scaled
 
 
-def _remembering(teacher: Teacher) -> Callable[[np.ndarray], np.ndarray]:
-    """A teacher that keeps its memory through one episode, where it has one."""
+def _with_memory(teacher: Teacher) -> Callable[[np.ndarray], np.ndarray]:
+    """A teacher that carries its memory, if any, through one episode."""
     memory: Sequence[np.ndarray] | None = None
 
     def act(observation: np.ndarray) -> np.ndarray:

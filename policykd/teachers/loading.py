@@ -1,4 +1,4 @@
-"""From whatever a user calls a teacher to its policy: which kind of thing it is, and who can read it."""
+"""Recognises what kind of teacher a user passes, and loads its policy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from policykd.teachers import (
     trained_on,
     zoo,
 )
-from policykd.teachers.policy import Policy, normalised, seen_through
+from policykd.teachers.policy import Policy, normalised, preprocessed
 from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
 from policykd.teachers.vecnormalize import Normaliser
@@ -39,7 +39,7 @@ log = logging.getLogger("policykd")
 
 
 class Options(NamedTuple):
-    """How a source should be read, where it does not say."""
+    """What the user says about a source that does not say it itself."""
 
     algorithm: str | None = None
     activation: str | None = None
@@ -47,11 +47,11 @@ class Options(NamedTuple):
     network: nn.Module | None = None
     trust: bool = False
     mapped: bool = False
-    """Whether the user's ``observation_map`` makes the teacher's observations, whatever it was trained in."""
+    """Whether the user's ``observation_map`` makes the teacher's observations, whatever its training's wrappers."""
 
 
 def load_policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
-    """The policy of any source of ``Teacher.load``; one of dicts finds its groups in the task's observation.
+    """The policy of any source of ``Teacher.load``. If it reads dicts, its groups are looked up in the task.
 
     Raises:
         PolicyKDError: there is nothing at a path, or nothing that can act.
@@ -74,7 +74,7 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
     if hasattr(source, "to_sb3"):  # an agent of policykd
         try:
             model = source.twin()
-        except PolicyKDError:  # it has no twin
+        except PolicyKDError:  # SB3 has no counterpart
             if options.vecnormalize is not None:
                 raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser") from None
             return own_run.of_agent(source, device)
@@ -82,7 +82,7 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
         policy = through(normalised(sb3.from_live(model, device), chain, device), source.view)
         return own_run.with_value_if_learnt(policy, source.learner, source.settings["config"])
     if isinstance(getattr(source, "policy", None), Policy):  # a Teacher
-        policy = seen_through(source.policy, source.map).changed(observation_size=source.observation_size)
+        policy = preprocessed(source.policy, source.map).changed(observation_size=source.observation_size)
         return normalised(policy, given, device)
     if isinstance(source, nn.Module) and not hasattr(source, "predict"):
         name = f"module {type(source).__name__}"
@@ -109,10 +109,10 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
     if any("/code/" in name.lower() for name in members):
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
-        told = options.vecnormalize is not None
+        has_given = options.vecnormalize is not None
         with telling(f"teacher: {path} cannot be read as a policy (", ")"):
-            policy, chain = torch_files.load(path, task, device, options.network, options.activation, told)
-        if told:
+            policy, chain = torch_files.load(path, task, device, options.network, options.activation, has_given)
+        if has_given:
             return normalised(policy, given, device).changed(missing_normaliser=False)
         if policy.missing_normaliser:
             log.warning("teacher %s: CleanRL normalises observations, and this file holds no statistics of them", path)
@@ -121,7 +121,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
 
 
 def _file(path: Path) -> Path:
-    """The file that a path means: without ``.zip`` as SB3 takes it, or the agent in a folder."""
+    """Resolve a path to a file: ``.zip`` may be left out as in SB3, and a folder stands for the agent in it."""
     beside = Path(f"{path}.zip")
     if path.is_dir():
         if (path / CHECKPOINT).is_file():
@@ -149,7 +149,7 @@ def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy
 
 
 def _members(path: Path) -> list[str]:
-    """The names in a zip; none where the file is not a zip."""
+    """The member names of a zip; none if the file is not a zip."""
     try:
         with Archive(path) as archive:
             return archive.names
@@ -162,7 +162,7 @@ def _is_sbx(path: Path, members: list[str]) -> bool:
 
 
 def _guess(path: Path, members: list[str]) -> str:
-    """What a file is that cannot be a teacher, and what to do, as the end of an error line."""
+    """What an unsupported file seems to be, and what to do, as the end of an error line."""
     if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
         return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
     if "data" in members:
@@ -187,7 +187,7 @@ def _starts(path: Path) -> bytes:
 
 
 def _zip_in(folder: Path) -> Path:
-    """The agent in a folder: the zoo's last one, or the best, or the only one."""
+    """The agent in a folder: the zoo's last one, the best, or the only one."""
     task = re.sub(r"_\d+$", "", folder.name)
     zips = [
         path
@@ -204,7 +204,7 @@ def _zip_in(folder: Path) -> Path:
 
 
 def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
-    """An agent of SB3 with the normaliser that belongs to it, on the observations of its task."""
+    """An SB3 agent with its normaliser, on the observations of its task."""
     training = zoo.training(path)
     with telling(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
         if sbx.is_one(data := sb3.read_text(path)):
@@ -227,7 +227,7 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
 
 
 def _each_frame(normaliser: Normaliser, policy: Policy, frames: int) -> Normaliser:
-    """The normaliser of every frame, where the zoo has stacked observations after it, as sizes tell."""
+    """The normaliser applied to every frame, if sizes show that the zoo stacked observations after it."""
     mean = normaliser.mean
     if mean is None or frames * len(mean) != policy.observation_size or policy.space is not None:
         return normaliser

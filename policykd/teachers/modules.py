@@ -1,6 +1,6 @@
 """Teachers that are live programs: functions, objects with ``predict``, torch modules.
 
-They give actions in the task's units, as a policy is deployed; of a choice the number of the action ``(B,)``, or logits
+Like deployed policies, they return actions in the task's units; for discrete actions indices ``(B,)`` or logits
 ``(B, A)``.
 """
 
@@ -25,24 +25,25 @@ from policykd.teachers.task import TaskSpaces
 
 log = logging.getLogger("policykd")
 ACTING = ("act_inference", "actor_mean", "_orig_mod")
-"""How modules without ``forward`` give their mean action: rsl_rl's method, the network of CleanRL's PPO, what
-``torch.compile`` was given."""
+"""Attributes that give the mean action of modules without ``forward``: rsl_rl's method, the network of CleanRL's
+PPO, the module behind ``torch.compile``."""
 KEYS = ("action", "actions", "loc", "mean")
-"""Where modules that answer with a dict keep it, the first that is there."""
+"""Keys of the action in the output of modules that return a dict; the first one present counts."""
 SAMPLES = (
     "answers differently when asked twice: it samples or remembers, and a teacher should act deterministically by the "
     "observation alone; give what remembers as an object with reset()"
 )
-"""What is said of a program that does."""
+"""Warning about a program that samples or has memory."""
 
 
 def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) -> Policy:
-    """A function ``observation (O,) -> action (A,)``, or an object with ``predict``, as ``answer_of`` asks it.
+    """The policy of a function ``observation (O,) -> action (A,)``, or of an object with ``predict``.
 
-    It is called once per observation, unless it answers the task's first observations alike one by one and together.
+    It is called once per observation, unless its outputs for the task's initial observations are the same one by one
+    and as a batch.
 
     Raises:
-        PolicyKDError: there is no task to know sizes from, or it fails on its first observations.
+        PolicyKDError: there is no task to get sizes from, or it fails on the task's initial observations.
     """
     name = getattr(source, "__name__", type(source).__name__)
     if task is None:
@@ -50,13 +51,13 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
 
     @torch.no_grad()
     def function(observations: np.ndarray) -> np.ndarray:
-        return _numbers(answer_of(source, observations), f"function {name}")
+        return _numbers(action_of(source, observations), f"function {name}")
 
     def one_by_one(observations: np.ndarray) -> np.ndarray:
         return np.stack([function(observation) for observation in observations])
 
     act, examples = one_by_one, task.examples
-    apart = _asked(one_by_one, examples, f"function {name}", "(O,) of NumPy")
+    apart = _try_out(one_by_one, examples, f"function {name}", "(O,) of NumPy")
     if not np.allclose(apart, one_by_one(examples), equal_nan=True):
         log.warning("teacher function %s %s", name, SAMPLES)
     try:
@@ -68,9 +69,9 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     return acting(f"function {name}", through_numpy(act, device), None, _actions(task), device, apart.shape)
 
 
-def answer_of(source: Any, observations: np.ndarray) -> Any:
-    """What an object with ``predict``, which may give SB3's state beside the action, or else a function answers."""
-    observations = observations.copy()  # which it may keep, and write into
+def action_of(source: Any, observations: np.ndarray) -> Any:
+    """The action from a function, or from an object with ``predict``, which may return SB3's state with it."""
+    observations = observations.copy()  # it may keep them, and write into them
     if not hasattr(source, "predict"):
         return source(observations)
     answer = source.predict(observations, deterministic=True)
@@ -84,12 +85,12 @@ def from_module(
     device: torch.device,
     described: dict[str, Any] | None = None,
 ) -> Policy:
-    """A torch module, raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
+    """The policy of a torch module, from raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
-    It is asked in the precision of its parameters. A module that answers with a dict gives its "action".
+    Observations are cast to the precision of its parameters. If it returns a dict, its "action" counts.
 
     Raises:
-        PolicyKDError: nothing says its sizes and bounds, or it fails on the task's first observations.
+        PolicyKDError: its sizes and bounds are unknown, or it fails on the task's initial observations.
     """
     size, scale = shape(source, described, task)
     with telling(f"teacher: {source} cannot be frozen (", "); give a module whose weights are there"):
@@ -114,16 +115,16 @@ def from_module(
     answer = None
     if task is not None:
         examples, takes = torch.from_numpy(task.examples).to(device), f"(B, O) of {str(kind).removeprefix('torch.')}"
-        answer = _asked(actions, examples, source, takes)
-        _asked(actions, examples[:1], source, takes)  # where a memory of as many rows would fail
-        again = _asked(actions, examples, source, takes)
+        answer = _try_out(actions, examples, source, takes)
+        _try_out(actions, examples[:1], source, takes)  # fails if it keeps a memory of a fixed number of rows
+        again = _try_out(actions, examples, source, takes)
         if isinstance(answer, Tensor) and not torch.allclose(answer.float(), again.float(), equal_nan=True):
             log.warning("teacher %s %s", source, SAMPLES)
     return acting(source, actions, size, scale, device, getattr(answer, "shape", ())).changed(network=network)
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """The module as it is now; the original may go on learning.
+    """A copy of the module as it is now; the original may go on learning.
 
     Raises:
         PolicyKDError: it cannot be copied.
@@ -140,7 +141,7 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 class _OutOfGraphs(TorchFunctionMode):
-    """Lets ``deepcopy`` take tensors of a graph, such as the noise that state-dependent exploration drew."""
+    """Lets ``deepcopy`` copy tensors that belong to a graph, such as the noise of state-dependent exploration."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
@@ -149,7 +150,7 @@ class _OutOfGraphs(TorchFunctionMode):
 
 
 def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """A copy of a TorchScript module; those that ``deepcopy`` makes have parameters that cannot be frozen."""
+    """A copy of a TorchScript module; copies by ``deepcopy`` have parameters that cannot be frozen."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -162,7 +163,7 @@ def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 def shape(
     source: str, described: dict[str, Any] | None, task: TaskSpaces | None
 ) -> tuple[int | None, Bounds | Choices]:
-    """Length of an observation, and bounds of actions or choices: what the program says itself, or the task's."""
+    """Length of an observation and action space: the program's own if it says so, otherwise the task's."""
     if described is not None:
         return described["observation_size"], described["actions"]
     if task is None:
@@ -171,12 +172,12 @@ def shape(
 
 
 def _actions(task: TaskSpaces) -> Bounds | Choices:
-    """Bounds or choices of the task's actions."""
+    """The task's action bounds, or its discrete actions."""
     return task.actions if isinstance(task.actions, Choices) else task.actions.bounds
 
 
 def through_numpy(act: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function of arrays as one of tensors."""
+    """Wrap a function of arrays as a function of tensors."""
 
     def through(observations: Tensor) -> Tensor:
         return torch.as_tensor(np.asarray(act(observations.cpu().numpy()), np.float32), device=device)
@@ -190,20 +191,20 @@ def acting(
     observation_size: int | None,
     actions: Bounds | Choices,
     device: torch.device,
-    answered: Sequence[int],
+    output_shape: Sequence[int],
 ) -> Policy:
     """A policy of a program that maps raw observations ``(B, O)`` to actions ``(B, A)`` in the task's units.
 
     Args:
-        source: what it is called.
-        act: the program; of a choice it gives numbers of actions ``(B,)``, or logits ``(B, A)``.
-        observation_size: length O, where it is known.
-        actions: bounds, or what is chosen from.
+        source: its name.
+        act: the program; for discrete actions it returns indices ``(B,)`` or logits ``(B, A)``.
+        observation_size: length O, if known.
+        actions: bounds, or discrete actions.
         device: where it computes.
-        answered: the shape of its answer to the task's first observations, where it was asked.
+        output_shape: the shape of its output for the task's initial observations, if it was tried.
     """
     if isinstance(actions, Choices):
-        return _choosing(source, act, observation_size, actions, tuple(answered[1:]) == (actions.size,))
+        return _choosing(source, act, observation_size, actions, tuple(output_shape[1:]) == (actions.size,))
     bounds = actions
     middle, half = to_unit(*bounds, device)
 
@@ -230,7 +231,7 @@ def acting(
 def _choosing(
     source: str, act: Callable[[Tensor], Any], observation_size: int | None, choices: Choices, logits: bool
 ) -> Policy:
-    """A policy of a program that gives numbers of actions, or their logits."""
+    """The policy of a program that returns indices of discrete actions, or logits."""
 
     def scores(observations: Tensor) -> tuple[Tensor, None]:
         answer, count = act(observations), len(observations)
@@ -257,7 +258,7 @@ def _choosing(
 
 
 def _forward(network: nn.Module, source: str) -> Callable[[Tensor], Any]:
-    """How a module acts: by ``forward``, or by what modules without one are known to have."""
+    """The function that gives a module's action: ``forward``, or a known attribute of modules without one."""
     # A TorchScript module has a forward of its own that type() does not show.
     if isinstance(network, torch.jit.ScriptModule) or type(network).forward is not nn.Module.forward:
         return network
@@ -272,7 +273,7 @@ def _forward(network: nn.Module, source: str) -> Callable[[Tensor], Any]:
 
 
 def _numbers(answer: Any, source: str) -> np.ndarray:
-    """An answer as an array, of whatever device it is."""
+    """An output as an array, from any device."""
     if isinstance(answer, Tensor):
         return answer.detach().cpu().numpy().astype(np.float32)
     if isinstance(answer, tuple) and len(answer) == 2 and not np.isscalar(answer[0]):
@@ -280,8 +281,8 @@ def _numbers(answer: Any, source: str) -> np.ndarray:
     return np.asarray(answer, np.float32)
 
 
-def _asked(act: Callable[[Any], Any], examples: Any, source: str, takes: str) -> Any:
-    """The answers to a task's first observations; whatever goes wrong there is one line."""
+def _try_out(act: Callable[[Any], Any], examples: Any, source: str, takes: str) -> Any:
+    """Call ``act`` on a task's initial observations; any failure becomes a one-line error."""
     try:
         return act(examples)
     except PolicyKDError:

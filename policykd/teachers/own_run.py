@@ -1,4 +1,4 @@
-"""An own run or checkpoint as a teacher: one learner's rows are read, and no agent is made of it."""
+"""A run or checkpoint of policykd as a teacher: reads one learner's rows without building the agent."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from policykd.learners.reading import reading
 from policykd.tasks import Evaluation, saved
 from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
 from policykd.tasks.views import view_of
-from policykd.teachers.policy import Memory, Policy, remembers
+from policykd.teachers.policy import Memory, Policy, needs_memory
 from policykd.teachers.sight import through
 
 
 def read(path: Path, env: Any, device: torch.device) -> Policy:
-    """The learner with the best last evaluation of a checkpoint, on the whole observation of the task.
+    """The learner of a checkpoint with the best last evaluation, on the task's full observation.
 
     Args:
         path: a file that an agent's ``save`` wrote.
-        env: the task, where the run was not made from a registered id.
+        env: the task, if the run was not made from a registered id.
         device: where to compute.
 
     Raises:
-        PolicyKDError: the file is damaged or foreign, or was trained with parts of the user's own.
+        PolicyKDError: the file is damaged or foreign, or was trained with custom parts.
     """
     with checkpoint.understood(path):
         path, loaded = saved.read(path, env)
@@ -65,7 +65,7 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
 
 
 def of_agent(agent: Any, device: torch.device) -> Policy:
-    """The best learner of a live agent that has no twin in SB3, as it is now."""
+    """The best learner of a live agent that has no counterpart in SB3, as it is now."""
     config = replace(agent.config, vary={}) if getattr(agent.config, "vary", None) else agent.config  # as in a file
     learner = type(agent.learner).make(
         *agent.sizes, config, [np.random.default_rng(0)], device, *agent.action_scale.bounds
@@ -77,10 +77,10 @@ def of_agent(agent: Any, device: torch.device) -> Policy:
 
 
 def with_value_if_learnt(policy: Policy, learner: Any, config: dict[str, Any]) -> Policy:
-    """The policy of a learner, without a value where nothing has trained its critic.
+    """The policy of a learner, without its value if the critic is untrained.
 
-    That is so of students without RL and of shipped ones until they are fine-tuned, unless their teacher's values were
-    distilled (``distill_value_coef``).
+    Critics are untrained in students without RL and in shipped ones before fine-tuning, unless the teacher's values
+    were distilled (``distill_value_coef``).
     """
     adam = learner.critic_adam if hasattr(learner, "critic_adam") else learner.adam
     untrained = not adam.steps.any() and not config.get("distill_value_coef")
@@ -98,7 +98,7 @@ def _best(loaded: dict[str, Any]) -> int:
 def _learner(
     settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | Choices, device: torch.device
 ) -> Learner:
-    """One learner of the run's kind, newly initialised."""
+    """A newly initialised learner of the run's backbone."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
     config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}
@@ -107,9 +107,9 @@ def _learner(
 
 
 def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-    """Row ``k`` (of critics, rows) of every tensor that has learners; what all share, such as bounds, as it is.
+    """Row ``k`` (rows, for critics) of every per-learner tensor; shared tensors, such as bounds, as they are.
 
-    A policy that only acts needs no settings that differ between peers, and of Adam's steps whether there were any.
+    A frozen policy needs no settings that differ between peers; of Adam's steps it needs whether there were any.
     """
 
     def of(kept: Tensor, one: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choic
 
 
 def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
-    """The policy of a learner with a GRU, which remembers."""
+    """The recurrent policy of a learner with a GRU."""
     along = Along(network)
     reader = reading(learner, along)
 
@@ -154,4 +154,4 @@ def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
         mean = next(part for part in (answer.logits, answer.mean, answer.actions) if part is not None)
         return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (along.after.squeeze(0),)
 
-    return policy.changed(gaussian=remembers(policy.source), step=step, value=None)
+    return policy.changed(gaussian=needs_memory(policy.source), step=step, value=None)

@@ -17,7 +17,7 @@ from policykd.distillation.labels import Labels, squashed_gaussian, unsquashed_g
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
-from policykd.teachers.checks import as_numbers
+from policykd.teachers.checks import as_indices
 from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
 from policykd.teachers.sight import ObservationMap
@@ -26,37 +26,37 @@ from policykd.teachers.task import check_fits, look_at
 TaskOf = Callable[[Tensor], Tensor]
 """Selects a teacher for each state: maps observations ``(B, O)`` to indices ``(B,)`` from 0."""
 Memories = list[Memory | None]
-"""What each teacher remembers of the episodes."""
+"""Hidden state of each teacher in its episodes."""
 
 
 class Panel:
-    """One or several frozen teachers that answer as one.
+    """One or several frozen teachers combined into one.
 
     Args:
-        teachers: they see the whole observation of the task.
-        config: the standard deviation assumed of them, and how several are combined.
+        teachers: read the task's full observation.
+        config: the standard deviation to assume for them, and how to combine several.
         squashed: whether students' Gaussians are before tanh (SAC).
         task_of: for ``several_teachers="by_task"``.
 
     Raises:
-        PolicyKDError: what decides among several teachers is missing, or would not be asked.
+        PolicyKDError: the rule that selects among several teachers is missing, or would not be used.
     """
 
     def __init__(
         self, teachers: Sequence[Teacher], config: TeachingConfig, squashed: bool, task_of: TaskOf | None
     ) -> None:
         self.teachers, self.config, self.squashed, self.task_of = list(teachers), config, squashed, task_of
-        # Any state will do to ask what they can say.
+        # Any state shows what kind of output they have.
         example = torch.zeros(1, self.teachers[0].observation_size)
         self.discrete = self.teachers[0].discrete
         self.copies_q_values = config.divergence == "mse" and all(t.policy.scores == "q_values" for t in self.teachers)
-        """Whether they say Q-values, which are copied as they are."""
+        """Whether they output Q-values, which are copied unchanged."""
         says = [
             t.policy.scores != "choice" if t.discrete else t.step(example, None, torch.ones(1))[1] is not None
             for t in self.teachers
         ]
         self.has_std = all(says) or (config.teacher_std is not None and not self.discrete)
-        """Whether they say how likely each action is."""
+        """Whether they output a probability for each action."""
         self.has_value = all(teacher.value(example) is not None for teacher in self.teachers)
         if len(self.teachers) > 1 and config.several_teachers == "best_value" and not self.has_value:
             raise PolicyKDError("several_teachers: best_value needs teachers with a value; mean and by_task need none")
@@ -76,32 +76,32 @@ class Panel:
 
     @property
     def by_environment(self) -> bool:
-        """Whether the environment says which of several teachers is right."""
+        """Whether the environment selects among several teachers."""
         return len(self.teachers) > 1 and self.config.several_teachers == "by_environment"
 
     @property
     def at_single_states(self) -> bool:
-        """Whether they can answer at single states, without their episode."""
+        """Whether they can act at single states, without the rest of the episode."""
         return not (self.remembers or self.by_environment)
 
     @property
     def source(self) -> str:
-        """Where the teachers came from."""
+        """Names of the teachers' files or objects."""
         return " + ".join(teacher.source for teacher in self.teachers)
 
     def score(self, env: str | EnvFactory, n_episodes: int, seed: int) -> TeacherScore:
-        """Returns of the teachers acting as one, and of random actions from the same starts."""
+        """Returns of the combined teachers, and of random actions from the same initial states."""
         if len(self.teachers) == 1:
             return self.teachers[0].score(env, n_episodes, seed)
         return score(self.source, env, self.player(), n_episodes, seed)
 
     @property
     def remembers(self) -> bool:
-        """Whether some teacher depends on earlier observations of the episode."""
+        """Whether any teacher depends on earlier observations of the episode."""
         return any(teacher.remembers for teacher in self.teachers)
 
     def keep(self, memories: Memories | None) -> list[Any] | None:
-        """What teachers remember, for a checkpoint; ``renew`` makes it of that again."""
+        """The teachers' memories for a checkpoint; ``restore`` restores them."""
         if memories is None:
             return None
         return [
@@ -109,18 +109,18 @@ class Panel:
             for teacher, memory in zip(self.teachers, memories, strict=True)
         ]
 
-    def renew(self, saved: list[Any] | None) -> Memories | None:
-        """What teachers remembered when a checkpoint was written."""
+    def restore(self, saved: list[Any] | None) -> Memories | None:
+        """Restore the teachers' memories from a checkpoint."""
         if saved is None:
             return None
-        renewals = [teacher.policy.renew or tuple for teacher in self.teachers]
-        return [None if kept is None else renew(kept) for renew, kept in zip(renewals, saved, strict=True)]
+        restorers = [teacher.policy.restore or tuple for teacher in self.teachers]
+        return [None if kept is None else restore(kept) for restore, kept in zip(restorers, saved, strict=True)]
 
     def player(self, starts: Callable[[], np.ndarray] | None = None) -> Callable[[np.ndarray], np.ndarray]:
-        """Raw observations ``(B, O)`` of B episodes, step after step, to actions ``(B, A)`` in [-1, 1], without noise.
+        """A function that plays B episodes: raw observations ``(B, O)`` to actions ``(B, A)`` in [-1, 1], noise-free.
 
         Args:
-            starts: where an episode starts at the moment, ``(B,)``; None: all at the first call.
+            starts: returns where an episode starts at the current step, ``(B,)``; None: all at the first call.
         """
         memories: Memories | None = None
 
@@ -134,10 +134,10 @@ class Panel:
         return act
 
     def answer(self, observations: Tensor, envs: Tensor | None = None) -> Tensor:
-        """Their answers at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
+        """Their outputs at raw observations of the task ``(K, B, O)``, packed: ``(K, B, W)`` (``Labels``).
 
         Raises:
-            PolicyKDError: one of them remembers its episode, and single states tell it nothing; or as of ``recall``.
+            PolicyKDError: one of them has memory and cannot act at single states; or as for ``recall``.
         """
         for teacher in self.teachers:
             if teacher.remembers:
@@ -148,16 +148,16 @@ class Panel:
     def recall(
         self, observations: Tensor, memories: Memories | None, starts: Tensor, envs: Tensor | None = None
     ) -> tuple[Tensor, Memories]:
-        """Their packed answers at the next observations ``(K, B, O)`` of K x B episodes, and their next memories.
+        """Their packed outputs at the next observations ``(K, B, O)`` of K x B episodes, and their next memories.
 
         Args:
             observations: raw observations.
             memories: what the last call returned; None at first.
             starts: 1 where an episode starts ``(K, B)``.
-            envs: the environments ``(B,)`` that they are of, by their number among those of one student; None: of none.
+            envs: index of each state's environment among a student's ``(B,)``; None if they come from no environment.
 
         Raises:
-            PolicyKDError: the environment says who is right, and there is none.
+            PolicyKDError: the environment selects the teacher, and ``envs`` is None.
         """
         if self.by_environment and envs is None:
             raise PolicyKDError(
@@ -174,7 +174,7 @@ class Panel:
         return labels.view(*observations.shape[:-1], -1).to(observations.device), kept
 
     def _in_students_units(self, teacher: Teacher, observations: Tensor, mean: Tensor, std: Tensor | None) -> Labels:
-        """One teacher's answer, its Gaussian in the students' units; or logits."""
+        """One teacher's output: its Gaussian in the students' units, or logits."""
         value = teacher.value(observations) if self.has_value else None
         if teacher.discrete:
             sharpened = teacher.policy.scores == "q_values" and not self.copies_q_values
@@ -192,7 +192,7 @@ class Panel:
 
     def _decide(self, answers: list[Labels], observations: Tensor, envs: Tensor | None) -> Labels:
         values = torch.stack([answer.value for answer in answers])
-        several = [torch.stack(parts) for parts in zip(*(said(a.policy) for a in answers), strict=True)]
+        several = [torch.stack(parts) for parts in zip(*(parts_of(a.policy) for a in answers), strict=True)]
         if self.config.several_teachers == "mean":
             if self.discrete:
                 mean = several[0].mean(0) if self.copies_q_values else ensemble_logits(several[0])
@@ -208,26 +208,26 @@ class Panel:
             best = (envs % len(values)).repeat(len(observations) // len(envs)).to(values.device)
         else:
             assert self.task_of is not None
-            best = as_numbers(self.task_of(observations.clone()), len(observations), len(several[0]))
+            best = as_indices(self.task_of(observations.clone()), len(observations), len(several[0]))
         rows = torch.arange(len(best), device=best.device)
         chosen = [part[best, rows] for part in several]
         policy = PolicyOutput.choosing(*chosen) if self.discrete else PolicyOutput(*chosen)
         return Labels(policy, values[best, rows])
 
 
-def said(policy: PolicyOutput) -> list[Tensor]:
-    """The parts of an answer that are there; of logits these alone, from which the action follows."""
+def parts_of(policy: PolicyOutput) -> list[Tensor]:
+    """The parts of an output that are present; logits alone, if any, since the action follows from them."""
     return [part for part in (policy[:3] if policy.logits is None else (policy.logits,)) if part is not None]
 
 
 def as_teachers(teacher: Any, env: EnvFactory, env_id: str, observation_map: ObservationMap | None) -> list[Teacher]:
-    """What a user calls a teacher, or several in a list, loaded and checked against the task.
+    """Load one teacher, or a list of them, and check them against the task.
 
     Args:
         teacher: one or several.
         env: makes the task.
         env_id: its name.
-        observation_map: what they read of its observation (``Teacher.load``); None is what each was loaded with.
+        observation_map: the part of the observation they read (``Teacher.load``); None keeps each teacher's own.
     """
     several = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     if not several:

@@ -1,8 +1,8 @@
-"""Pickles as data: what a pickle says, without doing it.
+"""Reads pickles as data, without running them.
 
-A pickle is a program that may call any function of Python, and even functions that only build arrays can be called so
-that memory is read as something else. This reader builds plain values (numbers, texts, bytes, lists, tuples, dicts);
-where a pickle calls something, it writes down what was to be called and with what (``Call``), and calls nothing.
+A pickle is a program that may call any Python function, and even functions that only build arrays can be called in ways
+that misinterpret memory. This reader builds plain values (numbers, strings, bytes, lists, tuples, dicts); calls are
+recorded as a ``Call`` with function and arguments, and never made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 MOST_STEPS = 200_000
-"""Instructions of a pickle that are read at most; those of a normaliser or of an agent's weights are some thousands."""
+"""Maximum number of instructions in a pickle; a normaliser or an agent's weights have some thousands."""
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = (
@@ -28,14 +28,14 @@ _DTYPES = {code: np.dtype(code) for code in ("b1", "f2", "f4", "f8", "i1", "i2",
 
 
 class Name(NamedTuple):
-    """Something that a pickle looks up: a class or a function, by where it is."""
+    """A class or function that a pickle looks up, by its module and name."""
 
     module: str
     name: str
 
 
 class Call:
-    """What a pickle calls, and what it then does with the result. Nothing of it is done."""
+    """A call in a pickle, and what the pickle then does with the result. None of it is carried out."""
 
     __slots__ = ("arguments", "function", "items", "state")
 
@@ -44,24 +44,24 @@ class Call:
         """A ``Name``, or another ``Call``."""
         self.arguments: tuple[Any, ...] = arguments if isinstance(arguments, tuple) else (arguments,)
         self.state: Any = None
-        """What its ``__setstate__`` would get: of most objects, a dict of attributes."""
+        """The argument of its ``__setstate__``: for most objects, a dict of attributes."""
         self.items: dict[str, Any] = {}
-        """What is put under its keys."""
+        """Items that the pickle sets on the result, by key."""
 
 
 PERSISTENT = Name("", "persistent_id")
-"""Stands for the function that finds what a pickle refers to by an id."""
+"""Stands for the function that resolves persistent ids."""
 
 
 def load(file: BinaryIO, check: Callable[[Name], None]) -> Any:
     """The value that a pickle describes.
 
     Args:
-        file: where the pickle begins; afterwards, what follows it.
-        check: is told every name that the pickle looks up, and may raise.
+        file: positioned at the start of the pickle; afterwards at its end.
+        check: called with every name that the pickle looks up; may raise.
 
     Raises:
-        Exception: of any kind, where the pickle is damaged, too long, or does what only foreign ones do.
+        Exception: of any kind, if the pickle is damaged, too long, or uses unsupported instructions.
     """
     stack: list[Any] = []
     below: list[list[Any]] = []
@@ -154,14 +154,14 @@ def load(file: BinaryIO, check: Callable[[Name], None]) -> Any:
 
 
 def _place(number: int) -> int:
-    """A number of the memo; huge ones would be chosen to make dicts slow."""
+    """Check an index of the memo; huge ones are only chosen to make dicts slow."""
     if not 0 <= number < 2**32:
         raise ValueError("a place beyond any memo")
     return number
 
 
 def _extend(target: Any, items: list[Any]) -> None:
-    """Append to a list; what a call's result would be given is not kept."""
+    """Append to a list; items appended to a call's result are dropped."""
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, Call):
@@ -169,7 +169,7 @@ def _extend(target: Any, items: list[Any]) -> None:
 
 
 def _filled(target: Any, pairs: list[Any]) -> Any:
-    """Put values under their keys. Keys that are not text cannot be attributes: they are dropped."""
+    """Set items by key. Keys that are not strings cannot be attributes and are dropped."""
     items = target.items if isinstance(target, Call) else target
     if not isinstance(items, dict) or len(pairs) % 2:
         raise ValueError("puts items into no dict")
@@ -178,7 +178,7 @@ def _filled(target: Any, pairs: list[Any]) -> Any:
 
 
 def array(value: Any) -> np.ndarray:
-    """A number or an array, rebuilt from its bytes: plain types, and exactly as many bytes as its shape needs."""
+    """Rebuild a number or an array from its bytes: plain dtypes only, with exactly the bytes its shape needs."""
     if type(value) in (bool, int, float):
         return np.array(float(value))
     if not isinstance(value, Call) or not isinstance(value.function, Name):

@@ -1,4 +1,4 @@
-"""What every kind of teacher becomes: a policy on raw observations, whatever file or object it came from."""
+"""The common form of all teachers: a policy on raw observations, whatever file or object it came from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from policykd.tasks.groups import OwnSpace
 from policykd.teachers.vecnormalize import Normaliser
 
 Memory = tuple[Any, ...]
-"""What a policy remembers of the episodes that it plays: tensors with one column per environment, ``(layers, B, H)``
-each; or B objects, the controllers of as many environments."""
+"""Hidden state of a policy in B episodes: tensors ``(layers, B, H)``, one column per environment; or B controllers,
+one per environment."""
 
 
 Scores = Literal["logits", "q_values", "choice"]
-"""Logits; Q-values in the task's units of reward; or 1 at the action chosen and 0 elsewhere."""
+"""Logits; Q-values in the task's units of reward; or a one-hot vector of the action."""
 
 
 class Recorded(NamedTuple):
-    """The return that a teacher's folder says it had."""
+    """A return recorded in a teacher's folder."""
 
     mean: float
     file: str
@@ -35,47 +35,47 @@ class Policy:
     """A frozen policy on raw observations, with its normaliser inside if it has one."""
 
     source: str
-    """Where it came from, as text."""
+    """Name of its file or object."""
     observation_size: int | None
-    """Length O of an observation; None where only the task can tell."""
+    """Length O of an observation; None if only the task tells."""
     action_size: int
     """Length A of an action."""
     gaussian: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     """Raw observations ``(B, O)`` to means ``(B, A)`` and standard deviations ``(B, A)`` or None, in [-1, 1] units and
-    before tanh where ``squashed``; of a policy that chooses one of A actions to its ``scores`` and None."""
+    before tanh if ``squashed``; for discrete actions to its ``scores`` and None."""
     scores: Scores | None = None
-    """What a policy that chooses says of each action; None where actions are continuous."""
+    """What the output of a policy with discrete actions is; None if actions are continuous."""
     squashed: bool = False
     """Whether an action is tanh of the Gaussian (SAC, TQC)."""
     value: Callable[[Tensor], Tensor] | None = None
     """Raw observations ``(B, O)`` to values ``(B,)`` in the task's units of reward."""
     low: np.ndarray | None = None
-    """Smallest action ``(A,)`` of the task it was trained on, where the source says and actions are continuous."""
+    """Smallest action ``(A,)`` of the task it was trained on, if known and actions are continuous."""
     high: np.ndarray | None = None
     """Largest action ``(A,)``."""
     first: int = 0
-    """The number of the first action, where it chooses one."""
+    """Index of the first discrete action."""
     network: nn.Module | None = None
-    """Its parameters, where it has any that torch can see."""
+    """Module with its parameters, if torch can see them."""
     missing_normaliser: bool = False
-    """Whether it was trained on normalised observations and the statistics are not there."""
+    """Whether it was trained on normalised observations and the statistics are missing."""
     step: Callable[[Tensor, Memory | None, Tensor], tuple[Tensor, Tensor | None, Memory]] | None = None
-    """Where it remembers: observations ``(B, O)``, memory (None at first) and whether an episode starts ``(B,)`` to
-    mean, standard deviation and memory. ``gaussian`` is refused then."""
+    """For a policy with memory: observations ``(B, O)``, memory (None at first) and whether an episode starts ``(B,)``
+    to mean, standard deviation and memory. ``gaussian`` then raises."""
     keep: Callable[[Memory], Any] | None = None
-    """Of a memory that is no tensors: what a checkpoint holds of it, as tensors, arrays and plain values."""
-    renew: Callable[[Any], Memory] | None = None
-    """The memory that ``keep`` made this of."""
+    """Converts a memory that is not tensors to tensors, arrays and plain values, for a checkpoint."""
+    restore: Callable[[Any], Memory] | None = None
+    """Inverse of ``keep``."""
     normalisers: tuple[Normaliser, ...] = ()
-    """What it does to observations first, the first one first."""
+    """Normalisers it applies to observations, in order."""
     space: OwnSpace | None = None
-    """Of dicts or boxes of several axes, where it reads such, laid out flat (``tasks.groups``)."""
+    """Its observation space, if that is a dict or a box of several axes, which it reads flat (``tasks.groups``)."""
     groups: tuple[str, ...] = ()
-    """Names of their groups, in the order in which it reads them."""
+    """Names of the groups of its observation, in the order in which it reads them."""
     answer: Callable[[Tensor], Tensor] | None = None
-    """What a program says at raw observations ``(B, O)``, in the task's units and not yet clipped: ``(B, A)``."""
+    """Output of a program at raw observations ``(B, O)``, in the task's units before clipping: ``(B, A)``."""
     recorded: Recorded | None = None
-    """How well it did when it was trained, where its folder tells."""
+    """Its return after training, if recorded in its folder."""
 
     def changed(self, **changes: object) -> Policy:
         """A copy with some fields changed."""
@@ -83,10 +83,10 @@ class Policy:
 
 
 def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.device) -> Policy:
-    """The policy behind ``VecNormalize`` wrappers, the innermost first: raw observations in, values in raw rewards out.
+    """The policy with its ``VecNormalize`` wrappers, innermost first: takes raw observations, returns unscaled values.
 
     Raises:
-        PolicyKDError: the statistics are those of another observation.
+        PolicyKDError: the statistics do not fit the policy's observations.
     """
     chain = tuple(normaliser.to(device) for normaliser in normalisers)
     for normaliser in chain:
@@ -110,11 +110,11 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
             observations = normaliser(observations)
         return observations
 
-    return seen_through(policy, look, reward_std).changed(normalisers=chain) if chain else policy
+    return preprocessed(policy, look, reward_std).changed(normalisers=chain) if chain else policy
 
 
-def seen_through(policy: Policy, look: Callable[[Tensor], Tensor], scale: float = 1.0) -> Policy:
-    """The policy that reads ``look(observations)``, its values times ``scale``."""
+def preprocessed(policy: Policy, look: Callable[[Tensor], Tensor], scale: float = 1.0) -> Policy:
+    """The policy applied to ``look(observations)``, with its values times ``scale``."""
     step, value, answer = policy.step, policy.value, policy.answer
     return policy.changed(
         gaussian=lambda observations: policy.gaussian(look(observations)),
@@ -124,8 +124,8 @@ def seen_through(policy: Policy, look: Callable[[Tensor], Tensor], scale: float 
     )
 
 
-def remembers(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """The ``gaussian`` of a policy that remembers: none.
+def needs_memory(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    """The ``gaussian`` of a policy with memory, which raises.
 
     Args:
         source: the policy, for the error.
@@ -141,17 +141,17 @@ def remembers(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
 
 
 def as_state(memory: Memory) -> tuple[Any, ...]:
-    """A memory as SB3's ``predict`` hands out a state: in NumPy, but for objects."""
+    """A memory as the state that SB3's ``predict`` returns: NumPy arrays; objects as they are."""
     return tuple(part.cpu().numpy() if isinstance(part, Tensor) else part for part in memory)
 
 
 def of_state(state: Sequence[Any], device: torch.device) -> Memory:
-    """The memory that is handed in as a state."""
+    """The memory of a state passed to ``predict``."""
     return tuple(torch.as_tensor(part, device=device) if isinstance(part, np.ndarray) else part for part in state)
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """No gradient, no dropout, no running statistics that move."""
+    """Freeze a network: no gradients, no dropout, no updates of running statistics."""
     for parameter in network.parameters():  # a TorchScript module has no requires_grad_ of its own
         parameter.requires_grad_(False)
     return network.eval()
@@ -162,7 +162,7 @@ Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def to_unit(low: np.ndarray, high: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Middle and half range ``(A,)`` that bring actions of a task to [-1, 1]."""
+    """Midpoint and half range ``(A,)`` that scale actions of a task to [-1, 1]."""
     if (high < low).any():
         raise PolicyKDError(f"teacher: action bounds {low} to {high} are empty")
     half = np.where(high > low, (high - low) / 2, 1)  # an action of one value is 0 in [-1, 1]

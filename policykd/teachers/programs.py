@@ -1,6 +1,6 @@
-"""Teachers that are files of programs: TorchScript and ONNX.
+"""Teachers in program files: TorchScript and ONNX.
 
-They give actions in the task's units, as a policy is deployed.
+Like deployed policies, they return actions in the task's units.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from policykd.teachers.policy import Policy
 from policykd.teachers.task import TaskSpaces
 
 METADATA = "policykd.json"
-"""Under this name an exported policy says its sizes and bounds."""
+"""Name under which an exported policy stores its sizes and bounds."""
 
 
 def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, trust: bool) -> Policy:
-    """A TorchScript file: a program, which has operators that write and map files.
+    """The policy in a TorchScript file: a program, with operators that can write and map files.
 
-    What such a program does cannot be told from its text, so without ``trust`` it is not even opened.
+    What such a program does cannot be seen from its text, so without ``trust`` it is not even opened.
 
     Raises:
         PolicyKDError: ``trust`` is not given, or it is damaged.
@@ -45,9 +45,9 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
 
 
 def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Policy:
-    """An ONNX file of one input, observations ``(B, O)``, and one output, actions ``(B, A)`` in the task's units.
+    """The policy in an ONNX file: input observations ``(B, O)``, output actions ``(B, A)`` in the task's units.
 
-    Of a choice the output is numbers of actions ``(B,)`` or logits ``(B, A)``.
+    For discrete actions the output is indices ``(B,)`` or logits ``(B, A)``.
 
     Raises:
         PolicyKDError: it is damaged or has other inputs or outputs, or onnxruntime is not installed.
@@ -73,12 +73,12 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     size, actions = shape(str(path), _described(described), task)
     if isinstance(inputs[0].shape[-1], int):
         size = inputs[0].shape[-1]
-    answered = () if task is None else np.shape(act(task.examples))
-    return acting(str(path), through_numpy(act, device), size, actions, device, answered)
+    output_shape = () if task is None else np.shape(act(task.examples))
+    return acting(str(path), through_numpy(act, device), size, actions, device, output_shape)
 
 
 def onnx_session(path: Path) -> Any:
-    """The file in onnxruntime, on one thread.
+    """Open the file in onnxruntime, on one thread.
 
     Raises:
         PolicyKDError: it is damaged, or onnxruntime is not installed.
@@ -97,9 +97,9 @@ def onnx_session(path: Path) -> Any:
 
 
 def _check_onnx(path: Path, model: Any) -> None:
-    """Refuse a graph that reads other files than one beside it, or may never end.
+    """Refuse a graph that reads files other than one beside it, or may never end.
 
-    onnxruntime runs no code but its own operators; of files it reads what a tensor names as its data.
+    onnxruntime runs no code but its own operators; the only files it reads are those that tensors name as their data.
     """
     parts = [model.graph, *model.functions]
     while parts:
@@ -116,7 +116,7 @@ def _check_onnx(path: Path, model: Any) -> None:
 
 
 def _described(text: str) -> dict[str, Any] | None:
-    """What an exported policy says of itself; None where there is nothing."""
+    """The description that an exported policy stores; None if there is none."""
     try:
         found = json.loads(text)
         size = found["observation_size"]

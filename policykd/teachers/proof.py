@@ -1,4 +1,4 @@
-"""Whether a rebuilt policy is the live one, asked on observations: never another policy without a word."""
+"""Checks on observations that a rebuilt policy is equal to the live one, so that they never differ silently."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from policykd.teachers.policy import Policy, to_unit
 
 TOLERANCE = 1e-5
 TIE = 1e-6
-"""How far a choice may be from the best one, in units of the largest score that was seen."""
+"""Maximum distance of an action's score from the best one, relative to the largest score."""
 ROWS = 32
-"""Observations of each size that are asked."""
+"""Number of observations of each size."""
 SIZES = (0.1, 1.0, 10.0)
 USUAL = 1 + len(SIZES) * ROWS
-"""How many of the observations are of usual size: zeros first, then ``ROWS`` of each of ``SIZES``."""
+"""Number of observations of usual size: zeros first, then ``ROWS`` of each of ``SIZES``."""
 WIDE = 1000.0
-"""How far the others go, within the space's bounds."""
+"""Range of the others, within the space's bounds."""
 LIBRARIES = ("torch.nn.", "stable_baselines3.", "sb3_contrib.")
-"""Modules whose code is known."""
+"""Libraries whose code is known."""
 STEPS = 4
-"""Steps of an episode that a policy with memory is asked."""
+"""Steps of an episode to compare for a policy with memory."""
 
 
-class Truth(NamedTuple):
-    """What SB3's own classes say at some inputs; None where they have no such thing."""
+class Expected(NamedTuple):
+    """Outputs of SB3's own classes at some inputs; None where they have none."""
 
     mean: Tensor
     """Means; or logits (of sum 1), or Q-values."""
@@ -42,32 +42,32 @@ class Truth(NamedTuple):
     value: Tensor | None
 
 
-class Asked:
-    """The ``predict`` of SB3, asked by flat observations ``(n, O)``, where it may read dicts or boxes of several axes.
+class FlatPredict:
+    """SB3's ``predict`` on flat observations ``(n, O)``, also for spaces that are dicts or boxes of several axes.
 
     Args:
         predict: of a model or policy.
-        space: its observations.
+        space: its observation space.
     """
 
     def __init__(self, predict: Any, space: gym.Space) -> None:
         self.predict, self.space = predict, space if is_laid_out(space) else None
         self.examples = inputs(space)
-        """Observations to ask at, ``(n, O)``."""
+        """Observations to compare at, ``(n, O)``."""
         if self.space is not None:
             self.examples = flatten(self.space, unflatten(self.space, self.examples))  # one-hot where it must be
 
     def as_read(self, observations: np.ndarray) -> Any:
-        """As it reads them."""
+        """Observations in the form of its space."""
         return observations if self.space is None else unflatten(self.space, observations)
 
     def __call__(self, observations: np.ndarray, **options: Any) -> Any:
-        """What it answers."""
+        """Output of ``predict``."""
         return self.predict(self.as_read(observations), **options)
 
 
 def inputs(space: gym.Space) -> np.ndarray:
-    """Observations ``(n, O)`` to ask at: ``USUAL`` ones, and as many as ``ROWS`` from all of the space."""
+    """Observations ``(n, O)`` to compare at: ``USUAL`` ones, and ``ROWS`` from the whole space."""
     size, generator = gym.spaces.flatdim(space), np.random.default_rng(0)
     flat = gym.spaces.flatten_space(space)
     assert isinstance(flat, gym.spaces.Box)
@@ -78,14 +78,14 @@ def inputs(space: gym.Space) -> np.ndarray:
 
 
 def own_code(live: nn.Module) -> str | None:
-    """The first part of a live policy that acts by code of no library, None where there is none.
+    """The first part of a live policy whose code is from no known library; None if there is none.
 
-    What such code does to some observations can show that a rebuilt policy is another, and not that it is the same.
+    Comparing such code on some observations can show that a rebuilt policy differs, but not that it is equal.
     """
     for part in live.modules():
         kind = type(part)
         for held in map(type, vars(part).values()):
-            if issubclass(held, Distribution) and not is_known(held):  # which is no module
+            if issubclass(held, Distribution) and not is_known(held):  # distributions are not modules
                 return held.__name__
         replaced = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
         if not is_known(kind) or replaced or part._forward_hooks or part._forward_pre_hooks:
@@ -94,24 +94,24 @@ def own_code(live: nn.Module) -> str | None:
 
 
 def is_known(code: Any) -> bool:
-    """Whether a class or function is of a library."""
+    """Whether a class or function is from a known library."""
     return str(getattr(code, "__module__", "")).startswith(LIBRARIES)
 
 
 @torch.no_grad()
-def acts_alike(policy: Policy, asked: Asked, device: torch.device) -> bool:
-    """Whether a policy's deterministic actions are those of SB3's ``predict``, in the task's units."""
-    examples = asked.examples
+def same_actions(policy: Policy, predict: FlatPredict, device: torch.device) -> bool:
+    """Whether a policy's deterministic actions equal those of SB3's ``predict``, in the task's units."""
+    examples = predict.examples
     if policy.step is None:
         mean = policy.gaussian(torch.from_numpy(examples).to(device))[0]
-        size = np.abs(examples).max(1).clip(SIZES[-1])[:, None] / SIZES[-1]  # with which rounding grows
-        return _same(policy, mean, asked(examples, deterministic=True)[0], size)
+        size = np.abs(examples).max(1).clip(SIZES[-1])[:, None] / SIZES[-1]  # rounding grows with it
+        return _same(policy, mean, predict(examples, deterministic=True)[0], size)
     memory, state, examples = None, None, examples[:USUAL]
     starts = np.ones(len(examples), bool)
     for _ in range(STEPS):
         inputs = torch.from_numpy(examples).to(device), memory, torch.from_numpy(starts).to(device)
         mean, _, memory = policy.step(*inputs)
-        theirs, state = asked(examples, state=state, episode_start=starts, deterministic=True)
+        theirs, state = predict(examples, state=state, episode_start=starts, deterministic=True)
         if not _same(policy, mean, theirs):
             return False
         starts, examples = np.arange(len(examples)) % 5 == 0, examples[::-1].copy()
@@ -119,37 +119,37 @@ def acts_alike(policy: Policy, asked: Asked, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def says_alike(policy: Policy, live: Any, asking: Asked, device: torch.device) -> bool:
-    """Whether the distribution and the value, where the live policy has some, are the same, too."""
-    examples = asking.examples[:USUAL]
-    asked = torch.from_numpy(examples).to(device)
-    if policy.step is not None:  # beside actions at several steps it says a value where the critic has no memory
-        read = obs_as_tensor(asking.as_read(examples), live.device)
-        return policy.value is None or _close(policy.value(asked), live.predict_values(read, None, None).squeeze(1))
-    truth = _truth(live, obs_as_tensor(asking.as_read(examples), live.device))
-    if truth is None:
+def same_outputs(policy: Policy, live: Any, predict: FlatPredict, device: torch.device) -> bool:
+    """Whether distribution and value also equal those of the live policy, if it has them."""
+    examples = predict.examples[:USUAL]
+    inputs = torch.from_numpy(examples).to(device)
+    read = obs_as_tensor(predict.as_read(examples), live.device)
+    if policy.step is not None:  # besides actions it has a value, if its critic has no memory
+        return policy.value is None or _close(policy.value(inputs), live.predict_values(read, None, None).squeeze(1))
+    live_outputs = _expected(live, read)
+    if live_outputs is None:
         return False
-    mean, std = policy.gaussian(asked)
+    mean, std = policy.gaussian(inputs)
     if policy.scores in ("logits", "q_values"):
-        said = mean.log_softmax(-1) if policy.scores == "logits" else mean
-        if not _close(said, truth.mean):
+        own = mean.log_softmax(-1) if policy.scores == "logits" else mean
+        if not _close(own, live_outputs.mean):
             return False
-    if truth.std is not None:
-        expected = truth.mean, truth.std
+    if live_outputs.std is not None:
+        expected = live_outputs.mean, live_outputs.std
         if getattr(policy.network, "in_task_units", False):
             assert policy.low is not None and policy.high is not None
-            middle, half = to_unit(policy.low, policy.high, truth.mean.device)
-            expected = (truth.mean - middle) / half, truth.std / half
+            middle, half = to_unit(policy.low, policy.high, live_outputs.mean.device)
+            expected = (live_outputs.mean - middle) / half, live_outputs.std / half
         if std is None or not (_close(mean, expected[0]) and _close(std.expand_as(mean), expected[1])):
             return False
-    return truth.value is None or policy.value is None or _close(policy.value(asked), truth.value)
+    return live_outputs.value is None or policy.value is None or _close(policy.value(inputs), live_outputs.value)
 
 
-def same_twice(predict: Any, examples: np.ndarray, source: str) -> None:
-    """Refuse what answers differently when asked twice, or not at all.
+def check_deterministic(predict: Any, examples: np.ndarray, source: str) -> None:
+    """Refuse a policy whose actions differ between two calls, or that fails.
 
     Raises:
-        PolicyKDError: it samples, or remembers, or fails.
+        PolicyKDError: it samples, has memory, or fails.
     """
     try:
         first, second = (np.asarray(predict(examples, deterministic=True)[0]) for _ in range(2))
@@ -165,9 +165,9 @@ def same_twice(predict: Any, examples: np.ndarray, source: str) -> None:
 
 
 def _same(policy: Policy, mean: Tensor, theirs: np.ndarray, size: np.ndarray | float = 1.0) -> bool:
-    """Whether actions or choices are those of SB3, but for rounding, which grows with ``size (n, 1)``."""
+    """Whether actions equal SB3's up to rounding, which grows with ``size (n, 1)``."""
     answer = mean.detach().cpu()
-    if policy.scores is not None:  # of actions that are worth the same to a policy, rounding decides
+    if policy.scores is not None:  # rounding decides between actions of equal score
         chosen = answer.gather(1, torch.from_numpy(theirs - policy.first).long().unsqueeze(1))
         return bool((answer.amax(1, keepdim=True) - chosen <= TIE * answer.abs().max()).all())
     assert policy.low is not None and policy.high is not None
@@ -182,27 +182,27 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _truth(live: Any, asked: Any) -> Truth | None:
-    """Distribution and value by SB3's own methods; None where these fail."""
+def _expected(live: Any, observations: Any) -> Expected | None:
+    """Distribution and value from SB3's own methods; None if these fail."""
     try:
         if hasattr(live, "q_net"):
-            return Truth(live.q_net(asked), None, None)
+            return Expected(live.q_net(observations), None, None)
         if hasattr(live, "quantile_net"):
-            return Truth(live.quantile_net(asked).mean(1), None, None)
+            return Expected(live.quantile_net(observations).mean(1), None, None)
         if hasattr(live, "predict_values"):
-            gaussian = live.get_distribution(asked).distribution
+            gaussian = live.get_distribution(observations).distribution
             if isinstance(gaussian, torch.distributions.Categorical):
-                return Truth(gaussian.logits, None, live.predict_values(asked).squeeze(1))
-            return Truth(gaussian.mean, gaussian.stddev, live.predict_values(asked).squeeze(1))
+                return Expected(gaussian.logits, None, live.predict_values(observations).squeeze(1))
+            return Expected(gaussian.mean, gaussian.stddev, live.predict_values(observations).squeeze(1))
         if not hasattr(live, "critic"):
-            return Truth(torch.empty(0), None, None)
-        scaled = live._predict(asked, deterministic=True)
-        q = live.critic(asked, scaled)
+            return Expected(torch.empty(0), None, None)
+        scaled = live._predict(observations, deterministic=True)
+        q = live.critic(observations, scaled)
         value = q.mean((1, 2)) if isinstance(q, Tensor) else torch.cat(tuple(q), 1).amin(1)
         if not hasattr(live.actor, "action_dist"):
-            return Truth(scaled, None, value)
-        mean, log_std, extra = live.actor.get_action_dist_params(asked)
+            return Expected(scaled, None, value)
+        mean, log_std, extra = live.actor.get_action_dist_params(observations)
         gaussian = live.actor.action_dist.proba_distribution(mean, log_std, **extra).distribution
-        return Truth(gaussian.mean, gaussian.stddev, value)
-    except Exception:  # a policy of its own may lack or change any of these
+        return Expected(gaussian.mean, gaussian.stddev, value)
+    except Exception:  # a custom policy may lack or change any of these
         return None

@@ -1,6 +1,6 @@
-"""Policies that remember: an LSTM or GRU before the networks, whose memory the caller keeps.
+"""Recurrent policies: an LSTM or GRU before the networks, whose state the caller keeps.
 
-Those of sb3-contrib (RecurrentPPO), and what other libraries' are made of, too.
+Those of sb3-contrib (RecurrentPPO), and the parts of other libraries'.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.spaces import Choices
-from policykd.teachers.policy import Bounds, Memory, Policy, freeze, remembers
+from policykd.teachers.policy import Bounds, Memory, Policy, freeze, needs_memory
 from policykd.teachers.sb3_networks import Networks
 
 PREFIX = "lstm_actor."
@@ -21,7 +21,7 @@ KINDS = ("weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l")
 
 
 def is_recurrent(state: dict[str, Tensor]) -> bool:
-    """Whether tensors are those of a recurrent policy."""
+    """Whether a state dict is that of a recurrent policy."""
     return f"{PREFIX}weight_ih_l0" in state
 
 
@@ -33,12 +33,12 @@ def from_tensors(
     actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
-    """The policy of a RecurrentPPO, with a value where its critic has no memory: values are asked of single states.
+    """The policy of a RecurrentPPO; with a value if its critic has no memory, since values are of single states.
 
     Such a critic has a linear layer in place of the LSTM (``enable_critic_lstm=False``, ``shared_lstm=False``).
 
     Raises:
-        PolicyKDError: its LSTM has parts that are not the usual ones.
+        PolicyKDError: its LSTM has unexpected parts.
     """
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     lstm = rnn(weights, source)
@@ -55,7 +55,7 @@ def from_tensors(
 
     return head.changed(
         observation_size=lstm.input_size,
-        gaussian=remembers(source),
+        gaussian=needs_memory(source),
         step=step(lstm, head.gaussian),
         value=value,
         network=network,
@@ -63,10 +63,10 @@ def from_tensors(
 
 
 def rnn(weights: dict[str, Tensor], source: str) -> nn.LSTM | nn.GRU:
-    """The LSTM or GRU of these weights, under torch's names.
+    """Build the LSTM or GRU of these weights, given by torch's names.
 
     Raises:
-        PolicyKDError: it has parts that are not the usual ones.
+        PolicyKDError: it has unexpected parts.
     """
     layers = len([name for name in weights if name.startswith(KINDS[0])])
     usual = set(weights) == {f"{kind}{layer}" for kind in KINDS for layer in range(layers)}
@@ -85,7 +85,7 @@ def rnn(weights: dict[str, Tensor], source: str) -> nn.LSTM | nn.GRU:
 def step(
     network: nn.LSTM | nn.GRU, head: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 ) -> Callable[[Tensor, Memory | None, Tensor], tuple[Tensor, Tensor | None, Memory]]:
-    """The ``step`` of a policy with this memory before its ``head``."""
+    """The ``step`` of a policy with this recurrent network before its ``head``."""
     lstm = isinstance(network, nn.LSTM)
 
     def step(inputs: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:

@@ -1,9 +1,9 @@
 """Agents of Stable-Baselines3 and sb3-contrib, of any version since 1.0, without SB3's own ``load``.
 
 A zip of SB3 holds weights, and JSON in which everything that is not plain is a pickle beside some readable text. Here
-the weights are rebuilt from their bytes (``weights``), the shapes of the networks come from them, and of the JSON
-only the readable text is used, which must be known by name (``sb3_text``). A live agent is rebuilt the same way and
-then proven against its own ``predict`` (``proof``); where that fails, a copy of its policy acts by its own code.
+the weights are rebuilt from their bytes (``weights``), the shapes of the networks follow from them, and of the JSON
+only the readable text is used, in which every name must be known (``sb3_text``). A live agent is rebuilt the same way
+and checked against its own ``predict`` (``proof``); if that fails, a copy of its policy acts by its own code.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from policykd.teachers.weights import read_tensors
 
 log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
-"""The part of a zip by which it is known as an agent of SB3."""
+"""The member by which a zip is recognised as an SB3 agent."""
 OWN_PREDICT = (
     "has a predict that is not its policy's: give a function, lambda o: model.predict(o, deterministic=True)[0]"
 )
 
 
 def from_zip(path: Path, device: torch.device, algorithm: str | None, activation: str | None, trust: bool) -> Policy:
-    """The policy in a zip of SB3 or sb3-contrib, on the observations that its networks saw.
+    """The policy in a zip of SB3 or sb3-contrib, on the observations its networks read.
 
     Raises:
-        PolicyKDError: the zip is damaged, holds a policy that is no MLP for vectors of actions or one choice, or says
-            something about it that is not known.
+        PolicyKDError: the zip is damaged, its policy is not an MLP with vector or Discrete actions, or it names unknown
+            code or settings.
     """
     data, state = _read(path, device, trust)
-    told = sb3_text.judge(data, str(path), activation)
+    info = sb3_text.judge(data, str(path), activation)
     actions = sb3_text.parse_actions(data.get("action_space"))
-    policy = _build(state, told, data, algorithm, str(path), actions, device)
-    fits = len(told.axes) > 1 and math.prod(told.axes) == policy.observation_size
-    space = spaces.Box(-np.inf, np.inf, told.axes) if fits else None
-    return policy.changed(groups=told.groups, space=space)
+    policy = _build(state, info, data, algorithm, str(path), actions, device)
+    fits = len(info.axes) > 1 and math.prod(info.axes) == policy.observation_size
+    space = spaces.Box(-np.inf, np.inf, info.axes) if fits else None
+    return policy.changed(groups=info.groups, space=space)
 
 
 def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activation: str | None = None) -> Policy:
     """The policy of a live model, or of a live policy alone, as it is now; the original may go on learning.
 
-    It is rebuilt from its tensors, where all its code is known, and proven against its own ``predict``. A policy with
-    code of its own is copied and acts by its ``predict``, without standard deviation and value.
+    If all its code is known, it is rebuilt from its tensors and checked against its own ``predict``. A policy with
+    custom code is copied and acts by its ``predict``, without standard deviation and value.
 
     Raises:
         PolicyKDError: its actions or observations are not vectors, it samples, or it cannot be copied.
@@ -77,38 +77,38 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
             "that makes them of the observation: predict(o, deterministic=True, action_masks=masks_of(o))[0]"
         )
     actions = _check_spaces(live, name)
-    asked = proof.Asked(source.predict, live.observation_space)
-    examples = asked.examples
+    predict = proof.FlatPredict(source.predict, live.observation_space)
+    examples = predict.examples
     state = {key: tensor.detach().clone().to(device) for key, tensor in live.state_dict().items()}
     training = live.training
-    named: dict[str, Any] = {"space": asked.space}
-    if isinstance(asked.space, spaces.Dict):
-        named["groups"] = tuple(asked.space)
+    named: dict[str, Any] = {"space": predict.space}
+    if isinstance(predict.space, spaces.Dict):
+        named["groups"] = tuple(predict.space)
     try:
         if not recurrent.is_recurrent(state):
-            proof.same_twice(asked, examples, name)
+            proof.check_deterministic(predict, examples, name)
         try:
-            told = _told(live, activation)
-            policy = _build(state, told, {} if model is None else vars(model), None, name, actions, device)
+            info = _info_of(live, activation)
+            policy = _build(state, info, {} if model is None else vars(model), None, name, actions, device)
             if policy.observation_size != examples.shape[1]:
                 raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
         except PolicyKDError as error:
-            return _by_predict(asked, live, name, str(error), actions, device).changed(**named)
-        if not proof.acts_alike(policy, asked, device):
-            reason = f"{name} does not act as {told.policy}'s networks do"
-        elif not proof.says_alike(policy, live, asked, device):
+            return _by_predict(predict, live, name, str(error), actions, device).changed(**named)
+        if not proof.same_actions(policy, predict, device):
+            reason = f"{name} does not act as {info.policy}'s networks do"
+        elif not proof.same_outputs(policy, live, predict, device):
             reason = f"{name} has a distribution or value of its own"
         else:
             return policy.changed(**named)
         if activation is not None:
             raise PolicyKDError(f"activation: with {activation}, {name} does not act as its own predict does")
-        return _by_predict(asked, live, name, reason, actions, device).changed(**named)
+        return _by_predict(predict, live, name, reason, actions, device).changed(**named)
     finally:
         live.set_training_mode(training)
 
 
 def read_text(path: Path) -> dict[str, Any]:
-    """A zip's JSON; nothing where it cannot be read."""
+    """A zip's JSON; empty if it cannot be read."""
     try:
         data = parse_json(_part(path, "data").decode())
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
@@ -118,25 +118,25 @@ def read_text(path: Path) -> dict[str, Any]:
 
 def _build(
     state: dict[str, Tensor],
-    told: sb3_text.Told,
+    info: sb3_text.PolicyInfo,
     data: dict[str, Any],
     algorithm: str | None,
     source: str,
     actions: Bounds | Choices | None,
     device: torch.device,
 ) -> Policy:
-    """The policy of tensors and of what is told about them."""
-    options = dict(told.options)
-    if told.policy == "ARSLinearPolicy":
+    """Build the policy from its tensors and what is known about them."""
+    options = dict(info.options)
+    if info.policy == "ARSLinearPolicy":
         options.setdefault("squash_output", False)
     if recurrent.is_recurrent(state):
-        return recurrent.from_tensors(state, told.activation, options, source, actions, device)
-    name = _algorithm(state, told.policy, data, algorithm)
-    return Networks(state, name, told.activation, options, source, actions).policy(device)
+        return recurrent.from_tensors(state, info.activation, options, source, actions, device)
+    name = _algorithm(state, info.policy, data, algorithm)
+    return Networks(state, name, info.activation, options, source, actions).policy(device)
 
 
-def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
-    """What a live policy says about itself; ``proof`` finds out whether it is so."""
+def _info_of(live: BasePolicy, activation: str | None) -> sb3_text.PolicyInfo:
+    """What a live policy says about itself; ``proof`` checks it."""
     known = sb3_text.POLICIES.get((type(live).__module__, type(live).__name__))
     own = proof.own_code(live)
     if known is None or own is not None:
@@ -154,11 +154,16 @@ def _told(live: BasePolicy, activation: str | None) -> sb3_text.Told:
     renorms = [module.eps for module in live.modules() if type(module).__name__ == "BatchRenorm1d"]
     if renorms:
         options["batch_norm_eps"] = renorms[0]
-    return sb3_text.Told(known, activation, options)
+    return sb3_text.PolicyInfo(known, activation, options)
 
 
 def _by_predict(
-    asked: proof.Asked, live: BasePolicy, name: str, reason: str, actions: Bounds | Choices, device: torch.device
+    predict: proof.FlatPredict,
+    live: BasePolicy,
+    name: str,
+    reason: str,
+    actions: Bounds | Choices,
+    device: torch.device,
 ) -> Policy:
     """A copy of a live policy that acts by its own ``predict``."""
     if recurrent.is_recurrent(live.state_dict()):
@@ -166,9 +171,9 @@ def _by_predict(
         raise PolicyKDError(f"teacher: {said}: a policy with memory and code of its own cannot teach")
     try:
         copied = modules.copied(live)
-        again = proof.Asked(copied.predict, live.observation_space)
-        expected = asked(asked.examples, deterministic=True)[0]
-        same = np.allclose(again(asked.examples, deterministic=True)[0], expected, equal_nan=True)
+        again = proof.FlatPredict(copied.predict, live.observation_space)
+        expected = predict(predict.examples, deterministic=True)[0]
+        same = np.allclose(again(predict.examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
             f"teacher: {name} cannot be copied, and so not be frozen ({kind_and_line(error)}); give a "
@@ -186,7 +191,7 @@ def _by_predict(
             chosen = again(inputs.cpu().numpy(), deterministic=True)[0]
             return torch.from_numpy(actions.one_hot(chosen)).to(device), None
 
-        sizes = asked.examples.shape[1], actions.size
+        sizes = predict.examples.shape[1], actions.size
         return Policy(name, *sizes, scores, "choice", first=actions.start, network=copied)
     bounds = actions
     middle, half = to_unit(*bounds, device)
@@ -195,16 +200,16 @@ def _by_predict(
         actions = again(inputs.cpu().numpy(), deterministic=True)[0]
         return (torch.as_tensor(actions, dtype=torch.float32, device=device) - middle) / half, None
 
-    sizes = asked.examples.shape[1], len(bounds[0])
+    sizes = predict.examples.shape[1], len(bounds[0])
     return Policy(name, *sizes, gaussian, low=bounds[0], high=bounds[1], network=copied)
 
 
 def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
-    """Bounds of a live policy's actions, or what it chooses from.
+    """Action bounds of a live policy, or its discrete actions.
 
     Raises:
-        PolicyKDError: its actions are neither a box of one axis nor a choice of one, or its observations neither a box,
-            which is no image, nor a dict.
+        PolicyKDError: its actions are neither a box of one axis nor Discrete, or its observations are an image, or
+            neither a box nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
         if isinstance(space, spaces.Discrete) if axes == "actions" else is_laid_out(space):
@@ -241,7 +246,7 @@ def _read(path: Path, device: torch.device, trust: bool) -> tuple[dict[str, Any]
 
 
 def _part(path: Path, name: str) -> bytes:
-    """A part of an agent's zip, or of the folder that it was unpacked into."""
+    """A member of an agent's zip, or of the folder it was unpacked into."""
     if path.is_dir():
         return (path / name).read_bytes()
     with Archive(path) as archive:
@@ -249,7 +254,7 @@ def _part(path: Path, name: str) -> bytes:
 
 
 def _family(state: dict[str, Tensor]) -> Family | None:
-    """How the networks are built, by the names of their tensors."""
+    """The family of networks, recognised by the names of their tensors."""
     if "actor.log_std.weight" in state or "actor.log_std" in state:
         return "squashed"
     if "actor.mu.0.weight" in state:  # one layer for each hidden layer, and the last
@@ -261,16 +266,16 @@ def _family(state: dict[str, Tensor]) -> Family | None:
     return "q_values" if any(name.startswith(("q_net.", "quantile_net.")) for name in state) else None
 
 
-def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], asked: str | None) -> str:
-    """The algorithm's name, by the tensors, the policy's class and the settings that only it has."""
+def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], chosen: str | None) -> str:
+    """The algorithm's name, recognised by the tensors, the policy's class and the settings that only it has."""
     family = _family(state)
-    if asked is not None:
+    if chosen is not None:
         names = {name.upper(): name for name in FAMILIES}
-        if asked.upper() not in names:
+        if chosen.upper() not in names:
             raise PolicyKDError(
-                f"algorithm: {asked.upper()!r} is unknown{nearest(asked.upper(), FAMILIES)}; {', '.join(FAMILIES)}"
+                f"algorithm: {chosen.upper()!r} is unknown{nearest(chosen.upper(), FAMILIES)}; {', '.join(FAMILIES)}"
             )
-        name = names[asked.upper()]
+        name = names[chosen.upper()]
         if family != FAMILIES[name]:
             raise PolicyKDError(f"algorithm: the tensors are not those of {name}, but of {family or 'none known'}")
         return name

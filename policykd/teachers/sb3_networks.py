@@ -1,4 +1,4 @@
-"""Networks of SB3's and sb3-contrib's agents, built from nothing but the names and shapes of their tensors."""
+"""Networks of SB3's and sb3-contrib's agents, built from only the names and shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILIES: dict[str, Family] = {
     "ARS": "search",
     **dict.fromkeys(("DQN", "QRDQN"), "q_values"),
 }
-"""Algorithms by how their networks are built."""
+"""Family of each algorithm's networks."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     activation.__name__: activation
     for activation in (
@@ -32,15 +32,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
         *(nn.Softshrink, nn.Hardshrink, nn.Identity),
     )
 }
-"""Activations of torch that have no tensors and are the same for every number."""
+"""Elementwise activations of torch without tensors."""
 SDE_EPSILON = 1e-6
 """Added by SB3 to the variance of state-dependent exploration."""
 RENORM_EPSILON = 0.001
-"""Added by CrossQ's batch renormalisation to the variance, where ``batch_norm_eps`` does not say."""
+"""Added by CrossQ's batch renormalisation to the variance, unless ``batch_norm_eps`` is given."""
 
 
 class _Renorm(nn.Module):
-    """Batch renormalisation (CrossQ) when it no longer learns: fixed statistics ``(F,)``."""
+    """Batch renormalisation (CrossQ) in evaluation mode: fixed statistics ``(F,)``."""
 
     slope: Tensor
     mean: Tensor
@@ -58,15 +58,15 @@ class _Renorm(nn.Module):
 
 
 class Networks(nn.Module):
-    """Actor and critics of an agent of SB3, built from its tensors; ``scores`` where it chooses one of its actions.
+    """Actor and critics of an SB3 agent, built from its tensors; with ``scores`` if its actions are discrete.
 
     Args:
         state: the policy's tensors by SB3's names.
         algorithm: one of ``FAMILIES``.
-        activation: name of a module of torch; None is SB3's default of the algorithm.
-        options: ``policy_kwargs`` that change what the tensors mean.
-        source: where they came from, for errors.
-        actions: bounds of its actions, or what it chooses from; None where nothing says.
+        activation: name of a torch module; None is SB3's default for the algorithm.
+        options: ``policy_kwargs`` that change the meaning of the tensors.
+        source: name of the file or object, for errors.
+        actions: bounds, or discrete actions; None if unknown.
     """
 
     log_std: Tensor | None
@@ -151,7 +151,7 @@ class Networks(nn.Module):
             self.action_size = self.action_size if rest else self.actions.size
 
     def _check_choices(self) -> None:
-        """Refuse an agent whose text and tensors do not say the same of its actions."""
+        """Refuse an agent whose text and tensors disagree about its actions."""
         found = self.actions.size if isinstance(self.actions, Choices) else None
         if (self.scores is not None and found != self.action_size) or (self.scores is None and found is not None):
             said = "no choice of one action (Discrete)" if found is None else f"a choice of one of {found} actions"
@@ -211,7 +211,7 @@ class Networks(nn.Module):
         return mean, (features.square() @ std.square() + SDE_EPSILON).sqrt().expand_as(mean)
 
     def value(self, inputs: Tensor) -> Tensor:
-        """V(s), or Q(s, pi(s)) of the more careful critic (TQC, QRDQN: the mean of all quantiles), ``(B,)``."""
+        """V(s), or min over the critics of Q(s, pi(s)) (TQC, QRDQN: the mean of all quantiles), ``(B,)``."""
         if self.family == "q_values":
             return self.gaussian(inputs)[0].amax(-1)
         if self.family == "actor_critic":
@@ -222,7 +222,7 @@ class Networks(nn.Module):
         return values.mean((0, 2)) if self.algorithm == "TQC" else values.squeeze(-1).amin(0)
 
     def policy(self, device: torch.device) -> Policy:
-        """The teacher's policy: inputs of the networks in, [-1, 1] or scores out."""
+        """The teacher's policy, from network inputs to actions in [-1, 1] or scores."""
         freeze(self.to(device))
         valued = self.family == "q_values" or (self.family != "search" and len(self.critics) > 0)
         value = self.value if valued else None
@@ -262,10 +262,10 @@ def _expln(log_std: Tensor) -> Tensor:
 
 
 def linear(weight: Tensor | None, bias: Tensor | None, missing: str, needs_bias: bool = True) -> nn.Linear:
-    """A layer of these tensors.
+    """Build a linear layer from its tensors.
 
     Raises:
-        PolicyKDError: they are not those of a layer: ``missing`` says where.
+        PolicyKDError: they do not form a layer; ``missing`` names it.
     """
     whole = weight is not None and weight.ndim == 2 and (bias is not None or not needs_bias)
     parts = [part for part in (weight, bias) if part is not None]

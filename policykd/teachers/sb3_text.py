@@ -1,8 +1,8 @@
-"""What a zip of SB3 says about its policy in readable text, judged: everything is known by name, or it is refused.
+"""Checks the readable text of an SB3 zip about its policy: every name must be known, or the zip is refused.
 
 The JSON of a zip holds a pickle beside the text of everything that is not plain. The pickles are never opened; the text
-tells the policy's class and the settings that it was made with. Tensors alone do not: an activation, an own feature
-extractor or an own ``_predict`` leave none.
+gives the policy's class and the settings it was made with. Tensors alone do not: an activation, a custom feature
+extractor or a custom ``_predict`` leave none.
 """
 
 from __future__ import annotations
@@ -40,49 +40,49 @@ POLICIES = {
     ("sb3_contrib.qrdqn.policies", "QRDQNPolicy"): "QRDQNPolicy",
     ("sb3_contrib.qrdqn.policies", "MultiInputPolicy"): "QRDQNPolicy",
 }
-"""Classes of policies whose networks are rebuilt from tensors, by module and name; and what they are without dicts."""
+"""Policy classes that can be rebuilt from tensors, by module and name, each with the class it equals without dicts."""
 EXTRACTORS = {
     ("stable_baselines3.common.torch_layers", "FlattenExtractor"),
     ("stable_baselines3.common.torch_layers", "CombinedExtractor"),
 }
-"""Feature extractors that lay vectors, or dicts of them, out flat, and have no tensors."""
+"""Feature extractors that only flatten vectors or dicts of them, and have no tensors."""
 MEANING = {"use_sde", "use_expln", "clip_mean", "squash_output", "with_bias", "batch_norm", "batch_norm_eps"}
-"""Settings that change what tensors mean; they are numbers in the text."""
+"""Settings that change the meaning of tensors; they are numbers in the text."""
 WITHOUT_MEANING = {
     *("net_arch", "n_critics", "n_quantiles", "full_std", "log_std_init", "ortho_init", "device", "normalize_images"),
     *("optimizer_class", "optimizer_kwargs", "share_features_extractor", "features_extractor_kwargs"),
     *("batch_norm_momentum", "renorm_warmup_steps", "lstm_hidden_size", "n_lstm_layers", "shared_lstm"),
     *("enable_critic_lstm", "activation_fn", "features_extractor_class"),
 }
-"""Settings that the tensors show anyway, that training alone needs, that concern images, or that are judged by name."""
+"""Settings that the tensors show, that only training needs, that concern images, or that are checked by name."""
 LIVE = "give the loaded model itself (Teacher.load(model)), or a function observation -> action"
 
 
-class Told(NamedTuple):
-    """What a zip says in text."""
+class PolicyInfo(NamedTuple):
+    """The text of a zip about its policy."""
 
     policy: str
     """Name of the policy's class, one of the values of ``POLICIES``."""
     activation: str | None
-    """Name of torch's activation between the layers; None is the policy's default."""
+    """Name of torch's hidden activation; None is the policy's default."""
     options: dict[str, Any]
-    """Settings that change what tensors mean."""
+    """Settings that change the meaning of tensors."""
     groups: tuple[str, ...] = ()
-    """Names of the groups that it reads, in order, where its observations are dicts."""
+    """Names of the groups it reads, in order, if its observations are dicts."""
     axes: tuple[int, ...] = ()
-    """The shape of its observations, where the text tells."""
+    """The shape of its observations, if the text gives it."""
 
 
-def judge(data: dict[str, Any], source: str, activation: str | None = None) -> Told:
-    """What a zip says about its policy.
+def judge(data: dict[str, Any], source: str, activation: str | None = None) -> PolicyInfo:
+    """Read and check the text of a zip about its policy.
 
     Args:
         data: the zip's JSON.
-        source: where it came from, for errors.
-        activation: given by the user; it overrides the text's.
+        source: name of the file, for errors.
+        activation: given by the user; overrides the text.
 
     Raises:
-        PolicyKDError: names what is not known, and says what to hand in instead.
+        PolicyKDError: names what is unknown, and what to pass instead.
     """
     for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
         check_space(data.get(name), axes, source)
@@ -106,13 +106,13 @@ def judge(data: dict[str, Any], source: str, activation: str | None = None) -> T
         activation = _activation(text, source)
     options = {name: _plain(name, kwargs[name], source) for name in MEANING & set(kwargs)}
     seen = data.get("observation_space")
-    return Told(policy, activation, options, _groups(seen, source), _shape(seen))
+    return PolicyInfo(policy, activation, options, _groups(seen, source), _shape(seen))
 
 
 def trained_normalised(data: dict[str, Any]) -> bool | None:
-    """Whether the agent's environment was a ``VecNormalize`` when training began; None where the text does not tell.
+    """Whether the agent's environment was a ``VecNormalize`` when training began; None if the text does not say.
 
-    An on-policy agent of SB3 keeps ``_last_original_obs`` only then. Off-policy agents always keep it.
+    On-policy agents of SB3 keep ``_last_original_obs`` only then. Off-policy agents always keep it.
     """
     if "replay_buffer_class" in data or "buffer_size" in data or "_last_original_obs" not in data:
         return None
@@ -122,7 +122,7 @@ def trained_normalised(data: dict[str, Any]) -> bool | None:
 
 
 def parse_actions(space: object) -> Bounds | Choices | None:
-    """Bounds or choices of an action space as SB3 writes it into its JSON; None where the text has none to trust."""
+    """Bounds or discrete actions from the text of an action space in SB3's JSON; None if the text is not reliable."""
     if not isinstance(space, dict):
         return None
     if str(space.get(":type:")).endswith(".Discrete'>"):
@@ -143,7 +143,7 @@ def parse_actions(space: object) -> Bounds | Choices | None:
 
 
 def _policy(text: Any, source: str) -> str:
-    """The policy's class, which SB3 writes as its module and the text of its functions."""
+    """The policy's class, from its module and functions as SB3 writes them."""
     parts = text if isinstance(text, dict) else {}
     module, made_by = parts.get("__module__"), re.match(r"<function (\w+)\.__init__ at ", str(parts.get("__init__")))
     if made_by and (str(module), made_by[1]) in POLICIES:
@@ -155,7 +155,7 @@ def _policy(text: Any, source: str) -> str:
 
 
 def _groups(space: Any, source: str) -> tuple[str, ...]:
-    """Names of a dict's groups; none of a vector."""
+    """Names of a dict's groups; empty for a vector."""
     text = str(space.get("spaces", "")) if isinstance(space, dict) else ""
     if "Dict(" in text.replace("OrderedDict(", ""):
         raise PolicyKDError(f"teacher: {source} has dicts within dicts of observations, which SB3 cannot read; {LIVE}")
@@ -163,7 +163,7 @@ def _groups(space: Any, source: str) -> tuple[str, ...]:
 
 
 def check_space(space: Any, axes: str, source: str) -> None:
-    """Refuse spaces that are neither a box of one axis nor a dict of observations nor a choice of one action."""
+    """Refuse spaces that are neither a box of one axis, nor a dict of observations, nor Discrete actions."""
     if not isinstance(space, dict):
         return
     _, kind = _class(space.get(":type:")) or ("", "Box")
@@ -173,14 +173,14 @@ def check_space(space: Any, axes: str, source: str) -> None:
         needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
         raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed}")
     shape = space.get("_shape", space.get("shape"))
-    image = str(space.get("dtype")).endswith("uint8") and len(_shape(space)) == 3  # which SB3 would scale
+    image = str(space.get("dtype")).endswith("uint8") and len(_shape(space)) == 3  # SB3 would scale it
     laid_out = axes == "observations" and len(_shape(space)) > 1 and not image
     if isinstance(shape, list) and len(shape) != 1 and not laid_out:
         raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")
 
 
 def _shape(space: Any) -> tuple[int, ...]:
-    """The shape of a space, where the text has one."""
+    """The shape of a space, if the text has one."""
     shape = space.get("_shape", space.get("shape")) if isinstance(space, dict) else None
     plain = isinstance(shape, list) and all(type(length) is int and length > 0 for length in shape)
     return tuple(shape) if isinstance(shape, list) and plain else ()
@@ -203,7 +203,7 @@ def _activation(text: Any, source: str) -> str:
 
 
 def _plain(name: str, value: Any, source: str) -> Any:
-    """A number, a truth value or None, which the JSON holds as such or as text."""
+    """A number, bool or None, which the JSON holds as such or as text."""
     literal = {"True": True, "False": False, "None": None}.get(value, value) if isinstance(value, str) else value
     if literal is None or isinstance(literal, bool | int | float):
         return literal

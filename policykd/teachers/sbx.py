@@ -1,4 +1,4 @@
-"""Agents of SBX (JAX), whose policy is a pickle in the zip's JSON: it is read as data and never run (``pickles``)."""
+"""Agents of SBX (JAX), whose policy is a pickle in the zip's JSON; it is read as data, never run (``pickles``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES = {
     Name("sbx.td3.policies", "TD3Policy"): "TD3",
     Name("sbx.ppo.policies", "PPOPolicy"): "PPO",
 }
-"""Classes of policies, and which of SB3's has the same networks."""
+"""Policy classes, each with the SB3 class that has the same networks."""
 ACTORS = {
     "SAC": Name("sbx.common.policies", "SquashedGaussianActor"),
     "TQC": Name("sbx.common.policies", "SquashedGaussianActor"),
@@ -39,11 +39,11 @@ ACTIVATIONS = {
     Name(_FUNCTIONS, "silu"): "SiLU",
     Name(_FUNCTIONS, "leaky_relu"): "LeakyReLU",
 }
-"""Activations of JAX that are torch's with its usual settings."""
+"""Activations of JAX that equal torch's with default settings."""
 
 
 def is_one(data: dict[str, Any]) -> bool:
-    """Whether the JSON of a zip says that its policy is one of SBX's."""
+    """Whether the JSON of a zip names a policy of SBX."""
     kind = data.get("policy_class")
     return isinstance(kind, dict) and str(kind.get("__module__", "")).split(".")[0] == "sbx"
 
@@ -55,10 +55,10 @@ def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation:
         path: the zip, for errors.
         data: its JSON.
         device: where the policy acts.
-        activation: given by the user; it overrides the pickle's.
+        activation: given by the user; overrides the pickle.
 
     Raises:
-        PolicyKDError: it is damaged, or has a policy, network or activation that is not known; it says what to hand in.
+        PolicyKDError: it is damaged, or has an unknown policy, network or activation; names what to pass instead.
     """
     for name, axes in (("observation_space", "observations"), ("action_space", "actions")):
         check_space(data.get(name), axes, str(path))
@@ -125,7 +125,7 @@ def _dense(state: Call) -> State:
 
 
 def _named(dense: State, layers: list[str]) -> State:
-    """Dense layers, by the names that SB3 gives them in this order; all must be there, and nothing else."""
+    """Rename dense layers to SB3's names, given in order; all must be present, and nothing else."""
     if {*dense} != {f"Dense_{i}.{part}" for i in range(len(layers)) for part in ("kernel", "bias")}:
         raise PolicyKDError(f"it has parts ({', '.join(dense)[:80]}) that make it no MLP; {LIVE}")
     weights = {f"{layer}.weight": dense[f"Dense_{i}.kernel"].T.contiguous() for i, layer in enumerate(layers)}
@@ -133,7 +133,7 @@ def _named(dense: State, layers: list[str]) -> State:
 
 
 def _array(value: Call) -> Any:
-    """A copy of one of JAX's arrays, which holds NumPy's."""
+    """A copy of a JAX array, which holds a NumPy one."""
     if value.function != ("jax._src.array", "_reconstruct_array"):
         raise ValueError("its weights are no arrays of JAX")
     made_by, arguments, state, _ = value.arguments
@@ -143,9 +143,9 @@ def _array(value: Call) -> Any:
 
 
 def _activation(function: Any) -> str:
-    """The name of torch's activation that is the same as one of JAX's.
+    """The name of the torch activation that equals one of JAX.
 
-    JAX's functions are in a pickle by where they are, or with their code, in which their names are.
+    A pickle holds JAX functions by module and name, or as code that contains their names.
     """
     name = function
     if isinstance(function, Call) and isinstance(function.state, dict):

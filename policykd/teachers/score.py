@@ -1,4 +1,4 @@
-"""How good a teacher is on its task, measured before anyone learns from it."""
+"""Returns of a teacher on its task, measured before distillation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from policykd.tasks import Evaluator
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task
 
 STANDARD_ERRORS = 2.0
-"""By how many standard errors a mean must lie above another to count as better: about 97.5 % one-sided."""
+"""Standard errors by which a mean must exceed another to count as better: about 97.5 % one-sided."""
 
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """Returns of a teacher and, from the same starts, of uniformly random actions."""
+    """Returns of a teacher, and of uniformly random actions from the same initial states."""
 
     source: str
     env_id: str
     returns: np.ndarray
     """Undiscounted return of every episode ``(n,)``, without noise."""
     random_returns: np.ndarray
-    """The same of random actions ``(n,)``."""
+    """Returns of random actions ``(n,)``."""
 
     @property
     def mean(self) -> float:
@@ -42,16 +42,16 @@ class TeacherScore:
 
     @property
     def better_than_random(self) -> bool:
-        """Whether the teacher's mean is above random's by over two standard errors of their difference (Welch).
+        """Whether the teacher's mean exceeds random's by over two standard errors of their difference (Welch).
 
-        One episode has no spread: there, above is better. A return that is NaN is never better.
+        With a single episode any excess counts. NaN is never better.
         """
         n = len(self.returns)
         spread = math.sqrt((self.returns.var(ddof=1) + self.random_returns.var(ddof=1)) / n) if n > 1 else 0.0
         return self.mean - self.random_mean > STANDARD_ERRORS * spread
 
     def ratio(self, returns: np.ndarray) -> np.ndarray:
-        """Returns over the teacher's mean; counted from random actions' where the teacher's is not positive."""
+        """Returns divided by the teacher's mean; both above random actions' mean if the teacher's is not positive."""
         chance = self.random_mean if self.mean <= 0 else 0.0
         return (returns - chance) / (self.mean - chance)
 
@@ -69,9 +69,9 @@ def score(
     n_episodes: int,
     seed: int,
 ) -> TeacherScore:
-    """Play ``n_episodes`` with ``act``, observations ``(n, O)`` to learners' actions ``(n, A)``, and with noise alone.
+    """Play ``n_episodes`` with ``act``, observations ``(n, O)`` to learners' actions ``(n, A)``, and as many at random.
 
-    All episodes are played at once, each on an environment of its own.
+    All episodes are played at once, each on its own environment.
     """
     task = find_task(env)
     starts = [env_seed(seed, episode, "evaluation") for episode in range(n_episodes)]

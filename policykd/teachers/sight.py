@@ -1,4 +1,4 @@
-"""What a policy reads of the task's observation: a part, a map, the latest few of them."""
+"""The part of the task's observation that a policy reads: columns, a map, or a history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.tasks.groups import columns_of
 from policykd.tasks.views import View
 from policykd.teachers import versions
-from policykd.teachers.policy import Memory, Policy, remembers, seen_through
+from policykd.teachers.policy import Memory, Policy, needs_memory, preprocessed
 from policykd.teachers.task import TaskSpaces, base_name
 
 ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
@@ -19,23 +19,23 @@ ObservationMap = Callable[[Tensor], Tensor] | Sequence[int | str] | str
 
 
 def of_groups(policy: Policy, groups: Mapping[str, Sequence[int]]) -> Policy:
-    """The policy of whole observations ``(B, O)`` where ``policy`` reads named groups of them in its own order."""
+    """The policy on full observations ``(B, O)``, where ``policy`` reads named groups of them in its own order."""
     columns = [int(column) for name in policy.groups for column in groups.get(name, ())]
     size = sum(map(len, groups.values()))
     if len(columns) != policy.observation_size or columns == list(range(size)):
-        return policy  # it reads them as they are, or does not fit, which is found out
+        return policy  # it reads them as they are, or does not fit, which is checked later
     chosen = torch.tensor(columns)
-    return seen_through(policy, lambda observations: observations[:, chosen.to(observations.device)]).changed(
+    return preprocessed(policy, lambda observations: observations[:, chosen.to(observations.device)]).changed(
         observation_size=size, normalisers=()
     )
 
 
 def through(policy: Policy, view: View) -> Policy:
-    """The policy of whole observations ``(B, O)`` where ``policy`` reads what ``view`` shows, also a history."""
+    """The policy on full observations ``(B, O)``, where ``policy`` reads ``view``, possibly with a history."""
     if view.history == 1:
         if view.whole:
             return policy.changed(observation_size=view.size)
-        return seen_through(policy, view.of_torch).changed(observation_size=view.size, normalisers=())
+        return preprocessed(policy, view.of_torch).changed(observation_size=view.size, normalisers=())
 
     def step(observations: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
         stack = view.push_torch(view.of_torch(observations), None if memory is None else memory[0], starts)
@@ -44,15 +44,15 @@ def through(policy: Policy, view: View) -> Policy:
         mean, std, rest = policy.step(stack.flatten(1), None if memory is None else memory[1:], starts)
         return mean, std, (stack, *rest)
 
-    refused = remembers(policy.source)
+    refused = needs_memory(policy.source)
     return policy.changed(observation_size=view.size, gaussian=refused, step=step, value=None, normalisers=())
 
 
 def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None) -> ObservationMap | None:
-    """What names groups as columns, and an older version's name as a function.
+    """Resolve an observation map: group names to columns, and the name of an older version to a function.
 
     Raises:
-        PolicyKDError: there is no such group or version, or the task is needed and not given.
+        PolicyKDError: there is no such group or version, or the task is needed but not given.
     """
     if observation_map is None or callable(observation_map) or all(isinstance(part, int) for part in observation_map):
         return observation_map
@@ -64,7 +64,7 @@ def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None)
 
 
 def as_function(observation_map: ObservationMap | None, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What a teacher reads ``(B, O')`` as a function of the task's observations ``(B, O)``."""
+    """A function from the task's observations ``(B, O)`` to what a teacher reads ``(B, O')``."""
     if observation_map is None:
         return lambda observations: observations
     if callable(observation_map):

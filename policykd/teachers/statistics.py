@@ -1,4 +1,4 @@
-"""Which ``VecNormalize`` belongs to which agent: each with its own, and never with a neighbour's."""
+"""Finds the ``VecNormalize`` of an agent, and never takes another agent's."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
 Given = str | Path | VecEnv | Literal[False] | None
-"""What a user says of the normaliser: a file, an environment that has some, False for none; None looks for it."""
+"""The ``vecnormalize`` argument: a file, an environment that has some, or False for none; None searches for it."""
 NAMES = ("vecnormalize.pkl", "vec_normalize.pkl")
-"""Names of a saved ``VecNormalize``: the zoo's, and those of the Hugging Face Hub."""
+"""File names of a saved ``VecNormalize``: the zoo's, and the Hugging Face Hub's."""
 CHECKPOINT = re.compile(r"(.+)_(\d+)_steps")
-"""Names of SB3's ``CheckpointCallback``."""
+"""File names of SB3's ``CheckpointCallback``."""
 HARMLESS = (
     *(vec_env.VecNormalize, vec_env.VecMonitor, vec_env.VecCheckNan, vec_env.VecVideoRecorder),
     vec_env.VecTransposeImage,
 )
-"""Wrappers that leave vectors as they are, or are applied here."""
+"""Wrappers that do not change vectors, or that are applied here."""
 
 
 class Found(NamedTuple):
-    """What was found for an agent's file."""
+    """The normaliser found for an agent's file."""
 
     file: Path | None
     missing: bool
-    """Whether the agent was trained on normalised observations and nothing was found."""
+    """Whether the agent was trained on normalised observations, but none was found."""
     unclear: Path | None
-    """A file that may be it, where one is missing."""
+    """A file that may be the missing one."""
 
 
 def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
-    """The normalisers that a user names, the innermost first; none for False and None.
+    """The normalisers given by a user, innermost first; none for False and None.
 
     Raises:
-        PolicyKDError: there is no such file, or it is no ``VecNormalize``.
+        PolicyKDError: there is no such file, or it is not a ``VecNormalize``.
     """
     if given is None or given is False:
         return ()
@@ -61,7 +61,7 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
 
 
 def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
-    """The normalisers of a live environment, the innermost first."""
+    """The normalisers of a live environment, innermost first."""
     found: list[Normaliser] = []
     frames = 1
     while isinstance(env, VecEnvWrapper):
@@ -83,7 +83,7 @@ def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
 
 
 def of_live(source: Any, given: Given, trust: bool, name: str) -> tuple[tuple[Normaliser, ...], bool]:
-    """The normalisers of a live agent, those given or those of its environment, and whether some are missing."""
+    """The normalisers of a live agent, given or from its environment, and whether one is missing."""
     if given is not None:
         return read(given, trust), False
     model = source if isinstance(source, BaseAlgorithm) else None
@@ -105,14 +105,14 @@ def of_live(source: Any, given: Given, trust: bool, name: str) -> tuple[tuple[No
 
 
 def find(path: Path, normalised_by_config: bool) -> Found:
-    """The ``VecNormalize`` that belongs to a zip.
+    """Find the ``VecNormalize`` that belongs to a zip.
 
     Args:
         path: the zip.
-        normalised_by_config: whether the zoo's settings beside it say that it was normalised.
+        normalised_by_config: whether the zoo's settings beside it say that observations were normalised.
 
     Raises:
-        PolicyKDError: there is one that may be its own or another agent's, and nothing tells.
+        PolicyKDError: there is one that may be its own or another agent's.
     """
     trained = trained_normalised(sb3.read_text(path))
     file = _own(path) or _of_run(path, trained) or _shared(path, trained)
@@ -141,7 +141,7 @@ def _own(path: Path) -> Path | None:
 
 
 def _of_run(path: Path, trained: bool | None) -> Path | None:
-    """The file of a run's end, in the zoo's folder or named after the run, for one of its checkpoints."""
+    """The final file of a run, in the zoo's folder or named after the run, for one of its checkpoints."""
     checkpoint = CHECKPOINT.fullmatch(path.stem)
     if path.stem != "best_model" and not checkpoint:
         return None
@@ -159,10 +159,10 @@ def _of_run(path: Path, trained: bool | None) -> Path | None:
 
 
 def _unclear(path: Path) -> Path | None:
-    """A file of statistics beside a zip that is named after no agent there, or after another one of its run.
+    """A statistics file beside a zip that is named after no agent there, or after another agent of its run.
 
-    It is known by what it holds, whatever its name. Beside the folder of SB3's callbacks (``logs/best_model``,
-    ``logs/checkpoints``) many scripts save their run's last.
+    It is recognised by its content, whatever its name. Many scripts save their run's final one beside the folder of
+    SB3's callbacks (``logs/best_model``, ``logs/checkpoints``).
     """
     start = sb3.read_text(path).get("start_time")
     others = [other for other in path.parent.glob("*.zip") if other != path]
@@ -179,7 +179,7 @@ def _unclear(path: Path) -> Path | None:
 
 
 def _holds_statistics(file: Path) -> bool:
-    """Whether a file begins as the pickle of a ``VecNormalize`` does."""
+    """Whether a file begins like the pickle of a ``VecNormalize``."""
     try:
         if not file.is_file():
             return False
@@ -193,7 +193,7 @@ def _shared(path: Path, trained: bool | None) -> Path | None:
     """A file in the zip's folder that is not named after it.
 
     Raises:
-        PolicyKDError: other agents are there, and nothing tells whose it is.
+        PolicyKDError: there are other agents, and it may belong to any of them.
     """
     file = next((path.parent / name for name in NAMES if (path.parent / name).is_file()), None)
     if file is None:

@@ -1,4 +1,4 @@
-"""What a teacher must fit: the sizes and action bounds of the task, and guesses why it does not."""
+"""Sizes and action bounds of the task that a teacher must fit, and the likely cause if it does not."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ VERSIONS: dict[str, dict[int, str]] = {
     "Pusher": {23: "all versions of Pusher have 23"},
     "Reacher": {11: "Reacher-v2 and v4 have 11", 10: "Reacher-v5 has 10"},
 }
-"""Observation sizes by which a task's version is known."""
+"""Observation sizes that identify a task's version."""
 TIME_LEFT = "lambda o: torch.nn.functional.pad(o, (0, 1), value=1.0)"
-"""What sb3-contrib's ``TimeFeatureWrapper`` shows in its ``test_mode``: as if all of the time were left."""
+"""The feature that sb3-contrib's ``TimeFeatureWrapper`` adds in ``test_mode``: all of the time left."""
 EXAMPLES = 3
 
 
 class TaskSpaces(NamedTuple):
-    """What one look at the task's environment tells."""
+    """Spaces and construction of a task, read from one instance."""
 
     env_id: str
     observation_size: int
     actions: ActionScale | Choices
     examples: np.ndarray
-    """First observations of some episodes ``(n, O)``, float32."""
+    """Initial observations of some episodes ``(n, O)``, float32."""
     wrappers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """What the environment is wrapped in: names of classes, and each one's plain attributes by their public names."""
+    """The environment's wrappers: class names, each with its plain attributes by their public names."""
     of_gymnasium: frozenset[str] = frozenset()
     """Which of these are Gymnasium's own classes."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
-    """What it was made with."""
+    """Keyword arguments it was made with."""
     groups: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """Named columns of its observation."""
     space: OwnSpace | None = None
-    """The space of its own observations, where it gives dicts or boxes of several axes."""
+    """Its original observation space, if that is a dict or a box of several axes."""
 
     @property
     def sizes(self) -> Sizes:
-        """What its teacher must fit."""
+        """Sizes that a teacher must fit."""
         return Sizes(self.observation_size, self.actions.size, isinstance(self.actions, Choices))
 
     def bounds(self, source: str) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest action ``(A,)``, for a teacher of continuous actions.
 
         Raises:
-            PolicyKDError: the task wants one of several actions.
+            PolicyKDError: the task's actions are discrete.
         """
         if isinstance(self.actions, Choices):
             raise PolicyKDError(
@@ -77,19 +77,19 @@ class TaskSpaces(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What teachers and tasks have in common."""
+    """Sizes that a teacher and its task must share."""
 
     observations: int
     actions: int
     choice: bool = False
-    """Whether one of the actions is chosen."""
+    """Whether actions are discrete."""
 
 
 def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
-    """Make the task once and read its spaces.
+    """Make the task once and read its spaces and wrappers.
 
     Raises:
-        PolicyKDError: it cannot be made, or its spaces are none that learners can work on.
+        PolicyKDError: it cannot be made, or its spaces are not supported.
     """
     task = find_task(env)
     with task.make() as probe:
@@ -105,18 +105,18 @@ def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
 
 
 def _plain(layer: gym.Wrapper) -> dict[str, Any]:
-    """The numbers, words and lists that a wrapper holds, or was made with where Gymnasium keeps that."""
+    """A wrapper's numbers, strings and lists: its attributes, or its arguments if Gymnasium records them."""
     held = {name.lstrip("_"): value for name, value in vars(layer).items()} | getattr(layer, "_saved_kwargs", {})
     return {name: value for name, value in as_yaml(held).items() if isinstance(value, bool | int | float | str | list)}
 
 
 def as_yaml(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as YAML has them: lists for tuples."""
+    """Options as in YAML: lists instead of tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
-    """Refuse a teacher whose sizes are not the task's.
+    """Refuse a teacher whose sizes differ from the task's.
 
     Raises:
         PolicyKDError: names both shapes and the likely cause.
@@ -130,7 +130,7 @@ def check_fits(source: str, teacher: Sizes, task: Sizes, env_id: str) -> None:
 
 
 def other_task(source: str, env_id: str) -> str | None:
-    """The task that a teacher's file is named after, if it is not ``env_id`` in any version."""
+    """The task that a teacher's file is named after, if that is not some version of ``env_id``."""
     base = base_name(env_id)
     parts = re.findall(r"([A-Za-z0-9]+)-v\d+", source)
     names = {part for part in parts if any(known.rsplit("-v", 1)[0].split("/")[-1] == part for known in gym.registry)}
@@ -144,7 +144,7 @@ def base_name(env_id: str) -> str:
 
 
 def _cause(source: str, teacher: Sizes, task: Sizes, env_id: str) -> str:
-    """What may be wrong, as the end of an error line."""
+    """The likely cause, as the end of an error line."""
     if other := other_task(source, env_id):
         return f"; its name says that it was trained on {other}"
     if teacher[1:] != task[1:]:

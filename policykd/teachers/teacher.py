@@ -1,4 +1,4 @@
-"""A frozen policy to learn from: one class, whatever it was loaded from."""
+"""A frozen policy to distil from: one class, whatever it was loaded from."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ log = logging.getLogger("policykd")
 
 
 class Teacher:
-    """A policy that acts and no longer learns. It reads raw observations; its normaliser is inside.
+    """A frozen policy on raw observations; its normaliser, if any, is inside.
 
-    Made by ``Teacher.load``. Actions are in [-1, 1] everywhere but in ``predict``; a choice of one of A actions is a
-    vector of 1 at the choice and 0 elsewhere.
+    Made by ``Teacher.load``. Actions are in [-1, 1] everywhere except in ``predict``; discrete actions are one-hot
+    vectors.
     """
 
     observation_size: int
-    """Length O of the observations that it takes: the task's, where an ``observation_map`` picks from them."""
+    """Length O of the observations it takes: with an ``observation_map``, the task's."""
     action_size: int
-    """Length A of an action, or number A of actions to choose from."""
+    """Length A of an action, or number A of discrete actions."""
     source: str
-    """Where it came from, for logs."""
+    """Name of its file or object, for logs."""
     squashed: bool
-    """Whether its actions are tanh of the Gaussian that ``distribution`` gives (SAC, TQC)."""
+    """Whether its actions are tanh of the Gaussian that ``distribution`` returns (SAC, TQC)."""
 
     def __init__(
         self, policy: Policy, task: TaskSpaces | None, observation_map: ObservationMap | None, device: torch.device
@@ -65,7 +65,7 @@ class Teacher:
         if task is None:
             assert policy.observation_size is not None
             self.observation_size = policy.observation_size
-            if policy.network is not None:  # zeros may be no observation of a user's own program
+            if policy.network is not None:  # zeros may be invalid for a user's own program
                 self._try(torch.zeros(1, self.observation_size))
             return
         examples = torch.from_numpy(task.examples)
@@ -81,7 +81,7 @@ class Teacher:
         warn_axes(policy, task)
 
     def _try(self, examples: Tensor) -> None:
-        """Refuse a policy that cannot answer, such as one of layers that do not fit."""
+        """Refuse a policy that cannot act, such as one whose layers do not fit."""
         with torch.no_grad(), telling(f"teacher: {self.source} cannot answer its observations (", ")"):
             self.step(examples, None, torch.ones(len(examples)))
             if self.policy.network is not None and self.policy.value is not None:
@@ -104,33 +104,33 @@ class Teacher:
         observation_map: ObservationMap | None = None,
         device: str | torch.device = "cpu",
     ) -> Teacher:
-        """Load, check and freeze anything that can act; without ``trust`` nothing in a file is run.
+        """Load, check and freeze any policy; without ``trust`` no code in a file is run.
 
         Args:
-            source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or of the Hugging Face
-                Hub, a run folder or checkpoint of policykd, a TorchScript or ONNX file; or a live agent, a torch
-                module, or a function ``observation (O,) -> action (A,)`` in the task's units, or an object that is
-                called so and has ``reset()``, which begins each episode: every environment has a copy of it.
-            env: the task, to check the teacher against it; functions, and files that do not say their sizes, need it.
-            algorithm: which one wrote a zip, where its tensors should not be asked ("sac").
-            activation: the module of torch between the layers of a zip's networks ("ELU"), where the zip does not say.
-            vecnormalize: the teacher's ``vecnormalize.pkl``, where it is not beside its zip, or a live
-                ``VecNormalize``; it is put before any kind of teacher. False: it never had one.
+            source: a zip of SB3 or sb3-contrib (1.0 and later), a folder of rl-baselines3-zoo or the Hugging Face Hub,
+                a run folder or checkpoint of policykd, or a TorchScript or ONNX file; or a live agent, a torch module,
+                or a function ``observation (O,) -> action (A,)`` in the task's units. A callable with ``reset()`` is
+                copied for every environment and reset before each episode.
+            env: the task to check the teacher against; required for functions and for files without their sizes.
+            algorithm: the algorithm that wrote a zip ("sac"), if not to be recognised by its tensors.
+            activation: torch module of a zip's hidden activation ("ELU"), if the zip does not say.
+            vecnormalize: the teacher's ``vecnormalize.pkl``, if it is not beside its zip, or a live ``VecNormalize``;
+                applies to any kind of teacher. False: it was trained without one.
             network: the module whose weights a file of tensors holds (``torch.save(network.state_dict())``).
-            trust: run what a file may hold: a TorchScript program, and any pickle in an agent's ``policy.pth``.
-            observation_map: the columns of the task's observation that the teacher reads, or the names of its groups
-                (docs/groups.md), or a function ``(B, O) -> (B, O')`` that makes what it reads; "v2", "v3" or "v4"
-                makes what an older version of a MuJoCo task gave.
+            trust: run code in the file: a TorchScript program, or any pickle in an agent's ``policy.pth``.
+            observation_map: the columns of the task's observation that the teacher reads, the names of its groups
+                (docs/groups.md), or a function ``(B, O) -> (B, O')`` to its input; "v2", "v3" or "v4" makes the
+                observation of an older version of a MuJoCo task.
             device: where it computes.
 
         Raises:
-            PolicyKDError: it cannot be loaded safely, or does not fit the task; one line.
+            PolicyKDError: it cannot be loaded safely, or does not fit the task.
         """
         task, device = None if env is None else look_at(env), torch.device(device)
         mapped = observation_map is not None and not isinstance(observation_map, str)
         observation_map = map_of_task(observation_map, task)
         options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
-        seen = task  # what the teacher itself will see of the task
+        seen = task  # the task as the teacher itself reads it
         if task is not None and observation_map is not None:
             examples = as_function(observation_map, torch.device("cpu"))(torch.from_numpy(task.examples))
             seen = task._replace(observation_size=examples.shape[1], examples=examples.numpy())
@@ -141,12 +141,12 @@ class Teacher:
 
     @property
     def sizes(self) -> Sizes:
-        """What a task must have in common with it."""
+        """Sizes that a task must share with it."""
         return Sizes(self.observation_size, self.action_size, self.discrete)
 
     @property
     def remembers(self) -> bool:
-        """Whether its actions depend on what it saw before in the episode (recurrent policies, controllers)."""
+        """Whether its actions depend on earlier observations of the episode (recurrent policies, controllers)."""
         return self.policy.step is not None
 
     def predict(
@@ -157,16 +157,16 @@ class Teacher:
         state: tuple[Any, ...] | None = None,
         episode_start: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[Any, ...] | None]:
-        """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``, by SB3's protocol.
+        """Actions of the task at one raw observation ``(O,)`` or several ``(n, O)``; as SB3's ``predict``.
 
         Args:
-            observation: raw observations; dicts or of several axes, where the task gives such.
-            deterministic: False samples, where the teacher has a standard deviation or logits.
-            state: of a teacher that remembers, what the last call returned; None at first.
-            episode_start: of a teacher that remembers, where an episode starts ``(n,)``: its memory is emptied there.
+            observation: raw observations, in the task's own format: dicts or several axes also work.
+            deterministic: False samples, if the teacher has a standard deviation or logits.
+            state: for a teacher with memory, what the last call returned; None at first.
+            episode_start: for a teacher with memory, where an episode starts ``(n,)``: its memory is reset there.
 
         Returns:
-            the actions, and the state for the next call (None where the teacher does not remember).
+            the actions, and the state for the next call (None without memory).
         """
         observation = self._rows(observation)
         inputs = torch.from_numpy(observation).reshape(-1, observation.shape[-1])
@@ -195,7 +195,7 @@ class Teacher:
         """Deterministic actions ``(B, A)`` in [-1, 1] at raw observations ``(B, O)``, without gradient.
 
         Raises:
-            PolicyKDError: an answer is not finite.
+            PolicyKDError: an output is not finite.
         """
         return self._act(self.distribution(observations)[0])
 
@@ -203,12 +203,12 @@ class Teacher:
     def distribution(self, observations: Tensor | np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Means ``(B, A)`` and standard deviations ``(B, A)`` at raw observations ``(B, O)``, without gradient.
 
-        In [-1, 1] units, and before tanh where ``squashed``. A teacher without a standard deviation has None, and its
-        action as the mean. One that chooses gives what it says of each action (``policy.scores``: logits, Q-values, or
-        1 at its choice), and None.
+        In [-1, 1] units, and before tanh if ``squashed``. A teacher without a standard deviation returns its action as
+        the mean, and None. With discrete actions it returns logits, Q-values or one-hot actions (``policy.scores``),
+        and None.
 
         Raises:
-            PolicyKDError: an answer is not finite.
+            PolicyKDError: an output is not finite.
         """
         mean, std = self.policy.gaussian(self._look(observations))
         self._check_finite("actions", mean)
@@ -216,11 +216,11 @@ class Teacher:
 
     @torch.no_grad()
     def value(self, observations: Tensor | np.ndarray) -> Tensor | None:
-        """Values ``(B,)`` at raw observations ``(B, O)``, in the task's units of reward; None where it has no critic.
+        """Values ``(B,)`` at raw observations ``(B, O)``, in the task's units of reward; None without a critic.
 
-        PPO, A2C, TRPO: V(s). SAC, TD3, DDPG: the least of the critics' Q(s, pi(s)). TQC: the mean of all quantiles.
-        DQN, QRDQN: the largest Q(s, a).
-        Where the teacher was trained on normalised rewards, its value is multiplied by their scale.
+        PPO, A2C, TRPO: V(s). SAC, TD3, DDPG: min over the critics of Q(s, pi(s)). TQC: the mean of all quantiles.
+        DQN, QRDQN: max over the actions of Q(s, a).
+        If the teacher was trained on normalised rewards, its value is multiplied by their scale.
 
         Raises:
             PolicyKDError: a value is not finite.
@@ -232,12 +232,12 @@ class Teacher:
         return values
 
     def score(self, env_id_or_factory: str | gym.Env | EnvFactory, n_episodes: int = 10, seed: int = 0) -> TeacherScore:
-        """Play ``n_episodes`` on the task, and as many with random actions from the same starts.
+        """Play ``n_episodes`` on the task, and as many with random actions from the same initial states.
 
-        A normalised teacher without its normaliser is warned about, with what it returns so.
+        Warns about a teacher trained on normalised observations whose normaliser is missing, with its returns.
 
         Raises:
-            PolicyKDError: ``n_episodes`` or ``seed`` make no sense, or the task has other sizes.
+            PolicyKDError: ``n_episodes`` or ``seed`` is invalid, or the task has other sizes.
         """
         n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
         if n_episodes < 1 or seed < 0:
@@ -246,7 +246,7 @@ class Teacher:
         check_fits(self.source, self.sizes, task.sizes, task.env_id)
         memory: Memory | None = None
 
-        def act(observations: np.ndarray) -> np.ndarray:  # of one episode each, all begun at the first call
+        def act(observations: np.ndarray) -> np.ndarray:  # one episode each, all starting at the first call
             nonlocal memory
             mean, _, memory = self.step(torch.from_numpy(observations), memory, torch.zeros(len(observations)))
             return self._act(mean).cpu().numpy()
@@ -259,7 +259,7 @@ class Teacher:
         return result
 
     def parameters(self) -> list[Tensor]:
-        """Its parameters, where torch can see them (not those of functions and ONNX files); none has a gradient."""
+        """Its parameters, if torch can see them (not for functions and ONNX files); none requires a gradient."""
         network = self.policy.network
         return [] if network is None else [*network.parameters(), *network.buffers()]
 
@@ -267,12 +267,12 @@ class Teacher:
     def step(
         self, observations: Tensor, memory: Memory | None, starts: Tensor
     ) -> tuple[Tensor, Tensor | None, Memory | None]:
-        """``distribution`` at the next observations of B episodes, and what a teacher that remembers keeps of them.
+        """``distribution`` at the next observations of B episodes, and the next memory of a teacher that has one.
 
         Args:
             observations: raw observations ``(B, O)``.
             memory: what the last call returned; None at first.
-            starts: 1 where an episode starts ``(B,)``: its memory is emptied there.
+            starts: 1 where an episode starts ``(B,)``: its memory is reset there.
         """
         if self.policy.step is None:
             return *self.distribution(observations), None
@@ -286,7 +286,7 @@ class Teacher:
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
 
     def _look(self, observations: Tensor | np.ndarray) -> Tensor:
-        """What the teacher itself reads of raw observations; a copy, for a program of the user's may write into it."""
+        """The teacher's own input at raw observations; a copy, since a user's program may write into it."""
         if observations.ndim != 2 or observations.shape[1] != self.observation_size:
             shape = tuple(observations.shape)
             raise PolicyKDError(f"teacher: {self.source} reads observations (B, {self.observation_size}), not {shape}")

@@ -1,7 +1,7 @@
-"""Files of tensors that ``torch.save`` wrote: CleanRL, rsl_rl, skrl. They are read without running anything in them.
+"""Files of tensors written by ``torch.save`` (CleanRL, rsl_rl, skrl), read without running code in them.
 
-Such a file holds weights by name, and neither the network nor its activations. What is known by its names is built
-(``torch_names``); the rest needs the network: ``Teacher.load(file, env, network=MyNetwork())``.
+Such a file holds weights by name, but neither the network nor its activations. Networks recognised by these names are
+built (``torch_names``); others must be given: ``Teacher.load(file, env, network=MyNetwork())``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from policykd.teachers.vecnormalize import Normaliser
 
 log = logging.getLogger("policykd")
 STATISTICS = re.compile(r"(.*[._])?(running_)?(mean|var|variance|std)")
-"""Names of statistics of observations, which files of CleanRL's do not have."""
+"""Names of observation statistics, which CleanRL's files do not have."""
 SKRL_EPSILON, SKRL_CLIP = 1e-8, 5.0
 """Of skrl's RunningStandardScaler."""
 SKRL = ("observation_preprocessor", "state_preprocessor")
-"""What skrl calls the normaliser of a policy's observations: from version 2 on, and before."""
+"""skrl's names of the normaliser of a policy's observations: from version 2 on, and before."""
 OF_OTHERS = ("state_preprocessor", "value_preprocessor", "amp_observation_preprocessor", "critic_obs_norm_state_dict")
-"""Normalisers in files of skrl and rsl_rl that are not of a policy's observations."""
+"""Normalisers in files of skrl and rsl_rl that are not for a policy's observations."""
 
 
 class Part(NamedTuple):
@@ -40,9 +40,9 @@ class Part(NamedTuple):
 
     state: State
     name: str
-    """Its key; none of the file as a whole."""
+    """Its key; empty for the file as a whole."""
     beside: dict[str, Any]
-    """The dict that it is in."""
+    """The dict that contains it."""
 
 
 def load(
@@ -51,28 +51,28 @@ def load(
     device: torch.device,
     network: nn.Module | None = None,
     activation: str | None = None,
-    told: bool = False,
+    given: bool = False,
 ) -> tuple[Policy, tuple[Normaliser, ...]]:
-    """The policy in a file of tensors, and the normaliser that the file holds.
+    """The policy in a file of tensors, and the normaliser in the file.
 
     Args:
         path: the file.
-        task: sizes and bounds, where the file does not say.
+        task: provides sizes and bounds that the file does not.
         device: where it computes.
-        network: takes the weights, where their names do not tell what they are.
-        activation: between the layers, where the file does not say.
-        told: whether the user says which normaliser it has.
+        network: module to load the weights into, if their names are not recognised.
+        activation: hidden activation, if the file does not say.
+        given: whether the user gives the normaliser.
 
     Raises:
-        PolicyKDError: it cannot be read without running it, or nothing tells what its weights are.
+        PolicyKDError: it cannot be read without running it, or its weights are not recognised.
     """
-    parts = sorted(_parts(_read(path)), key=lambda part: "target" in part.name)  # whose networks lag behind
+    parts = sorted(_parts(_read(path)), key=lambda part: "target" in part.name)  # target networks lag behind: last
     if network is not None:  # what is part of the network is its own business
         part = _fitting(network, parts, path)
         filled = copied(network)
         filled.load_state_dict(part.state)
         policy = from_module(filled, str(path), task, device)
-        return policy, () if told else _normaliser(part, path, task)
+        return policy, () if given else _normaliser(part, path, task)
     for part in parts:
         policy_or_none = torch_names.cleanrl(part.state, path, activation, device) or torch_names.cleanrl_ppo(
             part.state, path, task, activation, device
@@ -148,7 +148,7 @@ def _shapes(state: State) -> dict[str, torch.Size]:
 
 
 def _alike(wanted: dict[str, torch.Size], parts: list[Part], path: Path) -> list[Part]:
-    """The parts of just these names and shapes; several are warned about, but for targets beside what they follow."""
+    """The parts with exactly these names and shapes; warns about several, except for targets beside their networks."""
     found = [part for part in parts if _shapes(part.state) == wanted]
     if sum("target" not in part.name for part in found) > 1:
         log.warning("teacher %s holds %d networks like this one; the first is the teacher", path, len(found))
@@ -159,7 +159,7 @@ def _normaliser(part: Part, path: Path, task: TaskSpaces | None) -> tuple[Normal
     """The normaliser of rsl_rl or skrl beside a policy's weights, in the file or in one of its own.
 
     Raises:
-        PolicyKDError: there are other statistics of as many numbers as it observes, which nothing says what they are.
+        PolicyKDError: there are unknown statistics of the size of its observation.
     """
     beside = {name: value for name, value in {**_stored_beside(path), **part.beside}.items() if isinstance(value, dict)}
     size = None if task is None else task.examples.shape[1]
@@ -187,6 +187,6 @@ def _normaliser(part: Part, path: Path, task: TaskSpaces | None) -> tuple[Normal
 
 
 def _stored_beside(path: Path) -> dict[str, Any]:
-    """The normalisers that skrl wrote into files of their own beside a policy's (``store_separately``)."""
+    """The normalisers that skrl wrote into separate files beside a policy's (``store_separately``)."""
     files = {name: path.with_name(path.name.replace("policy", name)) for name in SKRL if "policy" in path.name}
     return {name: _read(file) for name, file in files.items() if file.is_file()}

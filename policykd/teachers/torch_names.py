@@ -1,4 +1,4 @@
-"""Policies that are known by the names of their tensors: CleanRL's and rsl_rl's."""
+"""Policies recognised by the names of their tensors: CleanRL's and rsl_rl's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from policykd.core.errors import PolicyKDError
 from policykd.core.registry import find
 from policykd.teachers import recurrent
-from policykd.teachers.policy import Policy, freeze, remembers, to_unit
+from policykd.teachers.policy import Policy, freeze, needs_memory, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, linear
 from policykd.teachers.task import TaskSpaces
 from policykd.teachers.vecnormalize import Normaliser
@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 CLEANRL_LOG_STD = (-5.0, 2.0)
 """Bounds between which CleanRL's SAC squashes the log standard deviation."""
 CLEANRL_BESIDE = ("critic", "qf", "actor_logstd", "action_scale", "action_bias")
-"""How names of CleanRL's tensors begin that are no layers of an actor: read apart, or of no use for it."""
+"""Prefixes of CleanRL's tensors that are not layers of an actor: read separately, or unused."""
 RSL_EPSILON = 1e-2
 """Added by rsl_rl's EmpiricalNormalization to the standard deviation."""
 STD = ("std", "distribution.std_param")
@@ -33,13 +33,13 @@ LOG_STD = ("log_std", "distribution.log_std_param")
 
 
 class _Names(NamedTuple):
-    """How rsl_rl names an actor's parts."""
+    """rsl_rl's names of an actor's parts."""
 
     layers: str
     memory: str
     normaliser: str
     others: tuple[str, ...]
-    """How names begin that are of other networks."""
+    """Prefixes of the names of other networks."""
 
 
 RSL_RL = (
@@ -47,18 +47,18 @@ RSL_RL = (
     _Names("student.", "memory_s.rnn.", "student_obs_normalizer.", ("teacher", "memory_t.")),
     _Names("mlp.", "rnn.rnn.", "obs_normalizer.", ()),
 )
-"""Until version 3: of PPO, of distillation; from version 4, where every network has a part of the file."""
+"""Until version 3: for PPO, for distillation; from version 4 on every network has its own part of the file."""
 RSL_OTHERS = ("critic_state_dict", "teacher_state_dict")
-"""Parts of such a file that are no actor's."""
+"""Parts of such a file that are not an actor's."""
 
 
 def lines(path: Path) -> str:
-    """What makes a file of tensors a teacher."""
+    """How to pass a file of tensors as a teacher, as the end of an error line."""
     return f'give it: Teacher.load("{path.name}", env, network=MyNetwork()), raw observations (B, O) to actions (B, A)'
 
 
 def refuse(path: Path, names: Sequence[str]) -> None:
-    """Refuse what has parts of these names, if any, as another network than is known by its other names.
+    """Refuse a network with unexpected parts of these names, if there are any.
 
     Raises:
         PolicyKDError: there are such parts.
@@ -71,7 +71,7 @@ def refuse(path: Path, names: Sequence[str]) -> None:
 
 
 def cleanrl(state: State, path: Path, activation: str | None, device: torch.device) -> Policy | None:
-    """CleanRL's actors of DDPG, TD3 and SAC, which know their action bounds; None where it is none of them."""
+    """CleanRL's actors of DDPG, TD3 and SAC, which hold their action bounds; None if it is none of them."""
     if not ({"fc1.weight", "action_scale", "action_bias"} <= set(state)):
         return None
     if not {"fc_mu.weight", "fc_mean.weight"} & set(state):
@@ -105,7 +105,7 @@ def cleanrl(state: State, path: Path, activation: str | None, device: torch.devi
 def cleanrl_ppo(
     state: State, path: Path, task: TaskSpaces | None, activation: str | None, device: torch.device
 ) -> Policy | None:
-    """CleanRL's agent of PPO; None where it is none."""
+    """CleanRL's PPO agent; None if it is not one."""
     if "actor_logstd" not in state or not any(name.startswith("actor_mean.") for name in state):
         return None
     policy = _mlp(
@@ -114,12 +114,12 @@ def cleanrl_ppo(
     log.warning(
         "teacher %s is taken for CleanRL's ppo_continuous_action, %s between its layers", path, activation or "Tanh"
     )
-    # CleanRL normalises observations in the environment, and its file does not hold the statistics.
+    # CleanRL normalises observations in the environment; its file does not hold the statistics.
     return policy.changed(missing_normaliser=True)
 
 
 def rsl_rl_names(state: State, under: str, beside: dict[str, Any]) -> _Names | None:
-    """How rsl_rl names the parts of its actor in this part of a file; None where it is no actor of rsl_rl's.
+    """rsl_rl's names of the actor's parts in this part of a file; None if it is not an actor of rsl_rl.
 
     Args:
         state: tensors by name.
@@ -135,10 +135,10 @@ def rsl_rl_names(state: State, under: str, beside: dict[str, Any]) -> _Names | N
 def rsl_rl(
     state: State, names: _Names, path: Path, task: TaskSpaces | None, activation: str | None, device: torch.device
 ) -> Policy:
-    """Actor of a PPO, or student of a distillation, of rsl_rl; with its memory, where it has one.
+    """An rsl_rl PPO actor or distilled student, with its recurrent network if it has one.
 
     Raises:
-        PolicyKDError: nothing says its activation, or what its last layer means.
+        PolicyKDError: its activation, or the meaning of its last layer, is unknown.
     """
     if activation is None:
         raise PolicyKDError(
@@ -161,17 +161,17 @@ def rsl_rl(
     rnn = recurrent.rnn(memory, str(path))
     network = nn.ModuleList([freeze(rnn.to(device)), head.network])
     step = recurrent.step(rnn, head.gaussian)
-    return head.changed(observation_size=rnn.input_size, gaussian=remembers(str(path)), step=step, network=network)
+    return head.changed(observation_size=rnn.input_size, gaussian=needs_memory(str(path)), step=step, network=network)
 
 
 def rsl_rl_normaliser(state: State, names: _Names, beside: dict[str, Any]) -> tuple[Normaliser, ...]:
-    """The normaliser of an actor of rsl_rl's, among its tensors or, until version 2, beside them."""
+    """The normaliser of an rsl_rl actor, among its tensors or, until version 2, beside them."""
     inside = {name.removeprefix(names.normaliser): tensor for name, tensor in state.items()}
     return empirical_normalization(inside) or empirical_normalization(beside.get("obs_norm_state_dict", {}))
 
 
 def empirical_normalization(state: State) -> tuple[Normaliser, ...]:
-    """rsl_rl's EmpiricalNormalization of these tensors; none where they are none of it."""
+    """rsl_rl's EmpiricalNormalization from these tensors; empty if they are not one."""
     if not {"_mean", "_std"} & set(state):
         return ()
     mean, std = (state[name].double().reshape(-1) for name in ("_mean", "_std"))
@@ -195,15 +195,15 @@ def _layers(
 
     Args:
         state: the actor's tensors.
-        prefix: of the layers' names, before their numbers.
-        places: the numbers, of as many layers as there may be.
+        prefix: prefix of the layers' names, before their numbers.
+        places: possible numbers of the layers.
         heads: names of the actor's other layers.
-        apart: how names of tensors begin that are no layers.
-        activation: the name of torch's.
-        path: where they are from.
+        apart: prefixes of tensors that are not layers.
+        activation: name of the torch activation.
+        path: the file, for errors.
 
     Raises:
-        PolicyKDError: the actor has other parts, too, or numbers between which a part without tensors may lie.
+        PolicyKDError: the actor has other parts, or gaps in its numbers where a part without tensors may be.
     """
     found = (re.fullmatch(rf"{re.escape(prefix)}(\d+)\.weight", name) for name in state)
     numbers = sorted(int(name[1]) for name in found if name)
@@ -227,7 +227,7 @@ def _mlp(
     task: TaskSpaces | None,
     device: torch.device,
 ) -> Policy:
-    """A policy whose mean is an MLP in the task's units, Gaussian where there is a standard deviation."""
+    """A policy whose mean is an MLP in the task's units; Gaussian if there is a standard deviation."""
     if task is None:
         raise PolicyKDError(f"teacher: {path} does not say its action bounds: give env=")
     layers = _layers(state, prefix, range(0, 2 * len(state), 2), (), apart, activation, path)

@@ -1,4 +1,4 @@
-"""A teacher on the task that it was trained on: wrappers of the zoo applied where they can be, else refused."""
+"""Applies the wrappers of a teacher's training, such as the zoo's, and refuses those that cannot be applied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.teachers.policy import Policy, seen_through
+from policykd.teachers.policy import Policy, preprocessed
 from policykd.teachers.task import TIME_LEFT, TaskSpaces, as_yaml, base_name, other_task
 from policykd.teachers.zoo import VELOCITIES, Training, Wrapper
 
@@ -21,29 +21,29 @@ KNOWN = (
     *("rl_zoo3.wrappers.", "utils.wrappers.", "sb3_contrib.common.wrappers.", "gym.wrappers.", "gymnasium.wrappers."),
     "stable_baselines3.",
 )
-"""Beginnings of wrappers that are known by name: the zoo's (now and before), sb3-contrib's, Gymnasium's, SB3's."""
+"""Prefixes of wrappers known by name: the zoo's (now and before), sb3-contrib's, Gymnasium's, SB3's."""
 ALIKE = {
     *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
     *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
     *("DelayedRewardWrapper", "TruncatedOnSuccessWrapper", "DoneOnSuccessWrapper", "ActionNoiseWrapper", "Autoreset"),
     *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder", "OwnAxes"),
 }
-"""Wrappers that leave a vector of observations and its best action as they are."""
+"""Wrappers that change neither the observation vector nor the best action."""
 ADVICE = {
     "TimeFeatureWrapper": f"; or observation_map={TIME_LEFT}, the wrapper's test_mode",
 }
 
 
 def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy:
-    """A policy that reads the task's observations as its training's wrappers made them.
+    """The policy with the wrappers of its training applied to the task's observations.
 
     Args:
-        policy: reads what the wrappers gave.
-        training: what the agent's folder tells.
-        task: where it is to teach; its own wrappers count as applied.
+        policy: reads wrapped observations.
+        training: settings from the agent's folder.
+        task: the task to act on; its own wrappers count as applied.
 
     Raises:
-        PolicyKDError: a wrapper changes observations or actions, and only the task can apply it.
+        PolicyKDError: a wrapper changes observations or actions in a way that only the task can apply.
     """
     for wrapper in reversed(training.wrappers):  # the last one is nearest to the agent
         known = wrapper.name.startswith(KNOWN)
@@ -71,7 +71,7 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
 
 
 def warn_wrappers(model: BaseAlgorithm, source: str, task: TaskSpaces | None) -> None:
-    """Name the wrappers of a live agent's environment that may change more than rewards and that the task lacks."""
+    """Warn about wrappers of a live agent's environment that the task lacks and that may change more than rewards."""
     env = model.get_env()
     inner = None if env is None or task is None else getattr(env.unwrapped, "envs", [None])[0]
     lacking = []
@@ -86,7 +86,7 @@ def warn_wrappers(model: BaseAlgorithm, source: str, task: TaskSpaces | None) ->
 
 
 def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> None:
-    """Refuse a task whose wrapper has other options than the training's; warn where it does not say them."""
+    """Refuse a task whose wrapper has other options than in training; warn if it does not tell its options."""
     differing = {name: here[name] for name, value in wrapper.options.items() if name in here and here[name] != value}
     if differing:
         said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
@@ -99,9 +99,9 @@ def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> No
 
 
 def _check_stack(policy: Policy, frames: int, task: TaskSpaces | None) -> None:
-    """Refuse a task that does not stack observations; warn where it begins episodes with others than SB3's zeros.
+    """Refuse a task that does not stack observations; warn if it pads the start of episodes otherwise than SB3's zeros.
 
-    Where the zoo normalises before it stacks, these zeros stand for the means of its ``VecNormalize``.
+    If the zoo normalises before stacking, these zeros stand for the means of its ``VecNormalize``.
     """
     inside = any(normaliser.frames > 1 for normaliser in policy.normalisers)
     padding = 'obs_rms.mean.astype("float32") of its VecNormalize' if inside else '"zero"'
@@ -118,7 +118,7 @@ def _check_stack(policy: Policy, frames: int, task: TaskSpaces | None) -> None:
 
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:
-    """The policy behind one wrapper that the task lacks."""
+    """The policy with one wrapper applied that the task lacks."""
     if wrapper.name.startswith(KNOWN):
         if wrapper.short in ALIKE:
             return policy
@@ -138,7 +138,7 @@ def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpa
 
 
 def _masked(policy: Policy, columns: tuple[int, ...]) -> Policy:
-    """The policy that sees 0 in some columns."""
+    """The policy with some columns of its observation set to 0."""
     assert policy.observation_size is not None
     keep = torch.ones(policy.observation_size)
     keep[list(columns)] = 0.0
@@ -146,4 +146,4 @@ def _masked(policy: Policy, columns: tuple[int, ...]) -> Policy:
     def hide(observations: Tensor) -> Tensor:
         return observations * keep.to(observations)
 
-    return seen_through(policy, hide)
+    return preprocessed(policy, hide)

@@ -1,7 +1,7 @@
-"""Statistics of SB3's ``VecNormalize``, read from its pickle without running anything that is in it.
+"""Statistics of SB3's ``VecNormalize``, read from its pickle without running code in it.
 
-The pickle is read as data (``pickles``): nothing that it names is looked up or called, NumPy included. Of what it
-describes, the statistics are rebuilt from their bytes.
+The pickle is read as data (``pickles``): nothing it names is looked up or called, NumPy included. The statistics are
+rebuilt from their bytes.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from policykd.teachers.pickles import Call, Name, array, load
 
 
 class Normaliser(NamedTuple):
-    """What ``VecNormalize`` does to observations and rewards; ``None`` where it leaves them alone."""
+    """Normalisation of observations and rewards by a ``VecNormalize``; None for what it does not normalise."""
 
     mean: Tensor | None
     """Means of the observations ``(O,)``, float64."""
     std: Tensor | None
     """Their standard deviations ``(O,)``, float64, never 0."""
     clip: float
-    """Normalised observations stay within +-clip."""
+    """Normalised observations are clipped to +-clip."""
     reward_std: float
-    """By what rewards were divided: a value times this is a return in the task's units. 1 where they were not."""
+    """Divisor of rewards: a value times this is a return in the task's units. 1 if rewards were not normalised."""
     groups: tuple[str, ...] = ()
-    """Names of the groups of a dict of observations, whose statistics follow one another."""
+    """Groups of a dict observation, in the order of their statistics."""
     frames: int = 1
-    """Observations that are stacked after it, each of which it normalises (``VecFrameStack`` around it)."""
+    """Number of observations stacked after normalisation (``VecFrameStack`` around it)."""
 
     def __call__(self, observations: Tensor) -> Tensor:
-        """Raw observations ``(B, O)`` as the networks were trained on them."""
+        """Normalise raw observations ``(B, O)``."""
         if self.mean is None or self.std is None:
             return observations
         return ((observations - self.mean) / self.std).clamp(-self.clip, self.clip).to(observations.dtype)
 
     def stacked(self, frames: int, row: int) -> Normaliser:
-        """The same of so many observations side by side, along their last axis of ``row`` numbers, as SB3 stacks."""
+        """The normaliser of ``frames`` stacked observations, joined along the last axis of length ``row`` as in SB3."""
         if self.mean is None or self.std is None:
             return self
         mean, std = (rows.reshape(-1, row).repeat(1, frames).ravel() for rows in (self.mean, self.std))
@@ -74,15 +74,15 @@ MOST_BYTES = 64_000_000
 
 
 def read(path: Path, trust: bool = False) -> Normaliser:
-    """The statistics in a ``vecnormalize.pkl``; nothing that it asks for is ever called.
+    """The statistics in a ``vecnormalize.pkl``; nothing in it is ever called.
 
     Args:
         path: the pickle.
-        trust: read on where it also asks for what no ``VecNormalize`` needs, such as a class of your own.
+        trust: read it even if it names things that no ``VecNormalize`` needs, such as your own class.
 
     Raises:
-        PolicyKDError: the file asks for anything but arrays and the parts of a ``VecNormalize``, is damaged, or
-            normalises something other than observations of numbers.
+        PolicyKDError: the file names anything but arrays and the parts of a ``VecNormalize``, is damaged, or normalises
+            something other than numeric observations.
     """
 
     def check(name: Name) -> None:
@@ -101,7 +101,7 @@ def read(path: Path, trust: bool = False) -> Normaliser:
 
 
 def _parts(pickled: Any) -> SimpleNamespace:
-    """The attributes of a ``VecNormalize`` that count, of those that a pickle gives it."""
+    """The relevant attributes of a pickled ``VecNormalize``."""
     if not isinstance(pickled, Call) or not isinstance(pickled.state, dict):
         return SimpleNamespace()
     names = ("epsilon", "clip_obs", "norm_obs", "norm_reward", TRAINED_ON_SCALED)
@@ -125,10 +125,10 @@ def _moments(statistics: Any) -> SimpleNamespace | None:
 
 
 def from_object(vec_normalize: Any, source: str) -> Normaliser:
-    """The statistics of a ``VecNormalize``, live or of a pickle.
+    """The statistics of a ``VecNormalize``, live or from a pickle.
 
     Raises:
-        PolicyKDError: it is not one, or it normalises something else than arrays or dicts of them.
+        PolicyKDError: it is not one, or normalises something other than arrays or dicts of them.
     """
     try:
         epsilon, clip = float(vec_normalize.epsilon), float(vec_normalize.clip_obs)

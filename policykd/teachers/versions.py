@@ -1,4 +1,4 @@
-"""Observations of older versions of MuJoCo's tasks, made from those of version 5 (Gymnasium's release notes of 1.0).
+"""Makes observations of older versions of MuJoCo's tasks from those of version 5 (Gymnasium's release notes of 1.0).
 
 Version 5 left out columns that are always 0: contact forces and inertia of the world's body, forces on the root joint.
 With mujoco-py 2.0 and later, and so in all agents of rl-baselines3-zoo, versions 2 and 3 had 0 for every contact force.
@@ -21,22 +21,22 @@ LAYOUTS: dict[str, tuple[int, ...]] = {
     "Reacher": (10, -1),
     "InvertedDoublePendulum": (9, -2),
 }
-"""How the old observation is made of version 5's: so many of its columns, then (negative) so many zeros, and so on."""
+"""How to make the old observation from version 5's: number of columns to copy, or (negative) of zeros to insert."""
 CONTACT_FORCES = {"Ant": 78, "Humanoid": 78, "HumanoidStandup": 78}
-"""How many last columns are contact forces."""
+"""Number of last columns that are contact forces."""
 NAMES = ("v2", "v3", "v4")
 
 
 def older(version: str, task: str, size: int) -> Callable[[Tensor], Tensor]:
-    """From version 5's observations ``(B, O)``, or those of an older version itself, to an older version's.
+    """A function from observations ``(B, O)`` of version 5, or of the older version itself, to an older version's.
 
     Args:
-        version: "v4" as Gymnasium makes it; "v2" and "v3" with contact forces of 0, as mujoco-py 2 made them.
+        version: "v4" as in Gymnasium; "v2" and "v3" with contact forces of 0, as in mujoco-py 2.
         task: the task's name without version, such as "Ant".
         size: length O of the task's observations.
 
     Raises:
-        PolicyKDError: no such version is known of the task, or its observations are of neither version.
+        PolicyKDError: the task has no such version, or its observations are of neither version.
     """
     if version not in NAMES or task not in LAYOUTS:
         known = f"{', '.join(NAMES)} of {', '.join(LAYOUTS)}"
@@ -69,13 +69,13 @@ def older(version: str, task: str, size: int) -> Callable[[Tensor], Tensor]:
 
 
 def sizes(task: str) -> tuple[int, int]:
-    """How many observations the older versions of a task have, and version 5."""
+    """Length of the observations in older versions of a task, and in version 5."""
     layout = LAYOUTS.get(task, ())
     return sum(map(abs, layout)), sum(count for count in layout if count > 0)
 
 
 def advice(task: str, needed: tuple[int, int]) -> str | None:
-    """The ``observation_map`` that makes a teacher's ``needed[0]`` observations of the task's ``needed[1]``."""
+    """The ``observation_map`` that makes a teacher's ``needed[0]`` numbers from the task's ``needed[1]``."""
     if needed == (27, 105) and task == "Ant":
         return "give observation_map=range(27)"
     if needed == (111, 27) and task == "Ant":

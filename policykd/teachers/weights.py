@@ -1,6 +1,6 @@
-"""Tensors of a file of ``torch.save``, rebuilt from its bytes; torch's own reader is not asked.
+"""Rebuilds the tensors of a ``torch.save`` file from their bytes, without torch's own reader.
 
-The file holds a pickle, which says how tensors lie in storages, and the storages' bytes.
+The file holds a pickle, which describes how tensors lie in storages, and the storages' bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from policykd.core.archives import Archive
 from policykd.teachers.pickles import PERSISTENT, Call, Name, load
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""Begins a file of before torch 1.6."""
+"""Magic number of files from before torch 1.6."""
 PICKLE_BYTES = 4_000_000
-"""Of the pickle alone, which holds names and shapes."""
+"""Maximum size of the pickle alone, which holds names and shapes."""
 STORAGES = {
     Name("torch", f"{name}Storage"): np.dtype(f"<{code}")
     for name, code in (("Float", "f4"), ("Double", "f8"), ("Half", "f2"), ("Long", "i8"), ("Int", "i4"), ("Byte", "u1"))
@@ -29,13 +29,13 @@ _NAMES = {*STORAGES, _TENSOR, _PARAMETER, Name("collections", "OrderedDict")}
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
-    """A state dict.
+    """Read a state dict.
 
     Args:
         content: what ``torch.save`` wrote: a zip, or, before torch 1.6, pickles and then bytes.
 
     Raises:
-        Exception: of any kind, where it is damaged or holds anything but tensors by name.
+        Exception: of any kind, if it is damaged or holds anything but tensors by name.
     """
     described, data = _read_zip(content) if content.startswith(b"PK") else _read_old(content)
     storages = {
@@ -46,7 +46,7 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
 
 
 Described = tuple[dict[str, Call], dict[str, bytes]]
-"""How tensors lie in storages, by name; and the bytes of every storage, by its key."""
+"""The description of each tensor, by name, and the bytes of each storage, by key."""
 
 
 def _read_zip(content: bytes) -> Described:
@@ -89,7 +89,7 @@ def _described(found: Any) -> dict[str, Call]:
 
 
 def _storage(tensor: Call) -> tuple[Name, str]:
-    """Type and key of the storage that a tensor lies in."""
+    """Type and key of a tensor's storage."""
     storage = tensor.arguments[0]
     if not isinstance(storage, Call) or storage.function != PERSISTENT:
         raise ValueError("a tensor without a storage")
@@ -98,11 +98,11 @@ def _storage(tensor: Call) -> tuple[Name, str]:
 
 
 def _tensor(call: Call, storages: dict[str, Tensor]) -> Tensor:
-    """A tensor as it is described, within a storage that is there."""
+    """Build a tensor from its description and storage."""
     _, offset, size, stride = call.arguments[:4]
     storage = storages[_storage(call)[1]]
     if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
         raise ValueError("a tensor of impossible shape")
     if math.prod(size) > len(storage):
         raise ValueError(f"a tensor of shape {size} in a storage of {len(storage)} numbers")
-    return storage.as_strided(size, stride, offset)  # which checks its bounds
+    return storage.as_strided(size, stride, offset)  # checks its bounds

@@ -1,4 +1,4 @@
-"""What the files of rl-baselines3-zoo beside an agent say of the task it was trained on."""
+"""Reads how an agent was trained from the files of rl-baselines3-zoo beside it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ VELOCITIES = {
 """Columns that the zoo's ``MaskVelocityWrapper`` sets to 0, by task."""
 
 APPLIED = re.compile(r"stable_baselines3\..+\.(VecFrameStack|VecNormalize)")
-"""Wrappers of vectors of environments that are known as ``frame_stack`` and ``normalize``."""
+"""VecEnv wrappers that correspond to ``frame_stack`` and ``normalize``."""
 
 
 class Wrapper(NamedTuple):
-    """A wrapper of the environment that an agent was trained in."""
+    """A wrapper of an agent's training environment."""
 
     name: str
     """Its class with its module, such as ``rl_zoo3.wrappers.MaskVelocityWrapper``."""
@@ -40,11 +40,11 @@ class Wrapper(NamedTuple):
 
     @property
     def short(self) -> str:
-        """Its class."""
+        """Its class name."""
         return self.name.rpartition(".")[2]
 
     def of(self, *inner: str) -> str:
-        """The call that makes it, around ``inner``."""
+        """The Python call that makes it, around ``inner``."""
         return f"{self.short}({', '.join([*inner, *(f'{key}={value!r}' for key, value in self.options.items())])})"
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Wrapper(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How an agent was trained, as far as its folder tells."""
+    """How an agent was trained, as far as its folder says."""
 
     normalised: bool = False
     wrappers: tuple[Wrapper, ...] = ()
@@ -62,7 +62,7 @@ class Training(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values and the zoo's tags of ordered dicts and tuples; of classes and objects nothing but their names."""
+    """Loads plain values and the zoo's tags of ordered dicts and tuples; classes and objects only by name."""
 
 
 def _ordered(loader: _Loader, node: yaml.Node) -> Any:
@@ -101,7 +101,7 @@ def training(path: Path) -> Training:
     env_id = arguments.get("env")
     return Training(
         _normalises(config.get("normalize")) or "VecNormalize" in applied,
-        # Those of a vector of environments are nearer to the agent.
+        # Wrappers of the VecEnv are nearer to the agent.
         _wrappers(config, "env_wrapper", folder)
         + tuple(wrapper for wrapper in around if not APPLIED.fullmatch(wrapper.name)),
         int(float(stack)),
@@ -111,7 +111,7 @@ def training(path: Path) -> Training:
 
 
 def recorded(path: Path) -> Recorded | None:
-    """The return that ``evaluations.npz`` or ``results.json`` in a zip's folder says; None where neither does."""
+    """The return recorded in ``evaluations.npz`` or ``results.json`` in a zip's folder; None if there is none."""
     file = path.parent / "evaluations.npz"
     try:
         results, steps = read_npz(file, ("results", "timesteps"))
@@ -131,7 +131,7 @@ def recorded(path: Path) -> Recorded | None:
 
 
 def _folder(path: Path) -> Path | None:
-    """Where the settings of an agent's run are: the folder named after it, its own, or its run's."""
+    """The folder with the settings of an agent's run: the one named after it, its own, or its run's."""
     places = [path.parent / path.stem, path.parent]
     if path.stem == "best_model" or re.fullmatch(r".+_\d+_steps", path.stem):
         places += sorted(folder for folder in path.parent.iterdir() if folder.is_dir())
@@ -155,14 +155,14 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _normalises(value: Any) -> bool:
-    """Whether the zoo's ``normalize`` means observations."""
+    """Whether the zoo's ``normalize`` includes observations."""
     if isinstance(value, str):
         return re.match(r"\s*false|.*norm_obs\W+false", value.lower()) is None
     return value.get("norm_obs", True) is not False if isinstance(value, dict) else bool(value)
 
 
 def _wrappers(config: Mapping[str, Any], key: str, folder: Path) -> tuple[Wrapper, ...]:
-    """The zoo's ``env_wrapper`` or ``vec_env_wrapper``: a name, a dict of one name and its options, or their list."""
+    """Parse the zoo's ``env_wrapper`` or ``vec_env_wrapper``: a name, a dict of a name and its options, or a list."""
     found, value = [], config.get(key)
     for one in value if isinstance(value, list) else [] if value in (None, "None", "") else [value]:
         name, options = next(iter(one.items())) if isinstance(one, dict) and len(one) == 1 else (one, {})

@@ -105,7 +105,7 @@ class FrozenTeacher:
         if self.source == source:
             self.score = score if score is not None and score.env_id == self.collector.env_id else None
             self.score_logged, self._saved = self.score is not None, memories
-            self._memories = None if self.panel is None else self.panel.renew(memories)
+            self._memories = None if self.panel is None else self.panel.restore(memories)
         else:
             self.before = source
 
