@@ -27,6 +27,7 @@ from policykd.distillation.weights import (
 )
 from policykd.learners import LEARNERS
 from policykd.learners.settings import NETWORKS
+from policykd.teachers import Teacher
 from policykd.training.teacher_checks import choose_divergence
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -49,7 +50,7 @@ def clean(tmp_path, monkeypatch):
     for table, rows in zip(tables, before, strict=True):
         table.clear()
         table.update(rows)
-    for name in PARTS:
+    for name in (*PARTS, "own_student"):
         sys.modules.pop(name, None)
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
 
@@ -417,6 +418,37 @@ def test_a_plugin_makes_parts_known_to_the_command_line(module, choice, capsys):
     policykd([*train, "--total-timesteps", "200", "--resume"])
     policykd(["--plugins", module, "evaluate", "run", "--n-eval-episodes", "1"])
     assert "going on from 100 steps" in capsys.readouterr().out
+
+
+STUDENT = """
+from policykd.distillation.teaching_config import TaughtTD3Config
+from policykd.learners import LEARNERS, TD3
+
+class OwnTD3(TD3):
+    name, config_type = "own_td3", TaughtTD3Config
+
+LEARNERS["own_td3"] = OwnTD3
+"""
+
+
+@pytest.mark.slow
+def test_a_plugins_learner_is_a_student_and_then_a_teacher_on_the_command_line(tmp_path):
+    (tmp_path / "own_student.py").write_text(STUDENT)
+    TeacherStudent(POINT, lambda seen: seen[:2], config={"net_arch": (8,)}).save("teacher.safetensors")
+    distill = ["--plugins", "own_student", "distill", "--env", POINT, "--allow-weak-teacher", "--student", "8"]
+    distill += ["--total-timesteps", "40", "--round-steps", "20", "--round-updates", "10", "--n-eval-episodes", "1"]
+    distill += ["--final-episodes", "1"]
+    student = ["--teacher", "teacher.safetensors", "--backbone", "own_td3", "--run-dir", "student"]
+    policykd([*distill, *student])
+    policykd([*distill, *student, "--fine-tune", "60", "--resume"])
+    assert TeacherStudent.load("student").settings["backbone"] == "own_td3"
+    assert Teacher.load("student").predict(np.zeros(4))[0].shape == (2,)
+
+
+def test_a_learner_without_settings_of_teaching_is_no_student(capsys):
+    with pytest.raises(SystemExit):
+        policykd(["--plugins", "own_learner", "distill", "--backbone", "mean_td3", "--env", POINT])
+    assert "its config_type must be a TeachingConfig" in capsys.readouterr().err
 
 
 def test_peers_with_settings_of_their_own_on_the_command_line():

@@ -123,6 +123,10 @@ class TestNearestStates:
             with pytest.raises(PolicyKDError, match=r"in \[-1, 1\], or choices, which are refused: give action_space"):
                 NearestStates.of(data, 3, given)
 
+    def test_a_dict_of_observations_is_told_in_one_line(self):
+        with pytest.raises(PolicyKDError, match="not dicts: play FlattenObservation"):
+            NearestStates(self.STATES, self.ACTIONS, 1).predict({"position": np.zeros(3)})
+
     def test_faults_are_one_line(self):
         with pytest.raises(PolicyKDError, match="at least k=5"):
             NearestStates(self.STATES, self.ACTIONS, 5)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from policykd.cli.options import parse, peek
+from policykd.cli.train import settings_type
 from policykd.core.fields import split_linear
-from policykd.core.registry import find
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.distillation.teaching_config import taught_config
 from policykd.learners import presets
 
 C = TypeVar("C")
@@ -29,8 +29,9 @@ class DistillOptions(Generic[C]):
     """Task: a registered environment with continuous or discrete actions."""
     method: str = "dagger"
     """Distillation method (a row of the methods table): dagger, bc, kickstarting, ppd, ..."""
-    backbone: Literal["ppo", "td3", "ddpg", "sac"] = "ppo"
-    """Policy of a student: ppo is Gaussian or categorical, td3 and ddpg deterministic, sac a squashed Gaussian."""
+    backbone: str = "ppo"
+    """Policy of a student: ppo is Gaussian or categorical, td3 and ddpg deterministic, sac a squashed Gaussian; or a
+    learner of a plugin."""
     student: tuple[str, ...] = ()
     """Hidden layers of the students, such as 64x64 (without it --net-arch); several sizes are trained one after
     the other and compared."""
@@ -66,7 +67,7 @@ def read(words: Sequence[str]) -> DistillOptions[Any]:
     """Parse the options of ``distill``: flags override the preset, which overrides the defaults."""
     known = peek(words, "backbone", "preset")
     backbone: Any = known["backbone"] or "ppo"
-    kind = find("backbone", backbone, TAUGHT_CONFIGS)
+    kind = taught_config(backbone, settings_type(backbone))
     config = presets.resolve_config(known["preset"], kind, backbone, presets.teaching_preset)
     start = dataclasses.replace(DistillOptions[Any](), backbone=backbone, config=config)
     return parse(DistillOptions[kind], split_linear(words, kind), "distill", start)  # type: ignore[valid-type]

@@ -11,11 +11,12 @@ from policykd.cli.distill import DistillOptions
 from policykd.cli.options import widths
 from policykd.cli.output import next_run, outcome, say
 from policykd.cli.teachers import load_teachers
+from policykd.cli.train import settings_type
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import change, require
 from policykd.core.files import remove_unfinished, write_text
 from policykd.core.parsing import parse_json, read_text
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.distillation.teaching_config import taught_config
 from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.saved import rename
 from policykd.tasks.spaces import find_task, short_id
@@ -89,7 +90,8 @@ def _begun_with(folder: Path) -> dict[str, Any]:
     try:
         saved = parse_json(read_text(folder / CONFIG))
         rename(saved["config"])
-        config = change(TAUGHT_CONFIGS[saved["backbone"]](), saved["config"])  # adds settings newer than the run
+        name = saved["backbone"]
+        config = change(taught_config(name, settings_type(name))(), saved["config"])  # adds settings newer than the run
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PolicyKDError(f"resume: cannot read {folder / CONFIG}: {error}: restore it") from None
     return {**saved, "config": snapshot.plain(config)}

@@ -67,19 +67,18 @@ def read(words: Sequence[str]) -> TrainOptions[Any]:
 
         check_named(start.env, file)
     env, backbone, preset = (known[name] or getattr(start, name) for name in ("env", "backbone", "preset"))
-    settings_type = _settings_type(backbone)
-    if vary and not issubclass(settings_type, OffPolicyConfig):
+    kind = settings_type(backbone)
+    if vary and not issubclass(kind, OffPolicyConfig):
         raise PolicyKDError(
             f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
         )
-    config = presets.resolve_config(preset, settings_type, backbone, lambda name: presets.preset(name, env, backbone))
+    config = presets.resolve_config(preset, kind, backbone, lambda name: presets.preset(name, env, backbone))
     config = change(config, settings | ({"vary": vary} if vary else {}))
     start = dataclasses.replace(start, backbone=backbone, config=config)
-    kind: Any = TrainOptions
-    return parse(kind[settings_type], split_linear(words, settings_type), "train", start)
+    return parse(TrainOptions[kind], split_linear(words, kind), "train", start)  # type: ignore[valid-type]
 
 
-def _settings_type(backbone: str) -> type[Any]:
+def settings_type(backbone: str) -> type[Any]:
     """The dataclass of a backbone's settings; only a plugin's needs torch."""
     if backbone in CONFIGS:
         return CONFIGS[backbone]

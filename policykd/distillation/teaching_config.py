@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from policykd.core.errors import PolicyKDError
 from policykd.core.fields import fractions, not_negative, positive, require
 from policykd.core.registry import NAME
 from policykd.distillation.observations import GROUPS, PARTS
@@ -223,3 +224,15 @@ TAUGHT_CONFIGS: dict[str, type[Config]] = {
     "sac": TaughtSACConfig,
 }
 """Each student's settings by backbone."""
+
+
+def taught_config(backbone: str, config_type: type[Config]) -> type[Config]:
+    """The settings of students with a backbone; for a backbone of your own, its ``config_type``.
+
+    Raises:
+        PolicyKDError: its ``config_type`` is not a ``TeachingConfig``.
+    """
+    kind = TAUGHT_CONFIGS.get(backbone, config_type)
+    if not issubclass(kind, TeachingConfig):
+        raise PolicyKDError(f"backbone: {backbone} cannot be a student: its config_type must be a TeachingConfig, too")
+    return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,12 @@ class NearestStates:
             state: is not used.
             episode_start: is not used.
             deterministic: is not used; it always is.
+
+        Raises:
+            PolicyKDError: a dict of observations, or as in ``__call__``.
         """
+        if isinstance(observation, Mapping):
+            raise PolicyKDError("nearest states: reads vectors (O,), not dicts: play FlattenObservation(env)")
         rows = torch.as_tensor(np.asarray(observation, np.float32))
         actions = self(rows.reshape(-1, rows.shape[-1])).cpu().numpy()
         return actions.reshape(*rows.shape[:-1], actions.shape[1]), None

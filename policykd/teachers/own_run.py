@@ -17,7 +17,7 @@ from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
 from policykd.core.recurrent import GRU, Along
 from policykd.core.registry import OWN, find
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS
+from policykd.distillation.teaching_config import taught_config
 from policykd.learners import LEARNERS, Learner
 from policykd.learners.reading import reading
 from policykd.tasks import Evaluation, saved
@@ -100,7 +100,7 @@ def _learner(
 ) -> Learner:
     """A newly initialised learner of the run's backbone."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
-    config_type = TAUGHT_CONFIGS[settings["backbone"]] if "teacher" in settings else kind.config_type
+    config_type = taught_config(kind.name, kind.config_type) if "teacher" in settings else kind.config_type
     values = {name: value for name, value in settings["config"].items() if name != "vary"}
     generators = [np.random.default_rng(0)]
     return kind.make(*sizes, build(config_type, values), generators, device, *scale.bounds)

@@ -13,7 +13,7 @@ from policykd.core.fields import change
 from policykd.core.registry import find, name_of
 from policykd.distillation.divergences import at_temperature, divergence_of
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, TeacherMethod
-from policykd.distillation.teaching_config import TAUGHT_CONFIGS, TeachingConfig
+from policykd.distillation.teaching_config import TeachingConfig, taught_config
 from policykd.distillation.weights import weight_of
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner, presets
 from policykd.learners.config import Config
@@ -287,10 +287,6 @@ class TeacherStudent(OfflineLearning, FineTuning):
 
 def _resolve(config: str | dict[str, Any] | Config | None, learner: type[Learner]) -> Config:
     """The config dataclass of a student: its backbone's settings and those of distillation."""
-    kind = TAUGHT_CONFIGS.get(learner.name, learner.config_type)
-    if not issubclass(kind, TeachingConfig):
-        raise PolicyKDError(
-            f"backbone: {learner.name} cannot be a student: its config_type must be a TeachingConfig, too"
-        )
+    kind = taught_config(learner.name, learner.config_type)
     kept: Config = presets.resolve_config(config, kind, learner.name, presets.teaching_preset)
     return kept
