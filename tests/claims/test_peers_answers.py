@@ -117,6 +117,16 @@ def test_the_table_of_chances_at_100000_steps():
         assert f"| {control} | {over_all} | {answer.p:.3f} |" in peers
 
 
+def test_what_is_said_of_single_tasks():
+    pole = by_task("Q1", "four_mutual_2", "trained", "sb3")["InvertedDoublePendulum-v5"]
+    assert f"The sixth is InvertedDoublePendulum (P {interval_of(pole)})" in text("BENCHMARK.md")
+    rest = by_task("Q1", "four_mutual_2", "trained", "single_2")
+    values = [rest[f"{task}-v5"] for task in TASKS if task not in ("Ant", "Hopper")]
+    assert all(chance.low < 0.5 < chance.high for chance in values)
+    least, most = min(chance.value for chance in values), max(chance.value for chance in values)
+    assert f"on the other four tasks**, P is {least:.2f} to {most:.2f} and every interval" in text("BENCHMARK.md")
+
+
 def test_what_the_chances_show():
     answer = {name: asked("Q1")["four_mutual_2, best in training", name] for name in AGAINST}
     readme, peers = text("README.md"), text("docs/peers.md")
