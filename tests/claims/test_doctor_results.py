@@ -23,11 +23,11 @@ def test_what_is_broken_is_found_and_nothing_where_nothing_is():
     broken = [name for name, fault in FAULTS.items() if fault.check]
     for name in broken:
         assert (wrong[wrong.fault == name].check == FAULTS[name].check).sum() == len(SEEDS) == 3
-    assert f"Each of {len(broken)} faults was said in all three diagnoses, and in the six where nothing" in TEXT
+    assert f"Each of {len(broken)} faults was found in all three diagnoses, and in the six where nothing" in TEXT
     assert len(FAULTS) - len(broken) == 2 and not wrong.fault.isin(set(FAULTS) - set(broken)).any()
     besides = wrong[wrong.check != wrong.expected]
     teachers = besides.check.isin(["return", "recorded return"])
-    said = f"{len(besides)} verdicts were of other checks: {teachers.sum()} say"
+    said = f'{len(besides)} further verdicts were of other checks. {teachers.sum()} are "return" or'
     assert said in TEXT
     assert f"{(~teachers).sum()} are of cloning" in TEXT
     assert set(besides[teachers].fault.str.partition(":")[0]) == {"teacher"}

@@ -30,11 +30,12 @@ def test_the_tables_are_those_of_the_rows(tmp_path):
 
 def test_what_is_said_of_100000_steps():
     found = [kept(condition, "IQM") for condition in ("8x8 student", "no velocities")]
-    for name, verb in (("dagger", " keeps"), ("student_driven", ""), ("bc", " stays at")):
-        assert f"`{name}`{verb} {found[0][name]:.2f} and {found[1][name]:.2f}" in TEXT
+    for name in ("dagger", "student_driven", "bc"):
+        assert f"| `{name}` | {found[0][name]:.2f} | {found[1][name]:.2f} |" in TEXT
     beside_rl = {name for name, row in TEACHER_METHODS.items() if row.coupling != "alone"} - {"fine_tune"}
     best = [max((of[name], name) for name in beside_rl) for of in found]
-    assert f"keeps {best[0][0]:.2f} and {best[1][0]:.2f} (`{best[0][1]}`, `{best[1][1]}`)" in TEXT
+    cells = " | ".join(f"{value:.2f} (`{name}`)" for value, name in best)
+    assert f"| best method alongside RL | {cells} |" in TEXT
     assert all(of["dagger"] == max(of.values()) for of in found) and "`dagger` is the choice" in TEXT
     blind = [kept("no velocities", task) for task in ("Hopper-v5", "Walker2d-v5")]
     dagger = " and ".join(f"{of.pop('dagger'):.2f}" for of in blind)

@@ -22,7 +22,7 @@ def test_what_default_students_keep():
     default = ROWS[ROWS["variant"] == "default"].groupby(["teacher", "steps"])["retention"].mean()
     last, late = default.xs(100_000, level="steps"), default[default.index.get_level_values("steps") > 50_000]
     assert f"keep {last.min():.3f} to {last.max():.3f} of four teachers" in text and len(last) == 4
-    assert f"on {late.min():.3f} at least at every check" in text
+    assert f"they keep {late.min():.3f} at least at every check" in text
     walker = ROWS[(ROWS["teacher"] == "PPO Walker2d") & (ROWS["steps"] == 100_000)].set_index("variant")
     assert (
         f"returns {walker['teacher_return_here'].mean():,.0f}, falls in {walker['teacher_falls'].mean():.0f} of 20"

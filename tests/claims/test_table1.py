@@ -40,7 +40,7 @@ def test_the_chances_of_dpd():
     page, controls = " ".join(TEXT.split()), ("single", "independent, mean of peers")
     (alone, _), (code_alone, _) = (said(method, controls[0]) for method in ("dpd", "dpd_published_code"))
     (sharing, _), (code_sharing, p) = (said(method, controls[1]) for method in ("dpd", "dpd_published_code"))
-    assert f"over both tasks: P {alone}, as the code does it {code_alone}). Nor is either" in page
-    assert f"share nothing ({sharing} and {code_sharing}); corrected" in page and f"(the least p is {p:.2f})" in page
+    assert f"| `dpd` | {alone} | {sharing} |" in page and f"(the least p is {p:.2f})" in page
+    assert f"| `dpd_published_code` | {code_alone} | {code_sharing} |" in page
     assert all(a.better.low < 0.5 < a.better.high for (_, control), a in found.items() if control == "single")
     assert p == min(a.p for a in found.values()) > 0.05
