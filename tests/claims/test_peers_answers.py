@@ -282,6 +282,16 @@ def test_what_is_said_of_beginning_anew():
     assert "cost a third of the return on HalfCheetah and more on Hopper" in text("docs/peers.md")
 
 
+def test_what_is_said_of_peers_that_differ_in_their_updates():
+    lines = (ROOT / "results/peers_paces/table.md").read_text(encoding="utf-8").splitlines()
+    best = {tuple(cells[0:3:2]): cells[5] for line in lines if len(cells := line.strip("| ").split(" | ")) > 7}
+    page, rates = " ".join(text("BENCHMARK.md").split()), best["HalfCheetah-v5", "paces_rates"]
+    share = best["HalfCheetah-v5", "paces_share"]
+    assert f"(`paces_rates`) the best in training returns {rates} on HalfCheetah" in page
+    assert f"(`paces_share`) it returns {share}." in page
+    assert f"({rates.split()[0]} by `trained`" in text("experiments/peers/protocol.md")
+
+
 def regimes():
     """The cells of the regimes' table, by task and row, from the mean of the peers on."""
     lines = (ROOT / "results/peers_regimes/table.md").read_text(encoding="utf-8").splitlines()
