@@ -1,9 +1,9 @@
-"""A batched simulator: one call steps all environments of all learners, on the processor or on a GPU.
+"""A batched simulator: one call steps all environments of all learners, on CPU or GPU.
 
     python examples/batched_env.py --num-envs 16
 
-A function of ``num_envs`` makes a Gymnasium ``VectorEnv``: one for training, and small ones for evaluations. It speaks
-in tensors, which stay on their device. Copies of a Gymnasium task do it too, in processes of their own:
+A function of ``num_envs`` makes a Gymnasium ``VectorEnv``: one for training, and small ones for evaluation. It takes
+and returns tensors, which stay on their device. Copies of a Gymnasium task in separate processes work too:
 ``DualStudent(lambda num_envs: gym.make_vec("Hopper-v5", num_envs, vectorization_mode="async"))``.
 """
 
@@ -21,14 +21,14 @@ from gymnasium.vector.utils import batch_space
 from policykd import DualStudent
 
 STEPS = 100
-"""Of an episode, which is then truncated: the value beyond still counts."""
+"""Steps per episode, which is then truncated: the target still bootstraps."""
 
 
 class Balance(VectorEnv):
-    """Keep poles of length 1 upright by torques at their feet; one has fallen at an angle of 0.5 rad."""
+    """Keep poles of length 1 upright by torques at their bases; a pole has fallen at an angle of 0.5 rad."""
 
     def __init__(self, num_envs: int, device: str = "cpu") -> None:
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # what has fallen begins anew in the same step
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # fallen poles are reset in the same step
         self.num_envs, self.device = num_envs, torch.device(device)
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)  # angle, angular velocity
         self.single_action_space = gym.spaces.Box(-20.0, 20.0, (1,), np.float32)  # torque

@@ -1,10 +1,10 @@
-"""Brax as the environments of all learners: physics in JAX, learning in torch, arrays handed over without a copy.
+"""Brax as the environments of all learners: physics in JAX, learning in torch, arrays shared without a copy.
 
     pip install brax
     python examples/brax_env.py --task reacher --num-envs 16
 
-All environments of all learners are one call of a compiled function. DLPack passes arrays on where they lie, so that
-on a GPU nothing but the flags of ended episodes goes to the processor.
+One call of a compiled function steps all environments of all learners. DLPack shares arrays in place, so that on a GPU
+only the flags of ended episodes are copied to the CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from policykd import DualStudent
 
 
 class Brax(VectorEnv):
-    """A task of Brax. One that has ended begins anew in the same step."""
+    """A task of Brax, with environments reset in the step in which their episode ends."""
 
     def __init__(self, num_envs: int, task: str = "reacher", episode_length: int = 200) -> None:
         env = brax.envs.get_environment(task, backend="generalized")

@@ -1,4 +1,4 @@
-"""Ask why a distillation does not work: a student that does not see the goal, and then one that does."""
+"""Diagnose why a distillation fails: first a student that does not see the goal, then one that does."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def teacher(observation: np.ndarray) -> np.ndarray:
 
 
 def ask(student_observations: Sequence[int] | None, updates: int) -> Diagnosis:
-    """A page about the teacher above and a student of 32x32 that sees some of the observation."""
+    """Diagnose a 32x32 student of the teacher above that sees part of the observation."""
     return diagnose(
         teacher,
         "PolicyKD/PointReach-v0",
@@ -26,7 +26,7 @@ def ask(student_observations: Sequence[int] | None, updates: int) -> Diagnosis:
 
 
 def main(updates: int = 1_000) -> None:
-    """The fault, what to change, and the page without it."""
+    """Show the fault, the remedy, and the diagnosis after it."""
     blind = ask((0, 1), updates)
     print(blind)
     for finding in blind.wrong:

@@ -2,8 +2,8 @@
 
     python examples/dpd_minimal.py --env Pendulum-v1 --steps 20000
 
-Read this first. policykd computes the same for many peers and seeds at once, as rows of the same tensors:
-tests/test_dpd_minimal.py shows that the parameters after some updates are equal to 1e-6.
+Read this first. policykd does the same computation for many peers and seeds at once, as rows of the same tensors:
+tests/test_dpd_minimal.py checks that parameters agree to 1e-6 after some updates.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from torch import nn
 GAMMA, TAU, LEARNING_RATE, BATCH = 0.99, 0.005, 1e-3, 64
 NOISE = 0.1  # standard deviation of exploration, actions in [-1, 1]
 LEARNING_STARTS = 500  # random steps of each peer before it learns
-ALPHA = 1.0  # confidence in the disadvantage; 0 copies the peer everywhere alike
-DISTILL_RATE, RECENT = 1e-4, 1_000  # distillation looks at the peer's latest transitions
-WEIGHT_RATIO = 1e4  # the largest weight of a batch over the smallest, at most
+ALPHA = 1.0  # confidence in the disadvantage; 0 weights all states equally
+DISTILL_RATE, RECENT = 1e-4, 1_000  # distillation uses the peer's latest transitions
+WEIGHT_RATIO = 1e4  # maximum ratio of the largest to the smallest weight in a batch
 
 
 def mlp(*sizes: int) -> list[nn.Module]:
@@ -34,10 +34,10 @@ def mlp(*sizes: int) -> list[nn.Module]:
 
 
 class Peer:
-    """A DDPG learner with its own environment, replay and random numbers, and an optimiser for distillation."""
+    """A DDPG learner with its own environment, replay, random generator and distillation optimiser."""
 
     def __init__(self, env: gym.Env, seed: int, width: int = 64) -> None:
-        torch.manual_seed(seed)  # peers begin with different networks
+        torch.manual_seed(seed)  # peers have different initial networks
         observation, action = env.observation_space.shape[0], env.action_space.shape[0]
         self.actor = nn.Sequential(*mlp(observation, width, width, action), nn.Tanh())
         self.critic = nn.Sequential(*mlp(observation + action, width, width, 1))
@@ -48,14 +48,14 @@ class Peer:
         self.reset_optimisers()
 
     def reset_optimisers(self) -> None:
-        """Targets equal to the networks, and new optimisers."""
+        """Copy the networks into their targets, and make new optimisers."""
         self.actor_target, self.critic_target = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), LEARNING_RATE)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), LEARNING_RATE)
         self.distill_adam = torch.optim.Adam(self.actor.parameters(), DISTILL_RATE)
 
     def act(self) -> None:
-        """One step of the environment into the replay."""
+        """Take a step in the environment and store it in the replay."""
         if len(self.replay) < LEARNING_STARTS:
             action = self.noise.uniform(-1, 1, self.env.action_space.shape)
         else:
@@ -63,7 +63,7 @@ class Peer:
                 action = self.actor(torch.as_tensor(self.observation, dtype=torch.float32)).numpy()
             action = np.clip(action + NOISE * self.noise.standard_normal(action.shape), -1, 1)
         after, reward, terminated, truncated, _ = self.env.step(action.astype(np.float32))
-        # A time limit is no end of the task: only `terminated` stops the bootstrap.
+        # A time limit does not end the task: only `terminated` stops bootstrapping.
         self.replay.append((self.observation, action, after, reward, terminated))
         self.observation = self.env.reset()[0] if terminated or truncated else after
 
@@ -96,7 +96,7 @@ def improve(peer: Peer, batch: list[torch.Tensor]) -> None:
 
 
 def distil(peers: list[Peer], states: list[torch.Tensor]) -> None:
-    """One distillation step of both peers: each moves towards the other, more where the other is better."""
+    """One distillation step of both peers: each moves towards the other, more so where the other is better."""
     losses = []
     for learner, peer, at in zip(peers, reversed(peers), states, strict=True):
         with torch.no_grad():
@@ -104,15 +104,15 @@ def distil(peers: list[Peer], states: list[torch.Tensor]) -> None:
             weights = disadvantage(peer.value(at) - learner.value(at))
         distance = (learner.actor(at) - target).square().sum(1)  # (B,)
         losses.append((weights * distance).mean())
-    for learner, loss in zip(peers, losses, strict=True):  # both losses are taken before either peer moves
+    for learner, loss in zip(peers, losses, strict=True):  # both losses are computed before either peer changes
         step(learner.distill_adam, loss)
 
 
 def disadvantage(xi: torch.Tensor) -> torch.Tensor:
     """Weights proportional to exp(alpha * xi) with mean 1, (B,); xi = V_peer(s) - V_self(s), equation 11.
 
-    Two choices that the paper leaves open (docs/dpd.md): xi is divided by its standard deviation, so that alpha means
-    the same at every scale of rewards, and the smallest weight is bounded.
+    Two choices that the paper leaves open (docs/dpd.md): xi is divided by its standard deviation, so that alpha is
+    independent of the scale of rewards, and the smallest weight is bounded.
     """
     xi = xi / (xi.std(correction=0) + 1e-6)
     weights = (ALPHA * (xi - xi.max())).clamp_min(-math.log(WEIGHT_RATIO)).exp()
@@ -120,7 +120,7 @@ def disadvantage(xi: torch.Tensor) -> torch.Tensor:
 
 
 def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Descend a loss."""
+    """Take a gradient step on a loss."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -140,7 +140,7 @@ def evaluate(peer: Peer, env: gym.Env, episodes: int = 5) -> float:
 
 
 def main(env: str, steps: int, seed: int) -> list[Peer]:
-    """Train two peers for a number of environment steps, both together."""
+    """Train two peers for a number of environment steps, shared by both."""
     make = lambda: gym.wrappers.RescaleAction(gym.make(env), np.float32(-1), np.float32(1))  # noqa: E731
     peers = [Peer(make(), seed=10 * seed + k) for k in range(2)]
     test = make()
@@ -150,7 +150,7 @@ def main(env: str, steps: int, seed: int) -> list[Peer]:
         if t > LEARNING_STARTS:
             for peer in peers:
                 improve(peer, peer.sample())
-            # Each peer distils at states that the other has visited lately.
+            # Each peer distils at states that the other visited recently.
             distil(peers, [peer.sample(RECENT)[0] for peer in reversed(peers)])
         if t % max(1, steps // 10) == 0:
             print(f"{2 * t:,} steps: returns " + ", ".join(f"{evaluate(peer, test):,.1f}" for peer in peers))

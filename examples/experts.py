@@ -1,9 +1,9 @@
-"""Experts as they come: a controller with state, of whose episodes only the good ones count; and one expert per task.
+"""Imperfect experts: a stateful controller of which only good episodes are kept, and two experts with partial skills.
 
     python examples/experts.py
 
-The controller integrates its error, so what it does depends on its past: students copy what it did in its episodes.
-The two experts of the second part each know half of the goals, and the student learns all of them.
+The controller integrates its error, so its actions depend on the past: students imitate recorded episodes.
+In the second part, two experts each reach half of the goals, and the student learns to reach all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONFIG = {"net_arch": (32, 32), "eval_freq": 0}
 
 
 class Integrating:
-    """A proportional and integrating controller, which is careless in every third episode."""
+    """A proportional-integral controller that acts carelessly in every third episode."""
 
     def __init__(self) -> None:
         self.episode = -1
@@ -36,12 +36,12 @@ class Integrating:
 
 
 def to_the_right(observation: np.ndarray) -> np.ndarray:
-    """Goes to goals on its right, and stays where it is otherwise."""
+    """Move to goals on the right; otherwise stay."""
     return np.clip(10 * observation[..., 2:4], -1, 1) * (observation[..., 2:3] > 0)
 
 
 def to_the_left(observation: np.ndarray) -> np.ndarray:
-    """Goes to goals on its left, and stays where it is otherwise."""
+    """Move to goals on the left; otherwise stay."""
     return np.clip(10 * observation[..., 2:4], -1, 1) * (observation[..., 2:3] <= 0)
 
 

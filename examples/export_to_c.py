@@ -1,4 +1,4 @@
-"""Train a small student, write it as C in float32 and int8, and use it as a fast function of one observation."""
+"""Train a small student, export it to C in float32 and int8, and call it as a fast function of one observation."""
 
 import time
 from pathlib import Path
@@ -17,12 +17,12 @@ def teacher(observation: np.ndarray) -> np.ndarray:
 
 
 def main(folder: Path, steps: int = 4_000) -> None:
-    """Everything from a teacher to a file for a microcontroller."""
+    """Go from a teacher to a C file for a microcontroller."""
     config = {"net_arch": (32, 32), "round_updates": 200, "eval_freq": 0}
     student = TeacherStudent("PolicyKD/PointReach-v0", teacher, config=config).learn(steps)
 
     for precision in ("float32", "int8"):
-        size = to_c(student, 0, folder / precision, precision)  # int8 is calibrated on states that it plays
+        size = to_c(student, 0, folder / precision, precision)  # int8 is calibrated on states that it visits
         print(precision, *size.lines(), sep="\n  ")
     print((folder / "int8" / "policy.h").read_text(encoding="utf-8"))
 

@@ -1,10 +1,10 @@
-"""After distillation: a student goes on with RL, held by its teacher at first, and becomes better than that.
+"""Fine-tune a distilled student with RL, regularised towards its teacher at first, until it surpasses the teacher.
 
     python examples/fine_tune.py
 
-The teacher is a controller that reaches its goal, but slowly. A TD3 student copies it; then ``fine_tune()`` fits new
-critics while the student is frozen, and lets it learn from the task's own reward on a leash of its teacher that
-lengthens. A policy is handed out only after it has returned more, on whole episodes, than the one before it.
+The teacher is a controller that reaches its goal slowly. A TD3 student imitates it; then ``fine_tune()`` fits new
+critics while the student is frozen, and trains it on the task's reward under a constraint to the teacher that is
+gradually relaxed. A policy is returned only if its return over whole episodes exceeds that of the one before it.
 """
 
 from __future__ import annotations

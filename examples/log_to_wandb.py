@@ -2,8 +2,8 @@
 
     WANDB_MODE=offline python examples/log_to_wandb.py    # no account and no network; `wandb sync` sends it later
 
-A callback of Stable-Baselines3 sees policykd's training as it sees SB3's. What is logged are the means over learners,
-and the return of every learner at each evaluation.
+Callbacks of Stable-Baselines3 work with policykd. This one logs means over the learners, and the return of every
+learner at each evaluation.
 """
 
 from __future__ import annotations

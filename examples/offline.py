@@ -1,9 +1,9 @@
-"""Offline distillation: students of an agent at states that were logged before, without a step of the environment.
+"""Offline distillation: train students of an agent on logged states, without environment steps.
 
     python examples/offline.py
 
-What was logged may be an .npz file of "observations" (and "actions"), an HDF5 file of D4RL or Minari, or a replay
-buffer of SB3. Here an agent of SB3 is trained on CartPole, and its own steps are the log.
+The log may be an .npz file of "observations" (and "actions"), an HDF5 file of D4RL or Minari, or an SB3 replay
+buffer. Here an SB3 agent is trained on CartPole, and its own steps are the log.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Peers on an environment of your own: register it, and its id works everywhere, also on the command line.
+"""Peers on a custom environment: register it, and its id works everywhere, including the command line.
 
     python examples/own_env.py
     cd examples; PYTHONPATH=. policykd train --env own_env:Balance-v0 --backbone td3 --total-timesteps 10000
 
-Needed are vector observations and bounded continuous actions. `terminated` is an end of the task, after which nothing
-can be earned; `truncated` is a time limit, beyond which the value still counts.
+It needs vector observations and bounded continuous actions. `terminated` ends the task, with no further reward;
+`truncated` is a time limit, at which the target still bootstraps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from policykd import DualStudent
 
 
 class Balance(gym.Env):
-    """Keep a pole of length 1 upright by a torque at its foot; it has fallen at an angle of 0.5 rad."""
+    """Keep a pole of length 1 upright by a torque at its base; it has fallen at an angle of 0.5 rad."""
 
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)  # angle, angular velocity

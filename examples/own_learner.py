@@ -1,9 +1,9 @@
-"""An algorithm of your own as backbone: a class of learners, here TD3 with actors that ascend the mean of both critics.
+"""A custom RL algorithm as backbone: a class of learners, here TD3 with actors that maximise the mean of both critics.
 
     python examples/own_learner.py
     cd examples; policykd --plugins own_learner train --env PolicyKD/PointReach-v0 --backbone mean_td3
 
-Everything else - replay, peers, distillation, checkpoints, evaluation, run folders - works with it as it is.
+Everything else - replay, peers, distillation, checkpoints, evaluation, run folders - works with it unchanged.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from policykd.memory.replay import Batch
 
 @dataclass(frozen=True)
 class MeanTD3Config(TD3Config):
-    """TD3's settings, and one more."""
+    """TD3's settings plus an action cost."""
 
     action_cost: float = 0.0
     """Weight of the squared action in the actors' loss."""
 
 
 class MeanTD3(TD3):
-    """TD3 whose actors ascend the mean of both critics and pay for large actions."""
+    """TD3 whose actors maximise the mean of both critics and pay for large actions."""
 
     name = "mean_td3"
     config_type = MeanTD3Config

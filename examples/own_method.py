@@ -1,10 +1,10 @@
-"""A peer method of your own: a row of choices, with a weight and a divergence of your own.
+"""A custom peer method: a row of choices, with a custom weight and divergence.
 
     python examples/own_method.py
     cd examples; policykd --plugins own_method train --env PolicyKD/PointReach-v0 --method curious --backbone sac
 
-A weight says how much each state counts, a divergence how far apart two policies are there. Both get and return tensors
-of all learners at once: K learners, B states, A action dimensions.
+A weight is the importance of each state, a divergence the distance of two policies there. Both take and return tensors
+for all learners at once: K learners, B states, A action dimensions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from policykd.distillation.weights import Comparison
 
 
 def unsure(seen: Comparison, config: Any) -> Tensor:
-    """Copy most where the two values differ most, whoever is ahead: weights ``(K, B)`` of mean 1."""
+    """Weights ``(K, B)`` with mean 1, larger where the two values differ more, whichever is higher."""
     gap = (seen.source_value - seen.own_value).abs()
     return gap / gap.mean(1, keepdim=True).clamp_min(1e-6)
 

@@ -1,4 +1,4 @@
-"""Networks of your own: a factory of (inputs, outputs), and a class whose parameters are one row per learner.
+"""Custom networks: a factory of (inputs, outputs), and a class whose parameters are one row per learner.
 
     python examples/own_network.py
     cd examples; policykd --plugins own_network train --env PolicyKD/PointReach-v0 --network residual --backbone td3
@@ -22,7 +22,7 @@ from policykd.learners.settings import NETWORKS
 
 @dataclass(frozen=True)
 class Residual:
-    """A hidden layer, a residual block around another one with LayerNorm, and a linear layer."""
+    """A hidden layer, a residual block with LayerNorm, and a linear layer."""
 
     inputs: int
     outputs: int
@@ -30,7 +30,7 @@ class Residual:
 
     @property
     def parts(self) -> list[MLP]:
-        """Networks whose rows lie one behind the other."""
+        """Networks whose rows are concatenated."""
         block = MLP((self.width, self.width, self.width), layer_norm=True)
         return [MLP((self.inputs, self.width)), block, MLP((self.width, self.outputs))]
 

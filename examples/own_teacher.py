@@ -1,8 +1,8 @@
-"""Students of a teacher of your own: any function from observations to actions, such as a controller or a planner.
+"""Students of a custom teacher: any function from observations to actions, such as a controller or a planner.
 
     python examples/own_teacher.py --out students.safetensors
 
-The function sees one observation, or rows of them, in the task's units, and answers with actions in the task's units.
+The function takes one observation or a batch in the task's units, and returns actions in the task's units.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(steps: int = 20_000, out: Path | None = None) -> TeacherStudent:
     returns = students.evaluate(20, seed=1_000_000).returns
     print(f"students, {returns.shape[1]} episodes each: {returns.mean(1).round(1)}")
     if out:
-        students.save(out)  # TeacherStudent.load(out, teacher=swing_up) goes on
+        students.save(out)  # TeacherStudent.load(out, teacher=swing_up) resumes
     return students
 
 

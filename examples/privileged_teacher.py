@@ -1,4 +1,4 @@
-"""Observation groups: the teacher reads what only a simulator knows, the student what a robot's sensors give."""
+"""Observation groups: a privileged teacher reads the simulator's state, the student only a robot's sensors."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from policykd import TeacherStudent
 
 
 class Reach(gym.Env):
-    """A point moves to a goal; its observation is a dict, in which the simulator tells the way to the goal, too."""
+    """A point moves to a goal; its dict observation includes the vector to the goal, known only in simulation."""
 
     observation_space = spaces.Dict(
         {
@@ -38,7 +38,7 @@ class Reach(gym.Env):
 
 
 def teacher(way: np.ndarray) -> np.ndarray:
-    """Move along the way to the goal, which only the simulator knows."""
+    """Move along the vector to the goal, which only the simulator knows."""
     return np.clip(10 * way, -1, 1)
 
 

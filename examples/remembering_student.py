@@ -1,4 +1,4 @@
-"""Memory: a student that sees no velocity tells it from what it saw before."""
+"""Memory: a student that does not observe velocities infers them from past observations."""
 
 import gymnasium as gym
 import numpy as np
@@ -7,7 +7,7 @@ from policykd import TeacherStudent
 
 
 def teacher(observation: np.ndarray) -> np.ndarray:
-    """Swing the pendulum up by its energy, and hold it there: angle and velocity are needed."""
+    """Swing the pendulum up by energy shaping and hold it there, which needs angle and velocity."""
     cosine, sine, velocity = np.moveaxis(observation, -1, 0)
     angle, energy = np.arctan2(sine, cosine), velocity**2 / 2 + 15 * (cosine - 1)
     swing = -0.4 * energy * np.sign(velocity + 1e-3)
@@ -28,7 +28,7 @@ def main(steps: int = 12_000) -> dict[str, float]:
 
 
 def play(student: TeacherStudent) -> None:
-    """Five steps on the plain task: the state goes from call to call, and is forgotten where an episode starts."""
+    """Play five steps: the state is passed from call to call, and reset where an episode starts."""
     env = gym.make("Pendulum-v1")
     observation, _ = env.reset(seed=0)
     state, start = None, np.ones(1, bool)

@@ -1,9 +1,9 @@
-"""Search for settings with Optuna, which stops trials that fall behind: pip install optuna.
+"""Tune settings with Optuna, which prunes trials that fall behind: pip install optuna.
 
     python examples/tune_with_optuna.py --env Hopper-v5 --trials 30
 
-One trial trains several groups of peers at once, one per seed, so that its score is not one seed's luck. Settings are
-chosen on these seeds: report results on others.
+Each trial trains several groups of peers at once, one per seed, so that its score depends less on a single seed.
+Settings are tuned on these seeds: report results on others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from policykd import DualStudent
 
 SEEDS = (1_000, 1_001, 1_002)
-"""Seeds to choose settings on, which no reported run may use."""
+"""Seeds for tuning, which no reported run may use."""
 
 
 class Prune(BaseCallback):
-    """Tell the trial how the latest evaluation went, and stop training where it falls behind the others."""
+    """Report every evaluation to the trial, and stop training if the trial is pruned."""
 
     def __init__(self, trial: optuna.Trial, agent: DualStudent) -> None:
         super().__init__()

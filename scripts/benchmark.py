@@ -1,8 +1,8 @@
-"""A small benchmark with statistics: peers, independent learners and SB3, on several seeds; what is done is skipped.
+"""A small benchmark with statistics: peers, independent learners and SB3 on several seeds; finished cells are skipped.
 
     python scripts/benchmark.py --tasks InvertedPendulum-v5 Reacher-v5 --steps 20000 --seeds 5
 
-The same as a file, for larger ones: policykd benchmark benchmarks/smoke.yaml
+For larger benchmarks, write a file: policykd benchmark benchmarks/smoke.yaml
 """
 
 from pathlib import Path
@@ -25,16 +25,16 @@ def main(
     steps: int = 10_000,
     seeds: int = 3,
     methods: tuple[str, ...] = ("sb3", "independent", "dpd"),
-    high: float | None = None,  # the return that counts as 1; left out: the task's reward threshold, if it has one
+    high: float | None = None,  # the return that counts as 1; default: the task's reward threshold, if it has one
     out: Path = Path("runs/benchmark"),
 ) -> None:
     spec: dict[str, Any] = {
         "name": "own",
-        "total_timesteps": steps,  # of a pair of peers together, and of SB3's one agent
+        "total_timesteps": steps,  # of a whole pair of peers, and of SB3's single agent
         "seeds": seeds,
         "evaluations": 10,
         "n_eval_episodes": 5,
-        "final_episodes": 20,  # on initial states of their own: these are what is compared
+        "final_episodes": 20,  # the episodes compared, from new initial states
         "settings": {"net_arch": [64, 64], "learning_starts": min(500, steps // 4), "batch_size": 64},
         "methods": list(methods),
         "tasks": {},
@@ -44,7 +44,7 @@ def main(
         if high is not None:
             reference |= {"high": high, "source": "random actions; given by --high"}
         spec["tasks"][task] = {"backbones": ["td3"], "reference": reference}
-    with TemporaryDirectory() as folder:  # once it is known to be possible, the results keep a copy
+    with TemporaryDirectory() as folder:  # the results keep a copy once it is validated
         file = Path(folder) / "spec.yaml"
         file.write_text(yaml.safe_dump(spec, sort_keys=False))
         failed = run_matrix(file, MatrixOptions(out=str(out / "results"), work=out / "runs"))

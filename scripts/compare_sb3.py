@@ -1,8 +1,8 @@
-"""Two peers beside one agent of Stable-Baselines3: the same environment steps, networks and evaluation episodes.
+"""Compare two peers with one SB3 agent, with the same environment steps, networks and evaluation episodes.
 
     python scripts/compare_sb3.py --env Hopper-v5 --steps 50000
 
-One seed shows how it is done, not which side is better: for that, see scripts/benchmark.py.
+A single seed does not show which side is better: for that, see scripts/benchmark.py.
 """
 
 import gymnasium as gym
@@ -23,7 +23,7 @@ def main(env: str = "HalfCheetah-v5", steps: int = 50_000, seed: int = 0, episod
     size, noise, starts = (64, 64), 0.1, min(500, steps // 4)
     settings = {"net_arch": size, "action_noise_std": noise, "learning_starts": starts, "eval_freq": steps // 10}
     peers = DualStudent(env, method="dpd", backbone="td3", peers=2, seeds=(seed,), config=settings)
-    peers.learn(steps, progress_bar=True)  # both peers together: each takes half of the steps
+    peers.learn(steps, progress_bar=True)  # shared by both peers: each takes half of the steps
 
     sb3 = TD3(
         "MlpPolicy",
@@ -36,7 +36,7 @@ def main(env: str = "HalfCheetah-v5", steps: int = 50_000, seed: int = 0, episod
     )
     sb3.learn(steps, progress_bar=True)
 
-    # The peer is chosen by the evaluations in training, and measured on new episodes: the same ones as SB3's.
+    # The better peer is selected by evaluations during training, and measured on new episodes, the same as SB3's.
     for name, model in (("better peer, as an SB3 model", peers.to_sb3("best")), ("SB3's TD3", sb3)):
         test = DummyVecEnv([lambda: Monitor(gym.make(env))])
         test.seed(1_000_000)

@@ -1,10 +1,11 @@
-"""The main job, from start to finish: peers on HalfCheetah-v5 beside SB3's SAC, a picture, a table, a video.
+"""The main use case from start to finish: peers and SB3's SAC on HalfCheetah-v5, with a figure, a table and a video.
 
     make demo        # or: python scripts/demo.py --help
 
-Nobody knows the right learning rate beforehand, and SB3's default is a bad one here. Four peers with rates a factor of
-30 apart share one replay and distil from one another; environment steps go to those that do best. SB3's agent has the
-same networks and steps, and its default rate: one seed of question 2 of BENCHMARK.md, which has all ten and every rate.
+The best learning rate is unknown in advance, and SB3's default is a bad one here. Four peers with rates that span a
+factor of 30 share one replay and distil from one another; environment steps go to the best of them. SB3's agent has the
+same networks and steps, and its default rate. This is one seed of question 2 in BENCHMARK.md, which has all ten seeds
+and every rate.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from policykd.measure.video import record_video
 
 RATES = 1e-4, 3e-4, 1e-3, 3e-3
 VIDEO_STEPS = 250
-SMALL = {"width": 320, "height": 240}  # drawing without a GPU takes up to 0.1 s a picture
+SMALL = {"width": 320, "height": 240}  # rendering without a GPU takes up to 0.1 s per frame
 
 
 def main(options: CompareOptions) -> None:
-    """Train both sides, then show them."""
+    """Train both sides, then show the results."""
     out = _free(options.out)
     spec, table = compare(replace(options, out=out))
     print(f"\n{table}")
@@ -46,7 +47,7 @@ def main(options: CompareOptions) -> None:
 
 
 def _free(folder: Path) -> Path:
-    """The folder, or the first of folder_2, folder_3 ... that is not there yet: a demo runs again and again."""
+    """The folder, or the first of folder_2, folder_3 ... that does not exist, so that the demo can be repeated."""
     number, free = 1, folder
     while free.exists():
         number += 1

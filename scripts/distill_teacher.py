@@ -1,4 +1,4 @@
-"""Distil a teacher into students of several sizes, and see what each size keeps of its return.
+"""Distil a teacher into students of several sizes, and see how much of its return each size retains.
 
     python scripts/distill_teacher.py --teacher path/to/sac/HalfCheetah-v3_1
 
@@ -29,11 +29,11 @@ def main(
             env,
             frozen,
             method=method,  # how students learn: dagger, bc, kickstarting, ppd, ...
-            backbone="ppo",  # what a student is: here a Gaussian policy
+            backbone="ppo",  # the student's kind of policy: here Gaussian
             seeds=seeds,  # one student per seed, all trained together
             config={"net_arch": (size, size), "eval_freq": max(1, steps // 10)},
         )
-        score = students.score_teacher()  # refuses one that has nothing to teach, before a folder is made
+        score = students.score_teacher()  # refuses a useless teacher before a folder is made
         assert score is not None
         students.write_into(out / f"{size}x{size}")
         students.learn(steps, progress_bar=True)
@@ -41,7 +41,7 @@ def main(
         parameters = students.learner.actor.shape[1]
         print(f"{size}x{size}, {parameters:,} parameters: {returns.mean():,.1f} of the teacher's {score.mean:,.1f}")
         best = students.learner_index("best")
-        to_zip(students, best, out / f"student_{size}x{size}.zip")  # for plain SB3; its normaliser lies beside it
+        to_zip(students, best, out / f"student_{size}x{size}.zip")  # for plain SB3; its normaliser is a second file
 
 
 if __name__ == "__main__":

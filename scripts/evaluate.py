@@ -1,4 +1,4 @@
-"""Evaluate every learner of a run, on episodes that training has not used.
+"""Evaluate every learner of a run on episodes not used in training.
 
 python scripts/evaluate.py runs/train_peers
 """

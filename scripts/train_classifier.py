@@ -1,4 +1,4 @@
-"""Distil a classifier into a smaller one, beside the same student trained from labels alone.
+"""Distil a classifier into a smaller one, and compare it with the same student trained on labels only.
 
     python scripts/train_classifier.py --method hinton
     python scripts/train_classifier.py --data fashion-mnist --data-dir FOLDER --epochs 20
@@ -32,10 +32,10 @@ def main(
     teacher = MLP(inputs, (256, 256), splits.classes)  # any torch module that returns logits
     students = []
     for way, its_teacher in (("cross_entropy", None), (method, teacher)):
-        torch.manual_seed(seed)  # both students begin with the same weights
+        torch.manual_seed(seed)  # both students have the same initial weights
         student = MLP(inputs, (16,), splits.classes)
         students.append(Distiller(student, its_teacher, method=way, config=config))
-        students[-1].check(splits.train)  # what cannot work is told before anything is trained
+        students[-1].check(splits.train)  # refuses anything invalid before training
 
     Distiller(teacher, None, method="cross_entropy", config=config).fit(splits.train, splits.validation)
     for distiller in students:

@@ -1,9 +1,9 @@
-"""Train pairs of peers that learn from one another, and keep the better peer of each pair as an SB3 model.
+"""Train pairs of peers that distil from one another, and save the better peer of each pair as an SB3 model.
 
     python scripts/train_peers.py
     python scripts/train_peers.py --env Hopper-v5 --backbone sac --seeds 0 1 2 3 4 --steps 300000
 
-Each run needs a folder of its own: name another one with --out.
+Each run needs its own folder: choose another one with --out.
 """
 
 from pathlib import Path
@@ -24,27 +24,27 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     out: Path = Path("runs/train_peers"),
 ) -> None:
-    # One pair of peers per seed. All of them train together, as rows of the same tensors.
+    # One pair of peers per seed. All pairs train at once, as rows of the same tensors.
     agent = DualStudent(
         env,
         method=method,
         backbone=backbone,
         peers=2,
         seeds=seeds,
-        config="zoo",  # the settings of rl-baselines3-zoo for this task; any of them can be changed below
+        config="zoo",  # rl-baselines3-zoo's settings for this task, which can be overridden below
         overrides={"eval_freq": max(1, steps // 20), "n_eval_episodes": 5},
-        run_dir=out,  # logs, evaluations and checkpoints: DualStudent.load(out) goes on where it stopped
+        run_dir=out,  # logs, evaluations and checkpoints: DualStudent.load(out) resumes the run
     )
-    agent.learn(steps, progress_bar=True)  # environment steps of a pair, both peers together
+    agent.learn(steps, progress_bar=True)  # environment steps per pair, shared by both peers
 
-    # Peers are compared on episodes that neither training nor its evaluations have used.
+    # Peers are compared on episodes that neither training nor its evaluations used.
     returns = agent.evaluate(20, seed=1_000_000).returns  # (learners, episodes)
     for learner, (seed, peer) in enumerate(agent.learners):
         print(f"seed {seed}, peer {peer}: return {returns[learner].mean():,.1f}")
     for seed in seeds:
         pair = [learner for learner, (own, _) in enumerate(agent.learners) if own == seed]
         best = max(pair, key=lambda learner: agent.evaluations[-1].returns[learner].mean())
-        to_zip(agent, best, out / f"seed_{seed}.zip")  # loads in plain SB3; PPO's normaliser lies beside it
+        to_zip(agent, best, out / f"seed_{seed}.zip")  # loads in plain SB3; PPO's normaliser is a second file
     print(f"models in {out}; curves: tensorboard --logdir {out}")
 
 

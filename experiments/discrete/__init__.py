@@ -1,1 +1,1 @@
-"""What does a student make of a teacher that knows nothing?"""
+"""What do students keep of teachers with discrete actions, by size and by loss?"""

@@ -1,1 +1,1 @@
-"""Do students without velocities act as their teacher if they remember?"""
+"""Why is Proximal Policy Distillation weak at a short budget, and does it keep what its paper reports?"""

@@ -1,1 +1,1 @@
-"""Matrices of tasks, methods and seeds, beside Stable-Baselines3 and a random policy: runs, statistics, reports."""
+"""Benchmarks over tasks, methods and seeds, with Stable-Baselines3 as a baseline: runs, statistics and reports."""

@@ -1,4 +1,4 @@
-"""Estimates with intervals by rliable's stratified bootstrap (Agarwal et al. 2021), the same at every call."""
+"""Estimates with intervals by rliable's stratified bootstrap (Agarwal et al. 2021), with a fixed seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policykd.core.extras import needs
 
 
 class Estimate(NamedTuple):
-    """A statistic and its 95 % interval, NaN where there is none; numbers, or arrays of one shape."""
+    """A statistic and its 95 % interval, NaN if there is none; numbers, or arrays of one shape."""
 
     value: Any
     low: Any
@@ -21,14 +21,14 @@ class Estimate(NamedTuple):
 
 
 def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any], resamples: int) -> Estimate:
-    """A statistic with its 95 % percentile interval by rliable's stratified bootstrap, the same at every call.
+    """Estimate a statistic with a 95 % percentile interval by stratified bootstrap, with a fixed seed.
 
-    A single run, on either side, tells nothing of how runs vary: then there is no interval.
+    There is no interval if any side has a single run, which does not show how runs vary.
 
     Args:
-        scores: ``(runs, tasks, ...)``, or several of them, to be resampled apart.
-        function: from what ``scores`` holds to a number or an array of one axis.
-        resamples: bootstrap resamples.
+        scores: ``(runs, tasks, ...)``, or several such arrays, which are resampled independently.
+        function: maps the arrays in ``scores`` to a number or a one-dimensional array.
+        resamples: number of bootstrap resamples.
     """
     sides = [scores] if isinstance(scores, np.ndarray) else scores
     if min(map(len, sides)) < 2:
@@ -44,33 +44,33 @@ def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any]
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """P(X > Y), ties counting half, averaged over tasks, from ``(runs, tasks, ...)`` each.
+    """P(X > Y), with ties counting half, averaged over tasks, from two arrays ``(runs, tasks, ...)``.
 
-    It is rliable's metric without its p-value for every task, which takes nearly all of the time.
+    This is rliable's metric without the p-value per task, which takes most of its time.
     """
     above, equal = x[:, None] > y[None], x[:, None] == y[None]
     return (above + 0.5 * equal).mean((0, 1, 2))
 
 
 def iqm(x: np.ndarray) -> np.ndarray:
-    """Interquartile means over the first axis: rliable's number, but for many columns at once."""
+    """Interquartile means over the first axis, as rliable's but for many columns at once."""
     cut = len(x) // 4
     return np.sort(x, axis=0)[cut : len(x) - cut].mean(0)
 
 
 def median(x: np.ndarray) -> np.ndarray:
-    """The median over tasks of their means over runs, from ``(runs, tasks, ...)``."""
+    """Median over tasks of the means over runs, from ``(runs, tasks, ...)``."""
     return np.median(x.mean(0), axis=0)
 
 
 def optimality_gap(x: np.ndarray) -> np.ndarray:
-    """How much scores of at most 1 are below 1, on average, from ``(runs, tasks, ...)``."""
+    """Mean gap between 1 and scores capped at 1, from ``(runs, tasks, ...)``."""
     return 1 - np.minimum(x, 1).mean((0, 1))
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Fix the global generator of NumPy: rliable resamples with it, whatever it is given."""
+    """Seed NumPy's global generator, which rliable resamples with even if it is given another."""
     before = np.random.get_state()
     np.random.seed(0)
     try:

@@ -1,4 +1,4 @@
-"""Budgets that a benchmark states for a group, as settings of its learners, which count their own steps."""
+"""Converts a benchmark's budgets per group to settings of its learners, which count their own steps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from policykd.learners import LEARNERS
 from policykd.learners.config import Config, PPOConfig
 
 Updates = int | tuple[int, ...] | None
-"""Gradient steps per environment step of a group: of every learner, or of each; None leaves them to the settings."""
+"""Gradient steps per environment step of a group, for all learners or for each; None leaves it to the settings."""
 
 
 def group_budgets(
     given: dict[str, Any], random_steps: int | None, utd: Updates, peers: int, backbone: str
 ) -> dict[str, Any]:
-    """Settings of each learner of a group of ``peers`` by which the group keeps its budgets.
+    """Settings per learner with which a group keeps its budgets.
 
     Args:
         given: the other settings.
-        random_steps: of the group, all of its learners together.
+        random_steps: random environment steps of the group, over all of its learners.
         utd: gradient steps per environment step of the group.
-        peers: learners of the group.
-        backbone: their algorithm; PPO has neither of these budgets.
+        peers: number of learners in the group.
+        backbone: their algorithm; PPO has neither budget.
 
     Raises:
-        PolicyKDError: a budget does not suit the backbone, the number of peers or a given setting.
+        PolicyKDError: a budget does not fit the backbone, the number of peers or a given setting.
     """
     if backbone == "ppo" and (random_steps, utd) != (None, None):
         raise PolicyKDError("config: random_steps and utd are for backbones with a replay: leave them out for ppo")
@@ -49,6 +49,6 @@ def group_budgets(
 
 
 def steps_at_once(config: Config, peers: int) -> tuple[int, int]:
-    """Environment steps of a group between two points at which it can be evaluated, and at which it can end."""
+    """Environment steps of a group of which evaluation intervals and the total must be multiples."""
     at_once = peers * config.n_envs
     return at_once, at_once * config.n_steps if isinstance(config, PPOConfig) else at_once

@@ -1,4 +1,4 @@
-"""One cell, from the start or where it was stopped: train, evaluate from new initial states, say how it was made."""
+"""Runs one cell, from the start or from its checkpoint: training, final evaluation, provenance."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from policykd.core.files import versions
 
 
 def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:
-    """Train a cell, or go on with it, and evaluate it.
+    """Train a cell, resuming it if possible, and evaluate it.
 
     Args:
         cell: what to compute.
-        folder: the cell's own folder for logs and checkpoints; what an earlier attempt left there is used.
-        report: told the steps so far about once a second.
+        folder: the cell's folder for logs and checkpoints, including those of an earlier attempt.
+        report: called with the completed steps about once a second.
 
     Raises:
-        PolicyKDError: settings, the task or a file cannot work, or a learner has diverged: its returns are NaN.
+        PolicyKDError: settings, the task or a file are invalid, or a learner diverged and its returns are NaN.
     """
     train = train_sb3_seeds if cell.by_sb3 else train_ours
     rows, details = train(cell, folder, report)

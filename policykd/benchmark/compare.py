@@ -1,4 +1,4 @@
-"""Peers beside Stable-Baselines3 on one task: a benchmark of two methods, its table and its picture."""
+"""Compares peers with Stable-Baselines3 on one task: a benchmark of two methods, with a table and a figure."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ WAYS = {
     "greedy": "all peers as one, by their critics",
     "student": "one student of all peers",
 }
-"""Ways of making one policy of a group (``Row.phase``)."""
+"""Labels of the ways to form one policy from a group (``Row.phase``)."""
 
 
 def compare(options: CompareOptions) -> tuple[Spec, str]:
-    """Run what is missing of both sides, then write picture and table into ``options.out``.
+    """Run what is missing on both sides, then write the figure and the table to ``options.out``.
 
     Returns:
-        The benchmark that was run, ours first, and the table.
+        The benchmark, with our method first, and the table.
 
     Raises:
-        PolicyKDError: another comparison is in the folder, an option cannot work, or a side failed.
+        PolicyKDError: the folder holds another comparison, an option is invalid, or a side failed.
     """
     local.check_jobs(options.jobs)
     out, file = options.out, options.out / "spec.yaml"
@@ -54,7 +54,7 @@ def compare(options: CompareOptions) -> tuple[Spec, str]:
     if out.exists() and any(out.iterdir()) and not file.is_file():
         raise PolicyKDError(in_use)
     content = _content(options)
-    parse_spec(yaml.safe_dump(content))  # what cannot work ends here
+    parse_spec(yaml.safe_dump(content))  # refuses invalid options
     content["tasks"][options.env]["reference"] = measured_reference(options.env, options.final_episodes, options.seed)
     text = yaml.safe_dump(content, sort_keys=False)
     if file.is_file() and file.read_text(encoding="utf-8") != text:
@@ -75,7 +75,7 @@ def compare(options: CompareOptions) -> tuple[Spec, str]:
 
 
 def _content(options: CompareOptions) -> dict[str, Any]:
-    """The benchmark of both sides, as its file has it, with a reference that is yet to be measured."""
+    """Content of the benchmark's file, with a placeholder for the reference to measure."""
     find("method", options.method, PEER_METHODS, PeerMethod)
     with find_task(options.env).make() as env:
         actions = check_spaces(env)[1]
@@ -90,7 +90,7 @@ def _content(options: CompareOptions) -> dict[str, Any]:
     if options.random_steps is not None:
         budget = {"random_steps": options.random_steps}
         settings.pop("learning_starts", None)
-    if options.updates is not None:  # of ours; SB3's are its default, which is what presets have
+    if options.updates is not None:  # SB3 keeps its default, which the presets have too
         settings.pop("gradient_steps", None)
     at_once, rollout = steps_at_once(resolve_config(settings, options.backbone, name), options.peers)
     whole = math.lcm(rollout, at_once * options.evaluations) or 1
@@ -111,7 +111,7 @@ def _content(options: CompareOptions) -> dict[str, Any]:
 
 
 def _ours(options: CompareOptions) -> dict[str, Any]:
-    """What is said of our method alone."""
+    """Settings of our method only."""
     ours: dict[str, Any] = {} if options.updates is None else {"utd": options.updates}
     if options.learning_rates:
         require(
@@ -123,7 +123,7 @@ def _ours(options: CompareOptions) -> dict[str, Any]:
 
 
 def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]]) -> str:
-    """Final returns of both sides as Markdown."""
+    """Markdown table of the final returns."""
     low = next(iter(spec.tasks.values())).reference.low
     (ours, group), (_, agent) = scores
     ways = [(WAYS[way], returns, group.seconds_as_one[way]) for way, returns in group.as_one.items()]

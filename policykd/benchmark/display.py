@@ -1,4 +1,4 @@
-"""One progress display for a whole matrix, with an estimate of the time left."""
+"""Progress display of a benchmark, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from policykd.benchmark.engine import Event, Failed, Finished, Progressed, Start
 from policykd.benchmark.spec import Cell
 
 QUIET_SECONDS = 60.0
-"""Without a terminal, a line of progress every so many seconds."""
+"""Seconds between lines of progress without a terminal."""
 
 
 class TimeLeft:
-    """Seconds left, from how long a step has taken so far: one of SB3's agent costs far more than one of our axis.
+    """Estimates the remaining seconds from the time per step, separately for SB3, whose steps cost far more.
 
     Args:
-        missing: the cells to run.
-        workers: how many run at a time.
-        known: seconds per step of cells that were done before, by ``Cell.by_sb3``.
+        missing: cells to run.
+        workers: number of cells that run in parallel.
+        known: seconds per step of cells finished earlier, by ``Cell.by_sb3``.
     """
 
     def __init__(self, missing: Sequence[Cell], workers: int, known: dict[bool, float]) -> None:
@@ -33,7 +33,7 @@ class TimeLeft:
         self.measured: dict[bool, list[float]] = {True: [0.0, 0.0], False: [0.0, 0.0]}
 
     def see(self, event: Event, now: float) -> None:
-        """Take notice of what happened."""
+        """Update the estimate with an event."""
         name = event.cell.name
         if isinstance(event, Progressed):
             before, steps = self.began.get(name, (now, event.steps))
@@ -50,7 +50,7 @@ class TimeLeft:
         return seconds / steps if steps else self.known.get(by_sb3)
 
     def left(self) -> float | None:
-        """Seconds left; None as long as nothing is known."""
+        """Estimated remaining seconds; None without data."""
         rates = {kind: self._rate(kind) for kind in (True, False)}
         some = [rate for rate in rates.values() if rate is not None]
         if not some:
@@ -64,13 +64,13 @@ class TimeLeft:
 
 
 class Display:
-    """Shows events as they come: bars on a terminal, lines elsewhere.
+    """Shows events as they arrive: progress bars on a terminal, lines elsewhere.
 
     Args:
-        total: cells of the whole matrix.
-        done: cells that were done before.
+        total: number of cells in the benchmark.
+        done: number of cells finished earlier.
         missing: cells to run.
-        workers: how many run at a time.
+        workers: number of cells that run in parallel.
         known: see ``TimeLeft``.
     """
 
@@ -93,7 +93,7 @@ class Display:
         self.bars.stop()
 
     def see(self, event: Event) -> None:
-        """Show what happened."""
+        """Show an event."""
         now, cell = time.monotonic(), event.cell
         self.time_left.see(event, now)
         if isinstance(event, Started):
@@ -127,7 +127,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, as exact as an estimate is."""
+    """Format a duration, rounded as an estimate should be."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

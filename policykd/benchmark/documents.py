@@ -1,4 +1,4 @@
-"""Documents in which a program keeps parts up to date: those between ``<!-- name: begin -->`` and ``: end``."""
+"""Updates generated parts of documents, between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from policykd.core.files import write_text
 
 
 def with_part(document: str, name: str, text: str) -> str:
-    """A document with ``text`` between the markers of that name; at its end where it has none.
+    """Put ``text`` between a document's markers, or at its end if it has none.
 
     Raises:
-        PolicyKDError: it has one marker without the other, or a marker twice: what is between cannot be told.
+        PolicyKDError: one marker is missing, or one occurs twice.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     found = document.count(begin), document.count(end)
@@ -28,17 +28,17 @@ def with_part(document: str, name: str, text: str) -> str:
 
 
 def publish(text: str, page: Path, name: str) -> None:
-    """Put a text between the markers of that name in a file, if it is there and has both, once."""
+    """Put a text between the markers in a file, if the file exists and has both of them once."""
     document = read_document(page) if page.is_file() else ""
     if f"<!-- {name}: end -->" in document.partition(f"<!-- {name}: begin -->")[2]:
         write_text(page, with_part(document, name, text))
 
 
 def read_document(path: Path) -> str:
-    """A document with its line ends as they are.
+    """Read a document without changing its line endings.
 
     Raises:
-        PolicyKDError: it cannot be read, or is not text.
+        PolicyKDError: the file cannot be read, or is not text.
     """
     try:
         return path.read_bytes().decode()

@@ -1,4 +1,4 @@
-"""What engines do with cells, in their own process or on another machine, and what they tell."""
+"""Events by which engines report on the cells they run, here or on other machines."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from policykd.benchmark.rows import CellResult
 from policykd.benchmark.spec import Cell
 
 ATTEMPTS = 3
-"""How often a cell is begun whose worker dies. One that raises an error is not tried again: it would raise again."""
+"""Attempts at a cell whose worker dies. A cell that raises an error is not retried, since it would raise again."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker works on a cell."""
+    """A worker has started a cell."""
 
     cell: Cell
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """A cell has come so far."""
+    """A cell has made progress."""
 
     cell: Cell
     steps: int
@@ -28,7 +28,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell is finished."""
+    """A cell has finished."""
 
     cell: Cell
     result: CellResult
@@ -36,11 +36,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell could not be made."""
+    """A cell has failed."""
 
     cell: Cell
     text: str
-    """A line on why and, where there is one, the traceback."""
+    """One line with the reason, followed by the traceback if there is one."""
 
 
 Event = Started | Progressed | Finished | Failed

@@ -1,4 +1,4 @@
-"""The engine of this machine: one process per cell, never more threads of all of them than cores."""
+"""The local engine: one process per cell, with at most as many threads in total as cores."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from policykd.native.threads import VARIABLE, cores
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 STOP_SECONDS = 60
-"""How long a worker may take to save its checkpoint after Ctrl-C."""
+"""Seconds a worker has to save its checkpoint after Ctrl-C."""
 
 
 def check_jobs(jobs: int | None, threads: int = 1) -> int:
-    """How many processes of so many threads run at a time; None is as many as there are cores for.
+    """Number of parallel processes; None is as many as the cores allow.
 
     Raises:
-        PolicyKDError: more threads than cores.
+        PolicyKDError: there would be more threads than cores.
     """
     if not 1 <= threads <= cores():
         raise PolicyKDError(f"benchmark: --threads {threads} must be from 1 to the {cores()} cores of this machine")
@@ -44,16 +44,16 @@ def check_jobs(jobs: int | None, threads: int = 1) -> int:
 
 
 def run(cells: Sequence[Cell], work: Path, jobs: int | None, threads: int = 1) -> Iterator[Event]:
-    """Compute cells, and tell what happens.
+    """Run cells, and yield events.
 
     Args:
-        cells: in the order in which to begin them.
-        work: folder of their logs and checkpoints; a cell that was interrupted goes on from there.
-        jobs: processes at a time; None is as many as there are cores for.
-        threads: threads of each, for the native kernels of our own learners; results do not depend on it.
+        cells: cells, in the order in which they start.
+        work: folder of their logs and checkpoints, from which interrupted cells resume.
+        jobs: number of parallel processes; None is as many as the cores allow.
+        threads: threads of each process for the native kernels of our learners; results do not depend on it.
 
     Raises:
-        PolicyKDError: more threads than cores.
+        PolicyKDError: there would be more threads than cores.
     """
     jobs = check_jobs(jobs, threads)
     waiting, running = deque((cell, 1) for cell in cells), dict[str, _Worker]()

@@ -1,4 +1,4 @@
-"""Running a benchmark: plan what is missing, let an engine compute it, keep every result as it comes."""
+"""Runs a benchmark: plan what is missing, run it with an engine, save every result as it arrives."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from policykd.core.lock import alone
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do."""
+    """Cells of a benchmark, and which are done."""
 
     cells: tuple[Cell, ...]
-    """Every cell that was asked for."""
+    """All selected cells."""
     done: frozenset[str]
-    """Names of those whose results are there."""
+    """Names of cells with results."""
 
     @property
     def missing(self) -> list[Cell]:
-        """Those to run."""
+        """Cells to run."""
         return [cell for cell in self.cells if cell.name not in self.done]
 
 
 def plan(spec: Spec, results: Results, only: Sequence[str] = ()) -> Plan:
-    """What of a benchmark is done and what is missing.
+    """Find out which cells of a benchmark are done and which are missing.
 
     Raises:
-        PolicyKDError: results of another spec, a damaged file, or a pattern that fits no cell.
+        PolicyKDError: results belong to another spec, a file is damaged, or a pattern matches no cell.
     """
     done = results.done(spec.cells)
     names = [cell.name for cell in spec.cells]
-    for task in spec.tasks:  # as the spec writes it, in the name of whose cells - stands for /
+    for task in spec.tasks:  # the spec's name of a task; cell names have - for /
         only = [f"{task_folder(task)}{p.removeprefix(task)}" if p.startswith(f"{task}/") else p for p in only]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
@@ -57,22 +57,22 @@ def plan(spec: Spec, results: Results, only: Sequence[str] = ()) -> Plan:
 
 
 def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
-    """Run what is missing of a benchmark; finished cells are skipped and interrupted ones go on.
+    """Run a benchmark: skip finished cells and resume interrupted ones.
 
     Args:
         path: the benchmark's file.
-        options: engine and places.
+        options: how to run it.
 
     Returns:
-        Names of the cells that failed; why is beside their results.
+        Names of the cells that failed; the reasons are saved with the results.
 
     Raises:
-        PolicyKDError: bad input, or a result that could not be kept (after all others were).
+        PolicyKDError: the input is invalid, or a result could not be saved (after all others were).
     """
     spec = load_spec(path, options.env)
     work = options.work or Path("runs/benchmark") / spec.name
     results = Results(options.out or Path("results") / spec.name)
-    plan(spec, results, options.only)  # what cannot work ends here, before anything is written
+    plan(spec, results, options.only)  # refuses invalid input before anything is written
     if options.engine == "ray" and (options.jobs is not None or options.threads > 1):
         raise PolicyKDError("benchmark: --jobs and --threads are for the local engine: Ray fills the cluster's cores")
     if options.engine == "local" and options.address is not None:
@@ -103,7 +103,7 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
 
 
 def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator[Event]:
-    """Results that a killed driver left unread, and then what the engine tells."""
+    """Yield results that a killed driver left unread, then the engine's events."""
     left = []
     for cell in missing:
         if (result := _left_result(cell, work / cell.name)) is not None:
@@ -119,11 +119,11 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
 
 
 def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]:
-    """Write what an event brought; returns the cell's name if it failed."""
+    """Save an event's result; returns the cell's name if it failed."""
     if isinstance(event, Finished):
         provenance = {"command": f"{command} --only {shlex.quote(event.cell.name)}", **event.result.provenance}
         results.save(event.cell, CellResult(event.result.rows, provenance))
-        for kept in (RESULT, f"run/{CHECKPOINT}"):  # else the cell would not run again when its results are deleted
+        for kept in (RESULT, f"run/{CHECKPOINT}"):  # else the cell would not rerun once its results are deleted
             (work / event.cell.name / kept).unlink(missing_ok=True)
     elif isinstance(event, Failed):
         results.save_failure(event.cell, event.text)
@@ -141,7 +141,7 @@ def _left_result(cell: Cell, folder: Path) -> CellResult | None:
 
 
 def _command(path: Path, spec: Spec, options: MatrixOptions) -> str:
-    """The command that makes these results, without paths of this machine."""
+    """The command that reproduces these results, without local paths."""
     shown = path if not path.is_absolute() else Path(path.name)
     default = options.out in (None, f"results/{spec.name}")
     out = "" if default or Path(options.out or "").is_absolute() else f" --out {shlex.quote(str(options.out))}"
@@ -150,7 +150,7 @@ def _command(path: Path, spec: Spec, options: MatrixOptions) -> str:
 
 
 def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:
-    """Seconds per step of the cells that are done, of ours and of SB3's."""
+    """Seconds per step of finished cells, for ours and for SB3's."""
     sums: dict[bool, list[float]] = {}
     for cell in planned.cells:
         if cell.name in planned.done:

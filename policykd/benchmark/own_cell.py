@@ -1,4 +1,4 @@
-"""Our learners in the benchmark: every seed of a cell at once, resumed from the run's own checkpoint."""
+"""Runs a cell of our learners: all seeds at once, resumed from the run's checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from policykd.training import snapshot
 from policykd.training.dual_student import DualStudent
 
 AGENT = "agent.safetensors"
-"""The trained learners without their replay, which is all that remains of a finished cell's checkpoint."""
+"""The trained learners without their replay: all that is kept of a finished cell's checkpoint."""
 
 
 def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
-    """Train all seeds at once, or go on from their last checkpoint.
+    """Train all seeds at once, from their last checkpoint if there is one.
 
     Args:
         cell: a cell of ``single`` or of a row of ``PEER_METHODS``.
-        folder: gets the run, in ``run``.
-        report: told the steps so far of a group.
+        folder: the cell's folder; the run goes into its subfolder ``run``.
+        report: called with a group's completed steps.
     """
     run_dir = folder / "run"
     agent = _begin_or_resume(cell, run_dir)
@@ -58,10 +58,10 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
 
 
 def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
-    """A row per group and way of making one policy of its peers, on the initial states of the final evaluation.
+    """One row per group and way to form one policy from its peers, on the initial states of the final evaluation.
 
-    ``trained``: the peer whose training episodes returned most; ``group``, ``greedy``: the peers acting together;
-    ``student``: what they were distilled into, without a step; its seconds are also those of that.
+    ``trained`` is the peer with the highest training return; ``group`` and ``greedy`` are the peers acting jointly;
+    ``student`` is distilled from them without environment steps, and its seconds include the distillation.
     """
     if cell.peers == 1 or agent.learner_type.memory != "replay":
         return
@@ -95,14 +95,14 @@ def _begin_or_resume(cell: Cell, run_dir: Path) -> DualStudent:
         with suppress(PolicyKDError):
             snapshot.check_same(agent.settings, {**asked, "config": snapshot.plain(cell.settings)})
             return agent
-    if run_dir.exists():  # killed before its first checkpoint, or the spec was edited since: nothing to go on from
+    if run_dir.exists():  # killed before a checkpoint, or the spec changed
         shutil.rmtree(run_dir)
-    # Not compiled: the same arithmetic for every cell, whatever its length and the machine's compiler.
+    # Not compiled, so that the arithmetic depends on neither a cell's length nor the compiler.
     return DualStudent(cell.task, **asked, config=cell.settings, device="cpu", compile=False, run_dir=run_dir)  # type: ignore[arg-type]
 
 
 def _rows(cell: Cell, phase: str, steps: int, evaluation: Evaluation, seconds: float) -> Iterator[Row]:
-    """A row per learner of an evaluation ``(K, n)``."""
+    """One row per learner of an evaluation with returns ``(K, n)``."""
     learners = [(seed, peer) for seed in cell.seeds for peer in range(cell.peers)]
     updates = group_updates(cell, steps)
     for (seed, peer), returns in zip(learners, evaluation.returns, strict=True):
@@ -110,7 +110,7 @@ def _rows(cell: Cell, phase: str, steps: int, evaluation: Evaluation, seconds: f
 
 
 def _check_updates(cell: Cell, agent: DualStudent) -> None:
-    """The table's gradient updates are computed; refuse to report them where they are not what was done."""
+    """Check that the computed number of gradient updates, which tables report, is what was done."""
     done, config = agent.recipe.n_updates, cell.settings
     if isinstance(config, PPOConfig):  # counts epochs
         done *= math.ceil(config.n_steps * config.n_envs / config.batch_size)
@@ -120,7 +120,7 @@ def _check_updates(cell: Cell, agent: DualStudent) -> None:
 
 
 def _seconds(run_dir: Path) -> dict[int, float]:
-    """Seconds of training at every row of a run's log, by steps."""
+    """Training seconds at every row of a run's log, by steps."""
     with open(run_dir / "progress.csv", encoding="utf-8", newline="") as file:
         rows = [line for line in csv.DictReader(file) if line.get("time/time_elapsed")]
     return {int(line[STEPS]): float(line["time/time_elapsed"]) for line in rows}

@@ -1,4 +1,4 @@
-"""What the process of a cell tells its engine while it works."""
+"""Progress that a cell's process reports to its engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from stable_baselines3.common.callbacks import BaseCallback
 
 Report = Callable[[int], None]
-"""Called now and then with the steps of the cell so far."""
+"""Called from time to time with a cell's completed steps."""
 
 REPORT_SECONDS = 1.0
 
 
 class Throttled(BaseCallback):
-    """Reports the steps so far about once a second."""
+    """Reports the completed steps about once a second."""
 
     def __init__(self, report: Report, before: int = 0) -> None:
         super().__init__()

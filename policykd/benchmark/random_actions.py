@@ -1,4 +1,4 @@
-"""What any learner has to beat: random actions."""
+"""Returns of random actions, the baseline of normalised scores."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from policykd.tasks.spaces import short_id
 
 
 def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
-    """Undiscounted returns ``(n_episodes,)`` of actions drawn uniformly from the action space.
+    """Play random actions, drawn uniformly from the action space; returns undiscounted returns ``(n_episodes,)``.
 
     Args:
         env_id: a registered environment.
-        n_episodes: episodes to play, each to its end, or to ``EPISODE_LIMIT`` where the task has no time limit.
+        n_episodes: number of episodes, each up to its end, or to ``EPISODE_LIMIT`` steps without a time limit.
         seed: seed of the environment and of the actions.
     """
     returns = np.zeros(n_episodes)
@@ -36,9 +36,9 @@ def random_returns(env_id: str, n_episodes: int, seed: int) -> np.ndarray:
 
 
 def measured_reference(env_id: str, n_episodes: int, seed: int) -> dict[str, Any]:
-    """Returns that count as 0 and 1, as a spec has them: that of random actions, and the task's reward threshold.
+    """Measure a spec's reference returns: random actions count as 0, the task's reward threshold as 1.
 
-    Where the task has none above random actions, 1 is one more than 0. Arguments are those of ``random_returns``.
+    Without a threshold above random actions, 1 is their return plus one. Arguments are those of ``random_returns``.
     """
     low = float(random_returns(env_id, n_episodes, seed).mean())
     threshold = gym.spec(short_id(env_id)).reward_threshold

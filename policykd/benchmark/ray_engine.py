@@ -1,4 +1,4 @@
-"""The engine of a cluster: one Ray task of one core per cell, begun again where its worker or its node dies."""
+"""The cluster engine: one single-core Ray task per cell, restarted if its worker or node dies."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ POLL_SECONDS = 0.5
 
 
 def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Event]:
-    """Compute cells on a Ray cluster, and tell what happens.
+    """Run cells on a Ray cluster, and yield events.
 
     Args:
-        cells: in the order in which to begin them.
-        folder: for logs and checkpoints, on every node. Where all nodes see the same folder, a cell goes on from its
-            checkpoint on another node; without one it starts again, with the same numbers.
-        address: of the cluster; None starts one on this machine, unless one is connected already.
+        cells: cells, in the order in which they start.
+        folder: folder of logs and checkpoints on every node. If nodes share it, a cell resumes from its checkpoint on
+            another node; otherwise it starts again, with the same results.
+        address: address of the cluster; None starts one on this machine unless already connected.
 
     Raises:
-        PolicyKDError: Ray is not installed, or there is no such cluster.
+        PolicyKDError: Ray is not installed, or the cluster is not found.
     """
     ray = _connect(address)
     progress = ray.remote(num_cpus=0)(_Progress).options(scheduling_strategy=_on_this_node(ray)).remote()
     task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_work)
-    # A parameter of its own, so that Ray sends the path as text: its object is of this machine's kind.
+    # The path is sent as text, since a Path object is specific to this machine's system.
     place, modules = str(folder.absolute()), os.environ.get(plugins.VARIABLE, "")
     pending = {task.remote(cell.plain(), f"{place}/{cell.name}", progress, modules): cell for cell in cells}
     shown: dict[str, int] = {}
@@ -56,7 +56,7 @@ def run(cells: Sequence[Cell], folder: Path, address: str | None) -> Iterator[Ev
 
 
 def _known(ray: Any, progress: Any) -> dict[str, int]:
-    """How far cells are; nothing where that was lost with a node: no result depends on it."""
+    """Progress of the cells; empty if it was lost with a node, since no result depends on it."""
     try:
         steps: dict[str, int] = ray.get(progress.all.remote())
     except ray.exceptions.RayError:
@@ -67,7 +67,7 @@ def _known(ray: Any, progress: Any) -> dict[str, int]:
 def _connect(address: str | None) -> Any:
     ray = needs("ray", "ray")
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about GPUs that we do not use
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about unused GPUs
         try:
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -76,7 +76,7 @@ def _connect(address: str | None) -> Any:
 
 
 def _on_this_node(ray: Any) -> Any:
-    """Progress lives beside the driver, so that no other node's death takes it away."""
+    """Keep the progress actor on the driver's node, so that it survives other nodes."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -91,7 +91,7 @@ def _outcome(ray: Any, reference: Any, cell: Cell) -> Event:
 
 
 def _work(cell: dict[str, Any], folder: str, progress: Any, modules: str) -> tuple[str, str]:
-    """What a worker does: the result as JSON, or why there is none. It inherits no variable of the driver's."""
+    """Run a cell on a worker, which inherits no environment variables; returns the result as JSON, or the failure."""
     asked = Cell.from_plain(cell)
     report: Callable[[int], None] = lambda steps: progress.see.remote(asked.name, steps)  # noqa: E731
     try:
@@ -102,7 +102,7 @@ def _work(cell: dict[str, Any], folder: str, progress: Any, modules: str) -> tup
 
 
 class _Progress:
-    """How far every cell is."""
+    """Progress of every cell."""
 
     def __init__(self) -> None:
         self.steps: dict[str, int] = {}

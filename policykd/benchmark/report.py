@@ -1,4 +1,4 @@
-"""One self-contained page of a benchmark's results: open it anywhere, without a network."""
+"""A self-contained HTML page of a benchmark's results, which needs no network."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from policykd.core.files import write_text
 from policykd.distillation.methods import METHODS
 
 VIDEO_BYTES = 2_500_000
-"""Videos are part of the page up to this size, all together; what is beyond is only linked."""
+"""Total size of the videos embedded in the page; further ones are only linked."""
 
-# Okabe and Ito's palette without its black and yellow, and four more that stand apart on white and on black.
+# Okabe and Ito's palette without black and yellow, and four more colours that are distinct on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A63D2", "#C2185B", "#5B9A1F", "#B5651D")
 DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
 def write_page(summary: Summary, results: Results, out: Path) -> None:
-    """Write the page.
+    """Write the HTML page.
 
     Args:
-        summary: what it shows.
-        results: where the raw rows and videos are, which it links or holds.
-        out: the HTML file, replaced whole.
+        summary: statistics to show.
+        results: raw rows and videos to link or embed.
+        out: the HTML file, replaced atomically.
 
     Raises:
-        PolicyKDError: plotly is not installed, or there is nothing to show.
+        PolicyKDError: plotly is not installed, or no cell is finished.
     """
     plotly = needs("plotly.offline", "benchmark")
     if not summary.backbones and not summary.failures:
@@ -50,7 +50,7 @@ def write_page(summary: Summary, results: Results, out: Path) -> None:
         "style": _part("report.css"),
         "plotly": plotly.get_plotlyjs(),
         "script": _part("report.js"),
-        # In a script element only "<" could end it early.
+        # Only "<" could end the script element early.
         "data": json.dumps(page_data(summary, results, out), separators=(",", ":")).replace("<", "\\u003c"),
     }
     text = _part("report.html")
@@ -61,7 +61,7 @@ def write_page(summary: Summary, results: Results, out: Path) -> None:
 
 
 def page_data(summary: Summary, results: Results, out: Path) -> dict[str, Any]:
-    """Everything that the page shows, as JSON: numbers to draw, and the texts of the tables."""
+    """Content of the page as JSON: numbers of the charts and text of the tables."""
     spec = summary.spec
     return {
         "name": spec.name,
@@ -102,7 +102,7 @@ def _facts(spec: Spec) -> list[str]:
 
 
 def _looks(spec: Spec) -> dict[str, dict[str, str]]:
-    """A colour for every method; baselines are grey and dashed."""
+    """Line styles of the methods; baselines are grey and dashed."""
     looks: dict[str, dict[str, str]] = {}
     known = {**BASELINES, **{name: method.summary for name, method in METHODS.items()}}
     greys = colours = 0
@@ -151,13 +151,13 @@ def _task(
 
 
 def _videos(results: Results, out: Path) -> list[dict[str, str]]:
-    """Videos beside the results, ``task/method-backbone.mp4``, as far as there is room for them in the page."""
+    """Videos among the results, ``task/method-backbone.mp4``, embedded up to ``VIDEO_BYTES``."""
     videos, room = [], VIDEO_BYTES
     for name in results.store.names():
         if not name.endswith(".mp4") or "://" in results.store.place:
             continue
         video = Path(results.store.place, name)
-        if video.is_symlink():  # it would put a file from elsewhere into the page
+        if video.is_symlink():  # it could embed a file from elsewhere
             continue
         source, size = _link(results, name, out), video.stat().st_size
         if size <= room:
@@ -168,7 +168,7 @@ def _videos(results: Results, out: Path) -> list[dict[str, str]]:
 
 
 def _link(results: Results, name: str, out: Path) -> str:
-    """Where a file of the results is, seen from the page."""
+    """Link from the page to a file of the results."""
     if "://" in results.store.place:
         return f"{results.store.place}/{name}"
     return quote(Path(os.path.relpath(Path(results.store.place, name), out.absolute().parent)).as_posix())
@@ -187,7 +187,7 @@ def _band(estimate: Estimate) -> list[list[float | None]]:
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Five digits, which no eye can tell from more; None for NaN, which JSON has not."""
+    """Numbers rounded to five digits, enough for a chart; None for NaN, which JSON lacks."""
     return [None if np.isnan(value) else float(f"{value:.5g}") for value in np.asarray(values).ravel()]
 
 

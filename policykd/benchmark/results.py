@@ -1,10 +1,10 @@
-"""The results of a benchmark on disk: raw rows as CSV, how each cell was made as JSON, failures as text.
+"""Results of a benchmark on disk: raw rows as CSV, provenance of each cell as JSON, failures as text.
 
 results/dpd_mujoco/
   spec.yaml                              the benchmark
   HalfCheetah-v5/dpd.csv                 every evaluation of every learner (all backbones)
-  HalfCheetah-v5/dpd-td3.json            how the cell was made, and the checksum of its rows: it is written last
-  HalfCheetah-v5/dpd-td3.failed.txt      why it could not be made
+  HalfCheetah-v5/dpd-td3.json            provenance and checksum of the cell's rows, written last
+  HalfCheetah-v5/dpd-td3.failed.txt      why the cell failed
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HELD_SECONDS = 60
 
 
 class Store:
-    """Files by name below one place: a folder, or anything that fsspec reaches (``s3://bucket/folder``)."""
+    """Text files by name in a folder, or in any location that fsspec supports (``s3://bucket/folder``)."""
 
     def __init__(self, place: str | Path) -> None:
         self.place = str(place).rstrip("/") or "/"
@@ -51,7 +51,7 @@ class Store:
                 raise PolicyKDError(f"results: cannot reach {self.place}: {error}") from None
 
     def write(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
+        """Write a file atomically."""
         if self._remote is not None:
             self._remote.makedirs(f"{self._root}/{name}".rsplit("/", 1)[0], exist_ok=True)
             self._remote.pipe_file(f"{self._root}/{name}", text.encode())
@@ -61,10 +61,10 @@ class Store:
         write_bytes(path, text.encode())
 
     def read(self, name: str) -> str | None:
-        """A file's text; None where there is none.
+        """Read a file; None if it does not exist.
 
         Raises:
-            PolicyKDError: it is not text.
+            PolicyKDError: the file is not text.
         """
         try:
             if self._remote is not None:
@@ -76,14 +76,14 @@ class Store:
             raise PolicyKDError(f"results: {self.place}/{name} is damaged: it is not text; restore it") from None
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         if self._remote is None:
             self._path(name).unlink(missing_ok=True)
         elif self._remote.exists(f"{self._root}/{name}"):
             self._remote.rm_file(f"{self._root}/{name}")
 
     def _path(self, name: str) -> Path:
-        """Where a file is; below the folder, whatever links are in it.
+        """Path of a file, which must be inside the folder.
 
         Raises:
             PolicyKDError: a link leads out of the folder.
@@ -94,13 +94,13 @@ class Store:
         return path
 
     def tidy(self, folders: Iterable[str]) -> None:
-        """Remove what a driver left, here and in these folders, that was killed while it wrote."""
+        """Remove the temporary files of a killed driver, here and in these folders."""
         if self._remote is None:
             remove_unfinished(Path(self.place), *(Path(self.place, name) for name in folders))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other drivers from writing into the folder; a remote place cannot be held."""
+        """Lock the folder against other drivers; a remote location cannot be locked."""
         if self._remote is not None:
             yield
             return
@@ -109,9 +109,9 @@ class Store:
             yield
 
     def names(self) -> list[str]:
-        """Every file, and those of every folder, sorted.
+        """Names of all files, including those in direct subfolders, sorted.
 
-        What is deeper, such as a benchmark's work, is not ours; nor what is hidden, such as a Mac's ``._dpd-td3.json``.
+        Deeper files, such as a benchmark's work, and hidden ones, such as a Mac's ``._dpd-td3.json``, are ignored.
         """
         if self._remote is not None:
             found = [path.removeprefix(f"{self._root}/") for path in self._remote.find(self._root)]
@@ -126,21 +126,21 @@ class Results:
     """The results of one benchmark.
 
     Args:
-        place: their folder, or any place that fsspec reaches.
+        place: a folder, or any location that fsspec supports.
     """
 
     def __init__(self, place: str | Path) -> None:
         self.store = Store(place)
 
     def begin(self, spec: Spec, text: str) -> None:
-        """Say whose results these are, before the first.
+        """Save the spec before the first result.
 
         Args:
             spec: the benchmark.
-            text: its file, kept beside the results.
+            text: content of its file, which is saved with the results.
 
         Raises:
-            PolicyKDError: the results of another benchmark are here.
+            PolicyKDError: the location holds results of another benchmark.
         """
         before = self.store.read(SPEC)
         if before is not None and (name := self.spec().name) != spec.name:
@@ -150,10 +150,10 @@ class Results:
         self.store.tidy(map(task_folder, spec.tasks))
 
     def spec(self) -> Spec:
-        """The benchmark whose results these are.
+        """Load the benchmark's spec.
 
         Raises:
-            PolicyKDError: there are none, or their spec is damaged.
+            PolicyKDError: there are no results, or their spec is damaged.
         """
         text = self.store.read(SPEC)
         if text is None:
@@ -165,10 +165,10 @@ class Results:
             raise PolicyKDError(f"results: {self.store.place}/{SPEC}: {message}") from None
 
     def done(self, cells: tuple[Cell, ...]) -> set[str]:
-        """Names of the cells whose results are here, whole.
+        """Names of the cells with complete results.
 
         Raises:
-            PolicyKDError: results of another spec, or a file that was changed or cut short.
+            PolicyKDError: results belong to another spec, or a file was changed or truncated.
         """
         known = {cell.name: cell for cell in cells}
         found = set()
@@ -187,7 +187,7 @@ class Results:
         return found
 
     def provenance(self, cell: Cell) -> dict[str, Any]:
-        """How a cell was made.
+        """Load a cell's provenance.
 
         Raises:
             PolicyKDError: the file is missing or damaged.
@@ -204,14 +204,14 @@ class Results:
             ) from None
 
     def rows(self, cell: Cell, files: dict[str, dict[str, list[str]]] | None = None) -> list[Row]:
-        """The raw rows of a cell that is done.
+        """Load the raw rows of a finished cell.
 
         Args:
             cell: the cell.
-            files: what was read before: several cells share a file.
+            files: cache of files already read, since several cells share a file.
 
         Raises:
-            PolicyKDError: they were changed or cut short.
+            PolicyKDError: the rows were changed or truncated.
         """
         kinds = [field.type for field in dataclasses.fields(Row)]
         convert = [{"str": str, "int": int, "float": float}[str(kind)] for kind in kinds]
@@ -222,11 +222,11 @@ class Results:
             raise PolicyKDError(f"results: {self.store.place}/{_csv(cell)} is damaged: {error}") from None
 
     def save(self, cell: Cell, result: CellResult) -> None:
-        """Keep a finished cell. Its provenance comes last: without it the cell counts as not done.
+        """Save a finished cell. Its provenance is written last: without it the cell counts as not done.
 
         Raises:
-            OSError: it cannot be written; what was there before is untouched.
-            PolicyKDError: another process holds the folder for longer than a minute.
+            OSError: a file cannot be written; earlier results are unchanged.
+            PolicyKDError: another process locks the folder for longer than a minute.
         """
         name = _csv(cell)
         with self.store.held():  # another driver may add another backbone's rows
@@ -239,16 +239,16 @@ class Results:
             self.store.remove(cell.name + FAILED)
 
     def save_failure(self, cell: Cell, text: str) -> None:
-        """Keep why a cell could not be made."""
+        """Save why a cell failed."""
         self.store.write(cell.name + FAILED, text)
 
     def failures(self) -> dict[str, str]:
-        """Why cells could not be made, by their name."""
+        """Why cells failed, by cell name."""
         names = [name for name in self.store.names() if name.endswith(FAILED)]
         return {name.removesuffix(FAILED): self.store.read(name) or "" for name in names}
 
     def _check_cell(self, cell: Cell, provenance: dict[str, Any]) -> None:
-        known = snapshot.plain(type(cell.settings)())  # a setting that an older version had not was as by default now
+        known = snapshot.plain(type(cell.settings)())  # a setting missing in an older version had today's default
         was, now = (
             {**fields, **known, **fields["config"], "config": 0} for fields in (provenance["cell"], cell.plain())
         )
@@ -259,7 +259,7 @@ class Results:
             )
 
     def _lines(self, cell: Cell, files: dict[str, dict[str, list[str]]]) -> list[str]:
-        """The lines of a cell in its CSV file, checked against its provenance."""
+        """Lines of a cell in its CSV file, verified against its provenance."""
         name = _csv(cell)
         if name not in files:
             files[name] = _by_backbone(self.store.read(name) or "")

@@ -1,4 +1,4 @@
-"""What students keep of their teacher, measured fairly: the same starts, as many episodes, means, minima and falls."""
+"""How much of their teacher's return students retain, measured on the same number of episodes and initial states."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from policykd.training.teacher_student import TeacherStudent
 
 
 def retention(agent: TeacherStudent, student: Evaluation, seed: int) -> list[dict[str, float]]:
-    """One row per student of an agent: it beside its teacher on the same starts.
+    """Compare each student of an agent with its teacher on the same initial states, one row per student.
 
-    ``retention`` is the student's mean return over the teacher's, counted from random actions where the teacher's is
-    not positive; ``teacher_return_here`` the teacher's mean return; ``return_min`` and ``teacher_return_min`` the worst
-    episodes; ``falls`` and ``teacher_falls`` the episodes that ended before the longest one of either.
+    ``retention`` is the student's mean return divided by the teacher's, both measured from random actions if the
+    teacher's is not positive; ``teacher_return_here`` the teacher's mean return; ``return_min`` and
+    ``teacher_return_min`` the worst episodes; ``falls`` and ``teacher_falls`` the number of episodes shorter than the
+    longest one of either.
 
     Args:
-        agent: its teacher plays the same starts.
-        student: what ``agent.evaluate(n, seed)`` returned.
-        seed: that seed.
+        agent: the agent, whose teacher plays the same initial states.
+        student: result of ``agent.evaluate(n, seed)``.
+        seed: seed of that evaluation.
     """
     score = agent.score_teacher()
     assert score is not None and agent.panel is not None

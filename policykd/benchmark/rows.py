@@ -1,4 +1,4 @@
-"""The raw results of a cell: a row per evaluation and learner, and how they were made."""
+"""Raw results of a cell: one row per evaluation and learner, and their provenance."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from policykd.core.parsing import parse_json
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
 
 AS_ONE = ("trained", "group", "greedy", "student")
-"""Phases that are ways of making one policy of a group."""
+"""Phases that form one policy from a group."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation of one learner: a line of the raw results."""
+    """One evaluation of one learner, a line of the raw results."""
 
     backbone: str
     phase: str
-    """``curve``: on the way. ``final``: after it, on initial states that no other evaluation had. On the same ones:
-    ``trained``, the peer that did best in training; ``group`` and ``greedy``, the peers acting as one; ``student``,
-    what a group was distilled into."""
+    """``curve``: during training. ``final``: after it, on initial states that no other evaluation used. On those same
+    states: ``trained``, the peer that did best in training; ``group`` and ``greedy``, the peers acting jointly;
+    ``student``, the network that the group was distilled into."""
     seed: int
     learner: int
-    """Number of the learner in its group, from 0."""
+    """Index of the learner in its group."""
     steps: int
-    """Environment steps so far of all learners of the group."""
+    """Environment steps so far, over all learners of the group."""
     updates: int
-    """Gradient updates so far of all learners of the group."""
+    """Gradient updates so far, over all learners of the group."""
     episodes: int
     mean: float
-    """Mean undiscounted return of the episodes, played without noise."""
+    """Mean undiscounted return of the episodes, acting deterministically."""
     std: float
-    """Their standard deviation."""
+    """Standard deviation of the returns."""
     seconds: float
-    """Seconds of training so far of the process: all seeds of ours at once, one seed of SB3's."""
+    """Training seconds of the process so far: of all our seeds at once, or of one seed of SB3's."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell leaves."""
+    """Result of a cell."""
 
     rows: list[Row]
     provenance: dict[str, Any]
-    """How it was made: the cell, versions, commit, machine, networks, seconds."""
+    """Cell, versions, commit, machine, networks and seconds."""
 
 
 def row(
     cell: Cell, phase: str, who: tuple[int, int], steps: int, updates: int, returns: np.ndarray, seconds: float
 ) -> Row:
-    """The row of one learner, (seed, number), from its returns ``(n,)``."""
+    """Row of the learner ``who`` = (seed, index) from its returns ``(n,)``."""
     mean, std = float(returns.mean()), float(returns.std())
     return Row(cell.backbone, phase, *who, steps, updates, len(returns), mean, std, round(seconds, 1))
 
 
 def gradient_updates(config: Config, steps: int) -> int:
-    """Gradient updates of one learner, the busiest of its group, in its first ``steps`` own environment steps."""
+    """Gradient updates in ``steps`` environment steps of a learner, for the one with most updates in its group."""
     if isinstance(config, PPOConfig):
         rollout = config.n_steps * config.n_envs
         return steps // rollout * config.n_epochs * math.ceil(rollout / config.batch_size)
     assert isinstance(config, OffPolicyConfig)
-    done, random = (count // config.n_envs for count in (steps, config.learning_starts))  # of all environments at once
+    done, random = (count // config.n_envs for count in (steps, config.learning_starts))  # steps of all at once
     due = done // config.train_freq - min(done, random) // config.train_freq
     return due * config.updates_at_once
 
@@ -80,20 +80,20 @@ def group_updates(cell: Cell, steps: int) -> int:
 
 
 def fresh(cell: Cell) -> int:
-    """The number of the final evaluation: that of no evaluation on the way, so that its starts are new."""
+    """Number of the final evaluation, unused during training, so that its initial states are new."""
     return cell.total_timesteps + 1
 
 
 def to_json(result: CellResult) -> str:
-    """A result as text, every float exact."""
+    """Serialise a result, with exact floats."""
     return json.dumps({"rows": [list(vars(r).values()) for r in result.rows], "provenance": result.provenance})
 
 
 def from_json(text: str) -> CellResult:
-    """What ``to_json`` gave.
+    """Parse the output of ``to_json``.
 
     Raises:
-        ValueError: the text is something else, or cut short.
+        ValueError: the text is invalid or truncated.
     """
     content = parse_json(text)
     return CellResult([Row(*values) for values in content["rows"]], content["provenance"])

@@ -1,4 +1,4 @@
-"""SB3's agents in the benchmark: trained by SB3, one seed after the other, and judged by the same evaluator as ours."""
+"""Runs a cell of SB3's agents: trained by SB3, one seed after another, and evaluated as ours are."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from policykd.tasks.spaces import ActionSpace, action_scale, check_spaces, find_
 
 
 def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dict[str, Any]]:
-    """Train every seed that is missing; a seed that was interrupted starts again.
+    """Train the missing seeds; an interrupted seed starts again.
 
     Args:
         cell: a cell of ``sb3`` or ``sb3_double``.
-        folder: gets SB3's files of every seed and, once it is finished, ``seed_<n>.json``, which names its
-            cell: a seed of other settings is trained again.
-        report: told the steps so far, of all seeds together.
+        folder: the cell's folder, for SB3's files of every seed and the result ``seed_<n>.json`` of finished ones,
+            which names its cell: a seed with other settings is trained again.
+        report: called with the completed steps of all seeds.
     """
     net_arch = _net_arch(cell)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +65,16 @@ def train_sb3_seeds(cell: Cell, folder: Path, report: Report) -> tuple[list[Row]
         "learners_at_once": 1,
         "computed_by": "stable-baselines3, torch, cpu",
         "seconds": round(seconds, 1),
-        "seed_commits": commits,  # a seed that was kept may be older than the cell's git_commit
+        "seed_commits": commits,  # a stored seed may be older than the cell's git_commit
     }
 
 
 def name_cell(folder: Path, fields: Any) -> None:
-    """Write into files of seeds whose they are: once that was in ``cell.json`` alone, which the next cell replaces.
+    """Write their cell into seeds' files of an older version, where only ``cell.json`` names it.
 
     Args:
-        folder: of a cell's work.
-        fields: the plain fields of the cell that was computed there so far.
+        folder: the cell's folder.
+        fields: plain fields of the cell computed there so far.
     """
     for done in folder.glob("seed_*.json"):
         with suppress(OSError, ValueError):
@@ -87,7 +87,7 @@ def _keep(done: Path, fields: dict[str, Any], rows: list[list[Any]], commit: str
 
 
 def _kept(done: Path, cell: Cell) -> list[Row] | None:
-    """The rows of a seed; None where there are none, or those of a cell that differs in more than its seeds."""
+    """Stored rows of a seed; None if there are none, or if they belong to a cell with other settings."""
     try:
         content = json.loads(done.read_text(encoding="utf-8"))
         before = Cell.from_plain(content["cell"])
@@ -98,12 +98,12 @@ def _kept(done: Path, cell: Cell) -> list[Row] | None:
 
 
 def _but_seeds(cell: Cell) -> tuple[Cell, Config]:
-    """A cell without its seeds, and its settings with the defaults of those that its version did not know."""
+    """A cell without its seeds, and its settings completed with defaults for those its version lacked."""
     return replace(cell, seeds=(), config={}), cell.settings
 
 
 def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
-    """The environments of one agent, monitored in ``run_dir`` and normalised where the settings say so."""
+    """Make the environments of one agent, monitored in ``run_dir`` and normalised if the settings say so."""
 
     def monitored(n: int) -> Callable[[], Monitor]:
         return lambda: Monitor(policykd_envs.make(env_id), str(run_dir / str(n)))
@@ -112,7 +112,7 @@ def training_env(env_id: str, config: Config, run_dir: Path) -> VecEnv:
 
 
 def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, progress: BaseCallback) -> list[Row]:
-    """One seed, evaluated at the steps and on the starts at which ours are."""
+    """Train one seed, evaluated at the same steps and initial states as ours."""
     config = change(cell.settings, {"net_arch": net_arch})
     run_dir.mkdir(parents=True)
     evaluation = SameEvaluation(cell, seed)
@@ -130,7 +130,7 @@ def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, prog
 
 
 class SameEvaluation(BaseCallback):
-    """Plays an SB3 model with the evaluator of our learners: same episodes, same starts, same steps between."""
+    """Evaluates an SB3 model as our learners are: the same episodes, initial states and intervals."""
 
     def __init__(self, cell: Cell, seed: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class SameEvaluation(BaseCallback):
         self._started = time.perf_counter()
 
     def play(self, model: BaseAlgorithm, n_episodes: int, number: int) -> Evaluation:
-        """Evaluation ``number``, without noise; returns and lengths are ``(1, n_episodes)``."""
+        """Run evaluation ``number`` deterministically; returns and lengths are ``(1, n_episodes)``."""
         normalize = model.get_vec_normalize_env()
 
         def act(observations: np.ndarray) -> np.ndarray:
@@ -159,21 +159,21 @@ class SameEvaluation(BaseCallback):
             began = time.perf_counter()
             training = began - self._started - self.seconds
             evaluation = self.play(self.model, self.cell.n_eval_episodes, steps)
-            updates = _updates(self.cell, self.model)  # SB3 asks its callbacks before the updates of the step
+            updates = _updates(self.cell, self.model)  # SB3 calls callbacks before the step's updates
             self.rows.append(row(self.cell, "curve", (self.seed, 0), steps, updates, evaluation.returns[0], training))
             self.seconds += time.perf_counter() - began
         return True
 
 
 def _updates(cell: Cell, model: Any) -> int:
-    """Gradient updates that a model has made; SB3's PPO counts epochs."""
+    """Gradient updates of a model; SB3's PPO counts epochs."""
     config = cell.settings
     each = math.ceil(config.n_steps * config.n_envs / config.batch_size) if isinstance(config, PPOConfig) else 1
     return int(model._n_updates) * each
 
 
 def _check_updates(cell: Cell, made: int) -> None:
-    """As for ours: a trained agent has made the gradient updates that were declared."""
+    """Check that a trained agent made the declared number of gradient updates, as for ours."""
     if made != (said := gradient_updates(cell.settings, cell.total_timesteps)):
         raise PolicyKDError(f"benchmark: {cell.name} made {made} gradient updates, not {said}")
 
@@ -187,10 +187,10 @@ def _net_arch(cell: Cell) -> tuple[int, ...]:
 
 
 def double_width(cell: Cell, observations: spaces.Box, actions: ActionSpace) -> tuple[int, ...]:
-    """Hidden layers that give actor and critics together as nearly as possible twice the parameters.
+    """Hidden layers with which actor and critics together have as nearly as possible twice the parameters.
 
-    All layers are widened by one factor and rounded; of the factors from 1 to 2 in steps of 0.001 the one whose number
-    of parameters is nearest to twice counts, the smallest if several are.
+    All layers are widened by one factor and rounded. The factor, from 1 to 2 in steps of 0.001, is the one that comes
+    nearest to twice the parameters, the smallest in a tie.
     """
     wanted = 2 * parameters(cell, cell.settings.net_arch, observations, actions)
     factors = 1 + np.arange(1001) / 1000
@@ -199,7 +199,7 @@ def double_width(cell: Cell, observations: spaces.Box, actions: ActionSpace) -> 
 
 
 def parameters(cell: Cell, net_arch: tuple[int, ...], observations: spaces.Box, actions: ActionSpace) -> int:
-    """Trained parameters of one agent's actor and critics (target networks are copies and do not count)."""
+    """Number of trained parameters of one agent's actor and critics; target networks do not count."""
     n_observations, n_actions = observations.shape[0], action_scale(actions).size
     if cell.backbone == "ppo":
         log_std = n_actions if isinstance(actions, spaces.Box) else 0

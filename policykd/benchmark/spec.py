@@ -1,7 +1,7 @@
-"""A benchmark: tasks x methods x backbones x seeds x budget, checked whole before anything runs.
+"""A benchmark: tasks x methods x backbones x seeds x budget, validated before anything runs.
 
-A cell is one (task, method, backbone) with all its seeds. Nothing but its fields decides what a cell computes, so a
-cell is also what a worker gets and what its results are checked against.
+A cell is one (task, method, backbone) with all its seeds. Its fields fully determine what it computes, so a cell is
+also what a worker receives and what results are checked against.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ BASELINES = {
     "sb3_double": "The same with twice the parameters",
     "single": "One learner of ours with the whole budget",
 }
-"""What peers are compared with, beside the rows of ``PEER_METHODS``."""
+"""Baselines besides the rows of ``PEER_METHODS``."""
 
 OWN = ("eval_freq", "n_eval_episodes", "log_freq", "checkpoint_freq")
-"""Settings that follow from the spec's own keys."""
+"""Settings derived from the spec's own keys."""
 
 MOST = {"seeds": 10_000, "peers": 1_000, "evaluations": 100_000, "n_eval_episodes": 100_000, "final_episodes": 100_000}
-"""What is beyond is a slip, and would fill the memory before it is noticed."""
+"""Upper limits: a larger number is a mistake, and would fill the memory before it is noticed."""
 
 CHECKPOINTS = 5
-"""Checkpoints of a cell over its run: what a kill can cost is a fifth of the cell."""
+"""Checkpoints per run of a cell: a kill costs at most a fifth of it."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Returns between which scores are normalised."""
+    """Reference returns that define normalised scores."""
 
     low: float
     """The return that counts as 0, such as that of random actions."""
     high: float
     """The return that counts as 1."""
     source: str
-    """Where both come from."""
+    """Source of both values."""
 
     def __post_init__(self) -> None:
-        """Refuse references that normalise nothing."""
+        """Refuse references that cannot normalise scores."""
         require(math.isfinite(self.high - self.low), "high", self.high, f"and low={self.low!r} must be finite")
         require(self.high > self.low, "high", self.high, f"must be above low={self.low!r}")
 
@@ -64,13 +64,13 @@ class Task:
     """One task of a benchmark."""
 
     backbones: tuple[str, ...]
-    """Algorithms that run on it."""
+    """Algorithms to run on it."""
     reference: Reference
-    """How its returns are normalised."""
+    """Normalisation of its returns."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of this task, for all methods alike."""
+    """Settings of this task, for all methods."""
     without: tuple[str, ...] = ()
-    """Methods of the benchmark that do not run on this task."""
+    """Methods of the benchmark not to run on this task."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class Entry:
     """One method of a benchmark."""
 
     method: str = ""
-    """The row of ``PEER_METHODS`` or the baseline; left out, it is the entry's own name."""
+    """A row of ``PEER_METHODS`` or a baseline; by default the entry's name."""
     seeds: int | None = None
-    """Seeds of this method where they differ from the benchmark's."""
+    """Number of seeds of this method, if it differs from the benchmark's."""
     peers: int | None = None
-    """Learners per group where they differ from the benchmark's."""
+    """Learners per group, if they differ from the benchmark's."""
     utd: Updates = None
-    """Gradient steps per learner and group step where they differ from the benchmark's: one number, or one per peer."""
+    """Gradient steps per learner and group step, if they differ from the benchmark's: one number, or one per peer."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of this method alone, e.g. its alpha."""
+    """Settings of this method only, such as its alpha."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot work."""
+        """Refuse invalid numbers."""
         _counts(self, "seeds", "peers", "utd")
 
 
@@ -101,28 +101,28 @@ class Cell:
     method: str
     backbone: str
     base: str
-    """What is trained: a row of ``PEER_METHODS`` or a baseline."""
+    """Method: a row of ``PEER_METHODS`` or a baseline."""
     peers: int
     seeds: tuple[int, ...]
     total_timesteps: int
-    """Environment steps of one group, all of its learners together."""
+    """Environment steps of one group, over all of its learners."""
     evaluations: int
-    """Evaluations over the run, equally far apart; the last is at its end."""
+    """Number of evaluations, at equal intervals; the last is at the end."""
     n_eval_episodes: int
-    """Episodes of each, per learner."""
+    """Episodes per evaluation and learner."""
     final_episodes: int
-    """Episodes of the final evaluation, from new initial states, per learner."""
+    """Episodes of the final evaluation per learner, from new initial states."""
     config: dict[str, Any]
     """All settings of the backbone, as plain values."""
 
     @property
     def name(self) -> str:
-        """``task/method-backbone``: its name everywhere, and its place on disk."""
+        """``task/method-backbone``: its name and its path on disk."""
         return f"{task_folder(self.task)}/{self.method}-{self.backbone}"
 
     @property
     def by_sb3(self) -> bool:
-        """Whether SB3 trains it, one seed after the other."""
+        """Whether SB3 trains it, one seed after another."""
         return self.base in ("sb3", "sb3_double")
 
     @property
@@ -132,25 +132,25 @@ class Cell:
 
     @property
     def steps(self) -> int:
-        """Steps of its progress: of all groups at once, but of SB3's seeds one after the other."""
+        """Total steps of its progress: of one group if all train at once, of all seeds together for SB3."""
         return self.total_timesteps * (len(self.seeds) if self.by_sb3 else 1)
 
     @cached_property
     def settings(self) -> Config:
-        """Its config as the backbone's dataclass.
+        """The config as the backbone's dataclass.
 
         Raises:
-            PolicyKDError: settings that cannot work.
+            PolicyKDError: a setting is invalid.
         """
         return resolve_config(self.config, self.backbone, short_id(self.task))
 
     def plain(self) -> dict[str, Any]:
-        """Its fields as JSON reads them back."""
+        """The fields as plain JSON values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @staticmethod
     def from_plain(fields: dict[str, Any]) -> Cell:
-        """What ``plain`` gave."""
+        """The inverse of ``plain``."""
         return build(Cell, fields)
 
 
@@ -159,31 +159,31 @@ class Spec:
     """A benchmark."""
 
     name: str
-    """Names its folders."""
+    """Name of the benchmark and its folders."""
     tasks: dict[str, Task]
     methods: dict[str, Entry]
     total_timesteps: int
-    """Environment steps of one group, all of its learners together; the same for every method."""
+    """Environment steps of one group, over all of its learners; the same for every method."""
     seeds: int
     """Groups per cell, with the seeds first_seed, first_seed + 1, ..."""
     evaluations: int
     n_eval_episodes: int
     final_episodes: int
     peers: int = 2
-    """Learners per group of the methods of ours."""
+    """Learners per group of our methods."""
     random_steps: int | None = None
-    """Environment steps with random actions of one group, all of its learners together; it sets learning_starts."""
+    """Random environment steps of one group, over all of its learners; sets learning_starts."""
     utd: int | None = None
-    """Gradient steps of every learner per environment step of its group. Left out: as settings say, per own step."""
+    """Gradient steps of every learner per environment step of its group. Default: from the settings, per own step."""
     first_seed: int = 0
-    """Settings are found on other seeds than those that are reported."""
+    """Start of the seeds. Tune settings on other seeds than those reported."""
     summary: str = ""
-    """What the benchmark is for."""
+    """Purpose of the benchmark."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of all cells; a task's change them, a method's change those."""
+    """Settings of all cells, overridden by a task's, and those by a method's."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
+        """Refuse invalid values."""
         _counts(self, "total_timesteps", *MOST, "utd")
         not_negative(self, "first_seed", *(["random_steps"] if self.random_steps is not None else []))
         check_file_name("name", self.name)
@@ -194,10 +194,10 @@ class Spec:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell, task by task. A task of a module that nobody has imported is not looked up.
+        """All cells, task by task. Tasks of modules that are not imported are not looked up.
 
         Raises:
-            PolicyKDError: a task, method, backbone or setting is unknown or cannot work, or a name cannot be a file's.
+            PolicyKDError: a task, method, backbone or setting is unknown or invalid, or a name cannot be a file name.
         """
         for name in self.methods:
             check_file_name("method", name)
@@ -213,7 +213,7 @@ class Spec:
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if idle := self.tasks.keys() - {cell.task for cell in cells}:
             raise PolicyKDError(f"config: task {min(idle)}: no method runs on it: leave the task out")
-        last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems know no capitals
+        last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems ignore case
         if twice := [cell.name for i, cell in enumerate(cells) if last[cell.name.lower()] > i]:
             raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename one, or name a backbone once")
         return cells
@@ -240,11 +240,11 @@ class Spec:
         config = resolve_config(settings, backbone, short_id(task))
         at_once, rollout = steps_at_once(config, peers)
         require(not eval_freq % at_once, "total_timesteps / evaluations", eval_freq, f"must be a multiple of {at_once}")
-        # SB3 finishes the rollout it is in, which would be more steps than the others get.
+        # SB3 finishes its rollout, and would take more steps than the others.
         total, whole = self.total_timesteps, self.total_timesteps % rollout == 0
         require(whole, "total_timesteps", total, f"must be whole rollouts: a multiple of {rollout}")
         check_peers(row := PEER_METHODS["independent" if alone else base], peers)
-        # As its agents will, when others have been computed; only they know whether the task's actions are discrete.
+        # The agents check this too, but only once other cells have run; only they know if the task is discrete.
         check_method(row, LEARNERS[backbone], config, peers, discrete=True)
         cell = Cell(
             task=task,
@@ -266,7 +266,7 @@ class Spec:
 
 
 def _counts(settings: Spec | Entry, *names: str) -> None:
-    """Refuse numbers below 1, and those that are a slip; None says nothing."""
+    """Refuse numbers below 1 or above their limit; None is unset."""
     for name in names:
         if (value := getattr(settings, name)) is not None:
             counts = value if isinstance(value, tuple) else (value,)
@@ -275,5 +275,5 @@ def _counts(settings: Spec | Entry, *names: str) -> None:
 
 
 def task_folder(task: str) -> str:
-    """A task's name as that of a folder."""
+    """A task's name as a folder name."""
     return short_id(task).replace("/", "-")

@@ -1,4 +1,4 @@
-"""The file of a benchmark: YAML (or JSON) as a ``Spec``, checked whole before anything runs."""
+"""Reads a benchmark's file, YAML or JSON, into a ``Spec``, and validates it before anything runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from policykd.training.peer_checks import views_of_peers
 
 
 def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
-    """Read a benchmark from a YAML file (JSON is YAML too), to run it.
+    """Read a benchmark from a YAML or JSON file.
 
     Args:
         path: the file.
-        env: tasks of modules, ``module:id``, that the file may name; these modules are imported.
+        env: tasks ``module:id`` that the file may use; their modules are imported.
 
     Raises:
-        PolicyKDError: one line on what is wrong and where.
+        PolicyKDError: the file is invalid; one line says what and where.
     """
     if path.is_fifo():
         raise PolicyKDError(f"benchmark: {path} is a pipe, and results keep and name a file: write it to one")
@@ -44,10 +44,10 @@ def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """A benchmark from the text of its file; all of its cells are checked.
+    """Parse the text of a benchmark's file, and validate all of its cells.
 
     Raises:
-        PolicyKDError: one line on what is wrong and where.
+        PolicyKDError: the file is invalid; one line says what and where.
     """
     content = _parse(text)
     tasks, methods = content.get("tasks"), content.get("methods")
@@ -81,7 +81,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _build(kind: type[Any], where: str, values: Any) -> Any:
-    """A part of the spec; errors say which."""
+    """Build a part of the spec, which errors name."""
     if not isinstance(values, dict):
         raise PolicyKDError(f"{where}: must hold keys and values, not {values!r}")
     try:

@@ -1,12 +1,12 @@
 """Statistics of a benchmark by rliable (Agarwal et al. 2021): interquartile means with stratified-bootstrap intervals.
 
-The score of a group of peers is one number by a rule that was declared before the final evaluation:
+The score of a group of peers is one number, by a rule declared before the final evaluation:
 
-* ``selected``: the final return of the peer that did best in the last evaluation on the way. Its final return is
-  from other episodes, so that choosing it does not flatter it.
+* ``selected``: the final return of the peer that did best in the last evaluation during training. Its final return is
+  from other episodes, so the selection does not bias it.
 * ``mean``: the mean final return of all peers.
 
-For single agents both are the same.
+For single agents both are equal.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ Rule = Literal["selected", "mean"]
 RULES: tuple[Rule, ...] = ("selected", "mean")
 METRICS = ("IQM", "median", "optimality gap")
 REFERENCES = ("sb3", "independent")
-"""Methods over which the probability of improvement is given."""
+"""Methods over which the probability of improvement is computed."""
 RESAMPLES = 2_000
-"""Bootstrap resamples of every interval of a table."""
+"""Bootstrap resamples per interval in tables."""
 CURVE_RESAMPLES = 500
-"""Bootstrap resamples of the intervals along curves and profiles, which have many points."""
+"""Bootstrap resamples per interval of curves and profiles, which have many points."""
 PROFILE_POINTS = 61
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a cell reached: S seeds, P learners per group, E evaluations."""
+    """Scores of a cell with S seeds, P learners per group and E evaluations."""
 
     steps: np.ndarray
     """Environment steps of a group at each evaluation, ``(E,)``."""
     curve: np.ndarray
-    """Mean returns on the way, ``(S, P, E)``."""
+    """Mean returns during training, ``(S, P, E)``."""
     final: np.ndarray
     """Mean returns of the final evaluation, ``(S, P)``."""
     as_one: dict[str, np.ndarray]
-    """Mean returns ``(S,)`` of each way of making one policy of a group (``Row.phase``); empty for single learners."""
+    """Mean returns ``(S,)`` of each way to form one policy from a group (``Row.phase``); empty for single learners."""
     updates: int
-    """Gradient updates of all learners of a group."""
+    """Gradient updates, over all learners of a group."""
     seconds: float
-    """Seconds of training of one group; groups that train at once share them."""
+    """Training seconds of one group; groups trained at once share them equally."""
     seconds_as_one: dict[str, float]
-    """The same for ``as_one``: with those of distilling, for the student."""
+    """The same for ``as_one``; the student's include distillation."""
 
     def by(self, rule: Rule) -> np.ndarray:
-        """The score of every seed by a rule, ``(S,)``."""
+        """Score of every seed by a rule, ``(S,)``."""
         if rule == "mean":
             return self.final.mean(1)
         selected = self.curve[:, :, -1].argmax(1)
@@ -64,7 +64,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A method on one task."""
+    """Results of a method on one task."""
 
     scores: Scores
     iqm: dict[Rule, Estimate]
@@ -75,13 +75,13 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """A method with one backbone over all tasks."""
+    """Results of a method with one backbone over all tasks."""
 
     tasks: dict[str, TaskSummary]
     aggregate: dict[Rule, dict[str, Estimate]] | None
     """Normalised scores over all tasks of the backbone, by metric; None while a task is missing."""
     better: dict[Rule, dict[str, Estimate]]
-    """Probability of improvement over each reference method that has the same tasks."""
+    """Probability of improvement over each reference method with the same tasks."""
     curve: Estimate | None
     """Sample efficiency: the interquartile mean of normalised scores at every evaluation, ``(E,)``."""
     profile: dict[Rule, Estimate] | None
@@ -90,21 +90,21 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that tables and page show."""
+    """All statistics shown by the tables and the page."""
 
     spec: Spec
     backbones: dict[str, dict[str, MethodSummary]]
-    """Methods by backbone, in the spec's order; only what has results."""
+    """Methods with results, by backbone and in the spec's order."""
     missing: list[str]
     """Names of cells without results."""
     failures: dict[str, str]
-    """Why cells failed, by their name."""
+    """Why cells failed, by cell name."""
     taus: np.ndarray
     """Thresholds of the performance profiles."""
 
 
 def summarise(results: Results) -> Summary:
-    """Compute everything that there is to show from the raw rows.
+    """Compute all statistics from the raw rows.
 
     Raises:
         PolicyKDError: a file is missing or damaged, or rliable is not installed.
@@ -120,16 +120,16 @@ def summarise(results: Results) -> Summary:
         if table:
             backbones[backbone] = {m: _summarise_method(spec, backbone, m, table, taus) for m in table}
     missing = [cell.name for cell in spec.cells if cell.name not in done]
-    # Not of earlier specs, nor of another machine before its results were copied here.
+    # Without failures of earlier specs, or of cells whose results were since copied from elsewhere.
     failures = {name: text for name, text in results.failures().items() if name in missing}
     return Summary(spec, backbones, missing, failures, taus)
 
 
 def read_scores(cell: Cell, rows: list[Row]) -> Scores:
-    """The rows of a cell as arrays.
+    """Convert the rows of a cell to arrays.
 
     Raises:
-        PolicyKDError: a row is missing, there twice, of nothing that the cell has, or not a number.
+        PolicyKDError: a row is missing, duplicated, foreign to the cell, or not a number.
     """
     shape = len(cell.seeds), cell.peers
     steps = np.array([cell.eval_freq * (e + 1) for e in range(cell.evaluations)])
@@ -163,7 +163,7 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
 
 
 def normalise(returns: np.ndarray, reference: Reference) -> np.ndarray:
-    """Returns as fractions of the way between a task's two reference returns."""
+    """Normalise returns to 0 and 1 at a task's reference returns."""
     return (returns - reference.low) / (reference.high - reference.low)
 
 
@@ -204,7 +204,7 @@ def _summarise_method(spec: Spec, backbone: str, method: str, table: Table, taus
 
 
 def _finals(matrix: np.ndarray) -> tuple[list[list[Estimate]], list[list[Estimate]]]:
-    """From normalised scores ``(runs, tasks, rules)``: IQMs by task and rule, and all metrics by rule."""
+    """IQMs by task and rule, and all metrics by rule, from normalised scores ``(runs, tasks, rules)``."""
 
     def statistics(x: np.ndarray) -> np.ndarray:
         whole = np.array([iqm(x.reshape(-1, x.shape[2])), median(x), optimality_gap(x)])
@@ -232,12 +232,12 @@ def _better(spec: Spec, method: str, table: Table) -> dict[Rule, dict[str, Estim
 
 
 def _profile(matrix: np.ndarray, taus: np.ndarray) -> Estimate:
-    """The fraction of runs and tasks above each threshold, from ``(runs, tasks)``."""
+    """Fraction of runs and tasks above each threshold, from ``(runs, tasks)``."""
     return interval(matrix, lambda x: (x[..., None] > taus).mean((0, 1)), CURVE_RESAMPLES)
 
 
 def _curves(x: np.ndarray) -> np.ndarray:
-    """IQMs at every evaluation, of each task and then of all: ``(runs, tasks, E)`` to ``((tasks + 1) * E,)``."""
+    """IQMs at every evaluation, per task and then over all: ``(runs, tasks, E)`` to ``((tasks + 1) * E,)``."""
     return np.concatenate([iqm(x).ravel(), iqm(x.reshape(-1, x.shape[-1]))])
 
 
@@ -248,16 +248,16 @@ def _matrix(spec: Spec, mine: Mapping[str, Scores], tasks: list[str]) -> np.ndar
 
 
 def _split(estimate: Estimate, parts: int) -> list[Estimate]:
-    """An estimate of several things one after the other as one of each."""
+    """Split an estimate of concatenated values."""
     return [Estimate(*part) for part in zip(*(np.split(values, parts) for values in estimate), strict=True)]
 
 
 def _returns(scores: Estimate, reference: Reference) -> Estimate:
-    """Normalised scores as returns again (an interquartile mean goes along with shift and scale)."""
+    """Convert normalised scores back to returns (interquartile means commute with shift and scale)."""
     return Estimate(*(reference.low + part * (reference.high - reference.low) for part in scores))
 
 
 def _taus(spec: Spec, scores: dict[str, tuple[Cell, Scores]]) -> np.ndarray:
-    """Thresholds from 0 to the best score of all."""
+    """Thresholds from 0 to the highest score."""
     best = [normalise(found.final, spec.tasks[cell.task].reference).max() for cell, found in scores.values()]
     return np.linspace(0, max([0.1, *best]), PROFILE_POINTS)

@@ -1,4 +1,4 @@
-"""Students of one teacher beside one another: what each costs, how good and how faithful it is."""
+"""Compares students of one teacher: cost, return and fidelity."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from policykd.measure.plots import against_size
 from policykd.training.teacher_student import TeacherStudent
 
 LEVELS = (0.90, 0.95)
-"""Shares of the teacher's return whose first time counts."""
+"""Fractions of the teacher's return for which the time to reach them is reported."""
 Row = dict[str, Any]
 
 
 def measure(
     agent: TeacherStudent, *, episodes: int = 50, seed: int = 1_000_000, latency_calls: int = 2_000
 ) -> list[Row]:
-    """One row per student of a trained agent.
+    """Measure every student of a trained agent, one row each.
 
-    The final return is that of the last student, on starts of its own (``seed``), which the teacher plays, too
-    (``retention``). The steps and seconds to a share of the teacher are those of the first evaluation in training whose
-    mean return reaches it; seconds are of training all seeds together.
+    The final return is that of the student after training, on new initial states (``seed``) that the teacher plays too
+    (``retention``). Steps and seconds to a fraction of the teacher's return are those of the first evaluation in
+    training whose mean return reaches it; seconds are for training all seeds together.
     """
     score = agent.score_teacher()
     assert score is not None
@@ -55,7 +55,7 @@ def measure(
 
 
 def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
-    """How alike student and teacher act; not measured where one of them needs more than a state."""
+    """Fidelity of student to teacher; not measured if one of them needs more than a state."""
     assert agent.panel is not None
     if agent.remembers or not agent.panel.at_single_states:
         return dict.fromkeys(("student_states", "teacher_states"), Fidelity(math.nan, math.nan, math.nan))
@@ -63,13 +63,13 @@ def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """All rows, whole or not at all."""
+    """Write all rows, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, csv_text([rows[0], *([row[name] for name in rows[0]] for row in rows)]))
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line of Markdown per student, the mean over its seeds; a level that some seed never reached has no steps."""
+    """Markdown table of means over seeds, one line per student; levels not reached by all seeds have no steps."""
     columns = (
         ("student", "student"),
         ("parameters", "parameters"),
@@ -110,7 +110,7 @@ def _cell(name: str, values: Sequence[Any]) -> str:
 
 
 def picture(rows: Sequence[Row], path: Path, title: str) -> Path:
-    """Return ratio against size."""
+    """Plot return ratio against size."""
     points = {}
     for student in dict.fromkeys(row["student"] for row in rows):
         own = [row for row in rows if row["student"] == student]

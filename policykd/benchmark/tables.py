@@ -1,4 +1,4 @@
-"""What a benchmark's results say, as tables in Markdown."""
+"""Markdown tables of a benchmark's results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EMPTY = "-"
 
 
 def benchmark_tables(summary: Summary) -> str:
-    """Everything that a benchmark's results say in numbers."""
+    """All tables of a benchmark."""
     spec = summary.spec
     parts = [f"{spec.summary.strip()}\n"] if spec.summary else []
     for backbone, methods in summary.backbones.items():
@@ -31,7 +31,7 @@ def benchmark_tables(summary: Summary) -> str:
 
 
 def patterns(spec: Spec, names: Collection[str]) -> list[str]:
-    """Cells as the fewest patterns of ``--only``: all of a task, all of a backbone on a task, or one by one."""
+    """Summarise cells as few patterns for ``--only``: a whole task, a backbone on a task, or single cells."""
     left, found = set(names), list[str]()
     for task in spec.tasks:
         cells = [cell for cell in spec.cells if cell.task == task]
@@ -48,7 +48,7 @@ def patterns(spec: Spec, names: Collection[str]) -> list[str]:
 
 
 def task_table(methods: dict[str, MethodSummary], task: str) -> str:
-    """Final returns on one task, with what they cost."""
+    """Final returns on one task, with their cost."""
     lines = [
         "| method | seeds | selected peer | mean of peers | environment steps | gradient updates | seconds per group |",
         "|---|---|---|---|---|---|---|",
@@ -64,7 +64,7 @@ def task_table(methods: dict[str, MethodSummary], task: str) -> str:
 
 
 def aggregate_table(summary: Summary, backbone: str) -> str:
-    """Normalised scores of the selected peers over all tasks of a backbone, and who is probably better than whom."""
+    """Normalised scores of the selected peers over all tasks of a backbone, with probabilities of improvement."""
     methods = summary.backbones[backbone]
     better = [f"P(better than {name})" for name in REFERENCES]
     lines = [f"| method | {' | '.join((*METRICS, *better))} |", "|---" * (1 + len(METRICS) + len(better)) + "|"]
@@ -77,29 +77,29 @@ def aggregate_table(summary: Summary, backbone: str) -> str:
 
 
 def partly(summary: Summary, backbone: str, method: str) -> str:
-    """What to say beside a method that has not run on every task of a backbone, else nothing."""
+    """A note for methods that have not run on every task of a backbone, else an empty string."""
     have = len(summary.backbones[backbone][method].tasks)
     wanted = sum(backbone in task.backbones for task in summary.spec.tasks.values())
     return "" if have == wanted else f"({have} of {wanted} tasks)"
 
 
 def references(summary: Summary) -> str:
-    """Between which returns scores are normalised, and why."""
+    """Reference returns of the normalised scores, with their sources."""
     lines = ["| task | counts as 0 | counts as 1 | source |", "|---|---|---|---|"]
     for name, task in summary.spec.tasks.items():
         reference = task.reference
-        source = " ".join(reference.source.split()).replace("|", r"\|")  # it ends neither row nor column
+        source = " ".join(reference.source.split()).replace("|", r"\|")  # must end neither row nor column
         lines.append(f"| {name} | {number(reference.low)} | {number(reference.high)} | {source} |")
     return "\n".join(lines) + "\n"
 
 
 def shown(estimate: Estimate) -> str:
-    """An estimate as ``value [low, high]``, or ``value [-]`` where one run gives no interval."""
+    """Format an estimate as ``value [low, high]``, or ``value [-]`` without an interval."""
     limits = EMPTY if math.isnan(estimate.low) else f"{number(estimate.low)}, {number(estimate.high)}"
     return f"{number(estimate.value)} [{limits}]"
 
 
 def number(value: float) -> str:
-    """A number with about three digits, and all of those before the point."""
+    """Format a number with about three digits, but all before the decimal point."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value + 0.0:,.{digits}f}"

@@ -1,7 +1,7 @@
 """The process of one cell: ``python -m policykd.benchmark.worker FOLDER``, started by the local engine.
 
-Reads ``cell.json``, prints the steps so far as lines, and leaves ``result.json`` or ``failure.txt``. Its printing to a
-driver that is gone fails, which ends it: a killed driver leaves no workers behind.
+Reads ``cell.json``, prints its progress in steps, and writes ``result.json`` or ``failure.txt``. If the driver is gone,
+printing fails and ends the worker, so a killed driver leaves no workers behind.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOCK_SECONDS = 60
 
 
 def work(cell: Cell, folder: Path, report: object) -> str:
-    """Run a cell while no other process does; returns its result as JSON.
+    """Run a cell under a lock; returns its result as JSON.
 
     Raises:
-        PolicyKDError: another process works on it for longer than a minute.
+        PolicyKDError: another process holds the lock for longer than a minute.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, timeout=LOCK_SECONDS):
@@ -37,14 +37,14 @@ def work(cell: Cell, folder: Path, report: object) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """An error as one line and its traceback."""
+    """Format an error as one line and its traceback."""
     return f"{kind_and_line(error)}\n\n{''.join(traceback.format_exception(error))}"
 
 
 def main(folder: Path) -> int:
-    """Run the cell of a folder; the exit status is 0, or 1 with the traceback in ``failure.txt``."""
+    """Run a folder's cell; returns exit status 0, or 1 with the traceback in ``failure.txt``."""
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print goes into the log
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # prints of libraries go to the log
     try:
         plugins.load_inherited()
         cell = Cell.from_plain(json.loads((folder / CELL).read_text(encoding="utf-8")))

@@ -1,1 +1,1 @@
-"""Supervised distillation of classifiers: policykd's secondary mode."""
+"""Supervised distillation of classifiers, policykd's secondary mode."""

@@ -1,4 +1,4 @@
-"""One student network learns from labels and from a frozen teacher: what a user of the classification mode calls."""
+"""Supervised distillation of one student: the entry point of the classification mode."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from policykd.training.snapshot import with_own_parts
 
 BEST = "best_model.safetensors"
 Callback = Callable[["Distiller"], None]
-"""Looks at a distiller between two passes over the data."""
+"""Called with the distiller after every pass over the data."""
 
 
 class Distiller(Training):
-    """Distils a frozen teacher into a student that classifies.
+    """Distils a frozen teacher into a student classifier.
 
     Args:
-        student: the network to train; it is trained in place and returns logits ``(B, C)``, alone or as ``.logits``.
-        teacher: a network of the same classes, a ``Teacher`` that chooses as many actions, several (the mean of their
-            probabilities teaches), or None where the method learns from labels alone.
+        student: the network, trained in place; it returns logits ``(B, C)``, directly or as ``.logits``.
+        teacher: a network with the same classes, a ``Teacher`` with as many discrete actions, several of them (an
+            ensemble that averages probabilities), or None for methods that learn from labels only.
         method: a name in ``policykd.distillation.supervised.METHODS``, or a method of your own: a subclass of
             ``policykd.distillation.supervised.method.Method``.
-        config: the method's dataclass of settings, or changed fields as a dict; where a setting has a name, it takes a
-            function of your own, too (``optimizer``, ``learning_rate_schedule``, ``divergence``, ...).
-        classes: names of the data's classes, in order; networks that name theirs (``config.id2label``) must agree.
-        device: "auto", "cpu" or "cuda"; several processes, as ``accelerate launch`` starts them, share the batches.
+        config: the method's config dataclass, or a dict of fields to change. Settings that take a name, such as
+            ``optimizer``, ``learning_rate_schedule`` and ``divergence``, also take a function of your own.
+        classes: class names of the data, in order; networks with class names (``config.id2label``) must agree.
+        device: "auto", "cpu" or "cuda"; processes started by ``accelerate launch`` share every batch.
         run_dir: a new folder for logs, checkpoints and the best student; None writes nothing.
         adaptor: splits a batch of another structure into inputs and labels.
 
     Raises:
-        PolicyKDError: anything of this cannot work; the text is one line.
+        PolicyKDError: an argument or setting is invalid, or does not fit the others; one line says which.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Distiller(Training):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this run what it is, as plain values."""
+        """Everything that defines this run, as plain values."""
         names = {} if self.classes is None else {"classes": self.classes}
         return {"method": self.method_name, "config": plain(self.config), **names}
 
@@ -130,17 +130,17 @@ class Distiller(Training):
         callback: Callback | None = None,
         progress_bar: bool = False,
     ) -> Distiller:
-        """Train the student; end with the one that was best on the validation data (``keep_best``).
+        """Train the student, and keep the weights that were best on the validation data (``keep_best``).
 
         Args:
             train: arrays or data frames (inputs, labels), ``LoggedStates``, a map-style data set or a ``DataLoader``.
-            validation: the same kinds; None keeps the last student.
-            augment: changes the training inputs of every batch; the teacher sees what the student sees.
-            callback: called after every pass, of the student or of a method's helpers, with this distiller.
-            progress_bar: show a live progress bar.
+            validation: validation data of any of these kinds; None keeps the last weights.
+            augment: augments the training inputs of every batch; the teacher sees the same inputs.
+            callback: called with this distiller after every pass over the data, whether of the student or of helpers.
+            progress_bar: show a progress bar.
 
         Returns:
-            itself; after a resumed run, as if it had never stopped.
+            This distiller. A resumed run gives the same result as one that was never interrupted.
 
         Raises:
             PolicyKDError: the data, features or classes do not fit, or the loss is not finite.
@@ -158,12 +158,12 @@ class Distiller(Training):
         with (
             alone(self.folder.path) if self.folder and writes else nullcontext(),
             closing(Trainer(self, batches, augment, self.logger)) as trainer,
-            self._told() as interrupts,
+            self._signals() as interrupts,
         ):
             if self.classes is not None:
                 name_classes(self.student, self.classes)
             if judge is not None and self.passes == 0:
-                judge.measure()  # data that do not fit are told before anything is trained
+                judge.measure()  # refuses unfit data before training
             trainer.run(judge, after_pass, interrupts, progress_bar)
         if judge is not None and self.config.keep_best and self.best is not None:
             self.student.load_state_dict(self.best)
@@ -171,8 +171,8 @@ class Distiller(Training):
         return self
 
     @contextmanager
-    def _told(self) -> Iterator[Interrupts]:
-        """Note signals; the one that ends training is told."""
+    def _signals(self) -> Iterator[Interrupts]:
+        """Catch signals, and report the one that ends training."""
         try:
             with interruptible() as interrupts:
                 yield interrupts
@@ -185,7 +185,7 @@ class Distiller(Training):
             raise
 
     def check(self, train: Any) -> None:
-        """Find out whether data, networks and method fit together; nothing is trained, written or changed.
+        """Check that data, networks and method fit together; nothing is trained, written or changed.
 
         Raises:
             PolicyKDError: they do not.
@@ -194,12 +194,12 @@ class Distiller(Training):
         Trainer(copy(self), batches, None, Logger(None, []), asks=False).close()
 
     def evaluate(self, data: Any) -> dict[str, float]:
-        """Quality and fidelity of the student on some data (see ``policykd.classification.measures.metrics``)."""
+        """Quality and fidelity of the student (see ``policykd.classification.measures.metrics``)."""
         return Evaluation(self, data, "evaluation").measure()
 
     @torch.no_grad()
     def predict_proba(self, inputs: Any) -> Tensor:
-        """The student's probabilities ``(n, C)``, on the CPU; for inputs alone, or whatever ``evaluate`` takes."""
+        """The student's probabilities ``(n, C)`` on the CPU, for inputs or anything that ``evaluate`` takes."""
         parts = []
         with evaluating(self.student):
             for x, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
@@ -210,7 +210,7 @@ class Distiller(Training):
         return found
 
     def predict(self, inputs: Any) -> Tensor:
-        """The likeliest class of each input ``(n,)``."""
+        """The most likely class ``(n,)`` of each input."""
         return self.predict_proba(inputs).argmax(1)
 
     def score(self, inputs: Any, labels: Any) -> float:
@@ -221,10 +221,10 @@ class Distiller(Training):
         return found["accuracy"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the student as a folder of Hugging Face's layout: ``config.json`` and ``model.safetensors``.
+        """Write the student as a Hugging Face model folder: ``config.json`` and ``model.safetensors``.
 
-        Networks of policykd are read back by ``policykd.classification.models.from_pretrained``, Hugging Face's by
-        their own ``from_pretrained``.
+        Load policykd's networks with ``policykd.classification.models.from_pretrained``, Hugging Face's with their own
+        ``from_pretrained``.
 
         Raises:
             PolicyKDError: the student is neither.
@@ -232,13 +232,13 @@ class Distiller(Training):
         save_pretrained(self.student, folder, self.classes)
 
     def save(self, path: str | Path) -> None:
-        """Write everything to ``path`` (``.safetensors`` if it has no ending), whole or not at all."""
+        """Save everything to ``path`` (with suffix ``.safetensors`` if it has none), atomically."""
         sizes = {} if self.folder is None else self.folder.log_sizes()
         content = {"settings": self.settings, **self.state(), "log_sizes": sizes}
         checkpoint.save(checkpoint_path(path), content)
 
     def _checkpoint(self) -> None:
-        """Keep the state, and the best student so far by its weights' names, in the run folder."""
+        """Save the state, and the best student's state dict, to the run folder."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
         self.folder.check()
@@ -259,19 +259,19 @@ class Distiller(Training):
         method: type[Method] | None = None,
         config: dict[str, Any] | None = None,
     ) -> Distiller:
-        """Read a distiller back; ``fit`` on the same data goes on where it stopped, bit by bit.
+        """Load a distiller; ``fit`` on the same data continues where it stopped, bit for bit.
 
         Args:
-            path: a file that ``save`` wrote, or a run folder, into which the run goes on writing.
-            student: a network of the saved student's shape; its weights are replaced.
-            teacher: the teacher of before.
-            device: where to put them.
+            path: a file written by ``save``, or a run folder, to which the run goes on writing.
+            student: a network of the saved student's architecture; its weights are replaced.
+            teacher: the teacher it was made with.
+            device: "auto", "cpu" or "cuda".
             adaptor: as in the constructor.
-            method: that of before, where it was your own.
-            config: functions of your own that it was made with, by setting.
+            method: the custom method it was made with, if any.
+            config: custom functions it was made with, by setting.
 
         Raises:
-            PolicyKDError: the file is missing, damaged or foreign, or these are other networks.
+            PolicyKDError: the file is missing, damaged or foreign, or student or teacher differs from the saved one.
         """
         path = as_path("load", path)
         path = path / CHECKPOINT if path.is_dir() else path

@@ -27,26 +27,26 @@ from policykd.distillation.supervised.method import Method
 
 Make = Callable[[int, int], nn.Module]
 DEFAULTS = {"epochs": 30, "batch_size": 64, "learning_rate": 5e-3}
-"""Settings of ``policykd classify``."""
+"""The same defaults as ``policykd classify``."""
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):
-    """A small network that learns from labels and from a teacher: ``fit(X, y)``, labels of any type.
+    """A scikit-learn classifier: a small network trained on labels of any type and on a teacher.
 
-    Features are scaled one by one. After ``fit``: ``network_`` is the student, ``classes_`` the labels in its order.
+    Each feature is standardised. After ``fit``, ``network_`` is the student and ``classes_`` the labels in its order.
 
     Args:
-        teacher: a classifier of scikit-learn with ``predict_proba``, fitted (it must know the same classes) or not (a
-            clone is fitted first), which is asked once about the very rows of ``fit``; or a function of (features,
-            classes) that makes a network to train first; None is an MLP of 256-256 hidden units.
-        student: makes the network from (features, classes); it maps ``(B, F)`` to logits ``(B, C)``. None is an MLP.
-        widths: hidden layers of that MLP.
-        method: a name in ``policykd.distillation.supervised.METHODS``, or a class.
-        config: changed settings of the method and of training.
-        teacher_epochs: epochs of a teacher that is a network.
+        teacher: a scikit-learn classifier with ``predict_proba``, which predicts the rows of ``fit`` once: fitted (with
+            the same classes) or not (a clone is fitted first). Or a function of (number of features, number of classes)
+            that makes a network, which is trained first. None is an MLP with two hidden layers of 256 units.
+        student: makes the student from (number of features, number of classes); it maps ``(B, F)`` to logits
+            ``(B, C)``. None is an MLP.
+        widths: widths of the hidden layers of that MLP.
+        method: a name in ``policykd.distillation.supervised.METHODS``, or a ``Method`` class.
+        config: settings of the method and of training to change.
+        teacher_epochs: training epochs of a teacher network.
         device: "auto", "cpu" or "cuda".
-        random_state: of everything drawn, also in the fit of a teacher that leaves its own unset; an int, a RandomState
-            or None.
+        random_state: an int, a RandomState or None; also seeds the fit of a teacher that does not set its own.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> DistilledClassifier:
-        """Train a new student, and its teacher where that is not fitted.
+        """Train a new student, and first its teacher unless that is fitted.
 
         Args:
-            X: ``(n, F)``, finite numbers.
+            X: features ``(n, F)``, finite.
             y: labels ``(n,)`` of any type.
 
         Raises:
-            PolicyKDError: there is one class only, or teacher, student and settings do not fit.
+            PolicyKDError: there is only one class, or teacher, student and settings do not fit together.
         """
         given = X
         X, y = validate_data(self, X, y, dtype=np.float64)
@@ -88,7 +88,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
             raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
         if not isinstance(self.config, dict | None):
             raise PolicyKDError(f"config: expected changed settings as a dict, got {type(self.config).__name__}")
-        resolve_config(find_method(self.method)[1], self.config)  # before a teacher is trained
+        resolve_config(find_method(self.method)[1], self.config)  # fails before a teacher is trained
         self.mean_, self.std_ = mean_and_scale(X)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))
@@ -107,9 +107,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _answers(self, given: Any, y: np.ndarray, seed: int) -> Tensor:
-        """Log-probabilities ``(n, C)`` of a teacher of scikit-learn for the rows as the user gave them.
+        """Log-probabilities ``(n, C)`` of a scikit-learn teacher for the user's raw rows.
 
-        Not as they are scaled: pipelines may look for columns by name, categories and trees for exact values.
+        They are not scaled: pipelines may select columns by name, and encoders and trees depend on exact values.
         """
         fitted = self.teacher
         try:
@@ -123,7 +123,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return as_log_probabilities(torch.from_numpy(np.asarray(fitted.predict_proba(given), np.float64)[:, order]))
 
     def _teacher(self, sizes: tuple[int, int], data: tuple[Tensor, Tensor], seed: int) -> nn.Module:
-        """A network that learned from labels first."""
+        """Make a teacher network and train it on labels."""
         if hasattr(self.teacher, "predict"):
             raise PolicyKDError(
                 f"teacher: {type(self.teacher).__name__} has no predict_proba: choose one that has, or calibrate it "
@@ -135,27 +135,27 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return Distiller(teacher, None, method="cross_entropy", config=config, device=self.device).fit(data).student
 
     def _standard(self, X: np.ndarray) -> Tensor:
-        """Scaled in float64: large numbers of little spread keep their digits."""
+        """Standardise in float64, so that large values of little spread keep their precision."""
         return torch.from_numpy(((X - self.mean_) / self.std_).astype(np.float32))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities ``(n, C)`` of ``classes_``."""
+        """Probabilities ``(n, C)``, in the order of ``classes_``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         with torch.no_grad():
             return self.network_(self._standard(X)).double().softmax(1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of each row."""
+        """The most likely class of each row."""
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(1)]
 
 
 class _Answered(nn.Module):
-    """A teacher whose answers ``(B, C)`` come in the batch, beside the rows that they are about."""
+    """A teacher whose outputs ``(B, C)`` were computed beforehand and come with each batch."""
 
     def split(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of a batch; its answers are kept for the call that follows."""
+        """Split a batch into inputs and labels, and keep its outputs for the next call."""
         inputs, labels, self.answers = batch
         return inputs, labels
 
@@ -164,7 +164,7 @@ class _Answered(nn.Module):
 
 
 def _made(make: Make | None, sizes: tuple[int, int], widths: tuple[int, ...], seed: int) -> nn.Module:
-    """A new network whose first weights are drawn by the seed."""
+    """Make a network with seeded initial weights."""
     if isinstance(make, nn.Module) or not (make is None or callable(make)):
         raise PolicyKDError(
             f"network: expected a function of (features, classes) that makes one, got {type(make).__name__}"

@@ -1,4 +1,4 @@
-"""Rows of the log: what the steps of training report, collected on the device and read once per row."""
+"""The training log: loss terms are collected on the device and read once per row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from policykd.distillation.supervised.method import Phase, Terms
 
 
 class TrainingLog:
-    """Rows of the log of one training.
+    """The log of one training run.
 
-    Reading a number waits for the device, so the terms of ``log_freq`` steps are read together; the first of them
-    that is not finite ends the run, before anything of it is saved.
+    Reading a number synchronises with the device, so the terms of ``log_freq`` steps are read together. The first
+    one that is not finite ends the run before anything is saved.
     """
 
     def __init__(self, training: Training, logger: Logger) -> None:
@@ -28,7 +28,7 @@ class TrainingLog:
         self.since = time.perf_counter()
 
     def add(self, phase: Phase, terms: Terms, learning_rate: float) -> None:
-        """Note the terms of one step."""
+        """Add the loss terms of one step."""
         if not self.waiting:
             self.phase, self.names = phase, list(terms)
         self.waiting.append(torch.stack([term.detach() for term in terms.values()]))
@@ -37,10 +37,10 @@ class TrainingLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write the steps since the last row as one row of means.
+        """Write the means over the steps since the last row.
 
         Raises:
-            PolicyKDError: a term is not finite; the line names it and the step.
+            PolicyKDError: a term is not finite; the error names it and the step.
         """
         if not self.waiting or self.phase is None:
             return
@@ -54,14 +54,14 @@ class TrainingLog:
         self.write(row | {"time/fps": int(len(terms) * self.training.config.batch_size / max(seconds, 1e-9))})
 
     def write(self, row: dict[str, float]) -> None:
-        """Write one row at the present step."""
+        """Write one row at the current step."""
         for name, value in row.items():
             self.logger.record(name, value)
         self.logger.record(STEPS, self.training.n_updates)
         self.logger.dump(self.training.n_updates)
 
     def _check(self, terms: torch.Tensor) -> None:
-        """Refuse ``(steps, terms)`` that are not all finite; the parts are named before their sum."""
+        """Refuse terms ``(steps, terms)`` that are not finite; the error names a part rather than the total loss."""
         bad = ~terms.isfinite()
         if not bad.any():
             return

@@ -1,4 +1,4 @@
-"""Small networks for images and vectors, by name; any other ``torch.nn.Module`` will do as well."""
+"""Small networks for images and vectors, by name; any other ``torch.nn.Module`` works too."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from policykd.core.parsing import parse_json, read_text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 UNNAMED = "LABEL_"
-"""What Hugging Face calls classes without names, before their numbers."""
+"""Prefix of Hugging Face's placeholder class names."""
 
 
 class MLP(nn.Module):
-    """Hidden layers with ReLU; features are ``hidden.0``, ``hidden.1``, ... (each after its ReLU).
+    """A multilayer perceptron with ReLU; features are ``hidden.0``, ``hidden.1``, ... (each after its ReLU).
 
     Args:
-        inputs: numbers per example, however they are laid out.
-        widths: of the hidden layers.
-        classes: C.
+        inputs: number of input values per example, of any shape.
+        widths: widths of the hidden layers.
+        classes: number of classes C.
     """
 
     gives = "logits"
@@ -51,14 +51,14 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Blocks of a 3x3 convolution, ReLU and halving; then one hidden layer.
+    """Blocks of 3x3 convolution, ReLU and 2x2 pooling, followed by one hidden layer.
 
-    Features are ``blocks.0``, ``blocks.1``, ... (each after its halving) and ``hidden``.
+    Features are ``blocks.0``, ``blocks.1``, ... (each after pooling) and ``hidden``.
 
     Args:
         shape: (channels, height, width) of the images.
-        widths: channels of each block; the last number is the width of the hidden layer.
-        classes: C.
+        widths: channels of each block, and last the width of the hidden layer.
+        classes: number of classes C.
     """
 
     gives = "logits"
@@ -83,17 +83,17 @@ class CNN(nn.Module):
 
 
 def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: int, seed: int) -> nn.Module:
-    """A network whose first weights are drawn by ``seed``.
+    """Make a network with seeded initial weights.
 
     Args:
         kind: "mlp" or "cnn".
         widths: see ``MLP`` and ``CNN``.
-        shape: of one example.
-        classes: C.
-        seed: of the first weights.
+        shape: shape of one example.
+        classes: number of classes C.
+        seed: seed of the initial weights.
 
     Raises:
-        PolicyKDError: an unknown kind, too few widths, or a CNN for inputs that are not images.
+        PolicyKDError: the kind is unknown, there are too few widths, or inputs of a CNN are not images.
     """
     if kind not in ("mlp", "cnn"):
         raise PolicyKDError(f'model: {kind!r} is unknown: use "mlp" or "cnn"')
@@ -112,20 +112,20 @@ def make_model(kind: str, widths: Sequence[int], shape: Sequence[int], classes: 
 
 
 def parameters(model: nn.Module) -> int:
-    """Numbers that a network learns."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def save_pretrained(network: nn.Module, folder: str | Path, classes: Sequence[str] | None = None) -> None:
-    """Write a network as Hugging Face's models are: ``config.json`` and ``model.safetensors``.
+    """Write a network as a Hugging Face model folder: ``config.json`` and ``model.safetensors``.
 
     Args:
-        network: one of this file's, or of Hugging Face's.
-        folder: is made where it is not.
-        classes: names of the classes, in order; None keeps those that the network has.
+        network: a network of this module or of Hugging Face.
+        folder: created if missing.
+        classes: class names, in order; None keeps the network's own.
 
     Raises:
-        PolicyKDError: it is of another kind, or there are more or fewer names than outputs.
+        PolicyKDError: the network is of another kind, or the number of names is not that of its outputs.
     """
     if not isinstance(network, MLP | CNN) and not hasattr(network, "save_pretrained"):
         raise PolicyKDError(
@@ -153,9 +153,9 @@ def save_pretrained(network: nn.Module, folder: str | Path, classes: Sequence[st
 
 
 def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network that ``save_pretrained`` wrote, and the names of its classes; nothing in the files is run.
+    """Load a network that ``save_pretrained`` wrote, and its class names; no code in the files is run.
 
-    Classes without names are named by their numbers.
+    Unnamed classes are named by their index.
 
     Raises:
         PolicyKDError: the folder holds no such network.
@@ -163,7 +163,7 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
     try:
         content, weights = parse_json(read_text(Path(folder) / CONFIG)), read_weights(Path(folder) / WEIGHTS)
         count, names = len(content["id2label"]), names_in(content)
-        with torch.device("meta"):  # shapes alone: the settings may ask for more than the file holds
+        with torch.device("meta"):  # no memory yet: the settings may ask for more than the file holds
             network = make_model(content["model_type"], content["widths"], content["shape"], count, 0)
         if {key: part.shape for key, part in network.state_dict().items()} != {k: t.shape for k, t in weights.items()}:
             raise ValueError("its weights do not have the shapes that its settings say")
@@ -177,10 +177,10 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> None:
-    """Load a state dict that must fit.
+    """Load a state dict that must match exactly.
 
     Raises:
-        PolicyKDError: names, shapes or kinds of numbers differ.
+        PolicyKDError: names, shapes or dtypes differ.
     """
     for name, own in module.state_dict().items():
         if name in weights and weights[name].is_floating_point() != own.is_floating_point():
@@ -193,12 +193,12 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> N
 
 
 def name_classes(network: nn.Module, names: Sequence[str]) -> None:
-    """Let a network say from now on what its classes are called, where Hugging Face's do: in ``config.id2label``.
+    """Set a network's class names in ``config.id2label``, as Hugging Face does.
 
-    Networks that have no place for names, which are neither Hugging Face's nor of this file, stay as they are.
+    Networks that are neither Hugging Face's nor of this module have no place for names and stay unchanged.
 
     Raises:
-        PolicyKDError: there are more or fewer names than outputs.
+        PolicyKDError: the number of names is not that of the outputs.
     """
     config = _config(network)
     if not hasattr(config, "id2label"):
@@ -211,12 +211,12 @@ def name_classes(network: nn.Module, names: Sequence[str]) -> None:
 
 
 def class_names(network: Any) -> tuple[str, ...] | None:
-    """The names of a network's classes, as Hugging Face's ``config.id2label`` has them; None where it has none."""
+    """Class names of a network from ``config.id2label``, as in Hugging Face's models; None if it has none."""
     return names_in({"id2label": getattr(_config(network), "id2label", None)})
 
 
 def names_in(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of the classes, in order, in what a ``config.json`` holds; None where it has none, or only numbers."""
+    """Class names in the content of a ``config.json``, in order; None if it has none, or only placeholders."""
     names = config.get("id2label")
     if not isinstance(names, Mapping) or all(str(name) in (f"{UNNAMED}{k}", str(k)) for k, name in names.items()):
         return None
@@ -228,10 +228,10 @@ def _config(network: Any) -> Any:
 
 
 def check_names(names: Mapping[str, Sequence[str] | None]) -> None:
-    """Refuse classes that have other names, or another order, in one place than in another.
+    """Refuse class names that differ, or differ in order, between their owners.
 
     Args:
-        names: of the classes in order, by who has them; None where they are not known.
+        names: class names in order, by owner; None if unknown.
 
     Raises:
         PolicyKDError: two differ.

@@ -1,7 +1,7 @@
-"""What networks say: logits out of the usual outputs, features of modules inside, and eval mode while they are asked.
+"""Outputs of networks: logits in the usual formats, features of inner modules, and eval mode.
 
-An output is a tensor of logits, a tuple that begins with it, or a dict or object with ``logits`` (as Hugging Face's
-models return).
+An output is a tensor of logits, a tuple that starts with one, or a dict or object with ``logits``, as Hugging Face's
+models return.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from policykd.core.errors import PolicyKDError, nearest
 
 
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
-    """The model's logits ``(B, C)`` for some inputs; floats and uint8 come in the model's own precision.
+    """Compute a model's logits ``(B, C)``; floats and uint8 are converted to the model's dtype first.
 
     Raises:
-        PolicyKDError: the output holds no logits ``(B, C)``, or a single one per example.
+        PolicyKDError: the output has no logits ``(B, C)``, or only one per example.
     """
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if isinstance(inputs, Mapping):
@@ -50,17 +50,17 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def _readable(part: Any, kind: torch.dtype) -> Any:
-    """Pixels and floats as numbers that the model computes with; token ids and all else as they are."""
+    """Convert floats and uint8 pixels to the model's dtype; leave token ids and anything else unchanged."""
     numbers = isinstance(part, Tensor) and (part.dtype == torch.uint8 or part.is_floating_point())
     return part.to(kind) if numbers else part
 
 
 @contextmanager
 def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Tell in one line why a network cannot read some inputs, before anything is trained.
+    """Report errors of a network's first forward pass in one line.
 
     Raises:
-        PolicyKDError: whatever the network raised.
+        PolicyKDError: the network raised an error.
     """
     try:
         yield
@@ -76,10 +76,10 @@ def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
 
 
 def check_classes(logits: Tensor, teacher_logits: Tensor, names: Sequence[str] | None = None) -> None:
-    """Refuse a teacher of other classes, or names of more or fewer.
+    """Refuse a teacher or class names whose number of classes is not the student's.
 
     Raises:
-        PolicyKDError: the number of classes differs.
+        PolicyKDError: the numbers of classes differ.
     """
     if names is not None and len(names) != logits.shape[1]:
         raise PolicyKDError(
@@ -93,10 +93,10 @@ def check_classes(logits: Tensor, teacher_logits: Tensor, names: Sequence[str] |
 
 
 def check_numbers(answers: Tensor, whose: str) -> None:
-    """Refuse NaN among answers ``(n, C)``, which would count as the class where it stands.
+    """Refuse NaN in outputs ``(n, C)``, since argmax would return its class.
 
     Raises:
-        PolicyKDError: there is some.
+        PolicyKDError: an output is NaN.
     """
     wrong = int(answers.isnan().any(1).sum())
     if wrong:
@@ -108,7 +108,7 @@ def check_numbers(answers: Tensor, whose: str) -> None:
 
 @contextmanager
 def evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Put networks into eval mode, and back into the modes in which they were."""
+    """Put networks into eval mode, and restore their modes afterwards."""
     present = [module for network in modules if network is not None for module in network.modules()]
     modes = [module.training for module in present]
     for network in modules:
@@ -122,15 +122,15 @@ def evaluating(*modules: nn.Module | None) -> Iterator[None]:
 
 
 class FeatureReader:
-    """Keeps the outputs of named modules while it is open.
+    """Records the outputs of named modules while it is open.
 
     Args:
         model: the network.
-        paths: modules by path, as ``model.named_modules()`` names them, such as ``"layer2.0"``.
+        paths: module paths as in ``model.named_modules()``, such as ``"layer2.0"``.
         whose: "student" or "teacher", for errors.
 
     Raises:
-        PolicyKDError: there is no module of that path; the nearest are named.
+        PolicyKDError: a module does not exist; the error suggests similar paths.
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str], whose: str) -> None:
@@ -154,13 +154,13 @@ class FeatureReader:
     def _keeper(self, path: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             found = _first_tensor(output)
-            # A copy: what follows may work in place, as torchvision's ReLUs and residual sums do.
+            # A copy, since later layers may work in place, as torchvision's ReLUs and residual sums do.
             self.seen[path] = found.clone() if isinstance(found, Tensor) else found
 
         return keep
 
     def take(self) -> tuple[Tensor, ...]:
-        """The outputs of the last forward pass, handed out once, so that no graph outlives its step.
+        """Return the outputs of the last forward pass and forget them, so that no graph outlives its step.
 
         Raises:
             PolicyKDError: a module was not called, or returned no tensor.
@@ -174,7 +174,7 @@ class FeatureReader:
         return taken
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         for handle in self.handles:
             handle.remove()
         self.seen = {}
@@ -189,7 +189,7 @@ class FeatureReader:
 
 
 def _first_tensor(output: Any) -> Any:
-    """A module's output, or the first of several (as recurrent and Hugging Face's layers return)."""
+    """A module's output, or its first element (recurrent and Hugging Face's layers return several)."""
     while isinstance(output, list | tuple) and output:
         output = output[0]
     return getattr(output, "last_hidden_state", output)

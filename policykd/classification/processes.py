@@ -1,4 +1,4 @@
-"""Device, precision and processes, by way of ``accelerate``; the little of it that phases of training need apart."""
+"""Device, precision and processes through ``accelerate``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from policykd.core.extras import needs
 
 
 def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
-    """An ``accelerate.Accelerator`` for "auto", "cpu" or "cuda".
+    """Make an ``accelerate.Accelerator`` for "auto", "cpu" or "cuda".
 
-    A batch is that of all processes together, so that their number does not change training, and a loader that
-    shuffles does so by ``seed`` and the number of the pass.
+    A batch is split among the processes, so that their number does not change training. Loaders shuffle by ``seed`` and
+    epoch.
     """
     accelerate, state = needs("accelerate"), needs("accelerate.state")
     check_device(device)
@@ -39,7 +39,7 @@ def check_device(device: str) -> None:
     """Refuse a device that does not exist.
 
     Raises:
-        PolicyKDError: it is unknown, or torch has none.
+        PolicyKDError: the device is unknown or unavailable.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise PolicyKDError(f'device: {device!r} is unknown: use "auto", "cpu" or "cuda"')
@@ -48,10 +48,10 @@ def check_device(device: str) -> None:
 
 
 def _make_room(state: Any, device: str, mixed_precision: str) -> None:
-    """Clear accelerate's state where it is of another device or precision.
+    """Reset accelerate's global state if it has another device or precision.
 
-    accelerate has one of each per process, for good. Every distiller here has its own, and asks its accelerator only
-    for what all share: processes, order and gradients.
+    accelerate fixes both per process. Here every distiller has its own device and precision, and uses its accelerator
+    only for what is common to all: processes, order and gradients.
     """
     shared = state.AcceleratorState._shared_state
     if shared and (shared["device"].type, shared["_mixed_precision"]) != (device, mixed_precision):
@@ -59,10 +59,10 @@ def _make_room(state: Any, device: str, mixed_precision: str) -> None:
 
 
 def shared(accelerator: Any, batches: DataLoader) -> Any:
-    """A loader of this process's share of every batch, whose order is that of the pass.
+    """Wrap a loader to yield this process's share of every batch, shuffled by epoch.
 
     Raises:
-        PolicyKDError: the size of a batch is not known.
+        PolicyKDError: the batch size is unknown.
     """
     try:
         return accelerator.prepare_data_loader(batches)
@@ -73,23 +73,23 @@ def shared(accelerator: Any, batches: DataLoader) -> Any:
 
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """This process's share of the batches, on a device."""
+    """Iterate over this process's share of the batches, moved to a device."""
     send = needs("accelerate.utils").send_to_device
     for batch in batches:
         yield send(batch, device)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
-    """The precision of forward passes; accelerate's own would be that of the process's latest Accelerator."""
+    """Autocast of forward passes; accelerate's own would use the precision of the process's latest Accelerator."""
     kind = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, kind, enabled=mixed_precision != "no")
 
 
 def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> None:
-    """Bring every process to the mean gradient, in one message.
+    """Average gradients over all processes in one all-reduce.
 
-    DistributedDataParallel wraps one module once; here the modules that learn change from pass to pass, and losses
-    look at features that hooks took from inside.
+    DistributedDataParallel wraps one module for good; here the trained modules change between phases, and losses use
+    features that hooks record inside them.
     """
     if accelerator.num_processes == 1:
         return
@@ -100,7 +100,7 @@ def average_gradients(accelerator: Any, parameters: Iterable[nn.Parameter]) -> N
 
 
 def share_state(accelerator: Any, *modules: nn.Module) -> None:
-    """Bring every process to the first one's weights and buffers: first weights and batch statistics may differ."""
+    """Broadcast the first process's weights and buffers: initial weights and batch statistics may differ."""
     if accelerator.num_processes == 1:
         return
     utils = needs("accelerate.utils")

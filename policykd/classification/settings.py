@@ -1,4 +1,4 @@
-"""Settings of a distiller: from what a user gives, and as plain values."""
+"""Resolve and check a distiller's settings, and convert them to plain values."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "divergence": DIVERGENCES,
     "example_weight": WEIGHTS,
 }
-"""What settings name."""
+"""What each setting selects, for errors."""
 OF_ALL = "optimizer", "learning_rate_schedule"
-"""Those that every method has."""
+"""Settings common to all methods."""
 
 
 def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig | None) -> TrainingConfig:
-    """The whole settings of a method from changed fields or themselves; what they name is known."""
+    """A method's complete config from a dict of changed fields or a config; names in it are checked."""
     expected = kind.config_type
     if config is None or isinstance(config, dict):
         config = change(expected(), config or {})
@@ -45,15 +45,15 @@ def resolve_config(kind: type[Method], config: dict[str, Any] | TrainingConfig |
 
 
 def plain(config: TrainingConfig) -> dict[str, Any]:
-    """Settings as plain values (``registry.plain``)."""
+    """A config as plain values (``registry.plain``)."""
     return registry.plain(config, TABLES)
 
 
 def make_optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate: float) -> Optimizer:
-    """The optimiser of some parameters; one of the user's own has its own learning rate and decay.
+    """Make the optimiser; a user's function sets its own learning rate and weight decay.
 
     Raises:
-        PolicyKDError: the user's own function fails, or gives something else.
+        PolicyKDError: the user's function fails, or does not return an optimiser.
     """
     make = registry.find("optimizer", config.optimizer, OPTIMIZERS)
     if not callable(config.optimizer):

@@ -1,4 +1,4 @@
-"""A student in training: what learns from what, how far it has come, and all of that as plain values and back."""
+"""State of a training run, and its conversion to plain values and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policykd.classification.data.batches import Adaptor, Inputs
 from policykd.classification.data.checks import check_same, outline
 from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
-from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, said
+from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, output_kind
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.supervised.method import Method, Phase
@@ -25,7 +25,7 @@ from policykd.distillation.supervised.training_config import TrainingConfig
 
 @dataclasses.dataclass
 class Training:
-    """Student, teacher, method and settings, and how far training has come."""
+    """Student, teacher, method and settings, and the progress of training."""
 
     student: nn.Module
     teacher: nn.Module | None
@@ -35,59 +35,60 @@ class Training:
     adaptor: Adaptor
     accelerator: Any
     classes: list[str] | None
-    """Names of the data's classes, in order; None where they are not known."""
+    """Class names of the data, in order; None if unknown."""
     method: Method | None = dataclasses.field(default=None, init=False)
-    """Built at the first batch, which tells the shapes."""
+    """Built from the shapes of the first batch."""
     optimizers: dict[str, Optimizer] = dataclasses.field(default_factory=dict, init=False)
-    """One per group of modules that the plan trains."""
+    """One optimiser per trained group of modules."""
     schedulers: dict[str, LambdaLR] = dataclasses.field(default_factory=dict, init=False)
     plan: list[Phase] = dataclasses.field(default_factory=list, init=False)
-    """What every pass over the data does."""
+    """Phase of every pass over the data."""
     passes: int = dataclasses.field(default=0, init=False)
-    """Passes that are done."""
+    """Completed passes over the data, of the student and of helpers."""
     n_updates: int = dataclasses.field(default=0, init=False)
-    """Steps that are done."""
+    """Completed optimiser steps."""
     elapsed: float = dataclasses.field(default=0.0, init=False)
     """Seconds of training."""
     history: list[dict[str, float]] = dataclasses.field(default_factory=list, init=False)
-    """What each validation found."""
+    """Results of each validation."""
     best: dict[str, Tensor] | None = dataclasses.field(default=None, init=False)
-    """The student's weights at the best validation."""
+    """The student's weights with the best validation score."""
     waiting: dict[str, Any] | None = dataclasses.field(default=None, init=False)
-    """A saved state whose optimisers and helpers wait for the first batch."""
+    """A loaded state whose optimisers and helpers are restored at the first batch."""
     data: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False)
-    """Outlines of the data of the latest ``fit``, by what they are for."""
+    """Outlines of the data of the latest ``fit``, by purpose."""
     probabilities: bool | None = dataclasses.field(default=None, init=False)
-    """Whether the teacher gives probabilities instead of logits; None until its first answer."""
+    """Whether the teacher returns probabilities rather than logits; None until its first output."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
         return self.accelerator.device
 
     @property
     def epochs(self) -> int:
-        """Passes of the student that are done."""
+        """Completed epochs of the student."""
         return sum(phase.trains == "student" for phase in self.plan[: self.passes])
 
     def teacher_logits(self, inputs: Inputs) -> Tensor:
-        """The teacher's logits ``(B, C)``, of probabilities their logarithms.
+        """The teacher's logits ``(B, C)``, or the log of its probabilities.
 
         Raises:
-            PolicyKDError: it gives neither logits nor probabilities.
+            PolicyKDError: the teacher returns neither logits nor probabilities.
         """
         assert self.teacher is not None
         answer = call(self.teacher, inputs).float()
-        if self.probabilities is None:  # an ensemble looks at each of its members
+        if self.probabilities is None:  # an ensemble detects this for each member
             whole = not isinstance(self.teacher, Ensemble)
-            self.probabilities = whole and are_probabilities(answer, said(self.teacher, self.config.teacher_outputs))
+            kind = output_kind(self.teacher, self.config.teacher_outputs)
+            self.probabilities = whole and are_probabilities(answer, kind)
         return as_log_probabilities(answer) if self.probabilities else answer
 
     def note_data(self, **sources: DataLoader | None) -> None:
-        """Keep what the data are known by, after what was read from a file was compared with them.
+        """Record the outlines of the data, after comparing them with those of a loaded run.
 
         Raises:
-            PolicyKDError: the run began with other data.
+            PolicyKDError: the run was started with other data.
         """
         now = {what: outline(batches) for what, batches in sources.items() if batches is not None}
         if self.method is None and self.passes:  # read from a file, before its first fit
@@ -97,7 +98,7 @@ class Training:
         self.data |= now
 
     def state(self) -> dict[str, Any]:
-        """Everything that a run needs to go on from the end of a pass."""
+        """Everything needed to resume from the end of a pass."""
         result: dict[str, Any] = {
             "teacher": fingerprint(self.teacher),
             "student": self.student.state_dict(),
@@ -114,24 +115,24 @@ class Training:
         return result
 
     def restore(self, loaded: dict[str, Any]) -> None:
-        """Put a saved state into training of the same settings; what needs the data's shapes waits for the first batch.
+        """Restore a saved state; parts that need the data's shapes follow at the first batch.
 
         Raises:
-            PolicyKDError: it is of another teacher, or of a student of another shape.
+            PolicyKDError: it belongs to another teacher, or to a student of another architecture.
         """
         if self.teacher is not None and loaded["teacher"] not in (None, fingerprint(self.teacher)):
             raise PolicyKDError("resume: the teacher is not the one that the run began with: load its weights first")
         load_weights(self.student, loaded["student"], "student")
         for name in COUNTERS:
             setattr(self, name, loaded[name])
-        self.data = loaded.get("data", {})  # older runs do not say
+        self.data = loaded.get("data", {})  # missing in older runs
         self.waiting = loaded if "method" in loaded else None
 
     def restore_method(self, steps_per_pass: int) -> None:
-        """Put back optimisers and a method's helpers, now that they are built; schedules go on from the whole passes.
+        """Restore optimisers and a method's helpers once they are built; schedules resume from the completed passes.
 
         Args:
-            steps_per_pass: of these data, which may be others than before; 0 where that is not known.
+            steps_per_pass: steps per pass over the current data, which may differ from before; 0 if unknown.
         """
         loaded, self.waiting = self.waiting, None
         if loaded is None:
@@ -140,7 +141,7 @@ class Training:
         load_weights(self.method, loaded["method"], "method")
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(_keyed(loaded["optimizers"][name]))
-        if loaded.get("scaler") is not None:  # checkpoints made before it was saved have none
+        if loaded.get("scaler") is not None:  # older checkpoints have none
             self.accelerator.scaler.load_state_dict(loaded["scaler"])
         for name, scheduler in self.schedulers.items():
             done = steps_per_pass * sum(phase.trains == name for phase in self.plan[: self.passes])
@@ -155,7 +156,7 @@ COUNTERS = ("passes", "n_updates", "elapsed", "history", "best")
 
 
 def fingerprint(module: nn.Module | None) -> str | None:
-    """A digest of a network's weights, to know the same one again."""
+    """Digest of a network's weights, which identifies it."""
     if module is None:
         return None
     digest = hashlib.sha256()
@@ -166,7 +167,7 @@ def fingerprint(module: nn.Module | None) -> str | None:
 
 
 def _listed(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state with text for keys, as JSON has them."""
+    """An optimiser's state with string keys, for JSON."""
     return {**optimizer, "state": {str(index): values for index, values in optimizer["state"].items()}}
 
 

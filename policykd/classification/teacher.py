@@ -1,4 +1,4 @@
-"""The frozen teacher: one network or several, logits or probabilities, its outputs kept where they repeat."""
+"""The frozen teacher: a network or an ensemble, of logits or probabilities, with a cache of its outputs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from policykd.teachers.teacher import Teacher
 Gives = Literal["auto", "logits", "probabilities"]
 Teachers = nn.Module | Teacher | Sequence[nn.Module | Teacher]
 FEW = 20
-"""Logits so few may all lie in [0, 1] by chance."""
+"""This few logits may all lie in [0, 1] by chance."""
 
 
 class Ensemble(nn.Module):
-    """Several teachers as one: its logits are the log of the mean of their probabilities (Stanton et al. 2021).
+    """An ensemble of teachers: its logits are the log of the mean of their probabilities (Stanton et al. 2021).
 
     Args:
-        members: networks of the same classes; features are named below ``members.0``, ``members.1``, ...
-        gives: what they give; "auto" looks at the first answer of each.
+        members: networks with the same classes; paths of features start with ``members.0``, ``members.1``, ...
+        gives: what the members return; "auto" detects it from each one's first output.
     """
 
     def __init__(self, members: Sequence[nn.Module], gives: Gives = "auto") -> None:
@@ -38,7 +38,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.gives: Gives = gives
         self.probabilities: list[bool] | None = None
-        """Which members give probabilities; None until the first answer."""
+        """Which members return probabilities; None until the first output."""
 
     def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """Logits ``(B, C)``."""
@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
             raise PolicyKDError(f"teacher: members of the ensemble differ in classes: {[x.shape[1] for x in answers]}")
         if self.probabilities is None:
             self.probabilities = [
-                are_probabilities(each, said(member, self.gives))
+                are_probabilities(each, output_kind(member, self.gives))
                 for member, each in zip(self.members, answers, strict=True)
             ]
         logits = [as_log_probabilities(x) if p else x for x, p in zip(answers, self.probabilities, strict=True)]
@@ -55,9 +55,9 @@ class Ensemble(nn.Module):
 
 
 class Chooser(nn.Module):
-    """A policy that chooses one of C actions, as a network of C classes.
+    """A policy over C discrete actions as a classifier of C classes.
 
-    One of Q-values is softmax(Q / 0.01), the default of students that act (docs/discrete.md).
+    Q-values become softmax(Q / 0.01), the default for students in RL (docs/discrete.md).
     """
 
     def __init__(self, policy: Teacher) -> None:
@@ -65,7 +65,7 @@ class Chooser(nn.Module):
         if not policy.discrete:
             raise PolicyKDError(f"teacher: {policy.source} chooses no action of several, as a classifier its class")
         self.policy = policy
-        for number, weights in enumerate(policy.parameters()):  # by which a resumed run knows it again
+        for number, weights in enumerate(policy.parameters()):  # identify it when a run is resumed
             self.register_buffer(f"weights_{number}", weights.detach())
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Chooser(nn.Module):
 
 
 def as_teacher(teacher: Teachers | None, gives: Gives = "auto", whose: str = "teacher") -> nn.Module | None:
-    """One network from what a user may give: a network, a policy that chooses, several, or none; its name in errors."""
+    """Convert a network, a policy of discrete actions, a sequence of these or None to one network."""
     if isinstance(teacher, Teacher):
         return Chooser(teacher)
     if teacher is None or isinstance(teacher, nn.Module):
@@ -90,28 +90,28 @@ def as_teacher(teacher: Teachers | None, gives: Gives = "auto", whose: str = "te
 
 
 def named_classes(student: nn.Module, teacher: nn.Module | None) -> dict[str, tuple[str, ...] | None]:
-    """Names of the classes (see ``class_names``) by who has them: student, teacher, each member of an ensemble."""
+    """Class names (see ``class_names``) by owner: student, teacher, each member of an ensemble."""
     networks: dict[str, Any] = {"the student": student, "the teacher": teacher}
     if isinstance(teacher, Ensemble):
         networks |= {f"member {number} of the teacher": member for number, member in enumerate(teacher.members)}
     return {who: class_names(network) for who, network in networks.items()}
 
 
-def said(network: nn.Module, gives: Gives) -> Gives:
-    """What a network gives by the user's word, or by its class where that is one of the package's own."""
+def output_kind(network: nn.Module, gives: Gives) -> Gives:
+    """What a network returns, as set by the user or by its class if that is one of the package's."""
     return vars(type(network)).get("gives", "auto") if gives == "auto" else gives  # a subclass may end in a softmax
 
 
 def are_probabilities(answers: Tensor, gives: Gives) -> bool:
-    """Whether a teacher's answers ``(B, C)`` are probabilities; log-probabilities are logits, too.
+    """Whether a teacher's outputs ``(B, C)`` are probabilities; log-probabilities count as logits.
 
     Args:
-        answers: to some examples.
-        gives: what the user says of them; "auto" looks.
+        answers: outputs for some examples.
+        gives: what the user declared; "auto" detects it.
 
     Raises:
-        PolicyKDError: all lie in [0, 1] and are not distributions, as those of a sigmoid; or the user says
-            probabilities, and not all lie there.
+        PolicyKDError: all outputs lie in [0, 1] but are not distributions, as those of a sigmoid; or they are declared
+            probabilities and do not all lie there.
     """
     if gives == "probabilities" and not in_unit_interval(answers, 1e-3):
         raise PolicyKDError(
@@ -131,12 +131,12 @@ def are_probabilities(answers: Tensor, gives: Gives) -> bool:
 
 
 def check_logits(student: nn.Module, inputs: Inputs, logits: Tensor) -> None:
-    """Refuse a student that ends in a softmax or a sigmoid, after which the losses would take another softmax.
+    """Refuse a student that ends in a softmax or a sigmoid, since the losses apply a softmax themselves.
 
-    A sigmoid is known by its operation: logits of a student that has not learned may all lie in [0, 1] by chance.
+    A sigmoid is recognised by its operation: logits of an untrained student may all lie in [0, 1] by chance.
 
     Raises:
-        PolicyKDError: it ends in one.
+        PolicyKDError: the student ends in one.
     """
     layer = "softmax" if sum_to_one(logits) else ""
     if not layer and in_unit_interval(logits):
@@ -152,17 +152,17 @@ def sum_to_one(answers: Tensor) -> bool:
 
 
 def in_unit_interval(answers: Tensor, beyond: float = 0.0) -> bool:
-    """Whether all of them lie in [0, 1], or no further beyond than so much."""
+    """Whether all outputs lie in [0, 1], or at most ``beyond`` outside."""
     return bool(((answers >= -beyond) & (answers <= 1 + beyond)).all())
 
 
 def as_log_probabilities(probabilities: Tensor) -> Tensor:
-    """Logits ``(B, C)`` of a distribution: its logarithm, finite also where it is 0."""
+    """Log of probabilities ``(B, C)``, finite for probability 0 too."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 class OutputCache:
-    """The teacher's outputs for every row of a data set, so that it runs once per row instead of once per pass.
+    """Caches the teacher's outputs for every row of a data set, so that it runs once rather than in every epoch.
 
     Args:
         rows: length of the data set.
@@ -173,7 +173,7 @@ class OutputCache:
         self.columns: list[Tensor] = []
 
     def fill(self, batches: Iterable[tuple[Tensor, Outputs]], limit: int) -> bool:
-        """Keep ``(rows, outputs)`` batches; False, and nothing kept, where all would take over ``limit`` bytes."""
+        """Store batches of ``(rows, outputs)``; if all would exceed ``limit`` bytes, store none and return False."""
         for index, outputs in batches:
             members = (outputs.logits, *outputs.features)
             if not self.columns:
@@ -186,6 +186,6 @@ class OutputCache:
         return True
 
     def take(self, rows: Tensor) -> Outputs:
-        """The outputs of some rows."""
+        """Look up the outputs of rows."""
         logits, *features = (column[rows] for column in self.columns)
         return Outputs(logits, tuple(features))

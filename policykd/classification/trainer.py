@@ -1,4 +1,4 @@
-"""The training loop: pass after pass of a method's plan, with validation between; the step that every method shares."""
+"""The training loop: it runs the phases of a method's plan, validates and takes optimiser steps."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ log = logging.getLogger("policykd")
 
 
 class Trainer:
-    """Teacher, features, method and optimisers, put together for some training data.
+    """Combines teacher, features, method and optimisers for given training data.
 
     Args:
-        training: whose student learns.
+        training: state of the run.
         batches: the training data.
-        augment: changes the inputs of every batch.
-        logger: where rows go.
-        asks: whether to compute the teacher's outputs of all rows first, where that pays.
+        augment: augments the inputs of every batch.
+        logger: logger of the rows.
+        asks: whether to precompute the teacher's outputs of all rows, if possible.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
@@ -58,7 +58,7 @@ class Trainer:
         self.log = TrainingLog(training, logger)
         self.cache: OutputCache | None = None
         self.check_labels = True
-        if training.method is not None and training.waiting is None:  # fit is called again: go on
+        if training.method is not None and training.waiting is None:  # fit was called again: continue
             training.waiting = training.state()
         student_paths, teacher_paths = self.config.feature_paths
         with ExitStack() as stack:
@@ -69,7 +69,7 @@ class Trainer:
             self._make_optimizers(batches)
             if asks:
                 self._fill_cache(batches)
-            self.close = stack.pop_all().close  # hooks stay until the end of the run, or go with an error here
+            self.close = stack.pop_all().close  # hooks stay until the run ends or an error is raised here
         self.source, self.batches = batches, shared(self.accelerator, batches)
 
     def run(
@@ -78,10 +78,10 @@ class Trainer:
         """Train to the end of the plan.
 
         Args:
-            judge: the validation data.
+            judge: evaluation on the validation data; None skips validation.
             after_pass: called after every pass and its validation.
-            interrupts: what signals came.
-            progress_bar: whether to show one.
+            interrupts: signals received.
+            progress_bar: whether to show a progress bar.
         """
         training, plan = self.training, self.training.plan
         if training.passes == len(plan):
@@ -94,7 +94,7 @@ class Trainer:
             disable=None if progress_bar and self.accelerator.is_main_process else True,  # None: on a terminal only
         ) as bar:
             while training.passes < len(plan):
-                with interrupts.raising():  # a pass that is cut short is gone over again, from the last checkpoint
+                with interrupts.raising():  # an interrupted pass is repeated from the last checkpoint
                     self.one_pass(plan[training.passes], bar)
                     training.passes += 1
                     if judge is not None and self._is_due():
@@ -102,7 +102,7 @@ class Trainer:
                 after_pass()
 
     def _is_due(self) -> bool:
-        """Whether the pass before trained the student and is the last of its row, or one of every ``eval_every``."""
+        """Whether to validate: after every ``eval_every`` epochs of the student, and after the last of its phase."""
         plan, done = self.training.plan, self.training.passes
         if plan[done - 1].trains != "student":
             return False
@@ -110,7 +110,7 @@ class Trainer:
         return ends or self.training.epochs % self.config.eval_every == 0
 
     def _validate(self, judge: Evaluation) -> float:
-        """Measure the student, log it, and keep it if none was better."""
+        """Evaluate the student, log the result, and keep its weights if they are the best."""
         training, result = self.training, judge.measure()
         best = max((_score(earlier) for earlier in training.history), default=float("-inf"))
         training.history.append({"passes": training.passes, **result})
@@ -120,7 +120,7 @@ class Trainer:
         return _score(result)
 
     def one_pass(self, phase: Phase, bar: tqdm) -> None:
-        """Go over the training data once."""
+        """Train for one pass over the data."""
         training, learning = self.training, self._set_modes(phase)
         optimizer, scheduler = training.optimizers[phase.trains], training.schedulers[phase.trains]
         started = time.perf_counter()
@@ -134,17 +134,17 @@ class Trainer:
                 self.accelerator.backward(loss)
                 average_gradients(self.accelerator, learning)
                 if self.config.max_grad_norm is not None:
-                    self.accelerator.unscale_gradients(optimizer)  # its clip_grad_norm_ unscales for older ones, too
+                    self.accelerator.unscale_gradients(optimizer)  # its clip_grad_norm_ would unscale the others too
                     nn.utils.clip_grad_norm_(learning, self.config.max_grad_norm)
                 optimizer.step()
                 training.n_updates += 1
                 self.log.add(phase, {"loss": loss.detach(), **terms}, float(scheduler.get_last_lr()[0]))
                 scheduler.step()
                 bar.update()
-        optimizer.zero_grad()  # a trained network carries no gradients along
+        optimizer.zero_grad()  # frees the gradients
         self.log.flush()
         share_state(self.accelerator, training.student, self.method)
-        self.check_labels = False  # all were seen
+        self.check_labels = False  # all have been checked
         training.elapsed += time.perf_counter() - started
 
     def _loss(self, phase: Phase, batch: Batch) -> tuple[Tensor, Terms]:
@@ -179,7 +179,7 @@ class Trainer:
 
     @torch.no_grad()
     def _teacher_outputs(self, inputs: Inputs, rows: Tensor | None = None) -> Outputs:
-        """What the teacher says, from the cache where the rows are in it."""
+        """The teacher's outputs, from the cache if it has these rows."""
         if self.cache is not None and rows is not None:
             return self.cache.take(rows)
         teacher = self.training.teacher
@@ -191,7 +191,7 @@ class Trainer:
         return Outputs(logits, tuple(feature.float() for feature in self.teacher_features.take()))
 
     def _make_method(self, batches: DataLoader) -> Method:
-        """The method, built by the shapes of a first batch; its helpers' weights are drawn by the seed."""
+        """Build the method from the shapes of the first batch, with seeded weights of its helpers."""
         training, config, name = self.training, self.config, self.training.method_name
         with seeded(config.seed), evaluating(training.student), torch.no_grad():
             first = next(on_device(batches, training.device), None)
@@ -205,7 +205,7 @@ class Trainer:
             compared = student if training.teacher is None else teacher
             check_classes(student.logits, compared.logits, training.classes)
             check_logits(training.student, inputs, student.logits)
-            # Of sequences (B, N, D) the length N may be the batch's, as that of trimmed texts.
+            # The length N of sequences (B, N, D) may vary by batch, as with trimmed texts.
             self.sequences = any(feature.ndim == 3 for feature in teacher.features)
             method = training.kind(config, student, teacher).to(training.device)
         looks = method.uses_labels or config.warm_up_epochs > 0
@@ -226,7 +226,7 @@ class Trainer:
         return method
 
     def _make_optimizers(self, batches: DataLoader) -> None:
-        """One optimiser and one schedule for every group of modules that the plan trains."""
+        """Make an optimiser and a schedule for every trained group of modules."""
         training, config = self.training, self.config
         training.plan, training.optimizers, training.schedulers = self.method.plan(config), {}, {}
         self.steps_per_pass = self._length(batches)
@@ -243,7 +243,7 @@ class Trainer:
             training.restore_method(self.steps_per_pass)
 
     def _length(self, batches: DataLoader) -> int:
-        """Steps of one pass; 0 where the user's loader cannot say, which only a constant learning rate can do with."""
+        """Steps per pass; 0 if the user's loader has no length, which only a constant learning rate allows."""
         try:
             return len(batches)
         except TypeError:
@@ -258,7 +258,7 @@ class Trainer:
         return ([self.training.student] if group == "student" else []) + self.method.helpers(group)
 
     def _set_modes(self, phase: Phase) -> list[nn.Parameter]:
-        """Train mode and gradients for what learns in this phase, neither for the rest; returns what learns."""
+        """Enable train mode and gradients only for the modules trained in this phase; returns their parameters."""
         self.training.student.train(phase.trains == "student")
         self.method.eval().requires_grad_(False)
         for helper in self.method.helpers(phase.trains):
@@ -266,7 +266,7 @@ class Trainer:
         return [p for module in self._members(phase.trains) for p in module.parameters() if p.requires_grad]
 
     def _fill_cache(self, batches: DataLoader) -> None:
-        """Ask the teacher once about every row, where the answers repeat and fit into memory."""
+        """Precompute the teacher's outputs of every row, if they do not change between epochs and fit into memory."""
         rows, megabytes = batches.dataset, self.config.cache_megabytes
         changed = self.augment is not None or self.config.mixup > 0 or self.sequences
         fixed = isinstance(rows, Rows) and rows.arrays is not None and not changed
@@ -289,10 +289,10 @@ class Trainer:
 
 
 def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at every step."""
+    """Multiplier of the learning rate at every step."""
     return lambda step: number_at("learning_rate_schedule", schedule, step / max(1, steps))
 
 
 def _score(result: dict[str, float]) -> float:
-    """What the best student has most of: accuracy, or agreement where the validation data have no labels."""
+    """Score of the best student: accuracy, or agreement if the validation data have no labels."""
     return result["accuracy"] if "accuracy" in result else result["agreement"]

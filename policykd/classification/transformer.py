@@ -1,4 +1,4 @@
-"""Hugging Face's transformers as teachers and students of text, from a local folder and from safetensors only."""
+"""Hugging Face's transformers as teachers and students for text, loaded from local safetensors only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from policykd.core.extras import needs
 from policykd.core.parsing import parse_json, read_text
 
 EMBEDDING = "embedding"
-"""Path of the module of a ``TextClassifier`` that gives its embedding."""
+"""Path of the embedding module of a ``TextClassifier``."""
 
 
 class TextClassifier(nn.Module):
-    """An encoder with a classification head, for texts as ``text.tokenise`` makes them.
+    """An encoder with a classification head, for texts from ``text.tokenise``.
 
-    Its feature ``embedding`` is the last layer at the first token ``(B, D)``, BERT's [CLS].
+    Its feature ``embedding`` is the last layer's output at the first token ``(B, D)``, BERT's [CLS].
 
     Args:
-        model: what ``AutoModelForSequenceClassification`` gives.
-        padding: the id of the padding token.
+        model: a model from ``AutoModelForSequenceClassification``.
+        padding: id of the padding token.
     """
 
     gives = "logits"
@@ -43,11 +43,11 @@ class TextClassifier(nn.Module):
         """Logits ``(B, C)`` for token ids and segment ids ``(B, 2, L)``.
 
         Raises:
-            PolicyKDError: a text is longer than the model can read.
+            PolicyKDError: a text is longer than the model's maximum.
         """
         ids, segments = tokens.unbind(1)
         mask = ids != self.padding
-        longest = int(mask.any(0).nonzero().max()) + 1  # not the count: a text may hold the padding token itself
+        longest = int(mask.any(0).nonzero().max()) + 1  # not the count: a text may contain the padding token
         if longest > self.positions:
             raise PolicyKDError(f"text: {longest} tokens for a model of {self.positions} positions: cut texts shorter")
         arguments = {"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest].long()}
@@ -59,7 +59,7 @@ class TextClassifier(nn.Module):
 
 
 def _positions(model: nn.Module) -> int:
-    """How many tokens of a text a model reads; RoBERTa and its kin count from behind the padding token's position."""
+    """A model's maximum number of tokens; RoBERTa-like models start counting after the padding position."""
     for name, part in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
             return part.num_embeddings - part.padding_idx - 1
@@ -67,17 +67,17 @@ def _positions(model: nn.Module) -> int:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a local folder.
+    """Load a tokenizer from a local folder.
 
     Raises:
-        PolicyKDError: transformers is not installed, or there is no tokenizer, or none that can pad.
+        PolicyKDError: transformers is not installed, or the folder has no tokenizer with a padding token.
     """
     transformers, path = _transformers(), _checked(folder)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(path), local_files_only=True, trust_remote_code=False, padding_side="right"
         )
-    except Exception as error:  # whatever a damaged file makes of it
+    except Exception as error:  # a damaged file may raise anything
         raise PolicyKDError(f"model: no tokenizer in {folder}: {one_line(error)}") from None
     if tokenizer.pad_token_id is None:
         raise PolicyKDError(f"model: the tokenizer in {folder} has no padding token")
@@ -94,19 +94,19 @@ def load_classifier(
     trained_head: bool = False,
     seed: int = 0,
 ) -> TextClassifier:
-    """A classifier from a local folder; what the folder lacks, such as a head, is drawn by the seed.
+    """Load a classifier from a local folder; missing weights, such as those of a head, are initialised by ``seed``.
 
     Args:
-        folder: ``config.json`` and ``*.safetensors``. Nothing is downloaded, no code or pickle of it is run.
-        classes: C, or the names of the classes in order, which its ``id2label`` says from now on.
-        padding: the id of the tokenizer's padding token.
-        layers: only the first so many layers; None is all.
-        freeze_embeddings: the word embeddings, half of a small encoder's numbers, do not learn.
-        trained_head: the head must be there, for these classes.
-        seed: of what is drawn.
+        folder: folder of ``config.json`` and ``*.safetensors``. Nothing is downloaded, and no code or pickle is run.
+        classes: number of classes C, or class names in order, which are set as ``id2label``.
+        padding: id of the tokenizer's padding token.
+        layers: number of layers to keep, from the first; None keeps all.
+        freeze_embeddings: whether to freeze the word embeddings, half of a small encoder's parameters.
+        trained_head: require a head for these classes in the folder.
+        seed: seed of the missing weights.
 
     Raises:
-        PolicyKDError: transformers is not installed, the folder does not fit, has fewer layers, weights that are not
+        PolicyKDError: transformers is not installed, or the folder does not fit, has fewer layers, weights that are not
             finite, or lacks weights other than a head's.
     """
     transformers, path = _transformers(), _checked(folder)
@@ -126,13 +126,13 @@ def load_classifier(
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # a head of other classes is re-initialised
+                ignore_mismatched_sizes=True,  # a head with other classes is reinitialised
                 dtype=torch.float32,
                 output_loading_info=True,
             )
     except PolicyKDError:
         raise
-    except Exception as error:  # whatever a damaged file makes of it
+    except Exception as error:  # a damaged file may raise anything
         raise PolicyKDError(f"model: cannot load {folder}: {one_line(error)}") from None
     if bad := [name for name, weights in model.named_parameters() if not weights.isfinite().all()]:
         raise PolicyKDError(f"model: {folder} has weights that are not finite: {bad[0]}; take an earlier checkpoint")
@@ -147,7 +147,7 @@ def load_classifier(
 
 
 def _shape(config: Any, classes: int | Sequence[str], layers: int | None, folder: str | Path) -> None:
-    """Write into a model's config the names of its classes, and how many of its layers are wanted."""
+    """Set the class names and the number of layers in a model's config."""
     if not isinstance(classes, int):
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: place for place, name in enumerate(classes)}
@@ -157,7 +157,7 @@ def _shape(config: Any, classes: int | Sequence[str], layers: int | None, folder
 
 
 def model_classes(folder: str | Path) -> tuple[str, ...] | None:
-    """The names of the classes of a model in a folder, in order; None where it only numbers them."""
+    """Class names of a model in a folder, in order; None if it has only placeholders."""
     try:
         return names_in(parse_json(read_text(_checked(folder) / "config.json")))
     except (ValueError, AttributeError) as error:
@@ -165,10 +165,10 @@ def model_classes(folder: str | Path) -> tuple[str, ...] | None:
 
 
 def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bool:
-    """Refuse an encoder of which some was not in the folder, and was drawn: only heads and poolers may be.
+    """Refuse an encoder with missing weights: only heads and poolers may be newly initialised.
 
     Returns:
-        whether something of the head was drawn.
+        Whether weights of the head were missing.
     """
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name)
@@ -181,7 +181,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bo
 
 
 def _transformers() -> Any:
-    """The package, told to be quiet: what is missing in a folder, such as a head, is expected here."""
+    """Import transformers and silence its warnings: missing weights, such as a head's, are expected here."""
     transformers = needs("transformers", "transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

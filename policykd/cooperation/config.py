@@ -1,4 +1,4 @@
-"""The settings of the search for counterfactuals, which need no torch."""
+"""Settings of the counterfactual search; importing them needs no torch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from policykd.core.fields import fractions, not_negative, positive, read_fields,
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Settings of the search."""
+    """Settings of the counterfactual search."""
 
     alpha: float = 0.5
-    """How far the target lies from the teacher's probabilities (0) to certainty (1)."""
+    """Position of the target between the teacher's probabilities (0) and certainty (1)."""
     sparsity: float = 1e-3
-    """Weight of the L1 distance from the original, in widths of the teacher's data."""
+    """Weight of the L1 distance from the original, in units of the range of the teacher's data."""
     least_move: float = 0.02
-    """Mean distance, in widths, that a counterfactual is at least away from its original, over the shared features
+    """Minimum mean distance of a counterfactual from its original, in units of the range, over the shared features
     that vary in the teacher's data."""
     gradient_steps: int = 50
-    """Steps of Adam for torch learners."""
+    """Adam steps for torch learners."""
     step_size: float = 0.02
-    """Of each of them, in widths."""
+    """Adam's learning rate, in units of the range."""
     search_steps: int = 15
-    """Steps of the search without gradients."""
+    """Steps of the gradient-free search."""
     proposals: int = 4
-    """Candidates per row in each of them."""
+    """Candidates per row in each step of the gradient-free search."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, each in one line."""
+        """Refuse invalid values."""
         read_fields(self)
         fractions(self, "alpha")
         not_negative(self, "sparsity")

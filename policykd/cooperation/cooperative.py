@@ -1,4 +1,4 @@
-"""Cooperative distillation: every learner teaches every other one what it gets right and the other wrong.
+"""Cooperative distillation: every learner teaches each other learner what it gets right and the other gets wrong.
 
 Livanos, Davidson & Wong, *Cooperative Knowledge Distillation: A Learner Agnostic Approach*, AAAI 2024
 (arXiv 2402.05942).
@@ -6,8 +6,8 @@ For learners f_1, ..., f_P of any kind, each with its own rows D_i and its own f
 
     S_i    = rows of D_i that f_i gets right
     R_ij   = rows of S_i that f_j gets wrong          i is a qualified teacher of j on these alone
-    x'     = each of them moved, in the features of both, so that f_i is surer of its class (counterfactuals.py)
-    D_j   += (x', y) from every i; then f_j is refitted; all learners at once
+    x'     = each of these moved in the shared features, so that f_i is surer of its class (counterfactuals.py)
+    D_j   += (x', y) from every i; then f_j is refitted; all learners simultaneously
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ log = logging.getLogger("policykd")
 
 
 class CooperativeDistillation(BaseEstimator):
-    """Learners that teach one another by counterfactuals; none of their rows reaches another learner unchanged.
+    """Learners that teach one another with counterfactuals; no row reaches another learner unchanged.
 
     Args:
         learners: two or more, in a list or by name: scikit-learn classifiers, or anything with their ``fit``,
             ``predict_proba`` and ``classes_``; torch modules as ``TorchClassifier``. They are cloned, never changed.
-        rounds: how often all learners teach one another.
-        alpha: how far a counterfactual's target lies from the teacher's probabilities (0) to certainty (1).
+        rounds: number of rounds of teaching.
+        alpha: position of a counterfactual's target between the teacher's probabilities (0) and certainty (1).
         sparsity: weight of the L1 distance in the search.
-        least_move: mean distance from the original per shared feature that varies in the teacher's data, in widths.
-        gradient_steps: of the search for torch learners; 0 searches without gradients.
-        step_size: of each of them, in widths.
-        search_steps: of the search for all others.
-        proposals: candidates per row in each of them.
-        one_hot: groups of feature names that are one-hot together.
-        share: what is sent. Beside "counterfactuals" there are two things to compare with, which do NOT keep rows with
-            their owner: "instances" sends the qualified rows as they are, "teacher_labels" as many random ones
-            with the teacher's answers.
-        n_jobs: pairs of learners at a time (joblib); the result is the same.
-        random_state: of everything random, and of learners whose own ``random_state`` is None.
-        progress_bar: over the pairs of a round.
+        least_move: minimum mean distance from the original, over the shared features that vary in the teacher's data,
+            in units of their range.
+        gradient_steps: Adam steps of the search for torch learners; 0 searches without gradients.
+        step_size: Adam's learning rate in this search, in units of the range.
+        search_steps: steps of the gradient-free search for all other learners.
+        proposals: candidates per row in each step of the gradient-free search.
+        one_hot: groups of feature names, each of which encodes one category.
+        share: what is sent. "counterfactuals" is the method. Two baselines do NOT keep rows with their owner:
+            "instances" sends the qualified rows unchanged, "teacher_labels" as many random rows with the teacher's
+            predictions.
+        n_jobs: pairs of learners processed in parallel (joblib); results do not depend on it.
+        random_state: seed of the search and the sampling, and of learners whose ``random_state`` is None.
+        progress_bar: show a progress bar over the pairs of a round.
 
     Attributes:
         learners_: fitted learners by name.
-        lessons_: who taught whom what: a row for each ordered pair and round, with the columns of ``Lesson``.
-        accuracy_: of each learner on its own rows (``train``) and on the validation data, before (round 0) and after
-            each round.
-        received_: by name, what each student received, as it was trained on: its features, ``label``, ``teacher``,
-            ``round``.
+        lessons_: one row per ordered pair and round, with the columns of ``Lesson``.
+        accuracy_: accuracy of each learner on its own rows (``train``) and on the validation data, before the first
+            round (round 0) and after each.
+        received_: by name, the rows that each student received, as it was trained on them: its features, ``label``,
+            ``teacher``, ``round``.
     """
 
     def __init__(
@@ -106,14 +107,14 @@ class CooperativeDistillation(BaseEstimator):
         Args:
             datasets: ``(features, labels)`` or a ``Dataset`` for each learner, in their order or by name. Features are
                 matched by name. A learner need not have seen every class.
-            validation: the same, for ``accuracy_`` only; may have more features.
+            validation: validation data in the same form, used only for ``accuracy_``; may have more features.
 
         Raises:
-            PolicyKDError: settings or data that cannot be used, each in one line.
+            PolicyKDError: a setting or a data set is invalid.
         """
         search = self._checked()
         owners = make_owners(self.learners, datasets, int(self.random_state))
-        groups = [tuple(map(str, group)) for group in self.one_hot]  # as the names of columns are
+        groups = [tuple(map(str, group)) for group in self.one_hot]  # column names are strings too
         check_groups(groups, owners)
         held = _validation(validation, owners)
 
@@ -149,7 +150,7 @@ class CooperativeDistillation(BaseEstimator):
         return self
 
     def _checked(self) -> SearchConfig:
-        """The search's settings, after all others were found to be of use."""
+        """Validate all settings; returns those of the search."""
         rounds, seed, jobs = self.rounds, self.random_state, self.n_jobs
         require(_whole(rounds) and rounds >= 1, "rounds", rounds, "must be at least 1, and whole")
         repeats = "must be a number from 0 on, so that runs can be repeated"
@@ -165,7 +166,7 @@ class CooperativeDistillation(BaseEstimator):
     def _learn(
         self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
     ) -> list[pd.DataFrame]:
-        """Complete what a student was sent, and refit it on that and on all that it had; returns the new rows."""
+        """Complete the rows sent to a student, and refit it with them added; returns the new rows."""
         received = []
         for pair, delivery in lot:
             if not len(delivery.rows):
@@ -189,10 +190,10 @@ class CooperativeDistillation(BaseEstimator):
 def make_owners(
     learners: Sequence[Any] | Mapping[str, Any], datasets: Sequence[Data] | Mapping[str, Data], seed: int
 ) -> list[Owner]:
-    """Learners with their checked data, not fitted yet.
+    """Pair learners with their checked data; nothing is fitted yet.
 
     Raises:
-        PolicyKDError: they cannot be used; the line says why.
+        PolicyKDError: a learner or a data set is invalid; the error says why.
     """
     named = named_learners(learners)
     tables = read_tables(datasets, list(named), "data")
@@ -203,7 +204,7 @@ def make_owners(
 
 
 def _validation(data: Sequence[Data] | Mapping[str, Data] | None, owners: Sequence[Owner]) -> list[Table] | None:
-    """What each learner is measured on, with its features."""
+    """Validation tables of each learner, with its features only."""
     if data is None:
         return None
     tables = read_tables(data, [owner.name for owner in owners], "validation")
@@ -234,5 +235,5 @@ def _score(owner: Owner, table: Table) -> float:
 
 
 def _nothing(student: Owner) -> pd.DataFrame:
-    """What a student has received that has received nothing."""
+    """The empty table of a student that received nothing."""
     return pd.DataFrame(columns=[*student.table.names, *RESERVED])

@@ -1,7 +1,7 @@
-"""Quintessential counterfactuals: instances moved so that a teacher is surer of the class that they have.
+"""Quintessential counterfactuals: instances moved so that a teacher is surer of their true class.
 
 Livanos, Davidson & Wong, AAAI 2024 (arXiv 2402.05942). With f the teacher's probabilities, y the true class as a
-one-hot vector and everything in widths of the teacher's data:
+one-hot vector and features in units of their range in the teacher's data ("widths" below):
 
     target  y' = f(x) + alpha * (y - f(x))
     search  min over x' of  |f(x') - y'|^2 + sparsity * |x' - x|_1,   x' in the box of the teacher's own rows
@@ -20,22 +20,22 @@ from policykd.cooperation.owners import Owner
 from policykd.cooperation.torch_classifier import TorchClassifier
 
 CERTAIN = 0.999
-"""A teacher as sure as this of a row need not be surer of its counterfactual, only as sure."""
+"""From this confidence on, a teacher need not be surer of the counterfactual, only as sure."""
 DECIMALS = 6
-"""Rows that agree in so many decimals, in widths of the teacher's data, count as the same."""
+"""Rows that agree to this many decimals, in widths of the teacher's data, count as equal."""
 KNOWN = 1e9
-"""Loss of a point that equals an own row, beside any other: it is taken only while there is no new one."""
+"""Added to the loss of a point that equals one of the teacher's rows, so that any new point is preferred."""
 MOVED_SHARE, NOISE = 0.3, 0.1
-"""Of a random step of the model-free search: the share of features that move, and how far (standard deviation)."""
+"""Random steps of the gradient-free search: fraction of features that move, and standard deviation."""
 
 
 class Space:
-    """Where a teacher's counterfactuals may lie: the box of its own rows, in which each feature goes from 0 to 1.
+    """The search space: the bounding box of a teacher's rows, with each feature scaled to [0, 1].
 
     Args:
-        rows: the teacher's own ``(n, F)``.
-        shared: columns that the student has, too; the others stay where they are.
-        groups: columns that are one-hot together.
+        rows: the teacher's rows ``(n, F)``.
+        shared: columns that the student also has; the others stay fixed.
+        groups: groups of one-hot columns.
     """
 
     def __init__(self, rows: np.ndarray, shared: np.ndarray, groups: Sequence[np.ndarray]) -> None:
@@ -47,23 +47,23 @@ class Space:
         self.movable[shared] = varies[shared]
         self.whole = self.movable & (rows == np.round(rows)).all(0)
         self.binary = self.movable & ((rows == self.low) | (rows == self.high)).all(0)
-        # A column that is constant in the teacher's data is no choice: its box is one point.
+        # A column that is constant in the teacher's data cannot be chosen.
         self.groups = [free for group in groups if len(free := group[self.movable[group]])]
         self.known = set(map(bytes, self._key(rows)))
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
-        """Raw rows in widths of the box."""
+        """Scale raw rows to the unit box."""
         return (rows - self.low) / self.width
 
     def raw(self, units: np.ndarray) -> np.ndarray:
-        """Back, never outside the box by rounding, and whole where all own values are."""
+        """The inverse of ``unit``: clipped to the box, and integer where all the teacher's values are."""
         rows = np.clip(self.low + units * self.width, self.low, self.high)
         return np.where(self.whole, np.round(rows), rows)
 
     def project(self, units: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Nearest allowed points ``(..., n, F)``: in the box, whole numbers, one-hot groups at a corner.
+        """Project to the nearest feasible points ``(..., n, F)``: in the box, integer or one-hot where required.
 
-        What may not move is where it was.
+        Fixed features keep the value of ``origin``.
         """
         inside = np.where(self.movable, np.clip(units, 0, 1), origin)
         inside = np.where(self.whole, self.unit(self.raw(inside)), inside)
@@ -77,23 +77,23 @@ class Space:
         return np.abs(units - origin).sum(-1)
 
     def is_new(self, rows: np.ndarray) -> np.ndarray:
-        """Whether the teacher has no row that looks like this to the student ``(n,)``."""
+        """Whether no row of the teacher's is equal in the shared features ``(n,)``."""
         return np.array([bytes(key) not in self.known for key in self._key(rows)], bool)
 
     def _key(self, rows: np.ndarray) -> np.ndarray:
-        """The shared features of rows, rounded; adding 0 makes -0 the same as 0."""
+        """Rounded shared features of rows; adding 0 turns -0 into 0."""
         return np.ascontiguousarray(np.round(self.unit(rows)[:, self.shared], DECIMALS) + 0.0)
 
 
 class Found(NamedTuple):
-    """What a search has found for each of n instances."""
+    """Result of a search for each of n instances."""
 
     rows: np.ndarray
-    """Counterfactuals ``(n, F)`` in the teacher's features; where none was found, the instance itself."""
+    """Counterfactuals ``(n, F)`` in the teacher's features; the instance itself if none was found."""
     surer: np.ndarray
-    """Whether there is one: far enough, of the same class to the teacher, which is surer of it ``(n,)``."""
+    """Whether one was found ``(n,)``: far enough, and the teacher predicts the same class more confidently."""
     new: np.ndarray
-    """Whether it is none of the teacher's own rows as the student sees them ``(n,)``."""
+    """Whether it differs from all the teacher's rows in the shared features ``(n,)``."""
     distance: np.ndarray
     """L1 distance in widths ``(n,)``."""
     before: np.ndarray
@@ -103,7 +103,7 @@ class Found(NamedTuple):
 
     @property
     def usable(self) -> np.ndarray:
-        """What may be sent."""
+        """Whether it may be sent ``(n,)``."""
         return self.surer & self.new
 
 
@@ -115,18 +115,18 @@ def counterfactuals(
     config: SearchConfig,
     generator: np.random.Generator,
 ) -> Found:
-    """One counterfactual for each of some own rows of a teacher, all searched at once.
+    """Search counterfactuals for several of a teacher's rows at once.
 
-    Torch learners are searched by gradient. Where that finds none, since a saturated network has no gradient, and for
-    all other learners, by trying.
+    Torch learners are searched by gradient. All other learners are searched without gradients, and so are instances
+    for which the gradient found nothing, as with saturated networks.
 
     Args:
         teacher: its fitted learner and rows.
-        instances: indices ``(n,)`` of own rows that it gets right.
-        shared: columns that the student has, too: the only ones that move.
-        groups: columns that are one-hot together.
-        config: settings.
-        generator: of the search.
+        instances: indices ``(n,)`` of its rows that it classifies correctly.
+        shared: columns that the student also has; only these move.
+        groups: groups of one-hot columns.
+        config: settings of the search.
+        generator: random generator of the search.
     """
     space = Space(teacher.table.rows, shared, groups)
     rows, labels = teacher.table.rows[instances], teacher.table.labels[instances]
@@ -141,7 +141,7 @@ def counterfactuals(
 
 
 class Problem:
-    """The instances of one search, what it looks for, and what counts as found."""
+    """The instances of one search, its objective, and the criterion of success."""
 
     def __init__(
         self, teacher: Owner, space: Space, rows: np.ndarray, labels: np.ndarray, config: SearchConfig
@@ -156,11 +156,11 @@ class Problem:
         self.least = config.least_move * space.movable.sum()
 
     def take(self, which: np.ndarray) -> Problem:
-        """The same for some of the instances."""
+        """Select some of the instances."""
         return Problem(self.teacher, self.space, self.rows[which], self.labels[which], self.config)
 
     def loss(self, units: np.ndarray) -> np.ndarray:
-        """What is minimised, of several candidates ``(P, n, F)`` at once ``(P, n)``; infinite where one is no use."""
+        """Objective ``(P, n)`` of candidates ``(P, n, F)``; infinite for invalid ones."""
         rows = self.space.raw(units.reshape(-1, units.shape[-1]))
         proba = self.teacher.proba(rows).reshape(*units.shape[:2], -1)
         distance = self.space.distance(units, self.origin)
@@ -169,7 +169,7 @@ class Problem:
         return np.where(self._surer(proba) & self._far(distance), loss, np.inf)
 
     def found(self, units: np.ndarray) -> Found:
-        """What these points are worth."""
+        """Evaluate points as counterfactuals."""
         rows = self.space.raw(units)
         rows[:, ~self.space.movable] = self.rows[:, ~self.space.movable]  # bit for bit
         proba, distance = self.teacher.proba(rows), self.space.distance(units, self.origin)
@@ -178,7 +178,7 @@ class Problem:
         return Found(rows, surer, self.space.is_new(rows), distance, self.before, after)
 
     def _surer(self, proba: np.ndarray) -> np.ndarray:
-        """Whether the teacher keeps the class and is surer of it (as sure, where it was certain)."""
+        """Whether the teacher predicts the same class more confidently (or as confidently, if it was certain)."""
         now = proba[..., np.arange(len(self.place)), self.place]
         more = (now > self.before) | ((self.before >= CERTAIN) & (now >= self.before))
         return more & (proba.argmax(-1) == self.place)
@@ -188,9 +188,9 @@ class Problem:
 
 
 def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
-    """Adam on the instances themselves, all at once; returns points ``(n, F)`` in widths of the box."""
+    """Adam on the inputs, all instances at once; returns points ``(n, F)`` in the unit box."""
     space, config = problem.space, problem.config
-    # float64, so that large numbers of little spread keep their digits.
+    # float64, so that large values of little spread keep their precision.
     low, width, origin = (torch.tensor(part) for part in (space.low, space.width, problem.origin))
     movable, target = torch.tensor(space.movable), torch.tensor(problem.target)
     units = origin.clone().requires_grad_()
@@ -198,7 +198,7 @@ def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
     for _ in range(config.gradient_steps):
         error = ((learner.logits(low + units * width).softmax(1) - target) ** 2).sum()
         loss = error + config.sparsity * (units - origin).abs().sum()
-        (gradient,) = torch.autograd.grad(loss, units)  # of the inputs alone: pairs share the network
+        (gradient,) = torch.autograd.grad(loss, units)  # of the inputs only, since pairs share the network
         units.grad = gradient * movable
         adam.step()
         with torch.no_grad():
@@ -207,11 +207,11 @@ def gradient_search(learner: TorchClassifier, problem: Problem) -> np.ndarray:
 
 
 def model_free_search(problem: Problem, generator: np.random.Generator) -> np.ndarray:
-    """The best of random points, step by step, all instances at once; returns points ``(n, F)``.
+    """Random local search, all instances at once; returns points ``(n, F)`` in the unit box.
 
-    Each candidate goes a random way from the best point so far towards an own row of the teacher's of the same class,
-    or back towards the original, or to the side in some features. One-hot groups and features of two values go or stay
-    each by itself, so that combinations arise that no row has.
+    Each candidate moves from the best point so far by a random fraction towards one of the teacher's rows of the same
+    class or back towards the original, or perturbs some features. One-hot groups and binary features switch
+    independently, which gives combinations that no row has.
     """
     space, config, origin = problem.space, problem.config, problem.origin
     best, least = origin.copy(), np.full(len(origin), np.inf)
@@ -229,7 +229,7 @@ def model_free_search(problem: Problem, generator: np.random.Generator) -> np.nd
 
 
 def _step(best: np.ndarray, problem: Problem, partner: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A candidate for each point."""
+    """Propose a candidate for each point."""
     n, features = best.shape
     share = generator.random((n, 1))
     moved = generator.random((n, features)) < MOVED_SHARE
@@ -243,7 +243,7 @@ def _step(best: np.ndarray, problem: Problem, partner: np.ndarray, generator: np
 
 
 def _partners(problem: Problem) -> Callable[[np.random.Generator], np.ndarray]:
-    """Draws for each instance one of the teacher's own rows of its class."""
+    """A sampler that draws, for each instance, one of the teacher's rows of its class."""
     own = problem.space.unit(problem.space.rows)
     members = {label: np.flatnonzero(problem.teacher.table.labels == label) for label in np.unique(problem.labels)}
 

@@ -1,4 +1,4 @@
-"""Learners by name, for the command line and the experiments; any other classifier will do as well."""
+"""Learners by name, for the command line and the experiments; any other classifier works too."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LEARNERS: dict[str, Callable[[], Any]] = {
     "boosting": HistGradientBoostingClassifier,
     "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
 }
-"""Makes a new learner of each kind."""
+"""Factories of new learners, by kind."""
 
 
 def make_learners(kinds: Sequence[str]) -> dict[str, Any]:
-    """New learners, named by their kind, with a number where a kind comes twice.
+    """Make new learners, named by kind and numbered if a kind occurs twice.
 
     Raises:
-        PolicyKDError: an unknown kind.
+        PolicyKDError: a kind is unknown.
     """
     makers = [find("learners", kind, LEARNERS) for kind in kinds]
     return {name: make() for name, make in zip(numbered(kinds), makers, strict=True)}

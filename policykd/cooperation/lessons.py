@@ -1,4 +1,4 @@
-"""One round of teaching: who is qualified for which rows, who is chosen, and what is sent."""
+"""One round of teaching: qualified teachers, the most confident of them, and the rows they send."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARES = ("counterfactuals", "instances", "teacher_labels")
 
 
 class Lesson(NamedTuple):
-    """What one teacher did for one student in one round."""
+    """Record of one teacher, one student and one round."""
 
     round: int
     teacher: str
@@ -25,47 +25,47 @@ class Lesson(NamedTuple):
     shared_features: int
     """Features of both."""
     qualified: int
-    """Rows of the teacher's that it gets right and the student wrong."""
+    """Number of the teacher's rows that it gets right and the student gets wrong."""
     chosen: int
-    """Those of which it is the most confident qualified teacher."""
+    """Qualified rows for which it is the most confident of the qualified teachers."""
     not_surer: int
-    """Chosen rows without a counterfactual of which the teacher is surer."""
+    """Chosen rows without a counterfactual that the teacher is surer of."""
     not_new: int
-    """Counterfactuals kept back, because the student would see one of the teacher's own rows."""
+    """Counterfactuals withheld because they equal one of the teacher's rows in the shared features."""
     sent: int
-    """Rows that the student received."""
+    """Number of rows that the student received."""
     distance: float
-    """Mean L1 distance of these from their originals, in widths of the teacher's data."""
+    """Mean L1 distance of the sent rows from their originals, in units of the range of the teacher's data."""
     before: float
     """The teacher's mean probability of the true class at their originals."""
     after: float
-    """The same at what was sent."""
+    """The same for the sent rows."""
     learned: int
-    """Of the qualified rows, those that the student gets right after the round."""
+    """Number of qualified rows that the student gets right after the round."""
 
 
 class Pair(NamedTuple):
-    """An ordered pair of learners, and what the one may teach the other."""
+    """An ordered pair of learners, and the rows that one may teach the other."""
 
     teacher: int
     student: int
     names: tuple[str, ...]
     """Features of both."""
     qualified: np.ndarray
-    """Indices of rows of the teacher's."""
+    """Indices of the teacher's rows."""
     confidence: np.ndarray
-    """Its probability of their true class, each."""
+    """Its probability of the true class of each."""
 
 
 class Delivery(NamedTuple):
-    """What one teacher sends one student."""
+    """Rows that one teacher sends one student."""
 
     rows: np.ndarray
     """``(sent, shared features)``."""
     labels: np.ndarray
     """``(sent,)``."""
     facts: dict[str, float]
-    """Columns of the lesson that are known by now."""
+    """Columns of the lesson that are known at this point."""
 
 
 def qualified_pairs(owners: Sequence[Owner]) -> list[Pair]:
@@ -86,10 +86,10 @@ def qualified_pairs(owners: Sequence[Owner]) -> list[Pair]:
 
 
 def most_confident(pairs: Sequence[Pair], owners: Sequence[Owner]) -> list[np.ndarray]:
-    """For each pair the qualified rows that it teaches: each instance once per student.
+    """Choose for each pair the qualified rows to teach, so that each student gets each instance once.
 
-    An instance that several owners have (``Dataset.instances``) is taught by the qualified teacher that is surest of
-    it, the first of these where they are equally sure.
+    An instance with several owners (``Dataset.instances``) is taught by the qualified teacher that is most confident of
+    it, the first one in a tie.
     """
     surest: dict[tuple[int, Hashable], tuple[float, int, int]] = {}
     for number, pair in enumerate(pairs):
@@ -115,7 +115,7 @@ def deliveries(
     n_jobs: int | None,
     progress_bar: bool,
 ) -> list[Delivery]:
-    """What every pair sends, pairs side by side in threads; each has a generator of its own."""
+    """Compute what every pair sends, in parallel threads, each pair with its own random generator."""
     jobs = (
         delayed(_deliver)(owners[pair.teacher], pair, chosen, share, one_hot, search, seed)
         for pair, chosen in zip(pairs, most_confident(pairs, owners), strict=True)
@@ -125,7 +125,7 @@ def deliveries(
 
 
 def report(pair: Pair, delivery: Delivery, owners: Sequence[Owner], round_: int) -> Lesson:
-    """The lesson, told after the student was fitted on it."""
+    """Complete the lesson once the student is refitted."""
     teacher, student = owners[pair.teacher], owners[pair.student]
     now_right = _answers(student, teacher, pair.qualified, pair.names) == teacher.table.labels[pair.qualified]
     return Lesson(
@@ -141,7 +141,7 @@ def report(pair: Pair, delivery: Delivery, owners: Sequence[Owner], round_: int)
 
 
 def _answers(student: Owner, teacher: Owner, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """What the student says to rows of the teacher's."""
+    """The student's predictions for rows of the teacher's."""
     if not len(rows):
         return teacher.table.labels[rows]
     seen = teacher.table.rows[np.ix_(rows, teacher.table.columns(names))]
@@ -157,7 +157,7 @@ def _deliver(
     search: SearchConfig,
     seed: tuple[int, int],
 ) -> Delivery:
-    """Counterfactuals of the chosen rows, or what a comparison sends in their place."""
+    """Counterfactuals of the chosen rows, or what a baseline sends instead."""
     shared, labels = teacher.table.columns(pair.names), teacher.table.labels
     generator = np.random.default_rng(np.random.SeedSequence((*seed, pair.teacher, pair.student)))
     if share == "counterfactuals" and len(chosen):

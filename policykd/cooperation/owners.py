@@ -1,4 +1,4 @@
-"""A learner with its rows: fitting it, asking it, and completing what it receives."""
+"""A learner with its data: fitting, predicting, and completing received rows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.seeding import seed_learner
 
 NEIGHBOURS = 5
-"""Of so many nearest rows one is drawn, where a student completes what it has received."""
+"""Received rows are completed from one of this many nearest rows, drawn at random."""
 
 
 class Owner:
-    """A learner with its rows. It is refitted, from a clone, as the rows that it has received grow in number.
+    """A learner with its data. A clone is refitted whenever it has received rows.
 
     Args:
-        name: of the learner.
-        learner: the user's; it is cloned and stays as it is.
-        table: its rows.
-        seed: for its random states that are None and what else it draws in its fit, so that two runs are the same.
+        name: name of the learner.
+        learner: the user's learner, which is cloned and never changed.
+        table: its data.
+        seed: seed of its ``random_state`` if that is None, and of anything else random in its fit.
     """
 
     def __init__(self, name: str, learner: Any, table: Table, seed: int) -> None:
@@ -39,10 +39,10 @@ class Owner:
         self.learner: Any = None
 
     def fit(self) -> None:
-        """Fit a clone on the owner's rows and on what it has received.
+        """Fit a clone on its own and received rows.
 
         Raises:
-            PolicyKDError: the learner refuses them, or cannot tell probabilities.
+            PolicyKDError: the learner's fit fails, or it has no probabilities.
         """
         learner = clone(self.unfitted, safe=False)
         rows = np.concatenate([self.table.rows, self.received_rows])
@@ -58,18 +58,18 @@ class Owner:
 
     @property
     def classes(self) -> np.ndarray:
-        """Labels that the fitted learner knows ``(C,)``, in the order of its probabilities."""
+        """Labels ``(C,)`` of the fitted learner, in the order of its probabilities."""
         return np.asarray(self.learner.classes_)
 
     def presented(self, rows: np.ndarray) -> pd.DataFrame | np.ndarray:
-        """Rows as the user gave them: a DataFrame or an array."""
+        """Rows in the user's format: a DataFrame or an array."""
         return pd.DataFrame(rows, columns=list(self.table.names)) if self.table.is_frame else rows
 
     def proba(self, rows: np.ndarray) -> np.ndarray:
-        """Probabilities ``(n, C)`` of the classes that this learner has seen, in the order of ``learner.classes_``.
+        """Predict probabilities ``(n, C)``, in the order of ``learner.classes_``.
 
         Raises:
-            PolicyKDError: the learner cannot tell them, or they are not probabilities.
+            PolicyKDError: the learner's prediction fails, or does not return probabilities.
         """
         with _refusing(self.name, "predict_proba"):
             found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
@@ -81,7 +81,7 @@ class Owner:
         return found
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row, as its label."""
+        """Predict the label of each row."""
         return self.classes[self.proba(rows).argmax(1)]
 
     def place(self, labels: np.ndarray) -> np.ndarray:
@@ -90,10 +90,10 @@ class Owner:
         return order[np.searchsorted(self.classes, labels, sorter=order)]
 
     def complete(self, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Rows of another owner as this learner would see them, to ask for its answer ``(n, F)``.
+        """Fill in another owner's rows ``(n, F)`` with this learner's features, for prediction.
 
-        What the other owner has not is copied from the nearest own row in the features of both. The label plays no
-        part in it, as in use.
+        Features that the other owner lacks are copied from the nearest own row in the shared features. Labels are not
+        used, since they are unknown at prediction.
 
         Args:
             rows: ``(n, len(names))``.
@@ -110,18 +110,17 @@ class Owner:
     def complete_for_training(
         self, rows: np.ndarray, labels: np.ndarray, names: Sequence[str], generator: np.random.Generator
     ) -> np.ndarray:
-        """Received rows with features that the sender has not, sampled from own rows ``(n, F)``.
+        """Fill in received rows ``(n, F)`` for training, with features that the sender lacks sampled from own rows.
 
-        Those of a class that this owner has are sampled from one of the nearest own rows of that class, so that they
-        fit the label and the rest of the row. Those of a class that it has not are sampled from any own row: they
-        then tell nothing of the class, as they should. A constant would tell received rows from own ones, and trees
-        would learn that.
+        For a class that this owner has, they come from one of the nearest own rows of that class, so that they match
+        the label and the rest of the row. For a class that it lacks, they come from any own row and say nothing about
+        the class. A constant would distinguish received rows from own ones, which trees would learn.
 
         Args:
             rows: ``(n, len(names))``.
             labels: their classes.
             names: the shared features, in the order of the columns of ``rows``.
-            generator: of the draws.
+            generator: random generator.
         """
         shared, chosen = self.table.columns(names), np.zeros(len(rows), int)
         if len(shared) < len(self.table.names):
@@ -140,7 +139,7 @@ class Owner:
         return self._joined(rows, shared, chosen)
 
     def receive(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        """Add to what this learner is fitted on beside its own rows."""
+        """Add rows to those this learner is fitted on."""
         self.received_rows = np.concatenate([self.received_rows, rows])
         self.received_labels = np.concatenate([self.received_labels, labels])
 
@@ -150,7 +149,7 @@ class Owner:
         return whole
 
     def _neighbours(self, shared: np.ndarray, own: np.ndarray, count: int) -> NearestNeighbors:
-        """Nearest of the given own rows in the shared features, every feature in widths of this owner's range."""
+        """Nearest neighbours among the given own rows in the shared features, scaled by this owner's range."""
         search = NearestNeighbors(n_neighbors=count, metric="manhattan")
         return search.fit(self._scaled(self.table.rows[np.ix_(own, shared)], shared))
 
@@ -160,10 +159,10 @@ class Owner:
 
 
 def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """Learners by name: the user's, or their classes' with a number where two are of one class.
+    """Name learners: as the user did, or by class, numbered if two have the same class.
 
     Raises:
-        PolicyKDError: not a list, fewer than two, two of one name, or one that is not a learner.
+        PolicyKDError: they are not a list or a dict, fewer than two, two share a name, or one is not a learner.
     """
     if not isinstance(learners, Sequence | Mapping):
         raise PolicyKDError(f"learners: needs two or more in a list or by name, got {flattened(learners)}")
@@ -180,15 +179,15 @@ def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
 
 
 def numbered(kinds: Sequence[str]) -> list[str]:
-    """Names of learners of these kinds: the kind, with its place where a kind comes twice."""
+    """Name learners by kind, numbered if a kind occurs twice."""
     return [f"{kind}_{place + 1}" if kinds.count(kind) > 1 else kind for place, kind in enumerate(kinds)]
 
 
 def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> None:
-    """Refuse one-hot groups that a learner has only partly, or whose columns are not one-hot.
+    """Refuse one-hot groups that a learner has only in part, or whose columns are not one-hot.
 
     Raises:
-        PolicyKDError: such a group; the line names it and the learner.
+        PolicyKDError: there is such a group; the error names it and the learner.
     """
     known = set(chain.from_iterable(owner.table.names for owner in owners))
     for group in one_hot:
@@ -210,14 +209,14 @@ def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> N
 
 
 def shared_names(teacher: Owner, student: Owner) -> tuple[str, ...]:
-    """Features of both, in the teacher's order."""
+    """Shared features, in the teacher's order."""
     return tuple(name for name in teacher.table.names if name in student.table.names)
 
 
 @contextlib.contextmanager
 def _refusing(name: str, what: str) -> Iterator[None]:
-    """Whatever a learner raises, as one line."""
+    """Report any error of a learner in one line."""
     try:
         yield
-    except Exception as error:  # any library's learner, any network: their errors have no common kind
+    except Exception as error:  # a learner of any library may raise anything
         raise PolicyKDError(f"learner {name!r}: its {what} failed: {flattened(error)}") from error

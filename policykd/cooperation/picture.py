@@ -1,4 +1,4 @@
-"""The teaching graph: who taught whom, how much, and what became of it."""
+"""The teaching graph: who taught whom, how much, and with what result."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from matplotlib.patches import FancyArrowPatch
 from policykd.measure.plots import COLOURS, FAINT, INK, TIGHT, save_figure
 
 WIDEST = 7.0
-"""Points of the arrow on which most was sent."""
+"""Line width in points of the arrow with the most rows sent."""
 BEHIND = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 MOST_LABELS = 12
-"""More arrows than this carry no numbers."""
+"""With more arrows than this, none is labelled."""
 
 
 def teaching_graph(
     lessons: pd.DataFrame, accuracy: pd.DataFrame, path: str | os.PathLike[str], *, title: str = "Who taught whom"
 ) -> Path:
-    """Draw learners in a ring and an arrow from teacher to student for what was sent over all rounds, as a PNG.
+    """Draw learners in a ring, with arrows from teacher to student for the rows sent over all rounds, as a PNG.
 
     Args:
         lessons: ``CooperativeDistillation.lessons_``.
-        accuracy: ``CooperativeDistillation.accuracy_``; learners show it before and after, on validation data if there.
-        path: the PNG file, replaced whole. Its folder is made where missing.
-        title: above the picture.
+        accuracy: ``CooperativeDistillation.accuracy_``, shown before and after teaching, on validation data if any.
+        path: the PNG file, replaced atomically. Its folder is created if missing.
+        title: title of the figure.
     """
     names = list(dict.fromkeys(accuracy["learner"]))
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     place = {name: np.array([np.cos(a), np.sin(a)]) for name, a in zip(names, angles, strict=True)}
     sent = lessons.groupby(["teacher", "student"])["sent"].sum()
     sent = sent[sent > 0]
-    size = max(1.0, len(names) / 11)  # so that boxes of neighbours stay apart
+    size = max(1.0, len(names) / 11)  # keeps neighbouring boxes apart
     figure = Figure(figsize=(7.0 * size, 6.4 * size), dpi=150, facecolor="white", layout="constrained")
     axes = figure.subplots()
     for (teacher, student), count in sent.items():
@@ -70,7 +70,7 @@ def teaching_graph(
 
 
 def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int, index: int, arrows: int) -> None:
-    """A bent arrow, so that both directions of a pair can be seen."""
+    """Draw a curved arrow, so that both directions of a pair are visible."""
     width = max(WIDEST * count / most, 0.4)
     axes.add_patch(
         FancyArrowPatch(
@@ -87,7 +87,7 @@ def _arrow(axes: Axes, start: np.ndarray, end: np.ndarray, count: int, most: int
         )
     )
     if arrows <= MOST_LABELS:
-        across = np.array([end[1] - start[1], start[0] - end[0]])  # the side to which the arrow bends
+        across = np.array([end[1] - start[1], start[0] - end[0]])  # the side to which the arrow curves
         x, y = (start + end) / 2 + 0.09 * across
         axes.text(x, y, f"{count:,}", fontsize=8, color=_colour(index), ha="center", va="center", bbox=BEHIND)
 

@@ -1,4 +1,4 @@
-"""Data sets of several owners, as given and as checked."""
+"""Data sets of several owners, and their validation."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pandas as pd
 from policykd.core.errors import PolicyKDError, nearest
 
 RESERVED = ("label", "teacher", "round")
-"""What the tables of received rows say beside the features."""
+"""Columns of received rows besides the features."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rows of one owner, where a tuple ``(features, labels)`` does not say enough."""
+    """Labelled rows of one owner, with more details than a tuple ``(features, labels)``."""
 
     features: pd.DataFrame | np.ndarray
     """Numbers ``(n, F)``."""
     labels: Sequence[Hashable] | np.ndarray
-    """Class of each row, numbers or strings ``(n,)``."""
+    """Class of each row ``(n,)``, numbers or strings."""
     names: Sequence[str] | None = None
-    """Of the columns; those of a DataFrame are known. Learners share what has the same name."""
+    """Column names; a DataFrame has its own. Columns with the same name are shared between learners."""
     instances: Sequence[Hashable] | None = None
-    """Name of each row. Rows of two owners with one name are one instance, of which a student hears once.
-    None: every row is an instance of its own."""
+    """Identifier of each row. Rows of different owners with the same identifier are one instance, which a student
+    receives only once. None: every row is a separate instance."""
 
 
 Data = Dataset | tuple[pd.DataFrame | np.ndarray, Sequence[Hashable] | np.ndarray]
@@ -35,7 +35,7 @@ Data = Dataset | tuple[pd.DataFrame | np.ndarray, Sequence[Hashable] | np.ndarra
 
 @dataclass
 class Table:
-    """A checked data set: rows ``(n, F)`` in float64, labels ``(n,)``, the names of columns and of instances."""
+    """A validated data set: rows ``(n, F)`` in float64, labels ``(n,)``, names of columns and instances."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -45,18 +45,18 @@ class Table:
 
     @property
     def label_kind(self) -> str:
-        """Labels of one kind never equal those of the other."""
+        """Kind of the labels; labels of different kinds are never equal."""
         return "strings" if self.labels.dtype.kind in "US" else "numbers"
 
     def columns(self, names: Sequence[str]) -> np.ndarray:
-        """Where these features are."""
+        """Indices of features."""
         return np.array([self.names.index(name) for name in names], int)
 
     def select(self, names: Sequence[str], who: str) -> Table:
-        """The same rows with these features only.
+        """Keep only these features.
 
         Raises:
-            PolicyKDError: one of them is missing.
+            PolicyKDError: a feature is missing.
         """
         for name in names:
             if name not in self.names:
@@ -65,10 +65,11 @@ class Table:
 
 
 def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[str], what: str) -> list[Table]:
-    """One checked table per learner, in the order of their names.
+    """Validate one data set per learner, in the order of their names.
 
     Raises:
-        PolicyKDError: not one data set per learner, or one that cannot be used; the line says which and why.
+        PolicyKDError: the number of data sets is not that of the learners, or one is invalid; the error says which and
+            why.
     """
     if isinstance(datasets, Mapping):
         unknown = sorted(set(datasets) ^ set(names))
@@ -93,7 +94,7 @@ def _table(data: Data, who: str) -> Table:
             raise PolicyKDError(f"{who}: needs (features, labels) or a Dataset, got {got}: give one for each learner")
         data = Dataset(*data)
     features, labels = data.features, _labels(data.labels, who)
-    # By place: a pandas Series would be looked up by its index.
+    # A list, since a pandas Series would be looked up by its index.
     instances = None if data.instances is None else list(data.instances)
     is_frame = isinstance(features, pd.DataFrame)
     names = tuple(map(str, features.columns if isinstance(features, pd.DataFrame) else data.names or ()))
@@ -110,7 +111,7 @@ def _table(data: Data, who: str) -> Table:
 
 
 def _labels(given: Sequence[Hashable] | np.ndarray, who: str) -> np.ndarray:
-    """Numbers or strings ``(n,)``; numbers among objects stay numbers."""
+    """Labels ``(n,)`` as numbers or strings; numbers in object arrays stay numbers."""
     labels = np.asarray(given)
     if labels.ndim != 1 or len(labels) == 0:
         raise PolicyKDError(f"{who}: labels must be one per row, and at least one, got {labels.shape}")
@@ -121,7 +122,7 @@ def _labels(given: Sequence[Hashable] | np.ndarray, who: str) -> np.ndarray:
 
 
 def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str) -> np.ndarray:
-    """Features as float64 ``(n, F)``; what is not a finite number is named."""
+    """Features as float64 ``(n, F)``; errors name values that are not finite numbers."""
     if isinstance(features, pd.DataFrame):
         for name, kind in features.dtypes.items():
             if not pd.api.types.is_numeric_dtype(kind):
@@ -140,7 +141,7 @@ def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str
 
 
 def _check_names(tables: Sequence[Table], datasets: Sequence[Data], names: Sequence[str], what: str) -> None:
-    """Refuse learners that share no feature with any other, and columns matched by their place alone."""
+    """Refuse learners that share no feature with any other, and unnamed columns that could only match by position."""
     unnamed = [
         not table.is_frame and getattr(data, "names", None) is None
         for table, data in zip(tables, datasets, strict=True)
@@ -158,5 +159,5 @@ def _check_names(tables: Sequence[Table], datasets: Sequence[Data], names: Seque
 
 
 def flattened(error: object) -> str:
-    """Another library's words, as the end of an error line."""
+    """Another library's error message, flattened to the end of one line."""
     return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""A torch module as a scikit-learn classifier whose inputs can be searched by gradient."""
+"""A torch module as a scikit-learn classifier that is differentiable in its inputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
     Args:
         network: makes the module from (number of features, number of classes); it maps ``(B, F)`` to logits
             ``(B, C)``. None is an MLP of ``widths``.
-        widths: hidden layers of that MLP.
-        epochs: passes over the data.
+        widths: widths of the hidden layers of that MLP.
+        epochs: training epochs.
         batch_size: rows per step.
-        learning_rate: of Adam.
-        weight_decay: of Adam.
-        random_state: of the first weights and the order of rows; an int, a RandomState or None.
+        learning_rate: Adam's learning rate.
+        weight_decay: Adam's weight decay.
+        random_state: seed of the initial weights and of shuffling; an int, a RandomState or None.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         """Train a new network.
 
         Args:
-            X: ``(n, F)``, finite numbers.
+            X: features ``(n, F)``, finite.
             y: labels ``(n,)`` of any type.
-            sample_weight: of each row in the loss ``(n,)``.
+            sample_weight: weight ``(n,)`` of each row in the loss.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -78,7 +78,7 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         features, classes = inputs.shape[1], len(self.classes_)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # dropout, too
+            torch.manual_seed(seed)  # for dropout too
             if self.network is None:
                 self.network_ = make_model("mlp", self.widths, (features,), classes, seed)
             else:
@@ -102,17 +102,17 @@ class TorchClassifier(ClassifierMixin, BaseEstimator):
         return self.network_(self._standard(inputs))
 
     def _standard(self, inputs: Tensor) -> Tensor:
-        """In float64 until standardised: large numbers of little spread keep their digits."""
+        """Standardise in float64, so that large values of little spread keep their precision."""
         return ((inputs.double() - self.mean_) / self.std_).float()
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities ``(n, C)`` of ``classes_``."""
+        """Probabilities ``(n, C)``, in the order of ``classes_``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         with torch.no_grad():
             return self.logits(torch.tensor(X)).double().softmax(1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of each row."""
+        """The most likely class of each row."""
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(1)]

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, settings, networks, files."""
+"""Foundations of the package: errors, settings, networks and files."""

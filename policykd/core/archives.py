@@ -1,4 +1,4 @@
-"""Zips from elsewhere, and the arrays and tensors in them: nothing is run, and nothing unpacks to more than it may."""
+"""Safe reading of untrusted zips and the arrays in them: no code is run, and the unpacked size is bounded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import numpy as np
 from policykd.core.errors import kind_and_line
 
 RATIO, SPARE = 100, 16_000_000
-"""A zip may unpack to ``RATIO`` times its size and ``SPARE`` bytes; bombs are a thousand times their size and more."""
+"""A zip may unpack to ``RATIO`` times its size plus ``SPARE`` bytes; zip bombs reach a thousand times and more."""
 
 
 class Archive:
-    """A zip, its members read whole into memory.
+    """A zip file, whose members are read into memory.
 
     Args:
-        source: a file, or its content.
+        source: a path, or the file's content.
 
     Raises:
-        OSError, zipfile.BadZipFile: there is no such file, or it is no zip.
+        OSError, zipfile.BadZipFile: the file is missing or not a zip.
     """
 
     def __init__(self, source: Path | bytes) -> None:
-        if isinstance(source, Path) and source.is_fifo():  # to open it would wait for a writer
+        if isinstance(source, Path) and source.is_fifo():  # opening it would wait for a writer
             raise zipfile.BadZipFile("File is not a zip file")
         with _damaged():
             self._zip = zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source)
@@ -47,15 +47,15 @@ class Archive:
         self._zip.close()
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """A member.
+        """Read a member.
 
         Args:
             name: its name.
-            most: the bytes that it may have.
+            most: maximum size in bytes.
 
         Raises:
-            KeyError: there is none of this name.
-            ValueError: it is larger than it may be, or packed in a way that NumPy, torch and SB3 do not use.
+            KeyError: there is no such member.
+            ValueError: it is too large, or compressed in a way that NumPy, torch and SB3 do not use.
             zipfile.BadZipFile: it is damaged.
         """
         info = self._zip.getinfo(name)
@@ -65,12 +65,12 @@ class Archive:
             raise ValueError(f"{name} unpacks to {info.file_size:,} bytes, more than it may")
         self._left -= info.file_size
         with _damaged():
-            return self._zip.read(info)  # zipfile reads no more than file_size
+            return self._zip.read(info)  # zipfile reads at most file_size
 
 
 @contextmanager
 def _damaged() -> Iterator[None]:
-    """What damaged bytes make of ``zipfile``, ``zlib`` and NumPy has no class in common: here it gets one."""
+    """Convert the various errors of ``zipfile``, ``zlib`` and NumPy on damaged bytes to one class."""
     try:
         yield
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
@@ -80,23 +80,23 @@ def _damaged() -> Iterator[None]:
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of an ``.npz`` file: of numbers, truth values and texts, never of objects.
+    """Read arrays of numbers, bools and strings, never objects, from an ``.npz`` file.
 
     Raises:
-        OSError, KeyError, ValueError, zipfile.BadZipFile: the file cannot be read, or lacks one of them.
+        OSError, KeyError, ValueError, zipfile.BadZipFile: the file cannot be read, or lacks an array.
     """
     with Archive(path) as archive, _damaged():
         return [_array(archive.read(f"{name}.npy"), name) for name in names]
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an ``.npy`` file, as ``read_npz``."""
+    """Read an ``.npy`` file, as ``read_npz``."""
     with _damaged():
-        return _array(path.read_bytes(), path.name).copy()  # which may be written to
+        return _array(path.read_bytes(), path.name).copy()  # writable
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
-    """An array of a ``.npy`` file. Its bytes are there, and as many as its header says, before it is made."""
+    """Parse an ``.npy`` file, after checking that it has as many bytes as its header says."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]

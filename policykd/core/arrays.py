@@ -1,4 +1,4 @@
-"""Numbers as they come: NumPy arrays, or tensors that stay on their device; and what scales them."""
+"""Conversion and scaling of arrays and tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Array = np.ndarray | Tensor
 
 
 def as_numpy(array: Array) -> np.ndarray:
-    """The same numbers in NumPy; not copied where the processor can read them."""
+    """Convert to NumPy, without a copy if the data are on the CPU."""
     return array if isinstance(array, np.ndarray) else array.numpy(force=True)
 
 
 def where_episodes_start(episode_start: Any, count: int) -> np.ndarray:
-    """SB3's ``episode_start`` at ``count`` observations, one flag for each or one for all, as bools; None: nowhere.
+    """Convert SB3's ``episode_start``, one flag or one per observation, to ``count`` bools; None is all False.
 
     Raises:
-        PolicyKDError: there are other numbers of flags and observations.
+        PolicyKDError: the numbers of flags and observations differ.
     """
     starts = np.zeros(1, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
     if len(starts) not in (1, count):
@@ -30,10 +30,10 @@ def where_episodes_start(episode_start: Any, count: int) -> np.ndarray:
 
 
 def mean_and_scale(values: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over an axis (None: all), in float64; 1 for the deviation of what does not vary.
+    """Mean and standard deviation over an axis (None: all) in float64; constants get a standard deviation of 1.
 
-    A column of one value may have a deviation of 1e-17 by rounding: constant is what varies no more than that, by
-    scikit-learn's rule (``StandardScaler``).
+    Rounding may give a constant column a deviation of 1e-17: columns within rounding error count as constant, by the
+    rule of scikit-learn's ``StandardScaler``.
     """
     count = values.size if axis is None else values.shape[axis]
     mean, variance = values.mean(axis, np.float64), values.var(axis, np.float64)

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file, written atomically, read without running code.
 
-Tensors are stored as they are; everything else is JSON in the file's header. There is no pickle in it, so nothing
-in a file can run when it is loaded (stricter than ``torch.load(weights_only=True)``, which interprets a pickle).
+Tensors are stored as they are; everything else is JSON in the file's header. Without pickle, no code in a file can run
+when it is loaded (stricter than ``torch.load(weights_only=True)``, which interprets a pickle).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from policykd.core.parsing import parse_json
 FORMAT = "policykd-checkpoint-1"
 ARRAY = "__array__"
 MOST_HEADER = 32_000_000
-"""Bytes of names, shapes and plain values; those of large runs are a few millions."""
+"""Maximum bytes of names, shapes and plain values; large runs have a few million."""
 CHUNK = 2**22
-"""Bytes of a tensor that are copied at a time: a checkpoint takes no more memory than that."""
+"""Bytes of a tensor copied at a time, which bounds the extra memory of a checkpoint."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -45,14 +45,14 @@ DTYPES = {
     torch.bool: "BOOL",
     torch.complex64: "C64",
 }
-"""Names of the format."""
+"""Names of dtypes in the format."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write nested ``state`` (dicts and lists of tensors, arrays and plain values) to ``path``, whole or not at all.
+    """Write nested ``state`` (dicts and lists of tensors, arrays and plain values) to ``path``, atomically.
 
     Raises:
-        PolicyKDError: the file could not be written; what was at ``path`` before is untouched.
+        PolicyKDError: the file could not be written; an existing file is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     tree = _take_arrays(state, "", tensors)
@@ -69,8 +69,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
-    """A file of the safetensors format, piece by piece: the library's own writer first builds all of it in memory."""
-    # Wide numbers first, as the library writes them: every tensor then begins at a multiple of its element's size.
+    """Yield a safetensors file in pieces; the library's own writer builds all of it in memory first."""
+    # Wide dtypes first, as in the library, so that every tensor is aligned to its element size.
     order = sorted(tensors, key=lambda name: -tensors[name].element_size())
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -87,13 +87,13 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterat
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor in its own order, ``(n,)``, on the CPU."""
-    # The new last axis has stride 1; that of a single number may be 0, which torch calls contiguous and does not view.
+    """The bytes ``(n,)`` of a tensor, in row-major order and on the CPU."""
+    # The new last axis has stride 1; a single number's may be 0, which torch calls contiguous but does not view.
     return tensor.detach().cpu().contiguous().unsqueeze(-1).view(torch.uint8).view(-1)
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor in its own order, in parts of about ``CHUNK`` bytes; a part may be a view that is not contiguous."""
+    """Split a tensor, in order, into parts of about ``CHUNK`` bytes, which may be non-contiguous views."""
     if tensor.numel() == 0:
         return
     if tensor.is_contiguous():
@@ -106,12 +106,12 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read back what ``save`` wrote; tensors come as CPU tensors, arrays as numpy arrays.
+    """Load a file written by ``save``; tensors are on the CPU, arrays are numpy arrays.
 
-    A file is also found without its ending: ``.safetensors``, which agents' ``save`` adds, or ``.zip``, as in SB3.
+    The suffix may be omitted: ``.safetensors``, which agents' ``save`` adds, or ``.zip``, as in SB3.
 
     Raises:
-        PolicyKDError: there is no such file, it is cut short, or it is no checkpoint of policykd.
+        PolicyKDError: the file is missing, truncated, or not a checkpoint of policykd.
     """
     endings = ("", ".safetensors", ".zip")
     found = (path.with_name(path.name + ending) for ending in endings if path.name)
@@ -128,7 +128,7 @@ def load(path: Path) -> dict[str, Any]:
             state = _put_arrays(parse_json(metadata["state"]), file)
     except PolicyKDError:
         raise
-    except Exception as error:  # what a damaged file makes of it has no class in common
+    except Exception as error:  # a damaged file may raise anything
         if zipfile.is_zipfile(path):
             raise PolicyKDError(
                 f"checkpoint: {path} is a zip, as SB3 and torch write them, not a checkpoint of policykd: load it with "
@@ -148,28 +148,28 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of any safetensors file.
+    """Read the tensors of any safetensors file.
 
     Raises:
-        OSError, ValueError, SafetensorError: it cannot be read.
+        OSError, ValueError, SafetensorError: the file cannot be read.
     """
     check_header(Path(path))
     return safetensors.torch.load_file(path)
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file, which is not opened as one, begins as pickles of protocols 4 and 5 do."""
+    """Whether a file starts like a pickle of protocol 4 or 5; it is not unpickled."""
     with open(path, "rb") as file:
         return file.read(3) in (b"\x80\x04\x95", b"\x80\x05\x95")
 
 
 def check_header(path: Path) -> None:
-    """Refuse a safetensors file whose header could not be one, before a library reads it.
+    """Refuse a safetensors file with an impossible header, before the library reads it.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or its header is longer than any.
+        OSError, ValueError: the file cannot be read, or its header is too long.
     """
-    if path.is_fifo():  # to open it would wait for a writer
+    if path.is_fifo():  # opening it would wait for a writer
         raise ValueError("it is no file")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -179,10 +179,10 @@ def check_header(path: Path) -> None:
 
 @contextmanager
 def understood(path: str | Path) -> Iterator[None]:
-    """Whatever comes of a file of the right format and wrong content is one line.
+    """Report errors caused by a file with the right format and wrong content in one line.
 
     Raises:
-        PolicyKDError: in place of what a value of a wrong type, a missing part or a shape that does not fit raised.
+        PolicyKDError: a value has the wrong type, a part is missing, or a shape does not fit.
     """
     try:
         yield
@@ -197,7 +197,7 @@ def understood(path: str | Path) -> Iterator[None]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is one that ``save`` wrote, whatever it is called (SB3's callbacks call it ``.zip``)."""
+    """Whether ``save`` wrote a file, whatever its suffix (SB3's callbacks use ``.zip``)."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -206,12 +206,12 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def _take_arrays(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON, its tensors and arrays moved to ``tensors`` under their path."""
+    """Convert ``value`` to JSON, moving its tensors and arrays to ``tensors`` under their path."""
     if isinstance(value, Tensor | np.ndarray):
         kind = "tensor" if isinstance(value, Tensor) else "array"
-        name = f"{len(tensors)}{name}"  # a number keeps apart {"a/b": t} and {"a": {"b": t}}
+        name = f"{len(tensors)}{name}"  # a number distinguishes {"a/b": t} from {"a": {"b": t}}
         if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.require(value, requirements=["C", "W"]))  # a copy only where torch needs one
+            value = torch.from_numpy(np.require(value, requirements=["C", "W"]))  # copied only if torch needs it
         tensors[name] = value.detach()
         return {ARRAY: [kind, name]}
     if isinstance(value, dict):

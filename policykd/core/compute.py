@@ -1,4 +1,4 @@
-"""Where and on how many threads torch computes."""
+"""Device, defaults and threads of torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from policykd.core.errors import PolicyKDError, one_line
 
 
 def find_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is one."""
+    """Find a device by name; "auto" is CUDA if available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):  # its text is a list of all that torch could be built for
+    except (RuntimeError, TypeError):  # its text lists all backends of torch
         raise PolicyKDError(f"device: {name!r} is unknown: take auto, cpu, cuda or, of several, cuda:1") from None
     try:
         torch.zeros((), device=device).item()
@@ -26,10 +26,10 @@ def find_device(name: str) -> torch.device:
 
 
 def check_defaults() -> None:
-    """Refuse defaults of torch in which learners would mix numbers of two kinds.
+    """Refuse defaults of torch that would make learners mix dtypes or devices.
 
     Raises:
-        PolicyKDError: names the default, and how to take it back.
+        PolicyKDError: a default was changed; the error names it and how to reset it.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if dtype != torch.float32:
@@ -45,10 +45,11 @@ def check_defaults() -> None:
 
 
 def check_learns(parameters: torch.Tensor) -> None:
-    """Refuse to learn where torch cannot.
+    """Refuse to train if torch cannot compute gradients as expected.
 
     Raises:
-        PolicyKDError: its defaults are others, or ``torch.inference_mode`` is on, or was on for the parameters.
+        PolicyKDError: torch's defaults were changed, or ``torch.inference_mode`` is on, or was when the parameters were
+            made.
     """
     check_defaults()
     if torch.is_inference_mode_enabled() or parameters.is_inference():
@@ -57,7 +58,7 @@ def check_learns(parameters: torch.Tensor) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: at these sizes handing work to others costs more than it saves."""
+    """Let torch use one thread: for networks of this size, more threads cost more than they gain."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

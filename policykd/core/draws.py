@@ -1,4 +1,4 @@
-"""What K learners draw, each by a generator of its own: noise, and batches of a replay by one call of C."""
+"""Random draws of K learners, each from its own generator: noise, and replay batches by one call to C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policykd.native import kernels
 
 
 def standard_normal(generators: Sequence[np.random.Generator], *shape: int) -> np.ndarray:
-    """Standard normal numbers ``(K, *shape)`` in float32, row k by generator k."""
+    """Standard normal noise ``(K, *shape)`` in float32, row k from generator k."""
     noise = np.empty((len(generators), *shape), np.float32)
     for row, generator in zip(noise, generators, strict=True):
         generator.standard_normal(dtype=np.float32, out=row)
@@ -21,14 +21,14 @@ def standard_normal(generators: Sequence[np.random.Generator], *shape: int) -> n
 
 
 class Streams:
-    """Numpy's generators as C calls them; their states stay numpy's, and go on from wherever Python left them.
+    """NumPy's generators for C, which shares their state with Python.
 
     Args:
         generators: one per learner.
     """
 
     def __init__(self, generators: Sequence[np.random.Generator]) -> None:
-        self.generators = list(generators)  # alive as long as their addresses are used
+        self.generators = list(generators)  # keeps them alive while their addresses are used
         interfaces = [generator.bit_generator.ctypes for generator in self.generators]
         pointers = ctypes.c_void_p * len(interfaces)
         self.uniform = pointers(*(ctypes.cast(each.next_double, ctypes.c_void_p).value for each in interfaces))
@@ -36,7 +36,7 @@ class Streams:
 
 
 def gathers(storage: Tensor) -> bool:
-    """Whether ``gather`` takes transitions from this storage."""
+    """Whether ``gather`` supports this storage."""
     return storage.is_cpu and storage.is_contiguous() and kernels.available()
 
 
@@ -51,29 +51,29 @@ def gather(
     rings: int = 1,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Draw transitions of all learners, each by its own generator, where ``gathers(storage)``.
+    """Draw transitions of all learners, each with its own generator, if ``gathers(storage)``.
 
     Args:
         storage: rings of transitions ``(rings of all, capacity, width)``, float32; or float16, where the last six
             places are three numbers in float32.
         size: transitions in every ring.
-        position: where the next one will go.
+        position: where the next transition will be written.
         batch_size: transitions B per learner.
         streams: the learners' generators.
         first: the ring from which learner k draws, ``(K,)`` in int64.
-        count: draw from the most recent so many of a ring.
-        rings: draw from so many rings from ``first`` on, all alike.
-        out: what an earlier call of this size returned, or its first columns, to be written over.
+        count: draw from this many most recent transitions of a ring.
+        rings: draw uniformly from this many rings, starting with ``first``.
+        out: result of an earlier call of this size, or its first columns, to overwrite.
 
     Returns:
         ``(K, B, width)``, float32; or ``out``.
 
     Raises:
-        ValueError: rings or transitions that are not there.
+        ValueError: rings or transitions are out of range.
     """
     learners, (whole, capacity, width) = len(streams.generators), storage.shape
     halves = width - 6 if storage.dtype == torch.float16 else 0
-    width -= 3 if halves else 0  # of what is returned
+    width -= 3 if halves else 0  # width of the result
     if first.shape != (learners,) or not 0 < count <= size <= capacity:
         raise ValueError(
             f"cannot draw from {count} of {size} transitions of {len(first)} rings by {learners} generators"

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause and mend: its text is one line that says what, where and what to do."""
+"""The error for mistakes that a user can fix: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ class PolicyKDError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The names of ``known`` most like ``name``, in any case, as the end of an error line (empty if none is near)."""
+    """End of an error line with the names in ``known`` most similar to ``name``, ignoring case; empty if none is."""
     folded = {one.casefold(): one for one in known}
     close = [folded[one] for one in difflib.get_close_matches(str(name).casefold(), folded, n=3, cutoff=0.4)]
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things: "1 seed", "2 seeds"."""
+    """Number and noun: "1 seed", "2 seeds"."""
     return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> str:
-    """What is no longer as it was, of ``names``, with both values; empty where all is the same."""
+    """Describe which of ``names`` have changed, with both values; empty if none has."""
     changed = (name for name in names if was.get(name) != now.get(name))
     return "; ".join(f"{name} was {was.get(name)!r}, now {now.get(name)!r}" for name in changed)
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """The first line of an error's text, cut at ``most`` characters; the error's kind where it has no text."""
+    """The first line of an error's text, truncated to ``most`` characters; its class name if it has no text."""
     return str(error).strip().partition("\n")[0][:most] or type(error).__name__
 
 
 def kind_and_line(error: BaseException) -> str:
-    """An error's kind and the first line of its text."""
+    """An error's class name and the first line of its text."""
     return type(error).__name__ if not str(error).strip() else f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager
 def telling(before: str, after: str = "", told: Callable[[BaseException], str] = kind_and_line) -> Iterator[None]:
-    """Whatever is raised inside, by own code or on damaged files, as one line: ``before``, what it says, ``after``."""
+    """Re-raise any error of the block, as by a user's code or a damaged file, in one line: before, error, after."""
     try:
         yield
     except PolicyKDError:
         raise
-    except Exception as error:  # what both raise has no class in common
+    except Exception as error:  # both may raise anything
         raise PolicyKDError(f"{before}{told(error)}{after}") from error

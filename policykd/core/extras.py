@@ -1,4 +1,4 @@
-"""Packages that only some parts need, imported where they are used."""
+"""Optional dependencies, imported where they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def needs(module: str, extra: str = "classification") -> Any:
     """Import a module of one of policykd's extras.
 
     Raises:
-        PolicyKDError: it is not installed; the line says how to get it.
+        PolicyKDError: it is not installed; the error says how to install it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Settings as fields of dataclasses: how they are changed and checked; every fault is one line."""
+"""Settings as dataclass fields: changing and validating them, with one-line errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from policykd.core.errors import PolicyKDError, nearest, telling
 
 D = typing.TypeVar("D")
 LARGEST = float(np.finfo(np.float32).max)
-"""Beyond it a setting is infinite in the networks' arithmetic."""
+"""The largest float32: a greater setting would be infinite in the networks."""
 LINEAR = "lin_"
-"""How SB3's zoo begins a value that falls linearly to 0."""
+"""Prefix of SB3 zoo's values that decay linearly to 0."""
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -28,7 +28,7 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse settings that are not above 0; a function of a run's progress is tried once."""
+    """Refuse settings that are not positive; a function of a run's progress is tried once."""
     for name in names:
         value = start_of(getattr(settings, name))
         require(callable(value) or value > 0, name, value, "must be positive")
@@ -36,10 +36,10 @@ def positive(settings: object, *names: str) -> None:
 
 
 def check_schedule(name: str, schedule: Any) -> None:
-    """Try a function of a run's progress once, in its middle (no run asks at its ends); what is no function passes.
+    """Try a function of a run's progress at its midpoint (runs never call it at the ends); ignore anything else.
 
     Raises:
-        PolicyKDError: it fails, or gives no number from 0 up.
+        PolicyKDError: it fails, or does not return a number of at least 0.
     """
     if callable(schedule):
         with telling(f"config: {name}={schedule!r} fails at 0.5 (", ")"):
@@ -47,7 +47,7 @@ def check_schedule(name: str, schedule: Any) -> None:
 
 
 def not_negative(settings: object, *names: str) -> None:
-    """Refuse settings below 0."""
+    """Refuse negative settings."""
     for name in names:
         require(getattr(settings, name) >= 0, name, getattr(settings, name), "must not be negative")
 
@@ -59,9 +59,9 @@ def fractions(settings: object, *names: str) -> None:
 
 
 def change(config: D, changes: Mapping[str, Any]) -> D:
-    """A copy of a dataclass with some fields changed; unknown names and values of the wrong type are errors.
+    """Copy a dataclass with changed fields; unknown names and values of the wrong type are errors.
 
-    ``"lin_3e-4"``, as SB3's zoo writes a value that falls linearly to 0, sets ``<name>`` and ``<name>_schedule``.
+    ``"lin_3e-4"``, SB3 zoo's notation for a linear decay to 0, sets ``<name>`` and ``<name>_schedule``.
     """
     hints = typing.get_type_hints(type(config))
     for name in changes:
@@ -73,17 +73,17 @@ def change(config: D, changes: Mapping[str, Any]) -> D:
 
 
 def read_fields(settings: object) -> None:
-    """Read every field as ``change`` does, of settings that a program makes itself.
+    """Convert every field as ``change`` does, for settings made in a program.
 
     Raises:
-        PolicyKDError: a value is of another type than its field.
+        PolicyKDError: a value does not have its field's type.
     """
     for name, value in _as_declared(settings, vars(settings), typing.get_type_hints(type(settings))).items():
         object.__setattr__(settings, name, value)  # they are frozen
 
 
 def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of fields as their types want them."""
+    """Convert values to their fields' types."""
     values: dict[str, Any] = {}
     falling: dict[str, Any] = {}
     for name, value in given.items():
@@ -93,14 +93,14 @@ def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, A
             falling |= _linear(name, value, hints, config)
         else:
             values[name] = as_type(name, value, hints[name])
-    return values | falling  # a schedule that a value brings stands above the field's default
+    return values | falling  # a value's schedule overrides the field's default
 
 
 def whole_number(text: str) -> int:
-    """The whole number that a text of the command line stands for; ``1e6`` is one.
+    """Parse an integer from the command line, such as ``1e6``.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not an integer.
     """
     try:
         return int(text)
@@ -109,23 +109,23 @@ def whole_number(text: str) -> int:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not value.is_integer():  # also false of infinity and NaN
+        if not value.is_integer():  # also False for infinity and NaN
             raise
         return int(value)
 
 
 def as_whole(value: object) -> int | None:
-    """The whole number that a value is, be it written 2, 2.0 or 2e0, NumPy's or Python's; None where it is none."""
+    """Convert a whole number such as 2, 2.0 or NumPy's to int; None for anything else."""
     with contextlib.suppress(PolicyKDError):
         return int(as_type("value", value, int))
     return None
 
 
 class Linear:
-    """A function of what remains of a run, from 1 to 0, that falls linearly from ``start`` to 0.
+    """Linear decay from ``start`` to 0, as a function of the remaining progress from 1 to 0.
 
     Args:
-        text: ``"lin_3e-4"``, as SB3's zoo writes it, or the number alone.
+        text: ``"lin_3e-4"``, in SB3 zoo's notation, or only the number.
 
     Raises:
         ValueError: the rest of the text is not a number.
@@ -135,7 +135,7 @@ class Linear:
         self.start = float(text.removeprefix(LINEAR))
 
     def __call__(self, remaining: float) -> float:
-        """The value at this point of the run."""
+        """The value at this remaining progress."""
         return self.start * remaining
 
     def __repr__(self) -> str:
@@ -149,28 +149,28 @@ class Linear:
 
 
 def start_of(value: Any) -> Any:
-    """What a setting is at first, where it falls linearly; else the setting."""
+    """The initial value of a linear decay; any other setting unchanged."""
     return value.start if isinstance(value, Linear) else value
 
 
 def number_at(name: str, function: Callable[[float], Any], point: float) -> float:
-    """What a user's function for setting ``name`` gives at a point of the run.
+    """Evaluate a user's function for setting ``name`` at a point of the run.
 
     Raises:
-        PolicyKDError: that is no finite number from 0 up.
+        PolicyKDError: the result is not a finite number of at least 0.
     """
     given = function(point)
     try:
         value = math.nan if isinstance(given, str) else float(given)
     except (TypeError, ValueError):
         value = math.nan
-    if not -1e-12 <= value < math.inf:  # what falls to 0 may end a rounding below
+    if not -1e-12 <= value < math.inf:  # a decay to 0 may end slightly below by rounding
         raise PolicyKDError(f"config: {name}({point:g}) gives {given!r}, and must give a finite number from 0 up")
     return max(0.0, value)
 
 
 def split_linear(words: Sequence[str], kind: type) -> list[str]:
-    """``--x lin_0.2`` of a command line as ``--x 0.2 --x-schedule linear``, where ``kind`` has such a field."""
+    """Rewrite ``--x lin_0.2`` on a command line as ``--x 0.2 --x-schedule linear`` if ``kind`` has such a field."""
     hints = typing.get_type_hints(kind)
     result: list[str] = []
     for word in words:
@@ -188,7 +188,7 @@ def split_linear(words: Sequence[str], kind: type) -> list[str]:
 
 
 def _is_number(hint: Any) -> bool:
-    """Whether a field takes a number; elsewhere "lin_vel" is a name."""
+    """Whether a field takes a number; in others "lin_vel" may be a name."""
     return not {int, float}.isdisjoint((hint, *typing.get_args(hint)))
 
 
@@ -197,7 +197,7 @@ def _has_schedule(name: str, hints: Mapping[str, Any]) -> bool:
 
 
 def _linear(name: str, value: str, hints: Mapping[str, Any], config: object) -> dict[str, Any]:
-    """The fields that ``name="lin_..."`` sets: the number and its schedule, or a function."""
+    """Fields set by ``name="lin_..."``: the number and its schedule, or a function."""
     try:
         falling = Linear(value)
     except ValueError:
@@ -211,7 +211,7 @@ def _linear(name: str, value: str, hints: Mapping[str, Any], config: object) -> 
 
 
 def build(kind: type[D], values: Mapping[str, Any]) -> D:
-    """A dataclass from values by field name, each of the type that the field has; unknown and missing are errors."""
+    """Build a dataclass from values by field name; unknown, missing and wrongly typed fields are errors."""
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:
@@ -224,16 +224,16 @@ def build(kind: type[D], values: Mapping[str, Any]) -> D:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's, also in lists."""
+    """Convert NumPy's numbers and arrays to Python's, also inside lists."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def as_type(name: str, value: Any, hint: Any) -> Any:
-    """``value`` of setting ``name`` as type ``hint`` wants it, or a one-line ``PolicyKDError``.
+    """Convert the value of setting ``name`` to type ``hint``, or raise a one-line ``PolicyKDError``.
 
-    NumPy's numbers are numbers, an int is fine for a float, ``1e6`` for an int and a list for a tuple.
+    NumPy's numbers count as numbers, an int is accepted for a float, ``1e6`` for an int and a list for a tuple.
     """
     value = value.item() if isinstance(value, np.generic) else value
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
@@ -258,7 +258,7 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
         fits = callable(value)
     elif hint is float:
         fits = isinstance(value, float | int) and not isinstance(value, bool)
-        with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits stays one, and is refused
+        with contextlib.suppress(OverflowError):  # an int of over 308 digits stays an int and is refused
             value = float(value) if fits else value
         fits = isinstance(value, float)
         require(not fits or not LARGEST < abs(value) < math.inf, name, value, "is more than float32 holds")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a run was made with."""
+"""Atomic writing of files, and the versions a run was made with."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from typing import Any, BinaryIO
 from policykd.core.errors import PolicyKDError
 
 CHECKPOINT = "checkpoint.safetensors"
-"""What a run folder goes on from."""
+"""Checkpoint in a run folder, from which the run resumes."""
 OPTIONS = "options.json"
-"""What a command was asked for whose run is made of several."""
+"""Options of a command that consists of several runs."""
 STEPS = "time/total_timesteps"
-"""The column of a log that counts environment steps, as SB3 names it."""
+"""Log column of environment steps, named as in SB3."""
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as the text of a CSV file, the header first; lines end as on Unix."""
+    """Format rows, header first, as CSV with Unix line endings."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; what is no Unicode, as in names of files, is escaped."""
+    """Write a text file atomically; invalid Unicode, as in file names, is escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     with writing(path) as file:
         file.write(content)
 
 
 def as_path(what: str, given: str | os.PathLike[str]) -> Path:
-    """A place that a user names.
+    """Validate a path given by a user.
 
     Raises:
-        PolicyKDError: it is no path; ``what`` it is of begins the line.
+        PolicyKDError: it is not a path; the error starts with ``what``.
     """
-    if not isinstance(given, str | os.PathLike) or not os.fspath(given):  # Path("") would be the working folder
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):  # Path("") would be the current folder
         raise PolicyKDError(f"{what}: {given!r:.200} is no path: give a str or a pathlib.Path")
     return Path(given)
 
 
 def file_path(what: str, given: str | os.PathLike[str], example: str) -> Path:
-    """A file that a user names, where one such as ``example`` is needed.
+    """Validate a file path given by a user; ``example`` is suggested in errors.
 
     Raises:
-        PolicyKDError: it is no path, or names no file; ``what`` it is of begins the line.
+        PolicyKDError: it is not a path, or has no file name; the error starts with ``what``.
     """
     path = as_path(what, given)
     if path.name in ("", ".."):
@@ -72,10 +72,10 @@ def file_path(what: str, given: str | os.PathLike[str], example: str) -> Path:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """The file that an agent is saved in: ``path``, with ``.safetensors`` if it has no ending.
+    """The file in which to save an agent: ``path``, with the suffix ``.safetensors`` if it has none.
 
     Raises:
-        PolicyKDError: it names no file.
+        PolicyKDError: it has no file name.
     """
     path = file_path("checkpoint", path, "agent.safetensors")
     check_unicode(path)
@@ -83,10 +83,10 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def check_unicode(path: Path) -> None:
-    """Refuse a place in which safetensors could not read a file.
+    """Refuse a path that safetensors could not read.
 
     Raises:
-        PolicyKDError: its name is no Unicode.
+        PolicyKDError: it is not valid Unicode.
     """
     try:
         str(path).encode()
@@ -95,16 +95,16 @@ def check_unicode(path: Path) -> None:
 
 
 def file_above(path: Path) -> Path | None:
-    """The file that is where ``path`` needs a folder; None where there is none."""
+    """A file that stands where ``path`` needs a folder, if any."""
     return next((above for above in path.parents if above.is_file()), None)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its name when it is whole, and leaves nothing behind if it never is.
+    """Open a temporary file that is renamed to ``path`` once complete, and removed on failure.
 
     Raises:
-        OSError: it cannot be written; the error names the file, and what was there before is untouched.
+        OSError: it cannot be written; the error names the file, and an existing one is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -115,16 +115,16 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # it has its name, or the folder is gone
+        with suppress(OSError):  # it was renamed, or the folder is gone
             temporary.unlink()
 
 
 @contextmanager
 def placing(path: Path) -> Iterator[Path]:
-    """Where to make a file or folder that moves to ``path`` when it is whole; else nothing is left, nor new parents.
+    """Yield a temporary path that is renamed to ``path`` once complete; on failure it and new parents are removed.
 
     Raises:
-        OSError: it cannot be made there; the error names ``path``.
+        OSError: it cannot be created; the error names ``path``.
     """
     new = [parent for parent in path.parents if not parent.exists()]
     temporary = f".{path.name}."
@@ -135,7 +135,7 @@ def placing(path: Path) -> Iterator[Path]:
             shutil.move(Path(folder, path.name), path)
     except BaseException as error:
         for parent in new:
-            with suppress(OSError):  # another process writes there, too
+            with suppress(OSError):  # another process writes there too
                 parent.rmdir()
         if isinstance(error, OSError) and error.errno and temporary in str(error.filename or temporary):
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -143,12 +143,12 @@ def placing(path: Path) -> Iterator[Path]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file has the name that ``writing`` gives it until it is whole."""
+    """Whether a file has a temporary name from ``writing``."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 def remove_unfinished(*folders: Path) -> None:
-    """Remove what processes left in folders that were killed while they wrote; nobody may be writing there now."""
+    """Remove temporary files of killed processes; no process may be writing to these folders."""
     for file in [file for folder in folders if folder.is_dir() for file in folder.iterdir()]:
         if is_unfinished(file):
             file.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def remove_unfinished(*folders: Path) -> None:
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Give errors of the operating system the file's name: a full disk does not say which file it has no room for."""
+    """Add the file name to OSErrors without one, such as those of a full disk."""
     try:
         yield
     except OSError as error:
@@ -164,10 +164,10 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def versions() -> dict[str, Any]:
-    """What the run was made with: packages, Python, machine, and the commit of policykd's source.
+    """Versions of packages and Python, the machine, and the commit of policykd's source.
 
-    ``git_changed_files`` counts what that checkout has beside the commit, but for ``results``, which grow as they are
-    written. Both are None where the source is of no checkout, such as an installed package in another project's.
+    ``git_changed_files`` counts uncommitted files of the checkout, except ``results``, which runs write to. Both are
+    None if the source is not in its own checkout, such as a package installed inside another project.
     """
     packages = ("policykd", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "safetensors")
     found = {}

@@ -1,8 +1,8 @@
-"""Signals that ask a run to end: Ctrl-C, SIGTERM and SIGHUP are noted, and the run saves and stops where it is safe.
+"""Graceful handling of Ctrl-C, SIGTERM and SIGHUP: the run saves and stops at the next safe point.
 
-The first signal is noted; the loop looks at it between two steps. Where there is nothing to lose, as in an evaluation,
-it raises at once (``Interrupts.raising``). A second signal does what it would have done without us: it ends the process
-at once, and files that are written whole or not at all stay whole.
+The first signal is recorded, and the loop checks for it between steps. If nothing can be lost, as in an evaluation, it
+raises immediately (``Interrupts.raising``). A second signal has its default effect and ends the process at once; files
+are written atomically and stay intact.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
     """A signal ended the run.
 
     Args:
-        number: of the signal.
+        number: signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -35,25 +35,25 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """What a loop asks between two steps."""
+    """Signals received, which loops check between steps."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """Of the signal that came."""
+        """Number of the signal received, if any."""
         self._raises = False
 
     def check(self) -> None:
-        """Raise what came, if something came.
+        """Raise if a signal was received.
 
         Raises:
-            Stopped: a signal came.
+            Stopped: a signal was received.
         """
         if self.number is not None:
             raise Stopped(self.number)
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """In this block a signal raises ``Stopped`` at once: it may take long, and what it does can be done again."""
+        """Let signals raise ``Stopped`` immediately in a block that may take long and can be repeated."""
         self.check()
         self._raises = True
         try:
@@ -62,7 +62,7 @@ class Interrupts:
             self._raises = False
 
     def note(self, number: int) -> None:
-        """Called by the handler."""
+        """Record a signal; called by the handler."""
         self.number = number
         if self._raises:
             self.check()
@@ -70,7 +70,7 @@ class Interrupts:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Note the first signal; a second one does what it did before."""
+    """Record the first signal; a second one has its previous effect."""
     interrupts = Interrupts()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -99,9 +99,9 @@ def terminating() -> Iterator[None]:
 
 
 def _handle(numbers: list[int], handler: Any) -> dict[int, Any]:
-    """Handle signals; returns what handled them before. One that is ignored stays so: nohup is there to be obeyed.
+    """Install a handler; returns the previous ones. Ignored signals stay ignored, as under nohup.
 
-    A process that is forked meanwhile, such as a worker of Gymnasium's, handles them as before: the run is not its own.
+    Processes forked meanwhile, such as Gymnasium's workers, use the previous handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}

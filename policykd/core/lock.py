@@ -1,4 +1,4 @@
-"""One writer per folder: a lock of the operating system, which ends with the process that holds it, however it ends."""
+"""One writer per folder, by a lock that the operating system releases when its process ends, even if killed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from policykd.core.errors import PolicyKDError
 
 LOCK = ".lock"
 _held: set[Path] = set()
-"""Locks of this process: whoever holds one may ask for it again."""
+"""Locks held by this process, which are reentrant."""
 
 
 @contextmanager
 def alone(folder: Path, timeout: float = 0) -> Iterator[None]:
-    """Keep other processes from writing into a folder.
+    """Lock a folder against other processes.
 
     Args:
-        folder: it exists.
+        folder: an existing folder.
         timeout: seconds to wait for another process.
 
     Raises:
-        PolicyKDError: another process holds it, the line says which; or the folder cannot be written.
+        PolicyKDError: another process, which the error names, holds the lock; or the folder is not writable.
     """
     path = folder.resolve() / LOCK
     if path in _held:
@@ -45,18 +45,18 @@ def alone(folder: Path, timeout: float = 0) -> Iterator[None]:
         raise PolicyKDError(f"run folder: cannot write {folder}: {error.strerror}: choose another one") from None
     _held.add(path)
     try:
-        with suppress(OSError):  # a full disk: the lock holds all the same
+        with suppress(OSError):  # a full disk; the lock works anyway
             path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         yield
     finally:
         _held.discard(path)
         with suppress(OSError):  # the folder may be gone
-            path.unlink()  # before the release: filelock never takes a file that has no name any more
+            path.unlink()  # before the release: filelock never locks an unlinked file
         lock.release()
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as far as it says."""
+    """Describe the holder of a lock, as far as its file says."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))

@@ -1,4 +1,4 @@
-"""Whether this machine has the memory, or the disk, for what is asked, before it is taken."""
+"""Checks for enough memory or disk space before allocating."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from policykd.core.errors import PolicyKDError
 
 
 def require_memory(nbytes: int, what: str, setting: str, device: torch.device | str = "cpu") -> None:
-    """Refuse what the machine, or its GPU, cannot hold.
+    """Refuse an allocation that exceeds the memory of the machine or its GPU.
 
     Args:
-        nbytes: bytes that it takes.
-        what: what takes them, such as "2 learners x 1,000,000 transitions".
-        setting: what to lower.
-        device: where; of devices that are neither the processor nor CUDA nothing is known.
+        nbytes: bytes to allocate.
+        what: what they are for, such as "2 learners x 1,000,000 transitions".
+        setting: setting to lower.
+        device: device of the allocation; devices other than CPU and CUDA are not checked.
 
     Raises:
-        PolicyKDError: there is less memory.
+        PolicyKDError: there is too little memory.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -38,16 +38,16 @@ def require_memory(nbytes: int, what: str, setting: str, device: torch.device | 
 
 
 def require_disk(nbytes: int, place: Path, what: str, setting: str) -> None:
-    """Refuse what the disk cannot hold.
+    """Refuse a file that exceeds the free space on disk.
 
     Args:
-        nbytes: bytes that it takes.
-        place: in which folder, which need not be there yet.
-        what: what takes them.
-        setting: what to lower.
+        nbytes: bytes to write.
+        place: folder, which need not exist yet.
+        what: what they are for.
+        setting: setting to lower.
 
     Raises:
-        PolicyKDError: the disk has less room.
+        PolicyKDError: there is too little free space.
     """
     there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
@@ -61,21 +61,21 @@ def physical_memory() -> int:
     """Bytes of memory in this machine."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not known here: let the allocation decide
+    except (ValueError, OSError, AttributeError):  # unknown: let the allocation decide
         return 2**63
 
 
 def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that Linux lets this job take (control groups, as Slurm, Docker and Kubernetes use them).
+    """Memory limit of this job in bytes on Linux (control groups, as used by Slurm, Docker and Kubernetes).
 
     Args:
-        groups: the file that says in which groups this process is.
-        root: where the groups' limits are.
+        groups: file that lists this process's groups.
+        root: folder of the groups' limits.
     """
     limits = [2**63]
     try:
         lines = [line.split(":", 2) for line in groups.read_text(encoding="utf-8").splitlines()]
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return limits[0]
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers not in ("", "memory"):
@@ -89,7 +89,7 @@ def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def _number(file: Path) -> int:
-    """The number in a file; without bound where there is none, or "max"."""
+    """The number in a file; unlimited if the file is missing or says "max"."""
     try:
         return int(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

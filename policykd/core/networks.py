@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "elu": torch.nn.functional.elu,
 }
-"""ELU rather than SiLU as the smooth one: its derivative follows from its output, so nothing else is kept for it."""
+"""The smooth one is ELU rather than SiLU, since its derivative follows from its output and nothing else is kept."""
 
 
 class Network(Protocol):
@@ -50,7 +50,7 @@ class MLP:
 
     Args:
         sizes: input width, hidden widths, output width, e.g. ``(17, 64, 64, 6)``.
-        squash: end in tanh, as actors of bounded actions do.
+        squash: apply tanh to the output, as actors with bounded actions do.
         activation: after every hidden layer.
         layer_norm: normalise every hidden layer before its activation (Ba et al. 2016), as ``torch.nn.LayerNorm``
             does, with a scale and a shift per unit behind the layer's bias in the row.
@@ -65,8 +65,8 @@ class MLP:
     layer_norm: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is not a network, in one line."""
-        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list would not do as a key of caches
+        """Refuse invalid sizes and activations."""
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # hashable, as a key of caches
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise PolicyKDError(f"MLP: sizes={self.sizes} must be at least two positive widths, input to output")
         if self.activation not in ACTIVATIONS:
@@ -98,12 +98,12 @@ class MLP:
         for (inputs, outputs), gain in zip(self.layers, gains, strict=True):
             drawn = generator.standard_normal((max(inputs, outputs), min(inputs, outputs)))
             q, r = np.linalg.qr(drawn)
-            q *= np.sign(np.diag(r))  # else QR would not draw all rotations alike
+            q *= np.sign(np.diag(r))  # otherwise QR would not sample rotations uniformly
             parts.append(np.concatenate((gain * (q if inputs >= outputs else q.T).ravel(), np.zeros(outputs))))
         return self._row(parts)
 
     def _row(self, linear: list[np.ndarray]) -> Tensor:
-        """A row of the parameters of each linear layer; a normalisation starts with scale 1 and shift 0."""
+        """Assemble a row from the linear layers' parameters; layer norms start with scale 1 and shift 0."""
         parts = []
         for index, (layer, width) in enumerate(zip(linear, self.sizes[1:], strict=True)):
             normalised = self.layer_norm and index < len(linear) - 1
@@ -121,7 +121,7 @@ class MLP:
         for index, (inputs, outputs) in enumerate(self.layers):
             vectors = 3 if self.layer_norm and index < len(self.layers) - 1 else 1
             shapes.append([(inputs, outputs), *[(1, outputs)] * vectors])
-        # One split: its backward is one concatenation, where slicing would fill and add a tensor per layer.
+        # One split, whose backward is one concatenation; slicing would fill and add a tensor per layer.
         parts = iter(rows.split([height * width for layer in shapes for height, width in layer], dim=1))
         return [tuple(next(parts).view(count, *shape) for shape in layer) for layer in shapes]
 
@@ -133,7 +133,7 @@ class MLP:
         return outputs.tanh() if self.squash else outputs
 
     def activations(self, rows: Tensor, inputs: Tensor) -> list[Tensor]:
-        """What every layer gives, computed by torch: the features of policies, and last what a call gives.
+        """Outputs of every layer, computed by torch: hidden features, and last the network's output.
 
         Args:
             rows: parameters ``(R, P)``.
@@ -173,12 +173,12 @@ class PolicyOutput(NamedTuple):
         return PolicyOutput(one_hot(logits), logits=logits)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PolicyOutput:
-        """``function`` of every tensor."""
+        """Apply ``function`` to every tensor."""
         return PolicyOutput(*[None if part is None else function(part) for part in self])  # type: ignore[arg-type]
 
 
 def one_hot(scores: Tensor) -> Tensor:
-    """1 at the largest of each row of ``(..., A)``, the first where several are, and 0 elsewhere; NaN where that is."""
+    """One-hot argmax of each row of ``(..., A)``, the first in a tie; NaN where scores are NaN."""
     place = scores.argmax(-1, keepdim=True)
     return torch.zeros_like(scores).scatter(-1, place, 1.0 + 0.0 * scores.detach().gather(-1, place))
 
@@ -188,9 +188,9 @@ Loss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 def gradient(loss: Loss, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradient ``(R, P)`` of the summed losses ``(R,)`` and the diagnostics beside them.
+    """Gradient ``(R, P)`` of the summed losses ``(R,)``, and the diagnostics.
 
-    Rows never mix: the gradient of a sum over rows is, row by row, the gradient of that row's own loss.
+    Rows are independent, so the gradient of the sum is, for each row, the gradient of its own loss.
     """
     if torch.compiler.is_compiling():  # the compiler traces functional gradients, not autograd's engine
 
@@ -202,7 +202,7 @@ def gradient(loss: Loss, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
         losses, info = loss(leaf)
-        # Of the sum: asked for the gradient of a vector, torch imports its compiler's shapes and sympy (a second).
+        # Of the sum: for the gradient of a vector, torch imports its compiler's shapes and sympy, which takes a second.
         (result,) = torch.autograd.grad(losses.sum(), leaf)
     return result, info
 
@@ -210,7 +210,7 @@ def gradient(loss: Loss, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1) over rows of parameters, with torch's defaults.
 
-    All state is in plain tensors, so one optimiser serves every learner, compiles, and is saved as it is.
+    All state is in plain tensors, so that one optimiser serves all learners, can be compiled, and is easy to save.
     """
 
     def __init__(self, rows: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
@@ -219,14 +219,14 @@ class Adam:
         self.steps = torch.zeros((), dtype=rows.dtype, device=rows.device)
         self.betas, self.eps = betas, eps
         self.mask: Tensor | None = None
-        """1 for parameters ``(R, P)`` that learn, 0 for those that stay as they are; None is all."""
+        """1 for trained parameters ``(R, P)``, 0 for frozen ones; None trains all."""
 
     def count_by_row(self) -> None:
-        """From now on every row has a number of steps of its own, ``(R, 1)``."""
+        """Switch to a separate step count per row, ``(R, 1)``."""
         self.steps = self.steps.expand(len(self.exp_avg), 1).clone()
 
     def steps_of(self, row: int) -> float:
-        """How many steps a row has made."""
+        """Number of steps taken by a row."""
         return float(self.steps[row] if self.steps.ndim else self.steps)
 
     def step(self, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor) -> None:
@@ -238,14 +238,14 @@ class Adam:
             learning_rate: a number or a tensor of one, or one per row, ``(R, 1)``.
 
         Raises:
-            ValueError: learning rates of another shape.
+            ValueError: the learning rates have another shape.
         """
         if isinstance(learning_rate, Tensor) and learning_rate.shape not in ((), (len(rows), 1)):
             raise ValueError(f"learning rates must be one number or ({len(rows)}, 1), not {learning_rate.shape}")
         self.steps.add_(1)
         if self.mask is not None:
             gradients = gradients * self.mask
-        # Compiled, the lines below are one loop as fast as the kernel's.
+        # Compiled, the lines below become one loop as fast as the kernel.
         if not torch.compiler.is_compiling() and rows.stride(-1) == 1 and self.steps.ndim == 0:
             moments, steps, rate = (self.exp_avg, self.exp_avg_sq), self.steps, learning_rate
             if native.adam_(rows, *moments, gradients, steps=steps, learning_rate=rate, betas=self.betas, eps=self.eps):
@@ -253,15 +253,15 @@ class Adam:
         beta1, beta2 = self.betas
         self.exp_avg.lerp_(gradients, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        # beta^steps as an exponential: the compiler puts it into the loop over all parameters, where pow is slow.
+        # beta^steps as an exponential, since the compiler puts it into the loop over all parameters, where pow is slow.
         power1, power2 = (self.steps * math.log(beta1)).exp(), (self.steps * math.log(beta2)).exp()
-        step_size = (1 - power1).reciprocal() * learning_rate  # rounds alike for numbers and tensors
+        step_size = (1 - power1).reciprocal() * learning_rate  # rounds the same for numbers and tensors
         denominator = self.exp_avg_sq.sqrt().div_((1 - power2).sqrt()).add_(self.eps)
         rows.sub_(self.exp_avg.div(denominator).mul_(step_size))
 
 
 def state_tensors(owner: object) -> dict[str, Tensor]:
-    """Every tensor of a learner or a distillation step by its name, those of its optimisers and statistics included."""
+    """All tensors of a learner or a distillation step by name, including those of its optimisers and statistics."""
     tensors: dict[str, Tensor] = {}
     for name, value in vars(owner).items():
         if isinstance(value, Tensor):
@@ -272,15 +272,15 @@ def state_tensors(owner: object) -> dict[str, Tensor]:
 
 
 def adams_of(*owners: object) -> list[Adam]:
-    """The optimisers that are attributes of ``owners``, some of which may be None."""
+    """The optimisers among the attributes of ``owners``, which may include None."""
     return [value for owner in owners if owner is not None for value in vars(owner).values() if isinstance(value, Adam)]
 
 
 def load_state_tensors(owner: object, tensors: dict[str, Tensor]) -> None:
-    """Copy saved tensors back in place; Adam's steps were once one number of all rows, and then that of each.
+    """Copy saved tensors back in place; a single step count of Adam, as in older files, applies to every row.
 
     Raises:
-        PolicyKDError: names, shapes or kinds of numbers differ from ``owner``'s.
+        PolicyKDError: names, shapes or dtypes differ from ``owner``'s.
     """
     own = state_tensors(owner)
 

@@ -1,4 +1,4 @@
-"""Running mean and variance of what learners see, each learner's apart: SB3's ``VecNormalize`` on the learner axis."""
+"""Running observation and reward statistics per learner: SB3's ``VecNormalize`` with a learner axis."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 CLIP = 10.0
-"""Normalised values stay within +-CLIP, as in ``VecNormalize``."""
+"""Normalised values are clipped to +-CLIP, as in ``VecNormalize``."""
 EPSILON = 1e-8
-"""Added to a variance before its root, as in ``VecNormalize``."""
+"""Added to the variance before its root, as in ``VecNormalize``."""
 
 
 class RunningMeanStd:
-    """Mean and variance of K streams (Chan, Golub & LeVeque 1979), in float64 as SB3's class of this name.
+    """Running mean and variance of K streams (Chan, Golub & LeVeque 1979), in float64 like SB3's class of this name.
 
     Args:
-        learners: number of streams K; they grow together.
+        learners: number of streams K, which all receive equally many values.
         shape: shape of one value.
-        device: where the numbers live.
+        device: device of the statistics.
     """
 
     def __init__(self, learners: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
         self.mean = torch.zeros(learners, *shape, dtype=torch.float64, device=device)
         self.var = torch.ones(learners, *shape, dtype=torch.float64, device=device)
-        self.count = torch.tensor(1e-4, dtype=torch.float64, device=device)  # SB3's start: a trace of (0, 1)
+        self.count = torch.tensor(1e-4, dtype=torch.float64, device=device)  # SB3's initial count: a trace of (0, 1)
 
     @property
     def std(self) -> Tensor:
@@ -34,10 +34,10 @@ class RunningMeanStd:
         return (self.var + EPSILON).sqrt()
 
     def update(self, values: Tensor) -> None:
-        """Take in N more values of every stream, ``(K, N, *shape)``."""
+        """Update with N values of every stream, ``(K, N, *shape)``."""
         values, added = values.double(), values.shape[1]
         total = self.count + added
-        one = added == 1  # which is its own mean, without variance: most of the time
+        one = added == 1  # the usual case: its own mean, without variance
         difference = (values[:, 0] if one else values.mean(1)) - self.mean
         squares = self.var * self.count
         if not one:
@@ -48,16 +48,16 @@ class RunningMeanStd:
 
 
 TRAINED_ON_SCALED = "trained_norm_reward"
-"""Attribute of a written ``VecNormalize``: whether its agent was trained on scaled rewards, as its values still are."""
+"""Attribute of a written ``VecNormalize``: whether its agent was trained on scaled rewards, so its values are too."""
 
 
 def pickled_to_play(vec_normalize: Any) -> bytes:
-    """An SB3 ``VecNormalize`` as its ``load`` reads it: it no longer learns, and leaves the task's rewards as they are.
+    """Pickle an SB3 ``VecNormalize`` for its ``load``, with updates and reward scaling switched off.
 
-    So ``evaluate_policy`` gives the task's returns. To train on, set ``training`` and ``norm_reward`` again.
+    ``evaluate_policy`` then gives the task's returns. To resume training, set ``training`` and ``norm_reward`` again.
 
     Args:
-        vec_normalize: is changed in place.
+        vec_normalize: the wrapper, changed in place.
     """
     setattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward)
     vec_normalize.training = vec_normalize.norm_reward = False

@@ -1,4 +1,4 @@
-"""Text from elsewhere as plain values: JSON and YAML that are read in bounded time, or end in a ``ValueError``."""
+"""Safe parsing of untrusted JSON and YAML in bounded time; failures raise ``ValueError``."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from policykd.core.errors import PolicyKDError
 
 MOST_JSON, MOST_YAML, MOST_NODES = 32_000_000, 200_000, 100_000
-"""Characters that are read at most; PyYAML takes a second for some hundred thousand."""
+"""Maximum characters of JSON and YAML, and nodes of YAML; PyYAML reads some hundred thousand characters a second."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}(?<!\.)")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that cannot be files on Windows."""
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+$")
-"""Numbers without a point, such as 1e-3, which YAML 1.1 takes for text."""
+"""Numbers without a point, such as 1e-3, which YAML 1.1 reads as strings."""
 
 
 def read_text(path: Path, most: int = MOST_JSON, errors: str = "strict") -> str:
-    """A file's text.
+    """Read a text file.
 
     Args:
         path: the file.
-        most: the characters that it may have.
-        errors: of bytes that are no UTF-8, as for ``open``.
+        most: maximum number of characters.
+        errors: handling of invalid UTF-8, as for ``open``.
 
     Raises:
-        OSError, ValueError: it cannot be read, is no UTF-8, or is longer than what is read here.
+        OSError, ValueError: the file cannot be read, is not UTF-8, or is too long.
     """
     with open(path, encoding="utf-8", errors=errors) as file:
         text = file.read(most + 1)
@@ -37,10 +37,10 @@ def read_text(path: Path, most: int = MOST_JSON, errors: str = "strict") -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Plain values.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, too deep or too long, or names a key twice, of which one would count.
+        ValueError: it is not JSON, too deep or too long, or has a duplicate key.
     """
     try:
         return json.loads(_bounded(text, MOST_JSON), object_pairs_hook=_named_once)
@@ -49,14 +49,14 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, loader_type: Any = None) -> Any:
-    """Plain values; ``1e-3`` is a number, as in YAML 1.2, where PyYAML by itself wants ``1.0e-3``.
+    """Parse YAML; ``1e-3`` is a number, as in YAML 1.2, whereas PyYAML by default needs ``1.0e-3``.
 
     Args:
         text: the YAML.
-        loader_type: a kind of PyYAML's SafeLoader that knows more tags; None is that itself.
+        loader_type: a subclass of PyYAML's SafeLoader with more tags; None is SafeLoader.
 
     Raises:
-        ValueError: it is no YAML, too deep or too long, names a key twice, or its aliases repeat without end.
+        ValueError: it is not YAML, too deep or too long, has a duplicate key, or its aliases expand too far.
     """
     import yaml
 
@@ -66,7 +66,7 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     try:
         loader = Loader(_bounded(text, MOST_YAML))
-        if _deepest(text) > 100:  # at which PyYAML becomes slow before it gives up
+        if _deepest(text) > 100:  # beyond this PyYAML becomes slow before it fails
             raise RecursionError
         node = loader.get_single_node()
         if _written_out(node, {}) > MOST_NODES:
@@ -77,20 +77,20 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
-    except (TypeError, AttributeError, OverflowError) as error:  # of tags that do not fit their values
+    except (TypeError, AttributeError, OverflowError) as error:  # tags that do not fit their values
         raise ValueError(str(error)) from None
 
 
 def _deepest(text: str) -> int:
-    """How deeply brackets are nested."""
+    """Maximum nesting depth of brackets."""
     steps = (1 if character in "[{" else -1 for character in re.findall(r"[\[\]{}]", text))
     return max(itertools.accumulate(steps, lambda depth, step: max(0, depth + step), initial=0))
 
 
 def _written_out(node: Any, known: dict[int, float]) -> float:
-    """How many values a YAML node stands for with its aliases written out; one that holds itself has no end."""
+    """Number of values of a YAML node with its aliases expanded; infinite if it contains itself."""
     if id(node) not in known:
-        known[id(node)] = math.inf  # while it is being counted
+        known[id(node)] = math.inf  # while counting, to detect cycles
         children = node.value if isinstance(getattr(node, "value", None), list) else []
         flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
         known[id(node)] = 1 + sum(_written_out(part, known) for part in flat)
@@ -98,7 +98,7 @@ def _written_out(node: Any, known: dict[int, float]) -> float:
 
 
 def _named_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Keys and values as a dict, or a ``ValueError`` where a key is there twice."""
+    """Convert pairs to a dict; duplicate keys raise ``ValueError``."""
     found: dict[Any, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -108,7 +108,7 @@ def _named_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _check_keys(node: Any) -> None:
-    """Refuse a mapping of a YAML node that has a key twice; ``<<`` merges others, which give way."""
+    """Refuse YAML mappings with duplicate keys; keys merged by ``<<`` may be overridden."""
     children = node.value if isinstance(getattr(node, "value", None), list) else []
     pairs = [child for child in children if isinstance(child, tuple)]
     _named_once([(key.value, None) for key, _ in pairs if isinstance(key.value, str) and key.value != "<<"])
@@ -117,10 +117,10 @@ def _check_keys(node: Any) -> None:
 
 
 def check_file_name(what: str, name: str) -> None:
-    """Refuse a name that cannot name a file or folder, or that leads anywhere else.
+    """Refuse a name that is not a valid file name, or that leads to another folder.
 
     Raises:
-        PolicyKDError: it is a path, or no name on some system.
+        PolicyKDError: it is a path, or not a valid name on some system.
     """
     if not _FILE_NAME.fullmatch(name) or _DEVICES.fullmatch(name):
         raise PolicyKDError(

@@ -1,4 +1,4 @@
-"""Modules of the user's own that add parts to the tables: named on the command line, never by a file."""
+"""User modules that register parts in the tables: named on the command line, never by a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from policykd.core.errors import PolicyKDError, one_line
 
 VARIABLE = "POLICYKD_PLUGINS"
-"""Tells the processes that a command starts which modules it was given."""
+"""Environment variable that passes a command's plugins to the processes it starts."""
 
 
 def load(names: Sequence[str]) -> None:
@@ -23,37 +23,37 @@ def load(names: Sequence[str]) -> None:
         here = os.getcwd()
     except FileNotFoundError:
         raise PolicyKDError("current folder: it was deleted: change to another one") from None
-    if here not in sys.path:  # last: --env my_env:MyTask-v0 finds my_env.py here, too, and nothing else changes
+    if here not in sys.path:  # last, so that --env my_env:MyTask-v0 finds my_env.py and nothing else changes
         sys.path.append(here)
     for name in names:
         try:
             importlib.import_module(name)
-        except SystemExit:  # a program that ends itself
+        except SystemExit:  # a script that exits on import
             raise PolicyKDError(f"plugins: {name} calls sys.exit where it is imported: it must not") from None
-        except Exception as error:  # a module of the user's own may fail in any way
+        except Exception as error:  # a user's module may raise anything
             raise PolicyKDError(f"plugins: {name} cannot be imported: {one_line(error)}") from None
     if names:
         os.environ[VARIABLE] = ",".join(names)
 
 
 def command(words: str) -> str:
-    """A command to type next, with the modules that this one was given: its results may name their parts."""
+    """Add this command's plugins to a suggested command, whose input may refer to their parts."""
     names = os.environ.get(VARIABLE, "")
     return f"policykd --plugins {names} {words}" if names else f"policykd {words}"
 
 
 def load_inherited() -> None:
-    """In a process that a command started: the modules that the command was given."""
+    """Load the plugins of the command that started this process."""
     load(names_in(os.environ.get(VARIABLE, "")))
 
 
 def names_in(text: str) -> list[str]:
-    """The modules of ``MODULE[,MODULE]``."""
+    """Split ``MODULE[,MODULE]``."""
     return [name for name in text.split(",") if name]
 
 
 def take(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Modules of a leading ``--plugins MODULE[,MODULE]`` or ``--plugins=MODULE``, and what follows it.
+    """Parse a leading ``--plugins MODULE[,MODULE]`` or ``--plugins=MODULE``; returns modules and remaining arguments.
 
     Raises:
         PolicyKDError: no module is named.

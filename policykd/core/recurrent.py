@@ -1,4 +1,4 @@
-"""Recurrent networks of many learners: gated recurrent units before an MLP, all learners in one call."""
+"""Recurrent networks of many learners: a GRU followed by an MLP, all learners in one call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from policykd.core.networks import MLP
 
 @dataclass(frozen=True)
 class GRU:
-    """Gated recurrent units (Cho et al. 2014, as ``torch.nn.GRU`` computes them), then an MLP; a ``Network``.
+    """A GRU (Cho et al. 2014, as in ``torch.nn.GRU``) followed by an MLP; a ``Network``.
 
-    The MLP reads the units and the input beside them. A row holds torch's parameters of the units, input weights
-    ``(in, 3H)``, hidden weights ``(H, 3H)`` and the two biases, and then the MLP's.
+    The MLP reads the hidden state concatenated with the input. A row holds torch's parameters of the GRU, input weights
+    ``(in, 3H)``, hidden weights ``(H, 3H)`` and the two biases, followed by the MLP's.
 
     Args:
         inputs: width of the input.
@@ -50,21 +50,21 @@ class GRU:
         return torch.cat((torch.from_numpy(units), self.head.initialise(generator)))
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        """The first step of episodes: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
+        """Apply the network to first steps of episodes: ``(R, P)`` and ``(R, B, in)`` to ``(R, B, out)``."""
         state = inputs.new_zeros(*inputs.shape[:2], self.width)
         return self.unroll(rows, inputs.unsqueeze(1), torch.ones_like(inputs[:, None, :, 0]), state)[0].squeeze(1)
 
     def unroll(self, rows: Tensor, inputs: Tensor, starts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of B sequences of every network.
+        """Run L steps of B sequences per network.
 
         Args:
             rows: parameters ``(R, P)``.
             inputs: ``(R, L, B, in)``.
-            starts: 1 where an episode starts, and the state is emptied before the step, ``(R, L, B)``.
-            state: what is remembered before the first step ``(R, B, H)``.
+            starts: 1 where an episode starts, and the state is reset before the step, ``(R, L, B)``.
+            state: hidden state before the first step ``(R, B, H)``.
 
         Returns:
-            outputs ``(R, L, B, out)`` and the state after the last step.
+            Outputs ``(R, L, B, out)`` and the state after the last step.
         """
         learners, length, batch, _ = inputs.shape
         units, head = rows.split((sum(self.sections[:-1]), self.sections[-1]), dim=1)
@@ -77,7 +77,7 @@ class GRU:
         return outputs.view(learners, length, batch, -1), states[:, -1]
 
     def _states(self, units: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor:
-        """States ``(R, L, B, H)`` by torch, of the units' parameters alone."""
+        """States ``(R, L, B, H)`` computed by torch from the GRU's parameters."""
         learners, length, batch, width = inputs.shape
         weights, recurrent, bias, recurrent_bias = units.split(self.sections[:-1], dim=1)
         gates = 3 * self.width
@@ -92,42 +92,42 @@ class GRU:
 
 
 class _Step(NamedTuple):
-    """One step of units, each ``(R, B, H)``."""
+    """Intermediate values of one step, each ``(R, B, H)``."""
 
     before: Tensor
-    """The state, emptied where an episode starts."""
+    """The state before the step, reset where an episode starts."""
     gates: Tensor
-    """Reset and update gates side by side, ``(R, B, 2H)``."""
-    heard: Tensor
-    """What the state says to the candidate, before the reset gate."""
+    """Reset and update gates, concatenated ``(R, B, 2H)``."""
+    hidden: Tensor
+    """Contribution of the state to the candidate, before the reset gate."""
     candidate: Tensor
 
 
 def _steps(
     seen: Tensor, recurrent: Tensor, recurrent_bias: Tensor, goes_on: Tensor, state: Tensor
 ) -> Iterator[tuple[Tensor, _Step]]:
-    """The state after every step, and what led to it.
+    """Yield the state after every step, with its intermediate values.
 
     Args:
-        seen: what the inputs say to the gates and the candidate, ``(R, L, B, 3H)``.
-        recurrent: weights of the state ``(R, H, 3H)``.
-        recurrent_bias: their bias ``(R, 1, 3H)``.
+        seen: contribution of the inputs to gates and candidate, ``(R, L, B, 3H)``.
+        recurrent: hidden weights ``(R, H, 3H)``.
+        recurrent_bias: hidden bias ``(R, 1, 3H)``.
         goes_on: False where an episode starts, ``(R, L, B, 1)``.
-        state: before the first step ``(R, B, H)``.
+        state: state before the first step ``(R, B, H)``.
     """
     both, width = 2 * state.shape[-1], state.shape[-1]
     for x, new, go in zip(seen[..., :both].unbind(1), seen[..., both:].unbind(1), goes_on.unbind(1), strict=True):
-        before = state.where(go, 0.0)  # an episode also forgets NaN, which times 0 would stay
-        gates, heard = torch.baddbmm(recurrent_bias, before, recurrent).split((both, width), dim=-1)
+        before = state.where(go, 0.0)  # a reset also clears NaN, which multiplying by 0 would keep
+        gates, hidden = torch.baddbmm(recurrent_bias, before, recurrent).split((both, width), dim=-1)
         gates = (x + gates).sigmoid()
         reset, update = gates.chunk(2, dim=-1)
-        candidate = torch.addcmul(new, reset, heard).tanh()
+        candidate = torch.addcmul(new, reset, hidden).tanh()
         state = torch.addcmul(candidate, update, before - candidate)
-        yield state, _Step(before, gates, heard, candidate)
+        yield state, _Step(before, gates, hidden, candidate)
 
 
 class _Unrolled(torch.autograd.Function):
-    """The states of ``_steps``, ``(R, L, B, H)``, with its own way back: a third of the calls that autograd makes."""
+    """The states of ``_steps``, ``(R, L, B, H)``, with a custom backward that needs a third of autograd's calls."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Tensor) -> Tensor:
@@ -140,30 +140,30 @@ class _Unrolled(torch.autograd.Function):
         recurrent, goes_on, *saved = ctx.saved_tensors
         steps = [_Step(*saved[at : at + 4]) for at in range(0, len(saved), 4)]
         (wanted,), of_state = gradients, torch.zeros_like(saved[0])
-        of_seen, of_heard = [], []
+        of_seen, of_hidden = [], []
         for step, gradient, go in zip(
             reversed(steps), reversed(wanted.unbind(1)), reversed(goes_on.unbind(1)), strict=True
         ):
             gradient = gradient + of_state
             reset, update = step.gates.chunk(2, dim=-1)
             candidate = torch.ops.aten.tanh_backward(gradient - gradient * update, step.candidate)
-            of_gates = torch.cat((candidate * step.heard, gradient * (step.before - step.candidate)), dim=-1)
+            of_gates = torch.cat((candidate * step.hidden, gradient * (step.before - step.candidate)), dim=-1)
             of_gates = torch.ops.aten.sigmoid_backward(of_gates, step.gates)
             of_seen.append(torch.cat((of_gates, candidate), dim=-1))
-            of_heard.append(torch.cat((of_gates, candidate * reset), dim=-1))
-            of_state = torch.baddbmm(gradient * update, of_heard[-1], recurrent.mT) * go
-        heard = torch.stack(of_heard[::-1], dim=1).flatten(1, 2)
+            of_hidden.append(torch.cat((of_gates, candidate * reset), dim=-1))
+            of_state = torch.baddbmm(gradient * update, of_hidden[-1], recurrent.mT) * go
+        hidden = torch.stack(of_hidden[::-1], dim=1).flatten(1, 2)
         before = torch.stack([step.before for step in steps], dim=1).flatten(1, 2)
-        return torch.stack(of_seen[::-1], dim=1), before.mT @ heard, heard.sum(1, keepdim=True), None, of_state
+        return torch.stack(of_seen[::-1], dim=1), before.mT @ hidden, hidden.sum(1, keepdim=True), None, of_state
 
 
 class Along:
-    """A ``GRU`` as a network of sequences laid out flat: it answers ``(R, L * B, in)`` from where it was placed.
+    """A ``GRU`` as a network of flattened sequences ``(R, L * B, in)``, with their starts and states set by ``place``.
 
-    Whoever holds it in place of an MLP computes losses of sequences as of single states.
+    Used in place of an MLP, it lets losses for single states apply to sequences.
 
     Args:
-        network: which one.
+        network: the GRU.
     """
 
     def __init__(self, network: GRU) -> None:
@@ -173,7 +173,7 @@ class Along:
         """The state after the latest inputs, ``(R, B, H)``."""
 
     def place(self, starts: Tensor, state: Tensor) -> None:
-        """Say where episodes start in the next inputs, ``(R, L, B)``, and what was before them, ``(R, B, H)``."""
+        """Set where episodes start in the next inputs, ``(R, L, B)``, and the state before them, ``(R, B, H)``."""
         self.starts, self.state = starts, state
 
     def __call__(self, rows: Tensor, inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts by name or by object: every table of named parts is a dict that a user may add rows to."""
+"""Lookup of parts by name or object: every table of named parts is a dict that users may extend."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from policykd.core.fields import LINEAR, Linear, as_type
 
 T = TypeVar("T")
 OWN = "own:"
-"""Begins the name under which a part that is in no table is saved."""
+"""Prefix of the saved name of a part that is in no table."""
 
 
 def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, ...] | None = None) -> T:
-    """The part of a name, or the part itself.
+    """Look up a part by name; an object is returned as it is.
 
     Args:
-        what: the setting, for errors.
+        what: name of the setting in errors.
         part: a key of ``table``, or an object like its values.
         table: the known parts.
-        kind: what such an object must be an instance of or, where the table has classes, a subclass; None is anything
-            callable.
+        kind: required type of an object, or base class if the table holds classes; None accepts any callable.
 
     Raises:
-        PolicyKDError: the name is unknown, or the object is of another kind.
+        PolicyKDError: the name is unknown, or the object has the wrong type.
     """
     if isinstance(part, str):
         if part.startswith(OWN):
@@ -50,10 +49,10 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
 
 
 def check_row(row: Any, kind: type) -> None:
-    """Refuse a row of a table that has in a column of ``kind``, its dataclass, none of the choices.
+    """Refuse a table row with a value outside the choices of its field in the dataclass ``kind``.
 
     Raises:
-        PolicyKDError: names the row, the column, what it may be and what is nearest.
+        PolicyKDError: a value is not a choice; the error names row, field, choices and the nearest one.
     """
     for column, hint in typing.get_type_hints(kind).items():
         value, kinds = getattr(row, column), (hint, *typing.get_args(hint))
@@ -68,12 +67,12 @@ def check_row(row: Any, kind: type) -> None:
 
 
 def rows(*parts: Any) -> dict[str, Any]:
-    """A table of parts that have a ``name``."""
+    """Make a table of parts by their ``name``."""
     return {part.name: part for part in parts}
 
 
 def name_of(part: Any, table: Mapping[str, Any]) -> str:
-    """The name under which a part is saved: its key, or "own:" and what it calls itself."""
+    """The name under which a part is saved: its key, or "own:" and its own name."""
     if isinstance(part, str):
         return part
     for name, known in table.items():
@@ -83,16 +82,16 @@ def name_of(part: Any, table: Mapping[str, Any]) -> str:
 
 
 def plain(config: Any, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings as JSON reads them back; functions by the name under which they are known, or "own:" and theirs.
+    """Convert settings to plain JSON values; functions become their key in a table, or "own:" and their name.
 
     Args:
         config: a dataclass.
-        tables: of the known parts, by the setting that names one.
+        tables: tables of known parts, by setting.
     """
 
     def value_of(name: str, value: Any) -> Any:
         if isinstance(value, Linear):
-            return str(value)  # which ``change`` reads
+            return str(value)  # as ``change`` reads it
         if callable(value):
             return name_of(value, tables.get(name, {}))
         if isinstance(value, dict):
@@ -109,7 +108,7 @@ NAME = PrimitiveConstructorSpec[Any](
     is_instance=lambda value: True,
     str_from_instance=lambda value: ["None" if value is None else name_of(value, {})],
 )
-"""For a command line: a setting that takes a name there, and an object too in Python."""
+"""Marks a setting that takes a name on the command line, and an object too in Python."""
 
 NUMBER = PrimitiveConstructorSpec[Any](
     nargs=1,
@@ -118,7 +117,7 @@ NUMBER = PrimitiveConstructorSpec[Any](
     is_instance=lambda value: True,
     str_from_instance=lambda value: [str(value) if isinstance(value, float | int | Linear) else name_of(value, {})],
 )
-"""For a command line: a setting that takes a number there, and a function too in Python."""
+"""Marks a setting that takes a number on the command line, and a function too in Python."""
 
 
 def _of_classes(table: Mapping[str, Any]) -> bool:

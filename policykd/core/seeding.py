@@ -1,7 +1,7 @@
-"""Random streams: every stochastic part of every learner has a generator of its own.
+"""Random streams: every stochastic part of every learner has its own generator.
 
-A stream is known by (seed, peer, purpose) alone, so a learner draws the same numbers whether it trains by itself or
-in a batch of fifty, and evaluation never disturbs training.
+A stream depends only on (seed, peer, purpose), so a learner draws the same numbers whether it trains alone or in a
+batch of fifty, and evaluation does not affect training.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Generators = list[np.random.Generator]
 
 
 def stream(seed: int, peer: int, purpose: Purpose, *index: int) -> np.random.Generator:
-    """The generator of one purpose of peer ``peer`` in the group of seed ``seed``."""
+    """Make the generator for one purpose of a peer in the group with this seed."""
     return np.random.default_rng(np.random.SeedSequence((seed, peer, PURPOSES.index(purpose), *index)))
 
 
 def env_seed(seed: int, peer: int, purpose: Purpose, *index: int) -> int:
-    """A seed for ``env.reset`` drawn from a stream."""
+    """Draw a seed for ``env.reset`` from a stream."""
     return int(stream(seed, peer, purpose, *index).integers(2**31))
 
 
@@ -35,13 +35,13 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
-    """Continue a generator from ``state``."""
+    """Set a generator to a saved ``state``."""
     generator.bit_generator.state = state
 
 
 @contextmanager
 def undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
-    """Put the generators back of those learners, ``of (K,)`` in bool."""
+    """Restore the generators of the learners in ``of`` (bool, ``(K,)``) after the block."""
     states = {k: generator_state(generators[k]) for k in np.flatnonzero(of)}
     yield
     for k, state in states.items():
@@ -49,7 +49,7 @@ def undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
 
 
 def seed_learner(learner: Any, seed: int) -> Any:
-    """A learner of scikit-learn with its random states that are None set, in the order of their names."""
+    """Set every ``random_state`` of a scikit-learn learner that is None, in the order of their names."""
     if not hasattr(learner, "get_params"):
         return learner
     found = learner.get_params()

@@ -1,4 +1,4 @@
-"""What learners remember."""
+"""Memory of learners: replays, rollouts, labelled states, logged data and knowledge bases."""
 
 from policykd.memory.knowledge_base import KnowledgeBase, Neighbours
 from policykd.memory.labelled import LabelledStates

@@ -1,4 +1,4 @@
-"""FAISS behind a knowledge base: a scan of the keys in 8 bits, and a graph. Both search on the CPU."""
+"""FAISS indices of a knowledge base: an 8-bit scan and an HNSW graph, both on the CPU."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from policykd.core.extras import needs
 LINKS, BUILD_EFFORT = 32, 80
 """HNSW's M and efConstruction."""
 CANDIDATES = 2
-"""The scan in 8 bits hands on so many times the neighbours asked for, and ten more."""
+"""The 8-bit scan returns this many times the requested neighbours, plus ten, for re-ranking."""
 ROWS = 2**16
-"""Keys that are rounded at a time."""
+"""Keys quantised at a time."""
 
 
 class Scan:
-    """The keys rounded to 8 bits: a quarter of the bytes, which is what a search for one query waits for.
+    """A scan over keys quantised to 8 bits, a quarter of the memory traffic that bounds a search for one query.
 
-    The best candidates are ranked by the keys themselves. Keys that lie closer together than a step of rounding, as in
-    a class that was drawn into a point, may stand for one another: what is found is as near, to about a step.
+    The best candidates are re-ranked by the exact keys. Keys closer together than a quantisation step, as in a
+    collapsed class, may be confused: those found are as near, to within about a step.
 
     Args:
         keys: ``(M, d)`` of length 1.
@@ -39,9 +39,9 @@ class Scan:
         """Similarities and rows ``(B, K)``.
 
         Args:
-            keys: those of the constructor.
+            keys: the keys given to the constructor.
             queries: ``(B, d)`` of length 1.
-            k: K.
+            k: number of neighbours K.
         """
         count = min(len(keys), CANDIDATES * k + 10)
         _, found = self.codes.search(_eight_bits(queries, queries.abs().amax(1, keepdim=True)), count)
@@ -51,12 +51,12 @@ class Scan:
 
 
 def _eight_bits(vectors: Tensor, largest: Tensor) -> np.ndarray:
-    """Numbers from -127 to 127, as FAISS's 8-bit codes take them: a scale does not change who is nearest."""
+    """Quantise to -127 to 127 for FAISS's 8-bit codes; scaling does not change the ranking."""
     return (vectors * (127 / largest.clamp_min(1e-12))).round().cpu().numpy()
 
 
 class Graph:
-    """Malkov & Yashunin 2018, HNSW: neighbours of neighbours.
+    """A hierarchical navigable small-world graph (HNSW, Malkov & Yashunin 2018).
 
     Args:
         keys: ``(M, d)`` of length 1.
@@ -73,7 +73,7 @@ class Graph:
         self.index.add(keys.cpu().numpy())
 
     def search(self, queries: Tensor, k: int, effort: int) -> tuple[Tensor, Tensor]:
-        """Similarities and rows ``(B, K)``; -inf and row 0 where fewer were found."""
+        """Similarities and rows ``(B, K)``; -inf and row 0 for neighbours not found."""
         self.index.hnsw.efSearch = max(effort, 2 * k)
         found = self.index.search(queries.cpu().numpy(), k)
         similarities, rows = (torch.from_numpy(part).to(queries.device) for part in found)

@@ -1,4 +1,4 @@
-"""Arrays of HDF5 files, which are data: nothing outside the file is read, and no more than it may unpack to."""
+"""Safe reading of arrays from HDF5 files: no external links, and a bounded unpacked size."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from policykd.core.memory import require_memory
 
 
 def read_hdf5(path: Path, names: Sequence[str], beside: Sequence[str]) -> dict[str, np.ndarray]:
-    """D4RL's arrays at the top, or Minari's groups ``episode_<n>``, whose last observation has no action.
+    """Read D4RL's top-level arrays, or Minari's groups ``episode_<n>``, whose last observation has no action.
 
     Args:
         path: the file.
-        names: arrays to read where they are there.
-        beside: likewise, and passed over where these names are of something else, as of a single number.
+        names: arrays to read if present.
+        beside: further arrays to read if present, ignored if they are not arrays, such as a single number.
 
     Raises:
-        PolicyKDError, OSError, ValueError: it cannot be read, has none of them, or they are no arrays of numbers.
+        PolicyKDError, OSError, ValueError: the file cannot be read, has none of them, or they are not numeric arrays.
     """
     h5py = needs("h5py", "offline")
     with h5py.File(path, "r") as file:
@@ -43,7 +43,7 @@ def read_hdf5(path: Path, names: Sequence[str], beside: Sequence[str]) -> dict[s
 
 
 def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
-    """Arrays of an HDF5 file, together no larger than a zip of its size may unpack to."""
+    """Read arrays whose total size is within the limit for a zip of the file's size."""
     found = [_array(file, name) for name in names]
     nbytes = sum(array.size * array.dtype.itemsize for array in found)
     if nbytes > SPARE + RATIO * path.stat().st_size:
@@ -53,7 +53,7 @@ def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
 
 
 def _array(file: Any, name: str) -> Any:
-    """An array of an HDF5 file, and of no other file that it points to."""
+    """An array stored in the HDF5 file itself, not in another file it links to."""
     h5py = needs("h5py", "offline")
     parts = name.split("/")
     for depth in range(len(parts)):

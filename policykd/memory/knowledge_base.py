@@ -1,8 +1,8 @@
-"""What a teacher said of the examples it has seen, looked up by similarity: the memory of a student that retrieves.
+"""A knowledge base of a teacher's outputs, searched by similarity: the memory of retrieval-augmented students.
 
-Zhang et al. 2023 (ReAugKD): the teacher's embeddings are keys, its soft labels are values. Search is exact, by blocks
-of a matrix product; or FAISS scans a copy of the keys in 8 bits, and the best of these are ranked by the keys
-themselves; or FAISS follows an HNSW graph (Malkov & Yashunin 2018).
+In ReAugKD (Zhang et al. 2023) the teacher's embeddings are keys and its soft labels are values. Search is exact, by
+blockwise matrix products; or FAISS scans an 8-bit copy of the keys, and the best are re-ranked exactly; or FAISS
+follows an HNSW graph (Malkov & Yashunin 2018).
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from policykd.core.files import as_path, checkpoint_path
 from policykd.memory.approximate import Graph, Scan
 
 QUERIES, CELLS = 1024, 2**24
-"""A search looks at so many queries, and an exact one at so many similarities at a time (64 MB)."""
+"""Queries per block of a search, and similarities per block of an exact one (64 MB)."""
 Index = Literal["exact", "int8", "hnsw"]
 Metric = Literal["cosine", "euclidean"]
 
 
 class Neighbours(NamedTuple):
-    """The keys most like some queries, the most similar first."""
+    """Nearest keys of each query, the most similar first."""
 
     similarities: Tensor
-    """Cosines, or Euclidean distances times -1, ``(B, K)``; -inf where an approximate search found fewer."""
+    """Cosines, or negative Euclidean distances, ``(B, K)``; -inf where an approximate search found fewer."""
     rows: Tensor
-    """Rows of the memory ``(B, K)``."""
+    """Row indices in the memory ``(B, K)``."""
 
 
 class KnowledgeBase:
-    """Keys and their values, one row per example: embeddings and probabilities, or states and actions.
+    """Keys and values, one row per example: embeddings and probabilities, or states and actions.
 
     Args:
         width: length d of a key.
         classes: length C of a value.
-        teacher: fingerprint of what made the keys; a memory of another teacher is refused where it is used.
-        index: "exact"; "int8", for few queries several times faster, finds the same rows, or others as near to about
-            0.001, and takes a quarter of the keys' size again; or "hnsw", for very many keys that lie in clusters,
-            which takes half more than their size again. Both need ``policykd[retrieval]`` and are built at the first
-            search after rows have changed ("hnsw" takes new rows as they come).
-        device: where it lives; "int8" and "hnsw" search on the CPU.
-        effort: HNSW's efSearch, candidates it follows; at least twice the neighbours asked for. More is slower and
-            misses less.
-        metric: what is near: "cosine", where keys are kept at length 1; or "euclidean", with the index "exact" alone.
-            Distances come from a matrix product, so keys should lie around 0.
-        probabilities: whether values must be probabilities; else finite numbers will do, such as actions.
+        teacher: fingerprint of the teacher; a memory of another teacher is refused in use.
+        index: "exact"; "int8", several times faster for few queries, finds the same rows, or others as near to within
+            about 0.001, and takes a quarter of the keys' size in addition; "hnsw", for very many clustered keys, takes
+            one and a half times their size in addition. Both need ``policykd[retrieval]`` and are built at the first
+            search after rows have changed ("hnsw" adds new rows incrementally).
+        device: device of keys and values; "int8" and "hnsw" search on the CPU.
+        effort: HNSW's efSearch, the number of candidates, at least twice the neighbours requested. A higher value is
+            slower and more accurate.
+        metric: "cosine", with keys normalised to length 1; or "euclidean", only with the index "exact". Distances are
+            computed by a matrix product, so keys should be centred around 0.
+        probabilities: whether values must be probabilities, or any finite numbers such as actions.
 
     Raises:
-        PolicyKDError: an index or a metric that there is not, or not together.
+        PolicyKDError: the index or metric is unknown, or they cannot be combined.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class KnowledgeBase:
         self.teacher, self.index, self.effort = teacher, index, effort
         self.metric, self.probabilities = metric, probabilities
         self.keys = torch.empty(0, width, device=device)
-        """``(M, d)`` float32, each of length 1 where the metric is the cosine."""
+        """``(M, d)`` float32, normalised to length 1 for the cosine metric."""
         self.values = torch.empty(0, classes, device=device)
-        """``(M, C)`` float32, what the teacher said."""
+        """``(M, C)`` float32, the teacher's outputs."""
         self._scan: Scan | None = None
         self._graph: Graph | None = None
 
@@ -93,18 +93,18 @@ class KnowledgeBase:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, in memory as on disk; what FAISS builds comes on top."""
+        """Bytes of keys and values, in memory and on disk, without FAISS's index."""
         return self.keys.nbytes + self.values.nbytes
 
     def add(self, keys: Tensor, values: Tensor) -> None:
         """Append rows.
 
         Args:
-            keys: ``(N, d)`` of any length; for the cosine they are divided by it.
+            keys: ``(N, d)``; normalised here for the cosine metric.
             values: probabilities, or finite numbers, ``(N, C)``.
 
         Raises:
-            PolicyKDError: other widths, a key that is not finite, or values that are not what they must be.
+            PolicyKDError: widths differ, a key is not finite, or values are invalid.
         """
         width, classes = self.keys.shape[1], self.values.shape[1]
         if keys.shape != (len(values), width) or values.shape != (len(keys), classes):
@@ -121,16 +121,16 @@ class KnowledgeBase:
         self._scan = None
         if self._graph is not None:
             self._graph.add(ready)
-        # Without a copy of the first rows: they may be most of the memory there is.
+        # The first rows are not copied, since they may take most of the machine's memory.
         self.keys, self.values = (
             torch.cat((old, new)) if len(old) else new for old, new in ((self.keys, ready), (self.values, values))
         )
 
     def remove(self, rows: Tensor) -> None:
-        """Forget some rows ``(N,)``; those after them move up.
+        """Delete rows ``(N,)``; later rows move up.
 
         Raises:
-            PolicyKDError: there is no such row.
+            PolicyKDError: a row does not exist.
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise PolicyKDError(f"knowledge base: rows to remove must lie in [0, {len(self)})")
@@ -140,16 +140,15 @@ class KnowledgeBase:
         self._scan = self._graph = None
 
     def search(self, queries: Tensor, k: int, exclude: Tensor | None = None) -> Neighbours:
-        """The K most similar rows of every query.
+        """Find the K most similar rows of every query.
 
         Args:
-            queries: ``(B, d)`` of any length.
-            k: K.
-            exclude: one row ``(B,)`` per query that it shall not find: itself, where the query is an example in the
-                memory.
+            queries: ``(B, d)``; normalised here for the cosine metric.
+            k: number of neighbours K.
+            exclude: one row ``(B,)`` per query to skip, such as the query's own if it is in the memory.
 
         Raises:
-            PolicyKDError: K is larger than the memory, another width, or a query that is not finite.
+            PolicyKDError: K exceeds the size of the memory, the width differs, or a query is not finite.
         """
         room = len(self) - (exclude is not None)
         if not 1 <= k <= room:
@@ -158,7 +157,7 @@ class KnowledgeBase:
             raise PolicyKDError(
                 f"knowledge base: queries must be (B, {self.keys.shape[1]}), as its keys, got {tuple(queries.shape)}"
             )
-        with torch.autocast(self.keys.device.type, enabled=False):  # ranks in float32 wherever it is called
+        with torch.autocast(self.keys.device.type, enabled=False):  # ranks in float32 even inside autocast
             queries = self._ready(queries, "queries")
             parts = [self._search(part, k + (exclude is not None)) for part in queries.split(QUERIES)]
         similarities, rows = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -169,9 +168,9 @@ class KnowledgeBase:
         return Neighbours(similarities, rows)
 
     def save(self, path: str | Path) -> None:
-        """Write keys, values, the teacher's fingerprint and the metric to ``path``, whole or not at all.
+        """Save keys, values, the teacher's fingerprint and the metric to ``path``, atomically.
 
-        It ends in ``.safetensors`` if it has no ending.
+        The suffix ``.safetensors`` is added if it has none.
         """
         kind = {"teacher": self.teacher, "metric": self.metric, "probabilities": self.probabilities}
         checkpoint.save(checkpoint_path(path), {"keys": self.keys, "values": self.values, **kind})
@@ -186,17 +185,17 @@ class KnowledgeBase:
         device: torch.device | str = "cpu",
         effort: int = 128,
     ) -> KnowledgeBase:
-        """Map a saved memory: on the CPU the file's pages are read as a search needs them.
+        """Load a saved memory; on the CPU the file is memory-mapped.
 
         Args:
-            path: what ``save`` wrote.
-            teacher: the fingerprint that it must have; None takes any.
+            path: a file written by ``save``.
+            teacher: the fingerprint it must have; None accepts any.
             index: as in the constructor.
             device: as in the constructor.
             effort: as in the constructor.
 
         Raises:
-            PolicyKDError: no such file, a foreign or damaged one, or a memory of another teacher.
+            PolicyKDError: the file is missing, foreign or damaged, or the memory is of another teacher.
         """
         found = checkpoint.load(as_path("load", path))
         keys, values = (_table(found.get(part)) for part in ("keys", "values"))
@@ -210,7 +209,7 @@ class KnowledgeBase:
             index=index,
             device=device,
             effort=effort,
-            metric=found.get("metric", "cosine"),  # older files do not say, and hold probabilities
+            metric=found.get("metric", "cosine"),  # missing in older files, which hold probabilities
             probabilities=found.get("probabilities", True) is True,
         )
         memory.keys, memory.values = keys.to(device), values.to(device)
@@ -219,7 +218,7 @@ class KnowledgeBase:
         return memory
 
     def check_teacher(self, teacher: str) -> None:
-        """Refuse to answer for another teacher.
+        """Refuse a memory of another teacher.
 
         Raises:
             PolicyKDError: the fingerprint differs.
@@ -231,17 +230,17 @@ class KnowledgeBase:
             )
 
     def _ready(self, vectors: Tensor, what: str) -> Tensor:
-        """A copy of keys or queries ``(N, d)`` as they are compared."""
+        """Copy of keys or queries ``(N, d)`` in the form that is compared."""
         vectors = vectors.detach().to(self.keys)
         unit = _unit(vectors, what)
         return unit if self.metric == "cosine" else vectors.clone()
 
     def _similarities(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Of every query with every key, ``(B, M)``."""
+        """Similarities of every query with every key, ``(B, M)``."""
         return queries @ keys.T if self.metric == "cosine" else -torch.cdist(queries, keys)
 
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Similarities and rows ``(B, K)`` for at most ``QUERIES`` queries of length 1."""
+        """Similarities and rows ``(B, K)`` of at most ``QUERIES`` queries."""
         if self.index == "hnsw":
             self._graph = self._graph or Graph(self.keys)
             return self._graph.search(queries, k, self.effort)
@@ -251,7 +250,7 @@ class KnowledgeBase:
         return self._scan.search(self.keys, queries, k)
 
     def _search_all(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The best of every block of keys, merged as they come."""
+        """Exact search over blocks of keys, merging their best rows."""
         best = queries.new_empty(len(queries), 0)
         rows = best.long()
         block = max(1, CELLS // max(1, len(queries)))
@@ -266,12 +265,12 @@ class KnowledgeBase:
 
 
 def _table(value: Any) -> Tensor | None:
-    """A float32 matrix as it is, nothing else."""
+    """The value if it is a float32 matrix, else None."""
     return value if isinstance(value, Tensor) and value.ndim == 2 and value.dtype == torch.float32 else None
 
 
 def _unit(vectors: Tensor, what: str) -> Tensor:
-    """Vectors ``(N, d)`` divided by their lengths; zero stays zero."""
+    """Normalise vectors ``(N, d)`` to length 1; zero vectors stay zero."""
     lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     if len(lengths) and not math.isfinite(lengths.amax()):  # NaN is the largest, too
         bad = int((~lengths.isfinite()).sum())

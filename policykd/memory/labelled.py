@@ -1,4 +1,4 @@
-"""States with the teacher's answers to them: DAgger's data set, one ring per learner."""
+"""States labelled by the teacher: DAgger's data set, one ring buffer per learner."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from policykd.core.memory import require_memory
 
 
 class LabelledStates:
-    """The last ``capacity`` states of every learner, each with the teacher's answer, which is asked for once.
+    """The last ``capacity`` states of every learner, each labelled once by the teacher.
 
     Args:
-        capacity: states kept of each learner.
+        capacity: number of states kept per learner.
         observation_size: length O of an observation.
-        label_size: length W of an answer.
+        label_size: length W of a label.
         learners: number of learners K.
-        device: where they live.
+        device: device of the states.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class LabelledStates:
         self.storage = torch.from_numpy(np.zeros(shape, np.float32)).to(device)  # takes no memory before it is filled
         self.size, self.position = 0, 0
         self.total = 0
-        """States ever added, of each learner."""
+        """States added so far, per learner."""
 
     def add(self, observations: Tensor, labels: Tensor) -> None:
-        """Append N states of every learner: raw observations ``(K, N, O)`` and answers ``(K, N, W)``."""
+        """Append N states of every learner: raw observations ``(K, N, O)`` and labels ``(K, N, W)``."""
         count = observations.shape[1]
         places = (self.position + torch.arange(count, device=self.storage.device)) % self.capacity
         self.storage[:, places] = torch.cat((observations, labels), dim=-1).to(self.storage)
@@ -57,10 +57,10 @@ class LabelledStates:
         Args:
             batch_size: states B per learner.
             generators: one per learner.
-            recent: draw from the most recent so many only; None is all.
+            recent: draw from this many most recent states only; None uses all.
 
         Returns:
-            observations ``(K, B, O)`` and answers ``(K, B, W)``.
+            Observations ``(K, B, O)`` and labels ``(K, B, W)``.
         """
         count = self.size if recent is None else min(recent, self.size)
         draws = np.stack([generator.integers(count, size=batch_size) for generator in generators])
@@ -75,6 +75,6 @@ class LabelledStates:
         return {"storage": self.storage[:, : self.size], "position": self.position, "total": self.total}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.size, self.position, self.total = state["storage"].shape[1], state["position"], state["total"]
         self.storage[:, : self.size] = state["storage"].to(self.storage.device)

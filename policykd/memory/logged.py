@@ -1,4 +1,4 @@
-"""States that somebody met before, with what was done there, as a data set: from files, replays and demonstrations."""
+"""Logged states and actions as a data set, from files, replay buffers and demonstrations."""
 
 from __future__ import annotations
 
@@ -22,45 +22,44 @@ from policykd.tasks.groups import OwnSpace, flatten
 from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
-"""What files call them, and which episode each state is of is called ``episodes``."""
+"""Names of the arrays in files; the episode of each state is called ``episodes``."""
 NAMES, BESIDE = (*OBSERVATIONS, *ACTIONS), ("indices", "episodes")
-"""What is read of a file, and what says of which episodes it is."""
+"""Arrays to read from a file, and arrays that identify episodes."""
 ROUNDING = 1e-3
-"""How far scaled actions may lie beyond -1 or 1, or beside 0 and 1."""
+"""Tolerance of scaled actions at -1 and 1, or of one-hot vectors at 0 and 1."""
 
 
 def starts_of(episodes: np.ndarray) -> np.ndarray:
-    """Whether a state is the first of its episode ``(n,)``, of which each one's number is told."""
+    """Whether a state is the first of its episode ``(n,)``, given the episode of each state."""
     return np.append(True, episodes[1:] != episodes[:-1])
 
 
 class LoggedStates(NamedTuple):
-    """States, and the actions that were taken there: in any order, or episode after episode."""
+    """States and the actions taken there, in any order or episode by episode."""
 
     observations: np.ndarray
     """Raw ``(n, O)``, float32."""
     actions: np.ndarray | None = None
-    """``(n, A)``, or numbers of actions ``(n,)`` where one is chosen; None where they were not kept."""
+    """``(n, A)``, or indices ``(n,)`` of discrete actions; None if not recorded."""
     scaled: bool = False
-    """Whether actions are in [-1, 1], or vectors of 1 at the choice; else they are in the task's units."""
+    """Whether actions are in [-1, 1] or one-hot; otherwise they are in the task's units."""
     source: str = "the data"
-    """What to call it in errors."""
+    """Name of the data in errors."""
     episodes: np.ndarray | None = None
-    """Which episode a state is of ``(n,)``, those of one together, in the order in which they were met; None where
-    nobody says."""
+    """Episode of each state ``(n,)``; states of an episode are consecutive and in order. None if unknown."""
 
     @staticmethod
     def read(source: Any, space: OwnSpace | None = None) -> LoggedStates:
-        """The states of whatever holds some.
+        """Read logged states from any supported source.
 
         Args:
             source: an ``.npz`` file of ``observations`` and ``actions`` (``obs`` and ``acts``: imitation's); an HDF5
                 file as D4RL's, or Minari's (or its folder); a replay buffer of SB3, or the model that has one;
                 ``Demonstrations``; a mapping of arrays; or ``LoggedStates``.
-            space: of the task, where it gives dicts or boxes of several axes: they become vectors (docs/groups.md).
+            space: the task's observation space, if it has dicts or several axes, which are flattened (docs/groups.md).
 
         Raises:
-            PolicyKDError: it holds no states, or cannot be read; nothing in a file is run.
+            PolicyKDError: it holds no states, or cannot be read; no code in a file is run.
         """
         if isinstance(source, LoggedStates):
             return source.checked(space)
@@ -78,13 +77,13 @@ class LoggedStates(NamedTuple):
         raise PolicyKDError(f"states: a {type(source).__name__} holds none; see docs/offline.md for what does")
 
     def checked(self, space: OwnSpace | None = None) -> LoggedStates:
-        """The same with observations as vectors of float32.
+        """Validate, and convert observations to float32 vectors.
 
         Args:
-            space: of the task, where its observations have several axes.
+            space: the task's observation space, if observations have several axes.
 
         Raises:
-            PolicyKDError: they are no vectors, not finite, or not as many as actions; or these are no finite numbers.
+            PolicyKDError: observations are not vectors, not finite or not as many as actions; or actions not finite.
         """
         observations, actions = as_array(self.observations, "observations", self.source), self.actions
         count = len(observations) if observations.ndim else 0
@@ -98,14 +97,14 @@ class LoggedStates(NamedTuple):
                 raise PolicyKDError(
                     f"states: {self.source} has not one finite action for each of {count:,} observations"
                 )
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite
             observations = np.array(observations, np.float32)
         if not np.isfinite(observations).all():
             raise PolicyKDError(f"states: {self.source} has observations that are not finite in float32")
         episodes = None if self.episodes is None else as_array(self.episodes, "episodes", self.source, "fiubUSO")
         if episodes is not None and episodes.shape not in ((count,), (count, 1)):
-            episodes = None  # something else that is called so: a number of them, or their lengths
-        if episodes is not None:  # objects, as pandas keeps names: compared as text
+            episodes = None  # something else of that name: their number, or their lengths
+        if episodes is not None:  # object arrays, as from pandas, are compared as text
             episodes = episodes.reshape(count).astype(str if episodes.dtype.kind == "O" else episodes.dtype)
         return self._replace(observations=observations, actions=actions, episodes=episodes)
 
@@ -113,7 +112,7 @@ class LoggedStates(NamedTuple):
         """Whether a state is the first of its episode ``(n,)``.
 
         Raises:
-            PolicyKDError: which states are of one episode is not known, or those of one do not follow one another.
+            PolicyKDError: the episodes are unknown, or states of an episode are not consecutive.
         """
         if self.episodes is None:
             raise PolicyKDError(
@@ -128,10 +127,10 @@ class LoggedStates(NamedTuple):
         return starts
 
     def as_learners_hold(self, scale: ActionScale | Choices) -> np.ndarray:
-        """Actions ``(n, A)`` in [-1, 1], or vectors of 1 at the choice, float32.
+        """Actions ``(n, A)`` in [-1, 1] or one-hot, float32.
 
         Raises:
-            PolicyKDError: there are none, or they are not those of this task.
+            PolicyKDError: there are no actions, or they do not fit the task.
         """
         if self.actions is None:
             raise PolicyKDError(f"states: {self.source} has no actions to copy: give a teacher, who answers at them")
@@ -152,10 +151,10 @@ class LoggedStates(NamedTuple):
         return (actions if self.scaled else scale.from_env(actions)).astype(np.float32)
 
     def dataset(self) -> TensorDataset:
-        """Observations and numbers of actions, as a ``Distiller`` learns from them.
+        """Observations and indices of discrete actions, as a data set for ``Distiller``.
 
         Raises:
-            PolicyKDError: actions are no choices, or as in ``checked``.
+            PolicyKDError: actions are not discrete, or as in ``checked``.
         """
         observations, actions, *_ = self.checked()
         actions = None if actions is None else np.asarray(actions)
@@ -168,16 +167,16 @@ class LoggedStates(NamedTuple):
 
 
 def as_array(values: Any, what: str, source: str, kinds: str = "fiub") -> np.ndarray:
-    """Numbers as an array, whatever holds them: lists, tensors that learn or are on another device.
+    """Convert lists, arrays or tensors, also on other devices or with gradients, to a numeric array.
 
     Args:
         values: the numbers.
-        what: what they are, for errors.
-        source: whose they are, likewise.
-        kinds: of NumPy's types, which there may be.
+        what: name of the values in errors.
+        source: name of their source in errors.
+        kinds: allowed kinds of NumPy dtypes.
 
     Raises:
-        PolicyKDError: they are no array, or no numbers.
+        PolicyKDError: they are not a numeric array.
     """
     with telling(f"states: {source} has {what} that are no array (", ")", one_line):
         if isinstance(values, Tensor):
@@ -189,13 +188,13 @@ def as_array(values: Any, what: str, source: str, kinds: str = "fiub") -> np.nda
 
 
 def _are_scaled(actions: np.ndarray, choices: bool) -> bool:
-    """Whether actions ``(n, A)`` are what ``scaled`` says of them."""
+    """Whether actions ``(n, A)`` are in [-1, 1], or one-hot."""
     nearest = np.eye(actions.shape[1])[actions.argmax(1)] if choices else actions.clip(-1, 1)
     return bool(np.abs(actions - nearest).max() <= ROUNDING)
 
 
 def _from_file(path: Path) -> LoggedStates:
-    """The states of a file, or of a Minari folder."""
+    """Read states from a file, or from a Minari folder."""
     path = next(
         (folder for folder in (path / "data/main_data.hdf5", path / "main_data.hdf5") if folder.is_file()), path
     )
@@ -214,7 +213,7 @@ def _from_file(path: Path) -> LoggedStates:
 
 
 def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None = None) -> LoggedStates:
-    """States by the names that files give them."""
+    """Read states from arrays by the names used in files."""
     found, actions = [
         next((arrays[name] for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
     ]
@@ -231,13 +230,13 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None 
 def _without_last(
     observations: np.ndarray, actions: np.ndarray, indices: Any, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Observations that have an action, and the episode of each, of trajectories that keep their last one, too.
+    """Drop the final observation of each trajectory, which has no action; also returns each one's episode.
 
     Args:
-        observations: as imitation keeps them.
-        actions: of all trajectories.
-        indices: where actions of the next trajectory begin.
-        source: for errors.
+        observations: observations in imitation's format.
+        actions: actions of all trajectories.
+        indices: where the next trajectory's actions begin.
+        source: name of the source in errors.
     """
     begins, count = as_array(indices, "indices", source), len(actions) if actions.ndim else 0
     ends = np.append(begins.astype(np.int64), count) if begins.ndim == 1 else np.empty(0, np.int64)
@@ -251,7 +250,7 @@ def _without_last(
 
 
 def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
-    """A dict of n observations as ``(n, O)``."""
+    """Flatten a dict of n observations to ``(n, O)``."""
     if not isinstance(space, spaces.Dict):
         raise PolicyKDError(f"states: {source} has dicts of observations, and a task of vectors has no place for them")
     try:
@@ -261,13 +260,13 @@ def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: s
 
 
 def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
-    """The steps in a replay buffer of SB3, whose continuous actions are in [-1, 1].
+    """Read the steps of an SB3 replay buffer, whose continuous actions are in [-1, 1].
 
-    Dicts of observations are laid out as the task's space says, or the buffer's own.
+    Dict observations are flattened by the task's space, or by the buffer's own.
     """
     name, rows = f"a {type(buffer).__name__}", np.arange(buffer.buffer_size if buffer.full else buffer.pos)
     if buffer.full and getattr(buffer, "optimize_memory_usage", False):
-        rows = np.delete(rows, buffer.pos)  # there the latest step led, and the action is of the oldest one
+        rows = np.delete(rows, buffer.pos)  # the latest next observation, with the oldest action
     if hasattr(buffer, "log_probs"):
         raise PolicyKDError(
             f"states: {name} is of learning on policy, its actions are not those that the task took: give a replay "

@@ -1,4 +1,4 @@
-"""A policy that is its data: the mean action at the states that are nearest (k-nearest-neighbour regression)."""
+"""A nonparametric policy: k-nearest-neighbour regression on logged states and actions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from policykd.tasks.spaces import ActionScale
 
 
 class NearestStates:
-    """Acts as was done at the k most similar states, in the units of these actions (Cover & Hart 1967, Stone 1977).
+    """Returns the mean action of the k nearest states, in these actions' units (Cover & Hart 1967, Stone 1977).
 
-    Similar is a small Euclidean distance of observations, each column that varies in units of its own standard
-    deviation. SB3's ``evaluate_policy`` plays it.
+    Nearness is the Euclidean distance of observations, with each varying column divided by its standard deviation.
+    It works with SB3's ``evaluate_policy``.
 
     Args:
         observations: states ``(n, O)``.
-        actions: continuous actions there ``(n, A)``.
-        k: neighbours, each of which counts alike.
+        actions: continuous actions ``(n, A)`` at these states.
+        k: number of neighbours, all with equal weight.
 
     Raises:
-        PolicyKDError: there are not k states, not one action for each, or a number is not finite.
+        PolicyKDError: there are fewer than k states, not one action per state, or values that are not finite.
     """
 
     def __init__(self, observations: Tensor, actions: Tensor, k: int = 8) -> None:
@@ -45,16 +45,16 @@ class NearestStates:
 
     @classmethod
     def of(cls, source: Any, k: int = 8, action_space: spaces.Box | None = None) -> NearestStates:
-        """The policy of whatever holds states with actions.
+        """Make the policy from any source of states with actions.
 
         Args:
-            source: whatever ``LoggedStates.read`` takes.
-            k: neighbours.
-            action_space: the task's, into whose units actions are brought that are kept in [-1, 1] (those of SB3's
-                replay buffers and of ``Demonstrations``); others are in them already.
+            source: anything that ``LoggedStates.read`` takes.
+            k: number of neighbours.
+            action_space: the task's action space, used to convert actions in [-1, 1] (as in SB3's replay buffers and in
+                ``Demonstrations``) to the task's units; other actions already are.
 
         Raises:
-            PolicyKDError: it cannot be read, or holds no continuous actions, or of another task.
+            PolicyKDError: it cannot be read, has no continuous actions, or belongs to another task.
         """
         logged = LoggedStates.read(source)
         actions = None if logged.actions is None else np.asarray(logged.actions)
@@ -71,14 +71,14 @@ class NearestStates:
         return cls(torch.from_numpy(logged.observations), torch.from_numpy(actions.astype(np.float32)), k)
 
     def __call__(self, observations: Tensor, exclude: Tensor | None = None) -> Tensor:
-        """Mean actions ``(B, A)`` of the neighbours of observations ``(B, O)``.
+        """Mean actions ``(B, A)`` of the nearest neighbours.
 
         Args:
-            observations: raw.
-            exclude: the row ``(B,)`` that each shall not find: itself, where it is in the memory.
+            observations: raw observations ``(B, O)``.
+            exclude: one row ``(B,)`` per observation to skip, such as its own if it is in the memory.
 
         Raises:
-            PolicyKDError: another width, an observation that is not finite, or fewer than k states to find.
+            PolicyKDError: the width differs, an observation is not finite, or fewer than k states remain.
         """
         if observations.ndim != 2 or observations.shape[1] != len(self.mean):
             raise PolicyKDError(
@@ -94,13 +94,13 @@ class NearestStates:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, None]:
-        """Actions ``(A,)`` at one observation ``(O,)``, or ``(n, A)`` at several ``(n, O)``, by SB3's protocol.
+        """Actions ``(A,)`` for an observation ``(O,)``, or ``(n, A)`` for ``(n, O)``, as SB3's ``predict``.
 
         Args:
-            observation: raw.
-            state: is not used.
-            episode_start: is not used.
-            deterministic: is not used; it always is.
+            observation: raw observation or observations.
+            state: unused.
+            episode_start: unused.
+            deterministic: unused; the policy is always deterministic.
 
         Raises:
             PolicyKDError: a dict of observations, or as in ``__call__``.

@@ -1,4 +1,4 @@
-"""What holds a replay's rows beside plain memory: half precision, and a file."""
+"""Compact and on-disk storage of a replay's rows: float16, and a file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CHUNK = 2**22
 
 
 def packed(rows: Tensor) -> Tensor:
-    """Rows ``(n, width)`` in halves; the last three numbers as they are, each in the place of two: ``(n, width + 3)``.
+    """Convert rows ``(n, width)`` to float16 ``(n, width + 3)``; the last three stay float32, in two columns each.
 
     Raises:
-        PolicyKDError: an observation is beyond what a half can hold.
+        PolicyKDError: an observation is out of float16's range.
     """
     halves = rows[:, :-3].half()
     if halves.abs().max().item() == math.inf:
@@ -34,28 +34,28 @@ def packed(rows: Tensor) -> Tensor:
 
 
 def unpacked(rows: Tensor) -> Tensor:
-    """What ``packed`` made of rows, in float32; ``(..., width + 3)`` to ``(..., width)``."""
+    """The inverse of ``packed``: ``(..., width + 3)`` to float32 ``(..., width)``."""
     whole = rows[..., -6:].clone(memory_format=torch.contiguous_format).view(torch.float32)
     return torch.cat((rows[..., :-6].float(), whole), dim=-1)
 
 
 def on_disk(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> np.ndarray:
-    """Zeros in an unnamed file, which the system deletes when this process ends; memory only caches its pages.
+    """Zeros in an unnamed memory-mapped file, which the system deletes when this process ends.
 
     Raises:
-        PolicyKDError: the file cannot be made, or the disk has no room for all of it.
+        PolicyKDError: the file cannot be created, or the disk has too little space.
     """
     nbytes = dtype.itemsize * math.prod(shape)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            # Room for all of it now, or a full disk would kill the process at a later write (SIGBUS).
+            # Allocate all of it now: otherwise a full disk would kill the process at a later write (SIGBUS).
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, nbytes)
             else:  # macOS
                 for start in range(0, nbytes, CHUNK):
                     file.write(bytes(min(CHUNK, nbytes - start)))
             return np.memmap(file, dtype, "r+", shape=shape)
-    except (OSError, OverflowError) as error:  # the second: of more bytes than any file has
+    except (OSError, OverflowError) as error:  # OverflowError: larger than any file can be
         why = getattr(error, "strerror", error)
         raise PolicyKDError(
             f"replay: {folder} cannot hold {nbytes / 1e9:,.1f} GB of transitions ({why}): lower buffer_size"

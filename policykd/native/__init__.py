@@ -1,7 +1,7 @@
-"""MLPs, GRUs and Adam in C for small networks on the CPU, where torch is far from the speed of the machine.
+"""MLPs, GRUs and Adam in C for small networks on the CPU, where torch's overhead dominates.
 
-The kernels are compiled at first use, and optional: where they cannot be had, ``usable`` is false,
-``reason()`` says why, and callers keep to torch. ``POLICYKD_NATIVE=0`` in the environment switches them off.
+The kernels are compiled at first use, and optional: if they are unavailable, ``usable`` is false,
+``reason()`` says why, and callers use torch. The environment variable ``POLICYKD_NATIVE=0`` disables them.
 """
 
 from policykd.native.gru import gru

@@ -1,4 +1,4 @@
-"""Build and load the C kernels and their operators: once per machine and source, into a folder of the user's cache."""
+"""Builds and loads the C kernels and their operators, once per machine and source, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ COMMON_FLAGS = [
     "-fno-trapping-math",
     "-pthread",
 ]
-# The first that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
+# The first flags that compile are used: for x86 and most others, for older ARM compilers, for any compiler.
 CPU_FLAGS = [["-march=native"], ["-mcpu=native"], []]
 
 
 class Unavailable(Exception):
-    """The kernels cannot be had here; the message says why."""
+    """The kernels are unavailable; the message says why."""
 
 
 def find_compiler(language: str = "C") -> list[str]:
     """Find a compiler for C or C++, as the first words of its command: ``$CC`` or ``$CXX``, else the usual names.
 
     Raises:
-        Unavailable: there is none, or the variable is no command.
+        Unavailable: there is none, or the variable is not a command.
     """
     usual = {"C": ["cc", "gcc", "clang"], "C++": ["c++", "g++", "clang++"]}[language]
     variable = "CC" if language == "C" else "CXX"
@@ -57,7 +57,7 @@ def find_compiler(language: str = "C") -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Find or make the folder of built libraries; code is loaded from it, so only its user may write there.
+    """Find or create the folder of built libraries; only the user may write there, since code is loaded from it.
 
     Raises:
         Unavailable: the folder belongs to someone else, or others may write to it.
@@ -76,7 +76,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _processor() -> str:
-    """Describe the processor: homes travel, and a library built for one processor may crash on another."""
+    """Describe the processor: home folders may be shared, and a library built for one may crash on another."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -91,7 +91,7 @@ def _digest(content: bytes) -> str:
 
 
 def build() -> Path:
-    """Compile the kernels, unless this compiler did so before on this processor, and return the library.
+    """Compile the kernels, unless this compiler already has on this processor, and return the library.
 
     Raises:
         Unavailable: no compiler, no safe folder, or the source does not compile.
@@ -117,10 +117,10 @@ def build_operators() -> Path:
 def _compile(
     name: str, compiler: list[str], sources: list[Path], choices: list[list[str]], libraries: list[str]
 ) -> Path:
-    """Compile ``sources`` with the first choice of flags that serves, unless it was done before.
+    """Compile ``sources`` with the first flags that work, unless done before.
 
-    Safe in several processes at once: each writes a file of its own and renames it when it is complete. Its name says
-    what is in it, as loading one that a full disk or a lost power supply left incomplete would end the process.
+    Safe in concurrent processes: each writes its own file and renames it once complete. The name contains a digest of
+    the content, since loading a file truncated by a full disk or a power failure would crash the process.
     """
     folder = cache_folder()
     version = _run([*compiler, "--version"]).stdout
@@ -145,7 +145,7 @@ def _compile(
 
 
 class Network(ctypes.Structure):
-    """``Network`` of mlp.h."""
+    """The struct ``Network`` of mlp.h."""
 
     _fields_ = (
         ("sizes", ctypes.POINTER(ctypes.c_ssize_t)),
@@ -156,10 +156,10 @@ class Network(ctypes.Structure):
 
 
 def load() -> ctypes.CDLL:
-    """Build if need be and load the kernels, with the types of their arguments declared.
+    """Load the kernels, building them if necessary, and declare their argument types.
 
     Raises:
-        Unavailable: they are switched off by ``POLICYKD_NATIVE=0``, or cannot be built or loaded.
+        Unavailable: they are disabled by ``POLICYKD_NATIVE=0``, or cannot be built or loaded.
     """
     if os.environ.get("POLICYKD_NATIVE", "1") == "0":
         raise Unavailable("switched off by POLICYKD_NATIVE=0")

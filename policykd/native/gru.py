@@ -1,4 +1,4 @@
-"""Gated recurrent units along sequences in C, forward and back through time."""
+"""GRUs over sequences in C, with backpropagation through time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.autograd.function import once_differentiable
 from policykd.native.kernels import library, usable
 
 KEPT = 5
-"""Numbers that the way back needs for each one of the states, as in gru.c."""
+"""Values per state kept for the backward pass, as in gru.c."""
 
 
 def gru(rows: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor | None:
-    """States after every step of B sequences of every network; None where the kernels are not ``usable``.
+    """Compute the states after every step of B sequences per network; None if the kernels are not ``usable``.
 
     Differentiable once, with respect to rows, inputs and state.
 
@@ -23,15 +23,15 @@ def gru(rows: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor 
         rows: parameters ``(R, P)``: input weights ``(in, 3H)``, hidden weights ``(H, 3H)`` and the two biases, each for
             reset gate, update gate and candidate; contiguous along ``P``.
         inputs: ``(R, L, B, in)``.
-        goes_on: False where the state is forgotten before the step, ``(R, L, B)``.
-        state: before the first step ``(R, B, H)``.
+        goes_on: False where the state is reset before the step, ``(R, L, B)``.
+        state: state before the first step ``(R, B, H)``.
 
     Returns:
-        ``(R, L, B, H)``.
+        States ``(R, L, B, H)``.
 
     Raises:
-        ValueError: the shapes do not fit each other.
-        MemoryError: no memory for working space.
+        ValueError: shapes do not match.
+        MemoryError: there is no memory for the workspace.
     """
     if not usable(rows, inputs) or state.dtype is not torch.float32:
         return None
@@ -49,7 +49,7 @@ def gru(rows: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor 
 
 
 def _forward(rows: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """The states, and what the way back needs if ``keep``."""
+    """The states, and with ``keep`` the values for the backward pass."""
     networks, length, batch, width = inputs.shape
     states = inputs.new_empty(networks, length, batch, state.shape[-1])
     kept = inputs.new_empty(KEPT * states.numel()) if keep else None

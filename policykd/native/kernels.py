@@ -1,4 +1,4 @@
-"""The C kernels on tensors: MLPs, which autograd can differentiate, and Adam."""
+"""The C kernels for tensors: MLPs, differentiable by autograd, and Adam."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, str(unavailable)
 
 
-@cache  # also where nothing is computed: a cached answer costs no Python call
+@cache  # a cached result costs no Python call
 def available() -> bool:
-    """Whether the kernels are loaded; the first call builds them if need be."""
+    """Whether the kernels are loaded; the first call builds them if necessary."""
     return _load()[0] is not None
 
 
@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL:
     """The loaded kernels.
 
     Raises:
-        RuntimeError: they are not available.
+        RuntimeError: the kernels are not available.
     """
     loaded, why = _load()
     if loaded is None:
@@ -50,28 +50,28 @@ def library() -> ctypes.CDLL:
 
 
 ACTIVATIONS = {"relu": 0, "tanh": 1, "elu": 2}
-"""As in vectors.h."""
+"""Codes of the activations in vectors.h."""
 
 
 def set_threads(number: int) -> int:
-    """Let calls use up to ``number`` threads (64 at most) and return how many it was before."""
+    """Set the maximum number of threads (at most 64), and return the previous one."""
     return library().set_threads(number)
 
 
 def set_bfloat16(on: bool) -> int:
-    """Whether products between hidden layers round their operands; returns what was before, -1 where they cannot."""
+    """Set whether products between hidden layers use bfloat16; returns the previous value, -1 if unsupported."""
     return library().set_bfloat16(on)
 
 
 class _Layout(NamedTuple):
-    network: build.Network  # what the kernels must know of an MLP
-    length: int  # numbers in a row of parameters
-    kept: int  # numbers that forward keeps of a sample for backward
+    network: build.Network  # an MLP as the kernels' struct
+    length: int  # length of a row of parameters
+    kept: int  # values per sample kept for backward
 
 
 @cache
 def layout(sizes: Sizes, activation: str, norm: bool) -> _Layout:
-    """What the kernels must know of an MLP of these widths."""
+    """Layout of an MLP's parameters and kept values."""
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"an MLP needs at least two positive widths, not {sizes}")
     hidden = sizes[1:-1]
@@ -85,19 +85,19 @@ def layout(sizes: Sizes, activation: str, norm: bool) -> _Layout:
 def forward(
     rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Outputs ``(R, B, out)``, and what ``backward`` needs if ``keep``.
+    """Compute outputs ``(R, B, out)``, and with ``keep`` the values for ``backward``.
 
     Args:
         rows: parameters ``(R, P)``, contiguous along ``P``.
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
-        activation: of the hidden layers.
+        activation: activation of the hidden layers.
         norm: whether hidden layers are normalised.
-        keep: whether gradients will be asked for.
+        keep: whether gradients will be needed.
 
     Raises:
-        ValueError: the shapes do not fit each other.
-        MemoryError: no memory for working space.
+        ValueError: shapes do not match.
+        MemoryError: there is no memory for the workspace.
     """
     shape = layout(sizes, activation, norm)
     networks, samples, width = inputs.shape
@@ -125,21 +125,21 @@ def backward(
     to_rows: bool,
     to_inputs: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of rows ``(R, P)`` and of inputs ``(R, B, in)``, of each only if asked for, else ``None``.
+    """Compute gradients of rows ``(R, P)`` and inputs ``(R, B, in)``; None if not requested.
 
     Args:
         gradient: gradient of the outputs ``(R, B, out)`` with any strides.
         rows: as given to ``forward``.
         inputs: as given to ``forward``.
-        hidden: as ``forward`` returned it.
+        hidden: values kept by ``forward``.
         sizes: as given to ``forward``.
         activation: as given to ``forward``.
         norm: as given to ``forward``.
-        to_rows: ask for the gradient of rows.
-        to_inputs: ask for the gradient of inputs.
+        to_rows: whether to compute the gradient of rows.
+        to_inputs: whether to compute the gradient of inputs.
 
     Raises:
-        MemoryError: no memory for working space.
+        MemoryError: there is no memory for the workspace.
     """
     shape = layout(sizes, activation, norm)
     networks, samples, width = inputs.shape
@@ -157,14 +157,14 @@ def backward(
 
 
 def ready() -> bool:
-    """Whether the kernels are there, and torch is on one thread as well."""
+    """Whether the kernels are available and torch uses one thread."""
     return torch.get_num_threads() == 1 and available()
 
 
 def usable(rows: Tensor, inputs: Tensor) -> bool:
-    """Whether the kernels are there and take these tensors: float32, on the CPU, torch on one thread as well.
+    """Whether the kernels are available and support these tensors: float32 on the CPU, with torch on one thread.
 
-    Inside ``torch.compile`` availability and the number of threads are those at the time of tracing.
+    Inside ``torch.compile``, availability and number of threads are fixed at tracing.
     """
     return (
         rows.dtype is torch.float32
@@ -195,10 +195,10 @@ class _MLP(torch.autograd.Function):
 
 
 def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", norm: bool = False) -> Tensor | None:
-    """Apply MLP ``r`` to inputs ``r``; None where the kernels are not ``usable``.
+    """Apply MLP ``r`` to inputs ``r``; None if the kernels are not ``usable``.
 
-    Differentiable once, with respect to what requires a gradient; only that is computed. ``torch.func`` can
-    take gradients inside ``torch.compile`` only, before which ``prepare_to_compile`` must have been called.
+    Differentiable once, for the arguments that require a gradient. ``torch.func`` can take gradients only inside
+    ``torch.compile``, before which ``prepare_to_compile`` must have been called.
 
     Args:
         rows: parameters ``(R, P)``: weight ``(in, out)``, then bias, then scale and shift of a normalised hidden
@@ -206,16 +206,16 @@ def mlp(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str = "relu", no
         inputs: ``(R, B, in)`` with any strides.
         sizes: widths from input to output.
         activation: "relu", "tanh" or "elu", after every hidden layer.
-        norm: normalise hidden layers before their activation.
+        norm: whether hidden layers have layer norm before their activation.
 
     Returns:
         Outputs ``(R, B, out)``.
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: shapes do not match.
     """
     floats = rows.dtype is torch.float32 and inputs.dtype is torch.float32
-    # ``usable``, written out: every call of every network asks.
+    # ``usable``, inlined since every call of every network needs it.
     if not floats or not rows.is_cpu or not inputs.is_cpu or rows.stride(-1) != 1:
         return None
     if torch.get_num_threads() != 1 or not available():
@@ -236,9 +236,9 @@ def adam_(
     betas: tuple[float, float],
     eps: float,
 ) -> bool:
-    """One step of Adam in place on ``rows``, ``exp_avg`` and ``exp_avg_sq``; False where the kernels are not for them.
+    """Take an in-place step of Adam on ``rows``, ``exp_avg`` and ``exp_avg_sq``; False if the kernels cannot.
 
-    That is, other than float32 on the CPU with torch on one thread (``usable``).
+    They need float32 on the CPU, and torch on one thread (``usable``).
 
     Args:
         rows: parameters ``(R, P)``, contiguous along ``P``.
@@ -246,12 +246,12 @@ def adam_(
         exp_avg_sq: mean of squared gradients ``(R, P)``, contiguous.
         gradients: gradients ``(R, P)``, with any strides.
         steps: number of steps including this one.
-        learning_rate: step size: a number or a tensor of one, or one per row, ``(R, 1)``.
-        betas: decay of the two means.
+        learning_rate: a number or a tensor of one, or one per row, ``(R, 1)``.
+        betas: decay rates of the two means.
         eps: added to the denominator.
 
     Raises:
-        ValueError: a tensor that is written is not contiguous, or shapes differ.
+        ValueError: an output tensor is not contiguous, or shapes differ.
     """
     if rows.dtype is not torch.float32 or not rows.is_cpu or torch.get_num_threads() != 1 or not available():
         return False
@@ -274,5 +274,5 @@ def adam_(
         *(address, rates.stride(0) if isinstance(rates, Tensor) else 0, 1 - beta1, beta2, 1 - beta2, eps),
         *(1 - beta1**steps, (1 - beta2**steps) ** -0.5),
     )
-    increment_version(rows)  # as torch's own writes do: autograd then notices graphs made stale
+    increment_version(rows)  # as torch's in-place operations do, so that autograd detects stale graphs
     return True

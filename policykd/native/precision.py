@@ -1,4 +1,4 @@
-"""Products of the kernels with operands in bfloat16, where the processor has them (AVX512-BF16)."""
+"""Matrix products of the kernels in bfloat16, on processors with AVX512-BF16."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def supports(precision: Precision) -> str:
-    """Why this machine has no such products; empty where it has."""
+    """Why this machine does not support a precision; empty if it does."""
     if precision == "float32":
         return ""
     if not kernels.available():
@@ -26,13 +26,13 @@ def supports(precision: Precision) -> str:
 
 @contextmanager
 def precision(chosen: Precision) -> Iterator[None]:
-    """Multiply by this precision in this process, as long as the context lasts.
+    """Set the precision of matrix products in this process within the context.
 
-    With "bfloat16" both operands of the products between hidden layers of 32 and more units are rounded to 8 bits of
-    mantissa; sums, activations, parameters and their moments stay float32, and so do the first and the last layer.
+    With "bfloat16", both operands of products between hidden layers of at least 32 units are rounded to 8 bits of
+    mantissa. Sums, activations, parameters and Adam's moments stay float32, as do the first and the last layer.
 
     Raises:
-        ValueError: this machine cannot.
+        ValueError: this machine does not support it.
     """
     if why := supports(chosen):
         raise ValueError(f"matmul_precision={chosen!r} {why}")

@@ -1,4 +1,4 @@
-"""How many threads the kernels use: rows are independent, and are shared out over them."""
+"""Number of threads of the kernels, which split independent rows among them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from policykd.native import kernels
 
 Threads = int | Literal["auto"]
 VARIABLE = "POLICYKD_THREADS"
-"""The variable of the environment that says how many "auto" is."""
+"""Environment variable that sets the number for "auto"."""
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count(number: Threads, learners: int | None = None) -> int:
-    """How many threads ``number`` stands for.
+    """Resolve a number of threads.
 
-    "auto" is as many as torch has been given, at most a thread per core, so that ``OMP_NUM_THREADS`` and
-    ``torch.set_num_threads`` hold here, too; or ``POLICYKD_THREADS``. It is never more than learners.
+    "auto" is torch's number of threads, at most one per core, so that ``OMP_NUM_THREADS`` and
+    ``torch.set_num_threads`` apply here too; or ``POLICYKD_THREADS``. It is never more than the number of learners.
 
     Raises:
-        ValueError: fewer than one thread.
+        ValueError: the number is below 1.
     """
     if number == "auto":
         asked = os.environ.get(VARIABLE, "")
@@ -41,20 +41,20 @@ def count(number: Threads, learners: int | None = None) -> int:
 
 @contextmanager
 def threads(number: Threads = "auto", learners: int | None = None) -> Iterator[int]:
-    """Let the kernels split the learner axis over threads, in this process, as long as the context lasts.
+    """Let the kernels split the learner axis over threads, in this process and within the context.
 
-    Numbers do not depend on it: a row is computed by one thread, in the same order. Calls too small to gain stay on
-    one thread, whatever is allowed here. Torch itself must compute on one thread (``usable``).
+    Results do not depend on it: each row is computed by one thread, in the same order. Calls too small to gain from
+    threads use one. Torch itself must use one thread (``usable``).
 
     Args:
-        number: most threads; "auto" is what ``count`` says.
+        number: maximum number of threads; "auto" as in ``count``.
         learners: number of learners K, if known.
 
     Returns:
-        the most threads that calls may use; 1 where there are no kernels.
+        The maximum number of threads; 1 without kernels.
 
     Raises:
-        ValueError: fewer than one thread.
+        ValueError: the number is below 1.
     """
     number = count(number, learners)
     if not kernels.available():

@@ -1,7 +1,7 @@
-"""The kernels as operators that ``torch.compile`` puts into its graphs, differentiable by ``torch.func``.
+"""The kernels as operators for graphs of ``torch.compile``, differentiable by ``torch.func``.
 
-Compiled code calls them in C++ (``ops.cpp``), or through Python where those cannot be built. Called one by one from
-Python, operators cost twice the time of the calls in ``kernels``, so eager code does without them.
+Compiled code calls them in C++ (``ops.cpp``), or through Python if those cannot be built. Eager code does not use
+operators, since they take twice the time of the calls in ``kernels``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Sizes = kernels.Sizes
 
 _library = torch.library.Library("policykd", "DEF")
 _library.define("mlp(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm) -> Tensor")
-# What forward keeps of a sample is an argument, so that graphs on disk are not those of another version of the kernels.
+# ``kept`` is an argument, so that cached graphs are not reused for another version of the kernels.
 _library.define(
     "mlp_kept(Tensor rows, Tensor inputs, int[] sizes, str activation, bool norm, int kept) -> (Tensor, Tensor)"
 )
@@ -51,7 +51,7 @@ def _mlp_backward(
 ) -> tuple[Tensor, Tensor]:
     results = kernels.backward(gradient, rows, inputs, hidden, tuple(sizes), activation, norm, to_rows, to_inputs)
     first, second = (gradient.new_empty(0) if result is None else result for result in results)
-    return first, second  # operators return tensors always; an empty one stands for none
+    return first, second  # operators must return tensors; an empty one stands for None
 
 
 def _shape_of_mlp(rows: Tensor, inputs: Tensor, sizes: list[int], activation: str, norm: bool) -> Tensor:
@@ -90,11 +90,11 @@ for _name, _, _shape in _operators:
 
 @cache
 def prepare_to_compile() -> None:
-    """Ready the kernels for ``torch.compile``; to be called before anything with them is compiled."""
-    # Not decorators: they import the compiler, for seconds. Eager calls need not ask whether they are traced.
+    """Prepare the kernels for ``torch.compile``; call it before compiling anything that uses them."""
+    # Not decorators, since they import the compiler, which takes seconds.
     torch.compiler.assume_constant_result(kernels.ready)
     torch.compiler.substitute_in_graph(kernels.mlp)(mlp)
-    # Opaque to Dynamo, which would trace `forward` alone: to it, the tensors of torch.func require no gradient.
+    # Opaque to Dynamo, which would trace only `forward`, since to it the tensors of torch.func require no gradient.
     torch.compiler.allow_in_graph(_differentiable)
     if not kernels.available():
         return
@@ -106,7 +106,7 @@ def prepare_to_compile() -> None:
 
 
 class _MLP(torch.autograd.Function):
-    """``torch.func`` asks for ``setup_context`` beside ``forward``, slower than what eager code uses."""
+    """``torch.func`` needs a separate ``setup_context``, which is slower than eager code's version."""
 
     @staticmethod
     def forward(rows: Tensor, inputs: Tensor, sizes: Sizes, activation: str, norm: bool) -> Any:

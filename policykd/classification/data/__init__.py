@@ -1,1 +1,1 @@
-"""Data of classifiers: named sets, batches of any source, other views of inputs, texts."""
+"""Data for classifiers: named data sets, batching, augmentation and text."""

@@ -1,4 +1,4 @@
-"""Changes to a batch of training inputs: a function of the user's own, and mixup."""
+"""Augmentation of training batches: a user's function, and mixup."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from policykd.classification.data.batches import Inputs
 from policykd.core.errors import PolicyKDError
 
 Augment = Callable[[Tensor], Tensor]
-"""Changes a batch of inputs; draws from torch's global generator, which is reseeded before every epoch."""
+"""Augments a batch of inputs; may draw from torch's global generator, which is reseeded before every epoch."""
 
 
 def augmented(inputs: Inputs, augment: Augment | None, mixup: float) -> Inputs:
-    """Inputs after ``augment``, then mixed with one another (mixup, Zhang et al. 2018) where ``mixup`` is above 0.
+    """Apply ``augment``, then mixup (Zhang et al. 2018) if ``mixup`` is above 0.
 
     Args:
         inputs: ``(B, ...)``.
-        augment: a function of the user's own.
-        mixup: both parameters of the Beta distribution of the share of each input.
+        augment: the user's function, if any.
+        mixup: alpha of the Beta(alpha, alpha) distribution of the mixing coefficients.
 
     Raises:
-        PolicyKDError: the inputs are not one tensor, or ``augment`` gives something else than as many inputs.
+        PolicyKDError: the inputs are not one tensor, or ``augment`` does not return a tensor of as many inputs.
     """
     if augment is None and mixup == 0:
         return inputs

@@ -1,7 +1,7 @@
-"""Batches out of arrays, data sets or the user's own loader, in an order that a seed and the pass decide.
+"""Batches from arrays, data sets or a user's loader, in an order determined by seed and epoch.
 
-A batch is ``(inputs, labels, ...)``, a dict with labels under one of the names below, or inputs alone; another
-structure needs an adaptor, one small function of the user.
+A batch is ``(inputs, labels, ...)``, a dict with labels under one of the names below, or inputs alone. Any other
+structure needs an adaptor, a small function that the user supplies.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Adaptor = Callable[[Any], tuple[Inputs, Tensor | None]]
 
 
 class Batch(NamedTuple):
-    """A batch as the data gave it, and which rows of the data it holds (None: the user's loader does not say)."""
+    """A batch as loaded, and the indices of its rows in the data (None: unknown, with a user's loader)."""
 
     content: Any
     rows: Tensor | None
 
 
 class Rows(Dataset):
-    """A data set that is read a batch at a time; arrays are indexed, other sets are collated."""
+    """A data set read one batch at a time: arrays are indexed, other data sets are collated."""
 
     def __init__(self, source: Any) -> None:
         if isinstance(source, LoggedStates):
@@ -63,7 +63,7 @@ class Rows(Dataset):
         return len(self.source if self.arrays is None else self.arrays[0])
 
     def __getitems__(self, rows: list[int]) -> Batch:
-        """The batch of these rows."""
+        """Read a batch."""
         index = torch.tensor(rows)
         if self.arrays is not None:
             return Batch(tuple(array[index] for array in self.arrays), index)
@@ -77,13 +77,13 @@ class Rows(Dataset):
 
 
 class Shuffled(Sampler[int]):
-    """Every row once, in an order of the seed and the pass alone: a resumed run sees what it would have seen."""
+    """A permutation that depends on seed and epoch only, so that a resumed run sees the same order."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass comes next."""
+        """Choose the epoch that the next iteration belongs to."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -95,14 +95,14 @@ class Shuffled(Sampler[int]):
 
 
 class Batches(BatchSampler):
-    """Batches of a sampler; a last one of a single example, which batch normalisation cannot use, joins the one before.
+    """Batches of a sampler; a final single example, which batch norm cannot use, is added to the batch before it.
 
-    Several processes share every batch and fill the last one up, so it may not be longer there.
+    With several processes, which share every batch and pad the last one, no batch may be longer than the others.
 
     Args:
-        order: of the examples.
+        order: sampler of row indices.
         batch_size: examples per batch.
-        processes: that share the batches.
+        processes: number of processes that share each batch.
     """
 
     def __init__(self, order: Sampler[int], batch_size: int, processes: int) -> None:
@@ -111,7 +111,7 @@ class Batches(BatchSampler):
         self.joins = processes == 1 and examples > batch_size > 1 and examples % batch_size == 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass comes next."""
+        """Choose the epoch that the next iteration belongs to."""
         if isinstance(self.sampler, Shuffled):
             self.sampler.set_epoch(epoch)
 
@@ -127,18 +127,18 @@ class Batches(BatchSampler):
 
 
 def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: int = 1) -> DataLoader:
-    """Batches of some data.
+    """Make a ``DataLoader`` for any supported kind of data.
 
     Args:
         data: a tuple of arrays, tensors or data frames (inputs, labels), or inputs alone, also as lists of numbers;
             ``LoggedStates``; a map-style data set; or a ``DataLoader``, which is used as it is.
         batch_size: examples per batch.
-        seed: of the order; None keeps the order.
-        what: the data's name in errors.
-        processes: that share the batches.
+        seed: seed of the shuffling; None keeps the order.
+        what: name of the data in errors.
+        processes: number of processes that share each batch.
 
     Raises:
-        PolicyKDError: there is nothing in it, or it is something else.
+        PolicyKDError: the data are empty or of an unsupported kind.
     """
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, Sized) and not len(data):
@@ -152,15 +152,15 @@ def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: i
 
 
 def read(batch: Any) -> Batch:
-    """A loader's batch with its rows, where they are known."""
+    """A loader's batch with its row indices, if known."""
     return batch if isinstance(batch, Batch) else Batch(batch, None)
 
 
 def split_batch(batch: Any) -> tuple[Inputs, Tensor | None]:
-    """Inputs and labels of a batch; labels are None where it has none.
+    """Split a batch into inputs and labels; labels are None if there are none.
 
     Raises:
-        PolicyKDError: a structure that is not known.
+        PolicyKDError: the batch has an unknown structure.
     """
     if isinstance(batch, Tensor):
         return batch, None
@@ -177,7 +177,7 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor | None]:
 
 
 def checked_labels(labels: Any, logits: Tensor) -> Tensor:
-    """Labels as ``(B,)`` int64, ``UNLABELLED`` where there are none, for logits ``(B, C)``.
+    """Validate labels for logits ``(B, C)``; returns ``(B,)`` int64, ``UNLABELLED`` for missing labels.
 
     Raises:
         PolicyKDError: they are not whole numbers in [0, C), one per example.
@@ -186,7 +186,7 @@ def checked_labels(labels: Any, logits: Tensor) -> Tensor:
 
 
 def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
-    """Labels as ``checked_labels`` gives them, for so many examples and classes."""
+    """As ``checked_labels``, given the numbers of examples and classes."""
     if labels is None:
         return torch.full((examples,), UNLABELLED)
     _refuse_words(labels)
@@ -210,7 +210,7 @@ def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed the global generators (dropout, a data set's own augmentation), and put them back afterwards."""
+    """Seed the global generators (dropout, augmentation inside a data set), and restore them afterwards."""
     python, numpy, seed = random.getstate(), np.random.get_state(), _seed(*key)
     with torch.random.fork_rng():
         random.seed(seed)
@@ -225,7 +225,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 @contextmanager
 def reseeded(batches: DataLoader, *key: int) -> Iterator[None]:
-    """Seed the generators of a user's loader and its sampler by their own seeds and the key, and put them back."""
+    """Seed the generators of a user's loader and sampler from their initial seeds and the key, and restore them."""
     parts = (getattr(part, "generator", None) for part in (batches, batches.sampler, batches.batch_sampler))
     before = {part: part.get_state() for part in parts if isinstance(part, torch.Generator)}
     for generator in before:
@@ -242,19 +242,19 @@ def _seed(*key: int) -> int:
 
 
 def _is_arrays(source: Any) -> bool:
-    """Whether this is arrays, data frames or numbers; a list of anything else is a data set of examples."""
+    """Whether the source is arrays, data frames or numbers; a list of anything else is a data set of examples."""
     if isinstance(source, list):
         return all(isinstance(member, Tensor | np.ndarray) for member in source) or _are_numbers(source)
     return isinstance(source, tuple) or hasattr(source, "__array__")
 
 
 def _are_numbers(source: Any) -> bool:
-    """Whether a list holds numbers alone, however deep."""
+    """Whether a list, however nested, holds only numbers."""
     return isinstance(source, int | float) or (isinstance(source, list) and all(map(_are_numbers, source)))
 
 
 def _arrays(source: Any) -> tuple[Tensor, ...]:
-    """Arrays as tensors of one length; float64 as float32, whole numbers as they are."""
+    """Arrays as tensors of equal length; float64 becomes float32, integers keep their type."""
     several = isinstance(source, tuple | list) and source and not _are_numbers(source)
     members = tuple(source) if several else (source,)
     for member in members[1:]:
@@ -270,7 +270,7 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
 
 
 def _tensor(member: Any) -> Tensor:
-    """An array as it lies in memory where torch can read it so, else a copy, as of data frames."""
+    """An array as a tensor, sharing memory if torch can, otherwise copied (as data frames are)."""
     if hasattr(member, "toarray") or (isinstance(member, Tensor) and member.layout != torch.strided):
         raise TypeError("sparse ones cannot be read by rows: give to_dense() of a tensor, toarray() of a matrix")
     if isinstance(member, Mapping):
@@ -278,7 +278,7 @@ def _tensor(member: Any) -> Tensor:
     if isinstance(member, Tensor) or not hasattr(member, "__array__"):
         return torch.as_tensor(member)
     array = member if isinstance(member, np.ndarray) else np.array(member)
-    if array.dtype == object:  # columns of several kinds, as yes or no beside numbers
+    if array.dtype == object:  # columns of mixed types, such as bool beside float
         array = np.array(array.tolist())
     if not array.dtype.isnative or min(array.strides, default=0) < 0:
         array = array.astype(array.dtype.newbyteorder("="), order="C")
@@ -295,5 +295,5 @@ def _refuse_words(labels: Any) -> None:
 
 
 def as_it_is(batch: Any) -> Any:
-    """What the sampler's rows already are."""
+    """A collate function for data that are batches already."""
     return batch

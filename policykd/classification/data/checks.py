@@ -1,4 +1,4 @@
-"""Training data that would only fail, or teach nothing, later are refused before anything is trained."""
+"""Checks of training data, before anything is trained."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from policykd.core.errors import PolicyKDError, telling
 from policykd.distillation.categorical import UNLABELLED
 
 MOST = 2**18
-"""Entries by which an array is known again, in rows at even distances: a large one may lie on the disk."""
+"""Most entries of an array that its checksum reads, in evenly spaced rows: a large array may be on disk."""
 
 
 def split(adaptor: Adaptor, content: Any) -> tuple[Inputs, Any]:
-    """Inputs and labels of a batch, by an adaptor that may be a user's own.
+    """Split a batch into inputs and labels with an adaptor, which may be the user's.
 
     Raises:
-        PolicyKDError: it fails, or gives no pair.
+        PolicyKDError: the adaptor fails, or does not return a pair.
     """
     with telling(
-        f"adaptor: must give (inputs, labels) of each batch that it is asked about, here a {_told(content)}: "
+        f"adaptor: must give (inputs, labels) of each batch that it is asked about, here a {_describe(content)}: "
     ):
         inputs, labels = adaptor(content)
     return inputs, labels
 
 
-def _told(content: Any) -> str:
+def _describe(content: Any) -> str:
     return f"{type(content).__name__} of {len(content)}" if isinstance(content, Sized) else type(content).__name__
 
 
@@ -44,20 +44,20 @@ def check_batches(
     labelled: bool,
     taught: bool,
 ) -> None:
-    """Refuse training data that would only fail, or teach nothing, later.
+    """Refuse training data that would fail later, or from which nothing can be learned.
 
     Args:
-        batches: the training data; labels that lie in memory are looked at as a whole.
+        batches: the training data; all labels are checked if they are in memory.
         adaptor: splits a batch into inputs and labels.
-        labels: of the first batch, which stand for all where these must be read one by one.
-        logits: of the student for the first batch.
-        learning: all modules that learn.
-        labelled: whether the loss looks at labels.
-        taught: whether it looks at a teacher.
+        labels: labels of the first batch; only these are checked if the data are read one by one.
+        logits: the student's logits for the first batch.
+        learning: a module that contains all trained modules.
+        labelled: whether the loss uses labels.
+        taught: whether the loss uses a teacher.
 
     Raises:
-        PolicyKDError: labels are not classes, all of one, or all missing; or a batch of one example meets batch
-            normalisation.
+        PolicyKDError: labels are not classes, all the same, or all missing; or batch norm would get a batch of one
+            example.
     """
     arrays = _in_memory(batches) if adaptor is split_batch else None
     if arrays is None:
@@ -79,7 +79,7 @@ def check_batches(
 
 
 def _in_memory(batches: DataLoader) -> tuple[Tensor, ...] | None:
-    """All the arrays of which a loader makes its batches; None where a sampler or a function of the user's decides."""
+    """The arrays behind a loader's batches; None if a user's sampler or collate function makes the batches."""
     rows, order = batches.dataset, batches.batch_sampler
     if isinstance(rows, Rows):
         return rows.arrays
@@ -88,9 +88,9 @@ def _in_memory(batches: DataLoader) -> tuple[Tensor, ...] | None:
 
 
 def outline(batches: DataLoader) -> dict[str, Any]:
-    """What a resumed run knows its data by: number of rows and, of arrays, their shapes and a sum of weighted entries.
+    """What identifies the data of a resumed run: the number of rows and, for arrays, shapes and a weighted sum.
 
-    Data that are read one by one, which may augment inside, are known by their number alone, if that.
+    Data read one by one, which may be augmented on reading, are identified by their length, if that is known.
     """
     rows, arrays = batches.dataset, _in_memory(batches) or ()
     return {
@@ -104,11 +104,11 @@ def _weighted_sum(array: Tensor) -> float:
     entries = array[:: 1 + array.numel() // MOST].double().nan_to_num(0.0, 0.0, 0.0).reshape(-1)
     return float(
         entries @ torch.arange(1, len(entries) + 1).to(entries).sin()
-    )  # of rows in another order it is another
+    )  # weighted by row, so that the order counts
 
 
 def check_same(what: str, was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with other data; sums may differ by what another machine rounds otherwise.
+    """Refuse to resume with other data; sums may differ by rounding, as between machines.
 
     Raises:
         PolicyKDError: the outlines differ.

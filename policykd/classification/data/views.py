@@ -1,10 +1,10 @@
-"""What a teacher is asked about: subsets, sets without labels, noise, and other views of the inputs.
+"""Transfer sets: subsets, unlabelled data, noise and augmented views of the inputs.
 
-A student can only learn what its teacher says at the inputs it is shown (Stanton et al. 2021, sections 3 and 5).
+A student learns its teacher's outputs only where it sees them (Stanton et al. 2021, sections 3 and 5).
 
-    small = subset((images, labels), 200)                           # fewer questions
-    large = pooled((images, labels), unlabelled(other_images))      # more, some without a label
-    distiller.fit(large, augment=shift)                             # others in every pass
+    small = subset((images, labels), 200)                           # fewer examples
+    large = pooled((images, labels), unlabelled(other_images))      # more, some unlabelled
+    distiller.fit(large, augment=shift)                             # new views in every epoch
 
 Mixup is a setting of every method (``mixup``).
 """
@@ -25,10 +25,10 @@ Examples = tuple[Tensor, Tensor]
 
 
 def subset(examples: Examples, size: int, seed: int = 0) -> Examples:
-    """``size`` examples drawn without replacement; with one seed, a smaller subset lies within a larger.
+    """Draw ``size`` examples without replacement; with the same seed, smaller subsets are contained in larger ones.
 
     Raises:
-        PolicyKDError: there are not so many.
+        PolicyKDError: there are fewer than ``size`` examples.
     """
     inputs, labels = examples
     if not 1 <= size <= len(inputs):
@@ -38,12 +38,12 @@ def subset(examples: Examples, size: int, seed: int = 0) -> Examples:
 
 
 def unlabelled(inputs: Tensor) -> Examples:
-    """Inputs without labels: only the teacher speaks of them, and losses on labels pass over them."""
+    """Inputs without labels, which losses on labels skip: only the teacher supervises them."""
     return inputs, torch.full((len(inputs),), UNLABELLED)
 
 
 def pooled(*sets: Examples) -> Examples:
-    """Several sets as one.
+    """Concatenate several sets.
 
     Raises:
         PolicyKDError: their inputs differ in shape.
@@ -55,17 +55,17 @@ def pooled(*sets: Examples) -> Examples:
 
 
 def uniform_noise(inputs: Tensor, size: int, seed: int = 0) -> Examples:
-    """``size`` unlabelled inputs of uniform noise, of the shape and between the extremes of ``inputs``."""
+    """``size`` unlabelled inputs of uniform noise with the shape and the range of ``inputs``."""
     drawn = torch.rand((size, *inputs.shape[1:]), generator=Generator().manual_seed(seed), dtype=inputs.dtype)
     return unlabelled(torch.lerp(inputs.min(), inputs.max(), drawn))
 
 
-# Views of images (B, C, H, W) that keep their labels: what Distiller.fit takes as augment=. They draw from torch's
+# Augmentations of images (B, C, H, W) for Distiller.fit(augment=...), which preserve labels. They draw from torch's
 # global generator, which the distiller reseeds before every epoch.
 
 
 def shift(images: Tensor, pixels: int = 2) -> Tensor:
-    """Move each image by up to so many pixels each way; its edge is repeated (a padded random crop)."""
+    """Shift each image by up to ``pixels`` in both directions, repeating its edge (a padded random crop)."""
     height, width = _size(images, "shift")
     moves = torch.randint(2 * pixels + 1, (2, len(images)), device=images.device)
     rows = torch.arange(height, device=images.device) + moves[0, :, None]
@@ -76,18 +76,18 @@ def shift(images: Tensor, pixels: int = 2) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: float = 20.0) -> Tensor:
-    """Turn each image about its centre by an angle from -degrees to degrees; its edge is repeated."""
+    """Rotate each image about its centre by an angle in [-degrees, degrees], repeating its edge."""
     height, width = _size(images, "rotate")
     angles = (2 * torch.rand(len(images), device=images.device) - 1) * math.radians(degrees)
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    # In affine_grid's coordinates both sides have length 2, whatever their pixels.
+    # In affine_grid's coordinates both sides have length 2, whatever their size in pixels.
     turn = torch.stack((cos, -sin * height / width, zero, sin * width / height, cos, zero), 1).view(-1, 2, 3)
     grid = F.affine_grid(turn.to(images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def flip(images: Tensor) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
+    """Mirror each image horizontally with probability 1/2."""
     _size(images, "flip")
     mirrored = torch.rand(len(images), device=images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

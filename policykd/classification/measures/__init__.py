@@ -1,1 +1,1 @@
-"""How good a student is, how much like its teacher, and what it knows of what the teacher knows."""
+"""Measures of a student: accuracy, fidelity to its teacher, and transferred information."""

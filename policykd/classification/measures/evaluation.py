@@ -1,4 +1,4 @@
-"""Measures a student on a data set; what the teacher says of it is computed once."""
+"""Evaluates a student on a data set; the teacher's outputs are computed once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from policykd.classification.state import Training
 from policykd.core.errors import PolicyKDError
 
 BATCH = 500
-"""Examples per batch where only forward passes are made."""
+"""Examples per batch for forward passes without gradients."""
 
 
 def examples(
     data: Any, adaptor: Adaptor, device: torch.device, what: str
 ) -> Iterator[tuple[Inputs, Tensor | None, Tensor | None]]:
-    """Inputs, labels and rows ``(B,)`` of some data, batch by batch and in order, on a device; None where not known.
+    """Iterate in order over inputs, labels ``(B,)`` and row indices ``(B,)``; the last two are None if unknown.
 
     Args:
         data: arrays, a map-style data set or a ``DataLoader``.
         adaptor: splits a batch into inputs and labels.
-        device: where a network computes.
-        what: the data's name in errors.
+        device: device to move batches to.
+        what: name of the data in errors.
 
     Raises:
-        PolicyKDError: there are none.
+        PolicyKDError: the data are empty.
     """
     seen = False
     for batch in on_device(loader(data, BATCH, None, what), device):
@@ -43,12 +43,12 @@ def examples(
 
 
 class Evaluation:
-    """A data set to measure a student on, as often as wanted.
+    """A data set on which a student is evaluated repeatedly.
 
     Args:
-        training: whose student.
+        training: the training whose student is evaluated.
         data: arrays, a map-style data set or a ``DataLoader``.
-        what: the data's name in errors.
+        what: name of the data in errors.
     """
 
     def __init__(self, training: Training, data: Any, what: str) -> None:
@@ -56,16 +56,16 @@ class Evaluation:
         self.source = source = loader(data, BATCH - BATCH % processes, None, what, processes)
         rows = source.dataset
         self.repeats = source is not data and isinstance(rows, Rows) and rows.arrays is not None
-        """Whether every pass has the same rows: a user's loader may shuffle, a data set may augment inside."""
+        """Whether every epoch yields the same rows: a user's loader may shuffle, a data set may augment on reading."""
         self.batches = source if processes == 1 else shared(training.accelerator, source)
         self.what = what
         self.teacher_logits: Tensor | None = None
 
     def measure(self) -> dict[str, float]:
-        """Quality and fidelity of the student as it is now (see ``metrics.metrics``).
+        """Quality and fidelity of the current student (see ``metrics.metrics``).
 
         Raises:
-            PolicyKDError: the data do not fit, or there are neither labels nor a teacher to measure by.
+            PolicyKDError: the data do not fit, or there are neither labels nor a teacher.
         """
         logits, teacher_logits, labels = self.outputs()
         found = metrics(logits, labels, teacher_logits)
@@ -75,7 +75,7 @@ class Evaluation:
 
     @torch.no_grad()
     def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The student's logits ``(n, C)``, the teacher's, and the labels ``(n,)``, from all processes."""
+        """Logits ``(n, C)`` of student and teacher, and labels ``(n,)``, gathered from all processes."""
         training, parts = self.training, []
         teacher = training.teacher if self.teacher_logits is None else None
         with evaluating(training.student, teacher):
@@ -99,10 +99,10 @@ class Evaluation:
         return logits, taught, known
 
     def _of_all(self, answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A batch's answers of all processes, less what filled up the last batch.
+        """Gather a batch's outputs from all processes, without the padding of the last batch.
 
-        One process fills nothing up, and accelerate would cut its last batch by the length of the data set, whatever a
-        sampler makes of that.
+        A single process pads nothing; there accelerate would truncate the last batch by the length of the data set,
+        even if a sampler yields another number of rows.
         """
         accelerator = self.training.accelerator
         return answers if accelerator.num_processes == 1 else accelerator.gather_for_metrics(answers)

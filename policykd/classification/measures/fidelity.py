@@ -1,8 +1,8 @@
-"""Fidelity: how much a student is like its teacher, which is not how good it is.
+"""Fidelity: how closely a student matches its teacher, as opposed to how accurate it is.
 
-Stanton et al., *Does Knowledge Distillation Really Work?*, NeurIPS 2021 (arXiv 2106.05945). A high agreement alone
-proves little, since any two accurate classifiers agree often. The control is a student of *another* teacher of the same
-recipe: only what lies above the control has been learned from this teacher.
+Stanton et al., *Does Knowledge Distillation Really Work?*, NeurIPS 2021 (arXiv 2106.05945). High agreement alone
+proves little, since any two accurate classifiers often agree. The control is a student of *another* teacher trained in
+the same way: only agreement above the control was learned from this teacher.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from policykd.distillation.supervised.feature_maps import as_map
 from policykd.measure.fidelity_report import Row, Who, write
 
 MEASURES = ("accuracy", "nll", "ece", "agreement", "kl", "distance", "cka")
-"""Columns of a report. The last four are measured against the teacher; KL and NLL are in nats, distance is the mean
-total variation of the predictions and CKA compares the logits, or features where such are named."""
+"""Columns of a report. The last four compare with the teacher. KL and NLL are in nats, distance is the mean total
+variation of the predictions, and CKA compares logits, or features if any are named."""
 UNITS = {
     "agreement": "share of examples",
     "kl": "nats",
     "distance": "total variation",
     "accuracy": "share of examples",
 }
-"""The measures that the picture shows."""
+"""Measures shown in the figure, with their axis labels."""
 
 
 class Answers(NamedTuple):
-    """What a network says of some examples."""
+    """Outputs of a network for some examples."""
 
     logits: Tensor
     """``(N, C)``."""
     labels: Tensor
-    """``(N,)``, ``UNLABELLED`` where there is none."""
+    """``(N,)``, ``UNLABELLED`` for missing labels."""
     features: dict[str, Tensor]
-    """Outputs of the named modules, ``(N, D)``, ``(N, L, D)`` or ``(N, D, H, W)`` each."""
+    """Outputs of the named modules, each ``(N, D)``, ``(N, L, D)`` or ``(N, D, H, W)``."""
 
 
 @torch.no_grad()
@@ -57,17 +57,18 @@ def answers(
     adaptor: Adaptor = split_batch,
     whose: str = "student",
 ) -> Answers:
-    """Everything a network says of some data, in eval mode; its mode of before comes back.
+    """Run a network over some data in eval mode, and restore its mode.
 
     Args:
-        model: returns logits or probabilities, alone or as ``.logits``, or chooses; several are an ensemble.
+        model: a network that returns logits or probabilities, directly or as ``.logits``, or a ``Teacher`` with
+            discrete actions; several are an ensemble.
         data: arrays (inputs, labels), a map-style data set or a ``DataLoader`` in fixed order.
-        features: paths of modules whose outputs to keep.
+        features: paths of the modules whose outputs to record.
         adaptor: splits a batch of another structure into inputs and labels.
-        whose: the model's name in errors.
+        whose: name of the model in errors.
 
     Raises:
-        PolicyKDError: the data are empty, the output holds no logits, or there is no such module.
+        PolicyKDError: the data are empty, the output has no logits, or a module does not exist.
     """
     network = as_teacher(model, whose=whose)
     assert network is not None
@@ -79,25 +80,25 @@ def answers(
                 logits = call(network, inputs).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))
-    logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` takes a teacher's
+    logits = as_log_probabilities(logits) if sum_to_one(logits) else logits  # as ``Distiller`` does for a teacher
     return Answers(logits, labels, dict(zip(features, kept, strict=True)))
 
 
 def distance(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean total variation of the predictions ``(N, C)``: half the L1 distance of the probabilities, 0 to 1."""
+    """Mean total variation of the predictions, 0 to 1: half the L1 distance of the softmax of logits ``(N, C)``."""
     return (logits.softmax(1) - teacher_logits.softmax(1)).abs().sum(1).mean() / 2
 
 
 def cka(features: Tensor, teacher_features: Tensor, examples: int = 2000) -> Tensor:
     """Centred kernel alignment of two representations with RBF kernels, 0 to 1 (Kornblith et al. 2019).
 
-    It does not change when a representation is turned, shifted or scaled as a whole, and widths may differ. The
-    bandwidth is each side's median distance; maps are averaged over space, sequences over their positions.
+    It is invariant under rotation, translation and isotropic scaling, and widths may differ. The bandwidth of each
+    kernel is the median distance; maps are averaged over space, sequences over positions.
 
     Args:
-        features: ``(N, D)``, a sequence ``(N, L, D)`` or a map ``(N, D, H, W)``.
-        teacher_features: the same of width E, of the same examples.
-        examples: only the first so many are compared: the kernels are (N, N).
+        features: vectors ``(N, D)``, sequences ``(N, L, D)`` or maps ``(N, D, H, W)``.
+        teacher_features: any of these of width E, for the same examples.
+        examples: maximum number of examples compared, since the kernels are (N, N).
     """
     x, y = (_centred_kernel(side[:examples].double()) for side in (features, teacher_features))
     return (x * y).sum() / (x.norm() * y.norm()).clamp(min=1e-300)
@@ -111,7 +112,7 @@ def _centred_kernel(features: Tensor) -> Tensor:
 
 
 def compare(student: Answers, teacher: Answers) -> dict[str, float]:
-    """All ``MEASURES`` of a network against a teacher, whose answers are to the same examples."""
+    """All ``MEASURES`` of a student against its teacher, given both outputs for the same examples."""
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
         raise PolicyKDError(f"fidelity: student and teacher differ in examples or classes: logits {shapes}")
@@ -134,20 +135,20 @@ def report(
     out: str | Path | None = None,
     adaptor: Adaptor = split_batch,
 ) -> list[Row]:
-    """Measure a student beside its teacher, and beside a student of another teacher of the same recipe.
+    """Measure a student against its teacher, and a control student of another teacher if given.
 
     Args:
         student: the distilled network.
-        teacher: its teacher, or several, as ``Distiller`` takes them.
-        splits: sets of examples by name, such as ``{"train": ..., "test": ...}``.
+        teacher: its teacher or teachers, as for ``Distiller``.
+        splits: data by name, such as ``{"train": ..., "test": ...}``.
         control: a network of the student's architecture, distilled in the same way from another teacher.
-        student_features: modules of student and control for CKA; none compares the logits.
-        teacher_features: the teacher's modules to compare them with, in the same order.
-        out: a folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
+        student_features: modules of student and control for CKA; empty compares the logits.
+        teacher_features: the corresponding modules of the teacher, in the same order.
+        out: folder for ``fidelity.csv``, ``fidelity.md`` and ``fidelity.png``; None writes nothing.
         adaptor: splits a batch of another structure into inputs and labels.
 
     Raises:
-        PolicyKDError: the networks, features or data do not fit.
+        PolicyKDError: networks, features or data do not fit together.
     """
     if len(student_features) != len(teacher_features):
         numbers = f"{len(student_features)} and {len(teacher_features)}"
@@ -160,22 +161,22 @@ def report(
     if control is not None:
         networks["control"] = control
     rows: list[Row] = []
-    said: dict[Who, Answers] = {}
+    outputs: dict[Who, Answers] = {}
     for split, data in splits.items():
         truth = answers(teacher, data, teacher_features, adaptor=adaptor, whose="teacher")
-        said = {
+        outputs = {
             who: answers(network, data, student_features, adaptor=adaptor, whose=who)
             for who, network in networks.items()
         }
-        said["teacher"] = truth
-        rows += [Row(split, who, compare(own, truth)) for who, own in said.items()]
-    if out is not None:  # the reliability diagram is that of the last split
-        write(rows, Path(out), UNITS, {who: _reliability(own) for who, own in said.items()})
+        outputs["teacher"] = truth
+        rows += [Row(split, who, compare(own, truth)) for who, own in outputs.items()]
+    if out is not None:  # with the reliability diagram of the last split
+        write(rows, Path(out), UNITS, {who: _reliability(own) for who, own in outputs.items()})
     return rows
 
 
-def _reliability(said: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and whether it was right, ``(n,)`` each, of the labelled examples."""
-    known = said.labels != UNLABELLED
-    confidence, named = said.logits[known].softmax(1).max(1)
-    return confidence.numpy(), (named == said.labels[known]).numpy()
+def _reliability(outputs: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and correctness, each ``(n,)``, of the labelled examples."""
+    known = outputs.labels != UNLABELLED
+    confidence, named = outputs.logits[known].softmax(1).max(1)
+    return confidence.numpy(), (named == outputs.labels[known]).numpy()

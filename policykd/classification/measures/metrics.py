@@ -1,4 +1,4 @@
-"""How good and how faithful a classifier is, from all its logits at once."""
+"""Quality and fidelity of a classifier from its logits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from policykd.core.extras import needs
 from policykd.distillation.categorical import UNLABELLED, categorical_kl, hard_loss
 
 ECE_BINS = 10
-"""Equal bins of the largest probability (Stanton et al. 2021)."""
+"""Equal-width bins of the confidence, the largest probability (Stanton et al. 2021)."""
 
 
 def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """Quality and fidelity of a student on a data set.
+    """Compute the quality of a student, and its fidelity to a teacher.
 
     Args:
         logits: the student's ``(n, C)``.
         labels: ``(n,)``; ``UNLABELLED`` examples count for fidelity only.
-        teacher_logits: the teacher's ``(n, C)``, where there is one.
+        teacher_logits: the teacher's ``(n, C)``; None without a teacher.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that occur), ``f1`` (mean over the classes that
-        occur or are named), ``ece`` (expected calibration error, 10 bins) and ``nll`` (nats) if there are labels;
-        ``agreement`` (share of equal top classes), ``kl`` (mean KL(teacher || student) at T = 1, nats) and
+        ``accuracy``, ``balanced_accuracy`` (mean recall over the classes that occur), ``f1`` (mean over classes that
+        occur or are predicted), ``ece`` (expected calibration error, 10 bins) and ``nll`` (nats) if there are labels;
+        ``agreement`` (fraction of equal top classes), ``kl`` (mean KL(teacher || student) at T = 1, nats) and
         ``teacher_accuracy`` if there is a teacher.
 
     Raises:
-        PolicyKDError: there is NaN among the logits.
+        PolicyKDError: logits are NaN.
     """
     check_numbers(logits, "student")
     if teacher_logits is not None:
@@ -52,9 +52,9 @@ def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """ECE of logits ``(n, C)``: the mean gap of confidence and accuracy over ``ECE_BINS`` bins, weighted by examples.
+    """ECE of logits ``(n, C)``: the gap between confidence and accuracy, averaged over bins weighted by size.
 
-    A confidence on an edge is of the bin above, 1 of the last one (torchmetrics gives it an eleventh).
+    A confidence on an edge counts in the bin above; 1 counts in the last one (torchmetrics adds an eleventh).
     """
     confidence, named = logits.softmax(1).max(1)
     edges = torch.linspace(0, 1, ECE_BINS + 1, device=logits.device, dtype=logits.dtype)[1:-1]
@@ -63,14 +63,14 @@ def calibration_error(logits: Tensor, labels: Tensor) -> Tensor:
     return gaps.abs().sum() / len(labels)
 
 
-def by_class(named: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Recall and F1 of classes ``(n,)``, the mean over those that occur, for F1 also over those that are only named."""
-    counts = (labels * classes + named).bincount(minlength=classes**2).view(classes, classes).double()
-    hits, occur, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-    f1 = 2 * hits / (occur + said).clamp_min(1)
-    return (hits / occur.clamp_min(1))[occur > 0].mean(), f1[occur + said > 0].mean()
+def by_class(predictions: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Macro recall over the classes that occur, and macro F1 over those that occur or are predicted, from ``(n,)``."""
+    counts = (labels * classes + predictions).bincount(minlength=classes**2).view(classes, classes).double()
+    hits, occur, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    f1 = 2 * hits / (occur + predicted).clamp_min(1)
+    return (hits / occur.clamp_min(1))[occur > 0].mean(), f1[occur + predicted > 0].mean()
 
 
 def agreement(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Share of examples ``(n, C)`` at which both have the same top class."""
+    """Fraction of examples with the same top class, for logits ``(n, C)``."""
     return (logits.argmax(1) == teacher_logits.argmax(1)).float().mean()

@@ -1,6 +1,6 @@
-"""A student that begins between a random network and its teacher (Stanton et al. 2021, section 6.2).
+"""Students initialised between a random network and their teacher (Stanton et al. 2021, section 6.2).
 
-Where optimisation is what keeps a student from its teacher, a start close enough to the teacher reaches it.
+If optimisation is what keeps a student from matching its teacher, one initialised close enough will match it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from policykd.core.errors import PolicyKDError
 def between(
     student: nn.Module, teacher: nn.Module, fraction: float, batches: Iterable[Tensor] | None = None
 ) -> nn.Module:
-    """A copy of ``student`` with weights ``fraction * teacher + (1 - fraction) * student``.
+    """Copy ``student`` with weights ``fraction * teacher + (1 - fraction) * student``.
 
-    The paper's fraction lambda; the released code's ``loc_param`` is 1 - lambda.
+    The fraction is the paper's lambda; the released code's ``loc_param`` is 1 - lambda.
 
     Args:
         student: a freshly initialised network of the teacher's architecture.
-        teacher: where fraction 1 ends.
-        fraction: 0 to 1.
-        batches: inputs to re-estimate batch-norm statistics, which do not interpolate; needed where there are any.
+        teacher: its teacher.
+        fraction: between 0 (student) and 1 (teacher).
+        batches: inputs from which batch-norm statistics, which cannot be interpolated, are re-estimated; required for
+            networks with batch norm.
 
     Raises:
-        PolicyKDError: the architectures differ, the fraction is out of range, or batch norm has no inputs.
+        PolicyKDError: the architectures differ, the fraction is out of range, or inputs for batch norm are missing.
     """
     if not 0 <= fraction <= 1:
         raise PolicyKDError(f"between: fraction={fraction} must lie in [0, 1]")
@@ -51,7 +52,7 @@ def between(
 
 
 def learning_rate(base: float, fraction: float) -> float:
-    """The learning rate of such a start: ``base`` times the distance left, no less than 1e-6."""
+    """The learning rate for a student initialised so: ``base * (1 - fraction)``, at least 1e-6."""
     return max(base * (1 - fraction), 1e-6)
 
 

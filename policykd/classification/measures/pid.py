@@ -1,15 +1,15 @@
-"""Partial information decomposition: what teacher and student know about the label, together and each alone.
+"""Partial information decomposition of what teacher and student know about the label.
 
 Bertschinger et al. 2014 (BROJA), used for distillation by Dissanayake et al., AISTATS 2025 (arXiv 2411.07483). With
 label Y, teacher representation T and student representation S, over all Q with Q(y,t) = P(y,t) and Q(y,s) = P(y,s):
 
     unique to the teacher    min_Q I_Q(Y; T | S)                   what is left to distil
-    redundant                I(Y; T) - unique to the teacher       what has been transferred
+    redundant                I(Y; T) - unique to the teacher       what has been distilled
     unique to the student    I(Y; S) - redundant
-    synergistic              I(Y; T, S) - the other three          what only both together tell
+    synergistic              I(Y; T, S) - the other three          what only both together reveal
 
-All numbers are bits. Representations are discretised first, as in the paper (appendix D.3): rows of length 1, PCA,
-k-means. What such an estimate can and cannot say is in ``docs/pid.md``.
+All values are in bits. Representations are discretised first, as in the paper (appendix D.3): rows normalised to
+length 1, PCA, k-means. See ``docs/pid.md`` for the limits of such estimates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.extras import needs
 
 TOLERANCE = 1e-5
-"""How many bits an optimum may be off."""
+"""Largest accepted error of an optimum, in bits."""
 
 
 class PID(NamedTuple):
@@ -36,31 +36,31 @@ class PID(NamedTuple):
 
     @property
     def teacher(self) -> float:
-        """I(Y; T): all that the teacher's representation tells of the label."""
+        """I(Y; T): the teacher's information about the label."""
         return self.redundant + self.unique_teacher
 
     @property
     def student(self) -> float:
-        """I(Y; S): all that the student's representation tells of the label."""
+        """I(Y; S): the student's information about the label."""
         return self.redundant + self.unique_student
 
 
 def mutual_information(joint: np.ndarray) -> float:
-    """I(A; B) in bits of a joint distribution ``(|A|, |B|)``."""
+    """I(A; B) in bits, for a joint distribution ``(|A|, |B|)``."""
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     inside = joint > 0
     return float((joint[inside] * np.log2(joint[inside] / independent[inside])).sum())
 
 
 def decompose(joint: np.ndarray) -> PID:
-    """The decomposition of a joint distribution P(y, t, s).
+    """Decompose a joint distribution P(y, t, s).
 
     Args:
-        joint: probabilities or counts ``(|Y|, |T|, |S|)``; they are brought to sum 1.
+        joint: probabilities or counts ``(|Y|, |T|, |S|)``, which are normalised to sum 1.
 
     Raises:
-        PolicyKDError: it is not a distribution over three variables, or the convex programme found no optimum, or one
-            that its dual does not prove to ``TOLERANCE``.
+        PolicyKDError: it is not a distribution over three variables, or the convex programme found no optimum whose
+            duality gap is within ``TOLERANCE``.
     """
     joint = np.asarray(joint, np.float64)
     if joint.ndim != 3 or not np.isfinite(joint).all() or joint.min(initial=0) < 0 or not joint.sum() > 0:
@@ -86,20 +86,20 @@ def decompose(joint: np.ndarray) -> PID:
 
 
 def least_informative(joint: np.ndarray) -> tuple[np.ndarray, float]:
-    """The Q that minimises I_Q(Y; T, S), that is maximises H_Q(Y | T, S), with the pairs (Y,T) and (Y,S) of P.
+    """Minimise I_Q(Y; T, S), that is maximise H_Q(Y | T, S), over all Q with the marginals (Y,T) and (Y,S) of P.
 
     Returns:
-        Q, and how many bits H_Q(Y | T, S) may be below its maximum. By duality no Q has more than the sum of
-        P(y,t) m(y,t) and P(y,s) n(y,s), whatever m and n with sum_y exp(-m(y,t) - n(y,s)) <= 1 for all t and s.
+        Q, and the duality gap of H_Q(Y | T, S) in bits. Its upper bound is the sum of P(y,t) m(y,t) and
+        P(y,s) n(y,s), for any m and n with sum_y exp(-m(y,t) - n(y,s)) <= 1 for all t and s.
     """
     cp, sparse = needs("cvxpy", "pid"), needs("scipy.sparse", "pid")
     label_teacher, label_student = joint.sum(2), joint.sum(1)
-    # Where a pair has probability 0, Q must be 0: such cells are not variables.
+    # Q must be 0 where a pair has probability 0, so such cells are not variables.
     y, t, s = np.nonzero((label_teacher[:, :, None] > 0) & (label_student[:, None, :] > 0))
     cells = np.arange(len(y))
 
     def sums(groups: np.ndarray) -> Any:
-        """The matrix that adds up the cells of each group."""
+        """Matrix that sums the cells of each group."""
         _, rows = np.unique(groups, return_inverse=True)
         return sparse.csr_array((np.ones(len(cells)), (rows, cells)))
 
@@ -125,16 +125,16 @@ def least_informative(joint: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10, seed: int = 0) -> np.ndarray:
-    """The k-means cluster ``(N,)`` of every row of ``features`` ``(N, ...)``, after length 1 and PCA.
+    """Assign each row to a k-means cluster ``(N,)``, after normalisation to length 1 and PCA.
 
     Args:
-        features: representations of N examples, whatever their shape.
-        clusters: k; I(Y; cluster) can be no more than log2(k) bits.
-        components: of the PCA; fewer where the features have no more.
-        seed: of PCA and k-means.
+        features: representations ``(N, ...)`` of N examples.
+        clusters: k; I(Y; cluster) is at most log2(k) bits.
+        components: number of principal components; fewer if the features have fewer.
+        seed: seed of PCA and k-means.
 
     Raises:
-        PolicyKDError: fewer examples than clusters, or features that are not finite.
+        PolicyKDError: there are fewer examples than clusters, or features are not finite.
     """
     cluster, decomposition, preprocessing = (
         needs(f"sklearn.{part}", "pid") for part in ("cluster", "decomposition", "preprocessing")
@@ -145,7 +145,7 @@ def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10
     if not np.isfinite(rows).all():
         raise PolicyKDError("pid: the representation holds values that are not finite")
     rows = preprocessing.normalize(rows)
-    distinct = len(np.unique(rows, axis=0))  # no more clusters than that, and no PCA of a constant
+    distinct = len(np.unique(rows, axis=0))  # limits the clusters; constants have no PCA
     if components < min(rows.shape) and distinct > 1:
         rows = decomposition.PCA(components, random_state=seed).fit_transform(rows)
     return cluster.KMeans(min(clusters, distinct), n_init=10, random_state=seed).fit_predict(rows)
@@ -159,7 +159,7 @@ class PIDEstimate(NamedTuple):
     std: PID
     """Standard deviation over the k-means seeds."""
     chance: PID
-    """The same mean with the labels shuffled: what finite data show where there is nothing to be found."""
+    """The same mean with shuffled labels: the bias due to finite data when there is no information."""
 
 
 def estimate(
@@ -171,7 +171,7 @@ def estimate(
     components: int = 10,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> PIDEstimate:
-    """Decompose what two sets of representations of the same examples tell of the labels.
+    """Decompose what two representations of the same examples reveal about the labels.
 
     Use examples that neither network was trained on.
 
@@ -179,12 +179,12 @@ def estimate(
         labels: classes ``(N,)``.
         teacher: the teacher's representations ``(N, ...)``.
         student: the student's representations ``(N, ...)``.
-        clusters: k of k-means, of either side.
-        components: of the PCA, of either side.
-        seeds: of PCA, k-means and shuffling; one estimate each.
+        clusters: k of k-means, for either representation.
+        components: principal components, for either representation.
+        seeds: seeds of PCA, k-means and shuffling; one estimate each.
 
     Raises:
-        PolicyKDError: the numbers of examples differ, or one is too small.
+        PolicyKDError: the numbers of examples differ or are too small.
     """
     labels = np.asarray(labels)
     if not len(labels) == len(teacher) == len(student):
@@ -201,7 +201,7 @@ def estimate(
 
 
 def histogram(*columns: np.ndarray) -> np.ndarray:
-    """How often each combination of values occurs: one axis per column ``(N,)``."""
+    """Count each combination of values, with one axis per column ``(N,)``."""
     codes = [np.unique(column, return_inverse=True)[1] for column in columns]
     counts = np.zeros([code.max() + 1 for code in codes])
     np.add.at(counts, tuple(codes), 1)

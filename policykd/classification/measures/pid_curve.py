@@ -1,4 +1,4 @@
-"""A partial information decomposition followed over a training, as in figure 5 of Dissanayake et al. 2025."""
+"""Partial information decomposition over the course of training, as in figure 5 of Dissanayake et al. 2025."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PARTS = {
     "unique_student": "unique to the student",
     "synergistic": "synergistic",
 }
-"""What the parts mean, in pictures."""
+"""Legend labels of the parts."""
 CHANCE = tuple(f"chance_{part}" for part in PID._fields)
 COLUMNS = ("epoch", "accuracy", *PID._fields, *CHANCE)
 
 
 class PIDCurve:
-    """Decomposes what teacher and student tell of the labels, every few passes of the student.
+    """Decomposes what teacher and student know about the labels, every few epochs of the student.
 
         curve = PIDCurve(teacher, test, "hidden.1", "hidden.1", every=5)
         curve.look(student, 0)
@@ -39,11 +39,11 @@ class PIDCurve:
         teacher: the frozen teacher.
         data: labelled examples that neither network was trained on, in fixed order.
         teacher_feature: path of the teacher's module whose output is decomposed.
-        student_feature: path of the student's.
-        every: passes of the student between two estimates.
-        clusters: k of k-means, of either side.
-        components: of the PCA, of either side.
-        seeds: of PCA and k-means; one estimate each.
+        student_feature: path of the student's module.
+        every: epochs of the student between estimates.
+        clusters: k of k-means, for either network.
+        components: principal components, for either network.
+        seeds: seeds of PCA and k-means; one estimate each.
     """
 
     def __init__(
@@ -67,20 +67,20 @@ class PIDCurve:
         self.accuracy: dict[int, float] = {}
 
     def __call__(self, distiller: Distiller) -> None:
-        """Look at the student after a pass, if it was the student's and is due."""
+        """Estimate after a pass over the data, if it was an epoch of the student and one is due."""
         if distiller.epochs % self.every == 0 and distiller.epochs not in self.estimates:
             self.look(distiller.student, distiller.epochs)
 
     def look(self, student: nn.Module, epoch: int) -> PIDEstimate:
-        """Decompose now, as what holds after ``epoch`` passes of the student (0: before the first)."""
-        said = answers(student, self.data, (self.feature,))
-        found = estimate(said.labels.numpy(), self.teacher, said.features[self.feature].numpy(), **self.settings)
+        """Estimate now, and record it for ``epoch`` completed epochs of the student (0: before training)."""
+        outputs = answers(student, self.data, (self.feature,))
+        found = estimate(outputs.labels.numpy(), self.teacher, outputs.features[self.feature].numpy(), **self.settings)
         self.estimates[epoch] = found
-        self.accuracy[epoch] = float((said.logits.argmax(1) == said.labels).double().mean())
+        self.accuracy[epoch] = float((outputs.logits.argmax(1) == outputs.labels).double().mean())
         return found
 
     def rows(self) -> list[dict[str, float]]:
-        """One row of ``COLUMNS`` per estimate, in bits; ``chance_*`` is with shuffled labels."""
+        """One row of ``COLUMNS`` per estimate, in bits; ``chance_*`` are with shuffled labels."""
         return [
             dict(zip(COLUMNS, (epoch, self.accuracy[epoch], *found.pid, *found.chance), strict=True))
             for epoch, found in sorted(self.estimates.items())

@@ -1,4 +1,4 @@
-"""A student that looks things up in its teacher's memory (ReAugKD).
+"""Retrieval-augmented students, which look up their teacher's outputs in a knowledge base (ReAugKD).
 
 distiller = Distiller(student, teacher, method="reaugkd", config={...}).fit(train, validation)
 retrieval = with_retrieval(distiller, train, validation)

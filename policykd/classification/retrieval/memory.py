@@ -1,4 +1,4 @@
-"""The memory that a student of ReAugKD looks things up in, and the choice of how it does."""
+"""The knowledge base of a ReAugKD student, and the choice of its lookup settings."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from policykd.distillation.supervised.reaugkd import ReAugKD, mixed, neighbours_
 from policykd.memory.knowledge_base import KnowledgeBase
 
 Score = Callable[[Tensor, Tensor], float]
-"""How good probabilities ``(n, C)`` are for labels ``(n,)``; more is better."""
+"""Score of probabilities ``(n, C)`` for labels ``(n,)``; higher is better."""
 
 
 @torch.no_grad()
 def build_memory(distiller: Distiller, data: Any, **options: Any) -> KnowledgeBase:
-    """Ask the teacher once, in eval mode, about every example: projected embeddings and probabilities.
+    """Store the teacher's projected embeddings and probabilities of every example, computed in eval mode.
 
     Args:
-        distiller: a trained distiller of the method ``reaugkd``.
-        data: its training data, or other examples; rows of the memory are in the order of the data set.
-        options: of ``KnowledgeBase``: ``index``, ``device``, ``effort``.
+        distiller: a trained distiller with the method ``reaugkd``.
+        data: its training data, or other examples; the memory's rows are in the order of the data set.
+        options: options of ``KnowledgeBase``: ``index``, ``device``, ``effort``.
 
     Raises:
-        PolicyKDError: it is a distiller of another method, or has not been trained, or there are no data.
+        PolicyKDError: the distiller uses another method or is not trained, or the data are empty.
     """
     method, teacher = _trained(distiller)
     paths = distiller.config.feature_paths[1]
@@ -54,29 +54,29 @@ def build_memory(distiller: Distiller, data: Any, **options: Any) -> KnowledgeBa
 
 
 def memory_fingerprint(distiller: Distiller) -> str:
-    """What a memory must carry to be this student's: a digest of teacher and projection."""
+    """Digest of teacher and projection, which a memory must match."""
     method, teacher = _trained(distiller)
     return fingerprint(nn.ModuleList([teacher, method.projection])) or ""
 
 
 def with_memory(distiller: Distiller, memory: KnowledgeBase, lookup: Lookup | None = None) -> Retrieval:
-    """A distiller's student with its memory.
+    """Combine a distiller's student with a memory.
 
     Raises:
-        PolicyKDError: the memory is of another teacher, or of another projection.
+        PolicyKDError: the memory is from another teacher or projection.
     """
     memory.check_teacher(memory_fingerprint(distiller))
     return Retrieval(distiller.student, memory, distiller.config.feature_paths[0][0], lookup)
 
 
 def with_retrieval(distiller: Distiller, train: Any, validation: Any, **options: Any) -> Retrieval:
-    """A distiller's student with a memory of the training data, used as is best on the validation data."""
+    """Combine a student with a memory of the training data, with lookup settings chosen on the validation data."""
     retrieval = with_memory(distiller, build_memory(distiller, train, **options))
     return choose(retrieval, validation, distiller.adaptor)
 
 
 def mean_log_likelihood(probabilities: Tensor, labels: Tensor) -> float:
-    """Mean log-probability of the label: smoother on few examples than accuracy."""
+    """Mean log-probability of the label; smoother than accuracy on few examples."""
     return -metrics(probabilities.log(), labels)["nll"]
 
 
@@ -91,12 +91,12 @@ def choose(
     betas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     score: Score = mean_log_likelihood,
 ) -> Retrieval:
-    """The same student and memory with the K, temperature and beta that score best on validation data.
+    """Choose the K, temperature and beta that score best on validation data.
 
-    The student runs once and the memory is searched once. Among equals the larger beta wins.
+    The student runs once and the memory is searched once. Ties go to the larger beta.
 
     Raises:
-        PolicyKDError: there are no labelled validation data.
+        PolicyKDError: the validation data have no labels.
     """
     device, answers = next(retrieval.student.parameters()).device, []
     with evaluating(retrieval.student):
@@ -124,7 +124,7 @@ def choose(
 
 
 def _trained(distiller: Distiller) -> tuple[ReAugKD, nn.Module]:
-    """The method, built by now, and the teacher."""
+    """The distiller's method and teacher; refuses untrained distillers."""
     if not isinstance(distiller.method, ReAugKD) or distiller.teacher is None:
         raise PolicyKDError(
             f"retrieval: needs a distiller of the method reaugkd after fit(), this one is of {distiller.method_name}"

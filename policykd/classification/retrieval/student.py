@@ -1,4 +1,4 @@
-"""A student with its teacher's memory: ReAugKD's inference."""
+"""ReAugKD's inference: a student with a memory of its teacher's outputs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from policykd.memory.knowledge_base import KnowledgeBase
 
 
 class Lookup(NamedTuple):
-    """How a student looks things up."""
+    """Settings of the lookup."""
 
     k: int = 10
-    """Neighbours."""
+    """Number of neighbours."""
     temperature: float = 0.1
-    """tau of their weights."""
+    """Temperature tau of the neighbours' weights."""
     beta: float = 0.5
-    """Weight of the student's own probabilities in [0, 1]; 1 looks nothing up."""
+    """Weight in [0, 1] of the student's own probabilities; 1 disables the lookup."""
 
 
 class Retrieval(nn.Module):
-    """A student that mixes its answer with what its teacher said of the most similar examples.
+    """A student that mixes its probabilities with its teacher's for the most similar stored examples.
 
-    It answers with logits as the student does, so whatever takes a classifier takes it. With ``beta=1`` they are the
-    student's own, bit for bit; else the logarithms of the mixed probabilities.
+    It returns logits and can be used wherever a classifier can: with ``beta=1`` the student's own, bit for bit,
+    otherwise the log of the mixed probabilities.
 
     Args:
-        student: a student of ReAugKD.
-        memory: its teacher's memory.
-        embedding: path of the student's module whose output is the embedding (``student_features`` of its training).
-        lookup: how many neighbours, how they are weighted, and how much they count.
+        student: a student trained with ReAugKD.
+        memory: memory of its teacher's outputs.
+        embedding: path of the student's module that outputs the embedding (its ``student_features`` in training).
+        lookup: settings of the lookup; None uses the defaults.
 
     Raises:
-        PolicyKDError: there is no such module, or ``lookup`` cannot work.
+        PolicyKDError: the module does not exist, or ``lookup`` is invalid.
     """
 
     def __init__(self, student: nn.Module, memory: KnowledgeBase, embedding: str, lookup: Lookup | None = None) -> None:
@@ -58,7 +58,7 @@ class Retrieval(nn.Module):
         return self.answer(named or arguments)
 
     def answer(self, inputs: Inputs, exclude: Tensor | None = None) -> Tensor:
-        """Logits ``(B, C)``; ``exclude`` names the row ``(B,)`` of the memory that each example shall not find."""
+        """Logits ``(B, C)``; ``exclude`` gives for each example the row ``(B,)`` of the memory to skip."""
         if self.lookup.beta == 1:
             return call(self.student, inputs)
         logits, queries = self.own_answer(inputs)
@@ -75,25 +75,25 @@ class Retrieval(nn.Module):
 
     @torch.no_grad()
     def predict_proba(self, data: Any, adaptor: Adaptor = split_batch, *, own_rows: bool = False) -> Tensor:
-        """Probabilities ``(n, C)`` for some data; arguments as those of ``evaluate``."""
+        """Probabilities ``(n, C)``; arguments as for ``evaluate``."""
         return self._answers(data, adaptor, own_rows)[0].softmax(1)
 
     def evaluate(self, data: Any, adaptor: Adaptor = split_batch, *, own_rows: bool = False) -> dict[str, float]:
-        """Accuracy, ECE and NLL on some data.
+        """Compute accuracy, ECE and NLL.
 
         Args:
             data: arrays, a map-style data set or a ``DataLoader``.
             adaptor: splits a batch of another structure.
-            own_rows: the data are those that the memory was built from: an example does not find itself.
+            own_rows: whether the memory was built from these data; no example then retrieves itself.
 
         Raises:
-            PolicyKDError: there are no data, or ``own_rows`` and not as many as the memory has rows.
+            PolicyKDError: the data are empty, or with ``own_rows`` not as many as the memory has rows.
         """
         return metrics(*self._answers(data, adaptor, own_rows))
 
     @torch.no_grad()
     def _answers(self, data: Any, adaptor: Adaptor, own_rows: bool) -> tuple[Tensor, Tensor]:
-        """Logits and labels of all the data, in eval mode."""
+        """Logits and labels of all data, in eval mode."""
         device = next((p.device for p in self.student.parameters()), torch.device("cpu"))
         parts = []
         with evaluating(self.student):

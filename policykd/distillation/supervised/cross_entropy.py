@@ -1,4 +1,4 @@
-"""Learning from labels alone: the baseline of every distillation, with or without smoothed labels."""
+"""Training on labels only, with or without label smoothing: the baseline of supervised distillation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 class CrossEntropy(Method):
-    """Learn from the labels alone; a teacher, where there is one, is only compared with."""
+    """Train on labels only; a teacher, if given, is used only for comparison."""
 
     config_type: ClassVar[type[TrainingConfig]] = CrossEntropyConfig
     uses_teacher: ClassVar[bool] = False
@@ -23,7 +23,7 @@ class CrossEntropy(Method):
         self.label_smoothing = config.label_smoothing
 
     def passes(self, epochs: int) -> list[Phase]:
-        """The student alone."""
+        """Epochs of the student only."""
         return [Phase("student", teacher=False)] * epochs
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
@@ -33,6 +33,6 @@ class CrossEntropy(Method):
 
 
 class LabelSmoothing(CrossEntropy):
-    """Learn from labels smoothed by 0.1."""
+    """Train on labels smoothed by 0.1."""
 
     config_type: ClassVar[type[TrainingConfig]] = LabelSmoothingConfig

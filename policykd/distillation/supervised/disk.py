@@ -1,8 +1,8 @@
-"""Kag et al. 2023, *Scaffolding a Student to Instill Knowledge*: DiSK, a teacher that helps where the student cannot.
+"""DiSK (Kag et al. 2023, *Scaffolding a Student to Instill Knowledge*): a guide helps with examples that are too hard.
 
-A guide g(x) in [0, 1] adds to the student's probabilities before they are compared with the teacher's, so that a
-hopeless example pulls the student less. The guide is one function of the teacher's features, shared by all examples,
-trained in turns with the student, on a budget, and dropped at inference.
+A guide g(x) in [0, 1] is added to the student's probabilities before they are compared with the teacher's, so that
+hopeless examples affect the student less. The guide is a network on the teacher's features, trained alternately with
+the student under a budget, and dropped at inference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GUIDE = Phase("guide", trains="guide")
 
 
 def helped_classes(teacher_logits: Tensor, labels: Tensor, top_k: int) -> Tensor:
-    """Where the guide may help: the teacher's K largest classes and the true one, ``(B, C)`` of 0 and 1."""
+    """Mask ``(B, C)`` of the classes the guide may help with: the teacher's K most likely and the true one."""
     top = teacher_logits.topk(min(top_k, teacher_logits.shape[1]), dim=1).indices
     mask = torch.zeros_like(teacher_logits).scatter_(1, top, 1.0)
     known = labels != UNLABELLED
@@ -41,19 +41,19 @@ def scaffolded_loss(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Tensor:
-    """Cross-entropy of the teacher with the helped student, the mean over the batch, times both temperatures.
+    """Cross-entropy between teacher and scaffolded student, averaged over the batch, times both temperatures.
 
     With s and t the softened probabilities, m the mask of K classes and g the help, it is
-    ``-sum_y t_y log((s_y + g m_y) / (1 + g K))``: s + g m sums to 1 + g K, so that it is a distribution again. The
-    teacher's t is its softmax over the classes of the mask.
+    ``-sum_y t_y log((s_y + g m_y) / (1 + g K))``: s + g m is normalised by its sum 1 + g K. The teacher's t is its
+    softmax over the classes of the mask.
 
     Args:
         logits: the student's ``(B, C)``.
         teacher_logits: ``(B, C)``.
         help: g ``(B,)`` in [0, 1].
-        mask: m ``(B, C)`` of 0 and 1, at least one 1 per row.
-        student_temperature: T of s.
-        teacher_temperature: T of t.
+        mask: m ``(B, C)`` of 0 and 1, with at least one 1 per row.
+        student_temperature: temperature of s.
+        teacher_temperature: temperature of t.
     """
     helped = (logits / student_temperature).softmax(1) + help[:, None] * mask
     target = (teacher_logits / teacher_temperature).masked_fill(mask == 0, -torch.inf).softmax(1)
@@ -65,15 +65,15 @@ def scaffolded_loss(
 def budget_hinge(
     logits: Tensor, labels: Tensor, help: Tensor, budget: float, largest: float, per_mistake: bool = True
 ) -> Tensor:
-    """``max(0, sum(g * CE) / n - budget)``: what the guide helps beyond its budget.
+    """Help beyond the guide's budget, ``max(0, sum(g * CE) / n - budget)``.
 
     Args:
         logits: the student's ``(B, C)``.
-        labels: ``(B,)``; an example without label needs no help that could be counted.
+        labels: ``(B,)``; examples without a label are not counted.
         help: g ``(B,)``.
         budget: delta.
-        largest: bound of an example's cross-entropy.
-        per_mistake: n is the number of examples that the student gets wrong, at least 1; else it is B.
+        largest: upper bound of an example's cross-entropy.
+        per_mistake: n is the number of examples that the student gets wrong, at least 1; otherwise B.
     """
     cross_entropy = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none").clamp_max(largest)
     wrong = ((logits.argmax(1) != labels) & (labels != UNLABELLED)).sum().clamp_min(1)
@@ -81,11 +81,11 @@ def budget_hinge(
 
 
 class Guide(nn.Module):
-    """g(x) in [0, 1] from a teacher's map ``(B, D, S)``: 1x1 convolutions, the mean over positions, a sigmoid.
+    """g(x) in [0, 1] from a teacher's map ``(B, D, S)``: 1x1 convolutions, mean over positions, sigmoid.
 
     Args:
-        inputs: D.
-        width: channels between.
+        inputs: input channels D.
+        width: hidden channels.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -101,7 +101,7 @@ class Guide(nn.Module):
 
 
 class DiSK(Method):
-    """The student and its guide, in turns."""
+    """Trains student and guide alternately."""
 
     config_type: ClassVar[type[TrainingConfig]] = DiSKConfig
 
@@ -116,7 +116,7 @@ class DiSK(Method):
         self.guide = Guide(as_map(seen).shape[1], config.guide_width)
 
     def passes(self, epochs: int) -> list[Phase]:
-        """The guide alone first, then both in turns until the student has had its passes."""
+        """First the guide alone, then both alternately for the given epochs of the student."""
         plan = [GUIDE] * self.config.guide_warm_up_epochs
         while epochs > 0:
             students = min(epochs, self.config.student_passes)
@@ -125,11 +125,11 @@ class DiSK(Method):
         return plan
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """The guide learns in passes of its own."""
+        """The guide, trained in its own phases."""
         return [self.guide] if group == "guide" else []
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """The student: scaffolded loss and labels, the guide's answers fixed. The guide: scaffolded loss and budget."""
+        """Student: scaffolded loss and labels, with the guide fixed. Guide: scaffolded loss and budget."""
         config, student, teacher = self.config, step.student, step.teacher
         help = self.guide((*teacher.features, teacher.logits)[0])
         mask = helped_classes(teacher.logits, step.labels, config.top_k)
@@ -147,6 +147,6 @@ class DiSK(Method):
 
 
 def _between(ends: tuple[float, ...], progress: float) -> float:
-    """From the first to the last number on half a cosine over the run."""
+    """Half-cosine interpolation from the first to the last value over the run."""
     first, last = ends
     return last + (first - last) * cosine(progress)

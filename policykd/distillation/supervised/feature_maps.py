@@ -1,7 +1,7 @@
-"""Features of two networks, brought to shapes that can be compared, and the small filters that methods train on them.
+"""Conversion of two networks' features to comparable shapes, and the small filters trained on them.
 
-Whatever a module gave is a *map* ``(B, D, S)``: D channels at S positions. A vector has one position, a sequence
-``(B, N, D)`` has N, an image ``(B, D, H, W)`` has H x W. A filter is then the same everywhere: 1x1 convolutions.
+Every feature becomes a *map* ``(B, D, S)`` of D channels at S positions. A vector has one position, a sequence
+``(B, N, D)`` has N, an image ``(B, D, H, W)`` has H x W. Filters can therefore always be 1x1 convolutions.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policykd.core.errors import PolicyKDError
-from policykd.distillation.supervised.config import FeatureConfig as FeatureConfig  # methods of one's own use these
+from policykd.distillation.supervised.config import FeatureConfig as FeatureConfig  # used by custom methods
 from policykd.distillation.supervised.config import Reduction
 from policykd.distillation.supervised.method import Outputs
 from policykd.distillation.supervised.training_config import FeaturePaths as FeaturePaths
 
 
 def check_pairs(method: str, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-    """The pairs of features to compare, of one size each.
+    """Pair student and teacher features, and check that each pair fits.
 
     Raises:
-        PolicyKDError: none are named, their numbers differ, or a pair differs in rank or length.
+        PolicyKDError: no features are named, their numbers differ, or a pair differs in rank or length.
     """
     if not student.features or len(student.features) != len(teacher.features):
         raise PolicyKDError(
@@ -38,7 +38,7 @@ def check_pairs(method: str, student: Outputs, teacher: Outputs) -> list[tuple[T
 
 
 def as_maps(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-    """Every pair of features as maps ``(B, D, S)``; of two images the larger is averaged down to the smaller's size."""
+    """Convert pairs of features to maps ``(B, D, S)``; of two images the larger is pooled to the smaller's size."""
     pairs = []
     for own, target in zip(student.features, teacher.features, strict=True):
         if own.ndim == 4:
@@ -49,24 +49,24 @@ def as_maps(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
 
 
 def as_map(feature: Tensor) -> Tensor:
-    """One feature as ``(B, D, S)``."""
+    """Convert a feature to ``(B, D, S)``."""
     if feature.ndim == 2:
         return feature.unsqueeze(2)
     return feature.transpose(1, 2) if feature.ndim == 3 else feature.flatten(2)
 
 
 def reduced(entries: Tensor, reduction: Reduction) -> Tensor:
-    """Mean over the batch of ``entries`` ``(B, D, S)``, and the mean or the sum over channels and positions."""
+    """Reduce ``entries`` ``(B, D, S)``: mean over the batch, mean or sum over channels and positions."""
     return entries.mean() if reduction == "mean" else entries.sum((1, 2)).mean()
 
 
 def linear(inputs: int, outputs: int) -> nn.Module:
-    """A linear filter of maps ``(B, inputs, S)``."""
+    """A linear filter for maps ``(B, inputs, S)``."""
     return nn.Conv1d(inputs, outputs, 1)
 
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Module:
-    """A filter of two layers with batch normalisation between, of maps ``(B, inputs, S)``."""
+    """A two-layer filter with batch norm for maps ``(B, inputs, S)``."""
     return nn.Sequential(
         nn.Conv1d(inputs, hidden, 1, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Conv1d(hidden, outputs, 1)
     )

@@ -1,4 +1,4 @@
-"""Romero et al. 2015, *FitNets: Hints for Thin Deep Nets*: copy a layer of the teacher through a regressor."""
+"""FitNets (Romero et al. 2015, *FitNets: Hints for Thin Deep Nets*): match teacher features through a regressor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 def hint_loss(regressed: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the regressed student map and the teacher's, both ``(B, D, S)``."""
+    """Mean squared error between the regressed student map and the teacher's, both ``(B, D, S)``."""
     return F.mse_loss(regressed, target)
 
 
 class FitNets(Hinton):
-    """Hinton's loss and a hint for every pair of features, through a linear regressor that learns with the student."""
+    """Hinton's loss plus a hint loss per pair of features, through linear regressors trained with the student."""
 
     config_type: ClassVar[type[TrainingConfig]] = FitNetsConfig
     config: FitNetsConfig
@@ -32,11 +32,11 @@ class FitNets(Hinton):
         self.regressors = nn.ModuleList(linear(own.shape[1], target.shape[1]) for own, target in pairs)
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """The regressors learn with the student."""
+        """The regressors, trained with the student."""
         return [self.regressors]
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Hinton's loss + weight * the sum of the hints."""
+        """Hinton's loss + weight * sum of hint losses."""
         loss, terms = super().loss(step)
         pairs = zip(self.regressors, as_maps(step.student, step.teacher), strict=True)
         hint = torch.stack([hint_loss(regressor(own), target) for regressor, (own, target) in pairs]).sum()

@@ -1,8 +1,8 @@
-"""Hinton, Vinyals & Dean 2015, *Distilling the Knowledge in a Neural Network*: learn from softened outputs.
+"""Distillation of softened outputs (Hinton, Vinyals & Dean 2015, *Distilling the Knowledge in a Neural Network*).
 
 The student's loss is ``(1 - alpha) * CE(labels) + alpha * T^2 * KL(teacher || student)`` at temperature T. Divergences,
-weights and schedules are those of policies, too. The defaults are the setting that hurt small students least on trial
-data (``experiments/classification/search_defaults.py``); the papers' kind of setting is ``AS_PUBLISHED``.
+weights and schedules are shared with policy distillation. The defaults hurt small students least in a search
+(``experiments/classification/search_defaults.py``); ``AS_PUBLISHED`` has typical settings of papers.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hard_gate": weights.hard_gate,
     "value_gate": weights.value_gate,
 }
-"""Weights of policies, of the teacher's value and the student's own."""
+"""Weights of policy distillation that depend on the teacher's and the student's value."""
 AS_PUBLISHED = {"alpha": 0.9, "alpha_schedule": "constant", "temperature": 4.0}
-"""A weighting as papers have it: much of the teacher, softened."""
+"""Typical settings of papers: mostly the teacher, at a high temperature."""
 
 
 def hinton_loss(
@@ -44,16 +44,16 @@ def hinton_loss(
     divergence: Divergence = kl_forward,
     weight: Tensor | None = None,
 ) -> tuple[Tensor, Terms]:
-    """``(1 - alpha) * CE + alpha * T^2 * KL(teacher || student)``, the mean over the batch.
+    """``(1 - alpha) * CE + alpha * T^2 * KL(teacher || student)``, averaged over the batch.
 
     Args:
         logits: the student's ``(B, C)``.
         target_logits: the teacher's ``(B, C)``.
-        labels: ``(B,)``; not looked at for ``alpha=1``.
+        labels: ``(B,)``; ignored for ``alpha=1``.
         alpha: weight of the teacher's loss.
         temperature: T.
-        divergence: another one than the KL.
-        weight: of the teacher's loss at each example ``(B,)``; None is 1.
+        divergence: divergence in place of the KL.
+        weight: weight ``(B,)`` of the teacher's loss at each example; None is 1.
     """
     terms: Terms = {}
     loss = logits.new_zeros(())
@@ -69,13 +69,13 @@ def hinton_loss(
 
 
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """What stands for a value in weights of examples: the log-probability of the label ``(1, B)``, 0 without one."""
+    """Log-probability ``(1, B)`` of the labels, 0 without one: the value that example weights compare."""
     known = labels != UNLABELLED
     return (logits.log_softmax(1).gather(1, labels.where(known, 0)[:, None]).squeeze(1) * known)[None]
 
 
 class Hinton(Method):
-    """Learn from the teacher's softened outputs and from the labels."""
+    """Train on the teacher's softened outputs and on labels."""
 
     config_type: ClassVar[type[TrainingConfig]] = HintonConfig
 
@@ -91,7 +91,7 @@ class Hinton(Method):
             self._alpha(epoch / config.epochs)
 
     def _try(self, student: Outputs, teacher: Outputs) -> None:
-        """Refuse a divergence or a weight, which may be a user's own, that cannot work, before anything is trained."""
+        """Try the divergence and the weight, which may be a user's, before anything is trained."""
         asked = "must give (B,) for two answers with .logits (B, C), the student's and the teacher's"
         with telling(f"divergence: {asked}: "):
             distance(student, teacher, self.divergence, self.config.temperature)
@@ -100,7 +100,7 @@ class Hinton(Method):
             distance(student, teacher, weight=self.weight(values, values).squeeze(0))
 
     def _alpha(self, progress: float) -> float:
-        """The weight of the teacher's loss at a share of the student's passes."""
+        """Weight of the teacher's loss at a progress between 0 and 1."""
         if self.config.alpha == 1:
             return 1.0
         share = number_at("alpha_schedule", self.schedule, progress)
@@ -114,7 +114,7 @@ class Hinton(Method):
 
     @property
     def uses_labels(self) -> bool:
-        """Not where the teacher alone is heard."""
+        """False if only the teacher is used."""
         return self.config.alpha < 1 or self.config.example_weight != "uniform"
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:

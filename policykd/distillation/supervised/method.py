@@ -1,7 +1,7 @@
-"""What a supervised distillation method is: settings, a plan of passes over the data, and a loss.
+"""Interface of supervised distillation methods: settings, a plan of passes over the data, and a loss.
 
-A *pass* goes over the training data once and trains one group of modules: the student with what learns beside it, or
-helpers of the method's own (a guide, filters). What does not train in a pass is in eval mode and gets no gradient.
+A *pass* goes over the training data once and trains one group of modules: the student with modules trained alongside
+it, or only helpers of the method (a guide, filters). All other modules are in eval mode and get no gradient.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor, nn
 from policykd.distillation.supervised.training_config import TrainingConfig
 
 Terms = dict[str, Tensor]
-"""Parts of a loss by their logged name, scalars without gradient."""
+"""Terms of a loss by their logged name: scalars without gradient."""
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch."""
+    """Outputs of a network for a batch."""
 
     logits: Tensor
     """``(B, C)``."""
     features: tuple[Tensor, ...] = ()
-    """What the named modules gave: ``(B, D)``, ``(B, N, D)`` or ``(B, D, H, W)`` each."""
+    """Outputs of the named modules, each ``(B, D)``, ``(B, N, D)`` or ``(B, D, H, W)``."""
 
 
 class Phase(NamedTuple):
-    """What one pass over the data does."""
+    """Description of one pass over the data."""
 
     name: str
     """Name in logs and in ``Step.phase``."""
     trains: str = "student"
-    """The group of modules that learn: "student", or one of the method's own."""
+    """The group of modules to train: "student", or a group defined by the method."""
     teacher: bool = True
-    """Whether the loss looks at the teacher's outputs."""
+    """Whether the loss uses the teacher's outputs."""
     student: bool = True
-    """Whether it looks at the student's."""
+    """Whether the loss uses the student's outputs."""
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -47,33 +47,33 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
 }
-"""What ``optimizer`` names, made of parameters, ``lr`` and ``weight_decay``."""
+"""Optimisers by name, called with parameters, ``lr`` and ``weight_decay``."""
 STUDENT = Phase("student")
 WARM_UP = Phase("warm_up", teacher=False)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a loss may look at."""
+    """Inputs of a loss."""
 
     phase: str
     """Name of the phase."""
     student: Outputs
-    """The student's outputs; without gradient in a phase that does not train it."""
+    """The student's outputs, without gradient in phases that do not train it."""
     teacher: Outputs
     """The teacher's outputs, without gradient."""
     labels: Tensor
-    """``(B,)``, ``UNLABELLED`` where there is none."""
+    """``(B,)``, ``UNLABELLED`` for missing labels."""
     progress: float
-    """Share of the student's passes that are done, from 0 to 1."""
+    """Completed fraction of the student's epochs, from 0 to 1."""
 
 
 class Method(nn.Module):
-    """Base of the methods. Modules that a method registers are its helpers; they are trained, never deployed.
+    """Base class of methods. Modules that a method registers are helpers for training, never deployed.
 
     Args:
         config: the method's settings.
-        student: the student's outputs for some examples, from which a method learns the shapes.
+        student: the student's outputs for some examples, which define the shapes.
         teacher: the teacher's outputs for the same examples.
     """
 
@@ -86,26 +86,26 @@ class Method(nn.Module):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the loss looks at labels."""
+        """Whether the loss uses labels."""
         return True
 
     def plan(self, config: TrainingConfig) -> list[Phase]:
-        """The phase of every pass over the data, from the first to the last."""
+        """The phases of all passes over the data, in order."""
         warm = config.warm_up_epochs
         return [WARM_UP] * warm + self.passes(config.epochs - warm)
 
     def passes(self, epochs: int) -> list[Phase]:
-        """The passes after the warm-up, ``epochs`` of them with the student."""
+        """The phases after the warm-up, of which ``epochs`` train the student."""
         return [STUDENT] * epochs
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """The method's modules that learn in phases of this group; the student itself is not among them."""
+        """The method's modules trained in phases of this group, without the student."""
         return []
 
     def learning_rate(self, config: TrainingConfig, group: str) -> float:
-        """Of the optimiser of this group."""
+        """Learning rate of the group's optimiser."""
         return config.learning_rate
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """The loss of one batch and its named parts."""
+        """Loss of one batch, and its terms by name."""
         raise NotImplementedError

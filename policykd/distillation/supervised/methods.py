@@ -27,14 +27,14 @@ METHODS: dict[str, type[Method]] = {
     "rid": RID,
     "reaugkd": ReAugKD,
 }
-"""What ``Distiller(method=...)`` names."""
+"""Methods by the name that ``Distiller(method=...)`` takes."""
 
 
 def find_method(method: str | type[Method]) -> tuple[str, type[Method]]:
-    """Name and class of a method by its name, or of the user's own class.
+    """Look up a method by name; a class of the user's is returned with its name.
 
     Raises:
-        PolicyKDError: there is none of that name, or it is no class of a method.
+        PolicyKDError: the name is unknown, or the class is not a ``Method``.
     """
     if isinstance(method, type) and issubclass(method, Method):
         return next((name for name, known in METHODS.items() if known is method), method.__name__), method

@@ -1,9 +1,9 @@
-"""Zhang et al. 2023, *ReAugKD: Retrieval-Augmented Knowledge Distillation for Pre-trained Language Models*.
+"""ReAugKD (Zhang et al. 2023, *Retrieval-Augmented Knowledge Distillation for Pre-trained Language Models*).
 
-Stage 1 trains a linear projection of the frozen teacher's embeddings to the student's width, by the supervised
-contrastive loss. Stage 2 trains the student on the teacher's probabilities, and to stand to the teacher's embeddings of
-a batch as the teacher's own embedding does, so that it can look things up among them: see
-``policykd.classification.retrieval`` for the memory and for inference.
+Stage 1 trains a linear projection of the frozen teacher's embeddings to the student's width with the supervised
+contrastive loss. Stage 2 trains the student on the teacher's probabilities, and makes its embeddings as similar to the
+teacher's embeddings of a batch as the teacher's own are, so that they can serve as queries. The memory and inference
+are in ``policykd.classification.retrieval``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PROJECTION = Phase("projection", trains="projection", student=False)
 
 
 def supervised_contrastive_loss(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Khosla et al. 2020, equation 2: for every anchor the mean over positives of -log softmax over all others.
+    """Khosla et al. 2020, equation 2: -log softmax over all other examples, averaged over each anchor's positives.
 
     Args:
         embeddings: z ``(N, d)`` of length 1.
-        labels: ``(N,)``; rows that are ``UNLABELLED`` are left out.
-        temperature: of the similarities.
+        labels: ``(N,)``; ``UNLABELLED`` rows are skipped.
+        temperature: temperature of the similarities.
 
     Returns:
-        the mean over anchors that have another example of their label; 0 where there is none.
+        Mean over anchors with a positive; 0 without any.
     """
     known = labels != UNLABELLED
     embeddings, labels = embeddings[known], labels[known]
@@ -46,13 +46,13 @@ def supervised_contrastive_loss(embeddings: Tensor, labels: Tensor, temperature:
 
 
 def relational_loss(student: Tensor, teacher: Tensor, temperature: float, keep_diagonal: bool = True) -> Tensor:
-    """Mean over i of KL(q_i || q'_i), q_ij ~ exp(z_i z_j / tau) and q'_ij ~ exp(x_i z_j / tau): both against z.
+    """Mean over i of KL(q_i || q'_i), with q_ij ~ exp(z_i z_j / tau) and q'_ij ~ exp(x_i z_j / tau).
 
     Args:
         student: x ``(N, d)`` of length 1.
         teacher: z ``(N, d)`` of length 1.
         temperature: tau.
-        keep_diagonal: whether j = i counts.
+        keep_diagonal: whether to include j = i.
     """
     own, target = student @ teacher.T, teacher @ teacher.T
     if not keep_diagonal:
@@ -62,7 +62,7 @@ def relational_loss(student: Tensor, teacher: Tensor, temperature: float, keep_d
 
 
 def neighbours_mean(similarities: Tensor, values: Tensor, temperature: float) -> Tensor:
-    """The weighted mean of the neighbours' values: sum_k w_k y_k with w the softmax of their similarities.
+    """Weighted mean of the neighbours' values, sum_k w_k y_k, with w the softmax of similarities / tau.
 
     Args:
         similarities: ``(B, K)``.
@@ -70,7 +70,7 @@ def neighbours_mean(similarities: Tensor, values: Tensor, temperature: float) ->
         temperature: tau.
 
     Returns:
-        probabilities ``(B, C)``.
+        Probabilities ``(B, C)``.
     """
     weights = (similarities / temperature).softmax(1)
     return (weights[:, :, None] * values).sum(1)
@@ -82,14 +82,14 @@ def mixed(own: Tensor, neighbours: Tensor, beta: float) -> Tensor:
 
 
 def as_embedding(feature: Tensor) -> Tensor:
-    """One vector ``(B, D)`` per example: of a sequence ``(B, N, D)`` the first position, of an image the mean."""
+    """Convert a feature to ``(B, D)``: the first position of a sequence ``(B, N, D)``, the mean of an image."""
     if feature.ndim == 3:
         return feature[:, 0]
     return feature.flatten(2).mean(2) if feature.ndim == 4 else feature
 
 
 class ReAugKD(Method):
-    """The teacher's projection first, then the student."""
+    """Trains the teacher's projection, then the student."""
 
     config_type: ClassVar[type[TrainingConfig]] = ReAugKDConfig
 
@@ -106,7 +106,7 @@ class ReAugKD(Method):
 
     @property
     def uses_labels(self) -> bool:
-        """In stage 1 alone."""
+        """Whether there is a stage 1, the only one to use labels."""
         return self.config.projection_epochs > 0
 
     def passes(self, epochs: int) -> list[Phase]:
@@ -114,19 +114,19 @@ class ReAugKD(Method):
         return [PROJECTION] * self.config.projection_epochs + [STUDENT] * epochs
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """The projection learns in stage 1 only."""
+        """The projection, trained only in stage 1."""
         return [self.projection] if group == "projection" else []
 
     def learning_rate(self, config: TrainingConfig, group: str) -> float:
-        """Stage 1 has its own."""
+        """Stage 1 has its own learning rate."""
         return self.config.projection_learning_rate if group == "projection" else config.learning_rate
 
     def keys(self, teacher: Outputs) -> Tensor:
-        """The teacher's embeddings z ``(B, d)``, projected and of length 1."""
+        """The teacher's embeddings z ``(B, d)``, projected and normalised to length 1."""
         return F.normalize(self.projection(as_embedding(teacher.features[0])))
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Stage 1: the supervised contrastive loss. Stage 2: soft cross-entropy and the relational loss."""
+        """Stage 1: supervised contrastive loss. Stage 2: soft cross-entropy and relational loss."""
         config, z = self.config, self.keys(step.teacher)
         if step.phase == PROJECTION.name:
             loss = supervised_contrastive_loss(z, step.labels, config.contrastive_temperature)

@@ -1,10 +1,10 @@
-"""Dissanayake et al. 2025, *Quantifying Knowledge Distillation Using Partial Information Decomposition*: RID.
+"""RID (Dissanayake et al. 2025, *Quantifying Knowledge Distillation Using Partial Information Decomposition*).
 
-The student copies f_t(teacher), a filter of the teacher's features that is trained to tell the label, instead of the
-features themselves: what is of no use for the task is not copied. Two phases alternate (Algorithm 1):
+The student matches f_t(teacher), a filter of the teacher's features trained to predict the label, rather than the
+features themselves, so that task-irrelevant information is not distilled. Two phases alternate (Algorithm 1):
 
-1. filters: f_t and its heads g_t learn the labels, and not to be further from f_s(student) than that needs (eq. 10);
-2. student: the student, f_s and a variance per channel learn labels and f_t's answers (eq. 11 and 12).
+1. filters: train f_t and its heads g_t on labels, and to stay close to f_s(student) (eq. 10);
+2. student: train the student, f_s and a variance per channel on labels and on f_t's outputs (eq. 11 and 12).
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from policykd.distillation.supervised.method import STUDENT, Method, Outputs, Ph
 from policykd.distillation.supervised.training_config import TrainingConfig
 
 FLOOR, START = 1e-3, 5.0
-"""Least sigma, and its raw value (before softplus) to start from."""
+"""Minimum of sigma, and its initial raw value (before softplus)."""
 FILTERS_WARM_UP = Phase("filters_warm_up", trains="filters")
 FILTERS = Phase("filters", trains="filters")
 
 
 def rid_distance(student: Tensor, teacher: Tensor, sigma: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """V^2 / sigma with V = f_t(T) - f_s(S), the mean over the batch (equation 10's second term).
+    """V^2 / sigma with V = f_t(T) - f_s(S), averaged over the batch (second term of equation 10).
 
     Args:
         student: f_s(S) ``(B, D, S)``.
         teacher: f_t(T) ``(B, D, S)``.
-        sigma: one positive number per channel ``(D,)``.
-        reduction: over channels and positions.
+        sigma: a positive value per channel ``(D,)``.
+        reduction: reduction over channels and positions.
     """
     return reduced((teacher - student).square() / sigma[:, None], reduction)
 
 
 def rid_loss(student: Tensor, teacher: Tensor, sigma: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """The student's loss on one pair of maps: ||sigma||^2 + V^2 / sigma (equation 12); or means for both sums."""
+    """Student loss of a pair of maps: ||sigma||^2 + V^2 / sigma (equation 12), with sums or means."""
     return reduced(sigma.square()[None, :, None], reduction) + rid_distance(student, teacher, sigma, reduction)
 
 
 class StudentSide(nn.Module):
-    """f_s and one sigma per channel, for a student's map ``(B, D, S)``."""
+    """f_s and a sigma per channel for a student's map ``(B, D, S)``."""
 
     def __init__(self, own: Tensor) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class StudentSide(nn.Module):
 
 
 class RID(Method):
-    """Distil what the teacher knows of the task, and nothing where it knows nothing."""
+    """Distils only the task-relevant information in the teacher's features."""
 
     config_type: ClassVar[type[TrainingConfig]] = RIDConfig
 
@@ -83,7 +83,7 @@ class RID(Method):
         )
 
     def passes(self, epochs: int) -> list[Phase]:
-        """Algorithm 1 until the student has had its passes; the last cycle may be short."""
+        """Algorithm 1 for the given epochs of the student; the last cycle may be short."""
         config = self.config
         filters = min(max(1, round(config.filter_share * config.cycle_epochs)), config.cycle_epochs - 1)
         plan = [FILTERS_WARM_UP] * config.filter_warm_up_epochs
@@ -98,7 +98,7 @@ class RID(Method):
         return [self.teacher_filters, self.heads] if group == "filters" else [self.student_sides]
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Phase 1: equation 10, in the warm-up its first term alone. Phase 2: equations 11 and 12."""
+        """Phase 1: equation 10, only its first term in the warm-up. Phase 2: equations 11 and 12."""
         pairs = as_maps(step.student, step.teacher)
         filtered = [f(target) for f, (_, target) in zip(self.teacher_filters, pairs, strict=True)]
         own = [side(x) for side, (x, _) in zip(self.student_sides, pairs, strict=True)]
@@ -116,7 +116,7 @@ class RID(Method):
 
 
 def _answer(head: nn.Module, filtered: Tensor) -> Tensor:
-    """Logits ``(B, C)`` of a map ``(B, D, S)`` of the size for which the head was made."""
+    """Logits ``(B, C)`` of a map ``(B, D, S)``, whose size must be the head's."""
     if filtered[0].numel() != head[-1].in_features:  # type: ignore[index]
         raise PolicyKDError(
             f"features: rid needs maps of one size in all batches, and now got {tuple(filtered.shape)}, as of texts of "

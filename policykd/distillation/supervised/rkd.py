@@ -1,4 +1,4 @@
-"""Park et al. 2019, *Relational Knowledge Distillation*: keep the distances and angles between examples."""
+"""RKD (Park et al. 2019, *Relational Knowledge Distillation*): match distances and angles between examples."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from policykd.distillation.supervised.training_config import TrainingConfig
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth L1 between the pairwise distances of a batch, each network's in units of its own mean.
+    """Smooth L1 between the pairwise distances of a batch, each network's divided by their mean.
 
     Args:
         student: ``(B, D)``.
-        teacher: ``(B, E)``, of any size.
+        teacher: ``(B, E)``; E may differ from D.
     """
     return F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth L1 between the cosines of all angles at all corners of the batch's triangles: ``(B, D)``, ``(B, E)``."""
+    """Smooth L1 between the cosines of the angles of all triplets, from ``(B, D)`` and ``(B, E)``."""
     return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
 
 
 def _relative_distances(embeddings: Tensor) -> Tensor:
-    """Euclidean distances ``(B, B)`` over the mean of the positive ones."""
+    """Euclidean distances ``(B, B)`` divided by the mean of the positive ones."""
     squared = (embeddings.unsqueeze(0) - embeddings.unsqueeze(1)).square().sum(2)
     apart = squared > 0
-    # The root of 0 has no gradient: where two examples coincide, the distance is the constant 0.
+    # The root has no gradient at 0: coinciding examples get the constant distance 0.
     distances = torch.where(apart, squared, 1.0).sqrt() * apart
     return distances / (distances.sum() / apart.sum().clamp_min(1)).clamp_min(torch.finfo(squared.dtype).tiny)
 
@@ -43,13 +43,13 @@ def _cosines(embeddings: Tensor) -> Tensor:
     """Cosine of the angle at corner i between examples j and k, ``(B, B, B)``."""
     differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
     lengths = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
-    # Where two examples coincide, the direction is the constant 0; F.normalize multiplies its gradient by 1e12.
+    # Coinciding examples get the constant direction 0, where F.normalize would multiply the gradient by 1e12.
     directions = differences / lengths.where(lengths > 0, torch.inf)
     return directions @ directions.transpose(1, 2)
 
 
 class RKD(Hinton):
-    """Hinton's loss and both relational losses for every pair of features."""
+    """Hinton's loss plus both relational losses for every pair of features."""
 
     config_type: ClassVar[type[TrainingConfig]] = RKDConfig
     config: RKDConfig
@@ -60,7 +60,7 @@ class RKD(Hinton):
             check_pairs("rkd", student, teacher)
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Hinton's loss + weighted losses on distances and angles."""
+        """Hinton's loss + weighted distance and angle losses."""
         loss, terms = super().loss(step)
         own = step.student.features or (step.student.logits,)
         target = step.teacher.features or (step.teacher.logits,)

@@ -1,7 +1,7 @@
-"""Liang et al. 2023, *Less is More: Task-aware Layer-wise Distillation* (TED): compare what matters for the task.
+"""TED (Liang et al. 2023, *Less is More: Task-aware Layer-wise Distillation*): match task-relevant features.
 
-Stage 1 trains a linear filter on every matched layer of teacher and student, each through a task head of its own,
-with both networks frozen. Stage 2 trains the student and its filters towards the teacher's filtered features.
+Stage 1 trains a linear filter on every matched layer of teacher and student, each with its own task head, while both
+networks are frozen. Stage 2 trains the student and its filters to match the teacher's filtered features.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILTERS = Phase("filters", trains="filters")
 
 
 def filter_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of the filtered maps of student and teacher, both ``(B, D, S)``."""
+    """Mean squared error between filtered maps of student and teacher, both ``(B, D, S)``."""
     return F.mse_loss(student, teacher)
 
 
@@ -39,7 +39,7 @@ class TaskHead(nn.Module):
 
 
 class TED(Method):
-    """Task-aware filters first, then the student."""
+    """Trains task-aware filters, then the student."""
 
     config_type: ClassVar[type[TrainingConfig]] = TEDConfig
 
@@ -58,13 +58,13 @@ class TED(Method):
         return [FILTERS] * self.config.filter_epochs + [STUDENT] * epochs
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """Stage 1 trains filters and heads, stage 2 the student's filters beside the student."""
+        """Stage 1 trains filters and heads, stage 2 the student's filters along with the student."""
         if group == "filters":
             return [self.student_filters, self.teacher_filters, self.heads]
         return [self.student_filters]
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Stage 1: every head's cross-entropy. Stage 2: labels, teacher's logits, filtered features."""
+        """Stage 1: cross-entropy of every head. Stage 2: labels, teacher's logits, filtered features."""
         pairs = as_maps(step.student, step.teacher)
         own = [f(x) for f, (x, _) in zip(self.student_filters, pairs, strict=True)]
         target = [f(t) for f, (_, t) in zip(self.teacher_filters, pairs, strict=True)]

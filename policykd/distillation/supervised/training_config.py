@@ -1,4 +1,4 @@
-"""The settings of training a student, whatever the method; ``config.py`` adds each method's own."""
+"""Training settings common to all supervised methods; ``config.py`` adds each method's own."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a student is trained, whatever the method."""
+    """Training settings common to all methods."""
 
     epochs: int = 10
-    """Passes over the training data in which the student learns. Passes that only train a method's helpers come on
-    top, so that methods of equal epochs give their student the same number of passes."""
+    """Epochs of the student. Passes over the data that only train a method's helpers are extra, so that methods with
+    equal epochs train their students for the same number of passes."""
     warm_up_epochs: int = 0
-    """How many of these passes, the first, learn from labels alone."""
+    """Number of initial epochs that train on labels only."""
     batch_size: int = 128
     """Examples per step, of all processes together."""
     optimizer: Annotated[str | Function, NAME] = "adam"
-    """The optimiser of the student and of a method's helpers: adam, adamw, sgd (with Nesterov momentum 0.9), or a
-    function of the parameters that makes one, whose learning rate and decay then count instead of these."""
+    """Optimiser of the student and of a method's helpers: adam, adamw, sgd (with Nesterov momentum 0.9), or a function
+    that makes one from the parameters and sets its own learning rate and weight decay."""
     learning_rate: float = 1e-3
-    """Its learning rate."""
+    """Learning rate."""
     learning_rate_schedule: Annotated[str | Function, NAME] = "cosine"
-    """How the learning rate falls, step by step, over the passes in which that optimiser is used: constant, linear,
-    exponential, cosine, or a function of the progress from 0 to 1."""
+    """Decay of the learning rate, step by step, over the passes that use the optimiser: constant, linear, exponential,
+    cosine, or a function of the progress from 0 to 1."""
     weight_decay: float = 0.0
-    """Its weight decay."""
+    """Weight decay."""
     max_grad_norm: float | None = None
-    """Largest norm of the gradient; None does not clip."""
+    """Gradient norm to clip at; None does not clip."""
     mixup: float = 0.0
-    """Mix pairs of inputs, by a share drawn once per batch from Beta(mixup, mixup); 0 mixes none. Labels are not
-    mixed: the teacher labels the mixture, so the loss must not use labels (Stanton et al. 2021)."""
+    """Mix pairs of inputs with a coefficient drawn once per batch from Beta(mixup, mixup); 0 disables mixup. Labels are
+    not mixed: the teacher labels the mixture, so the loss must not use labels (Stanton et al. 2021)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Precision of the networks' forward passes; losses are computed in float32."""
     teacher_outputs: Literal["auto", "logits", "probabilities"] = "auto"
-    """What the teacher gives; "auto" looks at its first answers. Log-probabilities are logits, too."""
+    """What the teacher returns; "auto" detects it from the first outputs. Log-probabilities count as logits."""
     seed: int = 0
-    """Of the order of examples, dropout, augmentation and the helpers' first weights."""
+    """Seed of shuffling, dropout, augmentation and the helpers' initial weights."""
     eval_every: int = 1
-    """Validate after every so many passes of the student, and at the end of each row of them."""
+    """Epochs of the student between validations; each run of consecutive epochs also ends with one."""
     keep_best: bool = True
-    """End with the student that was best on the validation data; False: with the last."""
+    """Keep the student that was best on the validation data; False keeps the last."""
     log_freq: int = 50
-    """Steps per row of progress. A loss that is not finite is noticed at this rate, too."""
+    """Steps per row of the log; losses are checked for non-finite values at the same interval."""
     cache_megabytes: int = 2000
-    """The teacher's outputs are kept while they take no more memory than this and inputs are not augmented; 0 never."""
+    """Cache the teacher's outputs if they fit into this memory and inputs are not augmented; 0 disables the cache."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
@@ -67,20 +67,20 @@ class TrainingConfig:
 
     @property
     def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Modules of the student and of the teacher, by path, whose outputs the method looks at."""
+        """Paths of the student's and the teacher's modules whose outputs the method uses."""
         return (), ()
 
 
 @dataclass(frozen=True)
 class FeaturePaths(TrainingConfig):
-    """Which features a method compares."""
+    """Settings of methods that compare features."""
 
     student_features: tuple[str, ...] = ()
-    """Modules of the student by path, such as layer2; the n-th is compared with the teacher's n-th."""
+    """Paths of the student's modules, such as layer2; the n-th is compared with the teacher's n-th."""
     teacher_features: tuple[str, ...] = ()
-    """Modules of the teacher by path."""
+    """Paths of the teacher's modules."""
 
     @property
     def feature_paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The student's and the teacher's."""
+        """Paths of the student's and the teacher's modules."""
         return self.student_features, self.teacher_features

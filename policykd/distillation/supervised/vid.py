@@ -1,4 +1,4 @@
-"""Ahn et al. 2019, *Variational Information Distillation*: a Gaussian model of the teacher's features."""
+"""VID (Ahn et al. 2019, *Variational Information Distillation*): a Gaussian model of the teacher's features."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from policykd.distillation.supervised.method import Outputs, Step, Terms
 from policykd.distillation.supervised.training_config import TrainingConfig
 
 FLOOR, START = 1e-5, 5.0
-"""Least variance, and the variance to start from."""
+"""Minimum variance, and the initial variance."""
 
 
 def vid_loss(mean: Tensor, variance: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Negative log-likelihood of the teacher's map, without its constant: mean of ((t - mu)^2 / var + log var) / 2.
+    """Negative log-likelihood of the teacher's map, up to a constant: mean of ((t - mu)^2 / var + log var) / 2.
 
     Args:
-        mean: mu of the student's map ``(B, D, S)``.
-        variance: one per channel ``(D,)``.
+        mean: mu, predicted from the student's map ``(B, D, S)``.
+        variance: variance per channel ``(D,)``.
         target: the teacher's map ``(B, D, S)``.
-        reduction: over channels and positions; over the batch it is the mean.
+        reduction: reduction over channels and positions; the batch is averaged.
     """
     variance = variance[:, None]
     return 0.5 * reduced((target - mean).square() / variance + variance.log(), reduction)
 
 
 class GaussianModel(nn.Module):
-    """Mean and per-channel variance of a teacher's map, given the student's: three 1x1 convolutions with ReLU between.
+    """Mean and per-channel variance of a teacher's map given the student's: three 1x1 convolutions with ReLU.
 
     Args:
         inputs: channels of the student.
-        outputs: channels of the teacher, also the width between.
+        outputs: channels of the teacher, also the hidden width.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -54,7 +54,7 @@ class GaussianModel(nn.Module):
 
 
 class VID(Hinton):
-    """Hinton's loss and the likelihood of every pair of features."""
+    """Hinton's loss plus the negative log-likelihood of every pair of features."""
 
     config_type: ClassVar[type[TrainingConfig]] = VIDConfig
     config: VIDConfig
@@ -65,11 +65,11 @@ class VID(Hinton):
         self.models = nn.ModuleList(GaussianModel(own.shape[1], target.shape[1]) for own, target in pairs)
 
     def helpers(self, group: str) -> list[nn.Module]:
-        """The Gaussian models learn with the student."""
+        """The Gaussian models, trained with the student."""
         return [self.models]
 
     def loss(self, step: Step) -> tuple[Tensor, Terms]:
-        """Hinton's loss + weight * the sum of the likelihoods' negative logarithms."""
+        """Hinton's loss + weight * sum of negative log-likelihoods."""
         loss, terms = super().loss(step)
         pairs = zip(self.models, as_maps(step.student, step.teacher), strict=True)
         losses = []
