@@ -4,8 +4,7 @@
 
 The best learning rate is unknown in advance, and SB3's default is a bad one here. Four peers with rates that span a
 factor of 30 share one replay and distil from one another; environment steps go to the best of them. SB3's agent has the
-same networks and steps, and its default rate. This is one seed of question 2 in BENCHMARK.md, which has all ten seeds
-and every rate.
+same networks and steps, and its default rate. This is one seed of BENCHMARK.md's question 2, which has ten.
 """
 
 from __future__ import annotations

@@ -68,9 +68,8 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
         PolicyKDError: SB3 cannot train with these settings.
     """
     check_trained_by_sb3(config)
-    kind = policy_of(env.observation_space)
     if isinstance(config, PPOConfig):
-        return SB3PPO(kind, env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
+        return SB3PPO(policy_of(env.observation_space), env, seed=seed, device="cpu", **sb3_ppo.sb3_settings(config))
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*COMMON_SETTINGS, *OWN_SETTINGS[backbone])}
     if isinstance(config, DDPGConfig) and config.action_noise_std > 0:  # SB3's default is no noise
         size = env.action_space.shape or ()
@@ -80,6 +79,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
         require(known, "n_steps", config.n_steps, "is unknown to this stable-baselines3: install a newer one")
         settings["n_steps"] = config.n_steps
     policy = {"net_arch": list(config.net_arch), "activation_fn": ACTIVATIONS[config.activation_fn]}
+    kind = policy_of(env.observation_space)
     return MODELS[backbone](kind, env, policy_kwargs=policy, seed=seed, device="cpu", **settings)
 
 
