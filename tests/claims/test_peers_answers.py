@@ -263,7 +263,7 @@ def test_what_is_said_of_sparse_rewards():
 
 
 def test_what_is_said_of_beginning_anew():
-    students = {key: cells[7] for key, cells in gate().items()}
+    students = {key: cells[7] for key, cells in groups_of("peers_gate").items()}
     page = text("BENCHMARK.md")
     cheetah, hopper = (
         [students[task, way] for way in ("four_rebirth", "four_mutual", "four_staggered", "four_share")]
@@ -283,9 +283,7 @@ def test_what_is_said_of_beginning_anew():
 
 
 def test_what_is_said_of_peers_that_differ_in_their_updates():
-    lines = (ROOT / "results/peers_paces/table.md").read_text(encoding="utf-8").splitlines()
-    cells = [line.strip("| ").split(" | ") for line in lines if line.count(" | ") > 7]
-    found = {(task, row): mean if best == "-" else best for task, _, row, _, mean, best, *_ in cells}
+    found = {key: cells[4] if cells[5] == "-" else cells[5] for key, cells in groups_of("peers_paces").items()}
     page, protocol = text("BENCHMARK.md"), text("experiments/peers/protocol.md")
     for shown, row in (
         ("one agent, one update", "single"),
@@ -303,8 +301,7 @@ def test_what_is_said_of_peers_that_differ_in_their_updates():
 
 def regimes():
     """The cells of the regimes' table, by task and row, from the mean of the peers on."""
-    lines = (ROOT / "results/peers_regimes/table.md").read_text(encoding="utf-8").splitlines()
-    return {(cells[0][2:], cells[2]): cells[4:8] for line in lines if len(cells := line.split(" | ")) > 7}
+    return {key: cells[4:8] for key, cells in groups_of("peers_regimes").items()}
 
 
 def test_what_is_said_of_partial_views():
@@ -344,14 +341,14 @@ def number(cell: str) -> float:
     return float(cell.split()[0].replace(",", ""))
 
 
-def gate():
-    """The cells of the gate's table, by task and row."""
-    lines = (ROOT / "results/peers_gate/table.md").read_text(encoding="utf-8").splitlines()
+def groups_of(name: str):
+    """The cells of a matrix's table of every way to use a group, by task and row."""
+    lines = (ROOT / f"results/{name}/table.md").read_text(encoding="utf-8").splitlines()
     return {(cells[0][2:], cells[2]): cells for line in lines if len(cells := line.split(" | ")) > 7}
 
 
 def test_what_is_said_of_equal_settings_and_four_rates_at_the_gate():
-    rows, page = gate(), text("BENCHMARK.md")
+    rows, page = groups_of("peers_gate"), text("BENCHMARK.md")
     for shown, row, column in (
         ("one agent", "single_2", 4),
         ("two that share a replay", "share_2", 5),
@@ -372,7 +369,7 @@ def test_what_is_said_of_equal_settings_and_four_rates_at_the_gate():
 
 
 def test_what_is_said_of_four_updates_at_the_gate():
-    rows, page, protocol = gate(), text("BENCHMARK.md"), text("experiments/peers/protocol.md")
+    rows, page, protocol = groups_of("peers_gate"), text("BENCHMARK.md"), text("experiments/peers/protocol.md")
     tasks = "HalfCheetah-v5", "Hopper-v5"
     group, before = ([rows[task, row][7] for task in tasks] for row in ("four_mutual_4", "four_mutual"))
     alone = [rows[task, "single_4"][4] for task in tasks]
@@ -399,7 +396,7 @@ def test_what_is_said_of_the_trials_of_sparse_rewards():
 
 
 def test_what_is_said_of_the_paired_advantage_at_the_gate():
-    rows = gate()
+    rows = groups_of("peers_gate")
     page = text("BENCHMARK.md")
     cheetah, hopper = (rows[task, "four_paired"] for task in ("HalfCheetah-v5", "Hopper-v5"))
     assert f"(`four_paired`: mean of the peers {cheetah[4]}, its student {cheetah[7]})" in page
