@@ -243,6 +243,22 @@ def test_the_last_observation_of_a_trajectory_of_imitation_has_no_action(tmp_pat
     assert found.episodes.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
 
 
+def test_flags_of_d4rl_tell_episodes_apart_where_both_are_there(tmp_path):
+    terminals, timeouts = np.zeros((2, len(ROWS)), bool)
+    terminals[[2, 9]], timeouts[[2, 5, 1199]] = True, True
+    flags = {"terminals": terminals, "timeouts": timeouts}
+    logged = {"observations": ROWS, "actions": CHOSEN}
+    np.savez(tmp_path / "log.npz", **logged, **flags)
+    columns = {name: torch.from_numpy(ends).float()[:, None] for name, ends in flags.items()}
+    for source in (tmp_path / "log.npz", {**logged, **columns}):
+        assert np.flatnonzero(LoggedStates.read(source).starts()).tolist() == [0, 3, 6, 10]
+    named = {**logged, **flags, "episodes": np.repeat(np.arange(4), 300)}
+    assert np.flatnonzero(LoggedStates.read(named).starts()).tolist() == [0, 300, 600, 900]
+    for part in ({"terminals": terminals}, {**flags, "timeouts": None}, {**flags, "timeouts": timeouts[1:]}):
+        with pytest.raises(PolicyKDError, match=r"D4RL's terminals and timeouts$"):
+            LoggedStates.read({**logged, **part}).starts()
+
+
 def test_files_of_d4rl_and_minari_are_data(tmp_path):
     h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
     with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
@@ -272,6 +288,10 @@ def test_hdf5_files_say_of_which_episode_each_state_is(tmp_path):
         del file["episodes"]
         file["episodes"] = 4  # their number: something else that is called so
     assert LoggedStates.read(tmp_path / "log.hdf5").episodes is None
+    with h5py.File(tmp_path / "log.hdf5", "a") as file:
+        del file["episodes"]
+        file["terminals"], file["timeouts"] = np.zeros(len(ROWS), bool), np.arange(len(ROWS)) % 400 == 399
+    assert np.flatnonzero(LoggedStates.read(tmp_path / "log.hdf5").starts()).tolist() == [0, 400, 800]
 
 
 def test_numbers_are_read_whatever_holds_them():

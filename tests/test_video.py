@@ -104,6 +104,30 @@ def test_an_error_of_the_policy_is_raised_and_keeps_the_old_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("step", r"^video: PolicyKDTest/Blocks-v0 failed at step 2 of its episode: RuntimeError: motor lost$"),
+        ("size", r"^video: pictures of 96x64 and 96x66 in one episode: let the task draw in one size$"),
+    ],
+)
+def test_a_task_that_fails_in_the_middle_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, wrong, words):
+    step = Blocks.step
+
+    def stop(self, action):
+        if self.steps == 1:
+            raise RuntimeError("motor lost")
+        return step(self, action)
+
+    if wrong == "step":
+        monkeypatch.setattr(Blocks, "step", stop)
+    else:
+        monkeypatch.setattr(Blocks, "render", lambda self: np.zeros((63 + 2 * (self.steps > 1), 95, 3), np.uint8))
+    with pytest.raises(PolicyKDError, match=words):
+        record_video("PolicyKDTest/Blocks-v0", lambda _: np.zeros(1), tmp_path / "a.mp4", seed=0)
+    assert not list(tmp_path.iterdir()) and not capfd.readouterr().err
+
+
 def test_refuses_another_suffix_and_an_unknown_environment(tmp_path):
     with pytest.raises(PolicyKDError, match=r"must end in \.mp4"):
         record_video("PolicyKDTest/Blocks-v0", lambda _: np.zeros(1), tmp_path / "a.gif", seed=0)

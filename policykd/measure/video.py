@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from policykd.core.errors import PolicyKDError, one_line, telling
 from policykd.core.files import placing
+from policykd.tasks.contract import task_name
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def record_video(
         ``path``, or None if the environment cannot be rendered.
 
     Raises:
-        PolicyKDError: ``path`` does not end in ``.mp4``, or the written video is incomplete, as on a full disk.
+        PolicyKDError: ``path`` does not end in ``.mp4``, the environment fails or changes the size of its pictures in
+            the middle of the episode, or the written video is incomplete, as on a full disk.
         gymnasium.error.Error: Gymnasium knows no such environment.
         OSError: the file cannot be written.
     """
@@ -163,10 +165,17 @@ def _picture(env: gym.Env) -> np.ndarray:
 def _play(
     env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], observation: np.ndarray, steps: int
 ) -> Iterator[np.ndarray]:
-    """The frames after each step, until the episode ends or ``steps`` are done."""
-    for _ in tqdm(range(steps), "video", leave=False, unit="frame", disable=None):  # only on a terminal
-        observation, _, terminated, truncated, _ = env.step(policy(observation))
-        yield _picture(env)
+    """The frames after each step, until the episode ends or ``steps`` are done.
+
+    Raises:
+        PolicyKDError: the environment raised, or draws no RGB picture any more.
+    """
+    for step in tqdm(range(1, steps + 1), "video", leave=False, unit="frame", disable=None):  # only on a terminal
+        action = policy(observation)
+        with telling(f"video: {task_name(env)} failed at step {step} of its episode: "):
+            observation, _, terminated, truncated, _ = env.step(action)
+            picture = _picture(env)
+        yield picture
         if terminated or truncated:
             return
 
@@ -188,6 +197,9 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
         sent = 0
         try:
             for picture in chain((first,), pictures):
+                if picture.shape != first.shape:
+                    shown = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (first.shape, picture.shape))
+                    raise PolicyKDError(f"video: pictures of {shown} in one episode: let the task draw in one size")
                 writer.send(picture)
                 sent += 1
         finally:

@@ -23,7 +23,9 @@ from policykd.tasks.spaces import ActionScale, Choices
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
 """Names of the arrays in files; the episode of each state is called ``episodes``."""
-NAMES, BESIDE = (*OBSERVATIONS, *ACTIONS), ("indices", "episodes")
+ENDS = ("terminals", "timeouts")
+"""D4RL's flags of the last step of an episode; only both together tell all episodes apart."""
+NAMES, BESIDE = (*OBSERVATIONS, *ACTIONS), ("indices", "episodes", *ENDS)
 """Arrays to read from a file, and arrays that identify episodes."""
 ROUNDING = 1e-3
 """Tolerance of scaled actions at -1 and 1, or of one-hot vectors at 0 and 1."""
@@ -117,7 +119,7 @@ class LoggedStates(NamedTuple):
         if self.episodes is None:
             raise PolicyKDError(
                 f"states: {self.source} does not say which of them are of one episode, which whoever remembers must "
-                "know: give Demonstrations, or their episodes (n,) beside observations"
+                "know: give Demonstrations, or beside observations episodes (n,), or D4RL's terminals and timeouts"
             )
         starts = starts_of(self.episodes)
         if starts.sum() != len(np.unique(self.episodes)):
@@ -224,7 +226,17 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None 
     actions, episodes = None if actions is None else as_array(actions, "actions", source), arrays.get("episodes")
     if actions is not None and "indices" in arrays and observations.shape[:1] > actions.shape[:1]:
         observations, episodes = _without_last(observations, actions, arrays["indices"], source)
+    if episodes is None and all(arrays.get(name) is not None for name in ENDS):
+        episodes = _between_ends([as_array(arrays[name], name, source) for name in ENDS], len(observations))
     return LoggedStates(observations, actions, source=source, episodes=episodes)
+
+
+def _between_ends(ends: list[np.ndarray], count: int) -> np.ndarray | None:
+    """The episode of each of ``count`` states, by flags of last steps; None where they are not one flag a state."""
+    if any(flags.shape not in ((count,), (count, 1)) for flags in ends):
+        return None
+    last = np.logical_or(*(flags.reshape(count) for flags in ends))
+    return np.append(0, last.cumsum())[:count]
 
 
 def _without_last(
