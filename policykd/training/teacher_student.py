@@ -193,12 +193,12 @@ class TeacherStudent(OfflineLearning, FineTuning):
         if self.score is None and self.panel is not None:
             score = self.panel.score(self.full_factory, self.teaching.teacher_episodes, self.seeds[0])
             if not (score.better_than_random or self.teaching.allow_weak_teacher):
-                above = score.mean > score.random_mean
-                few = f" that {len(score.returns)} episodes show (teacher_episodes)" if above else ""
+                close = score.mean > score.random_mean
+                few = f"{len(score.returns)} episodes (teacher_episodes) do not show that it is better"
                 raise PolicyKDError(
                     f"teacher: {self.teacher_source} returns {score.mean:,.1f} on {self.env_id}, random actions "
-                    f"{score.random_mean:,.1f}: it has nothing to teach{few}; allow_weak_teacher learns from it all "
-                    "the same"
+                    f"{score.random_mean:,.1f}: {few if close else 'it has nothing to teach'}; allow_weak_teacher "
+                    "learns from it all the same"
                 )
             self.tutor.score = score
         return self.score
