@@ -581,13 +581,13 @@ def test_a_weak_teacher_is_refused_before_anything_is_learnt():
         return np.zeros(2, np.float32)
 
     agent = TeacherStudent("Pendulum-v1", lambda observation: np.zeros(1, np.float32), config=COPY)
-    with pytest.raises(PolicyKDError, match="it has nothing to teach; allow_weak_teacher|do not show that it is better; allow_weak_teacher"):
+    with pytest.raises(PolicyKDError, match=r"(nothing to teach|that it is better); allow_weak_teacher"):
         agent.learn(100)
     assert agent.num_timesteps == 0
     near = TeacherScore("t", POINT, np.array([-50.0, 1.0]), np.array([-80.0, -60.0]))
     few = TeacherStudent(POINT, idle, config=COPY)
     few.panel.score = lambda *asked: near
-    with pytest.raises(PolicyKDError, match=r"2 episodes \(teacher_episodes\) do not show that it is better; allow_weak"):
+    with pytest.raises(PolicyKDError, match=r"2 episodes \(teacher_episodes\) do not show that it is"):
         few.learn(100)
     allowed = TeacherStudent(POINT, idle, config={**COPY, "allow_weak_teacher": True, "n_envs": 1}).learn(50)
     assert allowed.num_timesteps == 50
